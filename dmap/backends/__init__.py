@@ -1,0 +1,90 @@
+"""
+What dmap asks of a model server, whatever its kind.
+
+Each kind has a file of its own beside this one and imports no other.  A backend that cannot load or
+unload is a `Backend`; one that can is also a `Switcher`, and its gate calls `load` and `unload` one at a
+time, never two at once on one device.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+__all__ = ["Backend", "Loaded", "ModelInfo", "Switcher", "Target"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """
+    One model that a backend has.
+
+    *size_bytes* is the memory it takes when resident and *parallel* the requests it serves at once, None
+    where the backend cannot tell.  *context_length* is the resident's, else what a load would give it.
+    """
+
+    id: str
+    resident: bool
+    size_bytes: int | None = None
+    context_length: int | None = None
+    parallel: int | None = None
+    embedding: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a load really gave, which may not be what was asked."""
+
+    size_bytes: int | None = None
+    context_length: int | None = None
+    parallel: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an inference request goes: *headers* are the backend's own, such as its token."""
+
+    host: str
+    port: int
+    tls: bool
+    path: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Backend(Protocol):
+    """A model server."""
+
+    name: str
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """
+        Ask what exists and what is resident: the truth now.
+
+        Raises `BackendDown` when the server does not answer.
+        """
+
+    def target(self, model: str, path: str) -> Target:
+        """Tell where a request for *model* on our route *path* goes; `BackendDown` if it is not up."""
+
+    async def close(self) -> None:
+        """Let go of everything the backend owns, child processes included.  Idempotent."""
+
+
+class Switcher(Backend, Protocol):
+    """
+    A model server whose residents dmap decides.
+
+    *changed* is set by the gate; the backend calls it, from the loop, when a resident may have vanished
+    without being asked to.
+    """
+
+    changed: Callable[[], None]
+
+    async def load(self, model: str, options: Mapping[str, Any]) -> Loaded:
+        """
+        Make *model* resident; return when it answers.  Idempotent.
+
+        Raises `LoadFailed` with the server's own reason; a cancelled load leaves nothing behind.
+        """
+
+    async def unload(self, model: str) -> None:
+        """Take *model* out; return when its memory is free.  Idempotent."""

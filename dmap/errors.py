@@ -1,0 +1,196 @@
+"""
+Every refusal and failure that a client can be told, with its HTTP status.
+
+DmapError
+  caller's fault
+    BadRequest 400          AccessDenied 403        UploadTimeout 408
+    InvalidKey 401          PathNotFound 404        BodyTooLarge 413
+                            ModelNotFound 404       Overloaded 429
+  backend's fault
+    LoadFailed 502          BackendBroke 502        BackendSlow 504
+    BackendDown 503
+  ours
+    WaitExpired 503         ShuttingDown 503        NotBuilt 501
+    LeaseExpired 504        ClientStalled 504       Internal 500
+
+Status, `type` and `code` are class data (OpenAI's spellings where it has one), and so is whether a
+client should try again by itself.  The counterpart is the middleware in `web/app.py`, the only place
+that turns one of these into a response.
+"""
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "AccessDenied",
+    "BackendBroke",
+    "BackendDown",
+    "BackendSlow",
+    "BadRequest",
+    "BodyTooLarge",
+    "ClientStalled",
+    "DmapError",
+    "Internal",
+    "InvalidKey",
+    "LeaseExpired",
+    "LoadFailed",
+    "ModelNotFound",
+    "NotBuilt",
+    "Overloaded",
+    "PathNotFound",
+    "ShuttingDown",
+    "UploadTimeout",
+    "WaitExpired",
+]
+
+RETRY_AFTER_S = (1, 60)
+"""OpenAI's Node client ignores a `Retry-After` over 60 s, Python's gives up over 120 s."""
+
+
+class DmapError(Exception):
+    """
+    A failure with a status, told in OpenAI's shape.
+
+    *message* says what was tried, on what, and what to do.  *param* names the field of the body at fault.
+    *retry_after_s* is an estimate in seconds; it is told rounded up and kept within `RETRY_AFTER_S`.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_error"
+    should_retry: ClassVar[bool | None] = None
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> dict[str, Any]:
+        """Return OpenAI's error envelope; `src` tells it from one that a backend wrote."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error, "src": "dmap"}
+
+    def headers(self) -> dict[str, str]:
+        """Return what tells a client whether and when to try again."""
+        headers = {}
+        if self.retry_after_s is not None:
+            least, most = RETRY_AFTER_S
+            headers["Retry-After"] = str(max(least, min(most, -int(-self.retry_after_s // 1))))
+        if self.should_retry is not None:
+            headers["x-should-retry"] = str(self.should_retry).lower()
+        return headers
+
+
+class BadRequest(DmapError):
+    """The body or a field of it is not what the route takes."""
+
+    status, type, code = 400, "invalid_request_error", "invalid_request"
+
+
+class InvalidKey(DmapError):
+    """No API key, or one that the configuration does not have."""
+
+    status, type, code = 401, "invalid_request_error", "invalid_api_key"
+
+
+class AccessDenied(DmapError):
+    """The address, the scope or the model is not on this client's lists."""
+
+    status, type, code = 403, "permission_error", "access_denied"
+
+
+class PathNotFound(DmapError):
+    """No such route, or not in this spelling."""
+
+    status, type, code = 404, "invalid_request_error", "unknown_path"
+
+
+class ModelNotFound(DmapError):
+    """No backend has this model."""
+
+    status, type, code = 404, "invalid_request_error", "model_not_found"
+
+
+class UploadTimeout(DmapError):
+    """The body did not arrive within `server.body_s`."""
+
+    status, type, code = 408, "invalid_request_error", "upload_timeout"
+    should_retry = False
+
+
+class BodyTooLarge(DmapError):
+    """The body is larger than `server.max_body`."""
+
+    status, type, code = 413, "invalid_request_error", "body_too_large"
+
+
+class Overloaded(DmapError):
+    """A queue or a client's share of it is full."""
+
+    status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+
+class LoadFailed(DmapError):
+    """The model could not be loaded; the message carries the server's own reason."""
+
+    status, type, code = 502, "backend_error", "model_load_failed"
+    should_retry = False
+
+
+class BackendBroke(DmapError):
+    """A backend's answer ended early or made no sense."""
+
+    status, type, code = 502, "backend_error", "backend_broke"
+    should_retry = False
+
+
+class BackendDown(DmapError):
+    """A backend does not answer, or a model is in back-off after a failed load."""
+
+    status, type, code = 503, "backend_error", "backend_down"
+
+
+class BackendSlow(DmapError):
+    """No first byte within `server.first_byte_s`, or silence longer than `server.idle_s`."""
+
+    status, type, code = 504, "backend_error", "backend_slow"
+    should_retry = False
+
+
+class WaitExpired(DmapError):
+    """The request waited longer than the device's `wait_s`."""
+
+    status, type, code = 503, "server_error", "wait_expired"
+
+
+class ShuttingDown(DmapError):
+    """The daemon is about to end."""
+
+    status, type, code = 503, "server_error", "shutting_down"
+
+
+class LeaseExpired(DmapError):
+    """The request held its model for longer than the device's `lease_s`."""
+
+    status, type, code = 504, "server_error", "lease_expired"
+    should_retry = False
+
+
+class ClientStalled(DmapError):
+    """The client did not read for `server.client_stall_s`, added up over the stream."""
+
+    status, type, code = 504, "server_error", "client_stalled"
+    should_retry = False
+
+
+class NotBuilt(DmapError):
+    """Something that clients of these servers use and dmap has not yet."""
+
+    status, type, code = 501, "server_error", "not_implemented"
+    should_retry = False
+
+
+class Internal(DmapError):
+    """A bug of dmap's own."""
+
+    status, type, code = 500, "server_error", "internal_error"

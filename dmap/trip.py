@@ -1,0 +1,66 @@
+"""What one request is (`Route`) and what became of it (`Trip`).  Plain values; nothing here acts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+__all__ = ["ModelKey", "Route", "Trip"]
+
+
+class ModelKey(NamedTuple):
+    """A model's identity: whatever a client called it, one model of one backend."""
+
+    backend: str
+    model: str
+
+    def __str__(self) -> str:
+        return f"{self.backend}/{self.model}"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """
+    The outcome of resolving a request: where it goes and what it needs there.
+
+    *device* is None where the backend's requests pass without arbitration.  *size_bytes* is None when
+    nobody knows what the model takes; *parallel* is None when nothing bounds it.  *load* holds the load
+    options of the configuration, such as `context_length`; *defaults* the fields to inject when absent.
+    """
+
+    key: ModelKey
+    device: str | None = None
+    embedding: bool = False
+    size_bytes: int | None = None
+    parallel: int | None = None
+    pin: bool = False
+    load: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    permit: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Trip:
+    """
+    One request's facts, filled in as it goes and told once at its end.
+
+    Times ending in `_at` are the loop's clock, those ending in `_s` are seconds.  *committed* is set when
+    the response head is out: from then on no HTTP error can be told.
+    """
+
+    id: str
+    path: str
+    client: str
+    arrived_at: float
+    model: str = ""
+    backend: str = ""
+    stream: bool = False
+    queue_s: float = 0.0
+    switch_s: float = 0.0
+    first_byte_s: float | None = None
+    bytes_out: int = 0
+    chunks_out: int = 0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    status: int = 0
+    outcome: str = ""
+    committed: bool = False
