@@ -8,7 +8,7 @@ DmapError
                             ModelNotFound 404       Overloaded 429
   backend's fault
     LoadFailed 502          BackendBroke 502        BackendSlow 504
-    BackendDown 503
+    BackendDown 503         Relayed (as it was told)
   ours
     WaitExpired 503         ShuttingDown 503        NotBuilt 501
     LeaseExpired 504        ClientStalled 504       Internal 500
@@ -18,7 +18,7 @@ client should try again by itself.  The counterpart is the middleware in `web/ap
 that turns one of these into a response.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 __all__ = [
     "AccessDenied",
@@ -37,6 +37,7 @@ __all__ = [
     "NotBuilt",
     "Overloaded",
     "PathNotFound",
+    "Relayed",
     "ShuttingDown",
     "UploadTimeout",
     "WaitExpired",
@@ -54,10 +55,10 @@ class DmapError(Exception):
     *retry_after_s* is an estimate in seconds; it is told rounded up and kept within `RETRY_AFTER_S`.
     """
 
-    status: ClassVar[int] = 500
-    type: ClassVar[str] = "server_error"
-    code: ClassVar[str] = "internal_error"
-    should_retry: ClassVar[bool | None] = None
+    status: int = 500
+    type: str = "server_error"
+    code: str = "internal_error"
+    should_retry: bool | None = None
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -155,6 +156,17 @@ class BackendSlow(DmapError):
 
     status, type, code = 504, "backend_error", "backend_slow"
     should_retry = False
+
+
+class Relayed(DmapError):
+    """An error that a backend told, with the status it should have had; only then it differs by instance."""
+
+    type = "backend_error"
+
+    def __init__(self, message: str, *, status: int, code: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
 
 
 class WaitExpired(DmapError):

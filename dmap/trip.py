@@ -1,10 +1,10 @@
-"""What one request is (`Route`) and what became of it (`Trip`).  Plain values; nothing here acts."""
+"""What models there are, what one request is (`Route`), and what became of it (`Trip`).  Plain values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-__all__ = ["ModelKey", "Route", "Trip"]
+__all__ = ["ModelInfo", "ModelKey", "Route", "Trip"]
 
 
 class ModelKey(NamedTuple):
@@ -15,6 +15,23 @@ class ModelKey(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.backend}/{self.model}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """
+    One model that a backend has.
+
+    *size_bytes* is the memory it takes when resident and *parallel* the requests it serves at once, None
+    where the backend cannot tell.  *context_length* is the resident's, else what a load would give it.
+    """
+
+    id: str
+    resident: bool
+    size_bytes: int | None = None
+    context_length: int | None = None
+    parallel: int | None = None
+    embedding: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,24 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dmap.trip import ModelInfo
+
 __all__ = ["Backend", "Loaded", "ModelInfo", "Switcher", "Target"]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """
-    One model that a backend has.
-
-    *size_bytes* is the memory it takes when resident and *parallel* the requests it serves at once, None
-    where the backend cannot tell.  *context_length* is the resident's, else what a load would give it.
-    """
-
-    id: str
-    resident: bool
-    size_bytes: int | None = None
-    context_length: int | None = None
-    parallel: int | None = None
-    embedding: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,51 @@
+# Every target that needs Python makes its own venv when it is not there; nothing has to be prepared.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+CONFIG ?= config.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test lint types check bench fmt dist clean
+
+help: ## show this
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/.engine: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[engine]'
+	touch $@
+
+$(VENV)/.all: $(VENV)/.engine
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	touch $@
+
+demo: $(VENV)/.engine ## two tiny real models behind one door, on http://127.0.0.1:8000
+	$(BIN)/dmap demo
+
+run: $(VENV)/.engine ## serve CONFIG (config.yaml)
+	$(BIN)/dmap serve $(CONFIG)
+
+test: $(VENV)/.all ## all tests, against real engines
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.all ## style and bug patterns
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.all ## strict type check
+	$(BIN)/mypy
+
+check: lint types test ## what CI runs
+
+bench: $(VENV)/.all ## CPU per chunk and per request, against nginx and Go
+	$(BIN)/python bench/run.py
+
+fmt: $(VENV)/.all ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+dist: $(VENV)/.all ## build the wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove what was made
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis bench/results
