@@ -1,0 +1,208 @@
+"""
+Look into a JSON request body, and change it only where it must be changed.
+
+`peek` is a decode, not a scan: whatever a backend's parser would read as `model` is what dmap read, for
+doubles and other letter cases are refused.  `patch` keeps the very bytes when nothing applies.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from dmap.errors import BadRequest
+from dmap.wire.routes import Dialect
+
+__all__ = ["Call", "patch", "peek"]
+
+_OWN = ("model", "stream")
+_GUARDED = {
+    "draft_model": "makes LM Studio load a second model",
+    "context_length": "makes LM Studio reload the model",
+    "integrations": "lets the server call other hosts and tools",
+    "keep_alive": "makes Ollama unload or pin the model",
+    "options": "makes Ollama reload the model",
+}
+"""Fields that move memory or reach out of the box, each with the reason told to the client."""
+
+_RELOADING = frozenset(("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread"))
+"""Those of Ollama's `options` for which its scheduler starts the model anew (`Runner` in api/types.go)."""
+
+_ASCII_ESCAPE = re.compile(rb"\\u00[2-7]")
+_TURNS = ("messages", "input", "system", "content", "output")
+"""Members that hold lists of messages or of content parts, in any of the dialects."""
+
+_SPELLINGS: dict[Dialect, dict[str, str]] = {
+    Dialect.CHAT: {
+        "temperature": "temperature",
+        "top_p": "top_p",
+        "top_k": "top_k",
+        "min_p": "min_p",
+        "max_tokens": "max_tokens",
+        "stop": "stop",
+        "seed": "seed",
+        "repeat_penalty": "repeat_penalty",
+        "presence_penalty": "presence_penalty",
+        "frequency_penalty": "frequency_penalty",
+        "reasoning_effort": "reasoning_effort",
+    },
+    Dialect.RESPONSES: {"temperature": "temperature", "top_p": "top_p", "max_tokens": "max_output_tokens"},
+    Dialect.MESSAGES: {
+        "temperature": "temperature",
+        "top_p": "top_p",
+        "top_k": "top_k",
+        "max_tokens": "max_tokens",
+        "stop": "stop_sequences",
+    },
+    Dialect.PLAIN: {},
+}
+"""How each dialect spells a default of the configuration; what it has no word for is not sent."""
+
+_SAME = {"max_tokens": "max_completion_tokens"}
+"""OpenAI's second word for one parameter: if the client used either, the default does not apply."""
+
+_raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_anything = msgspec.json.Decoder().decode
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a body asks for: *model* is None when it names none; *fields* are its members, undecoded."""
+
+    model: str | None
+    stream: bool
+    fields: Mapping[str, msgspec.Raw]
+
+
+def peek(body: bytes) -> Call:
+    """
+    Read the members that dmap acts on, refusing what a backend might read otherwise.
+
+    Raises `BadRequest` naming the field.
+    """
+    fields = _members(body)
+    for name in _OWN:
+        _refuse_doubles(name, fields, body)
+    model, stream = _value(fields, "model", str), _value(fields, "stream", bool)
+    if model == "":
+        raise BadRequest("'model' is empty: name a model", param="model")
+    return Call(model=model, stream=bool(stream), fields=fields)
+
+
+def guarded(call: Call, body: bytes) -> Iterator[tuple[str, str]]:
+    """Yield each field of *call* that needs a permit, with the reason; a model may be allowed it."""
+    for name in call.fields:
+        reason = _GUARDED.get(name.lower())
+        if reason and _asks(name, call.fields[name]):
+            yield name.lower(), reason
+    if _mentions_urls(body) and _fetches(body):
+        yield "image_url", "makes the server fetch a URL; send the bytes as a data: URL"
+
+
+def patch(body: bytes, call: Call, *, model: str, defaults: Mapping[str, Any], dialect: Dialect) -> bytes:
+    """Return *body* with the model's real name and the defaults it lacks; the same object if none."""
+    changes = _missing(call.fields, defaults, _SPELLINGS[dialect])
+    if call.model != model:
+        changes["model"] = model
+    return msgspec.json.encode({**call.fields, **changes}) if changes else body
+
+
+def _members(body: bytes) -> dict[str, msgspec.Raw]:
+    try:
+        return _raw_fields(body)
+    except msgspec.ValidationError as exc:
+        raise BadRequest("the body must be a JSON object") from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadRequest(f"the body is not JSON: {exc}") from exc
+
+
+def _refuse_doubles(name: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> None:
+    """Refuse a second *name* in any letter case; the decode above kept only the last of equal ones."""
+    if any(key != name and key.lower() == name for key in fields):
+        raise BadRequest(f"spell the field {name!r} in lower case, and only once", param=name)
+    quoted = b'"%b"' % name.encode()
+    if (body.count(quoted) > 1 or _escapes_ascii(body)) and _top_level(body).count(name) > 1:
+        raise BadRequest(f"the field {name!r} occurs more than once", param=name)
+
+
+def _top_level(body: bytes) -> list[str]:
+    """List the keys of the outermost object as they stand, doubles included."""
+    keys: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        keys[:] = [key for key, _ in pairs]  # called innermost first, so the outermost stays
+
+    try:
+        json.loads(body, object_pairs_hook=note)
+    except (ValueError, RecursionError) as exc:
+        raise BadRequest(f"the body is not JSON: {exc}") from exc
+    return keys
+
+
+def _value(fields: Mapping[str, msgspec.Raw], name: str, kind: type) -> Any:
+    """Decode one member; None when it is absent or null."""
+    try:
+        return msgspec.json.decode(fields[name], type=kind | None) if name in fields else None
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise BadRequest(f"{name!r} must be of type {kind.__name__}", param=name) from exc
+
+
+def _asks(name: str, raw: msgspec.Raw) -> bool:
+    """Tell whether the guarded member *name* asks for what it is guarded for."""
+    value = msgspec.json.decode(raw)
+    if name.lower() == "options" and isinstance(value, dict):
+        return bool(_RELOADING & value.keys())
+    return bool(value)
+
+
+def _escapes_ascii(body: bytes) -> bool:
+    """No JSON writer escapes printable ASCII; who does may be hiding the name of a key."""
+    return b"\\u00" in body and _ASCII_ESCAPE.search(body) is not None
+
+
+def _mentions_urls(body: bytes) -> bool:
+    return b"_url" in body or b'"url"' in body or _escapes_ascii(body)
+
+
+def _fetches(body: bytes) -> bool:
+    """Tell whether any content part names a URL that is not `data:`."""
+    try:
+        return any(_outward(link) for part in _parts([_anything(body)]) for link in _links(part))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadRequest(f"the body is not JSON: {exc}") from exc
+
+
+def _parts(items: list[Any]) -> Iterator[dict[str, Any]]:
+    """Yield every object in *items* and in the lists of turns and parts inside them."""
+    for item in items:
+        if isinstance(item, dict):
+            yield item
+            for inner in _TURNS:
+                if isinstance(item.get(inner), list):
+                    yield from _parts(item[inner])
+
+
+def _links(part: dict[str, Any]) -> Iterator[Any]:
+    """Yield what an OpenAI (`*_url`) or an Anthropic (`source`) content part points to."""
+    for name, value in part.items():
+        if name.endswith("_url") or (name == "source" and isinstance(value, dict) and "url" in value):
+            yield value.get("url") if isinstance(value, dict) else value
+
+
+def _outward(link: Any) -> bool:
+    return isinstance(link, str) and not link.lstrip().lower().startswith("data:")
+
+
+def _missing(
+    fields: Mapping[str, msgspec.Raw], defaults: Mapping[str, Any], spelling: Mapping[str, str]
+) -> dict[str, Any]:
+    """Pick the defaults that the dialect has a word for and the client gave no value of its own."""
+    wanted = {spelling[name]: value for name, value in defaults.items() if name in spelling}
+    return {
+        name: value
+        for name, value in wanted.items()
+        if not any(bytes(fields.get(word, b"null")) != b"null" for word in (name, _SAME.get(name, name)))
+    }

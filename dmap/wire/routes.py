@@ -1,0 +1,50 @@
+"""
+The inference routes: what may be called, and how each is spoken.
+
+The path that goes upstream comes from this table, never from the client: servers forgive odd spellings,
+and a request that slips past the arbiter that way makes them load a model on their own.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["ROUTES", "Dialect", "InferenceRoute"]
+
+
+class Dialect(Enum):
+    """Whose manners a route has: its end mark, its errors inside a stream, its names of parameters."""
+
+    CHAT = "chat"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    PLAIN = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRoute:
+    """One path; *form* when the request is (also) a multipart form, as for uploads of audio and images."""
+
+    path: str
+    dialect: Dialect
+    form: bool = False
+
+
+ROUTES = {
+    route.path: route
+    for route in (
+        InferenceRoute("/v1/chat/completions", Dialect.CHAT),
+        InferenceRoute("/v1/completions", Dialect.CHAT),
+        InferenceRoute("/v1/responses", Dialect.RESPONSES),
+        InferenceRoute("/v1/messages", Dialect.MESSAGES),
+        InferenceRoute("/v1/messages/count_tokens", Dialect.PLAIN),
+        InferenceRoute("/v1/embeddings", Dialect.PLAIN),
+        InferenceRoute("/v1/rerank", Dialect.PLAIN),
+        InferenceRoute("/v1/audio/speech", Dialect.PLAIN),
+        InferenceRoute("/v1/audio/transcriptions", Dialect.PLAIN, form=True),
+        InferenceRoute("/v1/audio/translations", Dialect.PLAIN, form=True),
+        InferenceRoute("/v1/images/generations", Dialect.PLAIN),
+        InferenceRoute("/v1/images/edits", Dialect.PLAIN, form=True),
+        InferenceRoute("/v1/images/variations", Dialect.PLAIN, form=True),
+    )
+}
+"""Every POST route, by its path."""

@@ -1,0 +1,156 @@
+"""
+Tell a whole stream from a broken one, and write errors into one.
+
+A `Tail` watches the records of one event stream go by, without decoding them.  It keeps the last few and
+looks closer only where a record may be an error: what it sees on the way costs two searches per chunk.
+Event streams are records separated by an empty line (WHATWG HTML, "Server-sent events").
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from dmap.errors import DmapError
+from dmap.wire.routes import Dialect
+
+__all__ = ["Tail", "error_of", "error_record", "usage_of"]
+
+_ENDS = (b"\n\n", b"\r\n\r\n")
+_BREAK = re.compile(rb"\r?\n\r?\n")
+_KEEP = 64 * 1024
+"""Of one record; the marks stand at its beginning, so a longer one may lose its end."""
+
+_FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
+_MARKS = {
+    Dialect.CHAT: re.compile(rb"data: ?\[DONE\]"),
+    Dialect.RESPONSES: re.compile(
+        rb'(?:event: ?|data: ?\{"type": ?")response\.(?:completed|failed|incomplete)\b'
+    ),
+    Dialect.MESSAGES: re.compile(rb'(?:event: ?|data: ?\{"type": ?")message_stop\b'),
+}
+
+
+class Tail:
+    """
+    The watch over one event stream: `feed` it all bytes in order, then ask.
+
+    *error* holds the first in-band error, if one came; it counts even when an end mark follows.
+    """
+
+    __slots__ = ("_before", "_cut", "_last", "error")
+
+    def __init__(self) -> None:
+        self._before = b""
+        self._last = b""
+        self._cut = b""
+        self.error: str | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes.  Most chunks are whole records: those are kept by reference, not copied."""
+        if self._cut or not data.endswith(_ENDS):
+            data = self._whole(self._cut + data)
+            if not data:
+                return
+        if b'"error"' in data or b"event: error" in data:
+            self.error = self.error or next(_errors(data), None)
+        self._before = self._last
+        self._last = data
+
+    def _whole(self, data: bytes) -> bytes:
+        """Return the complete records in *data*; what is left over waits, bounded, for its end."""
+        end = max(data.rfind(mark) + len(mark) if mark in data else 0 for mark in _ENDS)
+        rest = data[end:]
+        self._cut = rest if len(rest) <= _KEEP else rest[: _KEEP - 4] + rest[-4:]
+        return data[:end]
+
+    def ended(self, dialect: Dialect, *, by_finish: bool = False) -> bool:
+        """
+        Tell whether the stream came to its end mark.
+
+        *by_finish* also takes a `finish_reason` for one, since some servers send no `[DONE]`.
+        """
+        records = _BREAK.split((self._before + self._last + self._cut).strip())
+        mark = _MARKS.get(dialect)
+        if mark is None or (records and mark.match(records[-1].lstrip())):
+            return True
+        return by_finish and dialect is Dialect.CHAT and any(_FINISHED.search(record) for record in records)
+
+    def tokens(self) -> tuple[int | None, int | None]:
+        """Return the tokens read and written, as the last records tell them; None where they do not."""
+        for record in reversed(_BREAK.split(self._before + self._last)):
+            counts = usage_of(_payload(record))
+            if counts != (None, None):
+                return counts
+        return None, None
+
+
+def _errors(data: bytes) -> Iterator[str]:
+    """Yield the message of each record in *data* that is an error."""
+    for record in _BREAK.split(data):
+        payload = _payload(record)
+        if record.lstrip().startswith(b"event: error") or (
+            isinstance(payload, dict) and payload.get("error")
+        ):
+            yield error_of(payload) or "an error without a message"
+
+
+def _payload(record: bytes) -> Any:
+    """Decode the `data:` of one record; None when it has none that is JSON."""
+    lines = [line[5:].strip() for line in record.splitlines() if line.startswith(b"data:")]
+    try:
+        return msgspec.json.decode(b"\n".join(lines)) if lines else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def error_of(payload: Any) -> str | None:
+    """
+    Return the message when *payload* is an error body, in any server's form.
+
+    LM Studio sends `{"error": "text"}`, the others `{"error": {"message": ...}}`; OpenAI's responses carry
+    `"error": null`, which is none, and its error events `{"type": "error", "message": ...}`.
+    """
+    if not isinstance(payload, dict):
+        return None
+    error = payload.get("error") or (payload if payload.get("type") == "error" else None)
+    if isinstance(error, dict):
+        return str(error.get("message") or error.get("type") or "no message")
+    return str(error) if error else None
+
+
+def usage_of(payload: Any) -> tuple[int | None, int | None]:
+    """Return the tokens (in, out) that an answer's `usage`, or llama.cpp's `timings`, tell."""
+    if not isinstance(payload, dict):
+        return None, None
+    inner = payload.get("response") or payload.get("message")
+    usage = payload.get("usage") or (inner.get("usage") if isinstance(inner, dict) else None)
+    if isinstance(usage, dict):
+        read = _count(usage, "prompt_tokens", "input_tokens")
+        return read, _count(usage, "completion_tokens", "output_tokens")
+    timings = payload.get("timings")
+    if isinstance(timings, dict):
+        cached, read = _count(timings, "cache_n") or 0, _count(timings, "prompt_n")
+        return None if read is None else cached + read, _count(timings, "predicted_n")
+    return None, None
+
+
+def _count(counts: dict[str, Any], *names: str) -> int | None:
+    return next((counts[name] for name in names if isinstance(counts.get(name), int)), None)
+
+
+def error_record(error: DmapError, dialect: Dialect) -> bytes:
+    """Write *error* as one event, in the form that clients of *dialect* raise on."""
+    inner = error.body()["error"]
+    if dialect is Dialect.MESSAGES:
+        return _event({"type": "error", "error": {"type": inner["type"], "message": inner["message"]}})
+    if dialect is Dialect.RESPONSES:
+        told = {name: inner[name] for name in ("code", "message", "param")}
+        return _event({"type": "error", **told})
+    return b"data: " + json.dumps({"error": inner}).encode() + b"\n\n"
+
+
+def _event(payload: dict[str, Any]) -> bytes:
+    return b"event: error\ndata: " + json.dumps(payload).encode() + b"\n\n"

@@ -1,0 +1,81 @@
+"""
+Judge a whole answer by what it says, since servers say 200 to an error and HTML to a client of JSON.
+
+Pure: bytes in, a failure or nothing out.
+"""
+
+from typing import Any
+
+import msgspec
+
+from dmap.errors import BackendBroke, DmapError, Relayed
+from dmap.wire.stream import error_of
+
+__all__ = ["decoded", "failure_of"]
+
+_EXCERPT = 300
+_ANSWER_MEMBERS = frozenset(("id", "object", "choices", "data", "output"))
+
+
+def decoded(content_type: str, body: bytes) -> Any:
+    """Return *body* decoded if it calls itself JSON and is; else None."""
+    if "json" not in content_type.lower():
+        return None
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def failure_of(status: int, content_type: str, body: bytes, payload: Any) -> DmapError | None:
+    """
+    Return what has to be told instead of this answer; None when it can go down as it is.
+
+    *payload* is `decoded(...)`.  An error in OpenAI's shape with a status to match goes down as it is.
+    """
+    if 300 <= status < 400:
+        return BackendBroke(
+            f"the backend answered with a redirect ({status}); see its url in the configuration"
+        )
+    if status in (401, 403):
+        return BackendBroke(
+            f"the backend refused dmap's own credentials ({status}); see its api_key in the configuration"
+        )
+    told = error_of(payload) if _is_error(payload) else None
+    if status >= 400:
+        in_shape = told is not None and isinstance(payload["error"], dict)
+        return None if in_shape else Relayed(told or _excerpt(body), status=status, code="backend_error")
+    if told is not None:
+        return Relayed(told, status=_status(payload, told), code=_code(payload))
+    if "json" in content_type.lower() and payload is None and body:
+        return BackendBroke("the backend's answer is cut short: it is no whole JSON")
+    return None
+
+
+def _is_error(payload: Any) -> bool:
+    """An answer of the Responses API has an `error` member too, beside those of an answer."""
+    return isinstance(payload, dict) and bool(payload.get("error")) and not _ANSWER_MEMBERS & payload.keys()
+
+
+def _status(payload: dict[str, Any], told: str) -> int:
+    """Find the status that an error inside a 200 should have had (LM Studio's catalogue of errors)."""
+    error = payload["error"]
+    if isinstance(error, str):
+        return 404 if error.startswith("Unexpected endpoint") else 502
+    code = error.get("code")
+    if isinstance(code, int) and 400 <= code < 600:
+        return code
+    words = f"{error.get('type')} {code}"
+    if "not_found" in words:
+        return 404
+    return 400 if "invalid" in words or "exceed_context" in words else 502
+
+
+def _code(payload: dict[str, Any]) -> str:
+    error = payload["error"]
+    return str(error.get("code") or error.get("type")) if isinstance(error, dict) else "backend_error"
+
+
+def _excerpt(body: bytes) -> str:
+    text = " ".join(body[: 4 * _EXCERPT].decode("utf-8", "replace").split())
+    return text[:_EXCERPT] or "the backend gave no reason"
