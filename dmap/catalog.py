@@ -1,0 +1,152 @@
+"""
+Which models there are, and where a request for one goes: (model name, client) to `Route` or refusal.
+
+It knows the configuration and what the backends last said they have (`update`); it asks nobody.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from dmap.access import Client
+from dmap.config import Config, GGUFBackend, Model
+from dmap.errors import AccessDenied, BackendDown, BadRequest, ModelNotFound
+from dmap.trip import ModelInfo, ModelKey, Route
+
+__all__ = ["Catalog"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One model as the file and its backend describe it together."""
+
+    name: str
+    key: ModelKey
+    info: ModelInfo
+    settings: Model
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.settings.aliases)
+
+
+class Catalog:
+    """The models of all backends under the names that clients use."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._inventory: dict[str, Sequence[ModelInfo] | None] = dict.fromkeys(config.backends)
+        self._entries: dict[str, _Entry] = {}
+        self._names: dict[str, _Entry] = {}
+        self._rebuild()
+
+    def update(self, backend: str, models: Sequence[ModelInfo] | None) -> None:
+        """Take what *backend* says it has; None, that it does not answer, leaves what it last said."""
+        if models is not None and models != self._inventory[backend]:
+            self._inventory[backend] = models
+            self._rebuild()
+
+    def resolve(self, model: str | None, client: Client) -> Route:
+        """
+        Return the route of a request for *model*.
+
+        Raises `BadRequest` when it names none, `ModelNotFound`, `AccessDenied`, or `BackendDown` when a
+        backend that may have the model has not answered yet.
+        """
+        if model is None:
+            raise BadRequest("the request names no model; set 'model'", param="model")
+        entry = self._names.get(model)
+        if entry is None:
+            raise self._unknown(model)
+        if not client.may_use(*entry.names):
+            raise AccessDenied(f"the model {model!r} is not allowed for {client.name!r}; see access.keys")
+        return self._route(entry)
+
+    def listing(self, client: Client, residents: Iterable[ModelKey]) -> list[dict[str, Any]]:
+        """Return the models that *client* may use, as OpenAI lists them; those of *residents* marked."""
+        loaded = set(residents)
+        return [
+            _listed(name, entry, resident=self._is_resident(entry, loaded))
+            for entry in self._entries.values()
+            if client.may_use(*entry.names)
+            for name in entry.names
+        ]
+
+    def _is_resident(self, entry: _Entry, loaded: set[ModelKey]) -> bool:
+        """On a device the arbiter knows; elsewhere the backend's own word has to do."""
+        return entry.key in loaded if self._device(entry) is not None else entry.info.resident
+
+    def _device(self, entry: _Entry) -> str | None:
+        backend = self._config.backends[entry.key.backend]
+        return backend.device if isinstance(backend, GGUFBackend) else None
+
+    def _unknown(self, model: str) -> ModelNotFound | BackendDown:
+        silent = [name for name, models in self._inventory.items() if models is None]
+        if silent and self._may_list(model):
+            return BackendDown(
+                f"{model!r} is not known yet: the backend {silent[0]!r} has not answered", retry_after_s=5
+            )
+        return ModelNotFound(
+            f"the model {model[:256]!r} does not exist; GET /v1/models lists them", param="model"
+        )
+
+    def _may_list(self, name: str) -> bool:
+        return any(fnmatchcase(name, glob) for glob in self._config.allow_models)
+
+    def _rebuild(self) -> None:
+        self._entries = {}
+        self._names = {}
+        for entry in self._known():
+            if self._may_list(entry.name):
+                self._entries.setdefault(entry.name, entry)
+        for entry in self._entries.values():
+            for name in (*entry.names, str(entry.key)):
+                self._names.setdefault(name, entry)
+
+    def _known(self) -> Iterator[_Entry]:
+        """Yield every model of every backend, in the order of the file: the first of a name wins."""
+        for name, settings in self._config.models.items():
+            if settings.backend is not None and not isinstance(
+                self._config.backends[settings.backend], GGUFBackend
+            ):
+                # A server that cannot switch need not list a model to answer for it.
+                yield self._entry(settings.backend, ModelInfo(name, resident=True), settings)
+        for backend, models in self._inventory.items():
+            for info in models or ():
+                settings = self._config.models.get(info.id, Model())
+                if settings.backend in (None, backend):
+                    yield self._entry(backend, info, settings)
+
+    def _entry(self, backend: str, info: ModelInfo, settings: Model) -> _Entry:
+        return _Entry(info.id, ModelKey(backend, info.id), info, settings)
+
+    def _route(self, entry: _Entry) -> Route:
+        settings = entry.settings
+        return Route(
+            key=entry.key,
+            device=self._device(entry),
+            embedding=entry.info.embedding,
+            size_bytes=settings.memory or entry.info.size_bytes,
+            parallel=settings.parallel or entry.info.parallel,
+            pin=settings.pin,
+            load=settings.load.given(),
+            defaults={**self._config.defaults.given(), **settings.defaults.given()},
+            permit=frozenset(settings.permit),
+        )
+
+
+def _listed(name: str, entry: _Entry, *, resident: bool) -> dict[str, Any]:
+    """Describe one model; beyond OpenAI's four members: where it is, what it takes, what it stands for."""
+    listed: dict[str, Any] = {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": entry.key.backend,
+        "resident": resident,
+        "context_length": entry.info.context_length,
+        "embedding": entry.info.embedding,
+    }
+    if name != entry.name:
+        listed["alias_of"] = entry.name
+    return listed

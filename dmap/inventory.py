@@ -1,0 +1,99 @@
+"""
+What the backends have and whether they answer: the tasks that ask them, and the circuit that knows.
+
+One task per backend asks on a slow beat, and on a quick one while the backend is down; that probe is what
+closes the circuit again.  Requests for a backend that is down are refused at once instead of each finding
+out for itself.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from dmap.backends import Backend
+from dmap.catalog import Catalog
+from dmap.errors import BackendDown
+from dmap.logfmt import logfmt
+
+__all__ = ["Inventory"]
+
+_log = logging.getLogger(__name__)
+
+LOOK_S = 30.0
+PROBE_S = 2.0
+FRESH_S = 1.0
+"""How old an answer may be when a client asks for a model that is not in it."""
+
+
+class Inventory:
+    """Keeps *catalog* told of what *backends* have; `start` and `close` own its tasks."""
+
+    def __init__(self, backends: Mapping[str, Backend], catalog: Catalog) -> None:
+        self._backends = backends
+        self._catalog = catalog
+        self._down: dict[str, str] = {}
+        self._asked_at: dict[str, float] = {}
+        self._alarm = {name: asyncio.Event() for name in backends}
+        self._asking = {name: asyncio.Lock() for name in backends}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Ask every backend once, then go on asking; one that does not answer is no failure."""
+        await self.refresh()
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._watch(name), name=f"inventory {name}") for name in self._backends
+        ]
+
+    async def close(self) -> None:
+        """Stop asking."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def refresh(self) -> None:
+        """Ask every backend whose last answer is not fresh any more."""
+        now = asyncio.get_running_loop().time()
+        stale = [name for name in self._backends if now - self._asked_at.get(name, -FRESH_S) >= FRESH_S]
+        await asyncio.gather(*(self._ask(name) for name in stale))
+
+    def check(self, backend: str) -> None:
+        """Raise `BackendDown` if *backend* did not answer last time."""
+        if backend in self._down:
+            raise BackendDown(
+                f"the backend {backend!r} is down: {self._down[backend]}", retry_after_s=PROBE_S
+            )
+
+    def report(self, backend: str, error: BackendDown) -> None:
+        """Take note that a request found *backend* down, and have it probed."""
+        if backend not in self._down:
+            _log.warning(logfmt("backend_down", {"backend": backend, "reason": error.message}))
+            self._alarm[backend].set()
+        self._down[backend] = error.message
+
+    @property
+    def answering(self) -> list[str]:
+        """The backends that answered last time."""
+        return [name for name in self._backends if name not in self._down]
+
+    async def _watch(self, name: str) -> None:
+        while True:
+            pause = PROBE_S if name in self._down else LOOK_S
+            try:
+                async with asyncio.timeout(pause):
+                    await self._alarm[name].wait()
+            except TimeoutError:
+                await self._ask(name)
+            self._alarm[name].clear()
+
+    async def _ask(self, name: str) -> None:
+        async with self._asking[name]:
+            self._asked_at[name] = asyncio.get_running_loop().time()
+            try:
+                models = await self._backends[name].models()
+            except BackendDown as error:
+                self.report(name, error)
+                return
+            self._catalog.update(name, models)
+            if self._down.pop(name, None) is not None:
+                _log.info(logfmt("backend_up", {"backend": name}))
