@@ -1,0 +1,202 @@
+"""
+The response to one client, and its only writer.
+
+Until it is *committed*, that is until the head is out, every failure can still be told with its HTTP
+status; afterwards only as an event inside the stream, followed by a cut that no client can take for a
+clean end.  Where the bytes come from is not its business; see `relay`, its counterpart.
+"""
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Callable, Generator
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from multidict import CIMultiDict
+
+from dmap.config import Server
+from dmap.errors import BackendBroke, ClientStalled, DmapError
+from dmap.trip import Trip
+from dmap.wire.routes import Dialect
+from dmap.wire.stream import error_record
+
+__all__ = ["Reply"]
+
+FLUSH_S = 5.0
+"""What a client that does not read gets, at most, to take the last error before its connection is cut."""
+
+
+class Reply:
+    """
+    The response to *request*: `beat` or `wait` while nothing has come, `commit`, write, `end`.
+
+    `keep` replaces all of that for an answer that is small and whole; `fail` ends it badly at any time.
+    *server* holds the bounds, *trip* takes the facts, *dialect* says how an error looks inside a stream.
+    """
+
+    def __init__(self, request: web.Request, trip: Trip, dialect: Dialect, server: Server) -> None:
+        self.trip = trip
+        self.server = server
+        self.dialect = dialect
+        self._request = request
+        self._response: web.StreamResponse | None = None
+        self._writer: AbstractStreamWriter | None = None
+        self._sse = False
+        self._chunked = False
+        self._stall_left = server.client_stall_s
+
+    @property
+    def beats(self) -> bool:
+        """Whether comments can keep this client alive: it asked for an event stream."""
+        return self.trip.stream and self.dialect is not Dialect.PLAIN
+
+    # While nothing has come.
+
+    async def wait(self, future: "asyncio.Future[None]", what: str) -> None:
+        """Wait for *future*, with a sign of life to the client every `server.heartbeat_s`."""
+        while self.beats and not (await asyncio.wait({future}, timeout=self.until_beat()))[0]:
+            await self.beat(what)
+        await future
+
+    def until_beat(self) -> float:
+        """Return the seconds to the next beat: the first is due `heartbeat_s` after the request came."""
+        if self.trip.committed:
+            return self.server.heartbeat_s
+        waited = asyncio.get_running_loop().time() - self.trip.arrived_at
+        return max(0.0, self.server.heartbeat_s - waited)
+
+    async def beat(self, what: str) -> None:
+        """Write a comment, which clients ignore; this commits to an event stream."""
+        headers = CIMultiDict({"Content-Type": "text/event-stream; charset=utf-8"})
+        await self.commit(200, headers, sse=True)
+        self._write(f": dmap: {what}\n\n".encode())
+
+    # The answer.
+
+    def keep(self, status: int, headers: "CIMultiDict[str]", body: bytes) -> None:
+        """Answer with *body*, all of it, when `end` is called."""
+        self._response = web.Response(status=status, headers=headers, body=body)
+        self.trip.status, self.trip.bytes_out = status, len(body)
+
+    async def commit(
+        self, status: int, headers: "CIMultiDict[str]", *, length: int | None = None, sse: bool
+    ) -> None:
+        """Send the head, once; the body is framed by what aiohttp chose, never by what the backend had."""
+        if self.trip.committed:
+            if not (sse and self._sse):
+                raise BackendBroke("the backend answered something else than the event stream already begun")
+            return
+        if sse:
+            headers.update({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self._response = response = web.StreamResponse(status=status, headers=headers)
+        response.content_length = length
+        if self._request.version < (1, 1):
+            response.force_close()
+        self._transport().set_write_buffer_limits(high=self.server.buffer)
+        self.trip.committed, self.trip.status, self._sse = True, status, sse
+        self._writer = await response.prepare(self._request)
+        self._chunked = response.headers.get("Transfer-Encoding") == "chunked"
+
+    def pusher(self, watch: Callable[[bytes], None], on_full: Callable[[], None]) -> Callable[[bytes], None]:
+        """
+        Return what passes one piece of the body on.  The hot path: all that can be is looked up here, once.
+
+        *watch* sees each piece; *on_full* is called while the client's buffer is over `server.buffer`.
+        """
+        trip, protocol, write = self.trip, self._request.protocol, self._transport().write
+
+        def push_chunk(data: bytes) -> None:
+            size = len(data)
+            write(b"%x\r\n%b\r\n" % (size, data))
+            trip.bytes_out += size
+            watch(data)
+            if protocol.writing_paused:
+                on_full()
+
+        def push_plain(data: bytes) -> None:
+            write(data)
+            trip.bytes_out += len(data)
+            watch(data)
+            if protocol.writing_paused:
+                on_full()
+
+        return push_chunk if self._chunked else push_plain
+
+    async def drain(self) -> None:
+        """
+        Wait until the client has read what is buffered.
+
+        Raises `ClientStalled` when its pauses add up to `server.client_stall_s`.
+        """
+        assert self._writer is not None, "nothing is buffered before the head is out"
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        with self._stall_bound():
+            async with asyncio.timeout(self._stall_left):
+                await self._writer.drain()
+        self._stall_left = max(0.0, self._stall_left - (clock() - started))
+        self._transport()  # drain returns silently when the client has left
+
+    # The end.
+
+    async def end(self) -> web.StreamResponse:
+        """Finish the response; what is not read within the client's allowance is cut off."""
+        assert self._response is not None, "a reply ends with an answer or with an error"
+        if self.trip.committed and self._is_open():
+            with self._stall_bound():
+                async with asyncio.timeout(self._stall_left):
+                    await self._response.write_eof()
+        return self._response
+
+    async def fail(self, error: DmapError) -> None:
+        """
+        Tell *error*: raised again while its status can still be told, else as an event, and then a cut.
+
+        A cut is never a clean end: no last chunk, fewer bytes than announced, or a reset (HTTP/1.0).
+        """
+        if not self.trip.committed:
+            raise error
+        self.trip.outcome = error.code
+        if not self._is_open():
+            return
+        if self._sse:
+            self._write(error_record(error, self.dialect))
+        self._cut()
+
+    def _cut(self) -> None:
+        transport = self._transport()
+        if self._request.version < (1, 1):
+            _reset_on_close(transport)
+        transport.close()
+        asyncio.get_running_loop().call_later(FLUSH_S, transport.abort)
+
+    def _write(self, data: bytes) -> None:
+        self._transport().write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def _is_open(self) -> bool:
+        transport = self._request.transport
+        return transport is not None and not transport.is_closing()
+
+    def _transport(self) -> asyncio.Transport:
+        transport = self._request.transport
+        if transport is None:
+            raise ConnectionResetError("the client has left")
+        return transport
+
+    @contextlib.contextmanager
+    def _stall_bound(self) -> Generator[None]:
+        try:
+            yield
+        except TimeoutError as exc:
+            bound = self.server.client_stall_s
+            error = ClientStalled(f"the client did not read for {bound:g} s in all (server.client_stall_s)")
+            raise error from exc
+
+
+def _reset_on_close(transport: asyncio.Transport) -> None:
+    """Have the kernel send RST instead of FIN: without a length, a plain close looks like the end."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

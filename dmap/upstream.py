@@ -1,0 +1,369 @@
+"""
+The client side of the relay: pooled raw connections to backends, parsed by `httptools`.
+
+Bytes of a body are pushed into a callable as they arrive, in the loop's read callback: no task wakes up
+for a chunk.  What an answer means is not this module's business; see `relay`, its counterpart.
+
+An exchange is one request and its answer.  It owns its connection until the answer is complete, and the
+connection goes back to the pool only when nothing is left on it: the answer complete and keep-alive, the
+request written whole, no byte after the end.  Anything else closes it.
+"""
+
+import asyncio
+import ssl
+import weakref
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, cast
+
+import httptools
+
+from dmap.backends import Target
+from dmap.errors import BackendBroke, BackendDown, DmapError
+
+__all__ = ["Exchange", "Pool", "Stale"]
+
+MAX_HEAD_BYTES = 64 * 1024
+MAX_IDLE_S = 3.5
+"""LM Studio and llama-server close an idle connection after 5 s (`Keep-Alive: timeout=5`)."""
+MAX_IDLE = 64
+"""Idle connections kept per backend address."""
+STALE_S = 1.0
+"""A reused connection that ends this soon and without a byte had been closed before we wrote to it."""
+
+_Address = tuple[str, int, bool]
+
+
+class Stale(Exception):
+    """The server had closed the idle connection that was reused: it saw nothing of the request."""
+
+
+class Pool:
+    """The idle connections to all backends.  *connect_s* bounds each attempt to open a new one."""
+
+    def __init__(self, *, connect_s: float) -> None:
+        self._connect_s = connect_s
+        self._idle: dict[_Address, deque[_Connection]] = {}
+        self._active: weakref.WeakSet[Exchange] = weakref.WeakSet()
+        self._tls: ssl.SSLContext | None = None
+
+    async def send(
+        self, target: Target, headers: list[tuple[str, str]], body: bytes, *, fresh: bool = False
+    ) -> "Exchange":
+        """
+        Send one POST; the exchange then owns the connection and has to be ended with `async with`.
+
+        With *fresh* no idle connection is used.  Raises `BackendDown` when no connection can be had, and
+        nothing was sent then.
+        """
+        connection = None if fresh else self._take((target.host, target.port, target.tls))
+        reused = connection is not None
+        connection = connection or await self._open(target)
+        exchange = Exchange(connection)
+        self._active.add(exchange)
+        connection.write(exchange, _request_head(target, headers, len(body)), body, reused=reused)
+        return exchange
+
+    def stop(self, error: DmapError) -> None:
+        """End every exchange that is under way, broken by *error*."""
+        for exchange in list(self._active):
+            exchange.stop(error)
+
+    async def close(self) -> None:
+        """Close every idle connection."""
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.close()
+        self._idle.clear()
+
+    def _take(self, address: _Address) -> "_Connection | None":
+        """Return the idle connection used last that is still fresh."""
+        now = asyncio.get_running_loop().time()
+        idle = self._idle.get(address, deque())
+        while idle:
+            connection = idle.pop()
+            if connection.is_open and now - connection.idle_since < MAX_IDLE_S:
+                return connection
+            connection.close()
+        return None
+
+    def give_back(self, connection: "_Connection") -> None:
+        """Keep *connection* for the next request; called by itself when it has nothing left to read."""
+        idle = self._idle.setdefault(connection.address, deque())
+        while idle and (len(idle) >= MAX_IDLE or connection.idle_since - idle[0].idle_since > MAX_IDLE_S):
+            idle.popleft().close()
+        idle.append(connection)
+
+    async def _open(self, target: Target) -> "_Connection":
+        loop = asyncio.get_running_loop()
+        address = (target.host, target.port, target.tls)
+        try:
+            async with asyncio.timeout(self._connect_s):
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self, address),
+                    target.host,
+                    target.port,
+                    ssl=self._context(target.tls),
+                )
+        except (OSError, TimeoutError) as exc:
+            reason = str(exc) or f"no connection within {self._connect_s:g} s"
+            where = f"{target.host}:{target.port}"
+            raise BackendDown(f"the backend at {where} cannot be reached: {reason}", retry_after_s=2) from exc
+        return connection
+
+    def _context(self, tls: bool) -> ssl.SSLContext | None:
+        if tls and self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls if tls else None
+
+
+def _request_head(target: Target, headers: list[tuple[str, str]], length: int) -> bytes:
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    lines = [f"POST {target.path} HTTP/1.1", f"Host: {host}:{target.port}", f"Content-Length: {length}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+class Exchange:
+    """
+    One request and the answer to it.
+
+    *first* is done when the head and the first byte of the body are here, or all of an answer without
+    one; it fails with what broke the answer before that, `Stale` when the request may be sent again.
+    Body bytes go to *sink*, which starts out collecting them in *held*.  *on_end* is called once, at the
+    end: *broken* is then None if the answer is complete.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_connection",
+        "broken",
+        "by_eof",
+        "chunks",
+        "ended",
+        "first",
+        "headers",
+        "held",
+        "on_end",
+        "sink",
+        "status",
+    )
+
+    def __init__(self, connection: "_Connection") -> None:
+        self._connection: _Connection | None = connection
+        self.first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.status = 0
+        self.headers: list[tuple[str, str]] = []
+        self.held: list[bytes] = []
+        self.sink: Callable[[bytes], None] = self._hold
+        self.chunks = 0
+        self.ended = False
+        self.broken: DmapError | None = None
+        self.by_eof = False
+        self.on_end: Callable[[], None] | None = None
+
+    def _hold(self, data: bytes) -> None:
+        self.held.append(data)
+        if not self.first.done():
+            self.first.set_result(None)
+
+    def header(self, name: str) -> str | None:
+        """Return the first value of header *name*, which is given in lower case."""
+        return next((value for key, value in self.headers if key.lower() == name), None)
+
+    def pause(self) -> None:
+        """Stop reading the answer; the backend feels it when the kernel's buffers are full."""
+        if self._connection is not None:
+            self._connection.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        if self._connection is not None:
+            self._connection.transport.resume_reading()
+
+    def finish(self, broken: DmapError | Stale | None = None) -> None:
+        """Mark the answer complete, or *broken*; called by the connection."""
+        self._connection = None
+        self.ended = True
+        self.broken = broken if isinstance(broken, DmapError) else None
+        if not self.first.done():
+            self.first.set_exception(broken) if broken else self.first.set_result(None)
+        if self.on_end is not None:
+            self.on_end()
+
+    def stop(self, error: DmapError) -> None:
+        """End the answer here if it is not complete, broken by *error*."""
+        if not self.ended:
+            self.abort()
+            self.finish(error)
+
+    def abort(self) -> None:
+        """Cut the connection if the answer is not complete: that makes the backend stop generating."""
+        connection, self._connection = self._connection, None
+        self.ended = True
+        if connection is not None:
+            connection.abort()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+
+class _Connection(asyncio.Protocol):
+    """One TCP connection to a backend: at most one exchange at a time, then idle in the pool."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: Pool, address: _Address) -> None:
+        self.address = address
+        self.is_open = True
+        self.idle_since = 0.0
+        self._pool = pool
+        self._exchange: Exchange | None = None
+        self._reset(fresh=True)
+
+    def _reset(self, *, fresh: bool) -> None:
+        """Get ready for one answer.  A parser of its own, since one that saw an error is no good."""
+        self._parser = httptools.HttpResponseParser(self)
+        self._fresh = fresh
+        self._silent = True
+        self._head_bytes = 0
+        self._unparsed = 0
+        self._head_done = False
+        self._sized = False
+        self._complete = False
+        self._excess = False
+        self._sent_at = 0.0
+
+    def write(self, exchange: Exchange, head: bytes, body: bytes, *, reused: bool) -> None:
+        """Write a request; what comes back from now on is *exchange*'s."""
+        if reused:
+            self._reset(fresh=False)
+        self._exchange = exchange
+        self._sent_at = asyncio.get_running_loop().time()
+        self.transport.writelines((head, body))
+
+    def close(self) -> None:
+        """Close an idle connection."""
+        self.is_open = False
+        self.transport.close()
+
+    def abort(self) -> None:
+        """Cut the connection, whatever is on it."""
+        self._exchange = None
+        self.is_open = False
+        self.transport.abort()
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport; asyncio calls this before anything else."""
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; an idle connection has nothing to say, so there it means the end."""
+        if self._exchange is None:
+            self.close()
+            return
+        self._silent = False
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            self._excess = True
+            if not self._complete:
+                self._fail(BackendBroke(f"the backend's answer is not HTTP: {exc.__context__ or exc}"))
+        if self._complete:
+            self._finish()
+        elif not self._head_done:
+            self._unparsed += len(data)
+            self._check_head(self._unparsed)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the exchange: well only if EOF is what delimits this answer."""
+        self.is_open = False
+        exchange = self._exchange
+        if exchange is None:
+            return
+        self._exchange = None
+        if self._head_done and not self._sized and exc is None:
+            exchange.by_eof = True
+            exchange.finish()
+        elif self._silent and not self._fresh and self._is_young():
+            exchange.finish(Stale())
+        else:
+            cause = f": {exc}" if exc else ""
+            exchange.finish(BackendBroke(f"the backend closed the connection in mid-answer{cause}"))
+
+    # What httptools calls.
+
+    def on_message_begin(self) -> None:
+        """Notice a second answer to one request; a 1xx before the answer is none."""
+        if self._complete:
+            self._excess = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect a header; those after the body are trailers and are dropped."""
+        if self._head_done or self._exchange is None:
+            return
+        self._head_bytes += len(name) + len(value) + 4
+        self._check_head(self._head_bytes)
+        self._exchange.headers.append((name.decode("latin-1"), value.decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        """Hand the head over, unless it is a 1xx."""
+        exchange = self._exchange
+        status = self._parser.get_status_code()
+        if exchange is None or self._complete:
+            return
+        if 100 <= status < 200:
+            exchange.headers.clear()
+            return
+        self._head_done = True
+        exchange.status = status
+        names = {name.lower() for name, _ in exchange.headers}
+        self._sized = bool(names & {"content-length", "transfer-encoding"}) or status in (204, 304)
+
+    def on_body(self, data: bytes) -> None:
+        """Push one piece of the body.  The hot path."""
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.chunks += 1
+            exchange.sink(data)
+
+    def on_message_complete(self) -> None:
+        """Note the end of the answer; `data_received` acts on it when the parser has seen all bytes."""
+        if self._head_done:
+            self._complete = True
+
+    def _check_head(self, size: int) -> None:
+        if size > MAX_HEAD_BYTES:
+            self._fail(BackendBroke(f"the head of the backend's answer is over {MAX_HEAD_BYTES} bytes"))
+
+    def _is_young(self) -> bool:
+        return asyncio.get_running_loop().time() - self._sent_at < STALE_S
+
+    def _fail(self, error: DmapError) -> None:
+        exchange = self._exchange
+        self.abort()
+        if exchange is not None:
+            exchange.finish(error)
+
+    def _finish(self) -> None:
+        """Let the exchange go, and keep the connection if nothing is left on it."""
+        exchange = self._exchange
+        if exchange is None:
+            return
+        self._exchange = None
+        written = self.transport.get_write_buffer_size() == 0
+        if self._parser.should_keep_alive() and written and not self._excess:
+            self.idle_since = asyncio.get_running_loop().time()
+            self.transport.resume_reading()
+            self._pool.give_back(self)
+        else:
+            self.close()
+        exchange.finish()
