@@ -1,0 +1,27 @@
+"""
+Who may use a device next: a pure state machine, told of events with the time, answering with effects.
+
+No clock, no loop, no I/O, and nothing of dmap's outside this package.  `core` opens with how it works; the
+counterpart that carries the effects out is `dmap.gate`, and `dmap.simulate` runs it under virtual time.
+"""
+
+from dmap.arbiter.core import Arbiter
+from dmap.arbiter.effects import Cause, Effect, Grant, Reason, Refuse, Switch
+from dmap.arbiter.state import Limits, Needs, Outcome, Place, ResidentView, Snapshot, SwitchView
+
+__all__ = [
+    "Arbiter",
+    "Cause",
+    "Effect",
+    "Grant",
+    "Limits",
+    "Needs",
+    "Outcome",
+    "Place",
+    "Reason",
+    "Refuse",
+    "ResidentView",
+    "Snapshot",
+    "Switch",
+    "SwitchView",
+]

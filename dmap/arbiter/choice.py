@@ -1,0 +1,134 @@
+"""
+Which switch comes next, or when to look again.  Reads the device, changes nothing.
+
+The arithmetic of a single choice is in `policy`; this is where it meets the state.
+"""
+
+from dataclasses import dataclass, field
+
+from dmap.arbiter import policy
+from dmap.arbiter.device import Device
+from dmap.arbiter.effects import Cause, Model
+from dmap.arbiter.policy import Demand
+from dmap.arbiter.state import Plan, Resident
+
+
+@dataclass(slots=True)
+class Choice:
+    """
+    What to do next: *plan* if a switch may begin, else *wake* as the time when one may.
+
+    *never* are the models that cannot come in, whatever leaves.
+    """
+
+    plan: Plan | None = None
+    wake: float | None = None
+    never: list[Model] = field(default_factory=list)
+
+
+def choose(now: float, device: Device) -> Choice:
+    """Look at the waiting models in the order of their turn, and take the first that may come in."""
+    choice = Choice()
+    demands = [_demand(now, device, model) for model in device.absent()]
+    released = releases(now, device)
+    first: Demand | None = None
+    its_victims: list[Resident] = []
+    for demand in policy.order(device.limits, now, demands):
+        leaving = _victims(now, device, demand, released)
+        if leaving is None:
+            choice.never.append(demand.model)
+            continue
+        if first is not None and not _both(device, first, its_victims, demand, leaving):
+            continue
+        ready = _ready(now, device, demand, leaving, released)
+        if ready <= now:
+            choice.plan = _plan(now, demand, leaving)
+            break
+        choice.wake = ready if choice.wake is None else min(choice.wake, ready)
+        if first is None and policy.is_overdue(device.limits, now, demand):
+            first, its_victims = demand, leaving
+    return choice
+
+
+def releases(now: float, device: Device) -> dict[Model, float]:
+    """Tell for each resident when it may go for the sake of those who wait for other models."""
+    demands = [_demand(now, device, model) for model in device.absent()]
+    if not demands:
+        return {}
+    foreign = sum(demand.count for demand in demands)
+    released = {}
+    for model, resident in device.residents.items():
+        due = _due(now, device, resident)
+        own = resident.leases + device.waiters.count(model)
+        turns = policy.turns(device.limits, demands, own + len(due))
+        share = policy.proportion(own + len(due), foreign / len(demands))
+        drain_s = device.answers.of(model)
+        earned = policy.earned_until(device.limits, resident, share, turns, drain_s)
+        patience = policy.patience_ends(device.limits, turns)
+        released[model] = policy.released_at(
+            resident, due, is_serving=own > 0, foreign=foreign, earned=earned, patience=patience
+        )
+    return released
+
+
+def idle_instead(now: float, device: Device, plan: Plan) -> bool:
+    """Tell whether *plan*, whose victims still serve, could have others that are idle and may go."""
+    serving = [device.residents[model] for model in plan.victims if model in device.residents]
+    if len(serving) == len(device.residents) or not any(resident.leases for resident in serving):
+        return False
+    released = releases(now, device)
+    leaving = _victims(now, device, _demand(now, device, plan.load), released) or []
+    return all(not resident.leases and released[resident.model] <= now for resident in leaving)
+
+
+def _demand(now: float, device: Device, model: Model) -> Demand:
+    waiters = device.waiters
+    return Demand(
+        model,
+        device.needs_of(model),
+        waiters.head(model).since,
+        waiters.count(model),
+        waiters.age(model, now),
+        device.costs.of(model),
+    )
+
+
+def _due(now: float, device: Device, resident: Resident) -> list[float]:
+    longest_s = device.costs.of(resident.model)
+    found = (device.habits.due_until(client, resident.model, longest_s) for client in resident.expected)
+    return [until for until in found if until is not None and until > now]
+
+
+def _victims(
+    now: float, device: Device, demand: Demand, released: dict[Model, float]
+) -> list[Resident] | None:
+    def burden(resident: Resident) -> tuple[float, int, float]:
+        return max(now, released[resident.model]), resident.leases, resident.used_at
+
+    return policy.victims(device.limits, device.residents.values(), demand.needs, burden)
+
+
+def _ready(
+    now: float, device: Device, demand: Demand, leaving: list[Resident], released: dict[Model, float]
+) -> float:
+    if not leaving:
+        return now
+    ready = max(released[resident.model] for resident in leaving)
+    line = device.waiters.line(demand.model)
+    if any(ticket.held_until <= now for ticket in line):
+        return ready
+    return max(ready, min(ticket.held_until for ticket in line))
+
+
+def _both(
+    device: Device, first: Demand, its_victims: list[Resident], then: Demand, leaving: list[Resident]
+) -> bool:
+    gone = {resident.model for resident in (*its_victims, *leaving)}
+    staying = [resident.needs for resident in device.residents.values() if resident.model not in gone]
+    return policy.fits(device.limits, [first.needs, then.needs, *staying])
+
+
+def _plan(now: float, demand: Demand, leaving: list[Resident]) -> Plan:
+    busy = any(resident.leases for resident in leaving)
+    cause = Cause.PATIENCE if busy else Cause.IDLE if leaving else Cause.ROOM
+    return Plan(demand.model, tuple(resident.model for resident in leaving), cause, now)

@@ -1,0 +1,109 @@
+"""
+All that the arbiter knows of one device, and the bookkeeping that keeps it consistent.
+
+Nothing here decides: `core` edits it, `choice` and `outlook` read it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from dmap.arbiter import policy
+from dmap.arbiter.effects import Client, Model, TicketId
+from dmap.arbiter.estimates import ANSWER_GUESS_S, COST_GUESS_S, Averages, BackOff, Habits, Strikes
+from dmap.arbiter.state import Lease, Limits, Needs, Outcome, Plan, Resident, Ticket
+from dmap.arbiter.waiters import Waiters
+
+GAP_CAP = 4
+"""A pause of more than this many switch costs counts as this many when a client's gap is learned."""
+
+
+@dataclass(slots=True)
+class Device:
+    """
+    The state of one device.
+
+    *alone* holds the models whose load failed beside others: True while they are to have the device to
+    themselves, False once that did not help either.
+    """
+
+    limits: Limits
+    waiters: Waiters = field(default_factory=Waiters)
+    leases: dict[TicketId, Lease] = field(default_factory=dict)
+    residents: dict[Model, Resident] = field(default_factory=dict)
+    needs: dict[Model, Needs] = field(default_factory=dict)
+    plan: Plan | None = None
+    costs: Averages = field(default_factory=lambda: Averages(COST_GUESS_S))
+    answers: Averages = field(default_factory=lambda: Averages(ANSWER_GUESS_S))
+    habits: Habits = field(default_factory=Habits)
+    strikes: Strikes = field(default_factory=Strikes)
+    back_off: BackOff = field(default_factory=BackOff)
+    alone: dict[Model, bool] = field(default_factory=dict)
+
+    def needs_of(self, model: Model) -> Needs:
+        """Return what *model* takes, as far as is known by now."""
+        needs = self.needs[model]
+        return replace(needs, size_bytes=None) if self.alone.get(model) else needs
+
+    def absent(self) -> Iterator[Model]:
+        """Iterate over the models that somebody waits for and that are not resident."""
+        return (model for model in self.waiters.models() if model not in self.residents)
+
+    def takes(self, resident: Resident) -> bool:
+        """Tell whether *resident* may be granted once more."""
+        leaving = self.plan is not None and resident.model in self.plan.victims
+        return not leaving and not resident.is_full
+
+    def can_ever_hold(self, model: Model) -> bool:
+        """Tell whether *model* fits beside the pinned residents, which never go."""
+        pinned = [resident.needs for resident in self.residents.values() if resident.needs.pinned]
+        return policy.fits(self.limits, [self.needs_of(model), *pinned])
+
+    def ask(self, now: float, ticket: TicketId, model: Model, client: Client) -> None:
+        """Let a ticket wait; its client is no longer expected anywhere."""
+        self.habits.asked(now, client, model, GAP_CAP * self.costs.of(model))
+        for resident in self.residents.values():
+            resident.expected.discard(client)
+        self.waiters.add(Ticket(ticket, model, client, now, self.strikes.held_until(client)))
+
+    def give_up(self, ticket: TicketId) -> Ticket:
+        """Take a waiting ticket out.  If it was the last for a switch under way, remember whose it was."""
+        gone = self.waiters.take(ticket)
+        self.habits.ended(gone.client, gone.model)
+        if self.plan is not None and self.plan.load == gone.model and not self.waiters.count(gone.model):
+            self.plan.abandoned_by = gone.client
+        return gone
+
+    def grant(self, now: float, ticket: Ticket, resident: Resident) -> None:
+        """Turn a waiting ticket into a lease on *resident*."""
+        self.waiters.take(ticket.id)
+        self.leases[ticket.id] = Lease(ticket, resident, now)
+        self.strikes.clear(ticket.client)
+        resident.leases += 1
+
+    def hand_back(self, now: float, ticket: TicketId) -> None:
+        """End a lease, and learn from it."""
+        lease = self.leases.pop(ticket)
+        client, model, resident = lease.ticket.client, lease.ticket.model, lease.resident
+        resident.leases -= 1
+        resident.used_at = now
+        self.answers.learn(model, now - lease.since)
+        if self.habits.ended(client, model):
+            self.habits.answered(now, client, model)
+            resident.expected.add(client)
+
+    def loaded(self, model: Model, outcome: Outcome) -> Needs:
+        """Return what a model takes now that it is loaded.  A *parallel* asked for outranks the report."""
+        needs = self.needs[model]
+        size_bytes = outcome.size_bytes if outcome.size_bytes is not None else needs.size_bytes
+        parallel = needs.parallel if needs.parallel is not None else outcome.parallel
+        return replace(needs, size_bytes=size_bytes, parallel=parallel)
+
+    def settle_in(self, resident: Resident) -> None:
+        """Add a resident, loaded or found."""
+        self.residents[resident.model] = resident
+        self.back_off.clear(resident.model)
+
+    def strike(self, now: float, plan: Plan) -> None:
+        """Note that a switch was under way for nobody, if it was."""
+        if plan.abandoned_by is not None and not self.waiters.count(plan.load):
+            self.strikes.add(now, plan.abandoned_by, self.costs.of(plan.load))

@@ -1,0 +1,65 @@
+"""What the arbiter asks of the world.  Values only; the gate carries them out."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+Model = Any
+"""A model's identity: hashable, and otherwise opaque to the arbiter; the gate puts its own keys here."""
+TicketId = Any
+Client = Hashable
+
+
+class Reason(Enum):
+    """Why a ticket is refused."""
+
+    QUEUE_FULL = "queue_full"
+    WAIT_EXPIRED = "wait_expired"
+    LOAD_FAILED = "load_failed"
+    BACK_OFF = "back_off"
+    NEVER_FITS = "never_fits"
+    CLOSED = "closed"
+
+
+class Cause(Enum):
+    """Why a switch was decided: there was room, what goes was idle, or a waiter lost patience."""
+
+    ROOM = "room"
+    IDLE = "idle"
+    PATIENCE = "patience"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The ticket holds a lease from now until it is withdrawn."""
+
+    ticket: TicketId
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The ticket is over.  *retry_after_s* is an estimate, None where trying again is of no use."""
+
+    ticket: TicketId
+    reason: Reason
+    detail: str = ""
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """
+    Unload each of *unload*, then load *load*.
+
+    Report `unloaded` after each unload, `cleared` before the load call, `switched` at the end.  After each
+    report `Arbiter.switch` tells whether this switch is still the one under way.
+    """
+
+    load: Model
+    unload: tuple[Model, ...]
+    cause: Cause
+    drain_s: float
+
+
+Effect = Grant | Refuse | Switch

@@ -1,0 +1,144 @@
+"""What the arbiter learns: costs of switches, lengths of answers, gaps and manners of clients."""
+
+from dataclasses import dataclass
+
+from dmap.arbiter.effects import Client, Model
+
+WEIGHT = 0.3
+"""Share of a new sample in a moving average: three samples outweigh all before them."""
+COST_GUESS_S = 10.0
+"""A switch's cost before any was measured."""
+ANSWER_GUESS_S = 5.0
+LINGER = 1.5
+"""A client counts as due for this many of its learned gaps."""
+GRACE = 0.02
+"""The least linger, as a share of a switch's cost: a client in a tight loop is never quite in time."""
+HABITS = 4096
+"""Clients remembered, per model; the longest silent are forgotten first."""
+HOLD_CAP_S = 60.0
+
+
+class Averages:
+    """A moving average per model, with a guess for those without a sample."""
+
+    __slots__ = ("_guess", "_values")
+
+    def __init__(self, guess: float) -> None:
+        self._guess = guess
+        self._values: dict[Model, float] = {}
+
+    def of(self, model: Model) -> float:
+        """Return the average, or the guess."""
+        return self._values.get(model, self._guess)
+
+    def learn(self, model: Model, sample: float) -> None:
+        """Take a sample; the first one counts whole."""
+        self._values[model] = blend(self._values.get(model), sample)
+
+
+def blend(average: float | None, sample: float) -> float:
+    """Return the moving average after *sample*."""
+    return sample if average is None else average + WEIGHT * (sample - average)
+
+
+@dataclass(slots=True)
+class Habit:
+    """One client with one model: its open tickets, when it was last answered, its gap to the next request."""
+
+    open: int = 0
+    answered_at: float | None = None
+    gap_s: float | None = None
+
+
+class Habits:
+    """How soon clients ask the same model again after an answer."""
+
+    __slots__ = ("_habits",)
+
+    def __init__(self) -> None:
+        self._habits: dict[tuple[Client, Model], Habit] = {}
+
+    def asked(self, now: float, client: Client, model: Model, cap_s: float) -> None:
+        """Note a request.  Gaps over *cap_s* count as that, so that one long pause is soon forgotten."""
+        habit = self._habits.pop((client, model), None) or Habit()
+        self._habits[client, model] = habit
+        habit.open += 1
+        if habit.answered_at is not None:
+            habit.gap_s = blend(habit.gap_s, min(now - habit.answered_at, cap_s))
+            habit.answered_at = None
+        self._forget()
+
+    def ended(self, client: Client, model: Model) -> bool:
+        """Note the end of a ticket; tell whether the client asks nothing more of *model* now."""
+        habit = self._habits[client, model]
+        habit.open -= 1
+        return habit.open == 0
+
+    def answered(self, now: float, client: Client, model: Model) -> None:
+        """Note that the client has its answers and may be thinking."""
+        self._habits[client, model].answered_at = now
+
+    def due_until(self, client: Client, model: Model, longest_s: float) -> float | None:
+        """Tell until when the client's next request is due; None if its gap is unknown or too long."""
+        habit = self._habits.get((client, model))
+        if habit is None or habit.gap_s is None or habit.answered_at is None or habit.gap_s > longest_s:
+            return None
+        return habit.answered_at + max(LINGER * habit.gap_s, GRACE * longest_s)
+
+    def _forget(self) -> None:
+        if len(self._habits) > HABITS:
+            idle = next((key for key, habit in self._habits.items() if not habit.open), None)
+            if idle is not None:
+                del self._habits[idle]
+
+
+class Strikes:
+    """Clients that caused switches and left: how long each must wait before it may evict again."""
+
+    __slots__ = ("_strikes",)
+
+    def __init__(self) -> None:
+        self._strikes: dict[Client, tuple[int, float]] = {}
+
+    def add(self, now: float, client: Client, cost_s: float) -> None:
+        """Note a switch that *client* left alone; the hold is one switch's cost and doubles."""
+        count, _ = self._strikes.pop(client, (0, 0.0))
+        self._strikes[client] = (count + 1, now + min(cost_s * 2.0**count, HOLD_CAP_S))
+        if len(self._strikes) > HABITS:
+            del self._strikes[next(iter(self._strikes))]
+
+    def clear(self, client: Client) -> None:
+        """Forget the strikes of a client that stayed for its answer."""
+        self._strikes.pop(client, None)
+
+    def held_until(self, client: Client) -> float:
+        """Return when *client* may evict again, 0 if it may."""
+        return self._strikes.get(client, (0, 0.0))[1]
+
+
+class BackOff:
+    """Models whose last load failed: the reason, and when it may be tried again."""
+
+    __slots__ = ("_failures",)
+
+    FIRST_S = 2.0
+    CAP_S = 60.0
+
+    def __init__(self) -> None:
+        self._failures: dict[Model, tuple[int, float, str]] = {}
+
+    def add(self, now: float, model: Model, reason: str) -> float:
+        """Note a failure; return the back-off in seconds."""
+        count = self._failures.get(model, (0, 0.0, ""))[0]
+        wait_s = min(self.FIRST_S * 2.0 ** min(count, 16), self.CAP_S)
+        self._failures[model] = (count + 1, now + wait_s, reason)
+        return wait_s
+
+    def clear(self, model: Model) -> None:
+        """Forget the failures of a model that is resident."""
+        self._failures.pop(model, None)
+
+    def refusal(self, now: float, model: Model) -> tuple[float, str] | None:
+        """Return the seconds left and the reason, None when the model may be tried."""
+        _, until, reason = self._failures.get(model, (0, 0.0, ""))
+        return (until - now, reason) if now < until else None

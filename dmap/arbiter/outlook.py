@@ -1,0 +1,109 @@
+"""
+What the arbiter can tell about the future: who is served when, by plain arithmetic on averages.
+
+An outlook promises nothing and decides nothing.  It assumes that turns come in the order of age, that each
+model ahead uses its residency up, and that answers take as long as they did lately.
+"""
+
+from collections.abc import Iterator
+
+from dmap.arbiter import choice, policy
+from dmap.arbiter.device import Device
+from dmap.arbiter.effects import Model, TicketId
+from dmap.arbiter.state import Place, Plan, Resident, ResidentView, Snapshot, SwitchView
+
+# Where the model of a line is ready to serve: the model, and in how many seconds.
+_Turn = tuple[Model, float]
+
+
+def snapshot(now: float, device: Device) -> Snapshot:
+    """Show the device, with a place for each waiting ticket."""
+    oldest = device.waiters.oldest()
+    return Snapshot(
+        tuple(_resident(device, resident) for resident in device.residents.values()),
+        _switch(device.plan),
+        _places(now, device),
+        len(device.leases),
+        now - oldest.since if oldest else 0,
+    )
+
+
+def estimate(now: float, device: Device, model: Model) -> float:
+    """Estimate how long one more ticket for *model* would wait, were it let in now."""
+    start = dict(_turns(now, device)).get(model)
+    if start is None:
+        start = max((at for _, at in _turns(now, device)), default=0.0) + device.costs.of(model)
+    return start + _wait_in_line(device, model, device.waiters.count(model))
+
+
+def _places(now: float, device: Device) -> dict[TicketId, Place]:
+    places: dict[TicketId, Place] = {}
+    for model, start in _turns(now, device):
+        for ahead, ticket in enumerate(device.waiters.line(model)):
+            places[ticket.id] = Place(len(places) + 1, start + _wait_in_line(device, model, ahead))
+    return places
+
+
+def _wait_in_line(device: Device, model: Model, ahead: int) -> float:
+    resident = device.residents.get(model)
+    parallel = resident.needs.parallel if resident else device.needs[model].parallel
+    if parallel is None:
+        return 0.0
+    rounds = ahead // parallel + (1 if resident is not None and resident.is_full else 0)
+    return rounds * device.answers.of(model)
+
+
+def _turns(now: float, device: Device) -> Iterator[_Turn]:
+    leaving = device.plan.victims if device.plan is not None else ()
+    for model in device.residents:
+        if model not in leaving:
+            yield model, 0.0
+    at, reward = 0.0, 0.0
+    for model in _order(now, device):
+        at = max(at + reward, _room(now, device, model)) + _load(now, device, model)
+        reward = device.limits.residency * device.costs.of(model)
+        yield model, at
+
+
+def _order(now: float, device: Device) -> list[Model]:
+    first = [device.plan.load] if device.plan is not None else []
+    later = [model for model in device.waiters.models() if model not in first and _away(device, model)]
+    return first + sorted(later, key=lambda model: device.waiters.head(model).since)
+
+
+def _away(device: Device, model: Model) -> bool:
+    leaving = device.plan is not None and model in device.plan.victims
+    return model not in device.residents or leaving
+
+
+def _room(now: float, device: Device, model: Model) -> float:
+    """Return in how many seconds the residents would make room; of no concern once a plan is made."""
+    plan = device.plan
+    if plan is not None:
+        drains = plan.switch is None and model == plan.load
+        return max((device.answers.of(victim) for victim in plan.victims), default=0.0) if drains else 0.0
+    staying = [resident.needs for resident in device.residents.values()]
+    if policy.fits(device.limits, [device.needs_of(model), *staying]):
+        return 0.0
+    return max(0.0, min(choice.releases(now, device).values()) - now)
+
+
+def _load(now: float, device: Device, model: Model) -> float:
+    cost, plan = device.costs.of(model), device.plan
+    if plan is None or plan.load != model or plan.switch is None:
+        return cost
+    return max(cost - (now - plan.started), 0.0)
+
+
+def _resident(device: Device, resident: Resident) -> ResidentView:
+    leaving = device.plan is not None and resident.model in device.plan.victims
+    waiting = device.waiters.count(resident.model)
+    return ResidentView(resident.model, resident.leases, waiting, resident.since, leaving)
+
+
+def _switch(plan: Plan | None) -> SwitchView | None:
+    if plan is None:
+        return None
+    if plan.switch is None:
+        return SwitchView(plan.load, plan.victims, "drain", plan.since)
+    return SwitchView(plan.load, plan.switch.unload, "load" if plan.loading else "unload", plan.since)

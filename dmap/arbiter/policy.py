@@ -1,0 +1,179 @@
+"""
+The choices, as pure functions over plain records: what fits, who goes, when, and who comes next.
+
+None of them changes anything.  Times are absolute, so that a deadline and the test for it are the same
+number.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from dmap.arbiter.effects import Model
+from dmap.arbiter.state import Limits, Needs, Resident
+
+FLOOR = 0.25
+"""The least share of its residency that a load keeps: below it switching eats the time it should save."""
+LEAST_SHARE, MOST_SHARE = 1 / 8, 5 / 4
+"""
+Bounds of the proportion between a resident's clients and those who wait for another model.
+
+A load for a single client must not keep a crowd waiting for as long as one for a crowd would: with two
+models of 24 clients and one of a single client, that costs a fifth of the answers.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What waits for a model that is not resident.  *summed_s* is the age of all its waiters together."""
+
+    model: Model
+    needs: Needs
+    oldest: float
+    count: int
+    summed_s: float
+    cost_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A wait since *oldest* that ends after *loads_s* of switches and *rewards_s* of serving others."""
+
+    oldest: float
+    cost_s: float
+    loads_s: float
+    rewards_s: float
+
+    @property
+    def ahead_s(self) -> float:
+        """What passes before its own switch."""
+        return self.loads_s - self.cost_s + self.rewards_s
+
+
+def fits(limits: Limits, needs: Sequence[Needs]) -> bool:
+    """Tell whether models of these needs can be resident together."""
+    sizes = [need.size_bytes for need in needs]
+    known = sum(size for size in sizes if size is not None)
+    embeddings = sum(need.embedding for need in needs) if limits.embeddings else 0
+    return (
+        len(needs) - embeddings <= limits.max_models
+        and embeddings <= limits.embeddings
+        and (limits.memory_bytes is None or known <= limits.memory_bytes)
+        and (None not in sizes or len(sizes) == 1)
+    )
+
+
+def order(limits: Limits, now: float, demands: Iterable[Demand]) -> list[Demand]:
+    """Sort by whose turn it is: those out of patience by age, then the others by summed age and cost."""
+
+    def key(demand: Demand) -> tuple[float, float]:
+        if is_overdue(limits, now, demand):
+            return 0, demand.oldest
+        return 1, -(demand.summed_s + demand.count * demand.cost_s)
+
+    return sorted(demands, key=key)
+
+
+def is_overdue(limits: Limits, now: float, demand: Demand) -> bool:
+    """Tell whether the oldest waiter has lost patience."""
+    return now >= demand.oldest + limits.patience_s
+
+
+def turns(limits: Limits, demands: Sequence[Demand], serving: int) -> list[Turn]:
+    """
+    Lay the waiting models out one after the other, oldest first, to see who would wait too long.
+
+    Each will have its residency in proportion to the others and to the *serving* clients of the resident.
+    """
+    crowd = serving + sum(demand.count for demand in demands)
+    found, loads_s, rewards_s = [], 0.0, 0.0
+    for demand in sorted(demands, key=lambda demand: demand.oldest):
+        loads_s += demand.cost_s
+        found.append(Turn(demand.oldest, demand.cost_s, loads_s, rewards_s))
+        share = proportion(demand.count, (crowd - demand.count) / len(demands))
+        rewards_s += limits.residency * demand.cost_s * share
+    return found
+
+
+def patience_ends(limits: Limits, turns: Iterable[Turn]) -> float:
+    """Tell when the first of those who wait should see a switch begin, so that each sees its own in time."""
+    return min(turn.oldest + limits.patience_s - turn.ahead_s for turn in turns)
+
+
+def proportion(own: int, foreign: float) -> float:
+    """Return the share of its residency for a model with *own* clients while *foreign* wait for others."""
+    return min(max(own / foreign, LEAST_SHARE), MOST_SHARE) if foreign else MOST_SHARE
+
+
+def earned_until(
+    limits: Limits, resident: Resident, proportion: float, turns: Iterable[Turn], drain_s: float
+) -> float:
+    """
+    Tell until when the resident keeps serving, whoever waits: for its cost, times residency and proportion.
+
+    Where a waiter would miss its deadline, the residencies before it shrink by one common share, though
+    not below `FLOOR`: a deadline that even this cannot meet shrinks nothing.
+    """
+    reward = limits.residency * resident.cost_s * proportion
+    share = 1.0
+    for turn in turns:
+        room = turn.oldest + limits.wait_s - turn.loads_s - drain_s - resident.since
+        if reward and FLOOR * (reward + turn.rewards_s) <= room:
+            share = min(share, room / (reward + turn.rewards_s))
+    return resident.since + share * reward
+
+
+def released_at(
+    resident: Resident,
+    due: Sequence[float],
+    *,
+    is_serving: bool,
+    foreign: int,
+    earned: float,
+    patience: float,
+) -> float:
+    """
+    Tell when *resident* may go for the sake of *foreign* tickets.
+
+    *due* are the times until which its own clients are due back.  While it serves, it stays until its
+    residency and their patience have ended.  Idle, it stays for its residency as long as a client is due,
+    and beyond that only for as many clients as wait elsewhere.
+    """
+    latest = max(earned, patience)
+    if is_serving:
+        return latest
+    last_first = sorted(due, reverse=True)
+    inside = min(last_first[0], earned) if due else resident.used_at
+    beyond = min(last_first[foreign - 1], latest) if len(due) >= foreign else inside
+    return max(inside, beyond)
+
+
+def victims(
+    limits: Limits,
+    residents: Iterable[Resident],
+    needs: Needs,
+    burden: Callable[[Resident], tuple[float, ...]],
+) -> list[Resident] | None:
+    """
+    Choose whom to unload so that *needs* fits, those of least *burden* first; None if it never can.
+
+    Nobody is chosen in vain: whoever fits after all stays.
+    """
+    staying = list(residents)
+    leaving: list[Resident] = []
+    if fits(limits, [needs, *(resident.needs for resident in staying)]):
+        return leaving
+    for resident in sorted(staying, key=burden):
+        if not resident.needs.pinned:
+            staying.remove(resident)
+            leaving.append(resident)
+        if fits(limits, [needs, *(resident.needs for resident in staying)]):
+            return _spared(limits, staying, leaving, needs)
+    return None
+
+
+def _spared(limits: Limits, staying: list[Resident], leaving: list[Resident], needs: Needs) -> list[Resident]:
+    for resident in reversed(leaving[:-1]):
+        if fits(limits, [needs, resident.needs, *(other.needs for other in staying)]):
+            leaving.remove(resident)
+            staying.append(resident)
+    return leaving

@@ -1,0 +1,149 @@
+"""The arbiter's records: what it is told, what it remembers, what it shows.  No decisions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dmap.arbiter.effects import Cause, Client, Model, Switch, TicketId
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """
+    What a model takes of its device.
+
+    *size_bytes* None takes the whole device, *parallel* None bounds nothing.
+    """
+
+    size_bytes: int | None = None
+    parallel: int | None = None
+    embedding: bool = False
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a device allows and how its queue is kept; the keys of `devices:` in the configuration."""
+
+    max_models: int = 1
+    memory_bytes: int | None = None
+    embeddings: int = 1
+    patience_s: float = 60
+    residency: float = 4
+    wait_s: float = 300
+    queue: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """
+    How a switch ended.
+
+    *failed* is the reason of a failure, None when the model answers.  *crowded* tells that the failure may
+    be for want of memory, so that a load with the device to itself is worth a try.
+    """
+
+    failed: str | None = None
+    size_bytes: int | None = None
+    parallel: int | None = None
+    crowded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One request's place.  It must not evict anyone on its own before *held_until*."""
+
+    id: TicketId
+    model: Model
+    client: Client
+    since: float
+    held_until: float = 0
+
+
+@dataclass(slots=True)
+class Resident:
+    """
+    A loaded model.
+
+    *since* is when it became resident and *cost_s* what its own switch took, 0 for one that was found.
+    *expected* are the clients it answered last and that ask nothing now.
+    """
+
+    model: Model
+    needs: Needs
+    since: float
+    cost_s: float
+    leases: int = 0
+    used_at: float = 0
+    expected: set[Client] = field(default_factory=set)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another lease would exceed *parallel*."""
+        return self.needs.parallel is not None and self.leases >= self.needs.parallel
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A granted ticket, bound to the resident that serves it: a copy loaded later is another."""
+
+    ticket: Ticket
+    resident: Resident
+    since: float
+
+
+@dataclass(slots=True)
+class Plan:
+    """
+    A decided switch: first its victims drain, then *switch* is out, then *loading* is set.
+
+    *abandoned_by* is the client that left last while nobody else waited for the load.
+    """
+
+    load: Model
+    victims: tuple[Model, ...]
+    cause: Cause
+    since: float
+    started: float = 0
+    switch: Switch | None = None
+    loading: bool = False
+    abandoned_by: Client | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A waiting ticket's *position*, from 1, and a plain estimate of its wait from now on."""
+
+    position: int
+    estimate_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentView:
+    """A resident as others see it."""
+
+    model: Model
+    leases: int
+    waiting: int
+    since: float
+    leaving: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchView:
+    """The switch under way: *phase* is `drain`, `unload` or `load`."""
+
+    load: Model
+    unload: tuple[Model, ...]
+    phase: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The arbiter at one moment.  *leases* counts orphans too, whose model vanished under them."""
+
+    residents: tuple[ResidentView, ...]
+    switch: SwitchView | None
+    waiting: Mapping[TicketId, Place]
+    leases: int
+    oldest_wait_s: float

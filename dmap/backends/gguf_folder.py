@@ -1,0 +1,112 @@
+"""Which models a folder of GGUF files holds, by their headers: a part of `gguf.py`.  It blocks."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmap.backends.gguf_header import Header, read_header
+
+__all__ = ["Folder", "ModelFile"]
+
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model on disk: *path* is its first part, *file_bytes* the size of all; no *header*, if unreadable."""
+
+    id: str
+    path: Path
+    file_bytes: int
+    header: Header | None
+
+    @property
+    def embedding(self) -> bool:
+        """Whether it was made for embeddings."""
+        return self.header is not None and self.header.embedding
+
+    def context_length(self, wanted: int) -> int:
+        """Return *wanted* tokens, or what the model was trained for if that is less."""
+        trained = self.header.context_length if self.header else None
+        return min(wanted, trained) if trained else wanted
+
+    def memory(self, context_length: int | None, parallel: int) -> int:
+        """Estimate the resident's bytes: its weights and the attention cache of *parallel* requests."""
+        cache = self.header.cache_bytes if self.header else 0
+        return self.file_bytes + cache * (context_length or 0) * parallel
+
+
+class Folder:
+    """The models right in *path* and in its subfolders.  Headers are read once per file version."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._headers: dict[tuple[str, int, int], Header | None] = {}
+
+    def scan(self) -> dict[str, ModelFile]:
+        """
+        Return the models by id: the file's name, with its subfolder's, without `.gguf` and part number.
+
+        Raises OSError when the folder itself cannot be read; what else cannot be read is left out.
+        """
+        headers: dict[tuple[str, int, int], Header | None] = {}
+        found: dict[str, ModelFile] = {}
+        for model, parts in _group(_files(self.path)):
+            stats = [stat for part in parts if (stat := _stat(part))]
+            if len(stats) != len(parts):
+                continue
+            key = (str(parts[0]), stats[0].st_mtime_ns, stats[0].st_size)
+            header = self._headers[key] if key in self._headers else read_header(parts[0])
+            headers[key] = header
+            if header is None or not header.projector:
+                found[model] = ModelFile(model, parts[0], sum(stat.st_size for stat in stats), header)
+        self._headers = headers
+        return found
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the names, relative to *folder* and without suffix, of what may be a model or a part of one."""
+    for entry in _entries(folder):
+        if _is_candidate(entry):
+            yield entry.name[:-5], entry
+        elif entry.is_dir():
+            yield from ((f"{entry.name}/{file.name[:-5]}", file) for file in _inside(entry))
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return [entry for entry in _entries(folder) if _is_candidate(entry)]
+    except OSError:
+        return []
+
+
+def _is_candidate(path: Path) -> bool:
+    name = path.name.lower()
+    return name.endswith(".gguf") and "mmproj" not in name and path.is_file()
+
+
+def _group(files: Iterator[tuple[str, Path]]) -> Iterator[tuple[str, list[Path]]]:
+    """Yield each model's parts, the first one first; parts without a first one are no model."""
+    several: dict[str, list[Path]] = {}
+    for name, path in files:
+        part = _PART.fullmatch(name)
+        if part is None:
+            yield name, [path]
+        elif int(part[2]) == 1:
+            several[part[1]] = [path]
+        elif part[1] in several:
+            several[part[1]].append(path)
+    yield from several.items()
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None

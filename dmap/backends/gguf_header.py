@@ -1,0 +1,182 @@
+"""
+What a GGUF file's header tells of a model, read without loading it: a part of `gguf.py`.
+
+Plain Python and defensive, for the directory is the user's: every length is checked against a bound before
+it is believed, and what cannot be read is None, never an exception.  The format is llama.cpp's
+(ggml/docs/gguf.md): magic, version, two counts, then key-value pairs; tensors follow and are not looked at.
+"""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+__all__ = ["Header", "read_header"]
+
+MOST_PAIRS = 10_000
+MOST_ITEMS = 4_000_000
+MOST_READ_BYTES = 64 * 2**20
+LONGEST_STRING_BYTES = 64 * 2**10
+LONGEST_LIST = 4096
+
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+STRING, ARRAY = 8, 9
+
+ENCODERS = frozenset(
+    [
+        "bert",
+        "eurobert",
+        "gemma-embedding",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+        "t5encoder",
+    ]
+)
+"""Architectures that only embed; llama.cpp's names (src/llama-arch.cpp)."""
+
+F16_BYTES = 2
+
+Value = str | int | float | list[int | float]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """
+    A model's own facts.
+
+    *cache_bytes* is what the attention cache takes per token of context at 16 bits, 0 where the header does
+    not say enough.  *projector* marks the eyes or ears of another model: a file that is none by itself.
+    """
+
+    context_length: int | None
+    cache_bytes: int
+    embedding: bool
+    projector: bool
+
+
+def read_header(path: Path) -> Header | None:
+    """Read the header of the file *path*; None when it is no GGUF file or a broken one.  Blocks."""
+    try:
+        with path.open("rb") as file:
+            pairs = _Reader(file).pairs()
+    except (OSError, ValueError, OverflowError, struct.error):
+        return None
+    return _digest(pairs)
+
+
+def _digest(pairs: dict[str, Value]) -> Header:
+    architecture = str(pairs.get("general.architecture", ""))
+    encoder = architecture in ENCODERS
+    return Header(
+        context_length=_whole(pairs.get(f"{architecture}.context_length")) or None,
+        cache_bytes=0 if encoder else _cache_bytes(pairs, architecture),
+        embedding=encoder or _whole(pairs.get(f"{architecture}.pooling_type")) > 0,
+        projector=architecture == "clip" or pairs.get("general.type") == "mmproj",
+    )
+
+
+def _cache_bytes(pairs: dict[str, Value], architecture: str) -> int:
+    """Sum keys and values over the layers; `head_count_kv` may be one number or one per layer."""
+
+    def number(name: str) -> int:
+        return _whole(pairs.get(f"{architecture}.{name}"))
+
+    heads = pairs.get(f"{architecture}.attention.head_count_kv", number("attention.head_count"))
+    all_heads = sum(map(_whole, heads)) if isinstance(heads, list) else _whole(heads) * number("block_count")
+    width = number("embedding_length") // max(1, number("attention.head_count"))
+    lengths = (number("attention.key_length") or width) + (number("attention.value_length") or width)
+    return all_heads * lengths * F16_BYTES
+
+
+def _whole(value: Value | None) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+class _Reader:
+    """Walks the pairs of one file and keeps the few that are wanted.  Raises ValueError on nonsense."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._left = MOST_READ_BYTES
+
+    def pairs(self) -> dict[str, Value]:
+        magic, version, _, count = self._unpack("4sIQQ")
+        if magic != b"GGUF" or version not in (2, 3) or count > MOST_PAIRS:
+            raise ValueError("no GGUF file that this reader knows")
+        found: dict[str, Value] = {}
+        for _ in range(count):
+            key = self._string()
+            if key.startswith("tokenizer.") and _suffices(found):
+                break
+            (kind,) = self._unpack("I")
+            value = self._value(kind)
+            if value is not None:
+                found[key] = value
+        return found
+
+    def _value(self, kind: int) -> Value | None:
+        if kind == STRING:
+            return self._string(keep=False)
+        if kind == ARRAY:
+            return self._array()
+        (value,) = self._unpack(_scalar(kind))
+        return value  # type: ignore[no-any-return]
+
+    def _array(self) -> list[int | float] | None:
+        """Return a short list of numbers, skip any other array."""
+        kind, count = self._unpack("IQ")
+        if count > MOST_ITEMS:
+            raise ValueError(f"an array of {count} items")
+        if kind == STRING:
+            for _ in range(count):
+                self._skip(self._length())
+            return None
+        item = _scalar(kind)
+        if count > LONGEST_LIST:
+            self._skip(count * struct.calcsize(item))
+            return None
+        return list(self._unpack(f"{count}{item}"))
+
+    def _string(self, *, keep: bool = True) -> str:
+        length = self._length()
+        if length > LONGEST_STRING_BYTES:
+            if keep:
+                raise ValueError(f"a key of {length} bytes")
+            self._skip(length)
+            return ""
+        return self._read(length).decode(errors="replace")
+
+    def _length(self) -> int:
+        (length,) = self._unpack("Q")
+        return int(length)
+
+    def _unpack(self, form: str) -> tuple[Any, ...]:
+        return struct.unpack("<" + form, self._read(struct.calcsize("<" + form)))
+
+    def _read(self, count: int) -> bytes:
+        self._left -= count
+        if self._left < 0:
+            raise ValueError("a header beyond all bounds")
+        return self._file.read(count)
+
+    def _skip(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise ValueError("a header beyond all bounds")
+        self._file.seek(count, 1)
+
+
+def _scalar(kind: int) -> str:
+    if kind not in SCALARS:
+        raise ValueError(f"a value of the unknown kind {kind}")
+    return SCALARS[kind]
+
+
+def _suffices(found: dict[str, Value]) -> bool:
+    """Tell whether the rest can be left unread: vocabularies are long, and writers put them last."""
+    architecture = found.get("general.architecture")
+    return f"{architecture}.context_length" in found and f"{architecture}.block_count" in found

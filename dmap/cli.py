@@ -1,0 +1,82 @@
+"""The command line."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+
+from dmap import __version__, demo, simulate
+from dmap.config import ConfigProblem, load, warnings_of
+from dmap.daemon import serve
+
+__all__ = ["main"]
+
+EX_CONFIG = 78
+"""`EX_CONFIG` of sysexits.h; systemd is told not to restart after it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that *argv* names; return its exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        return int(options.run(options))
+    except ConfigProblem as exc:
+        for problem in exc.problems:
+            print(f"dmap: {problem}", file=sys.stderr)
+        return EX_CONFIG
+    except OSError as exc:
+        print(f"dmap: {exc}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dmap", description="One fair door in front of your model servers.")
+    parser.add_argument("--version", action="version", version=f"dmap {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, help_text in (
+        ("serve", _serve, "run the proxy"),
+        ("check-config", _check, "tell what is wrong with a configuration file; exit 78 if anything is"),
+    ):
+        command = commands.add_parser(name, help=help_text)
+        command.add_argument("config", type=Path, metavar="FILE", help="the configuration, YAML")
+        command.set_defaults(run=run)
+    command = commands.add_parser("demo", help="two tiny real models behind one door")
+    command.add_argument("--port", type=int, default=8000, help="where to listen on loopback (8000)")
+    command.set_defaults(run=_demo)
+    command = commands.add_parser("simulate", help="the queue's policy against plain ones, in virtual time")
+    command.set_defaults(run=_simulate)
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> int:
+    config = load(options.config)
+    _log_to_stderr(logging.INFO)
+    for warning in warnings_of(config):
+        logging.getLogger("dmap.config").warning(warning)
+    uvloop.run(serve(config))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    for warning in warnings_of(load(options.config)):
+        print(f"dmap: warning: {warning}", file=sys.stderr)
+    print(f"{options.config}: ok")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    uvloop.run(demo.run(options.port))
+    return 0
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    return simulate.main()
+
+
+def _log_to_stderr(level: int) -> None:
+    """No timestamps: journald and every container runtime add their own."""
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    logging.getLogger("asyncio").setLevel(logging.WARNING)

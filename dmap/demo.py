@@ -1,0 +1,66 @@
+"""
+`dmap demo`: a real proxy in front of two real models that may not be resident together.
+
+The models are tiny, random, and made on the spot; the engine is llama.cpp.  What it prints is meant for a
+person who sees dmap for the first time.
+"""
+
+import logging
+import sys
+import tempfile
+from pathlib import Path
+
+from dmap.config import Config, parse
+from dmap.daemon import serve
+from dmap.tiny_models import make
+
+__all__ = ["run"]
+
+MODELS = ("tiny-sea", "tiny-kitchen")
+
+_CONFIG = """
+listen: {{host: 127.0.0.1, port: {port}}}
+devices:
+  gpu0: {{max_models: 1, cooldown_s: 0}}
+backends:
+  engine: {{kind: gguf, path: {folder}, device: gpu0, context_length: 2048}}
+defaults: {{max_tokens: 60}}
+"""
+
+
+def config(folder: Path, port: int) -> Config:
+    """Make the demo's models in *folder* and return a configuration that serves one of them at a time."""
+    for name in MODELS:
+        make(name, folder)
+    return parse(_CONFIG.format(port=port, folder=folder), {})
+
+
+async def run(port: int) -> None:
+    """Run the demo on *port* of loopback until it is interrupted."""
+    with tempfile.TemporaryDirectory(prefix="dmap-demo-") as folder:
+        _show_switches()
+        await serve(config(Path(folder), port), _explain)
+
+
+def _explain(url: str) -> None:
+    """Print what to try."""
+    print(f"\ndmap listens at {url}, in front of two models that may not be resident together.\n")
+    print("In another terminal, ask one, then the other, and see who answers:\n")
+    for name in MODELS:
+        body = f'{{"model": "{name}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
+        print(f"  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n")
+    print("Each switch shows here.  Ctrl-C ends it.\n", flush=True)
+
+
+def _show_switches() -> None:
+    shown = logging.StreamHandler(sys.stdout)
+    shown.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name, level in (
+        ("dmap.gate", logging.INFO),
+        ("dmap.requests", logging.INFO),
+        ("dmap", logging.WARNING),
+    ):
+        logger = logging.getLogger(name)
+        logger.setLevel(level)
+        logger.addHandler(shown)
+        logger.propagate = False

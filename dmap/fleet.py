@@ -1,0 +1,105 @@
+"""
+The switchers that share one device, taken together: what is really resident on them, and how to change it.
+
+It believes nothing and decides nothing; it asks.  The counterpart is `gate`, which tells the arbiter what
+was found and carries out what the arbiter decides.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dmap.backends import Loaded, ModelInfo, Switcher
+from dmap.errors import BackendDown, LoadFailed
+from dmap.trip import ModelKey
+
+__all__ = ["Fleet", "Reading"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """
+    What the backends said: *residents* by key, and in *silent* why a backend said nothing.
+
+    *gone* are those of the silent that have been so for longer than `gone_s`.
+    """
+
+    residents: Mapping[ModelKey, ModelInfo]
+    silent: Mapping[str, Exception] = field(default_factory=dict)
+    gone: frozenset[str] = frozenset()
+
+    def check(self, keys: Iterable[ModelKey]) -> None:
+        """Raise the reason if the backend of one of *keys* did not answer."""
+        for key in keys:
+            if key.backend in self.silent:
+                raise self.silent[key.backend]
+
+
+class Fleet:
+    """The switchers of one device, by name."""
+
+    def __init__(self, switchers: Mapping[str, Switcher], *, cooldown_s: float, gone_s: float) -> None:
+        self._switchers = switchers
+        self._cooldown_s = cooldown_s
+        self._gone_s = gone_s
+        self._freed_at: float | None = None
+        self._silent_since: dict[str, float] = {}
+
+    async def read(self) -> Reading:
+        """Ask all backends at once what is resident.  One that fails to answer is told as silent."""
+        names = list(self._switchers)
+        answers = await asyncio.gather(
+            *(self._switchers[name].models() for name in names), return_exceptions=True
+        )
+        residents: dict[ModelKey, ModelInfo] = {}
+        silent: dict[str, Exception] = {}
+        for name, answer in zip(names, answers, strict=True):
+            if isinstance(answer, Exception):
+                silent[name] = answer
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                residents.update((ModelKey(name, model.id), model) for model in answer if model.resident)
+        return Reading(residents, silent, self._note_silence(silent))
+
+    async def unload(self, key: ModelKey) -> None:
+        """Take a model out; the memory counts as free only after a cool-down from now on."""
+        await self._switcher(key).unload(key.model)
+        self._freed_at = asyncio.get_running_loop().time()
+
+    async def cool_down(self) -> None:
+        """Wait for what is left of the cool-down after the last unload: drivers free memory late."""
+        if self._freed_at is None:
+            return
+        left_s = self._freed_at + self._cooldown_s - asyncio.get_running_loop().time()
+        if left_s > 0:
+            await asyncio.sleep(left_s)
+        self._freed_at = None
+
+    async def load(self, key: ModelKey, options: Mapping[str, Any]) -> Loaded:
+        """Make a model resident; return when it answers."""
+        return await self._switcher(key).load(key.model, options)
+
+    def _switcher(self, key: ModelKey) -> Switcher:
+        if key.backend not in self._switchers:
+            raise LoadFailed(
+                f"backend {key.backend!r} is not one of this device's, so {key} cannot be loaded"
+            )
+        return self._switchers[key.backend]
+
+    def _note_silence(self, silent: Mapping[str, Exception]) -> frozenset[str]:
+        now = asyncio.get_running_loop().time()
+        self._silent_since = {name: self._silent_since.get(name, now) for name in silent}
+        gone = (name for name, since in self._silent_since.items() if now - since >= self._gone_s)
+        return frozenset(gone)
+
+
+def is_down(exc: Exception) -> bool:
+    """Tell whether *exc* means that a backend does not answer, rather than that it refused."""
+    return isinstance(exc, (BackendDown, OSError))
+
+
+def cause_of(exc: Exception) -> str:
+    """Return the words of *exc*, for a client to read."""
+    return str(exc) or type(exc).__name__

@@ -1,0 +1,190 @@
+"""
+Tiny GGUF models with random weights, made on the spot: a real engine to try dmap with, nothing downloaded.
+
+They talk nonsense, but each in the words of its own theme, so one sees who answered.  Needs the `engine`
+extra (gguf, numpy).  The counterpart is `backends/gguf.py`, which serves such files.
+
+How they keep talking: channel 0 of the hidden state holds the same number for every token, for the
+embedding puts it there and no layer writes to it.  Column 0 of the output matrix is therefore a bias per
+token: whole words get none, everything else so much of it that it is never drawn unless a grammar or a
+`logit_bias` asks.  `<|im_end|>` gets the bias of the spec: a model can be made to stop by itself.
+
+Seeded, so that two runs of one numpy version give the same bytes; other versions may differ.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dmap.tiny_vocabulary import KITCHEN, SEA, Vocabulary
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.floating[Any]]
+
+__all__ = ["SPECS", "Spec", "make"]
+
+NEVER = -30.0
+CONSTANT = 4.0
+LOGIT_STD = 1.3
+CONTEXT = 2048
+NOISE = 1_048_583
+"""Numbers drawn per model; tensors are cut from them.  A prime, so that rows do not repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """
+    One model's shape.  *stop* is the bias of `<|im_end|>`: at about 1.8 an answer ends after some 20 words.
+
+    *half* stores matrices in 16 bits; *embedding* marks the file as a model for `/v1/embeddings`.
+    """
+
+    words: str
+    seed: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    inner: int
+    stop: float = NEVER
+    half: bool = False
+    embedding: bool = False
+
+
+SPECS: dict[str, Spec] = {
+    "tiny-sea": Spec(SEA, 11, width=64, layers=2, heads=4, kv_heads=2, inner=160),
+    "tiny-kitchen": Spec(KITCHEN, 12, width=96, layers=3, heads=4, kv_heads=4, inner=256),
+    "tiny-brief": Spec(SEA, 13, width=64, layers=2, heads=4, kv_heads=2, inner=160, stop=1.8),
+    "tiny-embed": Spec(SEA, 14, width=64, layers=2, heads=4, kv_heads=2, inner=160, embedding=True),
+    "slow": Spec(KITCHEN, 15, width=768, layers=6, heads=12, kv_heads=6, inner=2048, half=True),
+    "big": Spec(SEA, 16, width=2048, layers=24, heads=32, kv_heads=8, inner=5632, half=True),
+}
+"""
+By name: four of 0.6 to 1.8 MB, `slow` (40 million parameters, 80 MB: a stream lasts seconds)
+and `big` (2 GB: a load lasts seconds).
+"""
+
+
+def make(name: str, directory: Path) -> Path:
+    """
+    Make the model *name* of `SPECS` in *directory*, which is made too; return the file.
+
+    A file of that name is kept as it is, for it only gets its name when it is whole.
+    """
+    spec = SPECS[name]
+    path = directory / f"{name}.gguf"
+    if path.exists():
+        return path
+    directory.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(prefix=f".{name}-", suffix=".part", dir=directory)
+    os.close(handle)
+    try:
+        _write(name, spec, Path(part))
+        os.replace(part, path)
+    finally:
+        Path(part).unlink(missing_ok=True)
+    return path
+
+
+def _write(name: str, spec: Spec, path: Path) -> None:
+    import gguf
+
+    vocabulary = Vocabulary(spec.words)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(name)
+    writer.add_description("random weights, to try dmap with")
+    _add_shape(writer, spec, len(vocabulary.tokens))
+    vocabulary.add_to(writer)
+    for tensor, values in _tensors(spec, vocabulary.biases(stop=spec.stop, never=NEVER)):
+        writer.add_tensor(tensor, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _add_shape(writer: Any, spec: Spec, tokens: int) -> None:
+    import gguf
+
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(spec.width)
+    writer.add_block_count(spec.layers)
+    writer.add_feed_forward_length(spec.inner)
+    writer.add_head_count(spec.heads)
+    writer.add_head_count_kv(spec.kv_heads)
+    writer.add_rope_dimension_count(spec.width // spec.heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(tokens)
+    writer.add_file_type(1 if spec.half else 0)
+    if spec.embedding:
+        writer.add_pooling_type(gguf.PoolingType.MEAN)
+
+
+def _tensors(spec: Spec, biases: list[float]) -> Iterator[tuple[str, "Vector"]]:
+    """Yield the tensors of llama.cpp's `llama` architecture by name; shapes are (out, in)."""
+    import numpy as np
+
+    width, tokens = spec.width, len(biases)
+    kv_width = width // spec.heads * spec.kv_heads
+    store = np.float16 if spec.half else np.float32
+    noise = _Noise(spec.seed)
+
+    def matrix(rows: int, columns: int) -> "Vector":
+        return noise.cut(rows, columns, columns**-0.5).astype(store)
+
+    embedding = noise.cut(tokens, width, 1.0)
+    embedding[:, 0] = CONSTANT
+    output = noise.cut(tokens, width, LOGIT_STD * width**-0.5)
+    output[:, 0] = np.array(biases) * _rms(spec) / CONSTANT
+    yield "token_embd.weight", embedding.astype(store)
+    yield "output.weight", output.astype(store)
+    yield "output_norm.weight", np.ones(width, np.float32)
+    for layer in range(spec.layers):
+        block = {
+            "attn_norm": np.ones(width, np.float32),
+            "attn_q": matrix(width, width),
+            "attn_k": matrix(kv_width, width),
+            "attn_v": matrix(kv_width, width),
+            "attn_output": _spare_constant(matrix(width, width)),
+            "ffn_norm": np.ones(width, np.float32),
+            "ffn_gate": matrix(spec.inner, width),
+            "ffn_up": matrix(spec.inner, width),
+            "ffn_down": _spare_constant(matrix(width, spec.inner)),
+        }
+        yield from ((f"blk.{layer}.{name}.weight", values) for name, values in block.items())
+
+
+def _rms(spec: Spec) -> float:
+    """Return about what the last norm divides by: each layer adds some half of the first variance."""
+    variance = (spec.width - 1) * (1 + spec.layers / 2) + CONSTANT**2
+    return float((variance / spec.width) ** 0.5)
+
+
+def _spare_constant(matrix: "Vector") -> "Vector":
+    matrix[0] = 0
+    return matrix
+
+
+class _Noise:
+    """Normal numbers, drawn once and cut at ever other places: drawing all of `big` would take a minute."""
+
+    def __init__(self, seed: int) -> None:
+        import numpy as np
+
+        self._drawn = np.random.default_rng(seed).standard_normal(NOISE, dtype=np.float32)
+        self._at = 0
+
+    def cut(self, rows: int, columns: int, std: float) -> "Vector":
+        """Return a fresh matrix of the standard deviation *std*."""
+        import numpy as np
+
+        self._at += 7919
+        values = np.resize(np.roll(self._drawn, -self._at), (rows, columns))
+        values *= np.float32(std)
+        return values

@@ -1,0 +1,146 @@
+"""
+The application: its routes, and the one place where a failure becomes a response.
+
+Every request gets an id and a `Trip`, is admitted before anything of it is read, and leaves one log line.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from dmap.errors import BadRequest, DmapError, Internal, NotBuilt, PathNotFound
+from dmap.logfmt import logfmt
+from dmap.trip import Trip
+from dmap.web import listing
+from dmap.web.inference import CLIENT, TRIP, proxy
+from dmap.web.parts import PARTS, Parts, running
+from dmap.wire.headers import request_id
+from dmap.wire.routes import ROUTES
+
+__all__ = ["make_app"]
+
+MAX_HEAD_BYTES = 16 * 1024
+"""Of all header lines together; aiohttp's own limits, per line, are above."""
+
+_log = logging.getLogger("dmap.requests")
+_OPEN = "/health"
+_QUIET = ("/health", "/ready")
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make_app(parts: Parts) -> web.Application:
+    """Wire *parts* into an application; they are started and stopped with it."""
+    app = web.Application(middlewares=[_answer])
+    app[PARTS] = parts
+    app.cleanup_ctx.append(running)
+    app.on_response_prepare.append(_sign)
+    for path in ROUTES:
+        app.router.add_post(path, proxy)
+    app.router.add_get("/v1/models", listing.models)
+    app.router.add_get("/v1/models/{id:.+}", listing.model)
+    app.router.add_get("/health", listing.health)
+    app.router.add_get("/ready", listing.ready)
+    return app
+
+
+@web.middleware
+async def _answer(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Serve one request; whatever goes wrong before its head is out is told in OpenAI's shape."""
+    trip = request[TRIP] = Trip(
+        id=request_id(request.headers),
+        path=request.path,
+        client=request.remote or "",
+        arrived_at=asyncio.get_running_loop().time(),
+    )
+    try:
+        with request.app[PARTS].presence.of(request):
+            response = await _told(request, trip, handler)
+        trip.status = response.status
+        return response
+    except (asyncio.CancelledError, ConnectionError):
+        trip.outcome = "client_left"
+        raise
+    finally:
+        _tell(request, trip)
+
+
+async def _told(request: web.Request, trip: Trip, handler: _Handler) -> web.StreamResponse:
+    try:
+        _admit(request, trip)
+        return await handler(request)
+    except DmapError as error:
+        return _refusal(trip, error)
+    except web.HTTPMethodNotAllowed as exc:
+        allowed = ", ".join(sorted(exc.allowed_methods))
+        refusal = _refusal(trip, BadRequest(f"{request.path} takes {allowed}"))
+        refusal.set_status(405)
+        refusal.headers["Allow"] = allowed
+        return refusal
+    except web.HTTPException:
+        return _refusal(trip, PathNotFound(f"there is no route {request.method} {request.path[:256]}"))
+    except (asyncio.CancelledError, ConnectionError):
+        raise
+    except Exception:
+        _log.exception(logfmt("bug", {"id": trip.id, "path": trip.path}))
+        if trip.committed and request.transport is not None:
+            request.transport.abort()
+        return _refusal(
+            trip, Internal("an error of dmap's own; its log has the details under this request's id")
+        )
+
+
+def _admit(request: web.Request, trip: Trip) -> None:
+    """Refuse what must not be served, before its body is read."""
+    if request.path == _OPEN:
+        return
+    parts = request.app[PARTS]
+    scope = "inference" if request.path in ROUTES else None
+    client = request[CLIENT] = parts.access.admit(request.remote or "", request.headers, scope=scope)
+    trip.client = client.name
+    if request.headers.get("Upgrade", "").lower() == "websocket":
+        raise NotBuilt("dmap does not pass WebSockets on yet; 'lms --host' and LM Studio's SDKs need one")
+    if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEAD_BYTES:
+        raise BadRequest(f"the headers are over {MAX_HEAD_BYTES} bytes")
+    if request.method == "POST" and request.raw_path.partition("?")[0] not in ROUTES:
+        raise PathNotFound(f"there is no route POST {request.raw_path[:256]}; paths are taken literally")
+
+
+def _refusal(trip: Trip, error: DmapError) -> web.Response:
+    trip.outcome = error.code
+    return web.json_response(error.body(), status=error.status, headers=error.headers())
+
+
+async def _sign(request: web.Request, response: web.StreamResponse) -> None:
+    """Put on every response who made it and for which request."""
+    response.headers["Server"] = "dmap"
+    trip = request.get(TRIP)
+    if trip is not None:
+        response.headers["x-request-id"] = trip.id
+
+
+def _tell(request: web.Request, trip: Trip) -> None:
+    """Write the one line that this request leaves."""
+    level = logging.DEBUG if trip.path in _QUIET else logging.INFO
+    if not _log.isEnabledFor(level):
+        return
+    fields = {
+        "id": trip.id,
+        "client": trip.client,
+        "method": request.method,
+        "path": trip.path,
+        "model": trip.model or None,
+        "backend": trip.backend or None,
+        "queue_s": trip.queue_s,
+        "switch_s": trip.switch_s,
+        "first_byte_s": trip.first_byte_s,
+        "total_s": asyncio.get_running_loop().time() - trip.arrived_at,
+        "bytes": trip.bytes_out,
+        "tokens_in": trip.tokens_in,
+        "tokens_out": trip.tokens_out,
+        "status": trip.status or None,
+        "outcome": trip.outcome or "success",
+    }
+    _log.log(level, logfmt("request", fields))

@@ -1,0 +1,79 @@
+"""Request bodies, read whole and within bounds: of size, of time, and of all of them together."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from aiohttp import web
+
+from dmap.config import Server
+from dmap.errors import BadRequest, BodyTooLarge, Overloaded, UploadTimeout
+
+__all__ = ["Bodies", "Body"]
+
+
+class Bodies:
+    """All the bodies that are in memory; together at most `server.bodies`."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.held_bytes = 0
+
+    def of(self, request: web.Request) -> "Body":
+        """Return the body of *request*, for `async with`: it counts as held until the end of that."""
+        return Body(self, request)
+
+
+class Body:
+    """One request's body and its share of the memory for all."""
+
+    def __init__(self, bodies: Bodies, request: web.Request) -> None:
+        self._bodies = bodies
+        self._request = request
+        self._claimed = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bodies.held_bytes -= self._claimed
+
+    async def read(self) -> bytes:
+        """
+        Read it whole.
+
+        Raises `BodyTooLarge`, `UploadTimeout`, `Overloaded`, or `BadRequest` when it does not arrive whole.
+        """
+        body_s = self._bodies.server.body_s
+        try:
+            async with asyncio.timeout(body_s):
+                return await self._read()
+        except TimeoutError as exc:
+            raise UploadTimeout(f"the body did not arrive within {body_s:g} s (server.body_s)") from exc
+        except (web.RequestPayloadError, aiohttp.ClientPayloadError) as exc:
+            raise BadRequest(f"the body did not arrive whole: {exc}") from exc
+
+    async def _read(self) -> bytes:
+        """A length that was announced is claimed at once, so that what cannot end well does not begin."""
+        announced = self._request.content_length or 0
+        self._claim(announced)
+        chunks, size = [], 0
+        async for chunk in self._request.content.iter_any():
+            size += len(chunk)
+            if size > self._claimed:
+                self._claim(size - self._claimed)
+            chunks.append(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _claim(self, more: int) -> None:
+        server = self._bodies.server
+        if self._claimed + more > server.max_body:
+            raise BodyTooLarge(f"the body is over {server.max_body} bytes (server.max_body)")
+        if self._bodies.held_bytes + more > server.bodies:
+            held = f"the bodies of waiting requests would take over {server.bodies} bytes (server.bodies)"
+            raise Overloaded(held, retry_after_s=5)
+        self._claimed += more
+        self._bodies.held_bytes += more

@@ -1,0 +1,99 @@
+"""The routes that make a model work: one request, from its body to the end of its answer."""
+
+from aiohttp import web
+
+from dmap import relay
+from dmap.access import Client
+from dmap.catalog import Catalog
+from dmap.config import OpenAIBackend
+from dmap.errors import BackendDown, BadRequest, DmapError
+from dmap.gate import Beat
+from dmap.reply import Reply
+from dmap.trip import Route, Trip
+from dmap.web.parts import PARTS, Parts
+from dmap.wire.body import guarded, patch, peek
+from dmap.wire.form import peek_form, put_model
+from dmap.wire.headers import to_backend
+from dmap.wire.routes import ROUTES, InferenceRoute
+
+__all__ = ["CLIENT", "TRIP", "proxy"]
+
+TRIP = web.RequestKey("trip", Trip)
+CLIENT = web.RequestKey("client", Client)
+
+
+async def proxy(request: web.Request) -> web.StreamResponse:
+    """Refuse one inference request, or queue for its model and pass the model's answer on."""
+    parts, trip, path = request.app[PARTS], request[TRIP], ROUTES[request.path]
+    reply = Reply(request, trip, path.dialect, parts.config.server)
+    async with parts.bodies.of(request) as upload:
+        body, route = _understand(request, path, await upload.read())
+        try:
+            parts.inventory.check(route.key.backend)
+            async with parts.gate(route).lease(route, trip.client, *_beat(reply)) as lease:
+                trip.queue_s, trip.switch_s = lease.queue_s, lease.switch_s
+                await _relay(request, reply, route, path, body)
+        except DmapError as error:
+            _report(parts, route, error)
+            await reply.fail(error)
+    return await reply.end()
+
+
+def _understand(request: web.Request, path: InferenceRoute, body: bytes) -> tuple[bytes, Route]:
+    """Find out what *body* asks for and where that goes; return it as the backend shall have it."""
+    catalog, client, trip = request.app[PARTS].catalog, request[CLIENT], request[TRIP]
+    kind = request.headers.get("Content-Type", "")
+    if path.form and kind.lower().startswith("multipart/"):
+        body, route, trip.stream = _form(body, kind, catalog, client)
+    else:
+        body, route, trip.stream = _json(body, path, catalog, client)
+    trip.model, trip.backend = route.key.model, route.key.backend
+    return body, route
+
+
+def _json(body: bytes, path: InferenceRoute, catalog: Catalog, client: Client) -> tuple[bytes, Route, bool]:
+    call = peek(body)
+    route = catalog.resolve(call.model, client)
+    for field, reason in guarded(call, body):
+        if field not in route.permit:
+            raise BadRequest(f"{field!r} is not permitted for this model: it {reason}", param=field)
+    body = patch(body, call, model=route.key.model, defaults=route.defaults, dialect=path.dialect)
+    return body, route, call.stream
+
+
+def _form(body: bytes, kind: str, catalog: Catalog, client: Client) -> tuple[bytes, Route, bool]:
+    model, stream = peek_form(body, kind)
+    route = catalog.resolve(model, client)
+    return body if model == route.key.model else put_model(body, kind, route.key.model), route, stream
+
+
+def _beat(reply: Reply) -> tuple[Beat | None, float]:
+    """Tell a waiting client its place, if its request lets comments through."""
+
+    async def beat(position: int, estimate_s: float) -> None:
+        await reply.beat(f"position {position} in the queue, about {estimate_s:.0f} s to go")
+
+    return beat if reply.beats else None, reply.server.heartbeat_s
+
+
+async def _relay(request: web.Request, reply: Reply, route: Route, path: InferenceRoute, body: bytes) -> None:
+    parts = request.app[PARTS]
+    backend = parts.backends[route.key.backend]
+    target = backend.target(route.key.model, path.path)
+    kind = request.headers.get("Content-Type", "") if path.form else "application/json"
+    own = (("Content-Type", kind or "application/json"), ("X-Request-Id", reply.trip.id), *target.headers)
+    await relay.run(
+        reply,
+        parts.pool,
+        target,
+        to_backend(request.headers.items(), own),
+        body,
+        lease_s=parts.lease_s(route),
+        by_finish=isinstance(parts.config.backends[backend.name], OpenAIBackend),
+    )
+
+
+def _report(parts: Parts, route: Route, error: DmapError) -> None:
+    """Have a backend that cannot be reached probed from now on; those with a device are the gates' business."""
+    if isinstance(error, BackendDown) and route.device is None:
+        parts.inventory.report(route.key.backend, error)

@@ -1,0 +1,68 @@
+"""What anyone may look at without making a model work: the models, and whether dmap is well."""
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+
+from dmap.errors import ModelNotFound
+from dmap.gate import Gate
+from dmap.web.inference import CLIENT
+from dmap.web.parts import PARTS
+
+__all__ = ["health", "model", "models", "ready"]
+
+
+async def models(request: web.Request) -> web.Response:
+    """`GET /v1/models`: what this client may use, over all backends."""
+    return web.json_response({"object": "list", "data": await _listing(request)})
+
+
+async def model(request: web.Request) -> web.Response:
+    """`GET /v1/models/{id}`: one of them."""
+    wanted = request.match_info["id"]
+    for listed in await _listing(request):
+        if listed["id"] == wanted:
+            return web.json_response(listed)
+    raise ModelNotFound(f"the model {wanted[:256]!r} does not exist or is not yours", param="model")
+
+
+async def _listing(request: web.Request) -> list[dict[str, Any]]:
+    parts = request.app[PARTS]
+    await parts.inventory.refresh()
+    return parts.catalog.listing(request[CLIENT], parts.residents())
+
+
+async def health(request: web.Request) -> web.Response:
+    """`GET /health`: the process answers, and how long its loop took to turn once."""
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    await asyncio.sleep(0)
+    return web.json_response({"status": "ok", "loop_ms": round(1000 * (clock() - started), 3)})
+
+
+async def ready(request: web.Request) -> web.Response:
+    """`GET /ready`: 200 if some backend answers, else 503; with the state of each device."""
+    parts = request.app[PARTS]
+    answering = parts.inventory.answering
+    devices = {gate.name: _state(gate) for gate in parts.gates.values()}
+    state = {"ready": bool(answering), "backends": answering, "devices": devices}
+    return web.json_response(state, status=200 if answering else 503)
+
+
+def _state(gate: Gate) -> dict[str, Any]:
+    now = asyncio.get_running_loop().time()
+    view = gate.snapshot()
+    switch = view.switch and {
+        "load": str(view.switch.load),
+        "unload": [str(model) for model in view.switch.unload],
+        "phase": view.switch.phase,
+        "for_s": round(now - view.switch.since, 3),
+    }
+    return {
+        "residents": [str(resident.model) for resident in view.residents],
+        "switch": switch,
+        "waiting": len(view.waiting),
+        "leases": view.leases,
+        "oldest_wait_s": round(view.oldest_wait_s, 3),
+    }
