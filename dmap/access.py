@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from dmap import config
@@ -134,6 +135,7 @@ def _within(address: _Address, networks: tuple[_Network, ...]) -> bool:
     return any(address.version == network.version and address in network for network in networks)
 
 
+@lru_cache(maxsize=4096)
 def _address(text: str) -> _Address:
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
@@ -143,6 +145,7 @@ def _address(text: str) -> _Address:
     return mapped or address
 
 
+@lru_cache(maxsize=4096)
 def _name_of(address: _Address) -> str:
     if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
         return str(ipaddress.ip_network((address, 64), strict=False))

@@ -25,6 +25,7 @@ class _Entry:
     key: ModelKey
     info: ModelInfo
     settings: Model
+    route: Route
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -61,7 +62,7 @@ class Catalog:
             raise self._unknown(model)
         if not client.may_use(*entry.names):
             raise AccessDenied(f"the model {model!r} is not allowed for {client.name!r}; see access.keys")
-        return self._route(entry)
+        return entry.route
 
     def listing(self, client: Client, residents: Iterable[ModelKey]) -> list[dict[str, Any]]:
         """Return the models that *client* may use, as OpenAI lists them; those of *residents* marked."""
@@ -75,10 +76,10 @@ class Catalog:
 
     def _is_resident(self, entry: _Entry, loaded: set[ModelKey]) -> bool:
         """On a device the arbiter knows; elsewhere the backend's own word has to do."""
-        return entry.key in loaded if self._device(entry) is not None else entry.info.resident
+        return entry.key in loaded if entry.route.device is not None else entry.info.resident
 
-    def _device(self, entry: _Entry) -> str | None:
-        backend = self._config.backends[entry.key.backend]
+    def _device(self, name: str) -> str | None:
+        backend = self._config.backends[name]
         return backend.device if isinstance(backend, GGUFBackend) else None
 
     def _unknown(self, model: str) -> ModelNotFound | BackendDown:
@@ -119,16 +120,16 @@ class Catalog:
                     yield self._entry(backend, info, settings)
 
     def _entry(self, backend: str, info: ModelInfo, settings: Model) -> _Entry:
-        return _Entry(info.id, ModelKey(backend, info.id), info, settings)
+        key = ModelKey(backend, info.id)
+        return _Entry(info.id, key, info, settings, self._route(key, info, settings))
 
-    def _route(self, entry: _Entry) -> Route:
-        settings = entry.settings
+    def _route(self, key: ModelKey, info: ModelInfo, settings: Model) -> Route:
         return Route(
-            key=entry.key,
-            device=self._device(entry),
-            embedding=entry.info.embedding,
-            size_bytes=settings.memory or entry.info.size_bytes,
-            parallel=settings.parallel or entry.info.parallel,
+            key=key,
+            device=self._device(key.backend),
+            embedding=info.embedding,
+            size_bytes=settings.memory or info.size_bytes,
+            parallel=settings.parallel or info.parallel,
             pin=settings.pin,
             load=settings.load.given(),
             defaults={**self._config.defaults.given(), **settings.defaults.given()},

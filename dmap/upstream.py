@@ -237,6 +237,7 @@ class _Connection(asyncio.Protocol):
         self._head_done = False
         self._sized = False
         self._complete = False
+        self._keep_alive = False
         self._excess = False
         self._sent_at = 0.0
 
@@ -339,6 +340,7 @@ class _Connection(asyncio.Protocol):
         """Note the end of the answer; `data_received` acts on it when the parser has seen all bytes."""
         if self._head_done:
             self._complete = True
+            self._keep_alive = self._parser.should_keep_alive()  # afterwards it speaks of the next answer
 
     def _check_head(self, size: int) -> None:
         if size > MAX_HEAD_BYTES:
@@ -360,7 +362,7 @@ class _Connection(asyncio.Protocol):
             return
         self._exchange = None
         written = self.transport.get_write_buffer_size() == 0
-        if self._parser.should_keep_alive() and written and not self._excess:
+        if self._keep_alive and written and not self._excess:
             self.idle_since = asyncio.get_running_loop().time()
             self.transport.resume_reading()
             self._pool.give_back(self)
