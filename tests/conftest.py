@@ -1,0 +1,104 @@
+"""The proxy as it runs in production, in front of a fake backend or of real engines."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from dmap.config import Config, parse
+from dmap.daemon import Daemon, listening
+from dmap.tiny_models import make
+from tests.fakes import FakeBackend, RawClient, fake_backend
+
+MODELS = ("tiny-sea", "tiny-kitchen", "tiny-brief", "tiny-embed", "slow")
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run on the loop that production runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder of small real models, once."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in MODELS:
+        make(name, folder)
+    return folder
+
+
+@pytest.fixture
+async def backend() -> AsyncGenerator[FakeBackend]:
+    """Run a backend that says what the test tells it to."""
+    async with fake_backend() as backend:
+        yield backend
+
+
+Start = Callable[..., "asyncio.Future[Proxy]"]
+
+
+class Proxy:
+    """A running proxy and ways to reach it."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.parts = daemon.parts
+        self.url = daemon.url
+        self._stack = AsyncExitStack()
+
+    async def client(self, **options: int) -> RawClient:
+        """Open a raw connection."""
+        reader, writer = await asyncio.open_connection(*self.daemon.addresses[0], **options)
+        self._stack.callback(writer.close)
+        return RawClient(reader, writer)
+
+    @property
+    def leftovers(self) -> int:
+        """Count leases, waiters and bodies that the proxy still holds."""
+        views = [gate.snapshot() for gate in self.parts.gates.values()]
+        return sum(view.leases + len(view.waiting) for view in views) + self.parts.bodies.held_bytes
+
+    async def settled(self) -> None:
+        """Wait, a second at most, until nothing is held any more."""
+        async with asyncio.timeout(1):
+            while self.leftovers:
+                await asyncio.sleep(0.005)
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+
+@pytest.fixture
+async def start() -> AsyncGenerator[Callable[[str], "asyncio.Future[Proxy]"]]:
+    """Start proxies from configurations in YAML; a port of 0 is added if there is none."""
+    async with AsyncExitStack() as stack:
+
+        async def run(text: str) -> Proxy:
+            config = parse(text, {})
+            listen = config.listen.model_copy(update={"port": 0})
+            config = config.model_copy(update={"listen": listen})
+            proxy = Proxy(await stack.enter_async_context(listening(config)))
+            stack.push_async_callback(proxy.close)
+            return proxy
+
+        yield run  # type: ignore[misc]
+
+
+@pytest.fixture
+async def proxy(
+    start: Callable[[str], "asyncio.Future[Proxy]"], backend: FakeBackend
+) -> AsyncGenerator[Proxy]:
+    """Run a proxy in front of the fake backend; it must hold nothing when the test is over."""
+    proxy = await start(f"backends: {{fake: {{kind: openai, url: '{backend.url}'}}}}")
+    yield proxy
+    await proxy.close()
+    backend.cut_all()
+    await proxy.settled()
+
+
+def config_of(text: str) -> Config:
+    """Read a configuration from YAML."""
+    return parse(text, {})

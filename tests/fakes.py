@@ -1,0 +1,450 @@
+"""
+A backend that says exactly the bytes a test gives it, and a client that sees exactly the bytes it gets.
+
+For what real servers do only by accident: heads that never end, answers cut in mid-chunk, pauses.
+"""
+
+import asyncio
+import gc
+import gzip
+import json
+import logging
+import socket
+import struct
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+Script = Callable[["Exchange"], Awaitable[None]]
+
+SOON_S = 0.1
+"""How soon a client's leaving has to be felt by the backend."""
+
+SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+DONE = b"data: [DONE]\n\n"
+END = b"0\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    """Frame *data* as one HTTP chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def delta(text: str) -> bytes:
+    """One record of a chat stream."""
+    return b"data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": text}}]}).encode() + b"\n\n"
+
+
+def answer(body: bytes, *, status: str = "200 OK", kind: str = "application/json") -> bytes:
+    """A whole answer with a length."""
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+@dataclass
+class Exchange:
+    """One request that reached the fake backend; a script answers it with `write`, `cut` or `close`."""
+
+    head: bytes
+    body: bytes
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+    accepted: int = 0
+
+    @property
+    def path(self) -> str:
+        return self.head.split(b" ", 2)[1].decode()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        lines = self.head.decode("latin-1").split("\r\n")[1:]
+        return {
+            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines) if name
+        }
+
+    async def write(self, *pieces: bytes) -> None:
+        """Send *pieces*, each drained before the next."""
+        for piece in pieces:
+            self.writer.write(piece)
+            await self.writer.drain()
+
+    async def end(self, *pieces: bytes) -> None:
+        """Send *pieces*, the last of this answer, and go on to the next request on this connection."""
+        await self.write(*pieces)
+        self.done.set()
+
+    async def drip(self, data: bytes) -> None:
+        """Send *data* so that each byte can be read before the next."""
+        for at in range(len(data)):
+            await self.write(data[at : at + 1])
+            await asyncio.sleep(0)
+
+    async def pour(self, piece: bytes, times: int) -> None:
+        """Send *piece* again and again; `accepted` counts what the kernel has taken from us."""
+        for _ in range(times):
+            await self.write(piece)
+            self.accepted += len(piece)
+
+    def squeeze(self) -> None:
+        """Keep as little as can be between us and dmap: what is accepted is then what dmap has taken."""
+        self.writer.transport.set_write_buffer_limits(high=0)
+        _socket(self.writer).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+
+    def cut(self) -> None:
+        """Reset the connection, whatever is still on its way."""
+        _reset(self.writer)
+
+    def close(self) -> None:
+        """Close the connection after what was written."""
+        self.writer.close()
+
+    async def abandoned(self, within_s: float = SOON_S) -> None:
+        """Wait until dmap has let go of this connection, which has to be soon."""
+        async with asyncio.timeout(within_s):
+            await self.left.wait()
+
+
+class _Reader(asyncio.StreamReader):
+    """A reader that tells that the other side has left even when nobody reads."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit=limit)
+        self.gone = asyncio.Event()
+
+    def feed_eof(self) -> None:
+        super().feed_eof()
+        self.gone.set()
+
+    def set_exception(self, exc: BaseException) -> None:
+        super().set_exception(exc)
+        self.gone.set()
+
+
+class FakeBackend:
+    """
+    A raw server; `script` decides the answer to each POST, `requests` keeps them all.
+
+    With `by_hand` as the script, the test itself answers what `next` returns.  `on_head`, if set, is run
+    instead of the script as soon as a head is here, and has the body still to come.  `GET /v1/models`
+    lists the model `m` without a script.
+    """
+
+    def __init__(self) -> None:
+        self.script: Script = self.finish
+        self.on_head: Script | None = None
+        self.requests: list[Exchange] = []
+        self.connections = 0
+        self.port = 0
+        self.hold = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._stuffing: list[socket.socket] = []
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._inbox: asyncio.Queue[Exchange] = asyncio.Queue()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def finish(self, exchange: Exchange) -> None:
+        """Answer with a short, whole stream."""
+        await exchange.write(SSE, chunk(delta("hi")), chunk(DONE), END)
+
+    async def by_hand(self, exchange: Exchange) -> None:
+        """Leave the answer to the test, until it calls `end` or cuts."""
+        self._inbox.put_nowait(exchange)
+        await exchange.done.wait()
+
+    async def next(self) -> Exchange:
+        """Return the next request to answer by hand."""
+        async with asyncio.timeout(2):
+            return await self._inbox.get()
+
+    async def serve(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._writers.add(writer)
+        try:
+            while await self._one(reader, writer):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _one(self, reader: _Reader, writer: asyncio.StreamWriter) -> bool:
+        head = await reader.readuntil(b"\r\n\r\n")
+        exchange = Exchange(head.removesuffix(b"\r\n\r\n"), b"", reader, writer, reader.gone)
+        if self.on_head is not None and head.startswith(b"POST "):
+            self.requests.append(exchange)
+            await self.on_head(exchange)
+            return False
+        exchange.body = await reader.readexactly(int(exchange.headers.get("content-length", 0)))
+        if head.startswith(b"GET "):
+            await exchange.write(answer(b'{"object": "list", "data": [{"id": "m", "object": "model"}]}'))
+            return True
+        self.requests.append(exchange)
+        await self.script(exchange)
+        return not writer.is_closing()
+
+    async def listen(self) -> None:
+        """Begin to serve on a free port."""
+
+        def protocol() -> asyncio.StreamReaderProtocol:
+            return asyncio.StreamReaderProtocol(_Reader(2**20), self.serve)  # type: ignore[arg-type]
+
+        self._server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def shut(self) -> None:
+        """Stop listening, and reset every connection."""
+        assert self._server is not None
+        self._server.close()
+        self.cut_all()
+        await self._server.wait_closed()
+
+    def stuff(self) -> None:
+        """Listen again, but accept nobody: the queue of connections is full from the start."""
+        listener = socket.create_server(("127.0.0.1", self.port), backlog=0)
+        self._stuffing = [listener]
+        for _ in range(2):
+            sock = socket.socket()
+            sock.setblocking(False)
+            sock.connect_ex(("127.0.0.1", self.port))
+            self._stuffing.append(sock)
+
+    def close(self) -> None:
+        """End everything."""
+        self.hold.set()
+        if self._server is not None:
+            self._server.close()
+        for sock in self._stuffing:
+            sock.close()
+        self.cut_all()
+
+    def cut_all(self) -> None:
+        """Reset every connection."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+        for exchange in self.requests:
+            exchange.done.set()
+
+
+@asynccontextmanager
+async def fake_backend() -> AsyncGenerator[FakeBackend]:
+    """Run a `FakeBackend` on a free port."""
+    backend = FakeBackend()
+    await backend.listen()
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+@dataclass
+class RawClient:
+    """A TCP connection to the proxy.  Every wait is bounded."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def until(self, mark: bytes) -> bytes:
+        """Read up to and with *mark*."""
+        async with asyncio.timeout(5):
+            return await self.reader.readuntil(mark)
+
+    async def all(self) -> bytes:
+        """Read to the end; a reset raises ConnectionResetError."""
+        async with asyncio.timeout(10):
+            return await self.reader.read()
+
+    async def head(self) -> "Head":
+        """Read one answer's head."""
+        return Head(await self.until(b"\r\n\r\n"))
+
+    async def body(self, head: "Head") -> bytes:
+        """Read the body that *head* announces, without its framing."""
+        if "content-length" in head.headers:
+            async with asyncio.timeout(5):
+                return await self.reader.readexactly(int(head.headers["content-length"]))
+        body = b""
+        while size := int(await self.until(b"\r\n"), 16):
+            async with asyncio.timeout(5):
+                body += (await self.reader.readexactly(size + 2))[:-2]
+        assert await self.until(b"\r\n") == b"\r\n"
+        return body
+
+    async def answer(self) -> "Answer":
+        """Read one whole answer."""
+        head = await self.head()
+        return Answer(head, await self.body(head))
+
+    def half_close(self) -> None:
+        """Send no more, but go on reading."""
+        self.writer.write_eof()
+
+    def close(self) -> None:
+        self.writer.close()
+
+    def reset(self) -> None:
+        """Leave with a reset."""
+        _reset(self.writer)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of one answer, as it came."""
+
+    raw: bytes
+
+    @property
+    def status(self) -> int:
+        return int(self.raw.split(b" ", 2)[1])
+
+    @property
+    def lines(self) -> list[tuple[str, str]]:
+        """Its header lines, names in lower case."""
+        lines = self.raw.decode("latin-1").split("\r\n")[1:-2]
+        return [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return dict(self.lines)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One whole answer."""
+
+    head: Head
+    body: bytes
+
+    @property
+    def status(self) -> int:
+        return self.head.status
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The `error` of a body in OpenAI's shape."""
+        error = json.loads(self.body)["error"]
+        assert sorted(error) == ["code", "message", "param", "type"]
+        return error
+
+
+def told(event: bytes) -> dict[str, Any]:
+    """Return the payload of one event inside a stream, given with its HTTP framing or without."""
+    line = next(line for line in event.splitlines() if line.startswith(b"data: "))
+    return json.loads(line.removeprefix(b"data: "))
+
+
+async def connect(address: tuple[str, int], *, window: int | None = None) -> RawClient:
+    """
+    Open a raw connection; with *window* one that reads nothing by itself and whose kernel holds little.
+
+    A small segment size keeps the send buffer at the other end small too (`tcp_sndbuf_expand`).
+    """
+    sock = socket.create_connection(address) if window is None else _narrow(address, window)
+    sock.setblocking(False)
+    reader, writer = await asyncio.open_connection(sock=sock, limit=2**20)
+    if window is not None:
+        writer.transport.pause_reading()
+    return RawClient(reader, writer)
+
+
+def _narrow(address: tuple[str, int], window: int) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+    sock.connect(address)
+    return sock
+
+
+def _socket(writer: asyncio.StreamWriter) -> socket.socket:
+    return writer.get_extra_info("socket")
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    if not writer.transport.is_closing():
+        _socket(writer).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+
+async def holding(proxy: Any, count: int) -> None:
+    """Wait, a second at most, until just *count* requests wait or have a lease."""
+    async with asyncio.timeout(1):
+        while _tickets(proxy) != count:
+            await asyncio.sleep(0.005)
+
+
+def _tickets(proxy: Any) -> int:
+    views = [gate.snapshot() for gate in proxy.parts.gates.values()]
+    return sum(view.leases + len(view.waiting) for view in views)
+
+
+async def still(count: Callable[[], int], for_s: float = 0.15) -> int:
+    """Wait until *count* has stopped growing for *for_s*; return it."""
+    seen, since = count(), asyncio.get_running_loop().time()
+    async with asyncio.timeout(5):
+        while asyncio.get_running_loop().time() - since < for_s:
+            await asyncio.sleep(0.01)
+            if count() != seen:
+                seen, since = count(), asyncio.get_running_loop().time()
+    return seen
+
+
+@asynccontextmanager
+async def served(
+    start: Callable[[str], Awaitable[Any]], backend: FakeBackend, caplog: pytest.LogCaptureFixture
+) -> AsyncGenerator[Callable[..., Awaitable[Any]]]:
+    """
+    Yield what starts proxies in front of *backend*, given parts of the configuration in YAML.
+
+    The backend is answered for by hand.  At the end nothing may be held any more, and nothing may have been
+    logged as an error.
+    """
+    backend.script = backend.by_hand
+    proxies = []
+
+    async def serve(*, server: str = "{}", backend_options: str = "", rest: str = "") -> Any:
+        options = f"kind: openai, url: '{backend.url}', {backend_options}"
+        proxies.append(await start(f"backends: {{fake: {{{options}}}}}\nserver: {server}\n{rest}"))
+        return proxies[-1]
+
+    yield serve
+    for proxy in proxies:
+        await proxy.close()
+        backend.cut_all()
+        await proxy.settled()
+    gc.collect()  # only then a task or a future whose exception nobody looked at complains
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR] == []
+
+
+def post(
+    body: bytes | dict[str, object],
+    path: str = "/v1/chat/completions",
+    *,
+    version: str = "1.1",
+    headers: str = "",
+) -> bytes:
+    """The bytes of one POST to dmap."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = f"POST {path} HTTP/{version}\r\nHost: 127.0.0.1\r\nContent-Length: {len(data)}\r\n{headers}\r\n"
+    return head.encode() + data
+
+
+def zipped(body: dict[str, object]) -> bytes:
+    """*body* as JSON, packed with gzip."""
+    return gzip.compress(json.dumps(body).encode())
+
+
+def chat(**fields: object) -> dict[str, object]:
+    """A streamed chat request for the model `m`; *fields* are added or replaced."""
+    return {"model": "m", "stream": True, "messages": [{"role": "user", "content": "Hello"}], **fields}

@@ -1,0 +1,26 @@
+"""What a test says to a tiny model; `conftest.models` makes the files."""
+
+from typing import Any
+
+from dmap import tiny_models
+from dmap.tiny_vocabulary import END, Vocabulary
+
+
+def end_token(model: str) -> int:
+    """Return the id of the token that ends an answer of *model*."""
+    return Vocabulary(tiny_models.SPECS[model].words).tokens.index(END)
+
+
+def tool_call(model: str) -> dict[str, Any]:
+    """
+    Return the fields of a chat request that make *model* call the tool `weather` once, and then stop.
+
+    The cities are a choice: within free text the bias would write another start of a call.
+    """
+    city = {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"]}
+    return {
+        "tools": [{"type": "function", "function": {"name": "weather", "parameters": city}}],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "logit_bias": [["<tool_call>", 50], [end_token(model), 80]],
+    }

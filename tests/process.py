@@ -1,0 +1,66 @@
+"""`dmap serve` as a process of its own, as a service manager would start it."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+
+@dataclass
+class Process:
+    """A running daemon: where it listens, what it logs."""
+
+    child: asyncio.subprocess.Process
+    url: str = ""
+    log: list[str] = field(default_factory=list)
+
+    @property
+    def engines(self) -> list[int]:
+        """The process ids of its engines."""
+        return [child.pid for child in psutil.Process(self.child.pid).children()]
+
+    async def until_logged(self, pattern: str) -> str:
+        """Read the log until a line matches *pattern*; return that line."""
+        assert self.child.stderr is not None
+        async with asyncio.timeout(30):
+            while line := (await self.child.stderr.readline()).decode():
+                self.log.append(line)
+                if re.search(pattern, line):
+                    return line
+        raise AssertionError(f"the daemon ended without a line like {pattern!r}: {self.log}")
+
+    async def drain_log(self) -> None:
+        """Keep reading the log, so that the daemon never waits for us."""
+        assert self.child.stderr is not None
+        while line := (await self.child.stderr.readline()).decode():
+            self.log.append(line)
+
+
+@asynccontextmanager
+async def daemon(folder: Path, config: str, **environment: str) -> AsyncGenerator[Process]:
+    """Run a daemon on a free port with *config*, whose `listen` it gets; it must end well."""
+    path = folder / "config.yaml"
+    path.write_text(f"listen: {{port: 0}}\n{config}")
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dmap", "serve", str(path)),
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
+    process = Process(child)
+    line = await process.until_logged(r"listening url=")
+    process.url = re.search(r"url=(\S+)", line)[1]  # type: ignore[index]
+    reading = asyncio.create_task(process.drain_log())
+    try:
+        yield process
+    finally:
+        if child.returncode is None:
+            child.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(child.wait(), 30) == 0, process.log[-20:]
+        await reading

@@ -1,0 +1,122 @@
+"""The engine's process by itself: its one line, its ends, its refusals."""
+
+import asyncio
+import os
+import signal
+import sys
+
+import aiohttp
+import pytest
+
+from dmap.engine import KEY_VARIABLE
+
+KEY = "a-key-for-tests"
+LIMIT_S = 20
+
+
+@pytest.fixture
+async def start():
+    started = []
+
+    async def run(*arguments, parent=None, **environment):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "dmap.engine", "--alias=it", f"--parent={parent or os.getpid()}"),
+            *map(str, arguments),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, KEY_VARIABLE: KEY, **environment},
+        )
+        started.append(process)
+        return process
+
+    async with asyncio.timeout(LIMIT_S):
+        yield run
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def ready_port(process) -> int:
+    word, port = (await process.stdout.readline()).split()
+    assert word == b"READY"
+    return int(port)
+
+
+async def test_the_end_of_its_input_ends_it(start, models):
+    """An engine whose parent lets go of its standard input ends by itself."""
+    process = await start(models / "tiny-sea.gguf")
+    await ready_port(process)
+
+    process.stdin.close()
+
+    assert await process.wait() == 0
+
+
+async def test_sigterm_ends_it_on_the_spot_while_it_streams(start, models):
+    """SIGTERM does not wait for a stream."""
+    process = await start(models / "slow.gguf")
+    url = f"http://127.0.0.1:{await ready_port(process)}/v1/completions"
+    body = {"prompt": "soup", "stream": True, "max_tokens": 2000}
+    async with aiohttp.ClientSession() as session:
+        answer = await session.post(url, json=body, headers={"Authorization": f"Bearer {KEY}"})
+        assert (await answer.content.readline()).startswith(b"data: ")
+
+        process.terminate()
+
+        assert await process.wait() == -signal.SIGTERM
+        answer.close()
+
+
+async def test_ctrl_c_is_left_to_the_parent(start, models):
+    """SIGINT does not end an engine."""
+    process = await start(models / "tiny-sea.gguf")
+    port = await ready_port(process)
+
+    process.send_signal(signal.SIGINT)
+
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/health") as answer:
+        assert answer.status == 200
+
+
+async def test_an_orphan_does_not_start(start, models):
+    """An engine whose parent died before it could bind itself to it ends at once."""
+    process = await start(models / "tiny-sea.gguf", parent=1)
+
+    assert await process.wait() == 4
+    assert await process.stdout.read() == b""
+
+
+async def test_a_missing_engine_says_what_to_install(start, models, tmp_path):
+    """Without xllamacpp the reason names the command that installs it."""
+    (tmp_path / "xllamacpp.py").write_text("raise ImportError('not here')")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+
+    process = await start(models / "tiny-sea.gguf", PYTHONPATH=path)
+    _, stderr = await process.communicate()
+
+    assert process.returncode == 3
+    assert b"pip install 'dmap[engine]'" in stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/slots"), ("POST", "/props"), ("GET", "/metrics"), ("GET", "/"), ("GET", "/tools")],
+)
+async def test_doors_that_nobody_needs_are_closed(start, models, method, path):
+    """Even with the key there is no web page, no view of slots and no way to change the server."""
+    process = await start(models / "tiny-sea.gguf")
+    url = f"http://127.0.0.1:{await ready_port(process)}{path}"
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with aiohttp.ClientSession(headers=headers) as session, session.request(method, url) as answer:
+        assert answer.status in (403, 404, 405, 501)
+
+
+async def test_the_key_is_nowhere_on_the_command_line(start, models):
+    """Who lists the processes of the machine does not see the key."""
+    process = await start(models / "tiny-sea.gguf")
+    await ready_port(process)
+
+    with open(f"/proc/{process.pid}/cmdline", "rb") as file:
+        assert KEY.encode() not in file.read()

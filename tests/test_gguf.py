@@ -1,0 +1,533 @@
+"""The embedded engine for real: children that load, answer, are unloaded, crash, hang and outlive nobody."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+
+from dmap.backends.gguf import GGUFBackend
+from dmap.backends.gguf_child import Tail
+from dmap.errors import BackendDown, LoadFailed
+from tests.models import tool_call
+
+LIMIT_S = 20
+CHAT = "/v1/chat/completions"
+ASK = {"messages": [{"role": "user", "content": "what is new"}], "max_tokens": 20}
+
+
+@pytest.fixture
+async def engine(models):
+    """A backend, closed at the end, after which no child of it may be left, not even a zombie."""
+    backend = GGUFBackend("engine", models, parallel=2, threads=1)
+    async with asyncio.timeout(LIMIT_S):
+        yield backend
+        await backend.close()
+    assert engines() == []
+
+
+def engines(parent: int | None = None) -> list[psutil.Process]:
+    """Return the engines that *parent* started and has not reaped; zombies count."""
+    children = psutil.Process(parent).children()
+    return [child for child in children if child.status() == psutil.STATUS_ZOMBIE or is_engine(child)]
+
+
+def is_engine(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return "dmap.engine" in process.cmdline()
+    return False
+
+
+async def only_engine(parent: int | None = None) -> psutil.Process:
+    """Wait for an engine's process to be there."""
+    await until(lambda: len(engines(parent)) == 1)
+    return engines(parent)[0]
+
+
+async def freeze(process: psutil.Process) -> None:
+    """Stop a process, so that nothing but a SIGKILL ends it."""
+    process.suspend()
+    await until(lambda: process.status() == psutil.STATUS_STOPPED)
+
+
+async def until(condition, limit_s=5.0):
+    async with asyncio.timeout(limit_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def is_gone(pid: int) -> bool:
+    """Tell whether a process that is not ours to reap has ended."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@contextlib.asynccontextmanager
+async def asking(backend, model, path=CHAT, *, keyless=False, **body):
+    target = backend.target(model, path)
+    url = f"http://{target.host}:{target.port}{target.path}"
+    headers = {} if keyless else dict(target.headers)
+    async with aiohttp.ClientSession(headers=headers) as session, session.post(url, json=body) as answer:
+        yield answer
+
+
+async def said(backend, model, **body) -> dict:
+    async with asking(backend, model, **{**ASK, **body}) as answer:
+        assert answer.status == 200, await answer.text()
+        return (await answer.json())["choices"][0]
+
+
+async def resident(backend) -> list[str]:
+    return [model.id for model in await backend.models() if model.resident]
+
+
+# Loading, answering, unloading
+
+
+async def test_a_loaded_model_answers_in_its_own_words(engine):
+    """Each model speaks from its own vocabulary, so one sees who answered."""
+    await engine.load("tiny-sea", {})
+    await engine.load("tiny-kitchen", {})
+
+    sea = set((await said(engine, "tiny-sea", seed=1))["message"]["content"].split())
+    kitchen = set((await said(engine, "tiny-kitchen", seed=1))["message"]["content"].split())
+
+    assert sea & {"captain", "current", "keel", "ferry", "foam", "mast", "coral", "shoal", "harbour"}
+    assert kitchen & {"roast", "parsley", "spoon", "recipe", "dough", "pan", "stew", "honey", "skillet"}
+    assert sorted(await resident(engine)) == ["tiny-kitchen", "tiny-sea"]
+
+
+async def test_an_unloaded_model_is_gone_and_reaped(engine):
+    """When unload returns there is no process, no resident and no target any more."""
+    await engine.load("tiny-sea", {})
+
+    await engine.unload("tiny-sea")
+
+    assert engines() == []
+    assert await resident(engine) == []
+    with pytest.raises(BackendDown, match="not resident"):
+        engine.target("tiny-sea", CHAT)
+
+
+async def test_load_and_unload_may_be_repeated(engine):
+    """Loading a resident starts nothing, unloading an absent model ends nothing."""
+    first = await engine.load("tiny-sea", {})
+    process = await only_engine()
+
+    assert await engine.load("tiny-sea", {}) == first
+    assert engines() == [process]
+    await engine.unload("tiny-sea")
+    await engine.unload("tiny-sea")
+    await engine.unload("never-heard-of")
+
+
+async def test_loads_at_once_start_one_child(engine):
+    """Two loads of one model end with the same single child."""
+    one, two = await asyncio.gather(engine.load("tiny-sea", {}), engine.load("tiny-sea", {}))
+
+    assert one == two
+    assert len(engines()) == 1
+
+
+async def test_a_load_tells_what_it_gives(engine):
+    """No model gets more context than it was trained for, and each request can have all that is told."""
+    loaded = await engine.load("tiny-sea", {"context_length": 100_000})
+
+    assert (loaded.context_length, loaded.parallel) == (2048, 2)
+    long = {"messages": [{"role": "user", "content": " keel" * 1900}], "max_tokens": 1}
+    async with asking(engine, "tiny-sea", **long) as one, asking(engine, "tiny-sea", **long) as two:
+        assert (one.status, two.status) == (200, 200)
+
+
+async def test_a_smaller_context_is_kept(engine):
+    """A prompt beyond the asked-for context is refused, not cut."""
+    loaded = await engine.load("tiny-sea", {"context_length": 512, "flash_attention": False})
+
+    assert loaded.context_length == 512
+    async with asking(engine, "tiny-sea", messages=[{"role": "user", "content": " keel" * 600}]) as answer:
+        assert answer.status == 400
+        assert (await answer.json())["error"]["type"] == "exceed_context_size_error"
+
+
+async def test_models_tells_size_and_context(engine, models):
+    """A model's size is its file and the cache of all its requests; a resident's is what it was given."""
+    await engine.load("tiny-sea", {"context_length": 512})
+
+    listed = {model.id: model for model in await engine.models()}
+
+    cache_bytes = 2 * 2 * (16 + 16) * 2
+    sea = (models / "tiny-sea.gguf").stat().st_size
+    assert listed["tiny-sea"].size_bytes == sea + cache_bytes * 512 * 2
+    assert listed["tiny-sea"].context_length == 512
+    assert (listed["tiny-brief"].context_length, listed["tiny-brief"].parallel) == (2048, 2)
+    assert [model for model in listed if listed[model].embedding] == ["tiny-embed"]
+
+
+async def test_a_request_without_the_key_is_refused(engine):
+    """A child answers nobody but who was given its key."""
+    await engine.load("tiny-sea", {})
+
+    async with asking(engine, "tiny-sea", keyless=True, **ASK) as answer:
+        assert answer.status == 401
+
+
+async def test_children_have_ports_and_keys_of_their_own(engine):
+    """No two children share a port or a key, and a model loaded again gets another key."""
+    await engine.load("tiny-sea", {})
+    await engine.load("tiny-kitchen", {})
+    sea, kitchen = engine.target("tiny-sea", CHAT), engine.target("tiny-kitchen", CHAT)
+    await engine.unload("tiny-sea")
+    await engine.load("tiny-sea", {})
+
+    keys = {sea.headers, kitchen.headers, engine.target("tiny-sea", CHAT).headers}
+    assert len(keys) == 3
+    assert sea.port != kitchen.port
+
+
+async def test_a_model_may_stop_by_itself(engine):
+    """The brief model ends its answers before any limit does."""
+    await engine.load("tiny-brief", {})
+
+    assert (await said(engine, "tiny-brief", seed=1, max_tokens=500))["finish_reason"] == "stop"
+
+
+async def test_a_tool_is_called(engine):
+    """A tiny model makes a whole tool call when it is steered to."""
+    await engine.load("tiny-kitchen", {})
+
+    choice = await said(engine, "tiny-kitchen", **tool_call("tiny-kitchen"), max_tokens=200)
+
+    call = choice["message"]["tool_calls"][0]["function"]
+    assert (choice["finish_reason"], call["name"]) == ("tool_calls", "weather")
+    assert list(json.loads(call["arguments"])) == ["city"]
+
+
+async def test_tools_may_be_offered_in_vain(engine):
+    """A request that only offers tools is answered like any other."""
+    await engine.load("tiny-kitchen", {})
+
+    choice = await said(engine, "tiny-kitchen", tools=tool_call("tiny-kitchen")["tools"])
+
+    assert choice["message"]["content"]
+
+
+@pytest.mark.parametrize("model", ["tiny-embed", "tiny-kitchen"])
+async def test_chat_models_embed_too(engine, model):
+    """Embeddings work on models made for them and on chat models alike, longer than one batch too."""
+    await engine.load(model, {})
+
+    async with asking(engine, model, "/v1/embeddings", input=["a stew", "the soup " * 300]) as answer:
+        assert answer.status == 200
+        vectors = [item["embedding"] for item in (await answer.json())["data"]]
+    assert [len(vector) for vector in vectors] == [len(vectors[0])] * 2
+    assert vectors[0] != vectors[1]
+
+
+# Loads that fail
+
+
+@pytest.mark.parametrize(
+    "options", [{"gpu": 1}, {"context_length": "8"}, {"context_length": 0}, {"flash_attention": 1}]
+)
+async def test_an_option_nobody_knows_is_refused(engine, options):
+    """An option that cannot be passed on is an error that names it, and no child is started."""
+    with pytest.raises(LoadFailed, match=next(iter(options))):
+        await engine.load("tiny-sea", options)
+
+
+async def test_a_missing_file_is_named(engine, models):
+    """A load of what the folder does not hold says where it looked."""
+    with pytest.raises(LoadFailed, match=f"'../secret'.*{models}"):
+        await engine.load("../secret", {})
+
+
+async def broken(tmp_path: Path, content: bytes) -> str:
+    (tmp_path / "broken.gguf").write_bytes(content)
+    backend = GGUFBackend("engine", tmp_path)
+    with pytest.raises(LoadFailed) as caught:
+        await backend.load("broken", {})
+    [model] = await backend.models()
+    assert (model.id, model.resident) == ("broken", False)
+    await backend.close()
+    assert engines() == []
+    return caught.value.message
+
+
+async def test_a_file_of_another_kind_is_told(tmp_path):
+    """A file that is no GGUF file fails with llama.cpp's own words."""
+    assert "invalid magic characters" in await broken(tmp_path, b"<html>not found</html>")
+
+
+async def test_a_truncated_file_is_told(tmp_path, models):
+    """A download that stopped halfway fails with llama.cpp's own words."""
+    whole = (models / "tiny-sea.gguf").read_bytes()
+
+    assert "corrupted or incomplete" in await broken(tmp_path, whole[:200_000])
+
+
+async def test_a_truncated_header_is_told(tmp_path, models):
+    """A file that ends within its header fails with llama.cpp's own words."""
+    whole = (models / "tiny-sea.gguf").read_bytes()
+
+    assert "failed to read key-value pairs" in await broken(tmp_path, whole[:3000])
+
+
+async def test_a_missing_folder_is_backend_down(tmp_path):
+    """Without its folder the backend has no answer."""
+    backend = GGUFBackend("engine", tmp_path / "nowhere")
+
+    with pytest.raises(BackendDown, match="nowhere"):
+        await backend.models()
+
+
+async def test_a_child_killed_while_loading_fails_the_load(engine):
+    """A child that dies before it is ready is a failed load, told with its exit status, and forgotten."""
+    load = asyncio.create_task(engine.load("slow", {}))
+    (await only_engine()).kill()
+
+    with pytest.raises(LoadFailed, match="status -9"):
+        await load
+    assert engines() == []
+    assert (await engine.load("slow", {})).context_length == 2048
+
+
+async def test_a_cancelled_load_leaves_nothing_behind(engine):
+    """When a cancelled load returns its child is reaped, and the model can be loaded again."""
+    load = asyncio.create_task(engine.load("slow", {}))
+    await only_engine()
+
+    load.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await load
+    assert engines() == []
+    assert await resident(engine) == []
+    await engine.load("slow", {})
+
+
+@pytest.mark.parametrize(
+    "moment_s", [0, 0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.04, 0.06]
+)
+async def test_a_load_can_be_cancelled_at_any_moment(engine, moment_s):
+    """There is no moment in which cancelling a load loses its child."""
+    load = asyncio.create_task(engine.load("tiny-sea", {}))
+    await asyncio.wait([load], timeout=moment_s)
+
+    load.cancel()
+
+    await asyncio.wait([load])
+    assert engines() == [] or await resident(engine) == ["tiny-sea"]
+
+
+async def test_a_load_that_hangs_is_bounded(models):
+    """A child that says nothing for load_s is killed, and the message names the bound."""
+    backend = GGUFBackend("engine", models, load_s=0.3)
+    load = asyncio.create_task(backend.load("slow", {}))
+    await freeze(await only_engine())
+
+    with pytest.raises(LoadFailed, match="load_s is 0.3"):
+        await load
+    assert engines() == []
+    await backend.close()
+
+
+async def test_an_unload_ends_a_load(engine):
+    """Unloading a loading model fails its load at once, even when SIGTERM does not reach the child."""
+    load = asyncio.create_task(engine.load("slow", {}))
+    await freeze(await only_engine())
+
+    await engine.unload("slow")
+
+    assert engines() == []
+    with pytest.raises(LoadFailed, match="unloaded meanwhile"):
+        await load
+
+
+async def test_close_ends_loads_and_residents(engine):
+    """After close there is no child, nothing is loaded any more, and closing again does nothing."""
+    await engine.load("tiny-sea", {})
+    load = asyncio.create_task(engine.load("slow", {}))
+    await until(lambda: len(engines()) == 2)
+
+    await engine.close()
+
+    assert engines() == []
+    with pytest.raises(LoadFailed):
+        await load
+    with pytest.raises(BackendDown, match="closed"):
+        await engine.load("tiny-sea", {})
+    await engine.close()
+
+
+# Children and parents that die
+
+
+async def test_a_child_killed_mid_stream_is_noticed_at_once(engine, caplog):
+    """A resident that dies by itself is forgotten, told to the gate once, and logged in one line."""
+    told = asyncio.Event()
+    engine.changed = told.set
+    await engine.load("slow", {})
+    async with asking(engine, "slow", **{**ASK, "max_tokens": 2000}, stream=True) as answer:
+        assert (await answer.content.readline()).startswith(b"data: ")
+
+        (await only_engine()).kill()
+
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()
+    await asyncio.wait_for(told.wait(), 1)
+    assert await resident(engine) == []
+    assert engines() == []
+    [line] = [record.getMessage() for record in caplog.records if record.name.startswith("dmap")]
+    assert "model=slow" in line and "status=-9" in line
+    await engine.load("slow", {})
+
+
+async def test_an_unload_is_no_death(engine, caplog):
+    """Neither the gate nor the log hears of a child that was told to end."""
+    told = asyncio.Event()
+    engine.changed = told.set
+    await engine.load("tiny-sea", {})
+
+    await engine.unload("tiny-sea")
+
+    assert not told.is_set()
+    assert [record for record in caplog.records if record.name.startswith("dmap")] == []
+
+
+PARENT = """
+import asyncio, sys, uvloop
+from pathlib import Path
+from dmap.backends.gguf import GGUFBackend
+
+async def main():
+    backend = GGUFBackend("engine", Path(sys.argv[1]), threads=1)
+    await backend.load("slow", {})
+    sys.stdout.write("loaded\\n")
+    sys.stdout.flush()
+    await asyncio.Event().wait()
+
+uvloop.run(main())
+"""
+
+
+@pytest.fixture
+def parent(models):
+    command = [sys.executable, "-c", PARENT, str(models)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+async def test_children_end_with_a_killed_parent(parent):
+    """A SIGKILL of the daemon leaves no engine behind."""
+    assert await asyncio.to_thread(parent.stdout.readline) == "loaded\n"
+    child = (await only_engine(parent.pid)).pid
+
+    parent.kill()
+
+    await until(lambda: is_gone(child), 1)
+
+
+async def test_a_loading_child_ends_with_a_killed_parent(parent):
+    """A child that cannot run any code of its own ends with its parent all the same."""
+    child = await only_engine(parent.pid)
+    await until(lambda: maps(child.pid, "slow.gguf"))
+    await freeze(child)
+
+    parent.kill()
+
+    await until(lambda: is_gone(child.pid), 1)
+
+
+def maps(pid: int, name: str) -> bool:
+    return name in Path(f"/proc/{pid}/maps").read_text()
+
+
+async def test_a_child_inherits_no_files(engine, tmp_path):
+    """A child gets nothing that its parent has open, not even what is marked inheritable."""
+    with (tmp_path / "mine").open("w") as mine:
+        os.set_inheritable(mine.fileno(), True)
+        await engine.load("tiny-sea", {})
+        files = [os.readlink(path) for path in Path(f"/proc/{(await only_engine()).pid}/fd").iterdir()]
+
+    assert str(tmp_path / "mine") not in files
+
+
+async def test_a_child_is_out_of_reach_of_the_terminal(engine):
+    """A child is in a session of its own, where Ctrl-C and a closed terminal do not get at it."""
+    await engine.load("tiny-sea", {})
+
+    assert os.getsid((await only_engine()).pid) != os.getsid(0)
+
+
+def test_all_of_it_works_on_plain_asyncio(models):
+    """Python's own loop loads, answers, unloads, cancels and notices a death as uvloop does."""
+
+    async def main():
+        backend = GGUFBackend("engine", models, threads=1)
+        told = asyncio.Event()
+        backend.changed = told.set
+        cancelled = asyncio.create_task(backend.load("slow", {}))
+        await only_engine()
+        cancelled.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await cancelled
+        assert engines() == []
+        await backend.load("tiny-sea", {})
+        await said(backend, "tiny-sea")
+        os.kill((await only_engine()).pid, signal.SIGKILL)
+        await told.wait()
+        await backend.load("tiny-sea", {})
+        await backend.close()
+
+    asyncio.run(asyncio.wait_for(main(), LIMIT_S))
+
+    assert engines() == []
+
+
+# The last words
+
+
+async def fed(*chunks: bytes) -> Tail:
+    tail, stream = Tail(), asyncio.StreamReader()
+    for chunk in chunks:
+        stream.feed_data(chunk)
+    stream.feed_eof()
+    await tail.follow(stream)
+    return tail
+
+
+async def test_the_tail_is_bounded():
+    """However much a child writes, and however long its lines, little of it is kept."""
+    tail = await fed(b"x" * 1_000_000, b"\n", *(b"line %d\n" % index for index in range(1000)), b"last")
+
+    assert len(tail.lines) == 40
+    assert tail.lines[-1] == "last"
+    assert max(map(len, (await fed(b"x" * 1_000_000)).lines)) == 500
+
+
+async def test_the_reason_is_the_first_error():
+    """The cause is told, not the functions that failed for it."""
+    tail = await fed(
+        b"0.00.001.000 E gguf_init_from_reader: invalid magic characters: 'hell', expected 'GGUF'\n",
+        b"0.00.001.100 E llama_model_load: error loading model: loader: failed to load model from x\n",
+        b"0.00.001.200 E srv    load_model: failed to load model, 'x'\n",
+        b"dmap.engine: Failed to init server, please check the input params.\n",
+    )
+
+    assert tail.reason() == "invalid magic characters: 'hell', expected 'GGUF'"
+
+
+async def test_the_reason_is_the_last_line_without_an_error():
+    """A child that dies of something unknown is quoted."""
+    assert (await fed(b"one\ntwo\n")).reason() == "two"
+    assert (await fed()).reason() == ""

@@ -1,0 +1,49 @@
+"""The tiny models: whole files, the same every time, made in no time.  What they say is in test_gguf."""
+
+import time
+
+from dmap import tiny_models
+from dmap.backends.gguf_header import read_header
+
+
+def test_one_seed_makes_the_same_bytes(tmp_path):
+    """A model's bytes depend on its spec alone."""
+    one = tiny_models.make("tiny-sea", tmp_path / "one")
+    two = tiny_models.make("tiny-sea", tmp_path / "two")
+
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_an_existing_file_is_kept(tmp_path):
+    """A model that is there is not made again."""
+    path = tmp_path / "tiny-sea.gguf"
+    path.write_bytes(b"mine")
+
+    assert tiny_models.make("tiny-sea", tmp_path) == path
+    assert path.read_bytes() == b"mine"
+
+
+def test_nothing_but_the_model_is_left(tmp_path):
+    """A file gets its name when it is whole, and no temporary one stays."""
+    tiny_models.make("tiny-sea", tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-sea.gguf"]
+
+
+def test_a_tiny_model_is_made_quickly(tmp_path):
+    """Making a tiny model costs a demo nothing: its CPU time stays under half a second."""
+    before = time.process_time()
+
+    tiny_models.make("tiny-kitchen", tmp_path)
+
+    assert time.process_time() - before < 0.5
+
+
+def test_the_embedding_model_says_so(tmp_path):
+    """Only the model made for embeddings names a pooling."""
+    embed = read_header(tiny_models.make("tiny-embed", tmp_path))
+    chat = read_header(tiny_models.make("tiny-sea", tmp_path))
+
+    assert embed is not None and embed.embedding
+    assert chat is not None and not chat.embedding
+    assert chat.context_length == 2048
