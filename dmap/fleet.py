@@ -57,8 +57,8 @@ class Fleet:
         for name, answer in zip(names, answers, strict=True):
             if isinstance(answer, Exception):
                 silent[name] = answer
-            elif isinstance(answer, BaseException):
-                raise answer
+            elif isinstance(answer, BaseException):  # its own cancellation; ours would have left gather
+                silent[name] = BackendDown(f"backend {name!r} broke off while it was asked for its models")
             else:
                 residents.update((ModelKey(name, model.id), model) for model in answer if model.resident)
         return Reading(residents, silent, self._note_silence(silent))

@@ -29,8 +29,8 @@ class Choice:
 def choose(now: float, device: Device) -> Choice:
     """Look at the waiting models in the order of their turn, and take the first that may come in."""
     choice = Choice()
-    demands = [_demand(now, device, model) for model in device.absent()]
-    released = releases(now, device)
+    demands = demands_of(now, device)
+    released = releases(now, device, demands)
     first: Demand | None = None
     its_victims: list[Resident] = []
     for demand in policy.order(device.limits, now, demands):
@@ -50,33 +50,45 @@ def choose(now: float, device: Device) -> Choice:
     return choice
 
 
-def releases(now: float, device: Device) -> dict[Model, float]:
-    """Tell for each resident when it may go for the sake of those who wait for other models."""
-    demands = [_demand(now, device, model) for model in device.absent()]
+def demands_of(now: float, device: Device) -> list[Demand]:
+    """List the models that somebody waits for and that are not resident."""
+    return [_demand(now, device, model) for model in device.absent()]
+
+
+def releases(now: float, device: Device, demands: list[Demand]) -> dict[Model, float]:
+    """Tell for each resident when it may go for the sake of *demands*."""
     if not demands:
         return {}
+    turns = policy.turns(device.limits, demands)
+    patience = policy.patience_ends(device.limits, turns)
     foreign = sum(demand.count for demand in demands)
     released = {}
     for model, resident in device.residents.items():
         due = _due(now, device, resident)
         own = resident.leases + device.waiters.count(model)
-        turns = policy.turns(device.limits, demands, own + len(due))
         share = policy.proportion(own + len(due), foreign / len(demands))
         drain_s = device.answers.of(model)
         earned = policy.earned_until(device.limits, resident, share, turns, drain_s)
-        patience = policy.patience_ends(device.limits, turns)
         released[model] = policy.released_at(
             resident, due, is_serving=own > 0, foreign=foreign, earned=earned, patience=patience
         )
     return released
 
 
-def idle_instead(now: float, device: Device, plan: Plan) -> bool:
-    """Tell whether *plan*, whose victims still serve, could have others that are idle and may go."""
-    serving = [device.residents[model] for model in plan.victims if model in device.residents]
-    if len(serving) == len(device.residents) or not any(resident.leases for resident in serving):
+def is_stale(now: float, device: Device, plan: Plan) -> bool:
+    """Tell whether *plan*, whose victims still drain, is to be dropped and decided again."""
+    if not device.waiters.count(plan.load) or plan.load in device.residents:
+        return True
+    wanted = device.needs_of(plan.load)
+    staying = [resident.needs for model, resident in device.residents.items() if model not in plan.victims]
+    return not policy.fits(device.limits, [wanted, *staying]) or _idle_instead(now, device, plan)
+
+
+def _idle_instead(now: float, device: Device, plan: Plan) -> bool:
+    """Tell whether *plan*, whose victims still serve, could have others that are idle, or nobody at all."""
+    if not any(device.residents[model].leases for model in plan.victims if model in device.residents):
         return False
-    released = releases(now, device)
+    released = releases(now, device, demands_of(now, device))
     leaving = _victims(now, device, _demand(now, device, plan.load), released) or []
     return all(not resident.leases and released[resident.model] <= now for resident in leaving)
 

@@ -14,15 +14,16 @@ nothing the second time, so an event too many is harmless.  What depends on time
 A ticket waits, then holds a lease, then is withdrawn; or it is refused, and over.  `withdraw` ends it in
 any state and may be called for one that is over already.
 
-A settlement has five steps.  Waiters beyond `wait_s` are refused.  A plan that nobody waits for any more is
-dropped.  Without a plan, the waiting models that are not resident are looked at in the order of their turn,
-and the first one whose victims may go becomes the plan.  Each resident that is not leaving takes waiters
-of its own, oldest first, up to its `parallel`.  A plan whose victims hold no lease any more goes out as a
-`Switch`.
+A settlement has five steps.  Waiters beyond `wait_s` are refused.  A plan that nobody waits for any more, or
+that would no longer do, is dropped.  Without a plan, the waiting models that are not resident are looked at
+in the order of their turn, and the first one whose victims may go becomes the plan.  Each resident that is
+not leaving takes waiters of its own, oldest first, up to its `parallel`.  A plan whose victims hold no
+lease any more goes out as a `Switch`.
 
 Choosing comes before taking, so that a victim takes nobody from the moment it is chosen.  The waiters of a
-model that was just loaded are the exception: they get their leases before anyone can think of unloading
-it.  Nobody is ever interrupted: a long answer delays a switch, and the victim stays closed meanwhile.
+model that was just loaded are the exception: they get their leases before anyone can think of unloading it;
+so does a client whom an idle resident was kept for.  Nobody is ever interrupted: a long answer delays a
+switch, and the victim stays closed meanwhile.
 
 Three rules make switches rare and waits bounded.  *Patience*: a serving model keeps taking newcomers while
 the oldest waiter of another has waited less than `patience_s`.  *Residency*: a switch earns the new
@@ -80,12 +81,15 @@ class Arbiter:
             self._effects.append(refusal)
         else:
             self._device.ask(now, ticket, model, client)
+            resident = self._device.came_back(client, model)
+            if resident is not None:
+                self._take(now, resident)
         return self._settle(now)
 
     def withdraw(self, now: float, ticket: TicketId) -> list[Effect]:
         """End *ticket*, waiting or holding a lease.  Nothing happens for one that is over."""
         if ticket in self._device.waiters:
-            self._device.give_up(ticket)
+            self._device.leave(ticket)
         elif ticket in self._device.leases:
             self._device.hand_back(now, ticket)
         return self._settle(now)
@@ -182,12 +186,9 @@ class Arbiter:
             self._refuse(oldest, Reason.WAIT_EXPIRED, retry_after_s=retry_after_s)
 
     def _drop_stale_plan(self, now: float) -> None:
-        device, plan = self._device, self._device.plan
-        if plan is None or plan.switch is not None:
-            return
-        unwanted = not device.waiters.count(plan.load) or plan.load in device.residents
-        if unwanted or choice.idle_instead(now, device, plan):
-            device.plan = None
+        plan = self._device.plan
+        if plan is not None and plan.switch is None and choice.is_stale(now, self._device, plan):
+            self._device.plan = None
 
     def _take(self, now: float, resident: Resident) -> None:
         device = self._device
@@ -239,7 +240,7 @@ class Arbiter:
     def _refuse(
         self, ticket: Ticket, reason: Reason, detail: str = "", retry_after_s: float | None = None
     ) -> None:
-        self._device.give_up(ticket.id)
+        self._device.take_out(ticket.id)
         self._effects.append(Refuse(ticket.id, reason, detail, retry_after_s))
 
     def _refuse_all(

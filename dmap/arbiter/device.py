@@ -59,18 +59,28 @@ class Device:
         return policy.fits(self.limits, [self.needs_of(model), *pinned])
 
     def ask(self, now: float, ticket: TicketId, model: Model, client: Client) -> None:
-        """Let a ticket wait; its client is no longer expected anywhere."""
+        """Let a ticket wait."""
         self.habits.asked(now, client, model, GAP_CAP * self.costs.of(model))
-        for resident in self.residents.values():
-            resident.expected.discard(client)
         self.waiters.add(Ticket(ticket, model, client, now, self.strikes.held_until(client)))
 
-    def give_up(self, ticket: TicketId) -> Ticket:
-        """Take a waiting ticket out.  If it was the last for a switch under way, remember whose it was."""
-        gone = self.waiters.take(ticket)
-        self.habits.ended(gone.client, gone.model)
+    def came_back(self, client: Client, model: Model) -> Resident | None:
+        """Expect *client* nowhere any more; return the resident of *model* if it was kept idle for it."""
+        resident = self.residents.get(model)
+        kept = resident is not None and not resident.leases and client in resident.expected
+        for other in self.residents.values():
+            other.expected.discard(client)
+        return resident if kept else None
+
+    def leave(self, ticket: TicketId) -> None:
+        """Let a waiting client go.  If it was the last for a switch under way, remember whose that was."""
+        gone = self.take_out(ticket)
         if self.plan is not None and self.plan.load == gone.model and not self.waiters.count(gone.model):
             self.plan.abandoned_by = gone.client
+
+    def take_out(self, ticket: TicketId) -> Ticket:
+        """Take a waiting ticket out."""
+        gone = self.waiters.take(ticket)
+        self.habits.ended(gone.client, gone.model)
         return gone
 
     def grant(self, now: float, ticket: Ticket, resident: Resident) -> None:
@@ -93,10 +103,11 @@ class Device:
 
     def loaded(self, model: Model, outcome: Outcome) -> Needs:
         """Return what a model takes now that it is loaded.  A *parallel* asked for outranks the report."""
-        needs = self.needs[model]
-        size_bytes = outcome.size_bytes if outcome.size_bytes is not None else needs.size_bytes
+        needs = self.needs_of(model)
         parallel = needs.parallel if needs.parallel is not None else outcome.parallel
-        return replace(needs, size_bytes=size_bytes, parallel=parallel)
+        if outcome.size_bytes is None or self.alone.get(model):
+            return replace(needs, parallel=parallel)
+        return replace(needs, size_bytes=outcome.size_bytes, parallel=parallel)
 
     def settle_in(self, resident: Resident) -> None:
         """Add a resident, loaded or found."""

@@ -93,7 +93,11 @@ class Habits:
 
 
 class Strikes:
-    """Clients that caused switches and left: how long each must wait before it may evict again."""
+    """
+    Clients that caused switches and left before the answer: how long each must wait to evict again.
+
+    Everybody may change their mind once.
+    """
 
     __slots__ = ("_strikes",)
 
@@ -101,18 +105,19 @@ class Strikes:
         self._strikes: dict[Client, tuple[int, float]] = {}
 
     def add(self, now: float, client: Client, cost_s: float) -> None:
-        """Note a switch that *client* left alone; the hold is one switch's cost and doubles."""
+        """Note a switch that *client* left.  From the second on it holds: for one cost, then two, four."""
         count, _ = self._strikes.pop(client, (0, 0.0))
-        self._strikes[client] = (count + 1, now + min(cost_s * 2.0**count, HOLD_CAP_S))
+        hold_s = min(cost_s * 2.0 ** (count - 1), HOLD_CAP_S) if count else 0.0
+        self._strikes[client] = (min(count + 1, 16), now + hold_s)
         if len(self._strikes) > HABITS:
             del self._strikes[next(iter(self._strikes))]
 
     def clear(self, client: Client) -> None:
-        """Forget the strikes of a client that stayed for its answer."""
+        """Forget the strikes of a client that was served."""
         self._strikes.pop(client, None)
 
     def held_until(self, client: Client) -> float:
-        """Return when *client* may evict again, 0 if it may."""
+        """Return when *client* may evict again, a time past if it may."""
         return self._strikes.get(client, (0, 0.0))[1]
 
 

@@ -36,17 +36,12 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A wait since *oldest* that ends after *loads_s* of switches and *rewards_s* of serving others."""
+    """A wait since *oldest* for a switch of *cost_s*, after *ahead_s* of switches and *rewards_s* of use."""
 
     oldest: float
     cost_s: float
-    loads_s: float
+    ahead_s: float
     rewards_s: float
-
-    @property
-    def ahead_s(self) -> float:
-        """What passes before its own switch."""
-        return self.loads_s - self.cost_s + self.rewards_s
 
 
 def fits(limits: Limits, needs: Sequence[Needs]) -> bool:
@@ -78,24 +73,22 @@ def is_overdue(limits: Limits, now: float, demand: Demand) -> bool:
     return now >= demand.oldest + limits.patience_s
 
 
-def turns(limits: Limits, demands: Sequence[Demand], serving: int) -> list[Turn]:
-    """
-    Lay the waiting models out one after the other, oldest first, to see who would wait too long.
-
-    Each will have its residency in proportion to the others and to the *serving* clients of the resident.
-    """
-    crowd = serving + sum(demand.count for demand in demands)
-    found, loads_s, rewards_s = [], 0.0, 0.0
+def turns(limits: Limits, demands: Iterable[Demand]) -> list[Turn]:
+    """Lay the waiting models out one after the other, oldest first, to see who would wait too long."""
+    found, ahead_s, rewards_s = [], 0.0, 0.0
     for demand in sorted(demands, key=lambda demand: demand.oldest):
-        loads_s += demand.cost_s
-        found.append(Turn(demand.oldest, demand.cost_s, loads_s, rewards_s))
-        share = proportion(demand.count, (crowd - demand.count) / len(demands))
-        rewards_s += limits.residency * demand.cost_s * share
+        found.append(Turn(demand.oldest, demand.cost_s, ahead_s, rewards_s))
+        ahead_s += demand.cost_s
+        rewards_s += limits.residency * demand.cost_s
     return found
 
 
 def patience_ends(limits: Limits, turns: Iterable[Turn]) -> float:
-    """Tell when the first of those who wait should see a switch begin, so that each sees its own in time."""
+    """
+    Tell when those who wait have lost patience together.
+
+    Each counts the switches before its own: three models must not wait three times as long as one.
+    """
     return min(turn.oldest + limits.patience_s - turn.ahead_s for turn in turns)
 
 
@@ -116,7 +109,7 @@ def earned_until(
     reward = limits.residency * resident.cost_s * proportion
     share = 1.0
     for turn in turns:
-        room = turn.oldest + limits.wait_s - turn.loads_s - drain_s - resident.since
+        room = turn.oldest + limits.wait_s - turn.ahead_s - turn.cost_s - drain_s - resident.since
         if reward and FLOOR * (reward + turn.rewards_s) <= room:
             share = min(share, room / (reward + turn.rewards_s))
     return resident.since + share * reward
@@ -135,16 +128,18 @@ def released_at(
     Tell when *resident* may go for the sake of *foreign* tickets.
 
     *due* are the times until which its own clients are due back.  While it serves, it stays until its
-    residency and their patience have ended.  Idle, it stays for its residency as long as a client is due,
-    and beyond that only for as many clients as wait elsewhere.
+    residency and their patience have ended.  An idle one waits for a client that is due if it was answered
+    within the residency, or later if as many are due as wait elsewhere.
     """
     latest = max(earned, patience)
     if is_serving:
         return latest
     last_first = sorted(due, reverse=True)
-    inside = min(last_first[0], earned) if due else resident.used_at
-    beyond = min(last_first[foreign - 1], latest) if len(due) >= foreign else inside
-    return max(inside, beyond)
+    if due and resident.used_at < earned:
+        return last_first[0]
+    if len(due) >= foreign and resident.used_at < latest:
+        return last_first[foreign - 1]
+    return resident.used_at
 
 
 def victims(

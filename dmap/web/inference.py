@@ -30,9 +30,7 @@ async def proxy(request: web.Request) -> web.StreamResponse:
         body, route = _understand(request, path, await upload.read())
         try:
             parts.inventory.check(route.key.backend)
-            async with parts.gate(route).lease(route, trip.client, *_beat(reply)) as lease:
-                trip.queue_s, trip.switch_s = lease.queue_s, lease.switch_s
-                await _relay(request, reply, route, path, body)
+            await _serve(request, reply, route, path, body)
         except DmapError as error:
             _report(parts, route, error)
             await reply.fail(error)
@@ -74,6 +72,21 @@ def _beat(reply: Reply) -> tuple[Beat | None, float]:
         await reply.beat(f"position {position} in the queue, about {estimate_s:.0f} s to go")
 
     return beat if reply.beats else None, reply.server.heartbeat_s
+
+
+async def _serve(request: web.Request, reply: Reply, route: Route, path: InferenceRoute, body: bytes) -> None:
+    """Wait for the model and have it answer; once more if its server was gone before anything was sent."""
+    gate, trip = request.app[PARTS].gate(route), reply.trip
+    for is_last in (route.device is None, True):
+        async with gate.lease(route, trip.client, *_beat(reply)) as lease:
+            trip.queue_s += lease.queue_s
+            trip.switch_s += lease.switch_s
+            try:
+                return await _relay(request, reply, route, path, body)
+            except BackendDown:
+                if is_last:
+                    raise
+        await gate.recheck()
 
 
 async def _relay(request: web.Request, reply: Reply, route: Route, path: InferenceRoute, body: bytes) -> None:

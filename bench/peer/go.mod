@@ -1,0 +1,3 @@
+module dmapbench
+
+go 1.19

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"flag"
+	"io"
+	"os"
+	"sync"
+	"time"
+)
+
+// runIdle holds streams that sent their head and first record and then went
+// silent. It reports once all are open, and lets go when its stdin is closed.
+func runIdle(arguments []string) error {
+	flags := flag.NewFlagSet("idle", flag.ExitOnError)
+	address := flags.String("address", "", "host:port of the proxy")
+	number := flags.Int("streams", 1000, "streams to hold")
+	flags.Parse(arguments)
+	var failed faults
+	clients := holdStreams(*address, *number, &failed)
+	report(map[string]any{"streams": len(clients), "faults": failed.count, "reasons": failed.first})
+	io.Copy(io.Discard, os.Stdin)
+	for _, c := range clients {
+		c.Close()
+	}
+	return nil
+}
+
+func holdStreams(address string, number int, failed *faults) (clients []*client) {
+	var lock sync.Mutex
+	var busy sync.WaitGroup
+	doors := make(chan struct{}, opening)
+	for i := 0; i < number; i++ {
+		busy.Add(1)
+		doors <- struct{}{}
+		go func() {
+			defer func() { <-doors; busy.Done() }()
+			c, err := holdStream(address)
+			lock.Lock()
+			defer lock.Unlock()
+			if err != nil {
+				failed.add(err)
+				return
+			}
+			clients = append(clients, c)
+		}()
+	}
+	busy.Wait()
+	return clients
+}
+
+func holdStream(address string) (*client, error) {
+	c, err := dial(address, 5*time.Minute)
+	if err != nil {
+		return nil, err
+	}
+	response, err := c.post(chatRequest(address, question{Stream: true, MaxTokens: 1}))
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	_, err = io.ReadFull(response.Body, make([]byte, len(firstRecord)))
+	return c, err
+}

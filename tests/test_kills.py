@@ -1,0 +1,157 @@
+"""Engines that die, clients that vanish: what the others get, and what is left behind."""
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import openai
+import psutil
+import pytest
+from openai import AsyncOpenAI
+
+from tests.process import Process, daemon
+
+CONFIG = """
+devices:
+  gpu0: {{max_models: 1, cooldown_s: 0, patience_s: 2}}
+backends:
+  engine: {{kind: gguf, path: {models}, device: gpu0, parallel: 1, context_length: 2048, threads: 1}}
+"""
+HELLO: Any = [{"role": "user", "content": "Hello"}]
+POINTS = random.Random(7).sample(range(1, 120), 10)
+
+
+@pytest.fixture
+async def running(models: Path, tmp_path: Path) -> AsyncGenerator[Process]:
+    """Run a daemon whose models serve one request at a time."""
+    async with daemon(tmp_path, CONFIG.format(models=models)) as process:
+        yield process
+
+
+@pytest.fixture
+async def client(running: Process) -> AsyncGenerator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.mark.parametrize("chunks", POINTS)
+async def test_engine_killed_in_mid_stream(client: AsyncOpenAI, running: Process, chunks: int) -> None:
+    """The client of a stream whose engine is killed gets an error, never a short answer; others go on."""
+    stream = await long_stream(client)
+    for _ in range(chunks):
+        await anext(aiter(stream))
+
+    os.kill(running.engines[0], signal.SIGKILL)
+
+    with pytest.raises(openai.APIError):
+        [chunk async for chunk in stream]
+    assert await answered_by(client, "slow") == "slow"
+
+
+async def test_engine_killed_in_mid_load(client: AsyncOpenAI, running: Process) -> None:
+    """A load whose engine is killed is told as a failed load with its reason; other models go on."""
+    asking = asyncio.ensure_future(answered_by(client, "slow"))
+    async with asyncio.timeout(10):
+        while not running.engines:
+            await asyncio.sleep(0.001)
+
+    os.kill(running.engines[0], signal.SIGKILL)
+
+    with pytest.raises(openai.InternalServerError) as caught:
+        await asking
+    assert caught.value.status_code == 502 and caught.value.code == "model_load_failed"
+    assert await answered_by(client, "tiny-sea") == "tiny-sea"
+
+
+async def test_client_that_leaves_frees_its_slot(client: AsyncOpenAI, running: Process) -> None:
+    """The slot of a client that leaves in mid-stream is free for the next within 0.1 s."""
+    stream = await long_stream(client)
+    await anext(aiter(stream))
+    waiting = asyncio.ensure_future(answered_by(client, "slow"))
+    await until_waiting(client, 1)
+
+    left = asyncio.get_running_loop().time()
+    await stream.close()
+    await until_waiting(client, 0)
+    freed_s = asyncio.get_running_loop().time() - left
+
+    assert await waiting == "slow"
+    assert freed_s < 0.1
+
+
+async def test_client_that_leaves_the_queue_causes_no_switch(client: AsyncOpenAI, running: Process) -> None:
+    """A client that leaves while it waits for another model takes its wish along."""
+    stream = await long_stream(client)
+    await anext(aiter(stream))
+    waiting = asyncio.ensure_future(answered_by(client, "tiny-sea"))
+    await until_waiting(client, 1)
+
+    waiting.cancel()
+    await until_waiting(client, 0)
+    await stream.close()
+
+    assert await answered_by(client, "slow") == "slow"
+    assert not [line for line in running.log if "load=engine/tiny-sea" in line]
+
+
+async def test_lone_client_beside_two_overlapping_ones(client: AsyncOpenAI) -> None:
+    """One client of B is served within patience + drain + load beside two that keep A busy without a gap."""
+    stop = asyncio.Event()
+    busy = [asyncio.ensure_future(ask_until(client, "slow", stop)) for _ in range(2)]
+    await until_waiting(client, 1)
+
+    waits = [await timed(answered_by(client, "tiny-sea")) for _ in range(3)]
+    stop.set()
+    await asyncio.gather(*busy)
+
+    assert max(waits) < 2 + 3 * 1.5  # patience; answers of `slow` that drain and precede; loads
+
+
+async def test_nothing_outlives_the_daemon(client: AsyncOpenAI, running: Process) -> None:
+    """When the daemon is killed its engines end too."""
+    await answered_by(client, "tiny-sea")
+    engines = [psutil.Process(pid) for pid in running.engines]
+
+    running.child.send_signal(signal.SIGTERM)
+    await running.child.wait()
+
+    assert engines
+    assert psutil.wait_procs(engines, timeout=2)[1] == []
+
+
+async def long_stream(client: AsyncOpenAI) -> Any:
+    """Begin a stream that lasts seconds."""
+    return await client.chat.completions.create(model="slow", messages=HELLO, max_tokens=1500, stream=True)
+
+
+async def answered_by(client: AsyncOpenAI, model: str) -> str:
+    """Ask *model* for a little; return who answered."""
+    return (await client.chat.completions.create(model=model, messages=HELLO, max_tokens=20)).model
+
+
+async def ask_until(client: AsyncOpenAI, model: str, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        await answered_by(client, model)
+
+
+async def timed(work: Any) -> float:
+    started = asyncio.get_running_loop().time()
+    await work
+    return asyncio.get_running_loop().time() - started
+
+
+async def until_waiting(client: AsyncOpenAI, count: int) -> None:
+    """Wait until *count* requests wait at the device."""
+    async with asyncio.timeout(10):
+        while (await state(client))["waiting"] != count:
+            await asyncio.sleep(0.002)
+
+
+async def state(client: AsyncOpenAI) -> dict[str, Any]:
+    answer = await client.get("http://" + str(client.base_url).split("/")[2] + "/ready", cast_to=object)
+    assert isinstance(answer, dict)
+    return answer["devices"]["gpu0"]  # type: ignore[no-any-return]
