@@ -1,0 +1,672 @@
+"""The arbiter, one rule per test: whole seconds for time, letters for models, no clock and no loop."""
+
+import pickle
+import time
+
+from dmap.arbiter import (
+    Arbiter,
+    Cause,
+    Effect,
+    Grant,
+    Limits,
+    Needs,
+    Outcome,
+    Place,
+    Reason,
+    Refuse,
+    Switch,
+    SwitchView,
+)
+
+CHAT = Needs(size_bytes=6)
+SINGLE = Needs(size_bytes=6, parallel=1)
+EMBEDDING = Needs(size_bytes=1, embedding=True)
+SMALL = Needs(size_bytes=3)
+UNKNOWN = Needs()
+PINNED = Needs(size_bytes=6, pinned=True)
+LOADED = Outcome()
+
+
+def fresh(**limits: float) -> Arbiter:
+    """Return an arbiter of a device with nothing on it."""
+    return Arbiter(Limits(**limits))
+
+
+def resident(**limits: float) -> Arbiter:
+    """Return an arbiter whose device has A since second 8, loaded in 8 s, answering the lease `a`."""
+    arbiter = fresh(**limits)
+    arbiter.submit(0, "a", "A", "ann", CHAT)
+    arbiter.cleared(0)
+    arbiter.switched(8, LOADED)
+    return arbiter
+
+
+def found(*models: str, needs: Needs = CHAT, **limits: float) -> Arbiter:
+    """Return an arbiter whose device had *models* when it was looked at, in second 0."""
+    arbiter = fresh(**limits)
+    arbiter.observed(0, arbiter.epoch, dict.fromkeys(models, needs))
+    return arbiter
+
+
+def switch(load: str, *unload: str, cause: Cause = Cause.IDLE, drain_s: float = 0) -> Switch:
+    """Return the effect that a test expects."""
+    return Switch(load, unload, cause, drain_s)
+
+
+def pass_through(arbiter: Arbiter, now: float, load_s: float) -> list[Effect]:
+    """Carry out the switch under way in *load_s* from *now*."""
+    for model in arbiter.switch.unload:
+        arbiter.unloaded(now, model)
+    arbiter.cleared(now)
+    return arbiter.switched(now + load_s, LOADED)
+
+
+class TestTickets:
+    def test_a_resident_model_is_granted_at_once(self) -> None:
+        """A request for a free resident holds its lease in the step it came."""
+        arbiter = found("A")
+
+        assert arbiter.submit(1, "a", "A", "ann", CHAT) == [Grant("a")]
+
+    def test_an_absent_model_is_loaded(self) -> None:
+        """The first request for a model that is not resident starts its switch."""
+        arbiter = fresh()
+
+        assert arbiter.submit(1, "a", "A", "ann", CHAT) == [switch("A", cause=Cause.ROOM)]
+
+    def test_all_waiters_join_a_load(self) -> None:
+        """Whoever waits for a model when it is loaded holds a lease in the same step, oldest first."""
+        arbiter = fresh()
+        arbiter.submit(0, "a1", "A", "ann", CHAT)
+        arbiter.submit(1, "b1", "B", "bob", CHAT)
+        arbiter.submit(2, "a2", "A", "ann", CHAT)
+        arbiter.cleared(2)
+
+        assert arbiter.switched(8, LOADED) == [Grant("a1"), Grant("a2")]
+
+    def test_parallel_bounds_leases(self) -> None:
+        """A resident takes no more than its parallel; the next in line follows who leaves."""
+        arbiter = found("A", needs=SINGLE)
+        arbiter.submit(1, "a1", "A", "ann", SINGLE)
+
+        assert arbiter.submit(1, "a2", "A", "ann", SINGLE) == []
+        assert arbiter.withdraw(3, "a1") == [Grant("a2")]
+
+    def test_the_report_bounds_what_the_route_leaves_open(self) -> None:
+        """Where the route names no parallel, the load's own report holds."""
+        arbiter = fresh()
+        arbiter.submit(0, "a1", "A", "ann", CHAT)
+        arbiter.submit(0, "a2", "A", "ann", CHAT)
+        arbiter.cleared(0)
+
+        assert arbiter.switched(8, Outcome(parallel=1)) == [Grant("a1")]
+
+    def test_withdrawing_twice_does_nothing(self) -> None:
+        """A ticket that is over stays over."""
+        arbiter = resident()
+        arbiter.withdraw(9, "a")
+
+        assert arbiter.withdraw(9, "a") == []
+        assert arbiter.snapshot(9).leases == 0
+
+    def test_settling_again_changes_nothing(self) -> None:
+        """A second look at the same time has no effects."""
+        arbiter = resident()
+        arbiter.submit(9, "b", "B", "bob", CHAT)
+
+        assert arbiter.tick(9) == []
+
+
+class TestPatience:
+    def test_newcomers_pass_while_it_lasts(self) -> None:
+        """A serving model takes newcomers while the oldest foreign waiter has patience."""
+        arbiter = resident()
+        arbiter.submit(9, "b", "B", "bob", CHAT)
+
+        assert arbiter.submit(68, "a2", "A", "ann", CHAT) == [Grant("a2")]
+        assert arbiter.next_deadline() == 69
+
+    def test_a_victim_takes_nobody_from_the_step_it_is_chosen(self) -> None:
+        """When patience ends the resident drains: newcomers wait, and the switch follows the last lease."""
+        arbiter = resident()
+        arbiter.submit(9, "b", "B", "bob", CHAT)
+
+        assert arbiter.tick(69) == []
+        assert arbiter.submit(69, "a2", "A", "ann", CHAT) == []
+        assert arbiter.withdraw(71, "a") == [switch("B", "A", cause=Cause.PATIENCE, drain_s=2)]
+
+    def test_a_newcomer_at_the_very_end_does_not_pass(self) -> None:
+        """A newcomer in the second in which patience ends waits, even before the tick."""
+        arbiter = resident()
+        arbiter.submit(9, "b", "B", "bob", CHAT)
+
+        assert arbiter.submit(69, "a2", "A", "ann", CHAT) == []
+
+    def test_a_drain_that_nobody_wants_any_more_ends(self) -> None:
+        """When the last foreign waiter leaves, the victim takes newcomers again at once."""
+        arbiter = resident()
+        arbiter.submit(9, "b", "B", "bob", CHAT)
+        arbiter.submit(69, "a2", "A", "ann", CHAT)
+
+        assert arbiter.withdraw(70, "b") == [Grant("a2")]
+
+    def test_counts_the_switches_ahead(self) -> None:
+        """With two models waiting, the first switch begins early enough for the second one's patience."""
+        arbiter = resident()
+        arbiter.submit(9, "b", "B", "bob", CHAT)
+        arbiter.submit(9, "c", "C", "cid", CHAT)
+
+        assert arbiter.next_deadline() == 59
+
+
+class TestResidency:
+    def test_is_served_out_even_when_patience_has_ended(self) -> None:
+        """A load in 30 s serves for 5/4 of 4 times that against a single waiter without patience."""
+        arbiter = fresh()
+        arbiter.submit(0, "a1", "A", "ann", CHAT)
+        arbiter.submit(0, "a2", "A", "amy", CHAT)
+        arbiter.submit(0, "b", "B", "bob", CHAT)
+        arbiter.cleared(0)
+        arbiter.switched(30, LOADED)
+
+        assert arbiter.submit(179, "a3", "A", "ann", CHAT) == [Grant("a3")]
+        assert arbiter.submit(180, "a4", "A", "ann", CHAT) == []
+
+    def test_is_measured_on_its_own_load(self) -> None:
+        """A switch of 1 s earns 4 s from the first load on, whatever the guess was."""
+        arbiter = fresh(patience_s=2)
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.submit(0, "b", "B", "bob", CHAT)
+        arbiter.cleared(0)
+        arbiter.switched(1, LOADED)
+
+        assert arbiter.next_deadline() == 5
+
+    def test_is_in_proportion_to_the_clients(self) -> None:
+        """A load for one client keeps four others waiting for a quarter of its residency only."""
+        arbiter = fresh(patience_s=2)
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.submit(0, "b1", "B", "bob", CHAT)
+        arbiter.submit(0, "b2", "B", "ben", CHAT)
+        arbiter.submit(0, "b3", "B", "bea", CHAT)
+        arbiter.submit(0, "b4", "B", "bix", CHAT)
+        arbiter.cleared(0)
+        arbiter.switched(8, LOADED)
+
+        assert arbiter.next_deadline() == 8 + 8
+
+    def test_shrinks_for_a_deadline(self) -> None:
+        """Where a waiter would miss `wait_s`, the residency ends in time for its load and the drain."""
+        arbiter = fresh(patience_s=2, wait_s=60)
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.submit(0, "b", "B", "bob", CHAT)
+        arbiter.cleared(0)
+        arbiter.switched(20, LOADED)
+
+        assert arbiter.next_deadline() == 60 - 10 - 5
+
+    def test_of_a_found_model_is_nothing(self) -> None:
+        """A model that was found resident has earned nothing: it goes when patience ends."""
+        arbiter = found("A")
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.submit(0, "b", "B", "bob", CHAT)
+
+        assert arbiter.next_deadline() == 60
+
+
+class TestLinger:
+    def test_an_idle_model_goes_at_once_when_nobody_is_due(self) -> None:
+        """Without a habit of its clients to go by, an idle resident makes room in the same step."""
+        arbiter = resident()
+        arbiter.submit(9, "b", "B", "bob", CHAT)
+
+        assert arbiter.withdraw(10, "a") == [switch("B", "A")]
+
+    def test_an_idle_model_waits_for_a_client_that_is_due(self) -> None:
+        """A client that came back 2 s after its answer is waited for one and a half times as long."""
+        arbiter = resident()
+        arbiter.withdraw(10, "a")
+        arbiter.submit(12, "a2", "A", "ann", CHAT)
+        arbiter.submit(13, "b", "B", "bob", CHAT)
+
+        assert arbiter.withdraw(14, "a2") == []
+        assert arbiter.next_deadline() == 17
+        assert arbiter.tick(17) == [switch("B", "A")]
+
+    def test_a_client_that_is_due_is_served_when_it_comes(self) -> None:
+        """The client that an idle model was kept for holds its lease at once."""
+        arbiter = resident()
+        arbiter.withdraw(10, "a")
+        arbiter.submit(12, "a2", "A", "ann", CHAT)
+        arbiter.submit(13, "b", "B", "bob", CHAT)
+        arbiter.withdraw(14, "a2")
+
+        assert arbiter.submit(16, "a3", "A", "ann", CHAT) == [Grant("a3")]
+
+    def test_a_slow_client_is_not_waited_for(self) -> None:
+        """A client whose gap is longer than a load is not worth the wait."""
+        arbiter = resident()
+        arbiter.withdraw(10, "a")
+        arbiter.submit(19, "a2", "A", "ann", CHAT)
+        arbiter.submit(19, "b", "B", "bob", CHAT)
+
+        assert arbiter.withdraw(20, "a2") == [switch("B", "A")]
+
+    def test_a_client_that_went_elsewhere_is_not_waited_for(self) -> None:
+        """A client that asks another model is not due at the first one any more."""
+        arbiter = resident()
+        arbiter.withdraw(10, "a")
+        arbiter.submit(12, "a2", "A", "ann", CHAT)
+        arbiter.withdraw(14, "a2")
+
+        assert arbiter.submit(15, "b", "B", "ann", CHAT) == [switch("B", "A")]
+
+
+class TestChoice:
+    def test_the_most_waited_for_comes_first(self) -> None:
+        """While all have patience, the model with the largest summed age of waiters is next."""
+        arbiter = resident()
+        arbiter.submit(9, "b", "B", "bob", CHAT)
+        arbiter.submit(10, "c1", "C", "cid", CHAT)
+        arbiter.submit(10, "c2", "C", "cat", CHAT)
+
+        assert arbiter.withdraw(11, "a") == [switch("C", "A")]
+
+    def test_who_has_lost_patience_comes_first(self) -> None:
+        """The oldest waiter without patience outranks any crowd."""
+        arbiter = resident()
+        arbiter.submit(9, "b", "B", "bob", CHAT)
+        arbiter.submit(10, "c1", "C", "cid", CHAT)
+        arbiter.submit(10, "c2", "C", "cat", CHAT)
+        arbiter.tick(70)
+
+        assert arbiter.withdraw(71, "a") == [switch("B", "A", cause=Cause.PATIENCE, drain_s=1)]
+
+
+class TestBudgets:
+    def test_what_fits_evicts_nobody(self) -> None:
+        """A model that fits beside the residents is loaded at once, whoever is serving."""
+        arbiter = resident(max_models=2, memory_bytes=12)
+
+        assert arbiter.submit(9, "b", "B", "bob", CHAT) == [switch("B", cause=Cause.ROOM)]
+
+    def test_unknown_size_takes_the_device(self) -> None:
+        """A model of unknown size is alone on its device."""
+        arbiter = found("A", max_models=2, memory_bytes=100)
+
+        assert arbiter.submit(9, "b", "B", "bob", UNKNOWN) == [switch("B", "A")]
+
+    def test_an_embedding_lives_beside_the_chat_model(self) -> None:
+        """Embedding models do not count against `max_models`."""
+        arbiter = resident(memory_bytes=7)
+
+        assert arbiter.submit(9, "e", "E", "eve", EMBEDDING) == [switch("E", cause=Cause.ROOM)]
+
+    def test_an_embedding_without_memory_is_arbitrated(self) -> None:
+        """Where memory does not allow both, an embedding model waits like any other."""
+        arbiter = resident(memory_bytes=6)
+
+        assert arbiter.submit(9, "e", "E", "eve", EMBEDDING) == []
+        assert arbiter.withdraw(10, "a") == [switch("E", "A")]
+
+    def test_nobody_leaves_in_vain(self) -> None:
+        """Of the residents only those go without whom there is not enough memory."""
+        arbiter = fresh(max_models=3, memory_bytes=12)
+        arbiter.observed(0, 0, {"S": SMALL, "T": SMALL, "A": CHAT})
+
+        assert arbiter.submit(1, "b", "B", "bob", CHAT) == [switch("B", "S", "T")]
+
+    def test_pinned_models_stay(self) -> None:
+        """A pinned resident is no victim; what cannot fit beside it is refused at once."""
+        arbiter = found("P", needs=PINNED, memory_bytes=10)
+
+        assert arbiter.submit(1, "b", "B", "bob", CHAT) == [Refuse("b", Reason.NEVER_FITS)]
+
+    def test_larger_than_the_device(self) -> None:
+        """A model larger than the memory is refused at once."""
+        arbiter = fresh(memory_bytes=5)
+
+        assert arbiter.submit(1, "b", "B", "bob", CHAT) == [Refuse("b", Reason.NEVER_FITS)]
+
+    def test_a_pinned_load_turns_waiters_away(self) -> None:
+        """Once a pinned model is resident, those who can never fit beside it need not wait."""
+        arbiter = fresh()
+        arbiter.submit(0, "p", "P", "pam", PINNED)
+        arbiter.submit(0, "b", "B", "bob", CHAT)
+        arbiter.cleared(0)
+
+        assert arbiter.switched(8, LOADED) == [Grant("p"), Refuse("b", Reason.NEVER_FITS)]
+
+    def test_an_impatient_large_model_is_not_overtaken_for_ever(self) -> None:
+        """While one without patience waits for its victims, nobody comes in who would stand in its way."""
+        arbiter = fresh(max_models=2, memory_bytes=12)
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.submit(0, "big", "BIG", "bob", UNKNOWN)
+        arbiter.cleared(0)
+        arbiter.switched(40, LOADED)
+        arbiter.observed(41, arbiter.epoch, {"A": CHAT, "S": CHAT})
+
+        assert arbiter.submit(61, "c", "C", "cid", CHAT) == []
+        assert arbiter.withdraw(62, "a") == [switch("BIG", "S", "A")]
+
+    def test_before_that_it_may_be_overtaken(self) -> None:
+        """While all have patience, whoever can come in does."""
+        arbiter = fresh(max_models=2, memory_bytes=12)
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.submit(0, "big", "BIG", "bob", UNKNOWN)
+        arbiter.cleared(0)
+        arbiter.switched(40, LOADED)
+        arbiter.observed(41, arbiter.epoch, {"A": CHAT, "S": CHAT})
+
+        assert arbiter.submit(42, "c", "C", "cid", CHAT) == [switch("C", "S")]
+
+    def test_a_victim_that_idles_is_taken_instead(self) -> None:
+        """A drain is dropped when another resident has become idle that would do as well."""
+        arbiter = fresh(max_models=2, memory_bytes=12)
+        arbiter.observed(0, 0, {"A": CHAT, "S": CHAT})
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.submit(0, "s", "S", "sue", CHAT)
+        arbiter.submit(0, "b", "B", "bob", CHAT)
+        arbiter.tick(60)
+        leaving = arbiter.snapshot(60).switch.unload
+
+        assert leaving == ("A",)
+        assert arbiter.withdraw(61, "s") == [switch("B", "S")]
+        assert arbiter.submit(61, "a2", "A", "ann", CHAT) == [Grant("a2")]
+
+
+class TestSwitch:
+    def test_one_at_a_time(self) -> None:
+        """While a switch is under way no other begins."""
+        arbiter = fresh(max_models=2)
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+
+        assert arbiter.submit(1, "b", "B", "bob", CHAT) == []
+        arbiter.cleared(1)
+        assert arbiter.switched(8, LOADED) == [Grant("a"), switch("B", cause=Cause.ROOM)]
+
+    def test_nobody_left_before_the_load(self) -> None:
+        """A switch whose last waiter leaves before the load call ends there, and the next is decided."""
+        arbiter = found("A")
+        arbiter.submit(1, "b", "B", "bob", CHAT)
+        arbiter.submit(2, "c", "C", "cid", CHAT)
+
+        arbiter.withdraw(3, "b")
+
+        assert arbiter.unloaded(4, "A") == [switch("C", cause=Cause.ROOM)]
+
+    def test_nobody_left_between_two_unloads(self) -> None:
+        """What was not unloaded yet stays when nobody waits for the load any more."""
+        arbiter = fresh(max_models=2)
+        arbiter.observed(0, 0, {"A": CHAT, "B": CHAT})
+        arbiter.submit(1, "c", "C", "cid", UNKNOWN)
+
+        arbiter.withdraw(2, "c")
+        arbiter.unloaded(3, "A")
+
+        assert arbiter.switch is None
+        assert arbiter.residents == {"B"}
+
+    def test_somebody_new_keeps_it_going(self) -> None:
+        """A newcomer for the same model before the next report keeps the switch as it is."""
+        arbiter = fresh()
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.withdraw(1, "a")
+        arbiter.submit(2, "a2", "A", "amy", CHAT)
+
+        assert arbiter.cleared(3) == []
+        assert arbiter.switched(8, LOADED) == [Grant("a2")]
+
+    def test_a_load_under_way_is_kept(self) -> None:
+        """A load that everybody left makes a resident, which may go at once."""
+        arbiter = fresh()
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.cleared(0)
+        arbiter.withdraw(1, "a")
+        arbiter.submit(2, "b", "B", "bob", CHAT)
+
+        assert arbiter.switched(8, LOADED) == [switch("B", "A")]
+
+    def test_who_leaves_its_switches_may_not_evict_for_a_while(self) -> None:
+        """A client that leaves a second switch waits one switch's cost before it may evict again."""
+        arbiter = found("A")
+        arbiter.submit(1, "b", "B", "bob", CHAT)
+        arbiter.withdraw(1, "b")
+        arbiter.unloaded(1, "A")
+        arbiter.submit(2, "b2", "B", "bob", CHAT)
+        arbiter.cleared(2)
+        arbiter.withdraw(3, "b2")
+        arbiter.switched(10, LOADED)
+
+        assert arbiter.submit(11, "c", "C", "bob", CHAT) == []
+        assert arbiter.next_deadline() == 10 + 10
+        assert arbiter.submit(12, "c2", "C", "cid", CHAT) == [switch("C", "B")]
+
+    def test_everybody_may_change_their_mind_once(self) -> None:
+        """A client that leaves one switch may cause the next at once."""
+        arbiter = found("A")
+        arbiter.submit(1, "b", "B", "bob", CHAT)
+        arbiter.cleared(1)
+        arbiter.withdraw(2, "b")
+        arbiter.switched(9, LOADED)
+
+        assert arbiter.submit(10, "c", "C", "bob", CHAT) == [switch("C", "B")]
+
+
+class TestFailure:
+    def test_waiters_hear_the_reason(self) -> None:
+        """After a failed load its waiters are refused with the reason, and the next model is loaded."""
+        arbiter = fresh()
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.submit(0, "b", "B", "bob", CHAT)
+        arbiter.cleared(0)
+
+        assert arbiter.switched(8, Outcome(failed="no such file")) == [
+            Refuse("a", Reason.LOAD_FAILED, "no such file", 2),
+            switch("B", cause=Cause.ROOM),
+        ]
+
+    def test_back_off(self) -> None:
+        """In back-off a model is refused with the time left; after it, it may be tried again."""
+        arbiter = fresh()
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.switched(8, Outcome(failed="no such file"))
+
+        assert arbiter.submit(9, "a2", "A", "ann", CHAT) == [Refuse("a2", Reason.BACK_OFF, "no such file", 1)]
+        assert arbiter.submit(10, "a3", "A", "ann", CHAT) == [switch("A", cause=Cause.ROOM)]
+
+    def test_back_off_doubles_up_to_a_minute(self) -> None:
+        """Each failure in a row doubles the back-off, up to 60 s."""
+        arbiter = fresh()
+        arbiter.submit(0, 1, "A", "ann", CHAT)
+        arbiter.switched(0, Outcome(failed="no"))
+        arbiter.submit(100, 2, "A", "ann", CHAT)
+        arbiter.switched(100, Outcome(failed="no"))
+        arbiter.submit(200, 3, "A", "ann", CHAT)
+        arbiter.switched(200, Outcome(failed="no"))
+        arbiter.submit(300, 4, "A", "ann", CHAT)
+        arbiter.switched(300, Outcome(failed="no"))
+        arbiter.submit(400, 5, "A", "ann", CHAT)
+        arbiter.switched(400, Outcome(failed="no"))
+        arbiter.submit(500, 6, "A", "ann", CHAT)
+
+        assert arbiter.switched(500, Outcome(failed="no")) == [Refuse(6, Reason.LOAD_FAILED, "no", 60)]
+
+    def test_a_crowded_load_is_tried_once_more_alone(self) -> None:
+        """A load that failed beside others has the device to itself at the second try."""
+        arbiter = found("A", max_models=2)
+        arbiter.submit(1, "b", "B", "bob", CHAT)
+        arbiter.cleared(1)
+
+        assert arbiter.switched(2, Outcome(failed="no memory", crowded=True)) == [switch("B", "A")]
+        arbiter.unloaded(3, "A")
+        arbiter.cleared(3)
+        assert arbiter.switched(4, LOADED) == [Grant("b")]
+        assert arbiter.submit(5, "c", "C", "cid", CHAT) == []
+
+    def test_the_second_try_is_the_last(self) -> None:
+        """A load that fails alone too is a failure, and evicts nobody the next time."""
+        arbiter = found("A", max_models=2)
+        arbiter.submit(1, "b", "B", "bob", CHAT)
+        arbiter.cleared(1)
+        arbiter.switched(2, Outcome(failed="no file", crowded=True))
+        arbiter.unloaded(3, "A")
+        arbiter.cleared(3)
+
+        assert arbiter.switched(4, Outcome(failed="no file", crowded=True)) == [
+            Refuse("b", Reason.LOAD_FAILED, "no file", 2)
+        ]
+
+
+class TestObserved:
+    def test_a_vanished_resident_takes_no_more(self) -> None:
+        """Who asks for a vanished model causes a new switch; old leases end when they end."""
+        arbiter = resident()
+        arbiter.observed(9, arbiter.epoch, {})
+
+        assert arbiter.submit(9, "a2", "A", "amy", CHAT) == [switch("A", cause=Cause.ROOM)]
+        assert arbiter.snapshot(9).leases == 1
+        assert arbiter.withdraw(10, "a") == []
+
+    def test_an_outdated_report_is_ignored(self) -> None:
+        """A report read before the last `switched` loads no second copy."""
+        arbiter = fresh()
+        before = arbiter.epoch
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.cleared(0)
+        arbiter.switched(8, LOADED)
+
+        arbiter.observed(9, before, {})
+
+        assert arbiter.residents == {"A"}
+
+    def test_a_report_during_a_switch_is_ignored(self) -> None:
+        """During a switch nothing is believed but the gate's own reports."""
+        arbiter = fresh()
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+
+        assert arbiter.observed(1, arbiter.epoch, {"A": CHAT}) == []
+
+    def test_a_found_model_serves_its_waiters(self) -> None:
+        """A model that somebody loaded by hand serves those who wait for it."""
+        arbiter = resident()
+        arbiter.submit(9, "b", "B", "bob", CHAT)
+
+        assert arbiter.observed(10, arbiter.epoch, {"A": CHAT, "B": CHAT}) == [Grant("b")]
+
+    def test_a_plan_that_no_longer_does_is_decided_again(self) -> None:
+        """A model that turns up during a drain has to go as well."""
+        arbiter = resident()
+        arbiter.submit(9, "b", "B", "bob", CHAT)
+        arbiter.tick(69)
+        arbiter.observed(70, arbiter.epoch, {"A": CHAT, "X": CHAT})
+
+        (effect,) = arbiter.withdraw(71, "a")
+
+        assert set(effect.unload) == {"A", "X"}
+
+
+class TestBounds:
+    def test_waiting_ends_with_wait_s(self) -> None:
+        """A ticket that waited for `wait_s` is refused with an estimate."""
+        arbiter = fresh(wait_s=20)
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+
+        assert arbiter.next_deadline() == 20
+        assert arbiter.tick(20) == [Refuse("a", Reason.WAIT_EXPIRED, "", 0)]
+
+    def test_the_queue_is_bounded(self) -> None:
+        """Who would have to wait in a full queue is refused at once, with an estimate."""
+        arbiter = found("A", queue=1)
+        arbiter.submit(0, "b", "B", "bob", CHAT)
+
+        assert arbiter.submit(4, "b2", "B", "bob", CHAT) == [Refuse("b2", Reason.QUEUE_FULL, "", 6)]
+
+    def test_a_full_queue_does_not_keep_out_who_need_not_wait(self) -> None:
+        """A request that is served at once does not count the queue."""
+        arbiter = resident(queue=1)
+        arbiter.submit(9, "b", "B", "bob", CHAT)
+
+        assert arbiter.submit(9, "a2", "A", "amy", CHAT) == [Grant("a2")]
+
+    def test_close_refuses_all(self) -> None:
+        """After `close` nobody waits and nobody comes in; leases end as they would."""
+        arbiter = resident()
+        arbiter.submit(9, "b", "B", "bob", CHAT)
+
+        assert arbiter.close(10) == [Refuse("b", Reason.CLOSED)]
+        assert arbiter.submit(11, "a2", "A", "ann", CHAT) == [Refuse("a2", Reason.CLOSED)]
+        assert arbiter.withdraw(12, "a") == []
+        assert arbiter.next_deadline() is None
+
+
+class TestSnapshot:
+    def test_tells_places_and_estimates(self) -> None:
+        """Who waits for the load under way is ahead; who comes after it waits for residency and load."""
+        arbiter = fresh()
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.submit(1, "b", "B", "bob", CHAT)
+
+        snapshot = arbiter.snapshot(2)
+
+        assert snapshot.waiting == {"a": Place(1, 8), "b": Place(2, 8 + 40 + 10)}
+        assert snapshot.switch == SwitchView("A", (), "unload", 0)
+        assert snapshot.oldest_wait_s == 2
+
+    def test_tells_who_serves_and_who_leaves(self) -> None:
+        """A victim that still serves shows as leaving."""
+        arbiter = resident()
+        arbiter.submit(9, "b", "B", "bob", CHAT)
+        arbiter.tick(69)
+
+        (view,) = arbiter.snapshot(70).residents
+
+        assert (view.model, view.leases, view.since, view.leaving) == ("A", 1, 8, True)
+        assert arbiter.snapshot(70).switch == SwitchView("B", ("A",), "drain", 69)
+
+    def test_estimates_a_line_by_its_answers(self) -> None:
+        """In a full model's line each place costs an answer of the length they had lately."""
+        arbiter = found("A", needs=SINGLE)
+        arbiter.submit(0, 1, "A", "ann", SINGLE)
+        arbiter.withdraw(3, 1)
+        arbiter.submit(3, 2, "A", "ann", SINGLE)
+        arbiter.submit(3, 3, "A", "amy", SINGLE)
+        arbiter.submit(3, 4, "A", "abe", SINGLE)
+
+        assert arbiter.snapshot(3).waiting == {3: Place(1, 3), 4: Place(2, 6)}
+
+
+def test_a_thousand_tickets_are_cheap() -> None:
+    """A thousand requests at once for three models take well under half a second of CPU."""
+    arbiter = fresh(max_models=1)
+    began = time.process_time()
+
+    effects = _serve(arbiter, 1000)
+
+    assert effects == {"switches": 3, "grants": 1000}
+    assert time.process_time() - began < 0.5
+
+
+def _serve(arbiter: Arbiter, count: int) -> dict[str, int]:
+    """Submit *count* tickets for three models in turn, and answer each at once when it is granted."""
+    needs = Needs(size_bytes=6, parallel=4)
+    tally, agenda = {"switches": 0, "grants": 0}, []
+    for ticket in range(count):
+        agenda += arbiter.submit(0, ticket, ticket % 3, ticket % 7, needs)
+    while agenda:
+        match agenda.pop(0):
+            case Grant(ticket):
+                tally["grants"] += 1
+                agenda += arbiter.withdraw(1, ticket)
+            case Switch():
+                tally["switches"] += 1
+                agenda += pass_through(arbiter, 1, 1)
+    return tally
+
+
+def test_a_state_can_be_copied() -> None:
+    """An arbiter is plain data: a pickled copy goes on as the original would."""
+    arbiter = resident()
+    copy = pickle.loads(pickle.dumps(arbiter))
+
+    assert copy.submit(9, "a2", "A", "amy", CHAT) == [Grant("a2")]

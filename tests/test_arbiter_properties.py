@@ -1,0 +1,107 @@
+"""Longer lives of an arbiter than the walk can follow, drawn by Hypothesis; the same each time."""
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from dmap.arbiter import Limits, Needs, Outcome
+from tests.arbiter_invariants import Watch, watch
+
+MODELS = {
+    1: Needs(size_bytes=6, parallel=1),
+    2: Needs(size_bytes=4, parallel=2),
+    3: Needs(size_bytes=5),
+    4: Needs(parallel=2),
+    5: Needs(size_bytes=1, embedding=True),
+    6: Needs(size_bytes=3, parallel=1, pinned=True),
+}
+
+LIMITS = st.builds(
+    Limits,
+    max_models=st.integers(1, 3),
+    memory_bytes=st.sampled_from([None, 6, 10]),
+    embeddings=st.integers(0, 1),
+    patience_s=st.integers(0, 20),
+    residency=st.integers(0, 4),
+    wait_s=st.integers(1, 100),
+    queue=st.integers(1, 8),
+)
+
+
+class Life(RuleBasedStateMachine):
+    """One device's life: tickets, switches, failures, surprises and time, in any order."""
+
+    watch: Watch
+
+    @initialize(limits=LIMITS)
+    def begin(self, limits: Limits) -> None:
+        """Start with nothing resident."""
+        self.watch = watch(limits)
+        self.epochs = [0]
+
+    @rule(model=st.sampled_from(list(MODELS)), client=st.integers(1, 3))
+    def submit(self, model: int, client: int) -> None:
+        """A client asks for a model."""
+        self.watch.submit(len(self.watch.requests) + 1, model, client, MODELS[model])
+
+    @precondition(lambda self: self.watch.requests)
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        """A ticket ends, in whatever state it is."""
+        self.watch.withdraw(data.draw(st.sampled_from(list(self.watch.requests))))
+
+    @precondition(lambda self: self.watch.switch is not None)
+    @rule()
+    def go_on(self) -> None:
+        """The switch under way takes its next step."""
+        watch = self.watch
+        if watch.unloaded < len(watch.switch.unload):
+            watch.unload_next()
+        elif not watch.cleared:
+            watch.clear()
+        else:
+            watch.finish(Outcome())
+
+    @precondition(lambda self: self.watch.switch is not None)
+    @rule(crowded=st.booleans())
+    def fail(self, crowded: bool) -> None:
+        """The switch under way fails, at whatever step it is."""
+        self.watch.finish(Outcome(failed="no", crowded=crowded and self.watch.cleared))
+
+    @rule(models=st.sets(st.sampled_from(list(MODELS))), age=st.integers(0, 3))
+    def observe(self, models: set[int], age: int) -> None:
+        """Somebody looks at the backends, perhaps before the last switch."""
+        self.epochs.append(self.watch.arbiter.epoch)
+        self.watch.observe(
+            {model: MODELS[model] for model in models}, self.epochs[-1 - age % len(self.epochs)]
+        )
+
+    @rule(seconds=st.integers(1, 30) | st.floats(0.001, 30))
+    def wait(self, seconds: float) -> None:
+        """Time passes, with a late tick at its end."""
+        self.watch.advance(self.watch.now + seconds)
+
+    @precondition(lambda self: self.watch.arbiter.next_deadline() is not None)
+    @rule()
+    def wait_for_the_deadline(self) -> None:
+        """Time passes up to the next deadline."""
+        self.watch.advance(self.watch.arbiter.next_deadline())
+
+    @invariant()
+    def tells_the_truth(self) -> None:
+        """The snapshot agrees with the account."""
+        self.watch.check_snapshot()
+
+
+Life.TestCase.settings = settings(
+    max_examples=200,
+    stateful_step_count=50,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+class TestLife(Life.TestCase):
+    """No life breaks an invariant."""

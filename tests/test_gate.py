@@ -1,0 +1,641 @@
+"""The gate on a real loop, in front of a backend whose every step the test lets through by hand."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from dmap.arbiter import Limits
+from dmap.backends import Loaded, ModelInfo
+from dmap.errors import BackendDown, LoadFailed, Overloaded, ShuttingDown, WaitExpired
+from dmap.gate import Gate, Lease
+from dmap.trip import ModelKey, Route
+
+A, B, C = (Route(ModelKey("studio", model), device="gpu0") for model in "abc")
+
+
+class Step:
+    """One kind of call: open by default; `hold` stops callers until `release` is set."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.release = asyncio.Event()
+        self.release.set()
+        self.error: Exception | None = None
+        self.calls: list[str] = []
+
+    def hold(self) -> None:
+        """Stop the next callers."""
+        self.started.clear()
+        self.release.clear()
+
+    async def __call__(self, model: str = "") -> None:
+        self.calls.append(model)
+        self.started.set()
+        await self.release.wait()
+        if self.error is not None:
+            raise self.error
+
+
+class FakeSwitcher:
+    """A backend that notices what must never happen: serving, here, is what the test says is served."""
+
+    def __init__(self, name: str = "studio") -> None:
+        self.name = name
+        self.changed: Callable[[], None] = lambda: None
+        self.residents: set[str] = set()
+        self.serving: Counter[str] = Counter()
+        self.looking, self.loading, self.unloading = Step(), Step(), Step()
+        self.options: list[Mapping[str, Any]] = []
+        self.loaded = Loaded()
+        self.under_way = 0
+        self.unloaded_while_serving = False
+        self.two_at_once = False
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """Say what is resident."""
+        await self.looking()
+        return [ModelInfo(model, resident=model in self.residents) for model in ("a", "b", "c", "x")]
+
+    async def load(self, model: str, options: Mapping[str, Any]) -> Loaded:
+        """Load, once released."""
+        self.options.append(options)
+        await self._alone(self.loading, model)
+        self.residents.add(model)
+        return self.loaded
+
+    async def unload(self, model: str) -> None:
+        """Unload, once released."""
+        self.unloaded_while_serving |= self.serving[model] > 0
+        await self._alone(self.unloading, model)
+        self.residents.discard(model)
+
+    async def _alone(self, step: Step, model: str) -> None:
+        self.under_way += 1
+        self.two_at_once |= self.under_way > 1
+        try:
+            await step(model)
+        finally:
+            self.under_way -= 1
+
+    def target(self, model: str, path: str) -> Any:
+        """Is not asked by the gate."""
+
+    async def close(self) -> None:
+        """Own nothing."""
+
+
+@pytest.fixture
+def studio() -> FakeSwitcher:
+    """Return a backend with nothing resident."""
+    return FakeSwitcher()
+
+
+@pytest.fixture
+async def gate(studio: FakeSwitcher) -> AsyncGenerator[Gate]:
+    """Run a gate without a cool-down; at the end nothing may be left of anybody."""
+    gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+    await gate.start()
+    yield gate
+    assert gate.snapshot().waiting == {}
+    assert gate.snapshot().leases == 0
+    await gate.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert not studio.unloaded_while_serving
+    assert not studio.two_at_once
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Let the loop turn until something is true."""
+    for _ in range(1000):
+        if true():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never became true")
+
+
+async def idle(gate: Gate) -> None:
+    """Let the loop turn until no switch is under way."""
+    await until(lambda: gate.snapshot().switch is None)
+
+
+async def hold(gate: Gate, route: Route, entered: asyncio.Event, leave: asyncio.Event) -> None:
+    """Hold a lease until told to leave."""
+    async with gate.lease(route, "me"):
+        entered.set()
+        await leave.wait()
+
+
+def ask(gate: Gate, route: Route, client: str = "me") -> "asyncio.Task[Lease]":
+    """Enter a lease in a task of its own."""
+    return asyncio.create_task(gate.lease(route, client).__aenter__())
+
+
+async def cancelled(task: "asyncio.Task[Any]") -> None:
+    """Cancel a task and wait until it has gone."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+class TestLease:
+    async def test_loads_what_is_not_resident(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """The first request of a model has it loaded with the options of its route."""
+        route = Route(A.key, device="gpu0", load={"context_length": 8192})
+
+        async with gate.lease(route, "me"):
+            assert studio.residents == {"a"}
+
+        assert studio.options == [{"context_length": 8192}]
+
+    async def test_costs_no_turn_of_the_loop_when_the_model_is_free(self, gate: Gate) -> None:
+        """A lease on a free resident is entered without giving way to anyone."""
+        async with gate.lease(A, "me"):
+            pass
+        entering = gate.lease(A, "me").__aenter__()
+
+        with pytest.raises(StopIteration) as stopped:
+            entering.send(None)
+
+        stopped.value.value.release()
+
+    async def test_tells_how_long_it_waited(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A request that found its model absent spent all its wait in its own switch."""
+        studio.loading.hold()
+        asyncio.get_running_loop().call_later(0.01, studio.loading.release.set)
+
+        async with gate.lease(A, "me") as lease:
+            assert lease.queue_s >= lease.switch_s > 0
+
+        async with gate.lease(A, "me") as lease:
+            assert (lease.queue_s, lease.switch_s) == (0, 0)
+
+    async def test_release_may_come_early_and_twice(self, gate: Gate) -> None:
+        """A lease released early is over, whatever happens later."""
+        async with gate.lease(A, "me") as lease:
+            lease.release()
+            assert gate.snapshot().leases == 0
+            lease.release()
+
+    async def test_is_given_back_when_the_body_raises(self, gate: Gate) -> None:
+        """An exception inside the context ends the lease and goes on."""
+        with pytest.raises(KeyError):
+            async with gate.lease(A, "me"):
+                raise KeyError
+
+        assert gate.snapshot().leases == 0
+
+    async def test_a_switch_waits_for_the_last_answer(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A model is not unloaded before its last lease has ended."""
+        async with gate.lease(A, "me"):
+            studio.serving["a"] += 1
+            other = ask(gate, B)
+            await until(lambda: len(gate.snapshot().waiting) == 1)
+            assert studio.residents == {"a"}
+            studio.serving["a"] -= 1
+
+        (await other).release()
+
+        assert studio.residents == {"b"}
+
+    async def test_parallel_as_the_backend_reports_it(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A resident takes as many as the load said it serves."""
+        studio.loaded = Loaded(parallel=1)
+
+        async with gate.lease(A, "me"):
+            second = ask(gate, A)
+            await until(lambda: len(gate.snapshot().waiting) == 1)
+
+        (await second).release()
+
+
+class TestCancellation:
+    async def test_while_queued(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A waiter that is cancelled in the queue causes no switch."""
+        async with gate.lease(A, "me"):
+            task = ask(gate, B)
+            await until(lambda: len(gate.snapshot().waiting) == 1)
+            await cancelled(task)
+
+        await idle(gate)
+        assert studio.loading.calls == ["a"]
+
+    async def test_while_the_backend_is_asked(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A switch whose only waiter leaves before the load call does not load."""
+        studio.looking.hold()
+        task = ask(gate, A)
+        await studio.looking.started.wait()
+
+        await cancelled(task)
+        studio.looking.release.set()
+
+        await idle(gate)
+        assert studio.loading.calls == []
+
+    async def test_during_unload(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A switch whose only waiter leaves during the unload ends after it."""
+        async with gate.lease(A, "me"):
+            pass
+        studio.unloading.hold()
+        task = ask(gate, B)
+        await studio.unloading.started.wait()
+
+        await cancelled(task)
+        studio.unloading.release.set()
+
+        await idle(gate)
+        assert studio.loading.calls == ["a"]
+        assert gate.snapshot().residents == ()
+
+    async def test_during_cool_down(self, studio: FakeSwitcher) -> None:
+        """A switch whose only waiter leaves during the cool-down does not load."""
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0.01)
+        await gate.start()
+        async with gate.lease(A, "me"):
+            pass
+        task = ask(gate, B)
+        await until(lambda: "a" not in studio.residents)
+
+        await cancelled(task)
+        async with gate.lease(C, "me"):
+            pass
+
+        assert studio.loading.calls == ["a", "c"]
+        await gate.close()
+
+    async def test_during_load(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A load under way goes on without its waiter, and its model is kept."""
+        studio.loading.hold()
+        task = ask(gate, A)
+        await studio.loading.started.wait()
+
+        await cancelled(task)
+        studio.loading.release.set()
+
+        await idle(gate)
+        assert [view.model for view in gate.snapshot().residents] == [A.key]
+
+    async def test_in_a_beat(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A waiter that is cancelled inside its beat is withdrawn."""
+        inside = asyncio.Event()
+
+        async def beat(position: int, estimate_s: float) -> None:
+            inside.set()
+            await asyncio.Event().wait()
+
+        studio.loading.hold()
+        task = asyncio.create_task(gate.lease(A, "me", beat, 0.0).__aenter__())
+        await inside.wait()
+
+        await cancelled(task)
+
+        assert gate.snapshot().waiting == {}
+        studio.loading.release.set()
+        await idle(gate)
+
+    async def test_at_the_moment_of_the_grant(self, gate: Gate) -> None:
+        """A grant that meets a cancelled waiter is handed back."""
+        one = Route(A.key, device="gpu0", parallel=1)
+        first = await gate.lease(one, "me").__aenter__()
+        second, third = ask(gate, one), ask(gate, one)
+        await until(lambda: len(gate.snapshot().waiting) == 2)
+
+        first.release()
+        await cancelled(second)
+
+        (await third).release()
+
+
+class TestBeat:
+    async def test_tells_place_and_estimate(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """While a request waits, its beat hears its position, from 1, and an estimate."""
+        heard: list[tuple[int, float]] = []
+
+        async def beat(position: int, estimate_s: float) -> None:
+            heard.append((position, estimate_s))
+            studio.loading.release.set()
+
+        studio.loading.hold()
+        async with gate.lease(A, "me", beat, 0.0):
+            pass
+
+        assert heard[0][0] == 1
+        assert 9 < heard[0][1] <= 10
+
+    async def test_is_not_asked_for_without_a_wait(self, gate: Gate) -> None:
+        """A request that is served at once hears no beat."""
+        async with gate.lease(A, "me"):
+            pass
+
+        async def beat(position: int, estimate_s: float) -> None:
+            raise AssertionError
+
+        async with gate.lease(A, "me", beat, 0.0):
+            pass
+
+    async def test_that_raises_gives_up_the_place(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A client that cannot be written to any more does not go on waiting."""
+
+        async def beat(position: int, estimate_s: float) -> None:
+            raise ConnectionResetError
+
+        studio.loading.hold()
+        with pytest.raises(ConnectionResetError):
+            await gate.lease(A, "me", beat, 0.0).__aenter__()
+
+        assert gate.snapshot().waiting == {}
+        studio.loading.release.set()
+        await idle(gate)
+
+
+class TestRefusals:
+    async def test_a_failed_load_is_told_with_its_reason(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """All who wait for a load that fails hear the backend's own words; the next to come is put off."""
+        studio.loading.error = LoadFailed("no such file")
+
+        first, second = ask(gate, A), ask(gate, A)
+
+        with pytest.raises(LoadFailed, match="could not load studio/a on 'gpu0': no such file"):
+            await first
+        with pytest.raises(LoadFailed):
+            await second
+        with pytest.raises(BackendDown, match="no such file") as told:
+            await ask(gate, A)
+        assert 0 < told.value.retry_after_s <= 2
+
+    async def test_a_backend_that_is_down_is_told_as_such(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A switch fails when its backend does not answer, and the client may try again."""
+        studio.looking.error = BackendDown("studio does not answer")
+
+        with pytest.raises(BackendDown, match="studio does not answer") as told:
+            await ask(gate, A)
+
+        assert told.value.retry_after_s == 2
+
+    async def test_the_queue_is_bounded(self, studio: FakeSwitcher) -> None:
+        """Who finds the queue full is refused at once, with an estimate."""
+        gate = Gate("gpu0", Limits(queue=1), {"studio": studio}, cooldown_s=0)
+        studio.loading.hold()
+        first = ask(gate, A)
+        await studio.loading.started.wait()
+
+        with pytest.raises(Overloaded) as told:
+            await ask(gate, A)
+
+        assert 9 < told.value.retry_after_s <= 10
+        await cancelled(first)
+        await gate.close()
+
+    async def test_the_wait_is_bounded(self, studio: FakeSwitcher) -> None:
+        """Who has waited for `wait_s` is refused, by the gate's own timer."""
+        gate = Gate("gpu0", Limits(wait_s=0.01), {"studio": studio}, cooldown_s=0)
+        studio.loading.hold()
+
+        with pytest.raises(WaitExpired, match="waited 0.01 s for studio/a"):
+            await ask(gate, A)
+
+        await gate.close()
+
+    async def test_what_never_fits(self, studio: FakeSwitcher) -> None:
+        """A model larger than the device is refused without a switch."""
+        gate = Gate("gpu0", Limits(memory_bytes=10), {"studio": studio}, cooldown_s=0)
+
+        with pytest.raises(LoadFailed, match="does not fit on 'gpu0'"):
+            await ask(gate, Route(A.key, device="gpu0", size_bytes=11))
+
+        assert studio.loading.calls == []
+        await gate.close()
+
+
+class TestTruth:
+    async def test_start_adopts_what_is_resident(self, studio: FakeSwitcher) -> None:
+        """A model that is resident already is used as it is."""
+        studio.residents = {"b"}
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        await gate.start()
+
+        async with gate.lease(B, "me"):
+            pass
+
+        assert studio.loading.calls == []
+        await gate.close()
+
+    async def test_start_survives_a_backend_that_is_down(self, studio: FakeSwitcher) -> None:
+        """A backend that is down at the start is no reason not to start."""
+        studio.looking.error = BackendDown("studio does not answer")
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+
+        await gate.start()
+
+        assert gate.snapshot().residents == ()
+        await gate.close()
+
+    async def test_a_model_that_nobody_let_in_goes_with_the_next_switch(
+        self, gate: Gate, studio: FakeSwitcher
+    ) -> None:
+        """A switch unloads what the backend reports and the arbiter never let in."""
+        studio.residents = {"x"}
+
+        async with gate.lease(A, "me"):
+            pass
+
+        assert studio.unloading.calls == ["x"]
+        assert studio.residents == {"a"}
+
+    async def test_what_has_gone_is_not_unloaded(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A switch does not unload a victim that the backend no longer has."""
+        async with gate.lease(A, "me"):
+            pass
+        studio.residents = set()
+
+        async with gate.lease(B, "me"):
+            pass
+
+        assert studio.unloading.calls == []
+
+    async def test_a_vanished_model_is_loaded_again(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A resident that vanishes takes no more; whoever asks for it has it loaded again."""
+        async with gate.lease(A, "me"):
+            studio.residents = set()
+            studio.changed()
+            await until(lambda: gate.snapshot().residents == ())
+
+            async with gate.lease(A, "you"):
+                assert studio.loading.calls == ["a", "a"]
+
+    async def test_calls_of_changed_join(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """However often a backend says that it changed, one look is under way and one to follow."""
+        studio.looking.hold()
+        studio.changed()
+        await studio.looking.started.wait()
+        looks = len(studio.looking.calls)
+
+        studio.changed()
+        studio.changed()
+        studio.looking.release.set()
+
+        await until(lambda: len(studio.looking.calls) == looks + 1)
+        await until(lambda: len(asyncio.all_tasks()) == 1)
+        assert len(studio.looking.calls) == looks + 1
+
+    async def test_a_change_during_a_switch_is_looked_at_after_it(
+        self, gate: Gate, studio: FakeSwitcher
+    ) -> None:
+        """What a backend says during a switch is not lost."""
+        studio.loading.hold()
+        task = ask(gate, A)
+        await studio.loading.started.wait()
+        studio.changed()
+        studio.residents.add("x")
+
+        studio.loading.release.set()
+        (await task).release()
+
+        await until(lambda: len(gate.snapshot().residents) == 2)
+
+    async def test_another_backend_that_is_down_does_not_matter(self, studio: FakeSwitcher) -> None:
+        """A backend that is neither loaded on nor unloaded from need not answer."""
+        other = FakeSwitcher("other")
+        other.looking.error = BackendDown("other does not answer")
+        gate = Gate("gpu0", Limits(), {"studio": studio, "other": other}, cooldown_s=0)
+        await gate.start()
+
+        async with gate.lease(A, "me"):
+            pass
+
+        await gate.close()
+
+    async def test_a_silent_backend_keeps_its_residents(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A backend that does not answer for a moment is believed to have what it had."""
+        async with gate.lease(A, "me"):
+            pass
+        studio.looking.error = BackendDown("studio does not answer")
+
+        looks = len(studio.looking.calls)
+        studio.changed()
+        await until(lambda: len(studio.looking.calls) > looks)
+
+        await until(lambda: len(asyncio.all_tasks()) == 1)
+        assert [view.model for view in gate.snapshot().residents] == [A.key]
+
+    async def test_a_backend_that_stays_silent_loses_its_residents(self, studio: FakeSwitcher) -> None:
+        """A backend that has not answered for `gone_s` is believed to have nothing."""
+        studio.residents = {"a"}
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0, gone_s=0)
+        await gate.start()
+        studio.looking.error = BackendDown("studio does not answer")
+
+        studio.changed()
+
+        await until(lambda: gate.snapshot().residents == ())
+        await gate.close()
+
+    async def test_a_failed_unload_fails_the_switch(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """What cannot be unloaded stays, and those who wait for its place hear why."""
+        async with gate.lease(A, "me"):
+            pass
+        studio.unloading.error = RuntimeError("it will not go")
+
+        with pytest.raises(LoadFailed, match="it will not go"):
+            await ask(gate, B)
+
+        assert [view.model for view in gate.snapshot().residents] == [A.key]
+        assert studio.loading.calls == ["a"]
+
+
+class TestClose:
+    async def test_refuses_those_who_wait_and_those_who_come(self, studio: FakeSwitcher) -> None:
+        """After `close` nobody waits and nobody comes in; a lease that is out may end later."""
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        lease = await gate.lease(A, "me").__aenter__()
+        task = ask(gate, B)
+        await until(lambda: len(gate.snapshot().waiting) == 1)
+
+        await gate.close()
+
+        with pytest.raises(ShuttingDown):
+            await task
+        with pytest.raises(ShuttingDown):
+            await ask(gate, A)
+        lease.release()
+        assert gate.snapshot().leases == 0
+
+    async def test_cancels_a_switch(self, studio: FakeSwitcher) -> None:
+        """A load under way is cancelled and awaited."""
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        studio.loading.hold()
+        task = ask(gate, A)
+        await studio.loading.started.wait()
+
+        await gate.close()
+
+        with pytest.raises(ShuttingDown):
+            await task
+        assert studio.under_way == 0
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+class TestPassing:
+    async def test_bounds_by_parallel_alone(self) -> None:
+        """Without a device all models pass, at most `parallel` at once."""
+        gate = Gate.passing("cloud", Limits(), 2)
+        first = await gate.lease(A, "me").__aenter__()
+        second = await gate.lease(B, "me").__aenter__()
+        third = ask(gate, C)
+        await until(lambda: len(gate.snapshot().waiting) == 1)
+
+        second.release()
+
+        (await third).release()
+        first.release()
+        await gate.close()
+
+    async def test_never_waits_without_a_bound(self) -> None:
+        """Without `parallel` nobody waits."""
+        gate = Gate.passing("cloud", Limits(queue=0), None)
+
+        leases = [await gate.lease(A, "me").__aenter__() for _ in range(100)]
+
+        assert gate.snapshot().leases == 100
+        assert [lease.queue_s for lease in leases] == [0] * 100
+        await gate.close()
+
+
+async def test_the_log_tells_a_switch(
+    gate: Gate, studio: FakeSwitcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each switch is one line, with what went, what came, why, and what it took."""
+    caplog.set_level(logging.INFO, "dmap.gate")
+    async with gate.lease(A, "me"):
+        pass
+    caplog.clear()
+
+    async with gate.lease(B, "me"):
+        pass
+
+    line = caplog.messages[0]
+    assert line.startswith(
+        "switch device=gpu0 unload=studio/a load=studio/b reason=idle drain_s=0.000 unload_s="
+    )
+    assert line.endswith(" outcome=ok")
+
+
+async def test_a_thousand_leases_over_three_models(gate: Gate, studio: FakeSwitcher) -> None:
+    """A thousand requests at once for three models take three switches and leave nothing behind."""
+
+    async def serve(route: Route, client: str) -> None:
+        async with gate.lease(route, client):
+            studio.serving[route.key.model] += 1
+            await asyncio.sleep(0)
+            studio.serving[route.key.model] -= 1
+
+    routes = [
+        Route(ModelKey("studio", "abc"[number % 3]), device="gpu0", parallel=4) for number in range(1000)
+    ]
+
+    await asyncio.gather(*(serve(route, f"client{number % 7}") for number, route in enumerate(routes)))
+
+    assert sorted(studio.loading.calls) == ["a", "b", "c"]

@@ -1,0 +1,151 @@
+"""What the policy must reach: the aims of the design's table, and the bound on waiting."""
+
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dmap.arbiter import Limits
+from dmap.simulate import WORKLOADS, Arrivals, Crowd, Result, Workload, main, run, run_table
+
+BY_NAME = {workload.name: workload for workload in WORKLOADS}
+
+
+@cache
+def play(name: str, policy: str = "dmap") -> Result:
+    """Play a workload of the table, once."""
+    return run(BY_NAME[name], policy)
+
+
+class TestTable:
+    def test_two_clients_of_two_models(self) -> None:
+        """Clients in a tight loop share the device in long turns."""
+        result = play("2 clients, 2 models")
+
+        assert result.served >= 2_700
+        assert result.switches_per_request <= 0.036
+
+    def test_thinking_for_a_second(self) -> None:
+        """A model lingers for a client that thinks for a second."""
+        result = play("the same, thinking 1 s")
+
+        assert result.served >= 1_460
+        assert result.switches_per_request <= 0.065
+
+    def test_thinking_for_three_seconds(self) -> None:
+        """A model lingers for a client that thinks for three seconds."""
+        result = play("the same, thinking 3 s")
+
+        assert result.served >= 775
+        assert result.switches_per_request <= 0.125
+
+    def test_three_models(self) -> None:
+        """Six clients of three models are served in long turns."""
+        assert play("6 clients, 3 models").served >= 2_570
+
+    def test_a_minority(self) -> None:
+        """Overlapping clients of one model do not starve the client of another."""
+        result = play("2 of A, 1 of B")
+
+        assert result.served >= 2_650
+        assert result.longest_s <= 70
+
+    def test_a_small_minority(self) -> None:
+        """One client among 48 of two other models is served, and costs them little."""
+        result = play("24 of A, 24 of B, 1 of C")
+
+        assert result.served >= 10_600
+        assert result.longest_s <= 110
+
+    def test_four_models(self) -> None:
+        """Four crowds take turns."""
+        result = play("48 clients, 4 models")
+
+        assert result.served >= 5_760
+        assert result.longest_s <= 155
+
+    def test_open_arrivals_of_unlike_shares(self) -> None:
+        """Under a light load waits are as short as first come, first served makes them."""
+        result, fifo = play("open, 80/15/5 % at 1/s"), play("open, 80/15/5 % at 1/s", "fifo")
+
+        assert result.mean_s <= fifo.mean_s
+        assert result.p95_s <= 1.1 * fifo.p95_s
+
+    def test_open_arrivals_of_like_shares(self) -> None:
+        """Under a light load of two models nothing is worse than first come, first served."""
+        result, fifo = play("open, 50/50 at 0.7/s"), play("open, 50/50 at 0.7/s", "fifo")
+
+        assert result.mean_s <= fifo.mean_s
+        assert result.p95_s <= fifo.p95_s
+
+    def test_open_arrivals_by_other_chances(self) -> None:
+        """The seed of the table is not a lucky one: six others together keep the same bounds."""
+        workloads = [
+            Workload(
+                "", arrivals=Arrivals(1.0, (("A", 80), ("B", 15), ("C", 5)), seed), parallel=4, answer_s=2
+            )
+            for seed in range(2, 8)
+        ]
+
+        ours, fifo = [run(each) for each in workloads], [run(each, "fifo") for each in workloads]
+
+        assert sum(each.mean_s for each in ours) <= sum(each.mean_s for each in fifo)
+        assert sum(each.p95_s for each in ours) <= 1.1 * sum(each.p95_s for each in fifo)
+
+
+@pytest.mark.parametrize("think_s", [0, 0.3])
+def test_a_policy_scaled_to_short_switches(think_s: float) -> None:
+    """With switches of 1 s, answers of 0.1 s and patience to match, a switch serves 17 requests or more."""
+    crowds = (Crowd("A", 1, think_s), Crowd("B", 1, think_s))
+    workload = Workload("", crowds, load_s=1, answer_s=0.1, duration_s=600, limits=Limits(patience_s=7.5))
+
+    assert run(workload).switches_per_request <= 0.06
+
+
+def test_a_minority_is_served_in_time_every_time() -> None:
+    """One client beside two overlapping ones waits for patience, drain and load at the longest, each time."""
+    workload = Workload("", (Crowd("A", 2), Crowd("B", 1)))
+
+    result = run(workload)
+    waits = [wait_s for wait_s, model in zip(result.waits_s, result.models, strict=True) if model == "B"]
+
+    assert len(waits) > 500
+    assert max(waits) <= 60 + 1 + 8
+
+
+@given(
+    crowds=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 12)), min_size=2, max_size=5),
+    parallel=st.integers(1, 4),
+    load_s=st.integers(1, 20),
+)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_no_one_waits_beyond_the_bound(crowds: list[tuple[int, int]], parallel: int, load_s: int) -> None:
+    """A wait ends within patience, and the load, residency, linger and drain of each model ahead."""
+    named = tuple(Crowd(chr(65 + place), count, think_s) for place, (count, think_s) in enumerate(crowds))
+    workload = Workload("", named, parallel=parallel, load_s=load_s, duration_s=1200)
+    residency_s = 5 / 4 * 4 * load_s
+    turn_s = load_s + residency_s + 1.5 * load_s + 2
+
+    assert run(workload).longest_s <= 60 + len(crowds) * turn_s + 4
+
+
+def test_the_same_each_time() -> None:
+    """A simulation has no chance in it but its seed."""
+    workload = BY_NAME["open, 50/50 at 0.7/s"]
+
+    assert run(workload) == run(workload)
+
+
+def test_the_table_has_a_row_for_each_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    """The table names each workload once, with a line per policy."""
+    table = run_table(WORKLOADS[:1])
+
+    assert [line.split()[-6] for line in table.splitlines()[2:]] == ["fifo", "drain", "dmap"]
+
+
+def test_the_command_writes_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """`main` writes all rows and succeeds."""
+    assert main([]) == 0
+
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 3 * len(WORKLOADS)
