@@ -77,6 +77,7 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _log_to_stderr(level: int) -> None:
-    """No timestamps: journald and every container runtime add their own."""
+    """No timestamps: journald and every container runtime add their own.  Nor what else costs a system call."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     logging.getLogger("asyncio").setLevel(logging.WARNING)

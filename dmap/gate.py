@@ -80,7 +80,7 @@ class Lease:
             self._future.set_result(None)
 
     async def _wait(self) -> None:
-        self._future = asyncio.get_running_loop().create_future()
+        self._future = self._gate.loop.create_future()
         after_s = self._beat_after_s if self._beat is not None else None
         try:
             while not self._answered:
@@ -96,8 +96,8 @@ class Gate:
     """
     One device's gate.
 
-    Call `start` before the first lease and `close` at the end; both from the loop.  *gone_s* is how long a
-    backend may keep silent until its residents no longer count.
+    Make it inside the loop that runs it, call `start` before the first lease and `close` at the end.
+    *gone_s* is how long a backend may keep silent until its residents no longer count.
     """
 
     def __init__(
@@ -109,6 +109,7 @@ class Gate:
         gone_s: float = 60.0,
     ) -> None:
         self.name = name
+        self.loop = asyncio.get_running_loop()
         self._limits = limits
         self._arbiter = Arbiter(limits)
         self._switchers = switchers
@@ -198,7 +199,7 @@ class Gate:
 
     def _now(self) -> float:
         """Return the loop's time, but never less than the arbiter was told: timers may come early."""
-        self._told_at = max(self._told_at, asyncio.get_running_loop().time())
+        self._told_at = max(self._told_at, self.loop.time())
         return self._told_at
 
     def _apply(self, effects: Iterable[Effect]) -> None:
@@ -224,7 +225,7 @@ class Gate:
             return  # a tick too many does no harm and is cheaper than a new timer per request
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_at(deadline, self._tick, deadline)
+        self._timer = self.loop.call_at(deadline, self._tick, deadline)
 
     def _tick(self, deadline: float) -> None:
         self._timer = None
