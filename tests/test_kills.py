@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +45,19 @@ async def test_engine_killed_in_mid_stream(client: AsyncOpenAI, running: Process
     for _ in range(chunks):
         await anext(aiter(stream))
 
-    os.kill(running.engines[0], signal.SIGKILL)
+    engine = running.engines[0]
+    os.kill(engine, signal.SIGKILL)
 
     with pytest.raises(openai.APIError):
         [chunk async for chunk in stream]
+    await until(lambda: engine not in running.engines)
     assert await answered_by(client, "slow") == "slow"
 
 
 async def test_engine_killed_in_mid_load(client: AsyncOpenAI, running: Process) -> None:
     """A load whose engine is killed is told as a failed load with its reason; other models go on."""
     asking = asyncio.ensure_future(answered_by(client, "slow"))
-    async with asyncio.timeout(10):
-        while not running.engines:
-            await asyncio.sleep(0.001)
+    await until(lambda: bool(running.engines))
 
     os.kill(running.engines[0], signal.SIGKILL)
 
@@ -142,6 +142,13 @@ async def timed(work: Any) -> float:
     started = asyncio.get_running_loop().time()
     await work
     return asyncio.get_running_loop().time() - started
+
+
+async def until(ready: Callable[[], bool]) -> None:
+    """Wait for what only the process table shows."""
+    async with asyncio.timeout(10):
+        while not ready():
+            await asyncio.sleep(0.001)
 
 
 async def until_waiting(client: AsyncOpenAI, count: int) -> None:
