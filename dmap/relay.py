@@ -8,6 +8,7 @@ still has its HTTP status.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from multidict import CIMultiDict
@@ -25,6 +26,7 @@ __all__ = ["run"]
 
 HOLD_BYTES = 64 * 1024
 """A plain body up to this size is judged before it is passed on; a larger one goes on as it comes."""
+_NO_MARK = "the backend ended the stream before its end mark"
 _IDLE_LOOKS = 4
 """Silence is looked for this often per `idle_s`, so it is noticed at most a quarter late."""
 
@@ -45,16 +47,14 @@ async def run(
     *by_finish* takes a `finish_reason` for the end of a stream that lacks `[DONE]`.  Raises a `DmapError`
     for whatever keeps the answer from being whole; when cancelled, the backend is cut off at once.
     """
-    async with await _ask(reply, pool, target, headers, body) as exchange:
-        expired = LeaseExpired(f"the request held its model for {lease_s:g} s (lease_s of the device)")
-        limit = asyncio.get_running_loop().call_later(lease_s, exchange.stop, expired)
-        try:
+    try:
+        async with asyncio.timeout(lease_s), await _ask(reply, pool, target, headers, body) as exchange:
             if exchange.status == 200 and _kind(exchange) == "text/event-stream":
                 await _stream(reply, exchange, by_finish)
             else:
                 await _plain(reply, exchange)
-        finally:
-            limit.cancel()
+    except TimeoutError as exc:
+        raise LeaseExpired(f"the request held its model for {lease_s:g} s (lease_s of the device)") from exc
 
 
 async def _ask(
@@ -85,23 +85,32 @@ async def _first(reply: Reply, exchange: Exchange) -> Exchange:
 async def _stream(reply: Reply, exchange: Exchange, by_finish: bool) -> None:
     """Pass an event stream on and see that it came to its end mark."""
     tail = Tail()
-    _refuse_first_error(reply, exchange)
+    readable = _is_readable(exchange)
+    _refuse_start(reply, exchange, readable)
     await reply.commit(200, _head(exchange, reply.trip), sse=True)
-    await _Pump(reply, exchange).pass_on(tail.feed)
+    try:
+        await _Pump(reply, exchange).pass_on(tail.feed)
+    finally:
+        reply.torn = tail.torn
     reply.trip.tokens_in, reply.trip.tokens_out = tail.tokens()
     if tail.error:
         reply.trip.outcome = "backend_error"
-    readable = exchange.header("content-encoding") in (None, "identity")
     if readable and not tail.ended(reply.dialect, by_finish=by_finish):
-        raise BackendBroke("the backend ended the stream before its end mark")
+        raise BackendBroke(_NO_MARK)
 
 
-def _refuse_first_error(reply: Reply, exchange: Exchange) -> None:
-    """Make a stream that begins with an error the error it should have been, while that can be told."""
+def _refuse_start(reply: Reply, exchange: Exchange, readable: bool) -> None:
+    """Make a stream that begins with an error, or is empty, the error it should have been."""
+    if reply.trip.committed:
+        if not readable:
+            raise BackendBroke("the backend's stream is encoded, and comments went before it that are not")
+        return
     first = Tail()
     first.feed(b"".join(exchange.held))
-    if first.error and not reply.trip.committed:
+    if first.error:
         raise Relayed(first.error, status=502, code="backend_error")
+    if not exchange.held and readable and not first.ended(reply.dialect):
+        raise BackendBroke(_NO_MARK)
 
 
 async def _plain(reply: Reply, exchange: Exchange) -> None:
@@ -110,19 +119,29 @@ async def _plain(reply: Reply, exchange: Exchange) -> None:
     if await pump.collect(HOLD_BYTES):
         _judge(reply, exchange, b"".join(exchange.held))
         return
+    readable = _is_readable(exchange)
+    failure = failure_of(exchange.status, "", b"".join(exchange.held) if readable else b"", None)
+    if failure is not None:
+        raise failure
     _refuse_plain(reply, exchange)
     length = exchange.header("content-length")
     await reply.commit(
         exchange.status, _head(exchange, reply.trip), length=int(length) if length else None, sse=False
     )
-    await pump.pass_on(lambda data: None)
+    last: deque[bytes] = deque(maxlen=1)
+    await pump.pass_on(last.append)
+    if exchange.by_eof and readable and "json" in _kind(exchange) and last[0].rstrip()[-1:] not in b"}]":
+        raise BackendBroke("the backend's answer is cut short: it is no whole JSON")
 
 
 def _judge(reply: Reply, exchange: Exchange, body: bytes) -> None:
     """Keep a whole body for the client, unless what it says is a failure."""
     kind = exchange.header("content-type") or ""
-    payload = decoded(kind, body)
-    failure = failure_of(exchange.status, kind, body, payload)
+    readable = _is_readable(exchange)
+    payload = decoded(kind, body) if readable else None
+    failure = failure_of(exchange.status, kind if readable else "", body, payload)
+    if isinstance(failure, Relayed) and not readable:
+        failure = None
     if failure is None and exchange.status < 400:
         _refuse_plain(reply, exchange)
     elif failure is None and reply.trip.committed:
@@ -139,6 +158,10 @@ def _refuse_plain(reply: Reply, exchange: Exchange) -> None:
     """Refuse a plain answer to a request for a stream: clients would read no event and think it empty."""
     if reply.beats and exchange.status < 400:
         raise BackendBroke(f"the backend answered {_kind(exchange) or 'nothing'} to a request for a stream")
+
+
+def _is_readable(exchange: Exchange) -> bool:
+    return exchange.header("content-encoding") in (None, "identity")
 
 
 def _kind(exchange: Exchange) -> str:

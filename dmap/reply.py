@@ -46,6 +46,8 @@ class Reply:
         self._sse = False
         self._chunked = False
         self._stall_left = server.client_stall_s
+        self.torn = False
+        """Whether the stream stands inside a record, which an error has to end first."""
 
     @property
     def beats(self) -> bool:
@@ -95,7 +97,8 @@ class Reply:
         if self._request.version < (1, 1):
             response.force_close()
         self._transport().set_write_buffer_limits(high=self.server.buffer)
-        self.trip.committed, self.trip.status, self._sse = True, status, sse
+        self.trip.committed, self.trip.status = True, status
+        self._sse = sse and "Content-Encoding" not in headers
         self._writer = await response.prepare(self._request)
         self._chunked = response.headers.get("Transfer-Encoding") == "chunked"
 
@@ -145,9 +148,12 @@ class Reply:
         """Finish the response; what is not read within the client's allowance is cut off."""
         assert self._response is not None, "a reply ends with an answer or with an error"
         if self.trip.committed and self._is_open():
-            with self._stall_bound():
+            try:
                 async with asyncio.timeout(self._stall_left):
                     await self._response.write_eof()
+            except TimeoutError:
+                self.trip.outcome = ClientStalled.code
+                self._cut(flush_s=0)
         return self._response
 
     async def fail(self, error: DmapError) -> None:
@@ -162,15 +168,15 @@ class Reply:
         if not self._is_open():
             return
         if self._sse:
-            self._write(error_record(error, self.dialect))
+            self._write(b"\n\n" * self.torn + error_record(error, self.dialect))
         self._cut()
 
-    def _cut(self) -> None:
+    def _cut(self, flush_s: float = FLUSH_S) -> None:
         transport = self._transport()
         if self._request.version < (1, 1):
             _reset_on_close(transport)
         transport.close()
-        asyncio.get_running_loop().call_later(FLUSH_S, transport.abort)
+        asyncio.get_running_loop().call_later(flush_s, transport.abort)
 
     def _write(self, data: bytes) -> None:
         self._transport().write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)

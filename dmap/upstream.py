@@ -122,7 +122,7 @@ def _request_head(target: Target, headers: list[tuple[str, str]], length: int) -
     host = f"[{target.host}]" if ":" in target.host else target.host
     lines = [f"POST {target.path} HTTP/1.1", f"Host: {host}:{target.port}", f"Content-Length: {length}"]
     lines += [f"{name}: {value}" for name, value in headers]
-    return "\r\n".join([*lines, "", ""]).encode()
+    return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")  # as aiohttp decoded them
 
 
 class Exchange:
@@ -189,6 +189,7 @@ class Exchange:
         self.broken = broken if isinstance(broken, DmapError) else None
         if not self.first.done():
             self.first.set_exception(broken) if broken else self.first.set_result(None)
+            self.first.exception()  # whoever waits may be cancelled before it looks
         if self.on_end is not None:
             self.on_end()
 
@@ -303,9 +304,11 @@ class _Connection(asyncio.Protocol):
     # What httptools calls.
 
     def on_message_begin(self) -> None:
-        """Notice a second answer to one request; a 1xx before the answer is none."""
+        """Notice a second answer to one request, of which nothing is passed on; a 1xx before is none."""
         if self._complete:
             self._excess = True
+            if self._exchange is not None:
+                self._exchange.sink = _drop
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header; those after the body are trailers and are dropped."""
@@ -356,7 +359,11 @@ class _Connection(asyncio.Protocol):
             exchange.finish(error)
 
     def _finish(self) -> None:
-        """Let the exchange go, and keep the connection if nothing is left on it."""
+        """
+        Let the exchange go, and keep the connection if nothing is left on it.
+
+        What is not written yet is dropped: a backend that answered early may never read the rest.
+        """
         exchange = self._exchange
         if exchange is None:
             return
@@ -366,6 +373,12 @@ class _Connection(asyncio.Protocol):
             self.idle_since = asyncio.get_running_loop().time()
             self.transport.resume_reading()
             self._pool.give_back(self)
-        else:
+        elif written:
             self.close()
+        else:
+            self.abort()
         exchange.finish()
+
+
+def _drop(data: bytes) -> None:
+    pass

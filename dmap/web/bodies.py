@@ -49,11 +49,14 @@ class Body:
         """
         body_s = self._bodies.server.body_s
         try:
-            async with asyncio.timeout(body_s):
+            async with asyncio.timeout(None if self._request.content.is_eof() else body_s):
                 return await self._read()
         except TimeoutError as exc:
             raise UploadTimeout(f"the body did not arrive within {body_s:g} s (server.body_s)") from exc
         except (web.RequestPayloadError, aiohttp.ClientPayloadError) as exc:
+            # aiohttp's parser has lost its place, and reading on would only log the same with a traceback.
+            self._request.content.feed_eof()
+            self._request.protocol.close()
             raise BadRequest(f"the body did not arrive whole: {exc}") from exc
 
     async def _read(self) -> bytes:

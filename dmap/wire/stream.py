@@ -59,6 +59,11 @@ class Tail:
         self._before = self._last
         self._last = data
 
+    @property
+    def torn(self) -> bool:
+        """Whether the bytes so far end inside a record."""
+        return bool(self._cut)
+
     def _whole(self, data: bytes) -> bytes:
         """Return the complete records in *data*; what is left over waits, bounded, for its end."""
         end = max(data.rfind(mark) + len(mark) if mark in data else 0 for mark in _ENDS)
@@ -72,9 +77,12 @@ class Tail:
 
         *by_finish* also takes a `finish_reason` for one, since some servers send no `[DONE]`.
         """
-        records = _BREAK.split((self._before + self._last + self._cut).strip())
+        tail = (record.lstrip() for record in _BREAK.split((self._before + self._last + self._cut).strip()))
+        records = [record for record in tail if not record.startswith(b":")]
+        if dialect is not Dialect.CHAT and records and _MARKS[Dialect.CHAT].match(records[-1]):
+            records.pop()  # some gateways end every stream with `[DONE]`
         mark = _MARKS.get(dialect)
-        if mark is None or (records and mark.match(records[-1].lstrip())):
+        if mark is None or (records and mark.match(records[-1])):
             return True
         return by_finish and dialect is Dialect.CHAT and any(_FINISHED.search(record) for record in records)
 

@@ -47,7 +47,7 @@ def failure_of(status: int, content_type: str, body: bytes, payload: Any) -> Dma
         return None if in_shape else Relayed(told or _excerpt(body), status=status, code="backend_error")
     if told is not None:
         return Relayed(told, status=_status(payload, told), code=_code(payload))
-    if "json" in content_type.lower() and payload is None and body:
+    if "json" in content_type.lower() and payload is None and status != 204:
         return BackendBroke("the backend's answer is cut short: it is no whole JSON")
     return None
 
