@@ -75,7 +75,6 @@ class Trip:
     switch_s: float = 0.0
     first_byte_s: float | None = None
     bytes_out: int = 0
-    chunks_out: int = 0
     tokens_in: int | None = None
     tokens_out: int | None = None
     status: int = 0

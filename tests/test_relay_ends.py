@@ -469,6 +469,12 @@ class TestErrors:
         assert "location" not in given.head.headers
         assert len(backend.requests) == 1
 
+    async def test_html_with_a_good_status(self, proxy, backend):
+        """A web page is no answer, whatever its status."""
+        given = await relayed(proxy, backend, answer(b"<html>Welcome</html>", kind="text/html"))
+
+        assert (given.status, given.error["code"]) == (502, "backend_broke")
+
     async def test_html(self, proxy, backend):
         """An error page of a proxy in between becomes JSON with its text, at the same status."""
         page = b"<html><body>Bad   Gateway\n</body></html>"

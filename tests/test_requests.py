@@ -95,6 +95,19 @@ class TestBody:
         assert go == b"HTTP/1.1 100 Continue\r\n\r\n"
         assert (await client.answer()).body == DONE
 
+    async def test_after_a_question_that_is_refused(self, proxy, backend):
+        """A client that asks before it sends its body is refused before it has sent any of it."""
+        head = HEAD + b"X-Forwarded-For: 10.0.0.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+        client = await sent(proxy, head)
+
+        assert (await client.answer()).status == 403
+
+    async def test_that_expects_what_nobody_knows(self, proxy, backend):
+        """An expectation that dmap does not know is passed over."""
+        await sent(proxy, HEAD + b"Expect: the best\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY)
+
+        assert (await backend.next()).body == BODY
+
     @pytest.mark.parametrize(
         "body", [b"", b"{", b"[]", b'{"model": 1}', b'{"model": "m", "stream": "yes"}', b"\xff\xfe"]
     )
@@ -218,6 +231,16 @@ class TestTooMuch:
         await sent(proxy, post(BODY.ljust(1024)))
 
         assert len((await backend.next()).body) == 1024
+
+    async def test_announced_is_not_held(self, serve, backend):
+        """Bodies that are only announced take nothing from the others."""
+        proxy = await serve(server=self.SMALL)
+        await sent(proxy, HEAD + b"Content-Length: 1024\r\n\r\n")
+        await sent(proxy, HEAD + b"Content-Length: 1024\r\n\r\n")
+
+        await sent(proxy, post(BODY))
+
+        assert (await backend.next()).body == BODY
 
     async def test_for_all_together(self, serve, backend):
         """When the bodies of those who wait take all of `bodies`, the next is a 429 that may come again."""

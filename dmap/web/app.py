@@ -38,12 +38,16 @@ def make_app(parts: Parts) -> web.Application:
     app.cleanup_ctx.append(running)
     app.on_response_prepare.append(_sign)
     for path in ROUTES:
-        app.router.add_post(path, proxy)
+        app.router.add_post(path, proxy, expect_handler=_later)
     app.router.add_get("/v1/models", listing.models)
     app.router.add_get("/v1/models/{id:.+}", listing.model)
     app.router.add_get("/health", listing.health)
     app.router.add_get("/ready", listing.ready)
     return app
+
+
+async def _later(request: web.Request) -> None:
+    """Leave `100 Continue` to the reading of the body: aiohttp asks here before the client is admitted."""
 
 
 @web.middleware

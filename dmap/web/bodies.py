@@ -60,23 +60,28 @@ class Body:
             raise BadRequest(f"the body did not arrive whole: {exc}") from exc
 
     async def _read(self) -> bytes:
-        """A length that was announced is claimed at once, so that what cannot end well does not begin."""
-        announced = self._request.content_length or 0
-        self._claim(announced)
-        chunks, size = [], 0
+        """What cannot end well does not begin; but only what has arrived counts as held."""
+        self._check(self._request.content_length or 0)
+        await self._ask_for_it()
+        chunks = []
         async for chunk in self._request.content.iter_any():
-            size += len(chunk)
-            if size > self._claimed:
-                self._claim(size - self._claimed)
+            self._check(len(chunk))
+            self._claimed += len(chunk)
+            self._bodies.held_bytes += len(chunk)
             chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def _claim(self, more: int) -> None:
+    async def _ask_for_it(self) -> None:
+        """Send `100 Continue` to a client that waits for it (RFC 9110 section 10.1.1)."""
+        expects = self._request.headers.get("Expect", "").lower() == "100-continue"
+        if expects and self._request.version >= (1, 1):
+            await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._request.writer.output_size = 0  # aiohttp takes more for the head of the answer
+
+    def _check(self, more: int) -> None:
         server = self._bodies.server
         if self._claimed + more > server.max_body:
             raise BodyTooLarge(f"the body is over {server.max_body} bytes (server.max_body)")
         if self._bodies.held_bytes + more > server.bodies:
             held = f"the bodies of waiting requests would take over {server.bodies} bytes (server.bodies)"
             raise Overloaded(held, retry_after_s=5)
-        self._claimed += more
-        self._bodies.held_bytes += more

@@ -45,6 +45,8 @@ def failure_of(status: int, content_type: str, body: bytes, payload: Any) -> Dma
     if status >= 400:
         in_shape = told is not None and isinstance(payload["error"], dict)
         return None if in_shape else Relayed(told or _excerpt(body), status=status, code="backend_error")
+    if "html" in content_type.lower():
+        return BackendBroke(f"the backend answered with a web page: {_excerpt(body)}")
     if told is not None:
         return Relayed(told, status=_status(payload, told), code=_code(payload))
     if "json" in content_type.lower() and payload is None and status != 204:
