@@ -63,17 +63,24 @@ class Access:
         return Client(key.name, key.models)
 
     def _speaker(self, peer: _Address, headers: Mapping[str, str]) -> _Address:
-        """Find whom *peer* speaks for: the last hop in `X-Forwarded-For` that is no trusted proxy."""
+        """
+        Find whom *peer* speaks for: the last hop of `X-Forwarded-For` that is no trusted proxy, or the first.
+
+        Some proxies append to the client's own line (nginx), others add a line of theirs (HAProxy), so all
+        lines count.  A proxy that names nobody, or somebody on its own host, has told us nothing.
+        """
         if not any(name in headers for name in FORWARDED):
             return peer
         if not _within(peer, self._proxies):
             raise AccessDenied(f"{peer} sends forwarding headers but is not in access.trusted_proxies")
-        hops = [hop.strip() for hop in headers.get("X-Forwarded-For", "").split(",") if hop.strip()]
-        for hop in reversed(hops):
-            address = _address(hop)
-            if not _within(address, self._proxies):
-                return address
-        return peer
+        lines = [value for name, value in headers.items() if name.lower() == "x-forwarded-for"]
+        speaker = None
+        for hop in reversed(",".join(lines).split(",")):
+            if hop.strip() and (speaker is None or _within(speaker, self._proxies)):
+                speaker = _address(hop.strip())
+        if speaker is None or (speaker.is_loopback and not peer.is_loopback):
+            raise AccessDenied(f"{peer} does not tell in X-Forwarded-For whom it speaks for")
+        return speaker
 
     def _may_connect(self, address: _Address) -> bool:
         if address.is_loopback or _within(address, self._allowed):
@@ -82,9 +89,11 @@ class Access:
 
     def _key(self, headers: Mapping[str, str]) -> config.Key:
         """Look the credentials up; every key is compared, in constant time, whichever matches."""
-        digest = hashlib.sha256(_credentials(headers).encode()).hexdigest()
+        credentials = _credentials(headers)
+        # aiohttp decodes a header's bytes this way.
+        digest = hashlib.sha256(credentials.encode(errors="surrogateescape")).hexdigest()
         known = [key for key in self._keys if hmac.compare_digest(key.sha256, digest)]
-        if not known:
+        if not credentials or not known:
             raise InvalidKey(
                 "no valid API key was given; send it as 'Authorization: Bearer KEY' or as 'x-api-key'"
             )

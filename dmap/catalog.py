@@ -72,6 +72,7 @@ class Catalog:
             for entry in self._entries.values()
             if client.may_use(*entry.names)
             for name in entry.names
+            if self._names[name] is entry
         ]
 
     def _is_resident(self, entry: _Entry, loaded: set[ModelKey]) -> bool:
@@ -84,7 +85,8 @@ class Catalog:
 
     def _unknown(self, model: str) -> ModelNotFound | BackendDown:
         silent = [name for name, models in self._inventory.items() if models is None]
-        if silent and self._may_list(model):
+        silent = [name for name in silent if self._may_have(name, model)]
+        if silent:
             return BackendDown(
                 f"{model!r} is not known yet: the backend {silent[0]!r} has not answered", retry_after_s=5
             )
@@ -92,18 +94,23 @@ class Catalog:
             f"the model {model[:256]!r} does not exist; GET /v1/models lists them", param="model"
         )
 
+    def _may_have(self, backend: str, name: str) -> bool:
+        """Tell whether a backend that has not answered may have a model of this name, alias or address."""
+        aliased = (model for model, settings in self._config.models.items() if name in settings.aliases)
+        return any(map(self._may_list, (name, name.removeprefix(f"{backend}/"), *aliased)))
+
     def _may_list(self, name: str) -> bool:
         return any(fnmatchcase(name, glob) for glob in self._config.allow_models)
 
     def _rebuild(self) -> None:
+        """Sort names out: the file's aliases go before models, and plain names before backend/model."""
+        known = [entry for entry in self._known() if self._may_list(entry.name)]
         self._entries = {}
-        self._names = {}
-        for entry in self._known():
-            if self._may_list(entry.name):
-                self._entries.setdefault(entry.name, entry)
-        for entry in self._entries.values():
-            for name in (*entry.names, str(entry.key)):
-                self._names.setdefault(name, entry)
+        for entry in known:
+            self._entries.setdefault(entry.name, entry)
+        self._names = {alias: entry for entry in self._entries.values() for alias in entry.settings.aliases}
+        for name, entry in (*self._entries.items(), *((str(entry.key), entry) for entry in known)):
+            self._names.setdefault(name, entry)
 
     def _known(self) -> Iterator[_Entry]:
         """Yield every model of every backend, in the order of the file: the first of a name wins."""

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +17,14 @@ __all__ = ["main"]
 
 EX_CONFIG = 78
 """`EX_CONFIG` of sysexits.h; systemd is told not to restart after it."""
+EX_INTERRUPTED = 130
+"""What a shell makes of SIGINT: 128 and its number."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that *argv* names; return its exit code."""
-    options = _parser().parse_args(argv)
     try:
+        options = _parser().parse_args(argv)
         return int(options.run(options))
     except ConfigProblem as exc:
         for problem in exc.problems:
@@ -30,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as exc:
         print(f"dmap: {exc}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return EX_INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,7 +61,10 @@ def _serve(options: argparse.Namespace) -> int:
     _log_to_stderr(logging.INFO)
     for warning in warnings_of(config):
         logging.getLogger("dmap.config").warning(warning)
-    uvloop.run(serve(config))
+    try:
+        uvloop.run(serve(config))
+    except socket.gaierror as exc:
+        raise OSError(f"listen.host: {config.listen.host}: {exc.strerror}") from exc
     return 0
 
 
@@ -77,7 +85,7 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _log_to_stderr(level: int) -> None:
-    """No timestamps: journald and every container runtime add their own.  Nor what else costs a system call."""
+    """No timestamps: journald and container runtimes add their own.  Nor what else costs a system call."""
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     logging.getLogger("asyncio").setLevel(logging.WARNING)

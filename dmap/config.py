@@ -48,9 +48,13 @@ _LATER = {
 """Keys of the plan that this version does not have; told as such, for they are no spelling mistakes."""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)")
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_MERGE = "tag:yaml.org,2002:merge"
+_MOST_VALUES = 100_000
+_NO_KEY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+"""The SHA-256 of nothing: what `printf %s "$KEY" | sha256sum` says when the variable is not set."""
 
 
 class ConfigProblem(Exception):
@@ -68,31 +72,65 @@ def _bytes(value: Any) -> Any:
         return int(float(match[1]) * _UNITS[match[2].upper()])
     if isinstance(value, str):
         raise ValueError("not a size; write it like 64MiB or 22GiB")
-    return value
+    return _number(value)
 
 
 def _network(value: str) -> str:
-    ipaddress.ip_network(value)
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        raise ValueError("not an address or a network; write it like 192.168.1.0/24") from None
     return value
 
 
 def _url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    """Take what `backends/openai.py` understands whole; a password in it would be dropped in silence."""
+    try:
+        parts, port = urlsplit(value), urlsplit(value).port
+    except ValueError:
+        raise ValueError("not an http(s) URL of a server") from None
+    is_more = parts.query or parts.fragment or parts.username is not None or re.search(r"\s", value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or is_more:
         raise ValueError("not an http(s) URL of a server")
     return value.rstrip("/")
 
 
-Size = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+def _hash(value: str) -> str:
+    if value == _NO_KEY:
+        raise ValueError("the SHA-256 of an empty key")
+    return value
+
+
+def _token(value: str) -> str:
+    if not re.fullmatch(r"[\x21-\x7e]*", value):
+        raise ValueError("not a token; it is one word of ASCII, without 'Bearer'")
+    return value
+
+
+def _number(value: Any) -> Any:
+    """Refuse YAML's `on` and `yes`, which pydantic would take for 1."""
+    if isinstance(value, bool):
+        raise ValueError("not a number")
+    return value
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Size = Annotated[int, BeforeValidator(_bytes), Field(gt=0, lt=2**63)]
+Integer = Annotated[int, BeforeValidator(_number)]
+Number = Annotated[float, BeforeValidator(_number)]
+Seconds = Annotated[Number, Field(gt=0)]
+Count = Annotated[Integer, Field(ge=1)]
 Network = Annotated[str, AfterValidator(_network)]
 Name = Annotated[str, Field(pattern=_NAME)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), AfterValidator(_hash)]
+Token = Annotated[str, AfterValidator(_token)]
 
 
 class Section(BaseModel):
-    """One mapping of the file: closed, frozen, and strict about types but for whole numbers as floats."""
+    """One mapping of the file: closed and frozen.  Text may stand for a number: so the environment has it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -101,7 +139,7 @@ class Listen(Section):
     """Where dmap listens; beyond loopback only with keys, an allowlist or `access.open`."""
 
     host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535)
+    port: Integer = Field(default=8000, ge=0, le=65535)
 
 
 class Key(Section):
@@ -136,10 +174,10 @@ class Device(Section):
 
     memory: Size | None = None
     max_models: Count = 1
-    embeddings: int = Field(default=1, ge=0)
-    cooldown_s: float = Field(default=3, ge=0)
+    embeddings: Integer = Field(default=1, ge=0)
+    cooldown_s: Number = Field(default=3, ge=0)
     patience_s: Seconds = 60
-    residency: float = Field(default=4, ge=0)
+    residency: Number = Field(default=4, ge=0)
     wait_s: Seconds = 300
     lease_s: Seconds = 1800
     queue: Count = 1024
@@ -150,7 +188,7 @@ class OpenAIBackend(Section):
 
     kind: Literal["openai"]
     url: Annotated[str, AfterValidator(_url)]
-    api_key: str | None = Field(default=None, repr=False)
+    api_key: Token | None = Field(default=None, repr=False)
     parallel: Count | None = None
     queue: Count = 1024
     wait_s: Seconds = 300
@@ -164,7 +202,7 @@ class GGUFBackend(Section):
     path: Path
     device: Name
     parallel: Count = 4
-    context_length: int = Field(default=4096, ge=128)
+    context_length: Integer = Field(default=4096, ge=128)
     threads: Count | None = None
     load_s: Seconds = 600
 
@@ -182,16 +220,16 @@ BackendConfig = Annotated[OpenAIBackend | GGUFBackend, Field(discriminator="kind
 class Defaults(Section):
     """Parameters injected where a request has none of its own."""
 
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, ge=0, le=1)
-    top_k: int | None = Field(default=None, ge=0)
-    min_p: float | None = Field(default=None, ge=0, le=1)
+    temperature: Number | None = Field(default=None, ge=0, le=2)
+    top_p: Number | None = Field(default=None, ge=0, le=1)
+    top_k: Integer | None = Field(default=None, ge=0)
+    min_p: Number | None = Field(default=None, ge=0, le=1)
     max_tokens: Count | None = None
-    stop: str | tuple[str, ...] | None = None
-    seed: int | None = None
-    repeat_penalty: float | None = Field(default=None, ge=0)
-    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    stop: Annotated[tuple[str, ...], BeforeValidator(_several)] | None = None
+    seed: Integer | None = None
+    repeat_penalty: Number | None = Field(default=None, ge=0)
+    presence_penalty: Number | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: Number | None = Field(default=None, ge=-2, le=2)
     reasoning_effort: str | None = None
 
     def given(self) -> dict[str, Any]:
@@ -202,7 +240,7 @@ class Defaults(Section):
 class Load(Section):
     """How a model is loaded, for backends that can be told."""
 
-    context_length: int | None = Field(default=None, ge=128)
+    context_length: Integer | None = Field(default=None, ge=128)
     flash_attention: bool | None = None
 
     def given(self) -> dict[str, Any]:
@@ -311,10 +349,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
 
 def parse(text: str, environ: Mapping[str, str], *, base: Path = Path()) -> Config:
     """Check the configuration in *text*, with `${NAME}` taken from *environ*."""
-    try:
-        values = yaml.load(text, Loader=_OneOfEach)
-    except yaml.YAMLError as exc:
-        raise ConfigProblem([f"not YAML: {exc}"]) from exc
+    values = _values(text)
     problems: list[str] = []
     values = _resolve(values if values is not None else {}, environ, base, "", problems)
     try:
@@ -328,16 +363,50 @@ def parse(text: str, environ: Mapping[str, str], *, base: Path = Path()) -> Conf
     return config
 
 
+def _values(text: str) -> Any:
+    """Read YAML; what is wrong is told without the text it stands in, which may be a secret."""
+    try:
+        values = yaml.load(text, Loader=_OneOfEach)
+    except yaml.MarkedYAMLError as exc:
+        problem = re.sub(r"'[^']{2,}'", "...", exc.problem or "unreadable")
+        raise ConfigProblem([f"not YAML: {_place(exc.problem_mark)}{problem}"]) from exc
+    except yaml.reader.ReaderError as exc:
+        raise ConfigProblem([f"not YAML: {exc.reason} (position {exc.position})"]) from exc
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as exc:
+        # PyYAML lets through what int(), datetime() and its own tables say to a scalar like 2024-13-45.
+        raise ConfigProblem(
+            ["not YAML: a value in it has the form of a number or a date but is none"]
+        ) from exc
+    if _is_bomb(values):
+        raise ConfigProblem(["not YAML: its anchors unfold to too much"])
+    return values
+
+
+def _is_bomb(values: Any) -> bool:
+    """Tell whether *values* are too many, for anchors may stand for themselves and for one another."""
+    waiting, seen = [values], 0
+    while waiting and seen <= _MOST_VALUES:
+        value, seen = waiting.pop(), seen + 1
+        waiting.extend(
+            value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        )
+    return seen > _MOST_VALUES
+
+
+def _place(mark: yaml.Mark | None) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+
+
 class _OneOfEach(yaml.SafeLoader):
     """A loader that refuses a key given twice, where YAML would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if isinstance(key, str) and key != "<<" and keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", node.start_mark
-                )
+        if isinstance(node, yaml.MappingNode):
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
+            for key in keys:
+                if isinstance(key, str) and keys.count(key) > 1:
+                    place = _place(node.start_mark)
+                    raise ConfigProblem([f"not YAML: {place}the key {key!r} is given twice"])
         return super().construct_mapping(node, deep)
 
 
@@ -352,13 +421,24 @@ def _resolve(value: Any, environ: Mapping[str, str], base: Path, at: str, proble
     for name in _VARIABLE.findall(value):
         if name not in environ:
             problems.append(f"{at}: the environment has no variable {name}")
+    if "${" in _VARIABLE.sub("", value):
+        problems.append(f"{at}: write a variable of the environment as ${{NAME}}")
     value = _VARIABLE.sub(lambda match: environ.get(match[1], ""), value)
-    return base / Path(value).expanduser() if re.fullmatch(r"backends\.[^.]+\.path", at) else value
+    return _path(value, base) if re.fullmatch(r"backends\..+\.path", at) else value
+
+
+def _path(value: str, base: Path) -> Path:
+    try:
+        return base / Path(value).expanduser()
+    except RuntimeError:  # of a user who is not there
+        return base / value
 
 
 def _told(error: Any) -> str:
     """Write one of pydantic's errors as `path: what is wrong`."""
-    where = [part for part in error["loc"] if part not in ("openai", "gguf")]
+    backend, kind = error["loc"][:2], error["loc"][2:3]
+    tagged = backend[:1] == ("backends",) and kind in (("openai",), ("gguf",))
+    where = [*backend, *error["loc"][3:]] if tagged else error["loc"]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
     last = str(where[-1]) if where else ""
     if error["type"] == "extra_forbidden":
@@ -369,6 +449,8 @@ def _told(error: Any) -> str:
         return f"{path}.kind: missing; there are: openai, gguf"
     if error["type"] == "string_pattern_mismatch" and last == "sha256":
         return f"{path}: not a SHA-256; write 64 lower-case hex digits, never the key itself"
+    if error["type"] in ("dict_type", "model_type", "model_attributes_type"):
+        return f"{path or 'the file'}: must be a mapping (key: value)"
     return f"{path or 'the file'}: {error['msg'].removeprefix('Value error, ')}"
 
 

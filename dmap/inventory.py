@@ -32,7 +32,7 @@ class Inventory:
         self._backends = backends
         self._catalog = catalog
         self._down: dict[str, str] = {}
-        self._asked_at: dict[str, float] = {}
+        self._answered_at: dict[str, float] = {}
         self._alarm = {name: asyncio.Event() for name in backends}
         self._asking = {name: asyncio.Lock() for name in backends}
         self._tasks: list[asyncio.Task[None]] = []
@@ -52,9 +52,10 @@ class Inventory:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def refresh(self) -> None:
-        """Ask every backend whose last answer is not fresh any more."""
+        """Ask every backend whose last answer is not fresh; one that is down is left to its probe."""
         now = asyncio.get_running_loop().time()
-        stale = [name for name in self._backends if now - self._asked_at.get(name, -FRESH_S) >= FRESH_S]
+        up = (name for name in self._backends if name not in self._down)
+        stale = [name for name in up if now - self._answered_at.get(name, -FRESH_S) >= FRESH_S]
         await asyncio.gather(*(self._ask(name) for name in stale))
 
     def check(self, backend: str) -> None:
@@ -87,13 +88,19 @@ class Inventory:
             self._alarm[name].clear()
 
     async def _ask(self, name: str) -> None:
+        """Ask one backend; who waits while it is being asked takes that answer for his own."""
+        clock = asyncio.get_running_loop().time
+        came_at = clock()
         async with self._asking[name]:
-            self._asked_at[name] = asyncio.get_running_loop().time()
+            if came_at <= self._answered_at.get(name, came_at - 1):
+                return
             try:
                 models = await self._backends[name].models()
             except BackendDown as error:
                 self.report(name, error)
                 return
+            finally:
+                self._answered_at[name] = clock()
             self._catalog.update(name, models)
             if self._down.pop(name, None) is not None:
                 _log.info(logfmt("backend_up", {"backend": name}))

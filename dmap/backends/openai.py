@@ -49,9 +49,10 @@ class OpenAIBackend:
                 session.get(url, allow_redirects=False) as answer,
             ):
                 payload = await _json(answer)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as exc:
+        except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as exc:
+            reason = str(exc) or "no answer in time"
             raise BackendDown(
-                f"the backend {self.name!r} does not list its models: {exc or 'no answer'}", retry_after_s=5
+                f"the backend {self.name!r} does not list its models: {reason}", retry_after_s=5
             ) from exc
         return [_info(item) for item in payload]
 
@@ -67,9 +68,11 @@ async def _json(answer: aiohttp.ClientResponse) -> list[dict[str, Any]]:
     """Read a list of models, bounded; raise ValueError if the answer is none."""
     if answer.status != 200:
         raise ValueError(f"status {answer.status}")
-    body = await answer.content.read(_LIST_BYTES)
-    if not answer.content.at_eof():
-        raise ValueError(f"a list of models over {_LIST_BYTES} bytes")
+    body = bytearray()
+    async for piece in answer.content.iter_any():
+        body += piece
+        if len(body) > _LIST_BYTES:
+            raise ValueError(f"a list of models over {_LIST_BYTES} bytes")
     payload = json.loads(body)
     items = payload.get("data") if isinstance(payload, dict) else None
     if not isinstance(items, list):

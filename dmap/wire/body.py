@@ -32,8 +32,11 @@ _RELOADING = frozenset(("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap
 """Those of Ollama's `options` for which its scheduler starts the model anew (`Runner` in api/types.go)."""
 
 _ASCII_ESCAPE = re.compile(rb"\\u00[2-7]")
-_TURNS = ("messages", "input", "system", "content", "output")
+_TURNS = ("messages", "input", "system", "content", "output", "images", "query", "documents")
 """Members that hold lists of messages or of content parts, in any of the dialects."""
+
+_SINGLE = ("content", "output", "source", "query", "documents")
+"""Members that may hold one of these instead; not `input`, which holds the arguments of Anthropic's tools."""
 
 _SPELLINGS: dict[Dialect, dict[str, str]] = {
     Dialect.CHAT: {
@@ -95,11 +98,15 @@ def peek(body: bytes) -> Call:
 def guarded(call: Call, body: bytes) -> Iterator[tuple[str, str]]:
     """Yield each field of *call* that needs a permit, with the reason; a model may be allowed it."""
     for name in call.fields:
-        reason = _GUARDED.get(name.lower())
+        reason = _GUARDED.get(name.casefold())
         if reason and _asks(name, call.fields[name]):
-            yield name.lower(), reason
-    if _mentions_urls(body) and _fetches(body):
-        yield "image_url", "makes the server fetch a URL; send the bytes as a data: URL"
+            yield name.casefold(), reason
+    if _mentions_urls(body):
+        whole = _whole(body)
+        if _has_remote_tools(whole):
+            yield "integrations", _GUARDED["integrations"]
+        if _fetches(whole):
+            yield "image_url", "makes the server fetch a URL; send the bytes as a data: URL"
 
 
 def patch(body: bytes, call: Call, *, model: str, defaults: Mapping[str, Any], dialect: Dialect) -> bytes:
@@ -120,8 +127,12 @@ def _members(body: bytes) -> dict[str, msgspec.Raw]:
 
 
 def _refuse_doubles(name: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> None:
-    """Refuse a second *name* in any letter case; the decode above kept only the last of equal ones."""
-    if any(key != name and key.lower() == name for key in fields):
+    """
+    Refuse a second *name* in any letter case; the decode above kept only the last of equal ones.
+
+    Cases are folded as far as Go's decoder does it (`foldName` in encoding/json), to which U+017F is an s.
+    """
+    if any(key != name and key.casefold() == name for key in fields):
         raise BadRequest(f"spell the field {name!r} in lower case, and only once", param=name)
     quoted = b'"%b"' % name.encode()
     if (body.count(quoted) > 1 or _escapes_ascii(body)) and _top_level(body).count(name) > 1:
@@ -151,15 +162,15 @@ def _value(fields: Mapping[str, msgspec.Raw], name: str, kind: type) -> Any:
 
 
 def _asks(name: str, raw: msgspec.Raw) -> bool:
-    """Tell whether the guarded member *name* asks for what it is guarded for."""
+    """Tell whether the guarded member *name* asks for what it is guarded for; a `keep_alive` of 0 does."""
     value = msgspec.json.decode(raw)
-    if name.lower() == "options" and isinstance(value, dict):
+    if name.casefold() == "options" and isinstance(value, dict):
         return bool(_RELOADING & value.keys())
-    return bool(value)
+    return isinstance(value, int) or bool(value)
 
 
 def _escapes_ascii(body: bytes) -> bool:
-    """No JSON writer escapes printable ASCII; who does may be hiding the name of a key."""
+    """Few JSON writers escape printable ASCII, and those not letters; who does may be hiding a key's name."""
     return b"\\u00" in body and _ASCII_ESCAPE.search(body) is not None
 
 
@@ -167,22 +178,36 @@ def _mentions_urls(body: bytes) -> bool:
     return b"_url" in body or b'"url"' in body or _escapes_ascii(body)
 
 
-def _fetches(body: bytes) -> bool:
-    """Tell whether any content part names a URL that is not `data:`."""
+def _whole(body: bytes) -> dict[str, Any]:
     try:
-        return any(_outward(link) for part in _parts([_anything(body)]) for link in _links(part))
+        whole: dict[str, Any] = _anything(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequest(f"the body is not JSON: {exc}") from exc
+    return whole
 
 
-def _parts(items: list[Any]) -> Iterator[dict[str, Any]]:
-    """Yield every object in *items* and in the lists of turns and parts inside them."""
-    for item in items:
-        if isinstance(item, dict):
-            yield item
-            for inner in _TURNS:
-                if isinstance(item.get(inner), list):
-                    yield from _parts(item[inner])
+def _has_remote_tools(whole: dict[str, Any]) -> bool:
+    """Tell whether the server shall call tools on another host: `mcp` of the Responses API."""
+    tools = whole.get("tools")
+    return isinstance(tools, list) and any(isinstance(tool, dict) and "server_url" in tool for tool in tools)
+
+
+def _fetches(whole: dict[str, Any]) -> bool:
+    """Tell whether any content part names a URL that is not `data:`."""
+    return any(_outward(link) for part in _parts(whole) for link in _links(part))
+
+
+def _parts(whole: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield *whole* and every object in the turns and parts inside it."""
+    items = [whole]
+    while items:
+        item = items.pop()
+        yield item
+        for name, inner in item.items():
+            if isinstance(inner, list) and name in _TURNS:
+                items += (each for each in inner if isinstance(each, dict))
+            elif isinstance(inner, dict) and name in _SINGLE:
+                items.append(inner)
 
 
 def _links(part: dict[str, Any]) -> Iterator[Any]:

@@ -1,30 +1,40 @@
 """
 Find and replace the model in a multipart form, as uploads of audio and images carry it (RFC 7578).
 
-Only as much of the format as that takes; the form itself goes on as the same bytes.
+Only as much of the format as that takes; the form itself goes on as the same bytes.  Forms are read by many
+parsers that differ in what they forgive, so what clients do not send is refused: encoded, continued and
+doubled parameters, folded headers, bare line feeds, and a boundary anywhere but between two parts.
 """
 
 import re
-from email.message import Message
-from email.parser import BytesHeaderParser
 
 from dmap.errors import BadRequest
 
 __all__ = ["peek_form", "put_model"]
 
-_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 _MAX_PARTS = 64
+_CHARSET = r'(?: *; *charset="?[\w-]+"?)?'
+_KIND = re.compile(
+    rf"multipart/form-data{_CHARSET} *; *boundary="
+    rf"(?:\"([\w'()+,./:=?-]{{1,70}})\"|([\w'+.=-]{{1,70}})){_CHARSET} *;?",
+    re.ASCII | re.IGNORECASE,
+)
+_HEADER = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([^\r\n\0]*)")
+_DISPOSITION = re.compile(rb'form-data *; *name=(?:"([\w.\[\]-]+)"|([\w.\[\]-]+)) *(;.*)?', re.IGNORECASE)
+"""The name comes first, so that no parameter before it can be read as its end."""
+_SECOND_NAME = re.compile(rb";\s*name\s*[*=]", re.IGNORECASE)
+_PLAIN = (b"7bit", b"8bit", b"binary")
 
 
 def peek_form(body: bytes, content_type: str) -> tuple[str | None, bool]:
     """
     Return the form's `model` (None when it names none) and whether it asks for a stream.
 
-    Raises `BadRequest` when the form cannot be read, or names either field twice.
+    Raises `BadRequest` when the form cannot be read, or not in one way only.
     """
     values = {name: body[start:end] for name, start, end in _fields(body, content_type)}
     try:
-        model = values["model"].decode().strip() if "model" in values else None
+        model = values["model"].decode() if "model" in values else None
     except UnicodeDecodeError as exc:
         raise BadRequest("'model' is not UTF-8", param="model") from exc
     return model or None, values.get("stream", b"").strip().lower() in (b"true", b"1")
@@ -35,52 +45,73 @@ def put_model(body: bytes, content_type: str, model: str) -> bytes:
     for name, start, end in _fields(body, content_type):
         if name == "model":
             return body[:start] + model.encode() + body[end:]
-    field = b'--%b\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n'
-    return field % (_boundary(content_type), model.encode()) + body
+    delimiter = b"--" + _boundary(content_type)
+    field = delimiter + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n' % model.encode()
+    at = body.index(delimiter)
+    return body[:at] + field + body[at:]
 
 
 def _fields(body: bytes, content_type: str) -> list[tuple[str, int, int]]:
     """List `model` and `stream` as (name, start, end) of their values; other parts are passed over."""
-    delimiter = b"--" + _boundary(content_type)
-    found = []
-    for start, end in _parts(body, delimiter):
+    found: list[tuple[str, int, int]] = []
+    for start, end in _parts(body, b"--" + _boundary(content_type)):
         split = body.find(b"\r\n\r\n", start, end)
         if split < 0:
             raise BadRequest("a part of the multipart form has no headers")
-        name = _name(BytesHeaderParser().parsebytes(body[start:split]))
-        if name.lower() in ("model", "stream"):
-            found.append((name, split + 4, end))
-    names = [name for name, _, _ in found]
-    for name in names:
-        if name != name.lower() or names.count(name) > 1:
-            raise BadRequest(f"give the field {name.lower()!r} once, in lower case", param=name.lower())
+        name, is_plain = _name(body[start:split])
+        own = name.lower()
+        if own in ("model", "stream"):
+            if name != own or any(own == other for other, _, _ in found):
+                raise BadRequest(f"give the field {own!r} once, in lower case", param=own)
+            if not is_plain:
+                raise BadRequest(f"the field {own!r} must be plain text, not a file or encoded", param=own)
+            found.append((own, split + 4, end))
     return found
 
 
 def _parts(body: bytes, delimiter: bytes) -> list[tuple[int, int]]:
     """List the (start, end) of each part, headers included, delimiters and line ends not."""
+    marks = _occurrences(body, delimiter)
+    lines = [body[mark + len(delimiter) : mark + len(delimiter) + 4] for mark in marks]
+    is_whole = (
+        len(marks) > 1
+        and body[: marks[0]] in (b"", b"\r\n")
+        and all(body[mark - 2 : mark] == b"\r\n" for mark in marks[1:])
+        and all(line[:2] == b"\r\n" for line in lines[:-1])
+        and lines[-1] in (b"--", b"--\r\n", b"--\n")
+    )
+    if not is_whole:
+        raise BadRequest(
+            "the multipart form is cut short, or its boundary is not, or not only, between parts"
+        )
+    starts = [mark + len(delimiter) + 2 for mark in marks[:-1]]
+    return [(start, mark - 2) for start, mark in zip(starts, marks[1:], strict=True)]
+
+
+def _occurrences(body: bytes, delimiter: bytes) -> list[int]:
     marks = []
-    at = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter)
+    at = body.find(delimiter)
     while at >= 0:
         marks.append(at)
-        if len(marks) > _MAX_PARTS:
+        if len(marks) > _MAX_PARTS + 1:
             raise BadRequest(f"the multipart form has more than {_MAX_PARTS} parts")
-        at = body.find(b"\r\n" + delimiter, at + 1)
-    if len(marks) < 2:
-        raise BadRequest("the multipart form is cut short, or its boundary is not the one announced")
-    starts = [body.find(b"\r\n", mark + len(delimiter)) + 2 for mark in marks[:-1]]
-    return list(zip(starts, marks[1:], strict=True))
+        at = body.find(delimiter, at + 1)
+    return marks
 
 
-def _name(headers: Message) -> str:
-    name = headers.get_param("name", "", header="content-disposition")
-    return name if isinstance(name, str) else ""
+def _name(head: bytes) -> tuple[str, bool]:
+    """Return the name of the part with the headers *head*, and whether its value stands as plain text."""
+    headers = [match.groups() for line in head.split(b"\r\n") if (match := _HEADER.fullmatch(line))]
+    named = [value for name, value in headers if name.lower() == b"content-disposition"]
+    match = _DISPOSITION.fullmatch(named[0]) if len(named) == 1 else None
+    if match is None or len(headers) <= head.count(b"\r\n") or _SECOND_NAME.search(match[3] or b""):
+        raise BadRequest('give each part of the form one Content-Disposition: form-data; name="..."')
+    encodings = [value.lower() for name, value in headers if name.lower() == b"content-transfer-encoding"]
+    return (match[1] or match[2]).decode(), not match[3] and all(each in _PLAIN for each in encodings)
 
 
 def _boundary(content_type: str) -> bytes:
-    header = Message()
-    header["content-type"] = content_type
-    boundary = header.get_boundary() if header.get_content_type() == "multipart/form-data" else None
-    if not boundary or not _BOUNDARY.fullmatch(boundary):
-        raise BadRequest("this route takes multipart/form-data with a boundary")
-    return boundary.encode()
+    match = _KIND.fullmatch(content_type.strip())
+    if match is None:
+        raise BadRequest("this route takes multipart/form-data with one boundary")
+    return (match[1] or match[2]).encode()

@@ -1,0 +1,416 @@
+"""Who may ask: nobody gets in without an address on the list, a key where there are keys, and its scope."""
+
+import hashlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from multidict import CIMultiDict
+
+from dmap import config
+from dmap.access import Access, Client
+from dmap.errors import AccessDenied, DmapError, InvalidKey
+
+LAN = "192.168.1.20"
+STRANGER = "203.0.113.9"
+PROXY = "10.0.0.2"
+LOOPBACK = "127.0.0.1"
+
+
+def key(name: str, **more: object) -> config.Key:
+    """A key whose secret is `sk-` and its name."""
+    return config.Key(name=name, sha256=hashlib.sha256(f"sk-{name}".encode()).hexdigest(), **more)
+
+
+KEYS = (
+    key("webui", models=("qwen*",)),
+    key("ops", scopes=("admin", "debug")),
+    key("all", scopes=("inference", "admin", "debug")),
+)
+
+
+def access(**lists: object) -> Access:
+    """Access with the given lists."""
+    return Access(config.Access.model_validate(lists))
+
+
+def sent(*lines: tuple[str, str], host: str = "localhost:8000") -> CIMultiDict[str]:
+    """The headers of a request."""
+    return CIMultiDict([("Host", host), *lines])
+
+
+def bearer(name: str) -> tuple[str, str]:
+    return ("Authorization", f"Bearer sk-{name}")
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("peer", "name"),
+    [
+        (LAN, LAN),
+        ("192.168.1.255", "192.168.1.255"),
+        ("::ffff:192.168.1.20", LAN),
+        ("fd00:1:2:3:4:5:6:7", "fd00:1:2:3::/64"),
+        ("fd00:1:2:3::1%eth0", "fd00:1:2:3::/64"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.9.9.9", "127.9.9.9"),
+        ("::1", "::1"),
+        ("::ffff:127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_an_address_on_the_list_may_ask(peer, name):
+    """Listed addresses and loopback may ask; who has no key is its address, of IPv6 the /64."""
+    door = access(allow=("192.168.1.0/24", "fd00::/16"))
+
+    assert door.admit(peer, sent(), scope="inference") == Client(name)
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [
+        STRANGER,
+        "192.168.2.20",
+        "fe80::1",
+        "::ffff:203.0.113.9",
+        "::",
+        "0.0.0.0",
+        "::192.168.1.20",
+        "64:ff9b::7f00:1",
+    ],
+)
+def test_an_address_off_the_list_may_not(peer):
+    """Where there is a list, nobody else gets in, not even with a key."""
+    door = access(allow=("192.168.1.0/24", "fd00::/16"), keys=KEYS)
+
+    with pytest.raises(AccessDenied, match="not allowed"):
+        door.admit(peer, sent(bearer("all")), scope="inference")
+
+
+@pytest.mark.parametrize("peer", ["", "unix:", "localhost", "1.2.3", "127.0.0.1:80", "0x7f000001"])
+def test_what_is_no_address_may_not(peer):
+    """A peer whose address cannot be read is refused."""
+    with pytest.raises(AccessDenied, match="is not an address"):
+        access(open=True).admit(peer, sent(), scope=None)
+
+
+def test_without_a_list_an_open_door_lets_everybody_in():
+    """`access.open` means what it says, where there is no list."""
+    assert access(open=True).admit(STRANGER, sent(), scope="inference") == Client(STRANGER)
+
+
+def test_open_does_not_outweigh_a_list():
+    """A list holds even where `access.open` is set."""
+    with pytest.raises(AccessDenied):
+        access(open=True, allow=("10.0.0.0/8",)).admit(STRANGER, sent(), scope="inference")
+
+
+def test_nothing_set_means_loopback_only():
+    """Without keys, a list or `open`, only loopback gets in."""
+    with pytest.raises(AccessDenied):
+        access().admit(LAN, sent(), scope=None)
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        bearer("webui"),
+        ("authorization", "bearer   sk-webui "),
+        ("AUTHORIZATION", "BEARER sk-webui"),
+        ("X-Api-Key", "sk-webui"),
+        ("x-api-key", " sk-webui "),
+    ],
+)
+def test_a_key_is_a_client(header):
+    """A known key, as OpenAI's or as Anthropic's clients send it, is a client by name, with its models."""
+    assert access(keys=KEYS).admit(STRANGER, sent(header), scope="inference") == Client("webui", ("qwen*",))
+
+
+@pytest.mark.parametrize("name", ["webui", "ops", "all"])
+def test_each_key_works(name):
+    """A key works wherever it stands in the list; some routes ask for no scope."""
+    assert access(keys=KEYS).admit(LOOPBACK, sent(bearer(name)), scope=None).name == name
+
+
+def test_a_key_goes_with_another_scheme():
+    """Credentials of another scheme, which a proxy in between may want, leave `x-api-key` its word."""
+    headers = sent(("Authorization", "Basic dTpw"), ("x-api-key", "sk-all"))
+
+    assert access(keys=KEYS).admit(LAN, headers, scope="inference").name == "all"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [("Authorization", "")],
+        [("Authorization", "Bearer")],
+        [("Authorization", "Bearer ")],
+        [("Authorization", "sk-webui")],
+        [("Authorization", "Basic sk-webui")],
+        [("Authorization", "Bearer sk-webuI")],
+        [("Authorization", "Bearer sk-webui,")],
+        [("Authorization", f"Bearer {KEYS[0].sha256}")],
+        [("Authorization", "Bearer wrong"), ("x-api-key", "sk-webui")],
+        [("Authorization", "Bearer \udcff\udcfe")],
+        [("x-api-key", "é\udcff")],
+        [("Cookie", "key=sk-webui")],
+    ],
+)
+@pytest.mark.parametrize("peer", [LOOPBACK, LAN])
+def test_without_a_known_key_nobody_gets_in(peer, headers):
+    """Where there are keys everybody needs one, loopback too; whatever else is sent is no key."""
+    with pytest.raises(InvalidKey):
+        access(keys=KEYS).admit(peer, sent(*headers), scope=None)
+
+
+def test_nothing_is_no_key():
+    """Not even a list with the hash of nothing lets in who sends nothing."""
+    nothing = config.Key.model_construct(
+        name="oops", sha256=hashlib.sha256(b"").hexdigest(), scopes=("inference",), models=("*",)
+    )
+    door = Access(config.Access.model_construct(open=False, allow=(), trusted_proxies=(), keys=(nothing,)))
+
+    with pytest.raises(InvalidKey):
+        door.admit(LAN, sent(), scope="inference")
+
+
+@pytest.mark.parametrize(("name", "scope"), [("webui", "admin"), ("webui", "debug"), ("ops", "inference")])
+def test_a_key_without_the_scope_may_not(name, scope):
+    """A key may do only what its scopes say."""
+    with pytest.raises(AccessDenied, match="scope"):
+        access(keys=KEYS).admit(LAN, sent(bearer(name)), scope=scope)
+
+
+@pytest.mark.parametrize(
+    ("lists", "peer", "headers", "scope"),
+    [
+        ({"keys": KEYS}, LAN, [("Authorization", "Bearer sk-SECRET")], None),
+        ({"keys": KEYS}, LAN, [("x-api-key", "sk-SECRET")], None),
+        ({"keys": (*KEYS, key("SECRET"))}, LAN, [bearer("SECRET")], "admin"),
+        ({"allow": ("10.0.0.0/8",), "keys": KEYS}, LAN, [("Authorization", "Bearer sk-SECRET")], None),
+    ],
+)
+def test_a_refusal_does_not_tell_the_key(lists, peer, headers, scope):
+    """What was sent as a key stands in no refusal."""
+    with pytest.raises(DmapError) as refused:
+        access(**lists).admit(peer, sent(*headers), scope=scope)
+
+    assert (
+        "sk-SECRET"
+        not in f"{refused.value} {refused.value!r} {refused.value.body()} {refused.value.headers()}"
+    )
+
+
+# Models
+
+
+@pytest.mark.parametrize(
+    ("globs", "names", "may"),
+    [
+        (("*",), ("qwen",), True),
+        (("qwen*",), ("qwen2.5",), True),
+        (("qwen*",), ("Qwen2.5",), False),
+        (("qwen*",), ("my/qwen",), False),
+        (("gpt-4o",), ("qwen", "gpt-4o"), True),
+        (("q?en", "[ab]*"), ("b",), True),
+        ((), ("qwen",), False),
+        (("",), ("qwen",), False),
+    ],
+)
+def test_a_key_has_its_models(globs, names, may):
+    """A client may use a model if one of its globs matches one of the model's names, letter by letter."""
+    assert Client("c", globs).may_use(*names) is may
+
+
+# Proxies
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("X-Forwarded-For", LOOPBACK),
+        ("x-forwarded-for", LAN),
+        ("Forwarded", "for=127.0.0.1"),
+        ("X-Real-IP", LOOPBACK),
+        ("X-Forwarded-Host", "localhost"),
+        ("X-Forwarded-For", ""),
+    ],
+)
+@pytest.mark.parametrize("peer", [LAN, LOOPBACK])
+def test_forwarding_headers_of_a_stranger_are_refused(peer, header):
+    """Who is no trusted proxy may not say whom it speaks for, not even on loopback."""
+    door = access(allow=("192.168.1.0/24",), trusted_proxies=(PROXY,))
+
+    with pytest.raises(AccessDenied, match="trusted_proxies"):
+        door.admit(peer, sent(header), scope=None)
+
+
+@pytest.mark.parametrize(
+    ("hops", "speaker"),
+    [
+        ([LAN], LAN),
+        ([f"{STRANGER}, {LAN}"], LAN),
+        ([f"127.0.0.1, {LAN}"], LAN),
+        ([f"nonsense, {LAN}, {PROXY}"], LAN),
+        ([f"{LAN},{PROXY} , 10.0.0.3"], LAN),
+        ([STRANGER, LAN], LAN),
+        ([f"127.0.0.1, {PROXY}", f" {LAN}", PROXY], LAN),
+        (["::ffff:192.168.1.20"], LAN),
+        (["fd00::1:2"], "fd00::/64"),
+        (["192.168.1.7, 10.0.0.3"], "192.168.1.7"),
+    ],
+)
+@pytest.mark.parametrize("peer", [PROXY, f"::ffff:{PROXY}"])
+def test_the_last_hop_that_is_no_proxy_speaks(peer, hops, speaker):
+    """Of all lines of `X-Forwarded-For`, in their order, the last address that is no trusted proxy counts."""
+    door = access(allow=("192.168.1.0/24", "fd00::/16"), trusted_proxies=("10.0.0.0/24",))
+    headers = sent(*(("X-Forwarded-For", line) for line in hops))
+
+    assert door.admit(peer, headers, scope=None) == Client(speaker)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [("X-Forwarded-For", STRANGER)],
+        [("X-Forwarded-For", f"{LAN}, {STRANGER}")],
+        [("X-Forwarded-For", f"{LAN}, {STRANGER}, {PROXY}")],
+        [("X-Forwarded-For", LAN), ("X-Forwarded-For", STRANGER)],
+        [("X-Forwarded-For", LAN), ("x-forwarded-for", f"{STRANGER}, {PROXY}")],
+        [("X-Forwarded-For", f"{LAN}, unknown")],
+        [("X-Forwarded-For", f"{LAN}, {STRANGER}:443")],
+        [("X-Forwarded-For", "10.0.0.3")],
+        [("X-Forwarded-For", LOOPBACK)],
+        [("X-Forwarded-For", "::1")],
+        [("X-Forwarded-For", f"::ffff:127.0.0.1, {PROXY}")],
+        [("X-Forwarded-For", "")],
+        [("X-Forwarded-For", " , ")],
+        [("X-Real-IP", LAN)],
+        [("Forwarded", f"for={LAN}")],
+        [("X-Forwarded-Host", "localhost")],
+    ],
+)
+def test_a_client_cannot_choose_its_hop(lines):
+    """What stands before the last untrusted hop is the client's own word; without a hop nobody speaks."""
+    door = access(allow=("192.168.1.0/24",), trusted_proxies=("10.0.0.0/24",))
+
+    with pytest.raises(AccessDenied):
+        door.admit(PROXY, sent(*lines), scope=None)
+
+
+@pytest.mark.parametrize(
+    "lines", [[("X-Real-IP", LAN)], [("X-Forwarded-For", STRANGER)], [("X-Forwarded-For", PROXY)]]
+)
+def test_a_proxy_on_loopback_does_not_lend_its_address(lines):
+    """Whoever comes through a proxy on this host is not on this host for that."""
+    door = access(allow=("192.168.1.0/24",), trusted_proxies=("127.0.0.0/8", "10.0.0.0/24"))
+
+    with pytest.raises(AccessDenied):
+        door.admit(LOOPBACK, sent(*lines), scope=None)
+
+
+def test_this_host_through_its_own_proxy_is_this_host():
+    """Loopback through a proxy on loopback is loopback."""
+    door = access(allow=("192.168.1.0/24",), trusted_proxies=("127.0.0.1",))
+
+    assert door.admit(LOOPBACK, sent(("X-Forwarded-For", LOOPBACK)), scope=None) == Client(LOOPBACK)
+
+
+# Web pages
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:8000", "LOCALHOST.", "127.0.0.1:8000", "[::1]:8000", "a.localhost"]
+)
+@pytest.mark.parametrize("peer", [LOOPBACK, "::1"])
+def test_loopback_is_asked_by_its_names(peer, host):
+    """Without keys, loopback is served under loopback's names."""
+    assert access().admit(peer, sent(host=host), scope=None) == Client(peer)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "192.168.1.9",
+     "0.0.0.0:8000", "notlocalhost", "", "[::1", "localhost@evil.example"],
+)  # fmt: skip
+def test_a_rebound_name_is_refused(host):
+    """A page that has its own name lead to loopback shows in `Host` and is refused."""
+    with pytest.raises(AccessDenied, match="Host"):
+        access().admit(LOOPBACK, sent(host=host), scope=None)
+
+
+def test_a_missing_host_is_refused():
+    """Loopback without a `Host` is nobody's browser, and no client either."""
+    with pytest.raises(AccessDenied):
+        access().admit(LOOPBACK, CIMultiDict(), scope=None)
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "", "http://localhost.evil.example", "file://", "http://["]
+)
+@pytest.mark.parametrize("peer", [LOOPBACK, LAN])
+def test_a_foreign_page_is_refused(peer, origin):
+    """A page of another site shows in `Origin` and is refused without a key."""
+    with pytest.raises(AccessDenied, match="page"):
+        access(open=True).admit(peer, sent(("Origin", origin)), scope=None)
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:8000", "http://localhost:3000", "https://LOCALHOST"])
+def test_a_page_of_this_host_may_ask(origin):
+    """A page served from the same host, on whatever port, may ask."""
+    assert access().admit(LOOPBACK, sent(("Origin", origin)), scope=None) == Client(LOOPBACK)
+
+
+def test_a_key_answers_for_a_page():
+    """With keys, any page that has one may ask, under any name."""
+    headers = sent(bearer("all"), ("Origin", "https://ui.example"), host="box.example")
+
+    assert access(keys=KEYS).admit(LAN, headers, scope="inference").name == "all"
+
+
+# For any request
+
+_addresses = st.sampled_from(
+    [LOOPBACK, "::1", LAN, STRANGER, PROXY, "10.0.0.3", "::ffff:10.0.0.2", "fd00::5", "x", ""]
+)
+_hops = st.lists(_addresses, max_size=3).map(", ".join)
+_secrets = st.sampled_from(["sk-webui", "sk-ops", "sk-all", "sk-webui ", "", "sk-", KEYS[0].sha256])
+_lines = st.one_of(
+    st.tuples(st.sampled_from(["X-Forwarded-For", "x-forwarded-for", "Forwarded", "X-Real-IP"]), _hops),
+    st.tuples(
+        st.just("Authorization"),
+        st.builds("{} {}".format, st.sampled_from(["Bearer", "Basic", ""]), _secrets),
+    ),
+    st.tuples(st.just("x-api-key"), _secrets),
+    st.tuples(st.just("Origin"), st.sampled_from(["http://localhost", "http://evil.example"])),
+    st.tuples(st.text(min_size=1, max_size=5), st.text(max_size=5)),
+)
+
+
+@settings(max_examples=400, derandomize=True, deadline=None, database=None)
+@given(_addresses, st.lists(_lines, max_size=5), st.sampled_from([None, "inference", "admin", "debug"]))
+def test_no_request_gets_in_without_all_three(peer, lines, scope):
+    """Whatever is sent: who is admitted has an address on the list, a key that was sent, and its scope."""
+    door = access(allow=("192.168.1.0/24", "10.0.0.2"), trusted_proxies=("10.0.0.2", "10.0.0.3"), keys=KEYS)
+    headers = sent(*lines)
+
+    try:
+        name = door.admit(peer, headers, scope=scope).name
+    except (AccessDenied, InvalidKey):
+        return
+
+    (used,) = (each for each in KEYS if each.name == name)
+    assert any(f"sk-{name}" in value for header, value in lines if header in ("Authorization", "x-api-key"))
+    assert scope is None or scope in used.scopes
+    forwarded = [hop.strip() for value in headers.getall("X-Forwarded-For", []) for hop in value.split(",")]
+    assert {peer, *forwarded} & {LAN, PROXY, "::ffff:10.0.0.2", LOOPBACK, "::1"}
+    assert [hop for hop in (peer, *forwarded) if hop not in ("", "10.0.0.3")][-1] not in (
+        STRANGER,
+        "fd00::5",
+        "x",
+    )

@@ -1,0 +1,167 @@
+"""The command line: exit codes and what is said, to people and to service managers."""
+
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from dmap import __version__
+from dmap.cli import main
+
+A = "backends: {a: {kind: openai, url: 'http://127.0.0.1:1'}}\n"
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write a configuration; return its path."""
+
+    def write(text: str) -> str:
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    """A port of loopback that somebody listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def dmap(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    command = [sys.executable, "-m", "dmap", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+def complaints(stderr: str) -> list[str]:
+    """What the command itself says, without its log."""
+    return [line for line in stderr.splitlines() if line.startswith("dmap: ")]
+
+
+def test_a_good_file(written, capsys):
+    """`check-config` says that all is well, and ends with 0."""
+    path = written(A)
+
+    assert main(["check-config", path]) == 0
+    assert capsys.readouterr() == (f"{path}: ok\n", "")
+
+
+def test_a_file_with_a_warning(written, capsys):
+    """A warning is told but is no failure."""
+    path = written(A + "listen: {host: 0.0.0.0}\naccess: {open: true}")
+
+    assert main(["check-config", path]) == 0
+    assert capsys.readouterr() == (
+        f"{path}: ok\n",
+        "dmap: warning: access.open: anyone who reaches this host may use every model\n",
+    )
+
+
+@pytest.mark.parametrize("command", ["check-config", "serve"])
+def test_a_bad_file(written, capsys, command):
+    """All problems are told at once, a line each with its path in the file, and the exit code is 78."""
+    path = written("listen: {port: x, hots: y}\nbackends: {a: {kind: openai, url: ''}}\nfoo: 1")
+
+    assert main([command, path]) == 78
+    assert capsys.readouterr() == (
+        "",
+        "dmap: listen.port: Input should be a valid integer, unable to parse string as an integer\n"
+        "dmap: listen.hots: no such key\n"
+        "dmap: backends.a.url: not an http(s) URL of a server\n"
+        "dmap: foo: no such key\n",
+    )
+
+
+@pytest.mark.parametrize("name", ["missing.yaml", "."])
+def test_no_file(tmp_path, capsys, name):
+    """A file that cannot be read is a problem of the configuration too."""
+    assert main(["serve", str(tmp_path / name)]) == 78
+    assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rest", "code"),
+    [
+        ("", 78),
+        ("access: {trusted_proxies: [10.0.0.0/8]}", 78),
+        ("access: {open: true}", 0),
+        ("access: {allow: [10.0.0.0/8]}", 0),
+    ],
+)
+def test_beyond_loopback_only_protected(written, capsys, rest, code):
+    """A file that would open dmap to the world unprotected is refused."""
+    path = written(f"{A}listen: {{host: 0.0.0.0}}\n{rest}")
+
+    assert main(["check-config", path]) == code
+    assert ("access.keys" in capsys.readouterr().err) == (code == 78)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["serve"], ["no-such-command"], ["serve", "a", "b"], ["demo", "--port", "x"]]
+)
+def test_a_wrong_command(capsys, arguments):
+    """A command that cannot be understood is told how it is written; the exit code is 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+
+    assert ended.value.code == 2
+    assert "usage: dmap" in capsys.readouterr().err
+
+
+def test_the_version(capsys):
+    """The version is told."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"dmap {__version__}\n")
+
+
+def test_a_port_in_use(written, taken_port):
+    """A port that somebody else listens at is told in one line with the address; the exit code is 1."""
+    ended = dmap("serve", written(f"{A}listen: {{port: {taken_port}}}"))
+
+    (line,) = complaints(ended.stderr)
+    assert re.search(rf"127\.0\.0\.1.*{taken_port}.*address already in use", line)
+    assert "Traceback" not in ended.stderr
+    assert (ended.returncode, ended.stdout) == (1, "")
+
+
+def test_a_host_that_is_not_there(written):
+    """A name to listen at that leads nowhere is told in one line with the name."""
+    ended = dmap("serve", written(f"{A}listen: {{host: no-such-host.invalid}}\naccess: {{open: true}}"))
+
+    (line,) = complaints(ended.stderr)
+    assert line.startswith("dmap: listen.host: no-such-host.invalid: ")
+    assert ended.returncode == 1
+
+
+INTERRUPTED = """
+import signal, sys
+from dmap.cli import main
+
+signal.signal(signal.SIGVTALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+signal.setitimer(signal.ITIMER_VIRTUAL, 0.2)
+sys.exit(main(["simulate"]))
+"""
+
+
+def test_ctrl_c_while_it_works():
+    """Ctrl-C ends a command that serves nobody without a traceback."""
+    command = [sys.executable, "-c", INTERRUPTED]
+
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+    assert (ended.returncode, ended.stderr) == (130, "")
+
+
+def test_the_module_is_the_command():
+    """`python -m dmap` is the command `dmap`."""
+    assert dmap("--version").stdout == f"dmap {__version__}\n"

@@ -1,0 +1,518 @@
+"""The configuration: strict, told of all at once with paths, and never with a secret."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmap.config import Config, ConfigProblem, GGUFBackend, OpenAIBackend, load, parse, warnings_of
+
+A = "backends: {a: {kind: openai, url: 'http://h'}}\n"
+HASH = "0123456789abcdef" * 4
+OTHER = "f" * 64
+
+
+def problems_of(text: str, **environ: str) -> list[str]:
+    """Return what is wrong with *text*."""
+    with pytest.raises(ConfigProblem) as refused:
+        parse(text, environ)
+    return refused.value.problems
+
+
+def at(path: str, value: str) -> Any:
+    """Set *path*, of two names, to the YAML *value* and return what it became."""
+    section, name = path.split(".")
+    return getattr(getattr(parse(f"{A}{section}: {{{name}: {value}}}", {}), section), name)
+
+
+# What is taken
+
+
+def test_one_backend_is_enough():
+    """Every key but a backend has a default."""
+    config = parse(A, {})
+
+    assert config.backends == {"a": OpenAIBackend(kind="openai", url="http://h")}
+    assert (config.listen.host, config.listen.port) == ("127.0.0.1", 8000)
+    assert config.allow_models == ("*",)
+
+
+def test_a_section_whose_lines_are_commented_out_is_empty():
+    """A section without a line is the same as none."""
+    assert parse(A + "server:\naccess:\ndevices:\nmodels:\n", {}) == parse(A, {})
+
+
+def test_nothing_can_be_changed():
+    """A configuration is frozen."""
+    with pytest.raises(ValueError, match="frozen"):
+        parse(A, {}).listen.port = 1
+
+
+@pytest.mark.parametrize(
+    ("written", "size"),
+    [
+        ("1", 1),
+        ("512", 512),
+        ("512B", 512),
+        ("1KB", 1000),
+        ("1KiB", 1024),
+        ("64MiB", 67_108_864),
+        ("64 mib", 67_108_864),
+        ("22GiB", 23_622_320_128),
+        ("1.5GB", 1_500_000_000),
+        ("'123'", 123),
+    ],
+)
+def test_sizes(written, size):
+    """A size is a number of bytes, or has a unit by a thousand or by 1024."""
+    assert at("server.max_body", written) == size
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "0", "0B", "-1", "true", "12.5", "1e6", "64M", "64Mi", "MiB", "64MiB2", "-5MiB", "nan",
+        "٣KB", "9" * 400 + "GiB", "1." + "9" * 400 + "B", "9" * 5000, "[1]", "null",
+    ],
+)  # fmt: skip
+def test_what_is_no_size(written):
+    """A size of nothing, less, a fraction or in unknown units is refused."""
+    assert len(problems_of(f"{A}server: {{max_body: {written}}}")) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "written", "value"),
+    [
+        ("listen.port", "0", 0),
+        ("listen.port", "'8000'", 8000),
+        ("server.body_s", "5", 5.0),
+        ("server.body_s", "0.5", 0.5),
+        ("defaults.stop", "END", ("END",)),
+        ("defaults.stop", "[A, B]", ("A", "B")),
+    ],
+)
+def test_values(path, written, value):
+    """A number may come as text, for so does the environment; one stop may stand alone."""
+    assert at(path, written) == value
+
+
+@pytest.mark.parametrize(
+    ("path", "written"),
+    [
+        ("listen.port", "true"),
+        ("listen.port", "8000.5"),
+        ("listen.port", "65536"),
+        ("listen.port", "-1"),
+        ("listen.host", "5"),
+        ("server.body_s", "yes"),
+        ("server.body_s", ".inf"),
+        ("server.body_s", "nan"),
+        ("server.body_s", "5s"),
+        ("server.body_s", "0"),
+        ("access.open", "'maybe'"),
+        ("access.keys", "webui"),
+        ("access.keys", "[webui]"),
+        ("access.allow", "[10.0.0.1/8]"),
+        ("access.allow", "[10]"),
+        ("access.allow", "[lan]"),
+        ("access.trusted_proxies", "[nginx]"),
+        ("defaults.temperature", "2.1"),
+        ("defaults.top_p", "-0.1"),
+        ("defaults.max_tokens", "0"),
+        ("defaults.seed", "1.5"),
+    ],
+)
+def test_values_that_are_not(path, written):
+    """A value of another type or out of its range is refused, never bent to fit."""
+    (problem,) = problems_of(f"{A}{path.replace('.', ': {')}: {written}}}")
+
+    assert problem.startswith(path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://h",
+        "h:1234",
+        "http://",
+        "http://h:99999",
+        "http://h:x",
+        "http://h:0",
+        "http://[::1",
+        "http://user:sk-secret@h",
+        "http://h?x",
+        "http://h#x",
+        "http://h h",
+        "5",
+    ],
+)
+def test_what_is_no_url(url):
+    """A backend's URL has a scheme of the web, a host, perhaps a port and a path, and nothing else."""
+    (problem,) = problems_of(f"backends: {{a: {{kind: openai, url: '{url}'}}}}")
+
+    assert problem == "backends.a.url: not an http(s) URL of a server"
+
+
+def test_urls_end_without_a_slash():
+    """A closing slash does not matter."""
+    assert (
+        parse("backends: {a: {kind: openai, url: 'https://h:1/v1/'}}", {}).backends["a"].url
+        == "https://h:1/v1"
+    )
+
+
+# What is told
+
+
+def test_all_problems_are_told_at_once():
+    """Each problem has the path of its key in the file."""
+    text = f"""
+listen: {{port: 99999, hots: x}}
+backends:
+  a: {{kind: openai, url: 'ftp://h', parallel: 0}}
+  openai: {{kind: openai}}
+  b: {{kind: ollama}}
+  c: {{url: 'http://h'}}
+access: {{keys: [{{name: ok, sha256: short}}, {{sha256: {HASH}}}]}}
+models: {{m: {{load: {{context: 5}}, defaults: {{stop: [a, 5]}}}}}}
+server: {{idle_s: '${{IDLE}}', max_body: huge}}
+"""
+
+    assert sorted(problems_of(text)) == [
+        "access.keys[0].sha256: not a SHA-256; write 64 lower-case hex digits, never the key itself",
+        "access.keys[1].name: Field required",
+        "backends.a.parallel: Input should be greater than or equal to 1",
+        "backends.a.url: not an http(s) URL of a server",
+        "backends.b.kind: 'ollama' is not built; there are: openai, gguf",
+        "backends.c.kind: missing; there are: openai, gguf",
+        "backends.openai.url: Field required",
+        "listen.hots: no such key",
+        "listen.port: Input should be less than or equal to 65535",
+        "models.m.defaults.stop[1]: Input should be a valid string",
+        "models.m.load.context: no such key",
+        "server.idle_s: Input should be a valid number, unable to parse string as a number",
+        "server.idle_s: the environment has no variable IDLE",
+        "server.max_body: not a size; write it like 64MiB or 22GiB",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("tls: {cert: x}", "tls"),
+        ("state: x", "state"),
+        ("debug: {ring: 5}", "debug"),
+        ("devices: {g: {adopt: evict}}", "devices.g.adopt"),
+        ("devices: {g: {backend_gone_s: 5}}", "devices.g.backend_gone_s"),
+        ("models: {m: {ttl_s: 5}}", "models.m.ttl_s"),
+        (f"access: {{keys: [{{name: a, sha256: {HASH}, priority: 1}}]}}", "access.keys[0].priority"),
+    ],
+)
+def test_keys_of_the_plan_are_told_as_such(text, path):
+    """A key that is planned is no spelling mistake: it is told as not built yet."""
+    assert problems_of(A + text) == [f"{path}: not built yet"]
+
+
+def test_a_backend_is_needed():
+    """A configuration without a backend is told so."""
+    assert problems_of("") == ["backends: Field required"]
+    assert problems_of("backends: {}") != []
+
+
+@pytest.mark.parametrize("text", ["- a", "5", "text"])
+def test_a_file_that_is_no_mapping(text):
+    """A file that is something else is told in words of the file, not of a library."""
+    assert problems_of(text) == ["the file: must be a mapping (key: value)"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("devices: {g: }", "devices.g: must be a mapping (key: value)"),
+        ("models: {m: x}", "models.m: must be a mapping (key: value)"),
+        ("models: []", "models: must be a mapping (key: value)"),
+    ],
+)
+def test_a_section_that_is_no_mapping(text, problem):
+    """A section that is something else is told so."""
+    assert problems_of(A + text) == [problem]
+
+
+@pytest.mark.parametrize("name", ["a b", "-a", "", "a/b", "a" * 65, "é"])
+def test_names_are_plain(name):
+    """Names of backends and devices are short and plain, for they stand in logs and in model names."""
+    assert len(problems_of(f"backends: {{'{name}': {{kind: openai, url: 'http://h'}}}}")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "devices: {g: {}}\nbackends: {b: {kind: gguf, path: ., device: x}}",
+            "backends.b.device: there is no device 'x' under devices",
+        ),
+        (A + "models: {m: {backend: x}}", "models.m.backend: there is no backend 'x' under backends"),
+        (A + "models: {m: {aliases: [n]}, n: {}}", "models.m.aliases: 'n' already means 'n'"),
+        (A + "models: {m: {aliases: [x]}, n: {aliases: [x]}}", "models.n.aliases: 'x' already means 'm'"),
+        (
+            A + f"access: {{keys: [{{name: k, sha256: {HASH}}}, {{name: k, sha256: {OTHER}}}]}}",
+            "access.keys: two keys have the same name",
+        ),
+        (
+            A + f"access: {{keys: [{{name: k, sha256: {HASH}}}, {{name: l, sha256: {HASH}}}]}}",
+            "access.keys: two keys have the same sha256",
+        ),
+    ],
+)
+def test_what_does_not_fit_together(text, problem):
+    """Keys that contradict each other are told."""
+    assert problems_of(text) == [problem]
+
+
+# YAML
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: {b: 1, b: 2}",
+        f"{A}{A}",
+        "a: [",
+        "\t",
+        "a: !!python/object/apply:os.system [id]",
+        "a: !custom x",
+        "--- a\n--- b",
+        "a: \x00",
+        "? [a]\n: b",
+        "a: *nothing",
+        # what PyYAML's constructors let through as other errors
+        "a: 2024-13-45",
+        "a: 0x_",
+        "a: " + "9" * 5000,
+        "a: !!bool x",
+        "a: !!timestamp x",
+        "a: !!map [a]",
+        "[" * 5000,
+        "a: &a [*a]",
+    ],
+    ids=lambda text: repr(text[:24]),
+)
+def test_what_is_no_yaml(text):
+    """Whatever cannot be read, a key given twice included, is one problem of one line."""
+    (problem,) = problems_of(text)
+
+    assert problem.startswith("not YAML: ")
+    assert "\n" not in problem
+
+
+def test_a_problem_of_yaml_has_its_place():
+    """What YAML cannot read is told with its line and column."""
+    assert problems_of("a: 1\nb: {c: 1, c: 2}") == ["not YAML: line 2, column 4: the key 'c' is given twice"]
+
+
+def test_anchors_and_merges():
+    """YAML's anchors and merges work, and a key of one's own goes before a merged one."""
+    text = """
+backends:
+  a: &a {kind: openai, url: 'http://h', queue: 5}
+  b: {<<: *a, queue: 6}
+  c: *a
+"""
+    config = parse(text, {})
+
+    assert [config.backends[name].queue for name in "abc"] == [5, 6, 5]
+
+
+def test_a_bomb_of_anchors_is_refused():
+    """Anchors that unfold to more than a file could hold are refused before they are unfolded."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+
+    (problem,) = problems_of("\n".join(lines))
+
+    assert problem == "not YAML: its anchors unfold to too much"
+
+
+# Environment and paths
+
+
+def test_the_environment_fills_in():
+    """`${NAME}` stands for a variable anywhere in a text, as data: what is in it is not read again."""
+    backends = "backends: {a: {kind: openai, url: 'http://${HOST}:${PORT}', api_key: '${KEY}'}}"
+
+    config = parse(
+        f"{backends}\nlisten: {{port: '${{PORT}}'}}", {"HOST": "h", "PORT": "81", "KEY": "{x:${HOST}"}
+    )
+
+    assert (config.backends["a"].url, config.listen.port) == ("http://h:81", 81)
+    assert config.backends["a"].api_key == "{x:${HOST}"
+
+
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [
+        ("${GONE}", "allow_models[0]: the environment has no variable GONE"),
+        ("a${GONE}b", "allow_models[0]: the environment has no variable GONE"),
+        ("${LM-TOKEN}", "allow_models[0]: write a variable of the environment as ${NAME}"),
+        ("${", "allow_models[0]: write a variable of the environment as ${NAME}"),
+        ("${}", "allow_models[0]: write a variable of the environment as ${NAME}"),
+    ],
+)
+def test_a_variable_that_is_not_there(written, problem):
+    """A variable that is missing or misspelled is told with its path."""
+    assert problems_of(f"{A}allow_models: ['{written}']") == [problem]
+
+
+@pytest.mark.parametrize("name", ["b", "my.box"])
+def test_a_path_starts_from_the_files_folder(tmp_path, name):
+    """A relative path is taken from the folder of the file, wherever dmap is started."""
+    (tmp_path / "models").mkdir()
+    file = tmp_path / "config.yaml"
+    file.write_text(f"devices: {{g: {{}}}}\nbackends: {{{name}: {{kind: gguf, path: models, device: g}}}}")
+
+    config = load(file, {})
+
+    assert config.backends[name] == GGUFBackend(kind="gguf", path=tmp_path / "models", device="g")
+
+
+@pytest.mark.parametrize(
+    "path", ["/nowhere/at/all", "nowhere", "~nobody-of-this-name/x", "/etc/passwd", "'a\\0b'"]
+)
+def test_a_folder_that_is_not_there(path):
+    """A folder of models that is none is told."""
+    text = f"devices: {{g: {{}}}}\nbackends: {{b: {{kind: gguf, path: {path}, device: g}}}}"
+
+    assert problems_of(text)[0].startswith("backends.b.path: ")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_file_that_cannot_be_read(tmp_path, content):
+    """A file that is missing or not UTF-8 is told with its name."""
+    file = tmp_path / "config.yaml"
+    (file if content else tmp_path / "other").write_bytes(content or b"")
+
+    with pytest.raises(ConfigProblem, match=r"config\.yaml: cannot be read"):
+        load(file, {})
+
+
+# Secrets
+
+SECRET = "sk-SECRET"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"access: {{keys: [{{name: a, sha256: {SECRET}}}]}}",
+        f"access: {{keys: [{{name: '{SECRET} x', sha256: {HASH}}}]}}",
+        f"access: {{keys: [{SECRET}]}}",
+        f"access: {{keys: {SECRET}}}",
+        f"access: {{open: {SECRET}}}",
+        f"backends: {{a: {{kind: openai, url: 'http://h', api_key: [{SECRET}]}}}}",
+        f"backends: {{a: {{kind: openai, url: 'http://h', api_key: 'Bearer {SECRET}'}}}}",
+        f"backends: {{a: {{kind: openai, url: 'http://h', api_key: \"{SECRET}\\r\\nX: y\"}}}}",
+        f"backends: {{a: {{kind: openai, url: 'http://{SECRET}@h'}}}}",
+        f"backends: {{a: {{kind: openai, url: '{SECRET}'}}}}",
+        f"backends:\n  a:\n    api_key: '{SECRET}\n",
+        f"backends:\n  a:\n    api_key: {SECRET}: x\n",
+        f"backends:\n  a:\n    api_key: *{SECRET}\n",
+        f"backends:\n  a:\n    api_key: !{SECRET}\n",
+        f"backends:\n  a:\n    api_key: @{SECRET}\n",
+        f"backends:\n  a: {{api_key: {SECRET}, api_key: {SECRET}}}\n",
+        f"server: {{body_s: {SECRET}, max_body: {SECRET}}}",
+        f"listen: {{port: {SECRET}}}",
+        f"access: {{allow: [{SECRET}]}}",
+    ],
+)
+def test_no_value_is_told(text):
+    """What is wrong is told without the value, which may be a secret in the wrong place."""
+    problems = problems_of(text)
+
+    assert problems != []
+    assert SECRET not in "\n".join(problems)
+
+
+def test_a_secret_of_the_environment_is_not_told():
+    """What came from the environment is not told either."""
+    text = A + "access: {keys: [{name: a, sha256: '${KEY}'}]}\nlisten: {port: '${KEY}'}"
+
+    assert SECRET not in "\n".join(problems_of(text, KEY=SECRET))
+
+
+def test_no_representation_has_a_secret():
+    """A configuration that is printed has no key in it."""
+    config = parse(f"backends: {{a: {{kind: openai, url: 'http://h', api_key: {SECRET}}}}}", {})
+
+    assert config.backends["a"].api_key == SECRET
+    assert SECRET not in f"{config!r} {config} {config.backends!r}"
+
+
+def test_the_hash_of_nothing_is_no_key():
+    """The SHA-256 of an empty text, as an unset variable gives it, is refused."""
+    nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+    assert problems_of(f"{A}access: {{keys: [{{name: a, sha256: {nothing}}}]}}") == [
+        "access.keys[0].sha256: the SHA-256 of an empty key"
+    ]
+
+
+# Who can reach it
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.5.5.5", "'::1'", "localhost"])
+def test_loopback_needs_no_protection(host):
+    """On loopback dmap starts without keys."""
+    assert at("listen.host", host) == host.strip("'")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "'::'", "''", "192.168.1.5", "box.lan", "'::ffff:0.0.0.0'"])
+@pytest.mark.parametrize(
+    "rest", ["", "access: {trusted_proxies: [10.0.0.0/8]}", "access: {keys: [], allow: []}"]
+)
+def test_others_need_protection(host, rest):
+    """Beyond loopback dmap does not start unprotected."""
+    (problem,) = problems_of(f"{A}listen: {{host: {host}}}\n{rest}")
+
+    assert problem.startswith("listen.host: ")
+
+
+@pytest.mark.parametrize(
+    "rest", [f"{{keys: [{{name: a, sha256: {HASH}}}]}}", "{allow: [10.0.0.0/8]}", "{open: true}"]
+)
+def test_protection_is_keys_addresses_or_a_word(rest):
+    """Keys, a list of addresses, or the word that it is meant so let dmap start beyond loopback."""
+    assert parse(f"{A}listen: {{host: 0.0.0.0}}\naccess: {rest}", {}).listen.host == "0.0.0.0"
+
+
+# Warnings
+
+
+def test_an_open_door_is_warned_of():
+    """That anyone may come in is told at the start."""
+    config = parse(A + "listen: {host: 0.0.0.0}\naccess: {open: true}", {})
+
+    assert warnings_of(config) == ["access.open: anyone who reaches this host may use every model"]
+
+
+def _crowd(models: int, device: str) -> Config:
+    names = ", ".join(f"m{i}: {{}}" for i in range(models))
+    backend = "backends: {b: {kind: gguf, path: ., device: g}}"
+    return parse(f"devices: {{g: {device}}}\n{backend}\nmodels: {{{names}}}", {}, base=Path())
+
+
+@pytest.mark.parametrize(
+    ("models", "device", "warned"),
+    [
+        (7, "{}", True),
+        (6, "{}", False),
+        (7, "{wait_s: 350}", False),
+        (7, "{max_models: 7}", False),
+        (4, "{wait_s: 60, residency: 0}", False),
+    ],
+)
+def test_long_waits_are_warned_of(models, device, warned):
+    """Models times (residency + 1) times the cost of a load may not exceed `wait_s` without a word."""
+    warnings = warnings_of(_crowd(models, device), load_s=10)
+
+    assert [warning.partition(":")[0] for warning in warnings] == list(itertools.repeat("devices.g", warned))

@@ -1,0 +1,208 @@
+"""The life of the process, seen from outside: it ends when told to, and cuts nobody off without a word."""
+
+import asyncio
+import contextlib
+import hashlib
+import re
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
+
+import psutil
+import pytest
+
+from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, RawClient, chat, chunk, delta, post, told
+from tests.process import Process, daemon
+
+pytestmark = pytest.mark.timeout(30)
+
+Serve = Callable[..., Awaitable[Process]]
+Connect = Callable[[Process], Awaitable[RawClient]]
+
+
+@pytest.fixture
+async def serve(tmp_path, backend) -> AsyncGenerator[Serve]:
+    """Start a daemon in front of the fake backend; in the end it must have ended with 0."""
+    backend.script = backend.by_hand
+    async with AsyncExitStack() as stack:
+
+        async def start(server: str = "{}", parallel: int = 4, rest: str = "") -> Process:
+            options = f"kind: openai, url: '{backend.url}', parallel: {parallel}"
+            text = f"backends: {{fake: {{{options}}}}}\nserver: {server}\n{rest}"
+            return await stack.enter_async_context(daemon(tmp_path, text))
+
+        yield start
+
+
+@pytest.fixture
+async def connect() -> AsyncGenerator[Connect]:
+    """Connect to a daemon; what is not closed by then is closed in the end."""
+    with ExitStack() as stack:
+
+        async def connect(process: Process) -> RawClient:
+            host, port = process.url.removeprefix("http://").split(":")
+            client = RawClient(*await asyncio.open_connection(host, int(port)))
+            stack.callback(client.close)
+            return client
+
+        yield connect
+
+
+async def streaming(client: RawClient, backend: FakeBackend) -> Exchange:
+    """Begin a stream; return once its first text has come through."""
+    await client.send(post(chat()))
+    exchange = await backend.next()
+    await exchange.write(SSE, chunk(delta("one")))
+    await client.until(chunk(delta("one")))
+    return exchange
+
+
+async def ended(process: Process, within_s: float) -> int:
+    """Wait for the end; return the exit code."""
+    async with asyncio.timeout(within_s):
+        return await process.child.wait()
+
+
+def tell(process: Process, number: signal.Signals = signal.SIGTERM) -> None:
+    process.child.send_signal(number)
+
+
+async def stopping(process: Process, connect: Connect) -> None:
+    """Tell the daemon to end, and wait until nobody can connect any more."""
+    tell(process)
+    async with asyncio.timeout(5):
+        with contextlib.suppress(ConnectionError):
+            while True:
+                (await connect(process)).close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_idle_it_ends_at_once(serve, connect, number):
+    """With nothing under way, a signal ends it well, whatever connections stand idle; Ctrl-C is no error."""
+    process = await serve()
+    idle = await connect(process)
+    await idle.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    await idle.answer()
+
+    tell(process, number)
+
+    assert await ended(process, 3) == 0
+    assert "Traceback" not in "".join(process.log)
+
+
+async def test_a_stream_is_finished(serve, backend, connect):
+    """A stream that runs when SIGTERM comes goes on to its end, and then the daemon ends."""
+    process = await serve()
+    client = await connect(process)
+    exchange = await streaming(client, backend)
+    await stopping(process, connect)
+
+    await exchange.end(chunk(delta("two")), chunk(DONE), END)
+
+    assert await client.until(END) == chunk(delta("two")) + chunk(DONE) + END
+    assert await ended(process, 3) == 0
+    assert process.log[-1].startswith("INFO dmap.requests request ")
+    assert "outcome=success" in process.log[-1]
+
+
+async def test_who_waits_is_refused(serve, backend, connect):
+    """Who waits in a queue when SIGTERM comes is told 503 and when to come back; who is served is not cut."""
+    process = await serve(parallel=1)
+    client = await connect(process)
+    exchange = await streaming(client, backend)
+    waiting = await connect(process)
+    await waiting.send(post(chat()))
+    await somebody_waits(await connect(process))
+
+    tell(process)
+
+    answer = await waiting.answer()
+    assert (answer.status, answer.error["code"]) == (503, "shutting_down")
+    assert answer.head.headers["retry-after"] == "5"
+    await exchange.end(chunk(DONE), END)
+    assert (await client.all()).endswith(chunk(DONE) + END)
+    assert await ended(process, 3) == 0
+
+
+async def somebody_waits(client: RawClient) -> None:
+    """Wait until `/ready` tells of somebody who waits."""
+    async with asyncio.timeout(5):
+        body = b""
+        while b'"waiting": 1' not in body:
+            await client.send(b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            body = (await client.answer()).body
+
+
+async def test_a_stream_that_takes_too_long_is_told_and_cut(serve, backend, connect):
+    """After `shutdown_s` what still runs gets an error inside its stream, and its connection is cut."""
+    process = await serve(server="{shutdown_s: 0.3}")
+    client = await connect(process)
+    await streaming(client, backend)
+
+    tell(process)
+
+    rest = await client.all()
+    assert told(rest)["error"]["code"] == "shutting_down"
+    assert END not in rest
+    assert await ended(process, 3) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_ends_it_at_once(serve, backend, connect, number):
+    """A second signal does not wait for streams: they are told, and the daemon ends."""
+    process = await serve(server="{shutdown_s: 60}")
+    client = await connect(process)
+    exchange = await streaming(client, backend)
+    await stopping(process, connect)
+
+    tell(process, number)
+
+    assert told(await client.all())["error"]["code"] == "shutting_down"
+    assert await ended(process, 3) == 0
+    await exchange.abandoned()
+    assert "Traceback" not in "".join(process.log)
+
+
+async def test_a_request_half_sent_does_not_hold_it(serve, connect):
+    """A client in the middle of its request keeps the daemon for `shutdown_s` at most."""
+    process = await serve(server="{shutdown_s: 0.3}")
+    slow = await connect(process)
+    await slow.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\n{")
+
+    tell(process)
+
+    assert await ended(process, 4) == 0
+
+
+async def test_it_leaves_no_process_behind(serve):
+    """A daemon without engines has no child, and none is left when it has ended."""
+    process = await serve()
+    before = psutil.Process(process.child.pid).children(recursive=True)
+
+    tell(process)
+
+    assert await ended(process, 3) == 0
+    assert before == []
+
+
+async def test_no_key_is_in_the_log(serve, backend, connect):
+    """Neither a right nor a wrong key, nor the backend's own, is ever logged, nor what was asked."""
+    digest = hashlib.sha256(b"sk-RIGHT").hexdigest()
+    process = await serve(rest=f"access: {{keys: [{{name: webui, sha256: {digest}}}]}}")
+    client = await connect(process)
+    asked = chat(messages=[{"role": "user", "content": "PRIVATE"}])
+    await client.send(post(asked, headers="x-api-key: sk-RIGHT\r\n"))
+    await (await backend.next()).end(SSE, chunk(DONE), END)
+    await client.body(await client.head())
+    await client.send(post(asked, headers="x-api-key: sk-WRONG\r\n"))
+    await client.answer()
+
+    tell(process)
+
+    assert await ended(process, 3) == 0
+    log = "".join(process.log)
+    assert [word for word in ("RIGHT", "WRONG", "PRIVATE", digest) if word in log] == []
+    assert re.findall(r"client=(\S+) .* outcome=(\S+)", log) == [
+        ("webui", "success"),
+        ("127.0.0.1", "invalid_api_key"),
+    ]

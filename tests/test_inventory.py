@@ -1,0 +1,162 @@
+"""Who asks the backends, when, and what it means for requests that one does not answer."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+
+import pytest
+
+from dmap.access import Client
+from dmap.backends import ModelInfo, Target
+from dmap.catalog import Catalog
+from dmap.config import parse
+from dmap.errors import BackendDown
+from dmap.inventory import Inventory
+
+TWO = "backends: {a: {kind: openai, url: 'http://a'}, b: {kind: openai, url: 'http://b'}}"
+
+
+class FakeBackend:
+    """A backend that lists *has*, or is down while that is None; `release` lets its answers through."""
+
+    def __init__(self, name: str, has: list[str] | None) -> None:
+        self.name = name
+        self.has = has
+        self.asked = 0
+        self.release = asyncio.Event()
+        self.release.set()
+        self.answered = asyncio.Event()
+
+    async def models(self) -> Sequence[ModelInfo]:
+        self.asked += 1
+        await self.release.wait()
+        self.answered.set()
+        if self.has is None:
+            raise BackendDown(f"no answer from {self.name}")
+        return [ModelInfo(model, resident=True) for model in self.has]
+
+    def target(self, model: str, path: str) -> Target:
+        raise AssertionError("nothing is sent")
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class House:
+    """Two fake backends, their catalog and their inventory."""
+
+    def __init__(self) -> None:
+        self.a, self.b = FakeBackend("a", ["m"]), FakeBackend("b", ["n"])
+        self.catalog = Catalog(parse(TWO, {}))
+        self.inventory = Inventory({"a": self.a, "b": self.b}, self.catalog)
+
+    @property
+    def models(self) -> list[str]:
+        return [model["id"] for model in self.catalog.listing(Client("c"), ())]
+
+
+@pytest.fixture
+async def house() -> AsyncGenerator[House]:
+    house = House()
+    yield house
+    house.a.release.set()
+    await house.inventory.close()
+
+
+async def test_all_are_asked_at_the_start(house):
+    """After `start` the catalog knows what every backend has."""
+    await house.inventory.start()
+
+    assert house.models == ["m", "n"]
+    assert house.inventory.answering == ["a", "b"]
+
+
+async def test_one_that_is_down_stops_nobody(house):
+    """A backend that does not answer is no failure of the start; requests for it are refused at once."""
+    house.a.has = None
+
+    await house.inventory.start()
+
+    assert (house.models, house.inventory.answering) == (["n"], ["b"])
+    house.inventory.check("b")
+    with pytest.raises(BackendDown, match="no answer from a") as refused:
+        house.inventory.check("a")
+    assert refused.value.headers() == {"Retry-After": "2"}
+
+
+async def test_a_slow_one_delays_nobodys_answer(house):
+    """Backends are asked side by side."""
+    house.a.release.clear()
+
+    refreshing = asyncio.create_task(house.inventory.refresh())
+    await house.b.answered.wait()
+    house.a.release.set()
+    await refreshing
+
+    assert house.models == ["m", "n"]
+
+
+async def test_a_fresh_answer_is_not_asked_for_again(house):
+    """Clients that look at the list do not make dmap ask each time."""
+    await house.inventory.refresh()
+    await house.inventory.refresh()
+
+    assert (house.a.asked, house.b.asked) == (1, 1)
+
+
+async def test_who_comes_meanwhile_takes_the_same_answer(house):
+    """Who looks while a backend is being asked waits for that answer and does not ask once more."""
+    house.a.release.clear()
+
+    both = asyncio.gather(house.inventory.refresh(), house.inventory.refresh())
+    await house.b.answered.wait()
+    house.a.release.set()
+    await both
+
+    assert house.models == ["m", "n"]
+    assert (house.a.asked, house.b.asked) == (1, 1)
+
+
+async def test_one_that_is_down_is_not_waited_for(house):
+    """Who looks at the list does not wait for a backend that is down; the probe looks after it."""
+    house.inventory.report("a", BackendDown("refused"))
+    house.a.release.clear()
+
+    async with asyncio.timeout(1):
+        await house.inventory.refresh()
+
+    assert (house.a.asked, house.models) == (0, ["n"])
+
+
+async def test_a_backend_found_down_is_probed(house, caplog):
+    """A request that finds a backend down opens the circuit for all; a probe closes it again."""
+    caplog.set_level(logging.INFO, "dmap.inventory")
+    await house.inventory.start()
+    house.a.answered.clear()
+
+    house.inventory.report("a", BackendDown("refused"))
+    house.inventory.report("a", BackendDown("refused once more"))
+
+    with pytest.raises(BackendDown, match="refused once more"):
+        house.inventory.check("a")
+    assert house.models == ["m", "n"]
+    async with asyncio.timeout(4):
+        await house.a.answered.wait()
+        await asyncio.sleep(0)
+    house.inventory.check("a")
+    assert [record.getMessage() for record in caplog.records] == [
+        "backend_down backend=a reason=refused",
+        "backend_up backend=a",
+    ]
+
+
+async def test_close_ends_what_is_being_asked(house):
+    """`close` waits for no backend."""
+    await house.inventory.start()
+    house.a.release.clear()
+    house.inventory.report("a", BackendDown("refused"))
+
+    async with asyncio.timeout(1):
+        await house.inventory.close()
+
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("inventory")]

@@ -1,0 +1,120 @@
+"""
+The plan of the house (design, section 2) as data: who may import whom, and where third-party packages live.
+
+A room (`wire`, `arbiter`, `backends`, `web`) counts as one; its files may import each other.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dmap
+
+LAYERS = (
+    "errors logfmt arbiter",  # 0, pure
+    "wire",  # 0 too, pure: its refusals are errors
+    "config trip engine tiny_vocabulary",  # 1; the engine is a program of its own, which backends start
+    "access tiny_models",  # 2
+    "catalog",  # 2 too: it asks an access.Client what it may use
+    "backends",  # 3
+    "fleet inventory",  # 4
+    "changeover",  # 4 too: the switch itself, over a fleet
+    "gate",  # 4 too: has switches carried out by a changeover
+    "upstream",  # 5
+    "reply",  # 6
+    "relay",  # 6 too: writes to a reply
+    "web",  # 7
+    "daemon simulate",  # 8
+    "demo",  # 9: a daemon with models of its own
+    "cli",  # 9
+    "__main__",
+)
+PURE = ("errors", "logfmt", "arbiter", "wire")
+IMPURE = {"asyncio", "logging", "random", "time", "socket", "threading", "os"}
+HOMES = {
+    "aiohttp": {"backends", "reply", "web", "daemon"},
+    "gguf": {"tiny_models", "tiny_vocabulary"},
+    "httptools": {"upstream"},
+    "msgspec": {"wire"},
+    "multidict": {"wire", "reply", "relay"},
+    "numpy": {"tiny_models"},
+    "pydantic": {"config"},
+    "uvloop": {"cli"},
+    "xllamacpp": {"engine"},
+    "yaml": {"config"},
+}
+
+ROOT = Path(dmap.__file__).parent
+LAYER = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms.split()}
+FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def room_of(file: Path) -> str:
+    """Return the module right under `dmap` that *file* is or belongs to."""
+    return file.parts[0].removesuffix(".py")
+
+
+def imports_of(file: Path) -> Iterator[str]:
+    """Yield the dotted name of everything that *file* imports, at its top or anywhere in it."""
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+        match node:
+            case ast.Import():
+                yield from (alias.name for alias in node.names)
+            case ast.ImportFrom():
+                assert node.level == 0, f"{file}: write imports in full"
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def complaint(file: Path, name: str) -> str | None:
+    """Tell why *file* may not import *name*; None if it may."""
+    room, (top, *rest) = room_of(file), name.split(".")
+    if top == "dmap":
+        lower = rest[0] == "__version__" or rest[0] == room or LAYER[rest[0]] < LAYER[room]
+        return None if lower else f"{rest[0]} is not below {room}: import only from a lower layer"
+    if top in sys.stdlib_module_names:
+        return f"{room} is pure: give it {top}'s part as a value" if room in PURE and top in IMPURE else None
+    homes = HOMES.get(top, set())
+    return None if room in homes else f"{top} is at home in {sorted(homes) or 'no module yet'}"
+
+
+def test_the_table_is_the_house():
+    """Every module of dmap has a layer, and every layer's modules exist."""
+    assert {room_of(file) for file in FILES} == LAYER.keys()
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_imports_go_down(file):
+    """A module imports only from lower layers and its own room, and third-party packages only at home."""
+    complaints = {name: complaint(file, name) for name in imports_of(file)}
+
+    assert {name: reason for name, reason in complaints.items() if reason} == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("errors.py", "dmap.wire.body"),
+        ("arbiter/core.py", "asyncio"),
+        ("wire/body.py", "time.monotonic"),
+        ("catalog.py", "aiohttp.web"),
+        ("backends/openai.py", "dmap.gate.Gate"),
+        ("gate.py", "left_pad"),
+    ],
+)
+def test_a_wrong_import_is_told(file, name):
+    """An import that goes up, out of its home, or out of the pure layer is told with its reason."""
+    assert complaint(Path(file), name)
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if room_of(file) == "backends"], ids=str)
+def test_kinds_of_backends_do_not_know_each_other(file):
+    """A kind of backend, `kind.py` with its `kind_*.py`, imports no other kind."""
+    kind = file.stem.partition("_")[0]
+    siblings = {f"dmap.backends.{other.stem}": other.stem.partition("_")[0] for other in FILES[1:]}
+
+    known = {siblings.get(name.rpartition(".")[0]) for name in imports_of(file)}
+
+    assert known - {None, kind, "dmap"} == set()

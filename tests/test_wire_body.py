@@ -1,0 +1,387 @@
+"""What dmap reads of a JSON body is what a backend reads, and it changes nothing but what it must."""
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+
+from dmap.errors import BadRequest
+from dmap.wire.body import Call, guarded, patch, peek
+from dmap.wire.routes import Dialect
+
+URL = "http://10.0.0.1/cat.png"
+DATA = "data:image/png;base64,AAAA"
+DEEP = 100_000
+
+
+def asks_for(fields: dict[str, Any]) -> list[str]:
+    """Name the guarded fields that a body with *fields* uses."""
+    body = json.dumps({"model": "m", **fields}).encode()
+    return [field for field, _ in guarded(peek(body), body)]
+
+
+def patched(body: bytes, dialect: Dialect = Dialect.CHAT, **defaults: Any) -> bytes:
+    """Patch *body* for its own model."""
+    call = peek(body)
+    return patch(body, call, model=call.model or "m", defaults=defaults, dialect=dialect)
+
+
+# What is read
+
+
+@pytest.mark.parametrize(
+    ("body", "model", "stream"),
+    [
+        (b'{"model": "m"}', "m", False),
+        (b' {"model" : "m" , "stream" : true}\r\n\t', "m", True),
+        (b'{"stream": true, "model": "m"}', "m", True),
+        (b'{"model": "m", "stream": null}', "m", False),
+        (b'{"model": null}', None, False),
+        (b"{}", None, False),
+        (b'{"model": "\\u006d"}', "m", False),
+        (b'{"\\u006dodel": "m"}', "m", False),
+        (b'{"model": "m/\xc3\xa9:Q4_K_M@x"}', "m/é:Q4_K_M@x", False),
+        (b'{"model": "m", "tool": {"model": "n", "Model": "o"}}', "m", False),
+        (b'{"tool": {"model": "n"}}', None, False),
+        (b'{"type": "model", "model": "m", "x": "\\"model\\""}', "m", False),
+        (b'{"model": "m", "x": 1e999, "y": -0.0, "": 1}', "m", False),
+        (b'{"model\\u0000": "n", "model": "m"}', "m", False),
+        (b'{"model": " m "}', " m ", False),
+    ],
+)
+def test_the_outermost_model_is_read(body, model, stream):
+    """`model` and `stream` are those of the outermost object; null is the same as absent."""
+    call = peek(body)
+
+    assert (call.model, call.stream) == (model, stream)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "m", "model": "n"}',
+        b'{"model": "m", "model": "m"}',
+        b'{"model": null, "model": "n"}',
+        b'{"model": "m", "\\u006dodel": "n"}',
+        b'{"mo\\u0064el": "m", "mod\\u0065l": "n"}',
+        b'{"Model": "m"}',
+        b'{"model": "m", "MODEL": "n"}',
+        b'{"model": "m", "\\u004dODEL": "n"}',
+        b'{"x": {"model": "m"}, "model": "m", "y": ["model"], "model": "n"}',
+        b'{"model": ""}',
+        b'{"model": 1}',
+        b'{"model": true}',
+        b'{"model": ["m"]}',
+        b'{"model": {"id": "m"}}',
+        b'{"model": "\xff"}',
+    ],
+)
+def test_a_model_that_could_be_read_otherwise_is_refused(body):
+    """A second `model`, in any letter case or behind escapes, or one that is no name, is refused by name."""
+    with pytest.raises(BadRequest) as refused:
+        peek(body)
+
+    assert refused.value.param == "model"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"stream": true, "stream": false}',
+        b'{"stream": true, "STREAM": false}',
+        b'{"Stream": true}',
+        '{"ſtream": true}'.encode(),
+        b'{"\\u017ftream": true}',
+        b'{"stream": "true"}',
+        b'{"stream": 1}',
+    ],
+)
+def test_a_stream_that_could_be_read_otherwise_is_refused(body):
+    """`stream` is a boolean given once, in lower case; Go takes the long s for one too."""
+    with pytest.raises(BadRequest) as refused:
+        peek(body)
+
+    assert refused.value.param == "stream"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'"model"',
+        b"\xef\xbb\xbf{}",
+        '{"model": "m"}'.encode("utf-16"),
+        '{"model": "m"}'.encode("utf-16-le"),
+        '{"model": "m"}'.encode("utf-32"),
+        b'{"model": "m", "x": NaN}',
+        b'{"model": "m", "x": -Infinity}',
+        b'{"model": "m"} {"model": "n"}',
+        b'{"model": "m"}\x00',
+        b'{"model": "m",}',
+        b'{"model": "m"',
+        b"{'model': 'm'}",
+        b'{model: "m"}',
+        b'{"model": "m" /* */}',
+        b'{"mo\tdel": "m"}',
+        b'{"model": "m", "x": 01}',
+        b'{"model": "m", "x": "\\x41"}',
+        b'{"\xff": 1, "model": "m"}',
+        b'{"model": "m", "x": "\\ud800"}',
+        b'{"model": "\\ud800"}',
+        b"[" * DEEP,
+        b'{"model": "m", "x": ' + b"[" * DEEP + b"]" * DEEP + b"}",
+        b'{"model": "m", "model": "m", "x": ' + b"[" * DEEP + b"]" * DEEP + b"}",
+        b'{"model": "m", "x": ' + b'{"model":' * DEEP + b"1" + b"}" * (DEEP + 1),
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+def test_what_is_not_strict_json_is_refused(body):
+    """Only an object in UTF-8, without a byte order mark, by RFC 8259 and not too deep, is a body."""
+    with pytest.raises(BadRequest):
+        peek(body)
+
+
+# What needs a permit
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"draft_model": "n"}, ["draft_model"]),
+        ({"Draft_Model": "n"}, ["draft_model"]),
+        ({"context_length": 9}, ["context_length"]),
+        ({"integrations": ["mcp/x"]}, ["integrations"]),
+        ({"integrationſ": ["mcp/x"]}, ["integrations"]),
+        ({"keep_alive": "5m"}, ["keep_alive"]),
+        ({"keep_alive": 0}, ["keep_alive"]),
+        ({"keep_alive": -1}, ["keep_alive"]),
+        ({"\u212aeep_alive": 1}, ["keep_alive"]),
+        ({"options": {"num_ctx": 9}}, ["options"]),
+        ({"options": {"temperature": 1}}, []),
+        ({"options": ["num_ctx"]}, ["options"]),
+        ({"draft_model": None, "keep_alive": None, "options": {}, "integrations": []}, []),
+        ({"metadata": {"draft_model": "n"}}, []),
+    ],
+)
+def test_fields_that_move_memory_need_a_permit(fields, named):
+    """A field that loads, unloads or reaches out is named in any letter case, unless it asks nothing."""
+    assert asks_for(fields) == named
+
+
+def test_escapes_do_not_hide_a_guarded_field():
+    """A guarded field is found behind escapes."""
+    body = b'{"model": "m", "draft\\u005fmodel": "n", "x": {"\\u0069mage_url": "http://h"}}'
+
+    assert [field for field, _ in guarded(peek(body), body)] == ["draft_model"]
+
+
+def _turn(*parts: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": list(parts)}]}
+
+
+def _shapes(url: str) -> dict[str, dict[str, Any]]:
+    image = {"type": "image_url", "image_url": {"url": url}}
+    source = {"type": "image", "source": {"type": "url", "url": url}}
+    screenshot = {"type": "computer_screenshot", "image_url": url}
+    return {
+        "chat, object": _turn(image),
+        "chat, text": _turn({"type": "image_url", "image_url": url}),
+        "chat, without a type": _turn({"image_url": url}),
+        "chat, one part alone": {"messages": [{"role": "user", "content": image}]},
+        "chat, system": {"messages": [{"role": "system", "content": [image]}, {"role": "user"}]},
+        "video": _turn({"type": "video_url", "video_url": {"url": url}}),
+        "audio": _turn({"type": "audio_url", "audio_url": {"url": url}}),
+        "responses, image": {
+            "input": [{"role": "user", "content": [{"type": "input_image", "image_url": url}]}]
+        },
+        "responses, bare": {"input": [{"type": "input_image", "image_url": url}]},
+        "responses, file": {"input": [{"content": [{"type": "input_file", "file_url": url}]}]},
+        "responses, a tool's": {"input": [{"type": "function_call_output", "output": [screenshot]}]},
+        "responses, a computer's": {"input": [{"type": "computer_call_output", "output": screenshot}]},
+        "anthropic": _turn(source),
+        "anthropic, document": _turn({"type": "document", "source": {"type": "url", "url": url}}),
+        "anthropic, inside": _turn({"type": "document", "source": {"type": "content", "content": [source]}}),
+        "anthropic, a tool's": _turn({"type": "tool_result", "content": [source]}),
+        "anthropic, system": {"system": [source]},
+        "images, edit": {"images": [{"image_url": url}]},
+        "rerank": {"query": "cat", "documents": [{"content": [image]}]},
+        "rerank, in one": {"query": {"content": [image]}, "documents": ["cat"]},
+    }
+
+
+@pytest.mark.parametrize("shape", _shapes(URL))
+@pytest.mark.parametrize("url", [URL, "https://h/", "file:///etc/passwd", " HTTP://h", "//h/x", ""])
+def test_a_link_needs_a_permit(shape, url):
+    """A link that a server would fetch is found wherever a dialect lets a part stand."""
+    assert asks_for(_shapes(url)[shape]) == ["image_url"]
+
+
+@pytest.mark.parametrize("shape", _shapes(DATA))
+@pytest.mark.parametrize("url", [DATA, "DATA:,x", " data:,x"])
+def test_data_needs_none(shape, url):
+    """A `data:` URL carries its bytes and passes."""
+    assert asks_for(_shapes(url)[shape]) == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        _turn({"type": "text", "text": f"see {URL}, and image_url"}),
+        _turn({"type": "tool_use", "name": "get", "input": {"page_url": URL}}),
+        _turn({"type": "search_result", "source": URL, "content": []}),
+        {
+            "messages": [
+                {"content": None, "tool_calls": [{"function": {"arguments": f'{{"a_url": "{URL}"}}'}}]}
+            ]
+        },
+        {
+            "messages": [
+                {"content": "x", "annotations": [{"type": "url_citation", "url_citation": {"url": URL}}]}
+            ]
+        },
+        {"tools": [{"function": {"parameters": {"properties": {"image_url": {"default": URL}}}}}]},
+        {"metadata": {"image_url": URL}},
+        _turn({"type": "image_url", "image_url": None}),
+    ],
+)
+def test_a_link_that_nobody_fetches_passes(fields):
+    """Links in text, in a tool's arguments and in schemas are no content parts."""
+    assert asks_for(fields) == []
+
+
+def test_a_tool_on_another_host_needs_a_permit():
+    """A remote tool in `tools` reaches out of the box as LM Studio's `integrations` do."""
+    assert asks_for({"tools": [{"type": "mcp", "server_url": URL}]}) == ["integrations"]
+
+
+# What is changed
+
+
+@pytest.mark.parametrize(
+    ("body", "defaults"),
+    [
+        (b'{ "model":"m" }', {}),
+        (b'{"model": "m", "temperature": 0}', {"temperature": 0.7}),
+        (b'{"model": "m", "max_completion_tokens": 9}', {"max_tokens": 5}),
+        (b'{"model": "m", "stop": []}', {"stop": "x"}),
+    ],
+)
+def test_the_same_object_goes_on(body, defaults):
+    """A body that lacks nothing goes on as the very same object."""
+    assert patched(body, **defaults) is body
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        (b'{"model": "m"}', {"model": "m", "max_tokens": 5}),
+        (b'{"model": "m", "max_tokens": null}', {"model": "m", "max_tokens": 5}),
+        (
+            b'{"model": "m", "max_completion_tokens": null}',
+            {"model": "m", "max_completion_tokens": None, "max_tokens": 5},
+        ),
+    ],
+)
+def test_null_counts_as_absent(body, wanted):
+    """A default fills in what is absent or null."""
+    assert json.loads(patched(body, max_tokens=5)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("dialect", "added"),
+    [
+        (Dialect.CHAT, {"temperature": 0.5, "max_tokens": 5, "stop": ["x"], "seed": 7}),
+        (Dialect.RESPONSES, {"temperature": 0.5, "max_output_tokens": 5}),
+        (Dialect.MESSAGES, {"temperature": 0.5, "max_tokens": 5, "stop_sequences": ["x"]}),
+        (Dialect.PLAIN, {}),
+    ],
+)
+def test_each_dialect_has_its_words(dialect, added):
+    """A default is spelled, and shaped, as the route's dialect has it, or not sent."""
+    body = patched(b'{"model": "m"}', dialect, temperature=0.5, max_tokens=5, stop=("x",), seed=7)
+
+    assert json.loads(body) == {"model": "m", **added}
+
+
+def test_an_alias_is_replaced():
+    """A backend sees the model's real name; what the client wrote besides goes on byte by byte."""
+    body = b'{"n": 12345678901234567890123, "x": [1.0, 1e2,  "\\u00e9"], "model": "alias", "big": 1e999}'
+
+    changed = patch(body, peek(body), model="real", defaults={}, dialect=Dialect.CHAT)
+
+    assert changed == b'{"n":12345678901234567890123,"x":[1.0, 1e2,  "\\u00e9"],"model":"real","big":1e999}'
+
+
+# For any body
+
+_keys = st.sampled_from(
+    ["model", "Model", "stream", "temperature", "max_tokens", "max_completion_tokens", "stop", "messages"]
+) | st.text(max_size=4)
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_keys, inner, max_size=3),
+    max_leaves=6,
+)
+_pairs = st.lists(st.tuples(_keys, _values), max_size=6)
+_bounded = settings(max_examples=150, derandomize=True, deadline=None, database=None)
+
+
+def _written(pairs: list[tuple[str, Any]], escape: bool, indent: bool) -> bytes:
+    """Write an object, doubles included, as a client might."""
+    space = "\n " if indent else ""
+    members = ",".join(
+        f"{space}{json.dumps(key, ensure_ascii=escape)}:{json.dumps(value, ensure_ascii=escape)}"
+        for key, value in pairs
+    )
+    return f"{{{members}}}".encode("utf-8", "surrogatepass")
+
+
+def accepted(body: bytes) -> Call:
+    """Peek into *body*; a refusal is no example."""
+    try:
+        return peek(body)
+    except BadRequest:
+        reject()
+
+
+@_bounded
+@given(_pairs, st.booleans(), st.booleans())
+def test_peek_reads_what_any_parser_reads(pairs, escape, indent):
+    """For any JSON object, peek refuses, or its model is what `json` reads, be it the first or the last."""
+    body = _written(pairs, escape, indent)
+
+    call = accepted(body)
+
+    assert call.model == json.loads(body).get("model") == dict(reversed(pairs)).get("model")
+    assert call.stream is bool(json.loads(body).get("stream"))
+
+
+@_bounded
+@given(
+    st.dictionaries(_keys, _values, max_size=6),
+    st.dictionaries(st.sampled_from(["temperature", "max_tokens", "stop"]), st.integers(), max_size=3),
+)
+def test_patch_adds_only_what_is_missing(fields, defaults):
+    """For any JSON object, patch gives the same object plus the defaults it lacked, or the same bytes."""
+    body = json.dumps({**fields, "model": "m"}).encode()
+    accepted(body)
+
+    changed = patched(body, **defaults)
+
+    blocked = {"max_tokens"} if fields.get("max_completion_tokens") is not None else set()
+    lacked = {name for name in defaults if fields.get(name) is None} - blocked
+    assert json.loads(changed) == json.loads(body) | {name: defaults[name] for name in lacked}
+    assert (changed is body) == (not lacked)
+
+
+@_bounded
+@given(st.binary(max_size=40) | st.text(max_size=20).map(lambda text: f'{{"model":"{text}'.encode()))
+def test_any_bytes_are_read_or_refused(body):
+    """No bytes make peek, or the look for links, fail otherwise than by a refusal."""
+    with suppress(BadRequest):
+        assert list(guarded(peek(body), body)) == []

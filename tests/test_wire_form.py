@@ -1,0 +1,243 @@
+"""
+A form's model is read as any parser would read it, and replaced in place.
+
+Where parsers differ, dmap refuses: what it takes for the model would not be what a backend takes.
+"""
+
+import email
+
+import pytest
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+
+from dmap.errors import BadRequest
+from dmap.wire.form import peek_form, put_model
+
+KIND = "multipart/form-data; boundary=bound"
+END = b"--bound--\r\n"
+
+
+def part(name: str, value: bytes, more: str = "", headers: str = "") -> bytes:
+    """Write one part as most clients do."""
+    head = f'--bound\r\nContent-Disposition: form-data; name="{name}"{more}\r\n{headers}\r\n'
+    return head.encode() + value + b"\r\n"
+
+
+def disposed(disposition: str) -> bytes:
+    """Write a whole form of one part with the value `m` and the given header lines."""
+    return f"--bound\r\n{disposition}\r\n\r\nm\r\n--bound--\r\n".encode()
+
+
+SOUND = b"RIFF\x00\xff\r\n--boun\r\n\r\n-- \n"
+UPLOAD = part("file", SOUND, '; filename="a b;c.wav"', "Content-Type: audio/wav\r\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "model", "stream"),
+    [
+        (part("model", b"m") + UPLOAD + END, "m", False),
+        (UPLOAD + part("model", b"m") + part("stream", b"true") + END, "m", True),
+        (part("stream", b"1") + part("model", b"m") + END, "m", True),
+        (part("stream", b"false") + part("model", b"m") + END, "m", False),
+        (part("model", "modèle/x:Q4".encode()) + END, "modèle/x:Q4", False),
+        (part("model", b" m ") + END, " m ", False),
+        (part("model", b"m", headers="Content-Type: text/plain; charset=utf-8\r\n") + END, "m", False),
+        (part("model", b"m", headers="Content-Transfer-Encoding: 8bit\r\n") + END, "m", False),
+        (part("model", b"") + END, None, False),
+        (part("model[]", b"m") + part("xmodel", b"m") + END, None, False),
+        (part("timestamp_granularities[]", b"word") * 2 + part("model", b"m") + END, "m", False),
+        (UPLOAD + END, None, False),
+        (disposed("Content-Disposition: form-data; name=model"), "m", False),
+        (disposed("content-disposition:form-data;name=model"), "m", False),
+        (disposed('CONTENT-DISPOSITION: Form-Data; Name="model"'), "m", False),
+        (b"\r\n" + part("model", b"m") + END, "m", False),
+        (part("model", b"m") + b"--bound--", "m", False),
+        (part("model", b"m") + b"--bound--\r\n\r\n", "m", False),
+    ],
+)
+def test_the_model_is_read(body, model, stream):
+    """`model` and `stream` are read as they stand, wherever in the form; an empty model is none."""
+    assert peek_form(body, KIND) == (model, stream)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        'multipart/form-data; boundary="bound"',
+        "Multipart/Form-Data;BOUNDARY=bound",
+        "multipart/form-data ; boundary=bound ; charset=utf-8",
+        'multipart/form-data; charset="UTF-8"; boundary=bound;',
+    ],
+)
+def test_the_boundary_is_read(kind):
+    """The boundary stands in the content type, quoted or not, beside a charset at most."""
+    assert peek_form(part("model", b"m") + END, kind) == ("m", False)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "",
+        "multipart/form-data",
+        'multipart/form-data; boundary=""',
+        "multipart/form-data; boundary=bound; boundary=other",
+        "multipart/form-data; boundary=other; boundary=bound",
+        "multipart/form-data; boundary*=utf-8''bound",
+        "multipart/form-data; boundary*0=bou; boundary*1=nd",
+        "multipart/form-data; boundary=other; boundary*=utf-8''bound",
+        'multipart/form-data; x="; boundary=other"; boundary=bound',
+        "multipart/form-data, multipart/form-data; boundary=bound",
+        "multipart/mixed; boundary=bound",
+        'multipart/form-data; boundary="bo\\und"',
+        "multipart/form-data; boundary=bound x",
+        "multipart/form-data; boundary=" + "b" * 71,
+    ],
+)
+def test_a_boundary_that_could_be_read_otherwise_is_refused(kind):
+    """A content type with no boundary, two, or one in an unusual spelling is refused."""
+    with pytest.raises(BadRequest, match="boundary"):
+        peek_form(part("model", b"m") + END, kind)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        part("model", b"m") + part("model", b"n") + END,
+        part("model", b"m") + part("model", b"m") + END,
+        part("model", b"m") + part("Model", b"n") + END,
+        part("MODEL", b"m") + END,
+        part("model", b"m", '; filename="m.txt"') + END,
+        part("model", b"bQ==", headers="Content-Transfer-Encoding: base64\r\n") + END,
+        part("model", b"=6D", headers="Content-Transfer-Encoding: Quoted-Printable\r\n") + END,
+        part("model", b"\xff") + END,
+    ],
+)
+def test_a_model_that_could_be_read_otherwise_is_refused(body):
+    """A model given twice, in another letter case, as a file or encoded is refused by name."""
+    with pytest.raises(BadRequest) as refused:
+        peek_form(body, KIND)
+
+    assert refused.value.param == "model"
+
+
+def test_a_stream_given_twice_is_refused():
+    """`stream` too is given once."""
+    with pytest.raises(BadRequest) as refused:
+        peek_form(part("stream", b"1") + part("stream", b"0") + END, KIND)
+
+    assert refused.value.param == "stream"
+
+
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        "Content-Disposition: form-data; name*=utf-8''model",
+        'Content-Disposition: form-data; name*0="mo"; name*1="del"',
+        "Content-Disposition: form-data; name=\"x\"; name*=utf-8''model",
+        'Content-Disposition: form-data; name="x"; name="model"',
+        'Content-Disposition: form-data; name="model"; name="x"',
+        'Content-Disposition: form-data; filename="a\\"; name="x"; name="model"',
+        'Content-Disposition: form-data; name="mo\\del"',
+        'Content-Disposition: form-data; name="mod%65l"',
+        "Content-Disposition: form-data; name='model'",
+        'Content-Disposition: form-data; name="model',
+        'Content-Disposition: form-data; name="model "',
+        'Content-Disposition: form-data; name="=?utf-8?q?model?="',
+        'Content-Disposition: form-data; name=""',
+        "Content-Disposition: form-data",
+        'Content-Disposition: attachment; name="model"',
+        'Content-Disposition : form-data; name="model"',
+        ' Content-Disposition: form-data; name="model"',
+        'Content-Disposition: form-data;\r\n name="model"',
+        'Content-Disposition: form-data; name="x"\r\nContent-Disposition: form-data; name="model"',
+        'Content-Disposition: form-data; name="x"\nContent-Disposition: form-data; name="model"',
+        'Content-Disposition: form-data; name="x"\rContent-Disposition: form-data; name="model"',
+        "Content-Type: text/plain",
+        "nothing",
+    ],
+)
+def test_a_name_that_could_be_read_otherwise_is_refused(disposition):
+    """A part has one plain header that begins with one plain name."""
+    with pytest.raises(BadRequest):
+        peek_form(disposed(disposition), KIND)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        END,
+        part("model", b"m"),
+        part("model", b"m")[:-2] + END,
+        b"--bound\r\n" + END,
+        b"--bound\r\n\r\nm\r\n" + END,
+        b"--bound" + END,
+        (part("model", b"m") + END).replace(b"\r\n", b"\n"),
+        (part("model", b"m") + END).replace(b"\r\n", b"\r"),
+        b"preamble\r\n" + part("model", b"m") + END,
+        b"\n" + part("model", b"m") + END,
+        part("model", b"m").replace(b"--bound\r\n", b"--bound  \r\n") + END,
+        part("model", b"m").replace(b"--bound\r\n", b"--bound x\r\n") + END,
+        part("model", b"m") + END + part("model", b"n") + END,
+        part("file", b"x") + END + part("model", b"n") + END,
+        part("file", b"x") + b"--bound--x\r\n" + part("model", b"n") + END,
+        part("file", b"x") + b"--bound-\r\n" + part("model", b"n") + END,
+        part("file", b"x\r\n--boundless\r\nContent-Disposition: form-data; name=model\r\n\r\nn") + END,
+        part("file", b'x\n--bound\nContent-Disposition: form-data; name="model"\n\nn') + END,
+        part("file", b"x--bound\r\n\r\nn") + END,
+        part("model", b"m") + b"--bound\r\n",
+        part("x", b"1") * 64 + part("model", b"m") + END,
+        b"--bound" * 100_000,
+    ],
+    ids=lambda body: repr(body[-40:]),
+)
+def test_a_broken_form_is_refused(body):
+    """A boundary stands on a line of its own, ended by CRLF, nowhere else; the last one closes the form."""
+    with pytest.raises(BadRequest):
+        peek_form(body, KIND)
+
+
+@pytest.mark.parametrize("model", ["real", "a-much-longer/name", "é"])
+def test_the_model_is_replaced_in_place(model):
+    """A backend sees the model's real name; every other byte of the form stays."""
+    body = UPLOAD + part("model", b"alias") + part("language", b"en") + END
+
+    changed = put_model(body, KIND, model)
+
+    assert changed == UPLOAD + part("model", model.encode()) + part("language", b"en") + END
+
+
+@pytest.mark.parametrize("before", [b"", b"\r\n"])
+def test_a_missing_model_is_added(before):
+    """A form without a model gets one as its first part."""
+    changed = put_model(before + UPLOAD + END, KIND, "real")
+
+    assert changed == before + part("model", b"real") + UPLOAD + END
+
+
+_values = st.binary(max_size=12).map(lambda value: value.replace(b"--bound", b""))
+_forms = st.lists(st.tuples(st.sampled_from(["file", "model", "Model", "stream", "x"]), _values), max_size=5)
+
+
+@settings(max_examples=150, derandomize=True, deadline=None, database=None)
+@given(_forms)
+def test_any_form_is_read_as_another_parser_reads_it(fields):
+    """For any form, dmap refuses or its model is the only one that Python's own parser finds."""
+    body = b"".join(part(name, value) for name, value in fields) + END
+
+    try:
+        model, _ = peek_form(body, KIND)
+    except BadRequest:
+        reject()
+
+    found = [each.decode() for name, each in _by_email(body) if name == "model"]
+    assert [model or ""] == (found or [""])
+
+
+def _by_email(body: bytes) -> list[tuple[str, bytes]]:
+    message = email.message_from_bytes(f"Content-Type: {KIND}\r\n\r\n".encode() + body)
+    return [
+        (inner.get_param("name", header="content-disposition"), inner.get_payload(decode=True))
+        for inner in message.walk()
+        if not inner.is_multipart()
+    ]

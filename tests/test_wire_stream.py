@@ -1,0 +1,210 @@
+"""Whole streams told from broken ones, however they are cut into chunks."""
+
+import json
+
+import pytest
+
+from dmap.errors import BackendSlow
+from dmap.wire.routes import Dialect
+from dmap.wire.stream import Tail, error_of, error_record, usage_of
+
+TEXT = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":null}]}\n\n'
+FINISH = b'data: {"choices":[{"delta":{},"finish_reason": "stop"}]}\n\n'
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}\n\n'
+DONE = b"data: [DONE]\n\n"
+COMPLETED = b'event: response.completed\ndata: {"type":"response.completed","response":{}}\n\n'
+STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+
+
+def fed(stream: bytes, size: int = 1 << 20) -> Tail:
+    """A tail that has seen *stream* in chunks of *size*."""
+    tail = Tail()
+    for start in range(0, len(stream), size):
+        tail.feed(stream[start : start + size])
+    return tail
+
+
+SIZES = pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1 << 20])
+
+
+@SIZES
+@pytest.mark.parametrize(
+    ("dialect", "stream"),
+    [
+        (Dialect.CHAT, TEXT + FINISH + USAGE + DONE),
+        (Dialect.CHAT, DONE),
+        (Dialect.CHAT, TEXT + b"data:[DONE]\n\n"),
+        (Dialect.CHAT, TEXT + b"data: [DONE]"),
+        (Dialect.CHAT, (TEXT + DONE).replace(b"\n", b"\r\n")),
+        (Dialect.CHAT, b": ping\n\n" + TEXT + DONE + b"\n"),
+        (Dialect.RESPONSES, COMPLETED),
+        (Dialect.RESPONSES, COMPLETED.replace(b"completed", b"failed")),
+        (Dialect.RESPONSES, COMPLETED.replace(b"completed", b"incomplete")),
+        (Dialect.RESPONSES, b'data: {"type":"response.completed","response":{}}\n\n'),
+        (Dialect.MESSAGES, STOP),
+        (Dialect.MESSAGES, b'data: {"type": "message_stop"}\n\n'),
+        (Dialect.PLAIN, b"anything"),
+        (Dialect.PLAIN, b""),
+    ],
+)
+def test_a_whole_stream(dialect, stream, size):
+    """A stream that ends with its dialect's mark is whole, in whatever pieces it comes."""
+    assert fed(stream, size).ended(dialect)
+
+
+@SIZES
+@pytest.mark.parametrize(
+    ("dialect", "stream"),
+    [
+        (Dialect.CHAT, b""),
+        (Dialect.CHAT, TEXT),
+        (Dialect.CHAT, TEXT + FINISH + USAGE),
+        (Dialect.CHAT, TEXT + DONE[:-4]),
+        (Dialect.CHAT, TEXT + b'data: {"choices":[{"delta":{"content":"data: [DONE]"}}]}\n\n'),
+        (Dialect.CHAT, TEXT + b'data: {"x":"\\n\\ndata: [DONE]"}\n\n'),
+        (Dialect.CHAT, DONE + TEXT + TEXT),
+        (Dialect.CHAT, STOP),
+        (Dialect.RESPONSES, COMPLETED.replace(b"completed", b"in_progress")),
+        (Dialect.RESPONSES, COMPLETED.replace(b"completed", b"completed_soon")),
+        (Dialect.RESPONSES, b'data: {"delta":"response.completed"}\n\n'),
+        (Dialect.RESPONSES, DONE),
+        (Dialect.MESSAGES, STOP + b'event: message_delta\ndata: {"type":"message_delta"}\n\n' * 2),
+    ],
+)
+def test_a_broken_stream(dialect, stream, size):
+    """A stream whose last record is not the mark is broken, whatever stands in a text."""
+    assert not fed(stream, size).ended(dialect)
+
+
+def test_a_long_record_is_not_kept_whole():
+    """A record longer than what is kept loses its end, and the stream is judged all the same."""
+    stream = b'data: "' + b"x" * 200_000 + b'"\n\n' + DONE
+
+    assert fed(stream, 4096).ended(Dialect.CHAT)
+    assert not fed(stream[:-10], 4096).ended(Dialect.CHAT)
+
+
+@pytest.mark.parametrize(
+    ("stream", "whole"), [(TEXT + FINISH, True), (TEXT + FINISH + USAGE, True), (TEXT, False), (b"", False)]
+)
+def test_a_finish_reason_may_do(stream, whole):
+    """For servers that send no `[DONE]`, a `finish_reason` in the last records is an end."""
+    tail = fed(stream, len(TEXT))
+
+    assert tail.ended(Dialect.CHAT, by_finish=True) is whole
+    assert not tail.ended(Dialect.CHAT)
+
+
+@SIZES
+@pytest.mark.parametrize(
+    ("stream", "torn"), [(b"", False), (TEXT, False), (TEXT + b"data: {", True), (TEXT + b": p", True)]
+)
+def test_a_torn_record(stream, torn, size):
+    """A stream that ends inside a record is known to."""
+    assert fed(stream, size).torn is torn
+
+
+@SIZES
+@pytest.mark.parametrize(
+    ("stream", "error"),
+    [
+        (TEXT + b'data: {"error":{"message":"boom","code":500}}\n\n' + DONE, "boom"),
+        (b'data: {"error": "boom"}\n\n' + TEXT, "boom"),
+        (b'event: error\ndata: {"type":"error","message":"boom"}\n\n', "boom"),
+        (b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error"}}\n\n', "overloaded_error"),
+        (b"event: error\ndata: oops\n\n", "an error without a message"),
+        (b'data: {"error":{"message":"a"}}\n\ndata: {"error":{"message":"b"}}\n\n', "a"),
+        (TEXT + b'data: {"error":null}\n\n' + DONE, None),
+        (b'data: {"choices":[{"delta":{"content":"\\"error\\": event: error"}}]}\n\n' + DONE, None),
+        (b'data: {"choices":[{"error":{"message":"inside"}}]}\n\n' + DONE, None),
+    ],
+)
+def test_an_error_inside(stream, error, size):
+    """The first error inside a stream is kept, in any server's form, even if an end mark follows."""
+    assert fed(stream, size).error == error
+
+
+@SIZES
+@pytest.mark.parametrize(
+    ("stream", "tokens"),
+    [
+        (TEXT + FINISH + USAGE + DONE, (3, 4)),
+        (TEXT + USAGE, (3, 4)),
+        (b'data: {"usage":null}\n\n' + DONE, (None, None)),
+        (b'data: {"timings":{"cache_n":2,"prompt_n":1,"predicted_n":5}}\n\n' + DONE, (3, 5)),
+        (b'data: {"response":{"usage":{"input_tokens":1,"output_tokens":2}}}\n\n', (1, 2)),
+        (b'data: {"type":"message_delta","usage":{"output_tokens":5}}\n\n' + STOP, (None, 5)),
+        (b"", (None, None)),
+    ],
+)
+def test_tokens_are_counted(stream, tokens, size):
+    """The tokens that a stream tells in its last records are read, by any server's words."""
+    assert fed(stream, size).tokens() == tokens
+
+
+@pytest.mark.parametrize(
+    ("payload", "error"),
+    [
+        ({"error": "text"}, "text"),
+        ({"error": {"message": "m"}}, "m"),
+        ({"error": {"type": "t"}}, "t"),
+        ({"error": {"code": 5}}, "no message"),
+        ({"type": "error", "message": "m"}, "m"),
+        ({"error": None, "output": []}, None),
+        ({"error": {}}, None),
+        ({"error": ""}, None),
+        ([], None),
+        (None, None),
+        ("error", None),
+    ],
+)
+def test_errors_are_recognised(payload, error):
+    """An error body is one by its `error` that is not null, or by its type."""
+    assert error_of(payload) == error
+
+
+@pytest.mark.parametrize(
+    "payload", [None, [], {"usage": 5}, {"usage": {"prompt_tokens": "3"}}, {"message": "hi"}, {"timings": []}]
+)
+def test_no_usage(payload):
+    """What tells no tokens, or no numbers, is nothing."""
+    assert usage_of(payload) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "event", "told"),
+    [
+        (
+            Dialect.CHAT,
+            None,
+            {"error": {"message": "slow", "type": "backend_error", "param": None, "code": "backend_slow"}},
+        ),
+        (
+            Dialect.RESPONSES,
+            "error",
+            {"type": "error", "code": "backend_slow", "message": "slow", "param": None},
+        ),
+        (
+            Dialect.MESSAGES,
+            "error",
+            {"type": "error", "error": {"type": "backend_error", "message": "slow"}},
+        ),
+    ],
+)
+def test_an_error_is_written_in_the_dialect(dialect, event, told):
+    """An error inside a stream has the form that clients of the dialect raise on, and is one record."""
+    record = error_record(BackendSlow("slow"), dialect).decode()
+
+    *head, data, _, end = record.split("\n")
+    assert (head, end, record.count("\n\n")) == ([f"event: {event}"] if event else [], "", 1)
+    assert json.loads(data.removeprefix("data: ")) == told
+
+
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_an_error_cannot_break_out_of_its_record(dialect):
+    """A message with line ends stays inside one record."""
+    record = error_record(BackendSlow("a\n\ndata: [DONE]\r\n\r\n"), dialect)
+
+    assert record.count(b"\n\n") == 1
+    assert b"\r" not in record
+    assert fed(record).error == "a\n\ndata: [DONE]\r\n\r\n"

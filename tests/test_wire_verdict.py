@@ -1,0 +1,101 @@
+"""A whole answer judged by what it says, not by its status alone."""
+
+import json
+from typing import Any
+
+import pytest
+
+from dmap.errors import BackendBroke, Relayed
+from dmap.wire.verdict import decoded, failure_of
+
+JSON = "application/json; charset=utf-8"
+
+
+def judged(status: int, body: bytes | dict[str, Any], kind: str = JSON) -> Any:
+    """Judge an answer."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return failure_of(status, kind, raw, decoded(kind, raw))
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (200, {"id": "x", "choices": []}, JSON),
+        (200, {"object": "list", "data": []}, JSON),
+        (200, {"output": [], "error": None}, JSON),
+        (200, {"id": "resp", "status": "failed", "error": {"message": "m"}}, JSON),
+        (200, [1], JSON),
+        (200, b"RIFF\x00", "audio/wav"),
+        (200, b"", "text/plain"),
+        (200, b"not json", "text/plain"),
+        (204, b"", JSON),
+        (400, {"error": {"message": "m", "code": "c"}}, JSON),
+        (404, {"error": {"message": "m", "type": "t"}}, JSON),
+        (500, {"error": {"message": "m"}}, JSON),
+    ],
+)
+def test_an_answer_goes_down_as_it_is(status, body, kind):
+    """An answer that is whole, or an error in OpenAI's shape with its status, is the client's."""
+    assert judged(status, body, kind) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "message"),
+    [
+        ({"error": "Unexpected endpoint (GET /x)"}, 404, "backend_error", "Unexpected endpoint (GET /x)"),
+        ({"error": "Model crashed"}, 502, "backend_error", "Model crashed"),
+        ({"error": {"message": "m", "code": 429}}, 429, "429", "m"),
+        ({"error": {"message": "m", "code": "model_not_found"}}, 404, "model_not_found", "m"),
+        ({"error": {"message": "m", "type": "invalid_request_error"}}, 400, "invalid_request_error", "m"),
+        ({"error": {"message": "m", "type": "exceed_context_size"}}, 400, "exceed_context_size", "m"),
+        ({"error": {"message": "m", "code": 200}}, 502, "200", "m"),
+    ],
+)  # fmt: skip
+def test_an_error_that_says_200(body, status, code, message):
+    """An error told with a 200, as LM Studio does, gets the status that it should have had."""
+    failure = judged(200, body)
+
+    assert isinstance(failure, Relayed)
+    assert (failure.status, failure.code, failure.message) == (status, code, message)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "message"),
+    [
+        (404, {"error": "model 'x' not found"}, JSON, "model 'x' not found"),
+        (500, b"<h1>Oh\n\n  no</h1>", "text/html", "<h1>Oh no</h1>"),
+        (503, b"", "", "the backend gave no reason"),
+        (500, b"\xff" * 5000, "", "\ufffd" * 300),
+        (422, {"detail": "x"}, JSON, '{"detail": "x"}'),
+    ],
+)
+def test_an_error_in_another_shape(status, body, kind, message):
+    """An error that OpenAI's clients could not read is told in their shape, with its own status."""
+    failure = judged(status, body, kind)
+
+    assert isinstance(failure, Relayed)
+    assert (failure.status, failure.message) == (status, message)
+
+
+@pytest.mark.parametrize(
+    ("status", "word"), [(301, "redirect"), (307, "redirect"), (401, "api_key"), (403, "api_key")]
+)
+def test_what_is_between_dmap_and_the_backend(status, word):
+    """A redirect and a refusal of dmap's own credentials are the owner's matter, not the client's."""
+    failure = judged(status, {"error": {"message": "sk-backend is wrong"}})
+
+    assert isinstance(failure, BackendBroke)
+    assert word in failure.message
+    assert "sk-backend" not in failure.message
+
+
+@pytest.mark.parametrize("body", [b'{"id": "x", "choi', b'{"a": "\xff"}', b"", b"[" * 100_000, b"{} {}"])
+def test_an_answer_cut_short(body):
+    """A body that calls itself JSON and is none is a broken answer."""
+    assert isinstance(judged(200, body), BackendBroke)
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "audio/wav"])
+def test_only_json_is_decoded(kind):
+    """A body that does not call itself JSON is left alone."""
+    assert decoded(kind, b'{"error": "x"}') is None
