@@ -107,6 +107,6 @@ async def _relay(request: web.Request, reply: Reply, route: Route, path: Inferen
 
 
 def _report(parts: Parts, route: Route, error: DmapError) -> None:
-    """Have a backend that cannot be reached probed from now on; those with a device are the gates' business."""
+    """Have a backend that cannot be reached probed from now on; a device's are its gate's business."""
     if isinstance(error, BackendDown) and route.device is None:
         parts.inventory.report(route.key.backend, error)
