@@ -538,3 +538,13 @@ class TestPaths:
         client = await sent(proxy, post(chat(), path="/", headers="X-Request-Id: my-id\r\n"))
 
         assert (await client.head()).headers["x-request-id"] == "my-id"
+
+
+class TestContentType:
+    async def test_is_what_dmap_read(self, proxy, backend):
+        """A JSON body on a form route goes up as JSON, so that nobody can read another model into it."""
+        body = b'{"model": "m", "z": "&model=evil&"}'
+        kind = "Content-Type: application/x-www-form-urlencoded\r\n"
+        await sent(proxy, post(body, "/v1/images/edits", headers=kind))
+
+        assert (await backend.next()).headers["content-type"] == "application/json"

@@ -42,6 +42,7 @@ SIZES = pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1 << 20])
         (Dialect.RESPONSES, COMPLETED.replace(b"completed", b"incomplete")),
         (Dialect.RESPONSES, b'data: {"type":"response.completed","response":{}}\n\n'),
         (Dialect.MESSAGES, STOP),
+        (Dialect.RESPONSES, b'data: {"sequence_number":9,"type":"response.completed"}\n\n'),
         (Dialect.MESSAGES, b'data: {"type": "message_stop"}\n\n'),
         (Dialect.PLAIN, b"anything"),
         (Dialect.PLAIN, b""),
@@ -68,12 +69,21 @@ def test_a_whole_stream(dialect, stream, size):
         (Dialect.RESPONSES, COMPLETED.replace(b"completed", b"completed_soon")),
         (Dialect.RESPONSES, b'data: {"delta":"response.completed"}\n\n'),
         (Dialect.RESPONSES, DONE),
+        (Dialect.RESPONSES, TEXT + COMPLETED[:-1]),
+        (Dialect.RESPONSES, TEXT + COMPLETED[:45]),
         (Dialect.MESSAGES, STOP + b'event: message_delta\ndata: {"type":"message_delta"}\n\n' * 2),
     ],
 )
 def test_a_broken_stream(dialect, stream, size):
     """A stream whose last record is not the mark is broken, whatever stands in a text."""
     assert not fed(stream, size).ended(dialect)
+
+
+def test_a_long_record_in_tiny_pieces():
+    """What a record costs grows with its length, not with the square of it: this would take minutes."""
+    stream = COMPLETED.replace(b"{}", b'"' + b"x" * 1_000_000 + b'"')
+
+    assert fed(stream, 1).ended(Dialect.RESPONSES)
 
 
 def test_a_long_record_is_not_kept_whole():
@@ -112,6 +122,8 @@ def test_a_torn_record(stream, torn, size):
         (b'data: {"error": "boom"}\n\n' + TEXT, "boom"),
         (b'event: error\ndata: {"type":"error","message":"boom"}\n\n', "boom"),
         (b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error"}}\n\n', "overloaded_error"),
+        (b'data: {"type":"error","message":"boom"}\n\n', "boom"),
+        (b'event:error\ndata: {"message":"boom"}\n\n', "an error without a message"),
         (b"event: error\ndata: oops\n\n", "an error without a message"),
         (b'data: {"error":{"message":"a"}}\n\ndata: {"error":{"message":"b"}}\n\n', "a"),
         (TEXT + b'data: {"error":null}\n\n' + DONE, None),

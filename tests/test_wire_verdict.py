@@ -49,6 +49,10 @@ def test_an_answer_goes_down_as_it_is(status, body, kind):
         ({"error": {"message": "m", "type": "invalid_request_error"}}, 400, "invalid_request_error", "m"),
         ({"error": {"message": "m", "type": "exceed_context_size"}}, 400, "exceed_context_size", "m"),
         ({"error": {"message": "m", "code": 200}}, 502, "200", "m"),
+        ({"error": {"message": "m"}}, 502, "backend_error", "m"),
+        ({"error": ["m"]}, 502, "backend_error", "['m']"),
+        ({"error": True}, 502, "backend_error", "True"),
+        ({"object": "error", "message": "m", "code": 404}, 404, "404", "m"),
     ],
 )  # fmt: skip
 def test_an_error_that_says_200(body, status, code, message):

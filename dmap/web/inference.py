@@ -18,6 +18,8 @@ from dmap.wire.routes import ROUTES, InferenceRoute
 
 __all__ = ["CLIENT", "TRIP", "proxy"]
 
+_JSON = "application/json"
+
 TRIP = web.RequestKey("trip", Trip)
 CLIENT = web.RequestKey("client", Client)
 
@@ -40,13 +42,19 @@ async def proxy(request: web.Request) -> web.StreamResponse:
 def _understand(request: web.Request, path: InferenceRoute, body: bytes) -> tuple[bytes, Route]:
     """Find out what *body* asks for and where that goes; return it as the backend shall have it."""
     catalog, client, trip = request.app[PARTS].catalog, request[CLIENT], request[TRIP]
-    kind = request.headers.get("Content-Type", "")
-    if path.form and kind.lower().startswith("multipart/"):
+    kind = _kind(request, path)
+    if kind != _JSON:
         body, route, trip.stream = _form(body, kind, catalog, client)
     else:
         body, route, trip.stream = _json(body, path, catalog, client)
     trip.model, trip.backend = route.key.model, route.key.backend
     return body, route
+
+
+def _kind(request: web.Request, path: InferenceRoute) -> str:
+    """Return the body's content type as dmap reads it, so that a backend can read it no other way."""
+    kind = request.headers.get("Content-Type", "")
+    return kind if path.form and kind.lower().startswith("multipart/") else _JSON
 
 
 def _json(body: bytes, path: InferenceRoute, catalog: Catalog, client: Client) -> tuple[bytes, Route, bool]:
@@ -93,8 +101,7 @@ async def _relay(request: web.Request, reply: Reply, route: Route, path: Inferen
     parts = request.app[PARTS]
     backend = parts.backends[route.key.backend]
     target = backend.target(route.key.model, path.path)
-    kind = request.headers.get("Content-Type", "") if path.form else "application/json"
-    own = (("Content-Type", kind or "application/json"), ("X-Request-Id", reply.trip.id), *target.headers)
+    own = (("Content-Type", _kind(request, path)), ("X-Request-Id", reply.trip.id), *target.headers)
     await relay.run(
         reply,
         parts.pool,

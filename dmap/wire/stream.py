@@ -24,12 +24,11 @@ _KEEP = 64 * 1024
 """Of one record; the marks stand at its beginning, so a longer one may lose its end."""
 
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
-_MARKS = {
-    Dialect.CHAT: re.compile(rb"data: ?\[DONE\]"),
-    Dialect.RESPONSES: re.compile(
-        rb'(?:event: ?|data: ?\{"type": ?")response\.(?:completed|failed|incomplete)\b'
-    ),
-    Dialect.MESSAGES: re.compile(rb'(?:event: ?|data: ?\{"type": ?")message_stop\b'),
+_DONE = re.compile(rb"data: ?\[DONE\]")
+_NAME = re.compile(rb"^event: ?([\w.]+)", re.MULTILINE)
+_LAST_EVENTS = {
+    Dialect.RESPONSES: frozenset(("response.completed", "response.failed", "response.incomplete")),
+    Dialect.MESSAGES: frozenset(("message_stop",)),
 }
 
 
@@ -45,16 +44,16 @@ class Tail:
     def __init__(self) -> None:
         self._before = b""
         self._last = b""
-        self._cut = b""
+        self._cut = bytearray()
         self.error: str | None = None
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes.  Most chunks are whole records: those are kept by reference, not copied."""
         if self._cut or not data.endswith(_ENDS):
-            data = self._whole(self._cut + data)
+            data = self._whole(data)
             if not data:
                 return
-        if b'"error"' in data or b"event: error" in data:
+        if b"error" in data:
             self.error = self.error or next(_errors(data), None)
         self._before = self._last
         self._last = data
@@ -65,11 +64,17 @@ class Tail:
         return bool(self._cut)
 
     def _whole(self, data: bytes) -> bytes:
-        """Return the complete records in *data*; what is left over waits, bounded, for its end."""
-        end = max(data.rfind(mark) + len(mark) if mark in data else 0 for mark in _ENDS)
-        rest = data[end:]
-        self._cut = rest if len(rest) <= _KEEP else rest[: _KEEP - 4] + rest[-4:]
-        return data[:end]
+        """Return the records that *data* completes; what is left over waits, bounded, for its end."""
+        seam = self._cut[-3:] + data
+        self._cut += data
+        whole = b""
+        if any(mark in seam for mark in _ENDS):
+            end = max(self._cut.rfind(mark) + len(mark) if mark in self._cut else 0 for mark in _ENDS)
+            whole = bytes(self._cut[:end])
+            del self._cut[:end]
+        if len(self._cut) > _KEEP:
+            del self._cut[_KEEP - 4 : -4]
+        return whole
 
     def ended(self, dialect: Dialect, *, by_finish: bool = False) -> bool:
         """
@@ -77,14 +82,21 @@ class Tail:
 
         *by_finish* also takes a `finish_reason` for one, since some servers send no `[DONE]`.
         """
-        tail = (record.lstrip() for record in _BREAK.split((self._before + self._last + self._cut).strip()))
-        records = [record for record in tail if not record.startswith(b":")]
-        if dialect is not Dialect.CHAT and records and _MARKS[Dialect.CHAT].match(records[-1]):
-            records.pop()  # some gateways end every stream with `[DONE]`
-        mark = _MARKS.get(dialect)
-        if mark is None or (records and mark.match(records[-1])):
+        records = self._records()
+        if dialect is Dialect.PLAIN:
             return True
-        return by_finish and dialect is Dialect.CHAT and any(_FINISHED.search(record) for record in records)
+        if dialect is Dialect.CHAT:
+            return any(map(_DONE.match, (*records[-1:], bytes(self._cut).strip()))) or (
+                by_finish and any(map(_FINISHED.search, records))
+            )
+        if records and _DONE.match(records[-1]):
+            records.pop()  # some gateways end every stream with it
+        return bool(records) and bool(_names(records[-1]) & _LAST_EVENTS[dialect])
+
+    def _records(self) -> list[bytes]:
+        """Return the last records that are complete, comments left out."""
+        tail = (record.lstrip() for record in _BREAK.split((self._before + self._last).strip()))
+        return [record for record in tail if not record.startswith(b":")]
 
     def tokens(self) -> tuple[int | None, int | None]:
         """Return the tokens read and written, as the last records tell them; None where they do not."""
@@ -98,11 +110,17 @@ class Tail:
 def _errors(data: bytes) -> Iterator[str]:
     """Yield the message of each record in *data* that is an error."""
     for record in _BREAK.split(data):
-        payload = _payload(record)
-        if record.lstrip().startswith(b"event: error") or (
-            isinstance(payload, dict) and payload.get("error")
-        ):
-            yield error_of(payload) or "an error without a message"
+        told = error_of(_payload(record))
+        if told or "error" in _names(record):
+            yield told or "an error without a message"
+
+
+def _names(record: bytes) -> set[str]:
+    """Return what *record* calls itself: in its `event:` line, and in the `type` of its data."""
+    named = {name.decode("latin-1") for name in _NAME.findall(record)}
+    payload = _payload(record)
+    kind = payload.get("type") if isinstance(payload, dict) else None
+    return named | {kind} if isinstance(kind, str) else named
 
 
 def _payload(record: bytes) -> Any:
@@ -119,11 +137,13 @@ def error_of(payload: Any) -> str | None:
     Return the message when *payload* is an error body, in any server's form.
 
     LM Studio sends `{"error": "text"}`, the others `{"error": {"message": ...}}`; OpenAI's responses carry
-    `"error": null`, which is none, and its error events `{"type": "error", "message": ...}`.
+    `"error": null`, which is none, and its error events `{"type": "error", "message": ...}`.  Before 0.10,
+    vLLM sent `{"object": "error", "message": ...}`.
     """
     if not isinstance(payload, dict):
         return None
-    error = payload.get("error") or (payload if payload.get("type") == "error" else None)
+    is_flat = "error" in (payload.get("type"), payload.get("object"))
+    error = payload.get("error") or (payload if is_flat else None)
     if isinstance(error, dict):
         return str(error.get("message") or error.get("type") or "no message")
     return str(error) if error else None

@@ -43,7 +43,7 @@ def failure_of(status: int, content_type: str, body: bytes, payload: Any) -> Dma
         )
     told = error_of(payload) if _is_error(payload) else None
     if status >= 400:
-        in_shape = told is not None and isinstance(payload["error"], dict)
+        in_shape = told is not None and isinstance(payload.get("error"), dict)
         return None if in_shape else Relayed(told or _excerpt(body), status=status, code="backend_error")
     if "html" in content_type.lower():
         return BackendBroke(f"the backend answered with a web page: {_excerpt(body)}")
@@ -56,14 +56,16 @@ def failure_of(status: int, content_type: str, body: bytes, payload: Any) -> Dma
 
 def _is_error(payload: Any) -> bool:
     """An answer of the Responses API has an `error` member too, beside those of an answer."""
-    return isinstance(payload, dict) and bool(payload.get("error")) and not _ANSWER_MEMBERS & payload.keys()
+    if not isinstance(payload, dict) or payload.get("object") == "error":
+        return isinstance(payload, dict)
+    return bool(payload.get("error")) and not _ANSWER_MEMBERS & payload.keys()
 
 
 def _status(payload: dict[str, Any], told: str) -> int:
     """Find the status that an error inside a 200 should have had (LM Studio's catalogue of errors)."""
-    error = payload["error"]
-    if isinstance(error, str):
-        return 404 if error.startswith("Unexpected endpoint") else 502
+    error = payload.get("error", payload)
+    if not isinstance(error, dict):
+        return 404 if told.startswith("Unexpected endpoint") else 502
     code = error.get("code")
     if isinstance(code, int) and 400 <= code < 600:
         return code
@@ -74,8 +76,9 @@ def _status(payload: dict[str, Any], told: str) -> int:
 
 
 def _code(payload: dict[str, Any]) -> str:
-    error = payload["error"]
-    return str(error.get("code") or error.get("type")) if isinstance(error, dict) else "backend_error"
+    error = payload.get("error", payload)
+    code = (error.get("code") or error.get("type")) if isinstance(error, dict) else None
+    return str(code or "backend_error")
 
 
 def _excerpt(body: bytes) -> str:
