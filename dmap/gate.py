@@ -118,7 +118,8 @@ class Gate:
         self._ids = itertools.count(1)
         self._waiting: dict[int, Lease] = {}
         self._told_at = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._due = 0.0
         self._seen: tuple[float, Snapshot] | None = None
         self._changeover = Changeover(
             name,
@@ -221,11 +222,12 @@ class Gate:
 
     def _set_timer(self) -> None:
         deadline = self._arbiter.next_deadline()
-        if deadline is None or (self._timer is not None and self._timer.when() <= deadline):
+        if deadline is None or (self._timer is not None and self._due <= deadline):
             return  # a tick too many does no harm and is cheaper than a new timer per request
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.loop.call_at(deadline, self._tick, deadline)
+        # What uvloop returns has no `when` if the time is about now.
+        self._due, self._timer = deadline, self.loop.call_at(deadline, self._tick, deadline)
 
     def _tick(self, deadline: float) -> None:
         self._timer = None

@@ -1,0 +1,41 @@
+"""
+The configuration: one YAML file, read into frozen values.  The only place that knows the file's format.
+
+Every key has a default, an unknown key is an error, and all problems are told at once, each with its path
+in the file.  Nothing is clamped or guessed.  `config.example.yaml` shows every key with the reason for it.
+"""
+
+from dmap.config.advice import warnings_of
+from dmap.config.file import load, parse
+from dmap.config.schema import (
+    Access,
+    Config,
+    ConfigProblem,
+    Defaults,
+    Device,
+    GGUFBackend,
+    Key,
+    Listen,
+    Load,
+    Model,
+    OpenAIBackend,
+    Server,
+)
+
+__all__ = [
+    "Access",
+    "Config",
+    "ConfigProblem",
+    "Defaults",
+    "Device",
+    "GGUFBackend",
+    "Key",
+    "Listen",
+    "Load",
+    "Model",
+    "OpenAIBackend",
+    "Server",
+    "load",
+    "parse",
+    "warnings_of",
+]

@@ -1,0 +1,154 @@
+"""From YAML to the schema: variables, paths, and every problem told with its place in the file."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from dmap.config.schema import Config, ConfigProblem
+
+_LATER = {
+    "adopt",
+    "backend_gone_s",
+    "capture",
+    "debug",
+    "expires",
+    "force",
+    "lms",
+    "priority",
+    "rate_per_min",
+    "ring",
+    "state",
+    "strip",
+    "tls",
+    "tokenizer",
+    "ttl_s",
+}
+"""Keys of the plan that this version does not have; told as such, for they are no spelling mistakes."""
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_MERGE = "tag:yaml.org,2002:merge"
+_MOST_VALUES = 100_000
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
+    """
+    Read and check the file at *path*; relative paths in it are taken from its folder.
+
+    Raises `ConfigProblem` with everything that is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigProblem([f"{path}: cannot be read: {exc}"]) from exc
+    return parse(text, environ, base=path.parent)
+
+
+def parse(text: str, environ: Mapping[str, str], *, base: Path = Path()) -> Config:
+    """Check the configuration in *text*, with `${NAME}` taken from *environ*."""
+    values = _values(text)
+    problems: list[str] = []
+    values = _resolve(values if values is not None else {}, environ, base, "", problems)
+    try:
+        config = Config.model_validate(values)
+    except ConfigProblem as exc:
+        raise ConfigProblem(problems + exc.problems) from exc
+    except ValidationError as exc:
+        raise ConfigProblem(problems + [_told(error) for error in exc.errors()]) from exc
+    if problems:
+        raise ConfigProblem(problems)
+    return config
+
+
+def _values(text: str) -> Any:
+    """Read YAML; what is wrong is told without the text it stands in, which may be a secret."""
+    try:
+        values = yaml.load(text, Loader=_OneOfEach)
+    except yaml.MarkedYAMLError as exc:
+        problem = re.sub(r"'[^']{2,}'", "...", exc.problem or "unreadable")
+        raise ConfigProblem([f"not YAML: {_place(exc.problem_mark)}{problem}"]) from exc
+    except yaml.reader.ReaderError as exc:
+        raise ConfigProblem([f"not YAML: {exc.reason} (position {exc.position})"]) from exc
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as exc:
+        # PyYAML lets through what int(), datetime() and its own tables say to a scalar like 2024-13-45.
+        raise ConfigProblem(
+            ["not YAML: a value in it has the form of a number or a date but is none"]
+        ) from exc
+    if _is_bomb(values):
+        raise ConfigProblem(["not YAML: its anchors unfold to too much"])
+    return values
+
+
+def _is_bomb(values: Any) -> bool:
+    """Tell whether *values* are too many, for anchors may stand for themselves and for one another."""
+    waiting, seen = [values], 0
+    while waiting and seen <= _MOST_VALUES:
+        value, seen = waiting.pop(), seen + 1
+        waiting.extend(
+            value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        )
+    return seen > _MOST_VALUES
+
+
+def _place(mark: yaml.Mark | None) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+
+
+class _OneOfEach(yaml.SafeLoader):
+    """A loader that refuses a key given twice, where YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        if isinstance(node, yaml.MappingNode):
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
+            for key in keys:
+                if isinstance(key, str) and keys.count(key) > 1:
+                    place = _place(node.start_mark)
+                    raise ConfigProblem([f"not YAML: {place}the key {key!r} is given twice"])
+        return super().construct_mapping(node, deep)
+
+
+def _resolve(value: Any, environ: Mapping[str, str], base: Path, at: str, problems: list[str]) -> Any:
+    """Put environment variables and the file's folder into the texts of *value*."""
+    if isinstance(value, dict):
+        return {k: _resolve(v, environ, base, f"{at}.{k}".lstrip("."), problems) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_resolve(v, environ, base, f"{at}[{i}]", problems) for i, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    for name in _VARIABLE.findall(value):
+        if name not in environ:
+            problems.append(f"{at}: the environment has no variable {name}")
+    if "${" in _VARIABLE.sub("", value):
+        problems.append(f"{at}: write a variable of the environment as ${{NAME}}")
+    value = _VARIABLE.sub(lambda match: environ.get(match[1], ""), value)
+    return _path(value, base) if re.fullmatch(r"backends\..+\.path", at) else value
+
+
+def _path(value: str, base: Path) -> Path:
+    try:
+        return base / Path(value).expanduser()
+    except RuntimeError:  # of a user who is not there
+        return base / value
+
+
+def _told(error: Any) -> str:
+    """Write one of pydantic's errors as `path: what is wrong`."""
+    backend, kind = error["loc"][:2], error["loc"][2:3]
+    tagged = backend[:1] == ("backends",) and kind in (("openai",), ("gguf",))
+    where = [*backend, *error["loc"][3:]] if tagged else error["loc"]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
+    last = str(where[-1]) if where else ""
+    if error["type"] == "extra_forbidden":
+        return f"{path}: {'not built yet' if last in _LATER else 'no such key'}"
+    if error["type"] == "union_tag_invalid":
+        return f"{path}.kind: {error['ctx']['tag']!r} is not built; there are: openai, gguf"
+    if error["type"] == "union_tag_not_found":
+        return f"{path}.kind: missing; there are: openai, gguf"
+    if error["type"] == "string_pattern_mismatch" and last == "sha256":
+        return f"{path}: not a SHA-256; write 64 lower-case hex digits, never the key itself"
+    if error["type"] in ("dict_type", "model_type", "model_attributes_type"):
+        return f"{path or 'the file'}: must be a mapping (key: value)"
+    return f"{path or 'the file'}: {error['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,78 @@
+"""The kinds of values that the configuration has, each with what makes it one, in words for its owner."""
+
+import ipaddress
+import re
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_NO_KEY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+"""The SHA-256 of nothing: what `printf %s "$KEY" | sha256sum` says when the variable is not set."""
+
+
+def _bytes(value: Any) -> Any:
+    """Read `22GiB`, `64 MiB` or a plain number of bytes."""
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match and match[2].upper() in _UNITS:
+        return int(float(match[1]) * _UNITS[match[2].upper()])
+    if isinstance(value, str):
+        raise ValueError("not a size; write it like 64MiB or 22GiB")
+    return _number(value)
+
+
+def _network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        raise ValueError("not an address or a network; write it like 192.168.1.0/24") from None
+    return value
+
+
+def url(value: str) -> str:
+    """Take what `backends/openai.py` understands whole; a password in it would be dropped in silence."""
+    try:
+        parts, port = urlsplit(value), urlsplit(value).port
+    except ValueError:
+        raise ValueError("not an http(s) URL of a server") from None
+    is_more = parts.query or parts.fragment or parts.username is not None or re.search(r"\s", value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or is_more:
+        raise ValueError("not an http(s) URL of a server")
+    return value.rstrip("/")
+
+
+def _hash(value: str) -> str:
+    if value == _NO_KEY:
+        raise ValueError("the SHA-256 of an empty key")
+    return value
+
+
+def _token(value: str) -> str:
+    if not re.fullmatch(r"[\x21-\x7e]*", value):
+        raise ValueError("not a token; it is one word of ASCII, without 'Bearer'")
+    return value
+
+
+def _number(value: Any) -> Any:
+    """Refuse YAML's `on` and `yes`, which pydantic would take for 1."""
+    if isinstance(value, bool):
+        raise ValueError("not a number")
+    return value
+
+
+def several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Size = Annotated[int, BeforeValidator(_bytes), Field(gt=0, lt=2**63)]
+Integer = Annotated[int, BeforeValidator(_number)]
+Number = Annotated[float, BeforeValidator(_number)]
+Seconds = Annotated[Number, Field(gt=0)]
+Count = Annotated[Integer, Field(ge=1)]
+Network = Annotated[str, AfterValidator(_network)]
+Name = Annotated[str, Field(pattern=_NAME)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), AfterValidator(_hash)]
+Token = Annotated[str, AfterValidator(_token)]
