@@ -3,12 +3,15 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 CONFIG ?= config.yaml
+PREFIX ?= /opt/dmap
+UNITDIR ?= /etc/systemd/system
+SERVICE := DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' UNITDIR='$(UNITDIR)' PYTHON='$(PYTHON)' EXTRAS='$(EXTRAS)'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint types check bench fmt dist clean
+.PHONY: help demo run test lint types check bench fmt dist clean install-service uninstall-service
 
 help: ## show this
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 $(VENV)/.engine: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -46,6 +49,12 @@ fmt: $(VENV)/.all ## format the code
 
 dist: $(VENV)/.all ## build the wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+install-service: ## a systemd service of this host, in PREFIX (/opt/dmap); see docs/service.md
+	$(SERVICE) systemd/install.sh install
+
+uninstall-service: ## take it away again; configuration and state stay
+	$(SERVICE) systemd/install.sh uninstall
 
 clean: ## remove what was made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis bench/results

@@ -6,19 +6,22 @@ The life of the process: sockets, signals, and an end that cuts nobody off witho
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
+import os
 import signal
 import socket
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from dmap.config import Config
+from dmap.config import Access, Config, ConfigProblem
 from dmap.errors import BadRequest, ShuttingDown
 from dmap.logfmt import logfmt
+from dmap.notify import Notifier, listen_fds
 from dmap.web.app import make_app
 from dmap.web.parts import Parts, build
 
@@ -30,6 +33,8 @@ _HTTP = {"keepalive_timeout": 75.0, "max_field_size": 32 * 1024, "max_headers": 
 _CANCEL_S = 1.0
 """What a cancelled handler gets to end.  aiohttp waits up to twice this."""
 _PROBE_AFTER_S, _PROBE_EVERY_S, _PROBES = 15, 5, 3
+_BACKLOG = 4096
+"""Connections that the kernel holds until we accept them; systemd's own number for its sockets."""
 
 
 class _Connection(web.RequestHandler):
@@ -60,7 +65,7 @@ class Daemon:
 
     parts: Parts
     addresses: list[tuple[str, int]]
-    _server: asyncio.Server
+    _servers: list[asyncio.Server]
 
     @property
     def url(self) -> str:
@@ -68,13 +73,22 @@ class Daemon:
         host, port = self.addresses[0]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
+    def status(self) -> str:
+        """Tell in one line who is resident, and how many wait and are served."""
+        views = [gate.snapshot() for gate in self.parts.gates.values()]
+        residents = sorted(str(resident.model) for view in views for resident in view.residents)
+        waiting, leases = sum(len(view.waiting) for view in views), sum(view.leases for view in views)
+        return f"resident: {', '.join(residents) or 'none'}; {waiting} waiting, {leases} leases"
+
     async def drain(self, hurry: asyncio.Event) -> None:
         """
         Stop listening, refuse who waits, and let streams finish within `server.shutdown_s`.
 
-        What is left then, or once *hurry* is set, is told so inside the stream and cut.
+        What is left then, or once *hurry* is set, is told so inside the stream and cut.  A socket that
+        systemd holds goes on queueing connections for whoever comes after us.
         """
-        self._server.close()
+        for server in self._servers:
+            server.close()
         for gate in self.parts.gates.values():
             await gate.close()
         with contextlib.suppress(TimeoutError):
@@ -87,39 +101,76 @@ class Daemon:
 
 
 @contextlib.asynccontextmanager
-async def listening(config: Config) -> AsyncGenerator[Daemon]:
-    """Run a proxy of *config* inside the context; port 0 takes a free one."""
+async def listening(config: Config, given: Sequence[socket.socket] = ()) -> AsyncGenerator[Daemon]:
+    """
+    Run a proxy of *config* inside the context; port 0 takes a free one.
+
+    Sockets that are *given*, listening already, are used instead of `listen`, and closed in the end.
+    """
     parts = build(config)
     runner = web.AppRunner(
         make_app(parts), handler_cancellation=True, access_log=None, shutdown_timeout=_CANCEL_S
     )
     await runner.setup()
     try:
-        server = await _listen(runner, config)
+        servers = await _listen(runner, config, given)
         try:
-            addresses = [sock.getsockname()[:2] for sock in server.sockets]
-            yield Daemon(parts, addresses, server)
+            addresses = [sock.getsockname()[:2] for server in servers for sock in server.sockets]
+            yield Daemon(parts, addresses, servers)
         finally:
-            server.close()
+            for server in servers:
+                server.close()
     finally:
         await runner.cleanup()
 
 
-async def _listen(runner: web.AppRunner, config: Config) -> asyncio.Server:
+async def _listen(
+    runner: web.AppRunner, config: Config, given: Sequence[socket.socket]
+) -> list[asyncio.Server]:
     loop, manager = asyncio.get_running_loop(), runner.server
     assert manager is not None, "the runner is set up"
-    server = await loop.create_server(
-        lambda: _Connection(manager, loop=loop, access_log=None, **_HTTP),  # type: ignore[arg-type]
-        config.listen.host,
-        config.listen.port,
-        backlog=1024,
-        reuse_address=True,
-        start_serving=False,
-    )
-    for sock in server.sockets:
-        _find_vanished(sock, config.server.client_stall_s)
-    await server.start_serving()
-    return server
+
+    async def server_at(place: dict[str, Any]) -> asyncio.Server:
+        server: asyncio.Server = await loop.create_server(
+            lambda: _Connection(manager, loop=loop, access_log=None, **_HTTP),  # type: ignore[arg-type]
+            backlog=_BACKLOG,
+            start_serving=False,
+            **place,
+        )
+        for sock in server.sockets:
+            _find_vanished(sock, config.server.client_stall_s)
+        await server.start_serving()
+        return server
+
+    if given:
+        return [await server_at({"sock": sock}) for sock in given]
+    return [await server_at({"host": config.listen.host, "port": config.listen.port, "reuse_address": True})]
+
+
+def _given(access: Access) -> list[socket.socket]:
+    """
+    Return the sockets that systemd listens at for us, none where it does not.
+
+    Raises `ConfigProblem` for what cannot be served, or must not be with *access* as it is.
+    """
+    sockets = [socket.socket(fileno=descriptor) for descriptor in listen_fds(os.environ, os.getpid())]
+    problems = [problem for sock in sockets for problem in _problems(sock, access)]
+    if problems:
+        raise ConfigProblem(problems)
+    return sockets
+
+
+def _problems(sock: socket.socket, access: Access) -> Iterator[str]:
+    address, is_limited = sock.getsockname(), access.keys or access.allow or access.open
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
+        yield f"the socket unit gives {address!r}; write HOST:PORT after ListenStream="
+    elif not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        yield "the socket unit gives a connection; write Accept=no"
+    elif not ipaddress.ip_address(address[0]).is_loopback and not is_limited:
+        yield (
+            f"the socket unit listens at {address[0]}, which is open to others; "
+            "set access.keys or access.allow (or access.open: true)"
+        )
 
 
 def _find_vanished(sock: socket.socket, stall_s: float) -> None:
@@ -137,19 +188,28 @@ def _find_vanished(sock: socket.socket, stall_s: float) -> None:
 
 
 async def serve(config: Config, on_ready: Callable[[str], None] = lambda url: None) -> None:
-    """Run until SIGTERM or SIGINT, a second one ends it at once; *on_ready* gets the URL that answers."""
+    """
+    Run until SIGTERM or SIGINT, a second one ends it at once; *on_ready* gets the URL that answers.
+
+    Under systemd it is told how it goes (`notify`), and its sockets are used where it has some for us.
+    """
     stop, hurry = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
+    loop, notifier = asyncio.get_running_loop(), Notifier.take(os.environ, os.getpid())
 
     def on_signal() -> None:
         (hurry if stop.is_set() else stop).set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    async with listening(config) as daemon:
-        _log.info(logfmt("listening", {"url": daemon.url, "backends": ",".join(config.backends)}))
+    given = _given(config.access)
+    async with notifier.beating(), listening(config, given) as daemon:
+        by = "systemd" if given else None
+        _log.info(logfmt("listening", {"url": daemon.url, "by": by, "backends": ",".join(config.backends)}))
+        notifier.status = daemon.status
+        notifier.ready()
         on_ready(daemon.url)
         await stop.wait()
+        notifier.stopping()
         _log.info(logfmt("stopping", {"within_s": config.server.shutdown_s}))
         await daemon.drain(hurry)
 

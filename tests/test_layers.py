@@ -16,7 +16,7 @@ import dmap
 LAYERS = (
     "errors logfmt arbiter",  # 0, pure
     "wire",  # 0 too, pure: its refusals are errors
-    "config trip engine tiny_vocabulary",  # 1; the engine is a program of its own, which backends start
+    "config trip notify engine tiny_vocabulary",  # 1; the engine is a program that backends start
     "access tiny_models",  # 2
     "catalog",  # 2 too: it asks an access.Client what it may use
     "backends",  # 3
@@ -72,7 +72,7 @@ def complaint(file: Path, name: str) -> str | None:
     """Tell why *file* may not import *name*; None if it may."""
     room, (top, *rest) = room_of(file), name.split(".")
     if top == "dmap":
-        lower = rest[0] == "__version__" or rest[0] == room or LAYER[rest[0]] < LAYER[room]
+        lower = rest[0] in ("__version__", room) or LAYER.get(rest[0], len(LAYERS)) < LAYER.get(room, 0)
         return None if lower else f"{rest[0]} is not below {room}: import only from a lower layer"
     if top in sys.stdlib_module_names:
         return f"{room} is pure: give it {top}'s part as a value" if room in PURE and top in IMPURE else None

@@ -1,0 +1,140 @@
+"""
+What the service manager is told and what it hands over: systemd's two small protocols, by hand.
+
+sd_notify(3): lines such as READY=1 in a datagram to the socket that NOTIFY_SOCKET names.  sd_listen_fds(3):
+listening sockets, from descriptor 3 on.  Without their variables, as in a terminal, all of this does
+nothing; and nothing that goes wrong with it reaches the daemon.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncGenerator, Callable, MutableMapping
+
+from dmap.logfmt import logfmt
+
+__all__ = ["Notifier", "listen_fds"]
+
+_log = logging.getLogger(__name__)
+
+FIRST_FD = 3
+"""`SD_LISTEN_FDS_START` of sd-daemon.h."""
+
+STATUS_S = 2.0
+"""How often `systemctl status` may see something new."""
+
+_LONGEST = 512
+"""Of one value, in characters: systemd drops a datagram of more than 4096 bytes (`NOTIFY_BUFFER_MAX`)."""
+
+
+def listen_fds(environ: MutableMapping[str, str], pid: int) -> list[int]:
+    """
+    Return the descriptors that systemd opened for the process *pid*, now close-on-exec.
+
+    The variables are taken out of *environ*, so that no child believes they are for it: sd_listen_fds(3)
+    with `unset_environment`.  The caller owns the descriptors.
+    """
+    count, owner = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if not count.isdecimal() or owner != str(pid):
+        return []
+    descriptors = list(range(FIRST_FD, FIRST_FD + int(count)))
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    return descriptors
+
+
+class Notifier:
+    """
+    Tells the service manager at *address* how the daemon is doing; None is nobody.
+
+    *watchdog_s* is how long it may hear nothing before it ends the daemon, None for ever.  `status` is
+    called for the one line that `systemctl status` shows.
+    """
+
+    def __init__(self, address: str | None, watchdog_s: float | None = None) -> None:
+        self.address = address
+        self.watchdog_s = watchdog_s
+        self.status: Callable[[], str] = lambda: "starting"
+        self._unsent: dict[str, str] = {}
+        self._is_heard = True
+
+    @classmethod
+    def take(cls, environ: MutableMapping[str, str], pid: int) -> "Notifier":
+        """
+        Make the notifier that *environ* asks of the process *pid*.
+
+        The variables are taken out of *environ*: a child shall not speak for the daemon.
+        """
+        address = _address(environ.pop("NOTIFY_SOCKET", ""))
+        usec, owner = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", str(pid))
+        is_watched = usec.isdecimal() and int(usec) > 0 and owner == str(pid)  # sd_watchdog_enabled(3)
+        return cls(address, int(usec) / 1e6 if is_watched else None)
+
+    def ready(self) -> None:
+        """Tell that the daemon answers: after the start, and again after each `reloading`."""
+        self.tell(READY="1", STATUS=self.status())
+
+    def reloading(self) -> None:
+        """Tell that a reload begins.  `Type=notify-reload` wants the time too, to know which one is meant."""
+        self.tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
+
+    def stopping(self) -> None:
+        """Tell that the daemon is about to end."""
+        self.tell(STOPPING="1")
+
+    def tell(self, **news: str) -> None:
+        """
+        Send *news*, one line each; never waits, never raises.
+
+        What cannot be sent now goes with the next `tell`: a full queue must not cost a start its READY.
+        """
+        for name, value in news.items():
+            self._unsent.pop(name, None)  # of READY, RELOADING and STOPPING systemd believes the last line
+            self._unsent[name] = " ".join(value.split())[:_LONGEST]
+        if self.address is not None and self._unsent and self._send(self.address):
+            self._unsent.clear()
+
+    @contextlib.asynccontextmanager
+    async def beating(self) -> AsyncGenerator[None]:
+        """Feed the watchdog and tell the status as long as the context is open."""
+        task = asyncio.get_running_loop().create_task(self._beat(), name="notify")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def _beat(self) -> None:
+        """Run on the loop on purpose: one that is stuck feeds nothing, and is ended and started again."""
+        pause_s = min(STATUS_S, self.watchdog_s / 2) if self.watchdog_s else STATUS_S
+        fed = {"WATCHDOG": "1"} if self.watchdog_s else {}
+        told = ""
+        while self.address is not None:
+            status = self.status()
+            self.tell(**fed, **({"STATUS": status} if status != told else {}))
+            told = status
+            await asyncio.sleep(pause_s)
+
+    def _send(self, address: str) -> bool:
+        text = "\n".join(f"{name}={value}" for name, value in self._unsent.items())
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+                sock.sendto(text.encode(errors="replace"), address)
+        except OSError as exc:
+            if self._is_heard:
+                _log.warning(logfmt("notify_failed", {"reason": str(exc)}))
+            self._is_heard = False
+            return False
+        self._is_heard = True
+        return True
+
+
+def _address(name: str) -> str | None:
+    """Read NOTIFY_SOCKET: a path, or `@` for an abstract socket.  Others, as vsock, lead out of this host."""
+    if name.startswith("@"):
+        return "\0" + name[1:]
+    return name if name.startswith("/") else None
