@@ -111,35 +111,35 @@ async def listening(config: Config, given: Sequence[socket.socket] = ()) -> Asyn
     runner = web.AppRunner(
         make_app(parts), handler_cancellation=True, access_log=None, shutdown_timeout=_CANCEL_S
     )
-    await runner.setup()
+    servers = await _bind(runner, config, given)
     try:
-        servers = await _listen(runner, config, given)
-        try:
-            addresses = [sock.getsockname()[:2] for server in servers for sock in server.sockets]
-            yield Daemon(parts, addresses, servers)
-        finally:
-            for server in servers:
-                server.close()
+        await runner.setup()
+        for server in servers:
+            await server.start_serving()
+        addresses = [sock.getsockname()[:2] for server in servers for sock in server.sockets]
+        yield Daemon(parts, addresses, servers)
     finally:
+        for server in servers:
+            server.close()
         await runner.cleanup()
 
 
-async def _listen(
+async def _bind(
     runner: web.AppRunner, config: Config, given: Sequence[socket.socket]
 ) -> list[asyncio.Server]:
-    loop, manager = asyncio.get_running_loop(), runner.server
-    assert manager is not None, "the runner is set up"
+    """Take the addresses, before anything is started that would have to be stopped if they are taken."""
+    loop = asyncio.get_running_loop()
+
+    def connection() -> _Connection:
+        assert runner.server is not None, "connections come when the runner is set up"
+        return _Connection(runner.server, loop=loop, access_log=None, **_HTTP)  # type: ignore[arg-type]
 
     async def server_at(place: dict[str, Any]) -> asyncio.Server:
         server: asyncio.Server = await loop.create_server(
-            lambda: _Connection(manager, loop=loop, access_log=None, **_HTTP),  # type: ignore[arg-type]
-            backlog=_BACKLOG,
-            start_serving=False,
-            **place,
+            connection, backlog=_BACKLOG, start_serving=False, **place
         )
         for sock in server.sockets:
             _find_vanished(sock, config.server.client_stall_s)
-        await server.start_serving()
         return server
 
     if given:

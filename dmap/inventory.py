@@ -19,6 +19,7 @@ __all__ = ["Inventory"]
 
 _log = logging.getLogger(__name__)
 
+START_S = 1.0
 LOOK_S = 30.0
 PROBE_S = 2.0
 FRESH_S = 1.0
@@ -38,12 +39,12 @@ class Inventory:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Ask every backend once, then go on asking; one that does not answer is no failure."""
-        await self.refresh()
+        """Ask every backend, and go on asking; one that takes longer than `START_S` is not waited for."""
         loop = asyncio.get_running_loop()
-        self._tasks = [
-            loop.create_task(self._watch(name), name=f"inventory {name}") for name in self._backends
-        ]
+        asked = [loop.create_task(self._ask(name), name=f"ask {name}") for name in self._backends]
+        watches = [loop.create_task(self._watch(name), name=f"watch {name}") for name in self._backends]
+        self._tasks = [*asked, *watches]
+        await asyncio.wait(asked, timeout=START_S)
 
     async def close(self) -> None:
         """Stop asking."""
@@ -75,7 +76,7 @@ class Inventory:
     @property
     def answering(self) -> list[str]:
         """The backends that answered last time."""
-        return [name for name in self._backends if name not in self._down]
+        return [name for name in self._answered_at if name not in self._down]
 
     async def _watch(self, name: str) -> None:
         while True:

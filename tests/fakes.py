@@ -143,6 +143,7 @@ class FakeBackend:
         self.connections = 0
         self.port = 0
         self.hold = asyncio.Event()
+        self.hangs = False
         self._server: asyncio.Server | None = None
         self._stuffing: list[socket.socket] = []
         self._writers: set[asyncio.StreamWriter] = set()
@@ -187,6 +188,8 @@ class FakeBackend:
             return False
         exchange.body = await reader.readexactly(int(exchange.headers.get("content-length", 0)))
         if head.startswith(b"GET "):
+            if self.hangs:
+                await self.hold.wait()
             await exchange.write(answer(b'{"object": "list", "data": [{"id": "m", "object": "model"}]}'))
             return True
         self.requests.append(exchange)

@@ -206,3 +206,14 @@ async def test_no_key_is_in_the_log(serve, backend, connect):
         ("webui", "success"),
         ("127.0.0.1", "invalid_api_key"),
     ]
+
+
+async def test_a_backend_that_hangs_does_not_hold_the_start(serve, connect, backend):
+    """dmap answers while a backend that takes connections says nothing, and is not ready yet."""
+    backend.hangs = True
+    process = await serve()
+    client = await connect(process)
+
+    await client.send(b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+
+    assert (await client.answer()).status == 503
