@@ -147,6 +147,7 @@ INTERRUPTED = """
 import signal, sys
 from dmap.cli import main
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 signal.signal(signal.SIGVTALRM, lambda *_: signal.raise_signal(signal.SIGINT))
 signal.setitimer(signal.ITIMER_VIRTUAL, 0.2)
 sys.exit(main(["simulate"]))
