@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from dmap.access import Client
-from dmap.config import Config, GGUFBackend, Model
+from dmap.config import SWITCHING, Config, LMStudioBackend, Model
 from dmap.errors import AccessDenied, BackendDown, BadRequest, ModelNotFound
 from dmap.trip import ModelInfo, ModelKey, Route
 
@@ -40,6 +40,7 @@ class Catalog:
         self._inventory: dict[str, Sequence[ModelInfo] | None] = dict.fromkeys(config.backends)
         self._entries: dict[str, _Entry] = {}
         self._names: dict[str, _Entry] = {}
+        self._folded: dict[str, _Entry] = {}
         self._rebuild()
 
     def update(self, backend: str, models: Sequence[ModelInfo] | None) -> None:
@@ -57,7 +58,7 @@ class Catalog:
         """
         if model is None:
             raise BadRequest("the request names no model; set 'model'", param="model")
-        entry = self._names.get(model)
+        entry = self._find(model)
         if entry is None:
             raise self._unknown(model)
         if not client.may_use(*entry.names):
@@ -75,13 +76,18 @@ class Catalog:
             if self._names[name] is entry
         ]
 
+    def _find(self, name: str) -> _Entry | None:
+        """Find a model by its name, else in other letters, else without its `@quant`: LM Studio's rules."""
+        folded = name.casefold()
+        return self._names.get(name) or self._folded.get(folded) or self._folded.get(folded.partition("@")[0])
+
     def _is_resident(self, entry: _Entry, loaded: set[ModelKey]) -> bool:
         """On a device the arbiter knows; elsewhere the backend's own word has to do."""
         return entry.key in loaded if entry.route.device is not None else entry.info.resident
 
     def _device(self, name: str) -> str | None:
         backend = self._config.backends[name]
-        return backend.device if isinstance(backend, GGUFBackend) else None
+        return backend.device if isinstance(backend, SWITCHING) else None
 
     def _unknown(self, model: str) -> ModelNotFound | BackendDown:
         silent = [name for name, models in self._inventory.items() if models is None]
@@ -111,20 +117,34 @@ class Catalog:
         self._names = {alias: entry for entry in self._entries.values() for alias in entry.settings.aliases}
         for name, entry in (*self._entries.items(), *((str(entry.key), entry) for entry in known)):
             self._names.setdefault(name, entry)
+        for entry in known:
+            for name in entry.info.names:
+                self._names.setdefault(name, entry)
+        self._folded = {name.casefold(): entry for name, entry in reversed(self._names.items())}
 
     def _known(self) -> Iterator[_Entry]:
         """Yield every model of every backend, in the order of the file: the first of a name wins."""
         for name, settings in self._config.models.items():
             if settings.backend is not None and not isinstance(
-                self._config.backends[settings.backend], GGUFBackend
+                self._config.backends[settings.backend], SWITCHING
             ):
                 # A server that cannot switch need not list a model to answer for it.
                 yield self._entry(settings.backend, ModelInfo(name, resident=True), settings)
         for backend, models in self._inventory.items():
             for info in models or ():
-                settings = self._config.models.get(info.id, Model())
+                settings = self._settings(info.id)
                 if settings.backend in (None, backend):
                     yield self._entry(backend, info, settings)
+
+    def _settings(self, model: str) -> Model:
+        """Find what the file says of *model*, in whatever letters it names it."""
+        models = self._config.models
+        folded = (settings for name, settings in models.items() if name.casefold() == model.casefold())
+        return models[model] if model in models else next(folded, Model())
+
+    def _parallel(self, backend: str) -> int | None:
+        chosen = self._config.backends[backend]
+        return chosen.parallel if isinstance(chosen, LMStudioBackend) else None
 
     def _entry(self, backend: str, info: ModelInfo, settings: Model) -> _Entry:
         key = ModelKey(backend, info.id)
@@ -136,7 +156,7 @@ class Catalog:
             device=self._device(key.backend),
             embedding=info.embedding,
             size_bytes=settings.memory or info.size_bytes,
-            parallel=settings.parallel or info.parallel,
+            parallel=settings.parallel or self._parallel(key.backend) or info.parallel,
             pin=settings.pin,
             load=settings.load.given(),
             defaults={**self._config.defaults.given(), **settings.defaults.given()},

@@ -150,13 +150,24 @@ class Changeover:
                 epoch = self._arbiter.epoch
                 reading = await self._fleet.read()
                 self._look_again |= epoch != self._arbiter.epoch
+                self._note_recovered(reading)
                 self._apply(self._arbiter.observed(self._now(), epoch, self._found(reading)))
         finally:
             self._looking = None
 
+    def _note_recovered(self, reading: Reading) -> None:
+        """Let models be tried again whose last load failed because a backend was down that answers now."""
+        for key in [key for key in self.down if key.backend not in reading.silent]:
+            self.down.discard(key)
+            self._apply(self._arbiter.recovered(self._now(), key))
+
     def _found(self, reading: Reading) -> dict[ModelKey, Needs]:
         """Say what is resident; a backend that is silent for now keeps what it was believed to have."""
-        found = {key: self._found_needs(key, info) for key, info in reading.residents.items()}
+        found = {
+            key: self._found_needs(key, info)
+            for key, info in reading.residents.items()
+            if self._fleet.satisfies(key, self._routes.get(key))
+        }
         for key in self._arbiter.residents:
             if key.backend in reading.silent and key.backend not in reading.gone:
                 found[key] = Needs()

@@ -12,7 +12,7 @@ from typing import Any
 
 from dmap.backends import Loaded, ModelInfo, Switcher
 from dmap.errors import BackendDown, LoadFailed
-from dmap.trip import ModelKey
+from dmap.trip import ModelKey, Route
 
 __all__ = ["Fleet", "Reading"]
 
@@ -62,6 +62,10 @@ class Fleet:
             else:
                 residents.update((ModelKey(name, model.id), model) for model in answer if model.resident)
         return Reading(residents, silent, self._note_silence(silent))
+
+    def satisfies(self, key: ModelKey, route: Route | None) -> bool:
+        """Tell whether the resident *key* is as its *route* asks; without one nobody has asked yet."""
+        return self._switcher(key).satisfies(key.model, route.load if route is not None else {})
 
     async def unload(self, key: ModelKey) -> None:
         """Take a model out; the memory counts as free only after a cool-down from now on."""

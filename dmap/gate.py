@@ -7,7 +7,9 @@ an error or a cancellation at any await, is withdrawn before the exception goes 
 """
 
 import asyncio
+import functools
 import itertools
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -121,6 +123,7 @@ class Gate:
         self._timer: asyncio.Handle | None = None
         self._due = 0.0
         self._seen: tuple[float, Snapshot] | None = None
+        self._out: Counter[ModelKey] = Counter()
         self._changeover = Changeover(
             name,
             self._arbiter,
@@ -140,8 +143,10 @@ class Gate:
 
     async def start(self) -> None:
         """Ask each backend what is resident.  One that is down counts as having nothing."""
-        for switcher in self._switchers.values():
+        for name, switcher in self._switchers.items():
             switcher.changed = self.changed
+            switcher.in_use = functools.partial(self._in_use, name)
+            switcher.start()
         await self.recheck()
 
     def lease(self, route: Route, client: str, beat: Beat | None = None, beat_after_s: float = 15.0) -> Lease:
@@ -186,8 +191,12 @@ class Gate:
         self._apply(self._arbiter.submit(now, lease.id, key, lease.client, needs_of(lease.route)))
 
     def _withdraw(self, lease: Lease) -> None:
-        self._waiting.pop(lease.id, None)
+        if self._waiting.pop(lease.id, None) is None:
+            self._out[lease.route.key] -= 1
         self._apply(self._arbiter.withdraw(self._now(), lease.id))
+
+    def _in_use(self, backend: str, model: str) -> bool:
+        return self._out[ModelKey(backend, model)] > 0
 
     def _place(self, id: int) -> tuple[int, float]:
         now = self._now()
@@ -218,6 +227,8 @@ class Gate:
         lease = self._waiting.pop(ticket)
         lease.queue_s += self._told_at
         lease.switch_s += self._changeover.clock.spent_s(self._told_at, self._passing or lease.route.key)
+        if refusal is None:
+            self._out[lease.route.key] += 1
         lease._answer(self._error(lease, refusal) if refusal is not None else None)
 
     def _set_timer(self) -> None:

@@ -19,7 +19,7 @@ from dmap.reply import Reply
 from dmap.trip import Trip
 from dmap.upstream import Exchange, Pool, Stale
 from dmap.wire.headers import to_client
-from dmap.wire.stream import Tail, error_of, usage_of
+from dmap.wire.stream import Tail, error_of, model_of, usage_of
 from dmap.wire.verdict import decoded, failure_of
 
 __all__ = ["run"]
@@ -40,15 +40,18 @@ async def run(
     *,
     lease_s: float,
     by_finish: bool = False,
+    is_meant: Callable[[str], bool] = lambda model: True,
 ) -> None:
     """
     Send a request to a backend and pass its answer on; returns when the backend has nothing more to say.
 
-    *by_finish* takes a `finish_reason` for the end of a stream that lacks `[DONE]`.  Raises a `DmapError`
-    for whatever keeps the answer from being whole; when cancelled, the backend is cut off at once.
+    *is_meant* tells whether a model that the answer names is the one that was asked.  *by_finish* takes a
+    `finish_reason` for the end of a stream that lacks `[DONE]`.  Raises a `DmapError` for whatever keeps
+    the answer from being whole; when cancelled, the backend is cut off at once.
     """
     try:
         async with asyncio.timeout(lease_s), await _ask(reply, pool, target, headers, body) as exchange:
+            _refuse_other_model(exchange, is_meant)
             if exchange.status == 200 and _kind(exchange) == "text/event-stream":
                 await _stream(reply, exchange, by_finish)
             else:
@@ -80,6 +83,13 @@ async def _first(reply: Reply, exchange: Exchange) -> Exchange:
         limit.cancel()
     reply.trip.first_byte_s = loop.time() - started
     return exchange
+
+
+def _refuse_other_model(exchange: Exchange, is_meant: Callable[[str], bool]) -> None:
+    """Refuse another model's answer: LM Studio has one that is alone answer to any name (#366, #619)."""
+    named = model_of(b"".join(exchange.held)) if exchange.status == 200 and _is_readable(exchange) else None
+    if named is not None and not is_meant(named):
+        raise BackendBroke(f"the backend had {named[:256]!r} answer instead of the model that was asked")
 
 
 async def _stream(reply: Reply, exchange: Exchange, by_finish: bool) -> None:

@@ -24,6 +24,7 @@ class ModelInfo:
 
     *size_bytes* is the memory it takes when resident and *parallel* the requests it serves at once, None
     where the backend cannot tell.  *context_length* is the resident's, else what a load would give it.
+    *names* are other names it answers to there.
     """
 
     id: str
@@ -32,6 +33,7 @@ class ModelInfo:
     context_length: int | None = None
     parallel: int | None = None
     embedding: bool = False
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,15 +50,31 @@ def test_a_name_leads_to_a_model(name, key):
     assert made.resolve(name, ANYONE) == Route(key)
 
 
-@pytest.mark.parametrize("name", ["M", "m ", "a/n", "c/m", "/m", "m\x00", "*"])
+@pytest.mark.parametrize("name", ["mm", "m ", "a/n", "c/m", "/m", "m\x00", "*"])
 def test_another_spelling_is_another_model(name):
-    """Names are taken letter by letter; an unknown one is 404 with the field's name."""
+    """An unknown name is 404 with the field's name."""
     made = catalog(TWO, a=["m"], b=["n"])
 
     with pytest.raises(ModelNotFound) as refused:
         made.resolve(name, ANYONE)
 
     assert (refused.value.status, refused.value.param) == (404, "model")
+
+
+@pytest.mark.parametrize("name", ["Org/M", "org/m@q4_k_m", "ORG/M@Q8", "a/org/m", "org/m:2"])
+def test_one_model_under_many_spellings(name):
+    """Other letters, a `@quant`, and the other names that its backend has for it mean the same model."""
+    made = Catalog(parse(TWO, {}))
+    made.update("a", [ModelInfo("org/m", resident=True, names=("org/m:2",))])
+
+    assert made.resolve(name, ANYONE).key == ModelKey("a", "org/m")
+
+
+def test_letters_tell_two_models_apart_where_both_are():
+    """A name in its own letters goes before one in others."""
+    made = catalog(TWO, a=["m", "M"])
+
+    assert [made.resolve(name, ANYONE).key.model for name in ("m", "M")] == ["m", "M"]
 
 
 def test_no_name_is_refused():

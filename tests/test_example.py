@@ -10,10 +10,10 @@ import yaml
 from pydantic import BaseModel
 
 import dmap
-from dmap.config import Config, GGUFBackend, OpenAIBackend, load, warnings_of
+from dmap.config import Config, GGUFBackend, LMStudioBackend, OpenAIBackend, load, warnings_of
 
 EXAMPLE = Path(dmap.__file__).parent.parent / "config.example.yaml"
-ENVIRONMENT = {"STUDIO_API_KEY": "sk-studio", "WEBUI_KEY_SHA256": "5e" * 32}
+ENVIRONMENT = {"SERVER_API_KEY": "sk-server", "LM_API_TOKEN": "sk-lm-1", "WEBUI_KEY_SHA256": "5e" * 32}
 
 
 @pytest.fixture
@@ -64,7 +64,11 @@ def test_it_loads(example):
     """The example is a working configuration, with a backend of each kind."""
     config = load(example, ENVIRONMENT)
 
-    assert [type(backend) for backend in config.backends.values()] == [GGUFBackend, OpenAIBackend]
+    assert [type(backend) for backend in config.backends.values()] == [
+        GGUFBackend,
+        LMStudioBackend,
+        OpenAIBackend,
+    ]
     assert warnings_of(config) == []
 
 
@@ -107,6 +111,8 @@ def test_values_not_marked_here_are_defaults(example):
         ("engine", "threads"),
         ("studio", "api_key"),
         ("studio", "parallel"),
+        ("server", "api_key"),
+        ("server", "parallel"),
     }
 
 
@@ -115,4 +121,5 @@ def test_secrets_come_from_the_environment():
     values = yaml.safe_load(EXAMPLE.read_text())
 
     assert values["access"]["keys"][0]["sha256"] == "${WEBUI_KEY_SHA256}"
-    assert values["backends"]["studio"]["api_key"] == "${STUDIO_API_KEY}"
+    assert values["backends"]["studio"]["api_key"] == "${LM_API_TOKEN}"
+    assert values["backends"]["server"]["api_key"] == "${SERVER_API_KEY}"

@@ -46,7 +46,9 @@ class FakeSwitcher:
     def __init__(self, name: str = "studio") -> None:
         self.name = name
         self.changed: Callable[[], None] = lambda: None
+        self.in_use: Callable[[str], bool] = lambda model: False
         self.residents: set[str] = set()
+        self.poor: set[str] = set()
         self.serving: Counter[str] = Counter()
         self.looking, self.loading, self.unloading = Step(), Step(), Step()
         self.options: list[Mapping[str, Any]] = []
@@ -54,6 +56,13 @@ class FakeSwitcher:
         self.under_way = 0
         self.unloaded_while_serving = False
         self.two_at_once = False
+
+    def start(self) -> None:
+        """There is nothing to watch."""
+
+    def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
+        """Say that a resident will do, unless the test has said otherwise."""
+        return model not in self.poor
 
     async def models(self) -> Sequence[ModelInfo]:
         """Say what is resident."""

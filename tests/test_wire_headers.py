@@ -92,6 +92,9 @@ def test_another_id_is_replaced(given):
 
 
 def test_routes_are_spelled_as_openai_spells_them():
-    """The table of routes has only plain paths under /v1, each under its own name."""
-    assert [path for path in ROUTES if not path.startswith("/v1/") or path != path.lower().rstrip("/")] == []
+    """The table of routes has only plain paths, each under its own name; outside /v1 one server's."""
+    assert [path for path in ROUTES if path != path.lower().rstrip("/")] == []
+    assert {path for path, route in ROUTES.items() if route.native} == {
+        path for path in ROUTES if not path.startswith("/v1/")
+    }
     assert all(route.path == path for path, route in ROUTES.items())

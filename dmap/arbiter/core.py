@@ -131,6 +131,11 @@ class Arbiter:
                 self._device.settle_in(Resident(model, residents[model], now, 0, used_at=now))
         return self._settle(now)
 
+    def recovered(self, now: float, model: Model) -> list[Effect]:
+        """Hear that what made the last load of *model* fail is over: it need not back off any longer."""
+        self._device.back_off.clear(model)
+        return self._settle(now)
+
     def tick(self, now: float) -> list[Effect]:
         """Hear that time has passed."""
         return self._settle(now)

@@ -140,7 +140,7 @@ class BackOff:
         return wait_s
 
     def clear(self, model: Model) -> None:
-        """Forget the failures of a model that is resident."""
+        """Forget the failures of a model that is resident, or may be again."""
         self._failures.pop(model, None)
 
     def refusal(self, now: float, model: Model) -> tuple[float, str] | None:

@@ -58,11 +58,19 @@ class Switcher(Backend, Protocol):
     """
     A model server whose residents dmap decides.
 
-    *changed* is set by the gate; the backend calls it, from the loop, when a resident may have vanished
-    without being asked to.
+    Two attributes are set by the gate.  The backend calls *changed*, from the loop, when a resident may
+    have come or vanished without being asked to.  *in_use* tells whether requests for a model are out, be
+    it for a copy that is gone.
     """
 
     changed: Callable[[], None]
+    in_use: Callable[[str], bool]
+
+    def start(self) -> None:
+        """Begin to notice what happens outside dmap.  Idempotent; `close` ends it."""
+
+    def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
+        """Tell whether the resident *model*, by the last look, is as a load with *options* would make it."""
 
     async def load(self, model: str, options: Mapping[str, Any]) -> Loaded:
         """

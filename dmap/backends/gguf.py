@@ -64,6 +64,7 @@ class GGUFBackend:
     ) -> None:
         self.name = name
         self.changed: Callable[[], None] = _nothing
+        self.in_use: Callable[[str], bool] = lambda model: False
         self._parallel = parallel
         self._context_length = context_length
         self._threads = threads or default_threads()
@@ -72,6 +73,13 @@ class GGUFBackend:
         self._residents: dict[str, _Resident] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._closed = False
+
+    def start(self) -> None:
+        """Nothing but dmap loads here, and each child has a task that waits for its end."""
+
+    def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
+        """Tell that a resident is as it was asked for: nobody else loads here."""
+        return True
 
     async def models(self) -> Sequence[ModelInfo]:
         """

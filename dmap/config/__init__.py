@@ -8,6 +8,7 @@ in the file.  Nothing is clamped or guessed.  `config.example.yaml` shows every 
 from dmap.config.advice import warnings_of
 from dmap.config.file import load, parse
 from dmap.config.schema import (
+    SWITCHING,
     Access,
     Config,
     ConfigProblem,
@@ -16,6 +17,7 @@ from dmap.config.schema import (
     GGUFBackend,
     Key,
     Listen,
+    LMStudioBackend,
     Load,
     Model,
     OpenAIBackend,
@@ -28,8 +30,10 @@ __all__ = [
     "ConfigProblem",
     "Defaults",
     "Device",
+    "SWITCHING",
     "GGUFBackend",
     "Key",
+    "LMStudioBackend",
     "Listen",
     "Load",
     "Model",

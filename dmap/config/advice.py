@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from dmap.config.schema import Config, GGUFBackend, Model, is_loopback
+from dmap.config.schema import SWITCHING, Config, Model, is_loopback
 
 
 def warnings_of(config: Config, load_s: float = 10) -> list[str]:
@@ -27,7 +27,7 @@ def _long_waits(config: Config, load_s: float) -> Iterator[str]:
 
 
 def _device_of(config: Config, model: Model) -> str | None:
-    switching = {n: b.device for n, b in config.backends.items() if isinstance(b, GGUFBackend)}
+    switching = {n: b.device for n, b in config.backends.items() if isinstance(b, SWITCHING)}
     if model.backend is None and len(switching) == 1:
         return next(iter(switching.values()))
     return switching.get(model.backend or "")

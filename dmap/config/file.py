@@ -137,16 +137,16 @@ def _path(value: str, base: Path) -> Path:
 def _told(error: Any) -> str:
     """Write one of pydantic's errors as `path: what is wrong`."""
     backend, kind = error["loc"][:2], error["loc"][2:3]
-    tagged = backend[:1] == ("backends",) and kind in (("openai",), ("gguf",))
+    tagged = backend[:1] == ("backends",) and kind in (("openai",), ("gguf",), ("lmstudio",))
     where = [*backend, *error["loc"][3:]] if tagged else error["loc"]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
     last = str(where[-1]) if where else ""
     if error["type"] == "extra_forbidden":
         return f"{path}: {'not built yet' if last in _LATER else 'no such key'}"
     if error["type"] == "union_tag_invalid":
-        return f"{path}.kind: {error['ctx']['tag']!r} is not built; there are: openai, gguf"
+        return f"{path}.kind: {error['ctx']['tag']!r} is not built; there are: openai, gguf, lmstudio"
     if error["type"] == "union_tag_not_found":
-        return f"{path}.kind: missing; there are: openai, gguf"
+        return f"{path}.kind: missing; there are: openai, gguf, lmstudio"
     if error["type"] == "string_pattern_mismatch" and last == "sha256":
         return f"{path}: not a SHA-256; write 64 lower-case hex digits, never the key itself"
     if error["type"] in ("dict_type", "model_type", "model_attributes_type"):

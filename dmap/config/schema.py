@@ -128,7 +128,21 @@ class GGUFBackend(Section):
         return path
 
 
-BackendConfig = Annotated[OpenAIBackend | GGUFBackend, Field(discriminator="kind")]
+class LMStudioBackend(Section):
+    """An LM Studio of 0.4.0 or later, whose models dmap loads and unloads over its REST API."""
+
+    kind: Literal["lmstudio"]
+    url: Annotated[str, AfterValidator(url)]
+    device: Name
+    api_key: Token | None = Field(default=None, repr=False)
+    parallel: Count | None = None
+    load_s: Seconds = 600
+
+
+SWITCHING = (GGUFBackend, LMStudioBackend)
+"""The kinds whose residents dmap decides; only these have a device."""
+
+BackendConfig = Annotated[OpenAIBackend | GGUFBackend | LMStudioBackend, Field(discriminator="kind")]
 
 
 class Defaults(Section):
@@ -156,6 +170,9 @@ class Load(Section):
 
     context_length: Integer | None = Field(default=None, ge=128)
     flash_attention: bool | None = None
+    eval_batch_size: Count | None = None
+    num_experts: Count | None = None
+    offload_kv_cache_to_gpu: bool | None = None
 
     def given(self) -> dict[str, Any]:
         """Return the options that are set."""
@@ -227,7 +244,7 @@ class Config(Section):
 
     def _dangling(self) -> Iterator[str]:
         for name, backend in self.backends.items():
-            if isinstance(backend, GGUFBackend) and backend.device not in self.devices:
+            if isinstance(backend, SWITCHING) and backend.device not in self.devices:
                 yield f"backends.{name}.device: there is no device {backend.device!r} under devices"
         for name, model in self.models.items():
             if model.backend is not None and model.backend not in self.backends:

@@ -41,6 +41,8 @@ def make_app(parts: Parts) -> web.Application:
         app.router.add_post(path, proxy, expect_handler=_later)
     app.router.add_get("/v1/models", listing.models)
     app.router.add_get("/v1/models/{id:.+}", listing.model)
+    app.router.add_get("/api/v0/models", listing.models_v0)
+    app.router.add_get("/api/v1/models", listing.models_v1)
     app.router.add_get("/health", listing.health)
     app.router.add_get("/ready", listing.ready)
     return app

@@ -1,12 +1,16 @@
 """The routes that make a model work: one request, from its body to the end of its answer."""
 
+from collections.abc import Callable
+
 from aiohttp import web
 
 from dmap import relay
 from dmap.access import Client
+from dmap.backends import Backend
+from dmap.backends.lmstudio import LMStudioBackend
 from dmap.catalog import Catalog
 from dmap.config import OpenAIBackend
-from dmap.errors import BackendDown, BadRequest, DmapError
+from dmap.errors import BackendDown, BadRequest, DmapError, ModelNotFound, PathNotFound
 from dmap.gate import Beat
 from dmap.reply import Reply
 from dmap.trip import Route, Trip
@@ -29,7 +33,12 @@ async def proxy(request: web.Request) -> web.StreamResponse:
     parts, trip, path = request.app[PARTS], request[TRIP], ROUTES[request.path]
     reply = Reply(request, trip, path.dialect, parts.config.server)
     async with parts.bodies.of(request) as upload:
-        body, route = _understand(request, path, await upload.read())
+        body = await upload.read()
+        try:
+            body, route = _understand(request, path, body)
+        except ModelNotFound:
+            await parts.inventory.refresh()  # it may be new
+            body, route = _understand(request, path, body)
         try:
             parts.inventory.check(route.key.backend)
             await _serve(request, reply, route, path, body)
@@ -48,6 +57,11 @@ def _understand(request: web.Request, path: InferenceRoute, body: bytes) -> tupl
     else:
         body, route, trip.stream = _json(body, path, catalog, client)
     trip.model, trip.backend = route.key.model, route.key.backend
+    kind = request.app[PARTS].config.backends[route.key.backend].kind
+    if path.native not in (None, kind):
+        raise PathNotFound(
+            f"{path.path} is a route of {path.native}; {trip.model!r} is on a backend of {kind}"
+        )
     return body, route
 
 
@@ -109,8 +123,16 @@ async def _relay(request: web.Request, reply: Reply, route: Route, path: Inferen
         to_backend(request.headers.items(), own),
         body,
         lease_s=parts.lease_s(route),
+        is_meant=_meaning(backend, route.key.model),
         by_finish=isinstance(parts.config.backends[backend.name], OpenAIBackend),
     )
+
+
+def _meaning(backend: Backend, model: str) -> Callable[[str], bool]:
+    """Return what tells whether a name in an answer means *model*; only LM Studio mixes them up."""
+    if not isinstance(backend, LMStudioBackend):
+        return lambda named: True
+    return lambda named: backend.canonical(named) in (None, model)
 
 
 def _report(parts: Parts, route: Route, error: DmapError) -> None:

@@ -10,7 +10,7 @@ from dmap.gate import Gate
 from dmap.web.inference import CLIENT
 from dmap.web.parts import PARTS
 
-__all__ = ["health", "model", "models", "ready"]
+__all__ = ["health", "model", "models", "models_v0", "models_v1", "ready"]
 
 
 async def models(request: web.Request) -> web.Response:
@@ -25,6 +25,43 @@ async def model(request: web.Request) -> web.Response:
         if listed["id"] == wanted:
             return web.json_response(listed)
     raise ModelNotFound(f"the model {wanted[:256]!r} does not exist or is not yours", param="model")
+
+
+async def models_v0(request: web.Request) -> web.Response:
+    """`GET /api/v0/models`: the same for clients of LM Studio's older REST API."""
+    listed = [
+        {
+            "id": model["id"],
+            "object": "model",
+            "type": "embeddings" if model["embedding"] else "llm",
+            "state": "loaded" if model["resident"] else "not-loaded",
+            "max_context_length": model["context_length"],
+        }
+        for model in await _listing(request)
+        if "alias_of" not in model
+    ]
+    return web.json_response({"object": "list", "data": listed})
+
+
+async def models_v1(request: web.Request) -> web.Response:
+    """`GET /api/v1/models`: the same for clients of LM Studio's native REST API."""
+    listed = [
+        {
+            "type": "embedding" if model["embedding"] else "llm",
+            "key": model["id"],
+            "display_name": model["id"],
+            "max_context_length": model["context_length"],
+            "loaded_instances": _instances(model),
+        }
+        for model in await _listing(request)
+        if "alias_of" not in model
+    ]
+    return web.json_response({"models": listed})
+
+
+def _instances(model: dict[str, Any]) -> list[dict[str, Any]]:
+    config = {"context_length": model["context_length"]}
+    return [{"id": model["id"], "config": config}] if model["resident"] else []
 
 
 async def _listing(request: web.Request) -> list[dict[str, Any]]:

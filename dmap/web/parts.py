@@ -10,6 +10,7 @@ from dmap.access import Access
 from dmap.arbiter import Limits
 from dmap.backends import Backend
 from dmap.backends.gguf import GGUFBackend
+from dmap.backends.lmstudio import LMStudioBackend
 from dmap.backends.openai import OpenAIBackend
 from dmap.catalog import Catalog
 from dmap.config import Config
@@ -104,6 +105,14 @@ def _backend(name: str, config: Config) -> Backend:
     match chosen:
         case settings.OpenAIBackend():
             return OpenAIBackend(name, chosen.url, api_key=chosen.api_key, connect_s=config.server.connect_s)
+        case settings.LMStudioBackend():
+            return LMStudioBackend(
+                name,
+                chosen.url,
+                api_key=chosen.api_key,
+                connect_s=config.server.connect_s,
+                load_s=chosen.load_s,
+            )
         case settings.GGUFBackend():
             return GGUFBackend(
                 name,
@@ -120,7 +129,7 @@ def _gates(config: Config, backends: Mapping[str, Backend]) -> Iterator[tuple[st
         placed = {
             backend.name: backend
             for backend in backends.values()
-            if isinstance(backend, GGUFBackend) and _device(config, backend.name) == name
+            if isinstance(backend, (GGUFBackend, LMStudioBackend)) and _device(config, backend.name) == name
         }
         yield _gate_name(name, ""), Gate(name, _limits(device), placed, cooldown_s=device.cooldown_s)
     for name, backend in config.backends.items():
@@ -131,7 +140,7 @@ def _gates(config: Config, backends: Mapping[str, Backend]) -> Iterator[tuple[st
 
 def _device(config: Config, backend: str) -> str | None:
     chosen = config.backends[backend]
-    return chosen.device if isinstance(chosen, settings.GGUFBackend) else None
+    return chosen.device if isinstance(chosen, settings.SWITCHING) else None
 
 
 def _limits(device: settings.Device) -> Limits:

@@ -60,6 +60,14 @@ _SPELLINGS: dict[Dialect, dict[str, str]] = {
         "max_tokens": "max_tokens",
         "stop": "stop_sequences",
     },
+    Dialect.LMSTUDIO: {
+        "temperature": "temperature",
+        "top_p": "top_p",
+        "top_k": "top_k",
+        "min_p": "min_p",
+        "repeat_penalty": "repeat_penalty",
+        "max_tokens": "max_output_tokens",
+    },
     Dialect.PLAIN: {},
 }
 """How each dialect spells a default of the configuration; what it has no word for is not sent."""

@@ -17,16 +17,22 @@ class Dialect(Enum):
     CHAT = "chat"
     RESPONSES = "responses"
     MESSAGES = "messages"
+    LMSTUDIO = "lmstudio"
     PLAIN = "plain"
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceRoute:
-    """One path; *form* when the request is (also) a multipart form, as for uploads of audio and images."""
+    """
+    One path; *form* when the request is (also) a multipart form, as for uploads of audio and images.
+
+    *native* names the one kind of backend that has the path; None is OpenAI's, which all may have.
+    """
 
     path: str
     dialect: Dialect
     form: bool = False
+    native: str | None = None
 
 
 ROUTES = {
@@ -45,6 +51,10 @@ ROUTES = {
         InferenceRoute("/v1/images/generations", Dialect.PLAIN),
         InferenceRoute("/v1/images/edits", Dialect.PLAIN, form=True),
         InferenceRoute("/v1/images/variations", Dialect.PLAIN, form=True),
+        InferenceRoute("/api/v0/chat/completions", Dialect.CHAT, native="lmstudio"),
+        InferenceRoute("/api/v0/completions", Dialect.CHAT, native="lmstudio"),
+        InferenceRoute("/api/v0/embeddings", Dialect.PLAIN, native="lmstudio"),
+        InferenceRoute("/api/v1/chat", Dialect.LMSTUDIO, native="lmstudio"),
     )
 }
 """Every POST route, by its path."""

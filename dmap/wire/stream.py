@@ -16,19 +16,21 @@ import msgspec
 from dmap.errors import DmapError
 from dmap.wire.routes import Dialect
 
-__all__ = ["Tail", "error_of", "error_record", "usage_of"]
+__all__ = ["Tail", "error_of", "error_record", "model_of", "usage_of"]
 
 _ENDS = (b"\n\n", b"\r\n\r\n")
 _BREAK = re.compile(rb"\r?\n\r?\n")
 _KEEP = 64 * 1024
 """Of one record; the marks stand at its beginning, so a longer one may lose its end."""
 
+_MODEL = re.compile(rb'"model(?:_instance_id)?"\s*:\s*("(?:[^"\\]|\\.)*")')
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 _DONE = re.compile(rb"data: ?\[DONE\]")
 _NAME = re.compile(rb"^event: ?([\w.]+)", re.MULTILINE)
 _LAST_EVENTS = {
     Dialect.RESPONSES: frozenset(("response.completed", "response.failed", "response.incomplete")),
     Dialect.MESSAGES: frozenset(("message_stop",)),
+    Dialect.LMSTUDIO: frozenset(("chat.end",)),
 }
 
 
@@ -165,6 +167,15 @@ def usage_of(payload: Any) -> tuple[int | None, int | None]:
     return None, None
 
 
+def model_of(body: bytes) -> str | None:
+    """Return the model that an answer, or the first records of one, says it comes from."""
+    found = _MODEL.search(body)
+    try:
+        return msgspec.json.decode(found[1], type=str) if found else None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
 def _count(counts: dict[str, Any], *names: str) -> int | None:
     return next((counts[name] for name in names if isinstance(counts.get(name), int)), None)
 
@@ -172,7 +183,7 @@ def _count(counts: dict[str, Any], *names: str) -> int | None:
 def error_record(error: DmapError, dialect: Dialect) -> bytes:
     """Write *error* as one event, in the form that clients of *dialect* raise on."""
     inner = error.body()["error"]
-    if dialect is Dialect.MESSAGES:
+    if dialect in (Dialect.MESSAGES, Dialect.LMSTUDIO):
         return _event({"type": "error", "error": {"type": inner["type"], "message": inner["message"]}})
     if dialect is Dialect.RESPONSES:
         told = {name: inner[name] for name in ("code", "message", "param")}

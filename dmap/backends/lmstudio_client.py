@@ -1,0 +1,174 @@
+"""
+LM Studio's REST API: one question, one answer, and what its errors mean.
+
+Its statuses cannot be trusted: unknown paths answer 200 (or 404, by version), a refused load 500 whatever
+the reason, a load that another one displaced 400, and a page of HTML comes now and then.  So an answer is
+judged by what it holds, and everything that is no answer is raised as a `Fault` here, in one place.
+"""
+
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from dmap.backends import Target
+from dmap.errors import BackendDown
+
+__all__ = ["Client", "Fault"]
+
+ASK_S = 10.0
+"""How long a list may take; loads have a bound of their own."""
+
+ANSWER_BYTES = 8 * 2**20
+
+
+class Fault(Exception):
+    """
+    An answer that says no: *status* as it came, *words* LM Studio's own reason.
+
+    *missing* when the path does not exist on this version, *canceled* when another load displaced this one,
+    *garbled* when the answer made no sense.
+    """
+
+    def __init__(self, status: int, words: str, *, garbled: bool = False) -> None:
+        super().__init__(words)
+        self.status = status
+        self.words = words
+        self.garbled = garbled
+
+    @property
+    def missing(self) -> bool:
+        return "unexpected endpoint" in self.words.lower() or (self.status == 404 and self.garbled)
+
+    @property
+    def canceled(self) -> bool:
+        return "operation canceled" in self.words.lower()
+
+    @property
+    def barred(self) -> bool:
+        return self.status in (401, 403)
+
+
+class Client:
+    """
+    The server at *url*, asked with *api_key* if there is one; *name* is the backend's, for messages.
+
+    No connection is kept: LM Studio closes idle ones after 5 s (`Keep-Alive: timeout=5`), and a POST on one
+    that is just being closed could not be sent again without risking a second load.
+    """
+
+    def __init__(self, name: str, url: str, *, api_key: str | None, connect_s: float) -> None:
+        parts = urlsplit(url)
+        self.name = name
+        self.url = url
+        self._tls = parts.scheme == "https"
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if self._tls else 80)
+        self._prefix = parts.path.rstrip("/").removesuffix("/v1")
+        self._headers = (("Authorization", f"Bearer {api_key}"),) if api_key else ()
+        self._connect_s = connect_s
+        self._session: aiohttp.ClientSession | None = None
+
+    def target(self, path: str) -> Target:
+        """Tell where an inference request goes."""
+        return Target(self._host, self._port, self._tls, self._prefix + path, self._headers)
+
+    async def get(self, path: str) -> dict[str, Any]:
+        """
+        Ask for *path*, once more if what comes is no JSON: seen as HTML when a load begins, 1 of 79 times.
+
+        Raises `Fault`, and `BackendDown` when there is no answer.
+        """
+        try:
+            return await self._ask("GET", path, None, ASK_S)
+        except Fault as fault:
+            if not fault.garbled or fault.missing:
+                raise
+        return await self._ask("GET", path, None, ASK_S)
+
+    async def post(self, path: str, body: dict[str, Any], within_s: float) -> dict[str, Any]:
+        """Send *body* to *path*, once.  Raises `Fault`, `BackendDown`, and TimeoutError after *within_s*."""
+        return await self._ask("POST", path, body, within_s)
+
+    async def close(self) -> None:
+        """Close the connections that are open.  Idempotent."""
+        if self._session is not None:
+            await self._session.close()
+
+    def down(self, words: str) -> BackendDown:
+        """Return the error that says that LM Studio does not answer, or not to us."""
+        return BackendDown(f"the backend {self.name!r} (LM Studio at {self.url}) {words}", retry_after_s=5)
+
+    def reason(self, fault: Fault) -> str:
+        """Return *fault* in words for a client; a token that is not good enough is told without it."""
+        if fault.barred:
+            problem = "refuses its api_key" if self._headers else "wants an API token"
+            return f"LM Studio {problem} (status {fault.status}); see backends.{self.name}.api_key"
+        return fault.words
+
+    async def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None, within_s: float
+    ) -> dict[str, Any]:
+        url = f"{self._prefix}{path}"
+        timeout = aiohttp.ClientTimeout(total=within_s, sock_connect=self._connect_s)
+        try:
+            async with self._open().request(
+                method, url, json=body, timeout=timeout, allow_redirects=False
+            ) as answer:
+                return _understood(answer.status, await _bounded(answer))
+        except aiohttp.ConnectionTimeoutError as exc:
+            raise self.down("does not answer") from exc
+        except TimeoutError as exc:
+            if method == "POST":
+                raise
+            raise self.down(f"has not answered for {within_s:g} s") from exc
+        except (aiohttp.ClientError, OSError) as exc:
+            raise self.down(f"does not answer: {exc or type(exc).__name__}") from exc
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            host = f"[{self._host}]" if ":" in self._host else self._host
+            self._session = aiohttp.ClientSession(
+                f"{'https' if self._tls else 'http'}://{host}:{self._port}",
+                headers=dict(self._headers),
+                connector=aiohttp.TCPConnector(force_close=True),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+
+async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
+    body = b""
+    async for piece in answer.content.iter_any():
+        body += piece
+        if len(body) > ANSWER_BYTES:
+            raise Fault(answer.status, f"an answer over {ANSWER_BYTES} bytes", garbled=True)
+    return body
+
+
+def _understood(status: int, body: bytes) -> dict[str, Any]:
+    """Return the object in *body*; raise `Fault` for an error of any form, whatever the status."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        raise Fault(status, _plain(status, body), garbled=True) from None
+    error = answer.get("error") if isinstance(answer, dict) else None
+    if error:
+        raise Fault(status, _words(error))
+    if status != 200 or not isinstance(answer, dict):
+        raise Fault(status, f"status {status}, {_plain(status, body)}", garbled=True)
+    return answer
+
+
+def _words(error: Any) -> str:
+    """Read an error: a string on some routes, else an object with a message and sometimes a code."""
+    if isinstance(error, dict):
+        return str(error.get("message") or error.get("code") or error.get("type") or error)
+    return str(error)
+
+
+def _plain(status: int, body: bytes) -> str:
+    """Describe a body that is no JSON: a line of text as it is, a page of HTML only by its name."""
+    text = " ".join(body[:300].decode("utf-8", "replace").split())
+    return f"status {status} and no JSON" if not text or text.startswith("<") else text

@@ -1,0 +1,145 @@
+"""
+What is really loaded in LM Studio: its two lists, put together.
+
+The v1 list names an instance from the *start* of its load (measured: 0.2 s into 40 s), so it does not say
+ready.  The v0 list has a `state`, which says `loading` for as long as that takes, but may lag behind a load
+that is done.  So both have to agree, but for three cases:
+
+1. What our own load's 200 proved, or an earlier look found, stays ready while v1 lists it.  Only if v0 goes
+   back from `loaded` to `loading`, somebody has loaded it anew.
+2. Where the two disagree for `disagree_s`, v1 is right.  `loading` is no disagreement.
+3. Where v0 is gone, v1 is right at once.
+
+A server without v1 (before 0.4.0) tells by v0 alone; it cannot be told to load anything.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dmap.backends.lmstudio_client import Client, Fault
+from dmap.backends.lmstudio_models import (
+    LOADED,
+    LOADING,
+    Disk,
+    Instance,
+    Listed,
+    disk_of_v0,
+    read_v0,
+    read_v1,
+    state_of,
+)
+
+__all__ = ["Eyes", "Look"]
+
+V1, V0 = "/api/v1/models", "/api/v0/models"
+
+Entries = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is on *disk*, the ids of the instances that answer, and whether it can load at all (*native*)."""
+
+    disk: Disk
+    ready: frozenset[str] = frozenset()
+    native: bool = True
+
+    def find(self, name: str) -> Listed | None:
+        """Return the model that goes by *name*."""
+        return self.disk.models.get(self.disk.canonical(name) or "")
+
+    def residents(self) -> frozenset[str]:
+        """Return the keys of the models that answer."""
+        return frozenset(model.key for model, instance in self.disk.instances() if instance.id in self.ready)
+
+    def loading(self) -> Iterator[tuple[Listed, Instance]]:
+        """Yield what is listed but does not answer yet."""
+        return (found for found in self.disk.instances() if found[1].id not in self.ready)
+
+    def ready_of(self, model: Listed) -> list[Instance]:
+        """Return the instances of *model* that answer, the one that bears its key first."""
+        ready = [instance for instance in model.instances if instance.id in self.ready]
+        return sorted(ready, key=lambda instance: not model.is_named(instance))
+
+
+@dataclass(slots=True)
+class _Proof:
+    """Since when an instance is known to answer, and whether v0 has said so too."""
+
+    at: float
+    confirmed: bool
+
+
+class Eyes:
+    """Looks at the server behind *client*, and remembers what it has seen ready."""
+
+    def __init__(self, client: Client, *, disagree_s: float) -> None:
+        self._client = client
+        self._disagree_s = disagree_s
+        self._proven: dict[str, _Proof] = {}
+        self._doubted: dict[str, float] = {}
+
+    async def look(self) -> Look:
+        """
+        Ask both lists, v0 first: what v1 no longer lists by then is gone.
+
+        Raises `BackendDown` when the server does not answer, or neither list is there.
+        """
+        began = self._now()
+        v0, gone = await self._states()
+        try:
+            items = (await self._client.get(V1)).get("models")
+            if not isinstance(items, list):
+                raise Fault(200, f"no list of models in the answer of {V1}")
+        except Fault as fault:
+            if fault.missing and v0 is not None:
+                disk = disk_of_v0(v0)
+                ready = frozenset(instance.id for _, instance in disk.instances())
+                return Look(disk, ready, native=False)
+            raise self._client.down(f"does not list its models: {self._client.reason(fault)}") from fault
+        return self._judge(read_v1(items), v0, gone, began)
+
+    def prove(self, id: str) -> None:
+        """Take note that *id* answers: its load's own 200 said so."""
+        self._proven[id] = _Proof(self._now(), confirmed=False)
+
+    def forget(self, id: str) -> None:
+        """Take note that *id* was unloaded."""
+        self._proven.pop(id, None)
+
+    async def _states(self) -> tuple[Entries | None, bool]:
+        """Return v0's entries, None if it did not tell this time, and whether it is gone for good."""
+        try:
+            items = (await self._client.get(V0)).get("data")
+        except Fault as fault:
+            return None, fault.missing
+        return (read_v0(items), False) if isinstance(items, list) else (None, False)
+
+    def _judge(self, disk: Disk, v0: Entries | None, gone: bool, began: float) -> Look:
+        now = self._now()
+        ready = frozenset(
+            instance.id
+            for model, instance in disk.instances()
+            if gone or self._is_ready(model, instance, v0 or {}, now)
+        )
+        listed = {instance.id for _, instance in disk.instances()}
+        meanwhile = {id: proof for id, proof in self._proven.items() if proof.at >= began}
+        seen = {id: self._proven.get(id) or _Proof(now, confirmed=True) for id in ready}
+        self._proven = {**seen, **meanwhile}
+        self._doubted = {id: since for id, since in self._doubted.items() if id in listed - ready}
+        return Look(disk, ready)
+
+    def _is_ready(self, model: Listed, instance: Instance, v0: Entries, now: float) -> bool:
+        state = state_of(v0.get(instance.id.casefold()) or v0.get(model.key.casefold()))
+        proof = self._proven.get(instance.id)
+        if proof is not None:
+            proof.confirmed |= state == LOADED
+        if state == LOADED or (proof is not None and not (proof.confirmed and state == LOADING)):
+            return True
+        doubted_s = now - self._doubted.setdefault(instance.id, now)
+        return state != LOADING and doubted_s >= self._disagree_s
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

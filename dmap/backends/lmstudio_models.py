@@ -1,0 +1,169 @@
+"""
+What LM Studio says it has, read from its lists.  Pure: it asks nobody.
+
+The fields come and go with versions and engines (MLX instances lack most of the configuration, embedding
+models have no architecture, lists gain keys), so whatever is missing or odd reads as unknown; only an entry
+without a name is passed over.  The counterpart is `lmstudio_look`, which asks for the lists.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Disk", "Instance", "Listed", "disk_of_v0", "objection", "read_v0", "read_v1", "state_of"]
+
+PARALLEL = 4
+"""LM Studio's Max Concurrent Predictions where nothing else is said (bug-tracker #2061)."""
+
+LOADED, LOADING, UNKNOWN = "loaded", "loading", "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One copy of a model in memory, or on its way there: v1 lists it from the start of its load."""
+
+    id: str
+    context_length: int | None = None
+    parallel: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One model on disk with its instances; *key* is its one true name, *names* are all others it goes by."""
+
+    key: str
+    embedding: bool = False
+    size_bytes: int | None = None
+    names: tuple[str, ...] = ()
+    instances: tuple[Instance, ...] = ()
+
+    def other_names(self) -> tuple[str, ...]:
+        """Return every name but the key: its variants, and the ids of its instances."""
+        ids = (instance.id for instance in self.instances)
+        return tuple(name for name in dict.fromkeys((*self.names, *ids)) if name != self.key)
+
+    def is_named(self, instance: Instance) -> bool:
+        """
+        Tell whether a request that names the key gets *instance* for certain.
+
+        The key matches in any letter case; an id of its own (`key:2`, or one that `lms load --identifier`
+        gave) is only matched by itself.
+        """
+        return instance.id.casefold() == self.key.casefold()
+
+    def is_copy(self, instance: Instance) -> bool:
+        """Tell whether *instance* has the name of a second one, such as `key:2`."""
+        base, _, number = instance.id.rpartition(":")
+        return number.isdecimal() and base.casefold() == self.key.casefold()
+
+
+class Disk:
+    """All that LM Studio has on disk, under every name."""
+
+    def __init__(self, models: Iterable[Listed]) -> None:
+        self.models = {model.key: model for model in models}
+        self._keys: dict[str, str] = {}
+        for model in self.models.values():
+            self._keys.setdefault(model.key.casefold(), model.key)
+        for model in self.models.values():
+            for name in (*model.names, *(instance.id for instance in model.instances)):
+                self._keys.setdefault(name.casefold(), model.key)
+
+    def canonical(self, name: str) -> str | None:
+        """Return the key of the model called *name*: a key, an instance id or a `@quant`, in any case."""
+        folded = name.casefold()
+        return self._keys.get(folded) or self._keys.get(folded.partition("@")[0])
+
+    def instances(self) -> Iterator[tuple[Listed, Instance]]:
+        """Yield every instance with its model."""
+        for model in self.models.values():
+            for instance in model.instances:
+                yield model, instance
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.models
+
+
+def objection(
+    wanted: Listed, kept: Instance | None, late: frozenset[str], model: Listed, instance: Instance
+) -> str:
+    """Tell why *instance* of *model* cannot stay when *wanted* is loaded; nothing if it can."""
+    if instance is kept:
+        return ""
+    if model.key == wanted.key:
+        return "surplus" if kept is not None or not model.is_named(instance) else "too little context"
+    if instance.id.casefold() == wanted.key.casefold():
+        return f"it bears the name of {wanted.key}"
+    return "loaded by others during a switch" if model.key in late else ""
+
+
+def read_v1(items: Iterable[Any]) -> Disk:
+    """Read the `models` of `GET /api/v1/models` (LM Studio's docs, 2_rest/list.md)."""
+    return Disk(_listed(item) for item in items if isinstance(item, dict) and _text(item.get("key")))
+
+
+def read_v0(items: Iterable[Any]) -> dict[str, Mapping[str, Any]]:
+    """Read the `data` of `GET /api/v0/models` as its entries by their ids, ids folded."""
+    named = (item for item in items if isinstance(item, dict) and _text(item.get("id")))
+    return {item["id"].casefold(): item for item in named}
+
+
+def disk_of_v0(entries: Mapping[str, Mapping[str, Any]]) -> Disk:
+    """Make do with v0 alone, as of LM Studio 0.3: states and context lengths, no sizes, no instance ids."""
+    return Disk(
+        Listed(
+            key=entry["id"],
+            embedding=_is_embedding(entry),
+            instances=(
+                (Instance(entry["id"], _count(entry.get("loaded_context_length")), _parallel(entry, {})),)
+                if entry.get("state") == LOADED
+                else ()
+            ),
+        )
+        for entry in entries.values()
+    )
+
+
+def state_of(entry: Mapping[str, Any] | None) -> str:
+    """Return v0's word on an entry: `loaded`, `loading` (not documented, measured), `not-loaded`, ..."""
+    return str(entry.get("state", UNKNOWN)) if entry is not None else UNKNOWN
+
+
+def _listed(item: Mapping[str, Any]) -> Listed:
+    variants = item.get("variants")
+    names = [*(variants if isinstance(variants, list) else ()), item.get("selected_variant")]
+    loaded = item.get("loaded_instances")
+    return Listed(
+        key=item["key"],
+        embedding=_is_embedding(item),
+        size_bytes=_count(item.get("size_bytes")),
+        names=tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name)),
+        instances=tuple(
+            _instance(item, one)
+            for one in (loaded if isinstance(loaded, list) else ())
+            if isinstance(one, dict) and _text(one.get("id"))
+        ),
+    )
+
+
+def _instance(item: Mapping[str, Any], loaded: Mapping[str, Any]) -> Instance:
+    given = loaded.get("config")
+    config = given if isinstance(given, dict) else {}
+    return Instance(loaded["id"], _count(config.get("context_length")), _parallel(item, config))
+
+
+def _is_embedding(item: Mapping[str, Any]) -> bool:
+    """v1 says `embedding`, v0 says `embeddings`."""
+    return str(item.get("type")).startswith("embedding")
+
+
+def _parallel(item: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
+    return _count(config.get("parallel")) or (None if _is_embedding(item) else PARALLEL)
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and value > 0 else None
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)

@@ -1,0 +1,128 @@
+"""
+The slow watch over an LM Studio: what its owner, another app or a crash did to it without dmap.
+
+It polls.  Watching files would be quicker but does not tell this: what is loaded is nowhere on disk, the
+server may run on another host, and the files that do change (downloads, settings, logs) change for many
+other reasons and with every version.  LM Studio pushes its events only over its SDK's WebSocket.  Two short
+questions every few seconds cost it nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from dmap.backends.lmstudio_client import Client, Fault
+from dmap.backends.lmstudio_look import Look
+from dmap.errors import BackendDown
+from dmap.logfmt import logfmt
+
+__all__ = ["Watch"]
+
+_log = logging.getLogger(__name__)
+
+DOWN_S = 0.5
+"""How often a server that is down is asked, unless `watch_s` is shorter."""
+
+_JIT = (
+    "LM Studio loads models on demand (JIT is on), so any app that asks it directly, past dmap, can load a "
+    "second model or evict one; switch off Just in Time Model Loading in its server settings"
+)
+
+
+class Watch:
+    """
+    Owns the task that looks every *watch_s*; *see* looks, and returns None if dmap was at work meanwhile.
+
+    *changed* is called after every change that was not dmap's; one line is logged for each.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        see: Callable[[], Awaitable[Look | None]],
+        changed: Callable[[], None],
+        *,
+        watch_s: float,
+    ) -> None:
+        self._client = client
+        self._see = see
+        self._changed = changed
+        self._watch_s = watch_s
+        self._known: frozenset[str] | None = None
+        self._down = False
+        self._warned = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch.  Idempotent; `close` ends it."""
+        if self._task is None:
+            work = self._run()
+            self._task = asyncio.get_running_loop().create_task(work, name=f"watch {self._client.name}")
+
+    async def close(self) -> None:
+        """Stop watching.  Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def expect(self, key: str, *, resident: bool) -> None:
+        """Take note of a change that is dmap's own."""
+        if self._known is not None:
+            self._known = self._known | {key} if resident else self._known - {key}
+
+    async def _run(self) -> None:
+        while True:
+            await self._turn()
+            await asyncio.sleep(min(DOWN_S, self._watch_s) if self._down else self._watch_s)
+
+    async def _turn(self) -> None:
+        try:
+            look = await self._see()
+            if look is not None and not self._warned:
+                await self._warn(look)
+        except BackendDown as error:
+            self._note_down(error)
+            return
+        if self._down:
+            self._down = False
+            self._tell(logging.WARNING, "server_up")
+            self._changed()
+        if look is not None:
+            self._compare(look.residents())
+
+    def _note_down(self, error: BackendDown) -> None:
+        if not self._down:
+            self._down = True
+            self._tell(logging.WARNING, "server_down", reason=error.message)
+            self._changed()
+
+    def _compare(self, residents: frozenset[str]) -> None:
+        known, self._known = self._known, residents
+        if known is None or known == residents:
+            return
+        for key in sorted(residents - known):
+            self._tell(logging.WARNING, "model_appeared", model=key, by="not dmap")
+        for key in sorted(known - residents):
+            self._tell(logging.WARNING, "model_vanished", model=key, by="not dmap")
+        self._changed()
+
+    async def _warn(self, look: Look) -> None:
+        """
+        Warn, once, if LM Studio loads on demand.
+
+        With JIT on its OpenAI list names every model on disk, with JIT off only those that are loaded
+        (LM Studio's docs, headless.md).
+        """
+        try:
+            items = (await self._client.get("/v1/models")).get("data")
+        except Fault:
+            return
+        self._warned = True
+        names = (item.get("id") for item in items or () if isinstance(item, dict))
+        keys = {look.disk.canonical(name) for name in names if isinstance(name, str)}
+        loaded = {model.key for model, _ in look.disk.instances()}
+        if keys - loaded - {None}:
+            self._tell(logging.WARNING, "jit_is_on", warning=_JIT)
+
+    def _tell(self, level: int, event: str, **fields: str) -> None:
+        _log.log(level, logfmt(event, {"backend": self._client.name, **fields}))

@@ -1,0 +1,166 @@
+"""The whole proxy in front of an emulated LM Studio with all its traps."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.lmstudio_emulator import Emulator, Knobs, emulator
+from tests.lmstudio_world import SPECS
+
+SMALL, OTHER, BIG = "llama-3.2-1b-instruct", "ibm/granite-4-micro", "openai/gpt-oss-20b"
+CHATS = [spec.key for spec in SPECS if not spec.embedding]
+EMBED = next(spec.key for spec in SPECS if spec.embedding)
+CHAT = "/v1/chat/completions"
+Ask = Callable[..., Awaitable[tuple[int, Any]]]
+
+
+@pytest.fixture
+async def lm() -> AsyncGenerator[Emulator]:
+    async with emulator(knobs=Knobs(load_s=0.05)) as lm:
+        yield lm
+
+
+@pytest.fixture
+async def ask(start: Any, lm: Emulator) -> AsyncGenerator[Ask]:
+    """Run a proxy for one chat model at a time; return what asks it, as (status, JSON or text)."""
+    proxy = await start(
+        f"""
+        devices: {{gpu0: {{max_models: 1, cooldown_s: 0, patience_s: 1}}}}
+        backends: {{studio: {{kind: lmstudio, url: '{lm.url}', device: gpu0}}}}
+        models: {{{SMALL}: {{aliases: [tiny], load: {{context_length: 8192}}}}}}
+        """
+    )
+    async with aiohttp.ClientSession(proxy.url) as session:
+
+        async def ask(path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+            method = session.get(path) if body is None else session.post(path, json=body)
+            async with method as answer:
+                text = await answer.text()
+                return answer.status, text if "event-stream" in answer.content_type else json.loads(text)
+
+        yield ask
+
+
+def chat(model: str, **fields: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": "Hello"}], **fields}
+
+
+@pytest.mark.parametrize("name", [SMALL, "tiny", SMALL.upper(), f"{SMALL}@q4_k_m", f"studio/{SMALL}"])
+async def test_a_model_under_all_its_names(ask: Ask, lm: Emulator, name: str) -> None:
+    """Alias, other letters and `@quant` reach the model under its key, loaded once, as the file says."""
+    status, answer = await ask(CHAT, chat(name))
+
+    assert (status, answer["model"]) == (200, SMALL)
+    assert [
+        (body["model"], body["context_length"]) for _, path, body in lm.requests if path.endswith("/load")
+    ] == [(SMALL, 8192)]
+
+
+async def test_two_models_take_turns(ask: Ask, lm: Emulator) -> None:
+    """Two models that do not fit together answer each for itself, the one before unloaded first."""
+    answers = [(await ask(CHAT, chat(model)))[1]["model"] for model in (SMALL, BIG, SMALL)]
+
+    assert answers == [SMALL, BIG, SMALL]
+    assert (lm.world.most(), lm.world.cuts(), lm.world.stacks()) == (1, [], [])
+
+
+async def test_an_unknown_name_is_not_answered_by_another(ask: Ask) -> None:
+    """Where LM Studio would let the one loaded model answer for any name, dmap says 404."""
+    await ask(CHAT, chat(SMALL))
+
+    status, answer = await ask(CHAT, chat("gpt-9"))
+
+    assert (status, answer["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_its_own_routes(ask: Ask) -> None:
+    """Clients of LM Studio's REST find its chat routes, streamed and not, and its lists."""
+    native = await ask("/api/v1/chat", {"model": SMALL, "input": "Hello"})
+    streamed = await ask("/api/v1/chat", {"model": SMALL, "input": "Hello", "stream": True})
+    older = await ask("/api/v0/chat/completions", chat(SMALL))
+    v0, v1 = await ask("/api/v0/models"), await ask("/api/v1/models")
+
+    assert (native[0], native[1]["model_instance_id"]) == (200, SMALL)
+    assert (streamed[0], "event: chat.end" in streamed[1]) == (200, True)
+    assert (older[0], older[1]["model"]) == (200, SMALL)
+    assert {m["id"]: m["state"] for m in v0[1]["data"]}[SMALL] == "loaded"
+    assert [m["key"] for m in v1[1]["models"] if m["loaded_instances"]] == [SMALL]
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/models/load", "/api/v1/models/unload", "/api/v1/models/download", "/api/v0/models/x"]
+)
+async def test_its_control_paths_are_not_forwarded(ask: Ask, lm: Emulator, path: str) -> None:
+    """Nobody loads or unloads past dmap."""
+    before = len(lm.requests)
+
+    status, _ = await ask(path, {"model": SMALL, "instance_id": SMALL})
+
+    assert status == 404
+    assert [asked for _, asked, _ in lm.requests[before:] if asked == path] == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"context_length": 99}, {"integrations": ["mcp"]}, {"draft_model": "x"}],
+    ids=lambda f: next(iter(f)),
+)
+async def test_fields_that_move_memory(ask: Ask, fields: dict[str, Any]) -> None:
+    """What would make LM Studio reload, or reach out of the box, is refused with the field's name."""
+    status, answer = await ask("/api/v1/chat", {"model": SMALL, "input": "Hello", **fields})
+
+    assert (status, answer["error"]["param"]) == (400, next(iter(fields)))
+
+
+async def test_embeddings_beside_chat(ask: Ask, lm: Emulator) -> None:
+    """An embedding model stays beside a chat model: neither pushes the other out."""
+    await ask(CHAT, chat(SMALL))
+    await ask("/v1/embeddings", {"model": EMBED, "input": "x"})
+    await ask(CHAT, chat(SMALL))
+
+    assert len([path for _, path, _ in lm.requests if path.endswith("/load")]) == 2
+
+
+async def test_a_load_that_is_refused(ask: Ask, lm: Emulator) -> None:
+    """A load that LM Studio's guardrails stop is 502 with LM Studio's own words."""
+    lm.world.knobs = Knobs(memory_bytes=1)
+
+    status, answer = await ask(CHAT, chat(BIG))
+
+    assert (status, answer["error"]["code"]) == (502, "model_load_failed")
+    assert "insufficient system resources" in answer["error"]["message"]
+
+
+async def test_a_server_that_comes_back(ask: Ask, lm: Emulator) -> None:
+    """After a crash of the server requests are refused honestly, and served again once it is back."""
+    await ask(CHAT, chat(SMALL))
+    await lm.kill()
+    down, _ = await ask(CHAT, chat(SMALL))
+
+    await lm.start()
+    async with asyncio.timeout(5):
+        while (back := await ask(CHAT, chat(SMALL)))[0] != 200:
+            await asyncio.sleep(0.05)
+
+    assert down in (502, 503)
+    assert back[1]["model"] == SMALL
+
+
+async def test_a_crowd(ask: Ask, lm: Emulator) -> None:
+    """24 clients over six chat models and one for embeddings: all served, nothing cut or mixed up."""
+
+    async def client(n: int) -> list[bool]:
+        model = CHATS[n % len(CHATS)]
+        return [(await ask(CHAT, chat(model)))[1].get("model") == model for _ in range(6)]
+
+    async def embedder() -> list[bool]:
+        return [(await ask("/v1/embeddings", {"model": EMBED, "input": "x"}))[0] == 200 for _ in range(12)]
+
+    served = await asyncio.gather(*(client(n) for n in range(24)), embedder())
+
+    assert all(all(answers) for answers in served)
+    assert (lm.world.cuts(), lm.world.stacks(), lm.world.wrong(), lm.world.most()) == ([], [], [], 1)
