@@ -33,11 +33,17 @@ class _Entry:
 
 
 class Catalog:
-    """The models of all backends under the names that clients use."""
+    """
+    The models of all backends under the names that clients use.
 
-    def __init__(self, config: Config) -> None:
+    It takes what the backends said from the catalog that was there *before*, if there was one.
+    """
+
+    def __init__(self, config: Config, before: "Catalog | None" = None) -> None:
         self._config = config
         self._inventory: dict[str, Sequence[ModelInfo] | None] = dict.fromkeys(config.backends)
+        if before is not None:
+            self._inventory |= before._inventory
         self._entries: dict[str, _Entry] = {}
         self._names: dict[str, _Entry] = {}
         self._folded: dict[str, _Entry] = {}
@@ -64,6 +70,10 @@ class Catalog:
         if not client.may_use(*entry.names):
             raise AccessDenied(f"the model {model!r} is not allowed for {client.name!r}; see access.keys")
         return entry.route
+
+    def has(self, key: ModelKey) -> bool:
+        """Tell whether requests still lead to *key*."""
+        return any(entry.key == key for entry in self._names.values())
 
     def listing(self, client: Client, residents: Iterable[ModelKey]) -> list[dict[str, Any]]:
         """Return the models that *client* may use, as OpenAI lists them; those of *residents* marked."""

@@ -44,7 +44,7 @@ class Changeover:
         self.clock = SwitchClock()
         self._name = name
         self._arbiter = arbiter
-        self._fleet = fleet
+        self.fleet = fleet
         self._routes = routes
         self._apply = apply
         self._now = now
@@ -104,15 +104,15 @@ class Changeover:
     async def _change(self, switch: Switch, report: "Report") -> Outcome | None:
         """Unload, cool down, load.  Return None when the switch was given up on the way."""
         began = self._now()
-        reading = await self._fleet.read()
+        reading = await self.fleet.read()
         reading.check(key for key in (*switch.unload, switch.load) if key.backend not in reading.gone)
         for key in self._surplus(switch, reading):
             if key in reading.residents:
-                await self._fleet.unload(key)
+                await self.fleet.unload(key)
             self._apply(self._arbiter.unloaded(self._now(), key))
             if self._arbiter.switch is not switch:
                 return None
-        await self._fleet.cool_down()
+        await self.fleet.cool_down()
         self._apply(self._arbiter.cleared(self._now()))
         report.unload_s = self._now() - began
         if self._arbiter.switch is not switch:
@@ -121,7 +121,7 @@ class Changeover:
 
     async def _load(self, key: ModelKey, report: "Report") -> Outcome:
         report.loading_since = self._now()
-        loaded = await self._fleet.load(key, self._routes[key].load)
+        loaded = await self.fleet.load(key, self._routes[key].load)
         report.load_s = self._now() - report.loading_since
         report.outcome = "ok"
         self.down.discard(key)
@@ -148,7 +148,7 @@ class Changeover:
             while self._look_again and self._switching is None:
                 self._look_again = False
                 epoch = self._arbiter.epoch
-                reading = await self._fleet.read()
+                reading = await self.fleet.read()
                 self._look_again |= epoch != self._arbiter.epoch
                 self._note_recovered(reading)
                 self._apply(self._arbiter.observed(self._now(), epoch, self._found(reading)))
@@ -166,7 +166,7 @@ class Changeover:
         found = {
             key: self._found_needs(key, info)
             for key, info in reading.residents.items()
-            if self._fleet.satisfies(key, self._routes.get(key))
+            if self.fleet.satisfies(key, self._routes.get(key))
         }
         for key in self._arbiter.residents:
             if key.backend in reading.silent and key.backend not in reading.gone:

@@ -62,7 +62,7 @@ def _serve(options: argparse.Namespace) -> int:
     for warning in warnings_of(config):
         logging.getLogger("dmap.config").warning(warning)
     try:
-        uvloop.run(serve(config))
+        uvloop.run(serve(config, read_again=lambda: load(options.config)))
     except socket.gaierror as exc:
         raise OSError(f"listen.host: {config.listen.host}: {exc.strerror}") from exc
     return 0

@@ -24,6 +24,7 @@ from dmap.logfmt import logfmt
 from dmap.notify import Notifier, listen_fds
 from dmap.web.app import make_app
 from dmap.web.parts import Parts, build
+from dmap.web.reload import reload
 
 __all__ = ["Daemon", "listening", "serve"]
 
@@ -187,10 +188,15 @@ def _find_vanished(sock: socket.socket, stall_s: float) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
 
 
-async def serve(config: Config, on_ready: Callable[[str], None] = lambda url: None) -> None:
+async def serve(
+    config: Config,
+    on_ready: Callable[[str], None] = lambda url: None,
+    read_again: Callable[[], Config] | None = None,
+) -> None:
     """
     Run until SIGTERM or SIGINT, a second one ends it at once; *on_ready* gets the URL that answers.
 
+    On SIGHUP the configuration is taken from *read_again*; if that cannot be used, the old one stays.
     Under systemd it is told how it goes (`notify`), and its sockets are used where it has some for us.
     """
     stop, hurry = asyncio.Event(), asyncio.Event()
@@ -201,17 +207,33 @@ async def serve(config: Config, on_ready: Callable[[str], None] = lambda url: No
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reload
     given = _given(config.access)
     async with notifier.beating(), listening(config, given) as daemon:
         by = "systemd" if given else None
         _log.info(logfmt("listening", {"url": daemon.url, "by": by, "backends": ",".join(config.backends)}))
         notifier.status = daemon.status
         notifier.ready()
+        if read_again is not None:
+            loop.add_signal_handler(signal.SIGHUP, _reload, daemon.parts, read_again, notifier)
         on_ready(daemon.url)
         await stop.wait()
         notifier.stopping()
         _log.info(logfmt("stopping", {"within_s": config.server.shutdown_s}))
         await daemon.drain(hurry)
+
+
+def _reload(parts: Parts, read_again: Callable[[], Config], notifier: Notifier) -> None:
+    """Take the file as it is now; a file that is wrong changes nothing and is told line by line."""
+    notifier.reloading()
+    try:
+        reload(parts, read_again())
+    except ConfigProblem as exc:
+        for problem in exc.problems:
+            _log.error(logfmt("reload_refused", {"reason": problem}))
+    else:
+        _log.info(logfmt("reloaded", {}))
+    notifier.ready()
 
 
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:

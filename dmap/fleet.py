@@ -41,7 +41,7 @@ class Fleet:
 
     def __init__(self, switchers: Mapping[str, Switcher], *, cooldown_s: float, gone_s: float) -> None:
         self._switchers = switchers
-        self._cooldown_s = cooldown_s
+        self.cooldown_s = cooldown_s
         self._gone_s = gone_s
         self._freed_at: float | None = None
         self._silent_since: dict[str, float] = {}
@@ -76,7 +76,7 @@ class Fleet:
         """Wait for what is left of the cool-down after the last unload: drivers free memory late."""
         if self._freed_at is None:
             return
-        left_s = self._freed_at + self._cooldown_s - asyncio.get_running_loop().time()
+        left_s = self._freed_at + self.cooldown_s - asyncio.get_running_loop().time()
         if left_s > 0:
             await asyncio.sleep(left_s)
         self._freed_at = None

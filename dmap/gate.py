@@ -167,6 +167,18 @@ class Gate:
         if self._passing is None:
             self._changeover.look()
 
+    def configure(self, limits: Limits, cooldown_s: float) -> None:
+        """Go on under other bounds; nobody's lease or place is touched but by them."""
+        self._limits = limits
+        self._changeover.fleet.cooldown_s = cooldown_s
+        self._apply(self._arbiter.configure(self._now(), limits))
+
+    def refuse(self, is_gone: Callable[[ModelKey], bool], error: DmapError) -> None:
+        """Refuse those who wait for a model that *is_gone*; leases on it go on to their end."""
+        for lease in [lease for lease in self._waiting.values() if is_gone(lease.route.key)]:
+            lease.release()
+            lease._answer(error)
+
     async def recheck(self) -> None:
         """Look again, and wait for what is found."""
         self.changed()

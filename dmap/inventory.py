@@ -31,7 +31,7 @@ class Inventory:
 
     def __init__(self, backends: Mapping[str, Backend], catalog: Catalog) -> None:
         self._backends = backends
-        self._catalog = catalog
+        self.catalog = catalog
         self._down: dict[str, str] = {}
         self._answered_at: dict[str, float] = {}
         self._alarm = {name: asyncio.Event() for name in backends}
@@ -102,6 +102,6 @@ class Inventory:
                 return
             finally:
                 self._answered_at[name] = clock()
-            self._catalog.update(name, models)
+            self.catalog.update(name, models)
             if self._down.pop(name, None) is not None:
                 _log.info(logfmt("backend_up", {"backend": name}))

@@ -43,7 +43,7 @@ class Pool:
     """The idle connections to all backends.  *connect_s* bounds each attempt to open a new one."""
 
     def __init__(self, *, connect_s: float) -> None:
-        self._connect_s = connect_s
+        self.connect_s = connect_s
         self._idle: dict[_Address, deque[_Connection]] = {}
         self._active: weakref.WeakSet[Exchange] = weakref.WeakSet()
         self._tls: ssl.SSLContext | None = None
@@ -99,7 +99,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         address = (target.host, target.port, target.tls)
         try:
-            async with asyncio.timeout(self._connect_s):
+            async with asyncio.timeout(self.connect_s):
                 _, connection = await loop.create_connection(
                     lambda: _Connection(self, address),
                     target.host,
@@ -107,7 +107,7 @@ class Pool:
                     ssl=self._context(target.tls),
                 )
         except (OSError, TimeoutError) as exc:
-            reason = str(exc) or f"no connection within {self._connect_s:g} s"
+            reason = str(exc) or f"no connection within {self.connect_s:g} s"
             where = f"{target.host}:{target.port}"
             raise BackendDown(f"the backend at {where} cannot be reached: {reason}", retry_after_s=2) from exc
         return connection

@@ -131,6 +131,11 @@ class Arbiter:
                 self._device.settle_in(Resident(model, residents[model], now, 0, used_at=now))
         return self._settle(now)
 
+    def configure(self, now: float, limits: Limits) -> list[Effect]:
+        """Go on under other *limits*.  Who is resident stays; who has waited too long by them is refused."""
+        self._device.limits = limits
+        return self._settle(now)
+
     def recovered(self, now: float, model: Model) -> list[Effect]:
         """Hear that what made the last load of *model* fail is over: it need not back off any longer."""
         self._device.back_off.clear(model)

@@ -21,13 +21,13 @@ from dmap.upstream import Pool
 from dmap.web.bodies import Bodies
 from dmap.web.presence import Presence
 
-__all__ = ["PARTS", "Parts", "build", "running"]
+__all__ = ["PARTS", "Parts", "build", "gate_name", "limits_of", "running"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Parts:
     """
-    The parts of one proxy.
+    The parts of one proxy.  A reload replaces *config*, *access* and *catalog*; the others stay.
 
     *gates* has one for each device and one for each backend without a device, under their names.
     """
@@ -44,7 +44,7 @@ class Parts:
 
     def gate(self, route: Route) -> Gate:
         """Return the gate that *route* passes through."""
-        return self.gates[_gate_name(route.device, route.key.backend)]
+        return self.gates[gate_name(route.device, route.key.backend)]
 
     def lease_s(self, route: Route) -> float:
         """Return how long a request on *route* may hold its model, in seconds."""
@@ -96,7 +96,7 @@ async def running(app: web.Application) -> AsyncGenerator[None]:
         await backend.close()
 
 
-def _gate_name(device: str | None, backend: str) -> str:
+def gate_name(device: str | None, backend: str) -> str:
     return f"device {device}" if device is not None else f"backend {backend}"
 
 
@@ -131,11 +131,11 @@ def _gates(config: Config, backends: Mapping[str, Backend]) -> Iterator[tuple[st
             for backend in backends.values()
             if isinstance(backend, (GGUFBackend, LMStudioBackend)) and _device(config, backend.name) == name
         }
-        yield _gate_name(name, ""), Gate(name, _limits(device), placed, cooldown_s=device.cooldown_s)
+        yield gate_name(name, ""), Gate(name, limits_of(device), placed, cooldown_s=device.cooldown_s)
     for name, backend in config.backends.items():
         if isinstance(backend, settings.OpenAIBackend):
             limits = Limits(wait_s=backend.wait_s, queue=backend.queue)
-            yield _gate_name(None, name), Gate.passing(name, limits, backend.parallel)
+            yield gate_name(None, name), Gate.passing(name, limits, backend.parallel)
 
 
 def _device(config: Config, backend: str) -> str | None:
@@ -143,7 +143,7 @@ def _device(config: Config, backend: str) -> str | None:
     return chosen.device if isinstance(chosen, settings.SWITCHING) else None
 
 
-def _limits(device: settings.Device) -> Limits:
+def limits_of(device: settings.Device) -> Limits:
     return Limits(
         max_models=device.max_models,
         memory_bytes=device.memory,

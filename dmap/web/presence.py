@@ -28,7 +28,7 @@ class Presence:
     """
 
     def __init__(self, unread_s: float) -> None:
-        self._unread_s = unread_s
+        self.unread_s = unread_s
         self._visits: set[_Visit] = set()
         self._task: asyncio.Task[None] | None = None
         self._empty = asyncio.Event()
@@ -74,7 +74,7 @@ class Presence:
             visit.unread_since = None
         elif visit.unread_since is None:
             visit.unread_since = now
-        elif _has_left(transport) or now - visit.unread_since > self._unread_s:
+        elif _has_left(transport) or now - visit.unread_since > self.unread_s:
             transport.abort()
 
 
