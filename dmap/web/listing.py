@@ -8,7 +8,7 @@ from aiohttp import web
 from dmap.errors import ModelNotFound
 from dmap.gate import Gate
 from dmap.web.inference import CLIENT
-from dmap.web.parts import PARTS
+from dmap.web.parts import PARTS, Parts, gate_name
 
 __all__ = ["health", "model", "models", "models_v0", "models_v1", "ready"]
 
@@ -79,12 +79,22 @@ async def health(request: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """`GET /ready`: 200 if some backend answers, else 503; with the state of each device."""
+    """`GET /ready`: 200 if some backend answers, else 503; with the state of each device and backend."""
     parts = request.app[PARTS]
     answering = parts.inventory.answering
-    devices = {gate.name: _state(gate) for gate in parts.gates.values()}
-    state = {"ready": bool(answering), "backends": answering, "devices": devices}
+    state = {
+        "ready": bool(answering),
+        "backends": {name: {"answers": name in answering} | _queue(parts, name) for name in parts.backends},
+        "devices": {name: _state(parts.gates[gate_name(name, "")]) for name in parts.config.devices},
+    }
     return web.json_response(state, status=200 if answering else 503)
+
+
+def _queue(parts: Parts, backend: str) -> dict[str, Any]:
+    """Tell who waits at a backend that has no device; those with one wait there."""
+    gate = parts.gates.get(gate_name(None, backend))
+    view = gate.snapshot() if gate is not None else None
+    return {"waiting": len(view.waiting), "leases": view.leases} if view is not None else {}
 
 
 def _state(gate: Gate) -> dict[str, Any]:
