@@ -20,6 +20,9 @@ from dmap.wire.headers import FORWARDED
 
 __all__ = ["Access", "Client"]
 
+_REMEMBERED = 4096
+"""Addresses and hosts that are not worked out anew for each request."""
+
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -83,7 +86,7 @@ class Access:
         return speaker
 
     def _may_connect(self, address: _Address) -> bool:
-        if address.is_loopback or _within(address, self._allowed):
+        if _is_loopback(str(address)) or _within(address, self._allowed):
             return True
         return not self._allowed and (self._open or bool(self._keys))
 
@@ -114,7 +117,7 @@ def _refuse_foreign_page(address: _Address, headers: Mapping[str, str]) -> None:
     """
     host = _host(f"//{headers.get('Host', '')}")
     origin = headers.get("Origin")
-    if address.is_loopback and not _is_loopback(host):
+    if not _is_loopback(host) and _is_loopback(str(address)):
         raise AccessDenied(
             f"the Host header names {host!r}; without keys, loopback is served as localhost only"
         )
@@ -122,6 +125,7 @@ def _refuse_foreign_page(address: _Address, headers: Mapping[str, str]) -> None:
         raise AccessDenied(f"a page of {origin!r} may not call dmap without a key")
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def _host(url: str) -> str:
     try:
         return (urlsplit(url).hostname or "").rstrip(".")
@@ -129,6 +133,7 @@ def _host(url: str) -> str:
         return ""
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -144,7 +149,7 @@ def _within(address: _Address, networks: tuple[_Network, ...]) -> bool:
     return any(address.version == network.version and address in network for network in networks)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_REMEMBERED)
 def _address(text: str) -> _Address:
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
@@ -154,7 +159,7 @@ def _address(text: str) -> _Address:
     return mapped or address
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_REMEMBERED)
 def _name_of(address: _Address) -> str:
     if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
         return str(ipaddress.ip_network((address, 64), strict=False))
