@@ -152,9 +152,11 @@ class Catalog:
         folded = (settings for name, settings in models.items() if name.casefold() == model.casefold())
         return models[model] if model in models else next(folded, Model())
 
-    def _parallel(self, backend: str) -> int | None:
+    def _parallel(self, backend: str, info: ModelInfo, settings: Model) -> int | None:
+        """Take the least that anyone says: what is over it would wait in the engine, where nobody sees it."""
         chosen = self._config.backends[backend]
-        return chosen.parallel if isinstance(chosen, LMStudioBackend) else None
+        asked = chosen.parallel if isinstance(chosen, LMStudioBackend) else None
+        return min((each for each in (settings.parallel, asked, info.parallel) if each), default=None)
 
     def _entry(self, backend: str, info: ModelInfo, settings: Model) -> _Entry:
         key = ModelKey(backend, info.id)
@@ -166,7 +168,8 @@ class Catalog:
             device=self._device(key.backend),
             embedding=info.embedding,
             size_bytes=settings.memory or info.size_bytes,
-            parallel=settings.parallel or self._parallel(key.backend) or info.parallel,
+            size_given=settings.memory is not None,
+            parallel=self._parallel(key.backend, info, settings),
             pin=settings.pin,
             load=settings.load.given(),
             defaults={**self._config.defaults.given(), **settings.defaults.given()},

@@ -15,6 +15,7 @@ from typing import Any
 from dmap.arbiter import Arbiter, Effect, Needs, Outcome, Switch
 from dmap.backends import ModelInfo
 from dmap.fleet import Fleet, Reading, cause_of, is_down
+from dmap.logfmt import logfmt
 from dmap.trip import ModelKey, Route
 
 __all__ = ["Changeover", "needs_of"]
@@ -99,7 +100,7 @@ class Changeover:
         self.clock.stop(self._now())
         if outcome is not None:
             self._apply(self._arbiter.switched(self._now(), outcome))
-        log.info("switch device=%s %s", self._name, report)
+        log.info(logfmt("switch", {"device": self._name} | report.told()))
 
     async def _change(self, switch: Switch, report: "Report") -> Outcome | None:
         """Unload, cool down, load.  Return None when the switch was given up on the way."""
@@ -125,7 +126,8 @@ class Changeover:
         report.load_s = self._now() - report.loading_since
         report.outcome = "ok"
         self.down.discard(key)
-        return Outcome(size_bytes=loaded.size_bytes, parallel=loaded.parallel)
+        given = self._routes[key].size_given
+        return Outcome(size_bytes=None if given else loaded.size_bytes, parallel=loaded.parallel)
 
     def _surplus(self, switch: Switch, reading: Reading) -> list[ModelKey]:
         """List what has to go: the switch's victims, and whatever is there that the arbiter never let in."""
@@ -180,7 +182,7 @@ class Changeover:
         needs = needs_of(route)
         return replace(
             needs,
-            size_bytes=needs.size_bytes if info.size_bytes is None else info.size_bytes,
+            size_bytes=needs.size_bytes if route.size_given or info.size_bytes is None else info.size_bytes,
             parallel=info.parallel if needs.parallel is None else needs.parallel,
         )
 
@@ -196,14 +198,18 @@ class Report:
     outcome: str = "given_up"
     error: str = ""
 
-    def __str__(self) -> str:
-        unload = ",".join(str(key) for key in self.switch.unload) or "-"
-        line = (
-            f"unload={unload} load={self.switch.load} reason={self.switch.cause.value}"
-            f" drain_s={self.switch.drain_s:.3f} unload_s={self.unload_s:.3f} load_s={self.load_s:.3f}"
-            f" outcome={self.outcome}"
-        )
-        return f"{line} error={self.error!r}" if self.error else line
+    def told(self) -> dict[str, Any]:
+        """Return what the log line says."""
+        return {
+            "unload": ",".join(map(str, self.switch.unload)) or "-",
+            "load": self.switch.load,
+            "reason": self.switch.cause.value,
+            "drain_s": self.switch.drain_s,
+            "unload_s": self.unload_s,
+            "load_s": self.load_s,
+            "outcome": self.outcome,
+            "error": self.error or None,
+        }
 
 
 class SwitchClock:

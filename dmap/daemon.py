@@ -9,6 +9,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
@@ -25,6 +26,7 @@ from dmap.notify import Notifier, listen_fds
 from dmap.web.app import make_app
 from dmap.web.parts import Parts, build
 from dmap.web.reload import reload
+from dmap.wire.headers import request_id
 
 __all__ = ["Daemon", "listening", "serve"]
 
@@ -53,9 +55,12 @@ class _Connection(web.RequestHandler):
         """Answer a broken request in OpenAI's shape, without a traceback for each in the log."""
         if not isinstance(exc, HttpProcessingError) or request.writer.output_size > 0:
             return super().handle_error(request, status, exc, message)
-        _log.info(logfmt("bad_http", {"client": request.remote, "reason": message}))
-        reason = " ".join((message or "").split())[:200]
-        response = web.json_response(BadRequest(f"the request is not HTTP: {reason}").body(), status=400)
+        # Never aiohttp's own words: they quote the bytes, and so the key in a broken header.
+        kind, id = type(exc).__name__, request_id({})
+        _log.info(logfmt("bad_http", {"id": id, "client": request.remote, "reason": kind}))
+        refusal = BadRequest(f"the request is not HTTP as dmap reads it ({kind})")
+        headers = {"x-request-id": id, "Server": "dmap"}
+        response = web.json_response(refusal.body(), status=refusal.status, headers=headers)
         response.force_close()
         return response
 
@@ -199,6 +204,7 @@ async def serve(
     On SIGHUP the configuration is taken from *read_again*; if that cannot be used, the old one stays.
     Under systemd it is told how it goes (`notify`), and its sockets are used where it has some for us.
     """
+    _raise_file_limit()
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop, notifier = asyncio.get_running_loop(), Notifier.take(os.environ, os.getpid())
 
@@ -221,6 +227,13 @@ async def serve(
         notifier.stopping()
         _log.info(logfmt("stopping", {"within_s": config.server.shutdown_s}))
         await daemon.drain(hurry)
+
+
+def _raise_file_limit() -> None:
+    """Use all the descriptors that we may: a stream takes two, and 1,024 is the usual soft limit."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _reload(parts: Parts, read_again: Callable[[], Config], notifier: Notifier) -> None:

@@ -163,10 +163,11 @@ class Relayed(DmapError):
 
     type = "backend_error"
 
-    def __init__(self, message: str, *, status: int, code: str) -> None:
+    def __init__(self, message: str, *, status: int, code: str, type: str = "backend_error") -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.type = type
 
 
 class WaitExpired(DmapError):

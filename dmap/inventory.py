@@ -7,6 +7,7 @@ out for itself.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 
@@ -57,7 +58,9 @@ class Inventory:
         now = asyncio.get_running_loop().time()
         up = (name for name in self._backends if name not in self._down)
         stale = [name for name in up if now - self._answered_at.get(name, -FRESH_S) >= FRESH_S]
-        await asyncio.gather(*(self._ask(name) for name in stale))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_S):
+                await asyncio.gather(*(self._ask(name) for name in stale))
 
     def check(self, backend: str) -> None:
         """Raise `BackendDown` if *backend* did not answer last time."""

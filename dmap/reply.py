@@ -164,7 +164,7 @@ class Reply:
         """
         if not self.trip.committed:
             raise error
-        self.trip.outcome = error.code
+        self.trip.outcome, self.trip.reason = error.code, error.message
         if not self._is_open():
             return
         if self._sse:

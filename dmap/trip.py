@@ -42,14 +42,16 @@ class Route:
     The outcome of resolving a request: where it goes and what it needs there.
 
     *device* is None where the backend's requests pass without arbitration.  *size_bytes* is None when
-    nobody knows what the model takes; *parallel* is None when nothing bounds it.  *load* holds the load
-    options of the configuration, such as `context_length`; *defaults* the fields to inject when absent.
+    nobody knows what the model takes; with *size_given* its owner said so, whatever a backend says.
+    *parallel* is None when nothing bounds it.  *load* holds the load options of the configuration, such as
+    `context_length`; *defaults* the fields to inject when absent; *permit* the guarded fields let through.
     """
 
     key: ModelKey
     device: str | None = None
     embedding: bool = False
     size_bytes: int | None = None
+    size_given: bool = False
     parallel: int | None = None
     pin: bool = False
     load: Mapping[str, Any] = field(default_factory=dict)
@@ -81,4 +83,5 @@ class Trip:
     tokens_out: int | None = None
     status: int = 0
     outcome: str = ""
+    reason: str = ""
     committed: bool = False

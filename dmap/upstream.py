@@ -10,6 +10,7 @@ request written whole, no byte after the end.  Anything else closes it.
 """
 
 import asyncio
+import errno
 import ssl
 import weakref
 from collections import deque
@@ -20,7 +21,7 @@ from typing import Self, cast
 import httptools
 
 from dmap.backends import Target
-from dmap.errors import BackendBroke, BackendDown, DmapError
+from dmap.errors import BackendBroke, BackendDown, DmapError, Overloaded
 
 __all__ = ["Exchange", "Pool", "Stale"]
 
@@ -95,6 +96,14 @@ class Pool:
             idle.popleft().close()
         idle.append(connection)
 
+    def forget(self, connection: "_Connection") -> None:
+        """Drop *connection*, which has ended; an address whose last it was is forgotten too."""
+        idle = self._idle.get(connection.address)
+        if idle is not None and connection in idle:
+            idle.remove(connection)
+            if not idle:
+                del self._idle[connection.address]
+
     async def _open(self, target: Target) -> "_Connection":
         loop = asyncio.get_running_loop()
         address = (target.host, target.port, target.tls)
@@ -107,6 +116,8 @@ class Pool:
                     ssl=self._context(target.tls),
                 )
         except (OSError, TimeoutError) as exc:
+            if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
+                raise Overloaded("dmap has no file descriptor left", retry_after_s=5) from exc
             reason = str(exc) or f"no connection within {self.connect_s:g} s"
             where = f"{target.host}:{target.port}"
             raise BackendDown(f"the backend at {where} cannot be reached: {reason}", retry_after_s=2) from exc
@@ -290,6 +301,7 @@ class _Connection(asyncio.Protocol):
         self.is_open = False
         exchange = self._exchange
         if exchange is None:
+            self._pool.forget(self)
             return
         self._exchange = None
         if self._head_done and not self._sized and exc is None:

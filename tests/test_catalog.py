@@ -117,12 +117,20 @@ models:
         key=ModelKey("box", "m"),
         device="gpu0",
         size_bytes=6 * 2**30,
+        size_given=True,
         parallel=2,
         pin=True,
         load={"context_length": 8192},
         defaults={"temperature": 0.1, "max_tokens": 100, "stop": ("END",)},
         permit=frozenset({"image_url"}),
     )
+
+
+def test_what_runs_at_once_is_the_least_that_is_said():
+    """A model's `parallel` never goes over its backend's: the rest would wait where nobody sees it."""
+    made = catalog(BOX + "models: {m: {parallel: 9}}", box=[ModelInfo("m", resident=False, parallel=4)])
+
+    assert made.resolve("m", ANYONE).parallel == 4
 
 
 def test_a_route_has_what_the_backend_says():

@@ -648,3 +648,18 @@ async def test_a_thousand_leases_over_three_models(gate: Gate, studio: FakeSwitc
     await asyncio.gather(*(serve(route, f"client{number % 7}") for number, route in enumerate(routes)))
 
     assert sorted(studio.loading.calls) == ["a", "b", "c"]
+
+
+async def test_a_size_that_was_given_outranks_the_report():
+    """What the owner says a model takes holds after the load too, whatever the backend estimates."""
+    switcher = FakeSwitcher()
+    switcher.loaded = Loaded(size_bytes=1)
+    gate = Gate("gpu0", Limits(max_models=2, memory_bytes=10), {"studio": switcher}, cooldown_s=0)
+    await gate.start()
+
+    for model in ("a", "b"):
+        async with gate.lease(Route(ModelKey("studio", model), size_bytes=6, size_given=True), "client"):
+            pass
+
+    assert [str(view.model) for view in gate.snapshot().residents] == ["studio/b"]
+    await gate.close()

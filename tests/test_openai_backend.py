@@ -187,3 +187,20 @@ def test_requests_carry_the_token():
     target = OpenAIBackend("box", "http://h", api_key="sk-b", connect_s=1).target("m", "/v1/x")
 
     assert target.headers == (("Authorization", "Bearer sk-b"),)
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "405 Method Not Allowed", "501 Not Implemented"])
+async def test_a_server_without_a_list(saying, status):
+    """A server that answers but keeps no list is up: its models are those that the file names."""
+    backend = await saying(answer(b"{}", status=status))
+
+    assert await backend.models() == []
+
+
+async def test_another_dmap(saying):
+    """What another dmap says of its models is taken over: what is resident, its context, what it is for."""
+    backend = await saying(listed({"id": "e", "resident": False, "context_length": 512, "embedding": True}))
+
+    assert await backend.models() == [
+        ModelInfo("e", resident=False, context_length=512, embedding=True),
+    ]

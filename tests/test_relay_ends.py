@@ -1,5 +1,6 @@
 """How answers end: whole, broken at any point, as an error, or because the client left."""
 
+import json
 import random
 
 import pytest
@@ -407,10 +408,23 @@ class TestNoHTTP:
 class TestErrors:
     async def test_an_error_in_openais_shape_passes_as_it_is(self, proxy, backend):
         """llama-server's own refusal goes down with its status and its very bytes."""
-        body = b'{"error":{"code":400,"message":"4219 tokens","type":"exceed_context_size_error"}}'
+        body = b'{"error":{"code":400,"message":"no messages","type":"invalid_request_error"}}'
         given = await relayed(proxy, backend, answer(body, status="400 Bad Request"))
 
         assert (given.status, given.body) == (400, body)
+
+    async def test_a_prompt_that_does_not_fit(self, proxy, backend):
+        """What llama-server says of a prompt that is too long gets OpenAI's code for it, its numbers kept."""
+        text = "request (4219 tokens) exceeds the available context size (1024 tokens)"
+        body = {"error": {"code": 400, "message": text, "type": "exceed_context_size_error"}}
+        given = await relayed(proxy, backend, answer(json.dumps(body).encode(), status="400 Bad Request"))
+
+        assert (given.status, given.error["code"], given.error["type"], given.error["message"]) == (
+            400,
+            "context_length_exceeded",
+            "invalid_request_error",
+            text,
+        )
 
     @pytest.mark.parametrize(
         ("body", "status"),

@@ -548,3 +548,48 @@ class TestContentType:
         await sent(proxy, post(body, "/v1/images/edits", headers=kind))
 
         assert (await backend.next()).headers["content-type"] == "application/json"
+
+
+class TestSecrets:
+    @pytest.mark.parametrize("end", [b"\x00\r\n", b"\x7f\r\n", b"\n", b"x" * 40_000 + b"\r\n"])
+    async def test_a_key_in_a_broken_header(self, proxy, backend, caplog, end):
+        """What cannot be read as HTTP is quoted neither in the answer nor in the log: it may hold a key."""
+        caplog.set_level("INFO")
+        line = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer SECRET"
+        client = await sent(proxy, line + end + b"\r\n")
+
+        given = await client.all()
+
+        assert given.startswith(b"HTTP/1.0 400 ") and b"x-request-id: " in given
+        assert b"SECRET" not in given
+        assert "SECRET" not in caplog.text
+
+
+class TestTheLine:
+    async def test_of_one_that_waited_in_vain(self, serve, backend, caplog):
+        """The log line of a request that never got its model tells how long it waited, and why it ended."""
+        caplog.set_level("INFO")
+        proxy = await serve(backend_options="parallel: 1, wait_s: 0.1")
+        await sent(proxy, post(chat()))
+        client = await sent(proxy, post(chat()))
+
+        refused = await client.answer()
+
+        (line,) = [line for line in caplog.messages if "wait_expired" in line]
+        assert refused.status == 503
+        assert float(line.partition("queue_s=")[2].split()[0]) >= 0.1
+        assert 'reason="waited 0.1 s' in line
+
+
+class TestDown:
+    async def test_a_refusal_does_not_grow(self, start):
+        """However often a backend that is down is asked for, the refusal says so once."""
+        proxy = await start(
+            "backends: {f: {kind: openai, url: 'http://127.0.0.1:1'}}\nmodels: {m: {backend: f}}"
+        )
+        for _ in range(3):
+            client = await sent(proxy, post(chat()))
+            given = await client.answer()
+
+        assert given.status == 503
+        assert given.error["message"].count("is down") == 1

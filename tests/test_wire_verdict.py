@@ -47,7 +47,7 @@ def test_an_answer_goes_down_as_it_is(status, body, kind):
         ({"error": {"message": "m", "code": 429}}, 429, "429", "m"),
         ({"error": {"message": "m", "code": "model_not_found"}}, 404, "model_not_found", "m"),
         ({"error": {"message": "m", "type": "invalid_request_error"}}, 400, "invalid_request_error", "m"),
-        ({"error": {"message": "m", "type": "exceed_context_size"}}, 400, "exceed_context_size", "m"),
+        ({"error": {"message": "m", "type": "exceed_context_size"}}, 400, "context_length_exceeded", "m"),
         ({"error": {"message": "m", "code": 200}}, 502, "200", "m"),
         ({"error": {"message": "m"}}, 502, "backend_error", "m"),
         ({"error": ["m"]}, 502, "backend_error", "['m']"),

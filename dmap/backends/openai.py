@@ -19,6 +19,8 @@ from dmap.trip import ModelInfo
 __all__ = ["OpenAIBackend"]
 
 _LIST_S = 10.0
+_NO_LIST = (404, 405, 501)
+"""It answers but keeps no list, as many servers for speech or ranking: its models are those of the file."""
 _LIST_BYTES = 4 * 2**20
 
 
@@ -66,6 +68,8 @@ class OpenAIBackend:
 
 async def _json(answer: aiohttp.ClientResponse) -> list[dict[str, Any]]:
     """Read a list of models, bounded; raise ValueError if the answer is none."""
+    if answer.status in _NO_LIST:
+        return []
     if answer.status != 200:
         raise ValueError(f"status {answer.status}")
     body = bytearray()
@@ -81,7 +85,13 @@ async def _json(answer: aiohttp.ClientResponse) -> list[dict[str, Any]]:
 
 
 def _info(item: dict[str, Any]) -> ModelInfo:
-    """Read one model; vLLM tells its context as `max_model_len`, llama-server in `meta`."""
+    """Read one model; vLLM tells its context as `max_model_len`, llama-server in `meta`, dmap by name."""
     meta = item.get("meta")
-    length = item.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
-    return ModelInfo(item["id"], resident=True, context_length=length if isinstance(length, int) else None)
+    length = item.get("max_model_len") or item.get("context_length")
+    length = length or (meta.get("n_ctx") if isinstance(meta, dict) else None)
+    return ModelInfo(
+        item["id"],
+        resident=item.get("resident") is not False,
+        context_length=length if isinstance(length, int) else None,
+        embedding=item.get("embedding") is True,
+    )

@@ -115,7 +115,7 @@ def _admit(request: web.Request, trip: Trip) -> None:
 
 
 def _refusal(trip: Trip, error: DmapError) -> web.Response:
-    trip.outcome = error.code
+    trip.outcome, trip.reason = error.code, error.message
     return web.json_response(error.body(), status=error.status, headers=error.headers())
 
 
@@ -148,5 +148,6 @@ def _tell(request: web.Request, trip: Trip) -> None:
         "tokens_out": trip.tokens_out,
         "status": trip.status or None,
         "outcome": trip.outcome or "success",
+        "reason": trip.reason or None,
     }
     _log.log(level, logfmt("request", fields))

@@ -1,6 +1,8 @@
 """The routes that make a model work: one request, from its body to the end of its answer."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 
 from aiohttp import web
 
@@ -11,7 +13,7 @@ from dmap.backends.lmstudio import LMStudioBackend
 from dmap.catalog import Catalog
 from dmap.config import OpenAIBackend
 from dmap.errors import BackendDown, BadRequest, DmapError, ModelNotFound, PathNotFound
-from dmap.gate import Beat
+from dmap.gate import Beat, Lease
 from dmap.reply import Reply
 from dmap.trip import Route, Trip
 from dmap.web.parts import PARTS, Parts
@@ -39,8 +41,8 @@ async def proxy(request: web.Request) -> web.StreamResponse:
         except ModelNotFound:
             await parts.inventory.refresh()  # it may be new
             body, route = _understand(request, path, body)
+        parts.inventory.check(route.key.backend)
         try:
-            parts.inventory.check(route.key.backend)
             await _serve(request, reply, route, path, body)
         except DmapError as error:
             _report(parts, route, error)
@@ -58,6 +60,8 @@ def _understand(request: web.Request, path: InferenceRoute, body: bytes) -> tupl
         body, route, trip.stream = _json(body, path, catalog, client)
     trip.model, trip.backend = route.key.model, route.key.backend
     kind = request.app[PARTS].config.backends[route.key.backend].kind
+    if kind in path.lacking:
+        raise PathNotFound(f"backends of {kind} have no {path.path}; {trip.model!r} is on one")
     if path.native not in (None, kind):
         raise PathNotFound(
             f"{path.path} is a route of {path.native}; {trip.model!r} is on a backend of {kind}"
@@ -100,15 +104,29 @@ async def _serve(request: web.Request, reply: Reply, route: Route, path: Inferen
     """Wait for the model and have it answer; once more if its server was gone before anything was sent."""
     gate, trip = request.app[PARTS].gate(route), reply.trip
     for is_last in (route.device is None, True):
-        async with gate.lease(route, trip.client, *_beat(reply)) as lease:
-            trip.queue_s += lease.queue_s
-            trip.switch_s += lease.switch_s
+        async with _queued(gate.lease(route, trip.client, *_beat(reply)), trip):
             try:
                 return await _relay(request, reply, route, path, body)
             except BackendDown:
                 if is_last:
                     raise
         await gate.recheck()
+
+
+@asynccontextmanager
+async def _queued(lease: Lease, trip: Trip) -> AsyncGenerator[None]:
+    """Hold *lease*, and note how long that took, also for those who never got it."""
+    clock = asyncio.get_running_loop().time
+    came_at = clock()
+    try:
+        await lease.__aenter__()
+    finally:
+        trip.queue_s += clock() - came_at
+    trip.switch_s += lease.switch_s
+    try:
+        yield
+    finally:
+        lease.release()
 
 
 async def _relay(request: web.Request, reply: Reply, route: Route, path: InferenceRoute, body: bytes) -> None:

@@ -26,14 +26,19 @@ class InferenceRoute:
     """
     One path; *form* when the request is (also) a multipart form, as for uploads of audio and images.
 
-    *native* names the one kind of backend that has the path; None is OpenAI's, which all may have.
+    *native* names the one kind of backend that has the path; None is OpenAI's, which all may have but
+    those that are known to be *lacking* it: no model is loaded to find that out.
     """
 
     path: str
     dialect: Dialect
     form: bool = False
     native: str | None = None
+    lacking: frozenset[str] = frozenset()
 
+
+_NO_MEDIA = frozenset(("gguf", "lmstudio"))
+"""Neither llama.cpp's server, as dmap starts it, nor LM Studio has images, speech or ranking."""
 
 ROUTES = {
     route.path: route
@@ -44,13 +49,13 @@ ROUTES = {
         InferenceRoute("/v1/messages", Dialect.MESSAGES),
         InferenceRoute("/v1/messages/count_tokens", Dialect.PLAIN),
         InferenceRoute("/v1/embeddings", Dialect.PLAIN),
-        InferenceRoute("/v1/rerank", Dialect.PLAIN),
-        InferenceRoute("/v1/audio/speech", Dialect.PLAIN),
-        InferenceRoute("/v1/audio/transcriptions", Dialect.PLAIN, form=True),
-        InferenceRoute("/v1/audio/translations", Dialect.PLAIN, form=True),
-        InferenceRoute("/v1/images/generations", Dialect.PLAIN),
-        InferenceRoute("/v1/images/edits", Dialect.PLAIN, form=True),
-        InferenceRoute("/v1/images/variations", Dialect.PLAIN, form=True),
+        InferenceRoute("/v1/rerank", Dialect.PLAIN, lacking=_NO_MEDIA),
+        InferenceRoute("/v1/audio/speech", Dialect.PLAIN, lacking=_NO_MEDIA),
+        InferenceRoute("/v1/audio/transcriptions", Dialect.PLAIN, form=True, lacking=_NO_MEDIA),
+        InferenceRoute("/v1/audio/translations", Dialect.PLAIN, form=True, lacking=_NO_MEDIA),
+        InferenceRoute("/v1/images/generations", Dialect.PLAIN, lacking=_NO_MEDIA),
+        InferenceRoute("/v1/images/edits", Dialect.PLAIN, form=True, lacking=_NO_MEDIA),
+        InferenceRoute("/v1/images/variations", Dialect.PLAIN, form=True, lacking=_NO_MEDIA),
         InferenceRoute("/api/v0/chat/completions", Dialect.CHAT, native="lmstudio"),
         InferenceRoute("/api/v0/completions", Dialect.CHAT, native="lmstudio"),
         InferenceRoute("/api/v0/embeddings", Dialect.PLAIN, native="lmstudio"),

@@ -42,6 +42,8 @@ def failure_of(status: int, content_type: str, body: bytes, payload: Any) -> Dma
             f"the backend refused dmap's own credentials ({status}); see its api_key in the configuration"
         )
     told = error_of(payload) if _is_error(payload) else None
+    if told is not None and "exceed_context" in _code(payload):
+        return Relayed(told, status=400, code="context_length_exceeded", type="invalid_request_error")
     if status >= 400:
         in_shape = told is not None and isinstance(payload.get("error"), dict)
         return None if in_shape else Relayed(told or _excerpt(body), status=status, code="backend_error")
@@ -77,8 +79,9 @@ def _status(payload: dict[str, Any], told: str) -> int:
 
 def _code(payload: dict[str, Any]) -> str:
     error = payload.get("error", payload)
-    code = (error.get("code") or error.get("type")) if isinstance(error, dict) else None
-    return str(code or "backend_error")
+    code = error.get("code") if isinstance(error, dict) else None
+    kind = error.get("type") if isinstance(error, dict) else None
+    return str((code if isinstance(code, str) else kind) or code or "backend_error")
 
 
 def _excerpt(body: bytes) -> str:
