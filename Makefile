@@ -8,7 +8,7 @@ UNITDIR ?= /etc/systemd/system
 SERVICE := DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' UNITDIR='$(UNITDIR)' PYTHON='$(PYTHON)' EXTRAS='$(EXTRAS)'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint types check bench fmt dist clean install-service uninstall-service
+.PHONY: help demo demo-lmstudio run test lint types check bench fmt dist clean install-service uninstall-service
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -24,6 +24,9 @@ $(VENV)/.all: $(VENV)/.engine
 
 demo: $(VENV)/.engine ## two tiny real models behind one door, on http://127.0.0.1:8000
 	$(BIN)/dmap demo
+
+demo-lmstudio: $(VENV)/.engine ## dmap in front of an emulated LM Studio, on the same port
+	$(BIN)/python -m tests.demo_lmstudio
 
 run: $(VENV)/.engine ## serve CONFIG (config.yaml)
 	$(BIN)/dmap serve $(CONFIG)

@@ -122,8 +122,10 @@ class Changeover:
 
     async def _load(self, key: ModelKey, report: "Report") -> Outcome:
         report.loading_since = self._now()
-        loaded = await self.fleet.load(key, self._routes[key].load)
-        report.load_s = self._now() - report.loading_since
+        try:
+            loaded = await self.fleet.load(key, self._routes[key].load)
+        finally:
+            report.load_s = self._now() - report.loading_since
         report.outcome = "ok"
         self.down.discard(key)
         given = self._routes[key].size_given
