@@ -165,6 +165,31 @@ def test_urls_end_without_a_slash():
 # What is told
 
 
+def test_problems_between_values_are_told_beside_those_of_single_ones():
+    """A value that is wrong hides nothing else: what does not fit together is told in the same go."""
+    text = """
+listen: {host: 0.0.0.0, port: 99999}
+devices: {g: {max_models: 1, memory: 8GiB}}
+backends: {b: {kind: gguf, path: ., device: nope}, c: {kind: lmstudio, url: 'http://h', device: g}}
+models:
+  x: {backend: c, pin: true, memory: 9GiB, aliases: [z]}
+  y: {backend: c, pin: true, aliases: [z]}
+  w: {backend: lost}
+"""
+    with pytest.raises(ConfigProblem) as found:
+        parse(text, {})
+
+    assert {problem.partition(":")[0] for problem in found.value.problems} == {
+        "listen.port",
+        "listen.host",
+        "backends.b.device",
+        "models.w.backend",
+        "models.y.aliases",
+        "models.x.memory",
+        "devices.g.max_models",
+    }
+
+
 def test_all_problems_are_told_at_once():
     """Each problem has the path of its key in the file."""
     text = f"""

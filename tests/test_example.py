@@ -17,9 +17,13 @@ ENVIRONMENT = {"SERVER_API_KEY": "sk-server", "LM_API_TOKEN": "sk-lm-1", "WEBUI_
 
 
 @pytest.fixture
-def example(tmp_path: Path) -> Path:
-    """Put the example where its owner would: beside a folder of models."""
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put the example where its owner would: beside a folder of models, LM Studio's command in the home."""
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "models").mkdir()
+    lms = tmp_path / ".lmstudio" / "bin" / "lms"
+    lms.parent.mkdir(parents=True)
+    lms.touch(mode=0o755)
     path = tmp_path / "config.yaml"
     path.write_text(EXAMPLE.read_text())
     return path
@@ -111,6 +115,7 @@ def test_values_not_marked_here_are_defaults(example):
         ("engine", "threads"),
         ("studio", "api_key"),
         ("studio", "parallel"),
+        ("studio", "lms"),
         ("server", "api_key"),
         ("server", "parallel"),
     }

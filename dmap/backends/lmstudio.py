@@ -9,17 +9,22 @@ each begins with a look at what there is, by whomever.
 A load cannot be stopped: LM Studio goes on when the one who asked leaves (bug-tracker #573).  So the
 question stays open when a load is cancelled, its end is told to the gate, and whatever comes next waits for
 it.  `lmstudio_look` are the eyes, `lmstudio_hands` the hands; `lmstudio_watch` notices what others do.
+
+What REST cannot do, the `lms` command does where there is one.  It is not believed: what a call has loaded
+is what is there after it and was not before, and if that is another model, it goes.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dmap.backends import Loaded, ModelInfo, Target
 from dmap.backends.lmstudio_client import Client, Fault
-from dmap.backends.lmstudio_hands import Hands, checked
+from dmap.backends.lmstudio_hands import Hands, checked, goes_by_lms
+from dmap.backends.lmstudio_lms import Lms
 from dmap.backends.lmstudio_look import Eyes, Look
 from dmap.backends.lmstudio_models import PARALLEL, Disk, Instance, Listed, objection
 from dmap.backends.lmstudio_watch import Watch
@@ -27,6 +32,9 @@ from dmap.errors import BackendDown, LoadFailed
 from dmap.logfmt import logfmt
 
 __all__ = ["LMStudioBackend"]
+
+Asked = tuple[int | None, int | None, str | None]
+"""What of a load's options shows in v1's list: context length, parallel, and identifier."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +48,8 @@ class LMStudioBackend:
 
     *load_s* bounds one load, *watch_s* is the pause between two looks of the watch, *disagree_s* how long
     its two lists may contradict each other, *poll_s* the pause between two looks while somebody else's load
-    is under way.  Call `start` to have outside changes noticed; nothing is asked before the first call.
+    is under way.  *lms* is the path of LM Studio's command, for the options of a load that REST does not
+    take.  Call `start` to have outside changes noticed; nothing is asked before the first call.
 
     *in_use* may be set by the gate, to tell whether requests for a model are out, be it for a copy that is
     gone: LM Studio may have loaded it again for them.  Such a model is not taken out under them.
@@ -57,6 +66,7 @@ class LMStudioBackend:
         watch_s: float = 2.0,
         disagree_s: float = 10.0,
         poll_s: float = 0.25,
+        lms: Path | None = None,
     ) -> None:
         self.name = name
         self.changed: Callable[[], None] = _nothing
@@ -65,12 +75,16 @@ class LMStudioBackend:
         self._poll_s = poll_s
         self._client = Client(name, url, api_key=api_key, connect_s=connect_s)
         self._eyes = Eyes(self._client, disagree_s=disagree_s)
-        self._hands = Hands(self._client, self._note_loaded, lambda: self.changed(), load_s=load_s)
+        server = self._client.target("")
+        self._lms = Lms(lms, server.host, server.port, api_key=api_key) if lms is not None else None
+        self._hands = Hands(
+            self._client, self._note_loaded, lambda: self.changed(), load_s=load_s, lms=self._lms
+        )
         self._watch = Watch(self._client, self._watched, lambda: self.changed(), watch_s=watch_s)
         self._lock = asyncio.Lock()
         self._last = Look(Disk(()))
         self._residents: frozenset[str] = frozenset()
-        self._given: dict[str, tuple[int | None, int | None]] = {}
+        self._given: dict[str, tuple[Asked, Asked]] = {}
 
     def start(self) -> None:
         """Begin to watch for what happens outside dmap.  Idempotent; `close` ends it."""
@@ -108,11 +122,12 @@ class LMStudioBackend:
         """
         Make *model* resident, once and under its key; return when it answers, with what it really got.
 
-        A copy that is there is adopted if its context is at least `context_length` of *options*, else it is
+        A copy that is there is adopted if its context is at least `context_length` of *options*, its slots
+        `parallel`, its name `identifier` if there is one (`gpu` and `ttl_s` show nowhere), else it is
         replaced.  Whatever others loaded while this load waited for its turn is taken out.  When cancelled,
         LM Studio goes on with the load; `changed` is called then and at its end.
         """
-        wanted = checked(model, options)
+        wanted = checked(self.name, model, options, lms=self._lms is not None)
         async with self._turn():
             for left in reversed(range(TRIES)):
                 if (loaded := await self._bring(model, wanted, left)) is not None:
@@ -134,7 +149,8 @@ class LMStudioBackend:
                     return
                 await self._unused(listed.key)
                 for instance in listed.instances:
-                    reason = "" if listed.is_named(instance) else "surplus"
+                    ours = listed.is_named(instance) or instance.id in self._given
+                    reason = "" if ours else "surplus"
                     await self._take_out(look, listed, instance, reason)
         raise self._client.down(f"still has model {model!r}, which it was asked {TRIES} times to unload")
 
@@ -223,18 +239,30 @@ class LMStudioBackend:
         if kept is not None:
             self._note_loaded(listed.key, kept.id)
             return Loaded(listed.size_bytes, kept.context_length, kept.parallel)
+        self._check_identifier(look, listed.key, wanted)
         answer = await self._ask(listed.key, wanted, left)
+        if answer is not None and goes_by_lms(wanted):
+            answer = await self._traced(look, listed.key, wanted, answer)
         return await self._verified(listed.key, wanted, answer, left) if answer is not None else None
 
     def _adoptable(self, look: Look, model: Listed, wanted: Mapping[str, Any]) -> Instance | None:
-        """Return the instance that answers to the key of *model*, its context enough or all there can be."""
-        asked = wanted.get("context_length")
+        """Return the instance that answers to the key of *model*, as *wanted* or as near as it gets."""
+        asked = _asked(wanted)
         for instance in look.ready_of(model)[:1]:
-            got, given = instance.context_length, self._given.get(instance.id)
-            enough = asked is None or got is None or got >= asked or given == (asked, got)
-            if enough and (model.is_named(instance) or given is not None):
+            given = self._given.get(instance.id)
+            named = instance.id == asked[2] if asked[2] else model.is_named(instance) or given is not None
+            if (named and _is_enough(instance, asked)) or given == (asked, _got(instance)):
                 return instance
         return None
+
+    def _check_identifier(self, look: Look, key: str, wanted: Mapping[str, Any]) -> None:
+        """Refuse a name that is another model's: requests for that one would get this one."""
+        identifier = wanted.get("identifier")
+        owner = look.disk.canonical(identifier) if identifier else None
+        if owner not in (None, key):
+            raise LoadFailed(
+                f"cannot load model {key!r}: its identifier {identifier!r} is a name of {owner!r}"
+            )
 
     async def _ask(self, key: str, wanted: Mapping[str, Any], left: int) -> dict[str, Any] | None:
         """Have *key* loaded; raise what a refusal means, or return None if trying again may help."""
@@ -246,10 +274,40 @@ class LMStudioBackend:
         except Fault as fault:
             if fault.missing:
                 raise self._too_old(key) from fault
+            if goes_by_lms(wanted):
+                await self._see()  # `BackendDown` if it is that: `lms` tells it in too many ways
             if not left or not (fault.canceled or fault.garbled):
                 raise LoadFailed(f"cannot load model {key!r}: {self._client.reason(fault)}") from fault
             self._tell("load_repeated", key, reason=fault.words)
             return None
+
+    async def _traced(
+        self, before: Look, key: str, wanted: Mapping[str, Any], answer: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """
+        Find what `lms` has loaded, there having been no *key*; return *answer* with its `instance_id`.
+
+        Another model, one that was not there *before*, is unloaded.  Raises `LoadFailed` then, and if there
+        is nothing new.
+        """
+        look = await self._see()
+        listed = look.disk.models.get(key)
+        if listed is not None and (ids := [instance.id for instance in listed.instances]):
+            expected = wanted.get("identifier") or key
+            id = expected if expected in ids else ids[0]
+            self._note_loaded(key, id)
+            return {**answer, "instance_id": id}
+        self._eyes.forget(key)
+        self._watch.expect(key, resident=False)
+        known = {instance.id for _, instance in before.disk.instances()}
+        strays = [
+            one for one in look.disk.instances() if one[1].id not in known and not self.in_use(one[0].key)
+        ]
+        for model, instance in strays:
+            await self._take_out(look, model, instance, f"lms loaded it instead of {key}")
+        instead = " and ".join(repr(model.key) for model, _ in strays)
+        told = f"it loaded {instead} instead, which was unloaded" if strays else "nothing came of it"
+        raise LoadFailed(f"cannot load model {key!r} by lms: {told}; it said: {answer.get('words')}")
 
     async def _verified(
         self, key: str, wanted: Mapping[str, Any], answer: Mapping[str, Any], left: int
@@ -269,7 +327,10 @@ class LMStudioBackend:
         got = instance.context_length or (echoed if type(echoed) is int else None)
         if asked is not None and (got != asked or echoed not in (None, got)):
             self._tell("context_mismatch", key, asked=asked, echoed=echoed, got=got)
-        self._given[instance.id] = asked, instance.context_length
+        slots = wanted.get("parallel")
+        if None not in (slots, instance.parallel) and slots != instance.parallel:
+            self._tell("parallel_mismatch", key, asked=slots, got=instance.parallel)
+        self._given[instance.id] = _asked(wanted), _got(instance)
         return Loaded(listed.size_bytes, got, instance.parallel)
 
     def _note_loaded(self, key: str, id: str) -> None:
@@ -313,6 +374,20 @@ class LMStudioBackend:
 
     def _tell(self, event: str, model: str, **fields: Any) -> None:
         _log.warning(logfmt(event, {"backend": self.name, "model": model, **fields}))
+
+
+def _asked(wanted: Mapping[str, Any]) -> Asked:
+    return wanted.get("context_length"), wanted.get("parallel"), wanted.get("identifier")
+
+
+def _got(instance: Instance) -> Asked:
+    return instance.context_length, instance.parallel, instance.id
+
+
+def _is_enough(instance: Instance, asked: Asked) -> bool:
+    """Tell whether *instance* has at least what was asked; what its entry does not tell is enough."""
+    pairs = ((asked[0], instance.context_length), (asked[1], instance.parallel))
+    return all(least is None or got is None or got >= least for least, got in pairs)
 
 
 def _describe(look: Look, model: Listed) -> ModelInfo:

@@ -1,18 +1,21 @@
 """
 What dmap does to LM Studio: one load, one unload, and the load that nobody waits for any more.
 
+Loads go over REST, but for those with an option that only the `lms` command knows (`lmstudio_lms`).
+
 It does as it is told, whatever is there; the counterpart that knows is `lmstudio_look`.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from dmap.backends.lmstudio_client import Client
+from dmap.backends.lmstudio_lms import FLAGS, ONLY, Lms
 from dmap.backends.lmstudio_look import V1
 from dmap.errors import LoadFailed
 
-__all__ = ["Hands", "checked"]
+__all__ = ["Hands", "checked", "goes_by_lms"]
 
 UNLOAD_S = 60.0
 
@@ -23,7 +26,15 @@ OPTIONS: Mapping[str, type] = {
     "num_experts": int,
     "offload_kv_cache_to_gpu": bool,
 }
-"""All that a load takes; any other key is refused with 400 (bug-tracker #2024)."""
+"""All that a load takes over REST; any other key is refused with 400 (bug-tracker #2024)."""
+
+TYPES: Mapping[str, tuple[type, ...]] = {
+    **{option: (kind,) for option, kind in OPTIONS.items()},
+    "gpu": (str, float, int),
+    "parallel": (int,),
+    "ttl_s": (int,),
+    "identifier": (str,),
+}
 
 
 class Hands:
@@ -31,7 +42,7 @@ class Hands:
     Sends loads and unloads, one at a time, each once.
 
     *loaded* is called with the key and the instance's id when a load has succeeded, also one whose caller
-    has left; *changed* when such a caller leaves, and when its load ends.
+    has left; *changed* when such a caller leaves, and when its load ends.  *lms* is the command, if there is.
     """
 
     def __init__(
@@ -41,12 +52,14 @@ class Hands:
         changed: Callable[[], None],
         *,
         load_s: float,
+        lms: Lms | None = None,
     ) -> None:
         self.answers = 0
         self._client = client
         self._loaded = loaded
         self._changed = changed
         self._load_s = load_s
+        self._lms = lms
         self._loading: asyncio.Task[dict[str, Any]] | None = None
 
     async def free(self) -> None:
@@ -56,12 +69,13 @@ class Hands:
 
     async def load(self, key: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """
-        Have *key* loaded, and return LM Studio's answer.  It loads on when the caller is cancelled.
+        Have *key* loaded, and return LM Studio's answer.  It loads on when the caller is cancelled; only a
+        load by `lms` is called off then, which takes a moment too.
 
         Raises `Fault`, `BackendDown`, and TimeoutError after `load_s`.
         """
-        body = {"model": key, **options, "echo_load_config": True}
-        work = self._client.post(f"{V1}/load", body, self._load_s)
+        lms = self._lms if goes_by_lms(options) else None
+        work = lms.load(key, options, self._load_s) if lms is not None else self._post(key, options)
         task = asyncio.get_running_loop().create_task(work, name=f"load {self._client.name}/{key}")
         self._loading = task
         task.add_done_callback(lambda task: self._note(key, task))
@@ -70,6 +84,8 @@ class Hands:
         except asyncio.CancelledError:
             if not task.done():
                 task.add_done_callback(lambda _: self._changed())
+                if lms is not None:
+                    task.cancel()
             self._changed()
             raise
 
@@ -88,6 +104,10 @@ class Hands:
             self._loading.cancel()
             await asyncio.wait((self._loading,))
 
+    def _post(self, key: str, options: Mapping[str, Any]) -> Coroutine[Any, Any, dict[str, Any]]:
+        body = {"model": key, **options, "echo_load_config": True}
+        return self._client.post(f"{V1}/load", body, self._load_s)
+
     def _note(self, key: str, task: asyncio.Task[dict[str, Any]]) -> None:
         self._loading = None
         self.answers += 1
@@ -95,14 +115,40 @@ class Hands:
             self._loaded(key, str(task.result().get("instance_id") or key))
 
 
-def checked(model: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return *options*; raise `LoadFailed` for what LM Studio cannot be told over REST."""
-    if unknown := [option for option in options if option not in OPTIONS]:
-        told, known = ", ".join(map(repr, unknown)), ", ".join(OPTIONS)
-        raise LoadFailed(
-            f"cannot load model {model!r}: LM Studio takes no {told} over REST; it takes {known}"
-        )
+def goes_by_lms(options: Mapping[str, Any]) -> bool:
+    """Tell whether one of *options* is beyond REST."""
+    return not ONLY.isdisjoint(options)
+
+
+def checked(backend: str, model: str, options: Mapping[str, Any], *, lms: bool) -> Mapping[str, Any]:
+    """Return *options*; raise `LoadFailed` for what the LM Studio of *backend* cannot be told."""
+    if complaint := _complaint(backend, options, lms):
+        raise LoadFailed(f"cannot load model {model!r}: {complaint}")
     for option, value in options.items():
-        if type(value) is not OPTIONS[option] or (type(value) is int and value < 1):
+        if not _is_possible(option, value):
             raise LoadFailed(f"cannot load model {model!r}: {option} may not be {value!r}")
     return options
+
+
+def _complaint(backend: str, options: Mapping[str, Any], lms: bool) -> str:
+    """Tell which options cannot be told, and what to do; nothing if all can."""
+    by_lms = lms and goes_by_lms(options)
+    known = FLAGS if by_lms else OPTIONS
+    unknown = ", ".join(repr(option) for option in options if option not in known)
+    if not unknown:
+        return ""
+    if by_lms:
+        why = ", ".join(sorted(ONLY & options.keys()))
+        return f"the lms command, which is needed for {why}, takes no {unknown}; it takes {', '.join(known)}"
+    more = "" if lms else f"; with backends.{backend}.lms set also {', '.join(sorted(ONLY))}"
+    return f"LM Studio takes no {unknown} over REST; it takes {', '.join(known)}{more}"
+
+
+def _is_possible(option: str, value: Any) -> bool:
+    if type(value) not in TYPES[option]:
+        return False
+    if option == "gpu":
+        return value in ("off", "max") if isinstance(value, str) else 0 <= value <= 1
+    return (
+        not value.startswith("-") and bool(value) if isinstance(value, str) else value is False or value >= 1
+    )

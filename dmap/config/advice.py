@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from dmap.config.schema import SWITCHING, Config, Model, is_loopback
+from dmap.config.schema import Config, GGUFBackend, is_loopback
 
 
 def warnings_of(config: Config, load_s: float = 10) -> list[str]:
@@ -17,7 +17,9 @@ def warnings_of(config: Config, load_s: float = 10) -> list[str]:
 def _long_waits(config: Config, load_s: float) -> Iterator[str]:
     """Find devices where a waiter may see all other models go first: models x (residency + 1) x cost."""
     for name, device in config.devices.items():
-        rivals = sum(_device_of(config, model) == name for model in config.models.values())
+        rivals = max(
+            sum(config.device_of(model) == name for model in config.models.values()), _files(config, name)
+        )
         longest = rivals * (device.residency + 1) * load_s
         if rivals > device.max_models and longest > device.wait_s:
             yield (
@@ -26,11 +28,10 @@ def _long_waits(config: Config, load_s: float) -> Iterator[str]:
             )
 
 
-def _device_of(config: Config, model: Model) -> str | None:
-    switching = {n: b.device for n, b in config.backends.items() if isinstance(b, SWITCHING)}
-    if model.backend is None and len(switching) == 1:
-        return next(iter(switching.values()))
-    return switching.get(model.backend or "")
+def _files(config: Config, device: str) -> int:
+    """Count the GGUF files that share a device: each is a model, named in the file or not."""
+    folders = [b.path for b in config.backends.values() if isinstance(b, GGUFBackend) and b.device == device]
+    return sum(len([*path.glob("*.gguf"), *path.glob("*/*.gguf")]) for path in folders)
 
 
 def _too_open(config: Config) -> Iterator[str]:

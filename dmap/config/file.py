@@ -1,5 +1,6 @@
 """From YAML to the schema: variables, paths, and every problem told with its place in the file."""
 
+import copy
 import os
 import re
 from collections.abc import Mapping
@@ -18,7 +19,6 @@ _LATER = {
     "debug",
     "expires",
     "force",
-    "lms",
     "priority",
     "rate_per_min",
     "ring",
@@ -57,7 +57,8 @@ def parse(text: str, environ: Mapping[str, str], *, base: Path = Path()) -> Conf
     except ConfigProblem as exc:
         raise ConfigProblem(problems + exc.problems) from exc
     except ValidationError as exc:
-        raise ConfigProblem(problems + [_told(error) for error in exc.errors()]) from exc
+        told = [_told(error) for error in exc.errors()]
+        raise ConfigProblem([*problems, *told, *_among_the_rest(values, exc)]) from exc
     if problems:
         raise ConfigProblem(problems)
     return config
@@ -124,7 +125,7 @@ def _resolve(value: Any, environ: Mapping[str, str], base: Path, at: str, proble
     if "${" in _VARIABLE.sub("", value):
         problems.append(f"{at}: write a variable of the environment as ${{NAME}}")
     value = _VARIABLE.sub(lambda match: environ.get(match[1], ""), value)
-    return _path(value, base) if re.fullmatch(r"backends\..+\.path", at) else value
+    return _path(value, base) if re.fullmatch(r"backends\..+\.(path|lms)", at) else value
 
 
 def _path(value: str, base: Path) -> Path:
@@ -132,6 +133,29 @@ def _path(value: str, base: Path) -> Path:
         return base / Path(value).expanduser()
     except RuntimeError:  # of a user who is not there
         return base / value
+
+
+def _among_the_rest(values: Any, exc: ValidationError) -> list[str]:
+    """Check what is left without the single values that are wrong, for problems between the others."""
+    rest = copy.deepcopy(values)
+    for error in exc.errors():
+        _drop(rest, error["loc"])
+    try:
+        Config.model_validate(rest)
+    except ConfigProblem as found:
+        return found.problems
+    except ValidationError:
+        pass  # more than single values is missing
+    return []
+
+
+def _drop(values: Any, place: tuple[int | str, ...]) -> None:
+    """Take the value at *place* out of *values*; the names of kinds in *place* are not in the file."""
+    for step in place[:-1]:
+        inner = values.get(step) if isinstance(values, dict) else None
+        values = inner if isinstance(inner, dict) else values
+    if isinstance(values, dict):
+        values.pop(place[-1], None)
 
 
 def _told(error: Any) -> str:

@@ -1,9 +1,12 @@
 """What may stand in the file: frozen sections, and what must hold between them.  Knows no YAML."""
 
 import ipaddress
+import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -137,6 +140,20 @@ class LMStudioBackend(Section):
     api_key: Token | None = Field(default=None, repr=False)
     parallel: Count | None = None
     load_s: Seconds = 600
+    lms: Path | None = None
+
+    @field_validator("lms")
+    @classmethod
+    def _command(cls, lms: Path | None, so_far: ValidationInfo) -> Path | None:
+        """Refuse what is no program, and a server it cannot be sent to: it takes a host and a port."""
+        if lms is None:
+            return None
+        if not (os.path.isfile(lms) and os.access(lms, os.X_OK)):
+            raise ValueError(f"{lms} is not a file that can be run")
+        parts = urlsplit(so_far.data.get("url", "http://h"))
+        if parts.scheme != "http" or ":" in (parts.hostname or "") or parts.path not in ("", "/v1"):
+            raise ValueError("lms reaches only http://HOST:PORT, without a path; HOST no IPv6 address")
+        return lms
 
 
 SWITCHING = (GGUFBackend, LMStudioBackend)
@@ -165,18 +182,39 @@ class Defaults(Section):
         return self.model_dump(exclude_none=True)
 
 
+def _share(value: Any) -> Any:
+    """Read a part of the layers; YAML takes a bare `off` for false."""
+    if value is False or value in ("off", "max"):
+        return value or "off"
+    try:
+        share = -1.0 if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ValueError("write off, max, or a share from 0 to 1")
+    return share
+
+
 class Load(Section):
-    """How a model is loaded, for backends that can be told."""
+    """How a model is loaded, for backends that can be told; the last four only LM Studio's `lms` can."""
 
     context_length: Integer | None = Field(default=None, ge=128)
     flash_attention: bool | None = None
     eval_batch_size: Count | None = None
     num_experts: Count | None = None
     offload_kv_cache_to_gpu: bool | None = None
+    gpu: Annotated[Literal["off", "max"] | float | None, BeforeValidator(_share)] = None
+    parallel: Count | None = None
+    ttl_s: Count | None = None
+    identifier: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]{0,127}$")] | None = None
 
     def given(self) -> dict[str, Any]:
         """Return the options that are set."""
         return self.model_dump(exclude_none=True)
+
+
+BY_LMS = ("gpu", "parallel", "ttl_s", "identifier")
+"""The load options that only the `lms` command of LM Studio takes."""
 
 
 class Model(Section):
@@ -229,7 +267,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _whole(self, _: ValidationInfo) -> "Config":
-        problems = [*self._exposed(), *self._dangling(), *self._doubles()]
+        problems = [
+            *self._exposed(),
+            *self._dangling(),
+            *self._doubles(),
+            *self._beyond_rest(),
+            *self._impossible(),
+        ]
         if problems:
             raise ConfigProblem(problems)
         return self
@@ -250,12 +294,51 @@ class Config(Section):
             if model.backend is not None and model.backend not in self.backends:
                 yield f"models.{name}.backend: there is no backend {model.backend!r} under backends"
 
+    def _beyond_rest(self) -> Iterator[str]:
+        """Find what only `lms` can do where there is none, or where it would have to do more than it can."""
+        for name, model in self.models.items():
+            given = model.load.given()
+            by_lms = [option for option in BY_LMS if option in given]
+            if not by_lms:
+                continue
+            if not any(isinstance(one, LMStudioBackend) and one.lms for one in self._homes(model)):
+                yield f"models.{name}.load.{by_lms[0]}: needs a backend of kind lmstudio with `lms` set"
+            for option in sorted(given.keys() - {*BY_LMS, "context_length"}):
+                yield f"models.{name}.load.{option}: cannot be given beside {by_lms[0]}, which goes by lms"
+
+    def _homes(self, model: Model) -> list[OpenAIBackend | GGUFBackend | LMStudioBackend]:
+        named = self.backends.get(model.backend or "")
+        return [named] if named is not None else list(self.backends.values())
+
     def _doubles(self) -> Iterator[str]:
         owner = {name: name for name in self.models}
         for name, model in self.models.items():
             for alias in model.aliases:
                 if owner.setdefault(alias, name) != name:
                     yield f"models.{name}.aliases: {alias!r} already means {owner[alias]!r}"
+
+    def device_of(self, model: Model) -> str | None:
+        """Return the device that *model* is on, if the file tells."""
+        placed = {name: b.device for name, b in self.backends.items() if isinstance(b, SWITCHING)}
+        if model.backend is None and len(placed) == len(self.backends) == 1:
+            return next(iter(placed.values()))
+        return placed.get(model.backend or "")
+
+    def _impossible(self) -> Iterator[str]:
+        """Find what the arbiter could never do: it would refuse one request after the other for it."""
+        pinned: Counter[str] = Counter()
+        for name, model in self.models.items():
+            device = self.device_of(model)
+            if device in self.devices:
+                pinned[device] += model.pin
+                memory = self.devices[device].memory
+                if model.memory is not None and memory is not None and model.memory > memory:
+                    yield f"models.{name}.memory: more than the memory of device {device!r}"
+            elif model.pin:
+                yield f"models.{name}.pin: name a backend whose models dmap loads"
+        for name, count in pinned.items():
+            if count > self.devices[name].max_models:
+                yield f"devices.{name}.max_models: less than the {count} models that are pinned there"
 
 
 def is_loopback(host: str) -> bool:

@@ -112,6 +112,7 @@ def _backend(name: str, config: Config) -> Backend:
                 api_key=chosen.api_key,
                 connect_s=config.server.connect_s,
                 load_s=chosen.load_s,
+                lms=chosen.lms,
             )
         case settings.GGUFBackend():
             return GGUFBackend(

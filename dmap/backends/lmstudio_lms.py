@@ -1,0 +1,190 @@
+"""
+The `lms` command: loads with what LM Studio's REST API does not take.
+
+One call is one process, which speaks to the server over its WebSocket.  Its traps, by lms's own source
+(`src/subcommands/load.ts` and `src/createClient.ts`, 2026-08):
+
+1. Without `--port` it looks for any LM Studio of this host, and starts one if there is none; `--host
+   127.0.0.1` alone does not prevent that.  With `--host` and `--port` it asks that server, or fails.
+2. It matches the key fuzzily and, with `--yes`, takes the first hit.  `--exact` wants the path, not the key;
+   `lms ls --json` has both.
+3. Without `--yes` it may ask back.
+4. Ends with status 0 say little (`lms unload` of an unknown model has it), and its words come in the user's
+   language.  So nothing it prints on success is read: `lmstudio` looks over REST at what there is now.
+5. SIGINT makes it cancel its load in LM Studio, which REST cannot.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmap.backends.lmstudio_client import Fault
+
+__all__ = ["FLAGS", "ONLY", "Lms"]
+
+FLAGS: Mapping[str, str] = {
+    "context_length": "--context-length",
+    "gpu": "--gpu",
+    "parallel": "--parallel",
+    "ttl_s": "--ttl",
+    "identifier": "--identifier",
+}
+"""All that `lms load` is told here; it has no words for the other options of REST."""
+
+ONLY = frozenset(FLAGS) - {"context_length"}
+"""What only `lms` can do: REST refuses these with 400 (bug-tracker #2024)."""
+
+LIST_S = 30.0
+REAP_S = 5.0
+MOST_BYTES = 4 * 2**20
+MOST_WORDS = 300
+
+_ENVIRONMENT = ("HOME", "PATH", "TMPDIR", "USER")
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_SPINNER = re.compile(r"[\u2800-\u28ff]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How a call ended: its exit status, and the last of what it wrote."""
+
+    status: int
+    out: bytes
+    err: bytes
+
+
+class Lms:
+    """
+    The command at *path*, always sent to the server at *host* and *port*, which dmap has just asked.
+
+    *grace_s* is how long it gets to cancel its load before it is killed.
+    """
+
+    def __init__(
+        self, path: Path, host: str, port: int, *, api_key: str | None, grace_s: float = 3.0
+    ) -> None:
+        self._path = path
+        self._server = ("--host", host, "--port", str(port))
+        self._api_key = api_key
+        self._grace_s = grace_s
+
+    async def load(self, key: str, options: Mapping[str, Any], within_s: float) -> dict[str, Any]:
+        """
+        Have *key* loaded with *options*, which are among `FLAGS`; return what it said under `words`.
+
+        What was really loaded is for the caller to look up, and only that proves anything.  Raises `Fault`,
+        with the exit status as its status, and TimeoutError after *within_s*.  When cancelled or late, the
+        load in LM Studio is cancelled too, as far as it lets itself be, and no process is left.
+        """
+        async with asyncio.timeout(within_s):
+            path = await self._path_of(key)
+            flags = [f"{FLAGS[option]}={value}" for option, value in options.items()]
+            ended = await self._run("load", path, "--exact", "--yes", *flags)
+            if ended.status and "unknown option '--exact'" in self._words(ended):
+                ended = await self._run("load", key, "--yes", *flags)
+        words = self._words(ended)
+        if ended.status:
+            unheard = "does not appear to be running" in words  # it waits 0.5 s; dmap's next look knows more
+            raise Fault(ended.status, f"lms: {words}", garbled=unheard)
+        return {"words": words}
+
+    async def _path_of(self, key: str) -> str:
+        """Return the path that `--exact` wants for *key*; other devices may have the same model."""
+        try:
+            async with asyncio.timeout(LIST_S):
+                ended = await self._run("ls", "--json")
+        except TimeoutError as exc:
+            raise Fault(0, f"lms ls has not ended in {LIST_S:g} s") from exc
+        if ended.status:
+            unheard = "does not appear to be running" in self._words(ended)
+            raise Fault(ended.status, f"lms ls: {self._words(ended)}", garbled=unheard)
+        try:
+            paths = list(_paths(json.loads(ended.out), key))
+        except ValueError:
+            raise Fault(0, f"lms ls --json wrote no JSON: {self._words(ended)}") from None
+        if not paths:
+            raise Fault(0, "lms does not list it")
+        return paths[0]
+
+    async def _run(self, *arguments: str) -> _Ended:
+        """Run it to its end.  When that is not awaited, it is ended, with all that it has started."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                str(self._path),
+                *arguments,
+                *self._server,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=self._environment(),
+                start_new_session=True,
+            )
+        except OSError as exc:
+            raise Fault(127, f"{self._path} cannot be run: {exc.strerror or exc}") from exc
+        assert process.stdout is not None and process.stderr is not None
+        work = asyncio.gather(_tail(process.stdout), _tail(process.stderr), process.wait())
+        try:
+            out, err, status = await asyncio.shield(work)
+        finally:
+            await _end(process.pid, work, self._grace_s)
+        return _Ended(status, out, err)
+
+    def _environment(self) -> dict[str, str]:
+        """Give it its user's home and none of dmap's secrets but the token, which is not for `ps` to show."""
+        kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        token = {"LM_API_TOKEN": self._api_key} if self._api_key else {}
+        return {**kept, "LC_ALL": "C", "NO_COLOR": "1", **token}
+
+    def _words(self, ended: _Ended) -> str:
+        """Return what it said, without spinner, colours and token."""
+        text = f"{ended.err.decode('utf-8', 'replace')}\n{ended.out.decode('utf-8', 'replace')}"
+        lines = (" ".join(line.split()) for line in re.split(r"[\r\n]+", _ESCAPE.sub("", text)))
+        said = " ".join(line for line in lines if line and not _SPINNER.match(line))
+        if self._api_key:
+            said = said.replace(self._api_key, "(token)")
+        return said[:MOST_WORDS] or f"nothing, exit status {ended.status}"
+
+
+def _paths(listed: Any, key: str) -> Iterator[str]:
+    """Yield the paths of *key*, those on the server's own device first."""
+    entries = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    for entry in sorted(entries, key=lambda entry: entry.get("deviceIdentifier") is not None):
+        path = entry.get("path")
+        if entry.get("modelKey") == key and isinstance(path, str) and not path.startswith("-"):
+            yield path
+
+
+async def _tail(stream: asyncio.StreamReader) -> bytes:
+    """Read to the end, and keep the last of it."""
+    kept = bytearray()
+    while piece := await stream.read(2**16):
+        kept += piece
+        if len(kept) > 2 * MOST_BYTES:
+            del kept[:-MOST_BYTES]
+    return bytes(kept[-MOST_BYTES:])
+
+
+async def _end(pid: int, work: "asyncio.Future[tuple[bytes, bytes, int]]", grace_s: float) -> None:
+    """See the process off: ask it to cancel, then kill it.  Cancelled meanwhile, it kills at once."""
+    if work.done():
+        return
+    try:
+        _signal(pid, signal.SIGINT)
+        await asyncio.wait((work,), timeout=grace_s)
+    finally:
+        if not work.done():
+            _signal(pid, signal.SIGKILL)
+            await asyncio.wait((work,), timeout=REAP_S)
+        work.cancel()
+
+
+def _signal(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
