@@ -143,7 +143,7 @@ def _close_doors(params: Any, parallel: int) -> None:
     params.cache_idle_slots = False
     params.verbosity = ERRORS_ONLY
     # An idle kept-alive connection holds a thread of the server for 5 s.
-    params.n_threads_http = 2 * parallel + 4
+    params.n_threads_http = max(64, 2 * parallel + 4)  # /health must not queue behind prompts
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import aiohttp
 import psutil
 import pytest
 
+from dmap.backends import gguf_watch
 from dmap.backends.gguf import GGUFBackend
 from dmap.backends.gguf_child import Tail
 from dmap.errors import BackendDown, LoadFailed
@@ -88,6 +89,11 @@ async def said(backend, model, **body) -> dict:
 
 async def resident(backend) -> list[str]:
     return [model.id for model in await backend.models() if model.resident]
+
+
+def lines(caplog) -> list[str]:
+    """Return what dmap logged."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("dmap")]
 
 
 # Loading, answering, unloading
@@ -170,6 +176,38 @@ async def test_models_tells_size_and_context(engine, models):
     assert listed["tiny-sea"].context_length == 512
     assert (listed["tiny-brief"].context_length, listed["tiny-brief"].parallel) == (2048, 2)
     assert [model for model in listed if listed[model].embedding] == ["tiny-embed"]
+
+
+async def test_models_tells_what_a_load_would_give(engine):
+    """Before a load a model has the size and context of its own load options, whatever the others have."""
+    engine.contexts = {"tiny-sea": 512, "tiny-kitchen": 100_000}
+
+    before = {model.id: model for model in await engine.models()}
+    for model, asked in engine.contexts.items():
+        await engine.load(model, {"context_length": asked})
+    after = {model.id: model for model in await engine.models()}
+
+    for model, given in {"tiny-sea": 512, "tiny-kitchen": 2048, "tiny-brief": 2048}.items():
+        assert before[model].context_length == after[model].context_length == given
+        assert before[model].size_bytes == after[model].size_bytes
+
+
+async def test_contexts_may_come_with_the_backend(models):
+    """The contexts that a backend is made with count from its first look."""
+    backend = GGUFBackend("engine", models, contexts={"tiny-sea": 512})
+
+    listed = {model.id: model.context_length for model in await backend.models()}
+
+    assert (listed["tiny-sea"], listed["tiny-kitchen"]) == (512, 2048)
+
+
+async def test_a_cut_context_is_logged(engine, caplog):
+    """A load that gives less context than it was asked for says so in one line; a default is no wish."""
+    await engine.load("tiny-sea", {"context_length": 100_000})
+    await engine.load("tiny-kitchen", {})
+    await engine.load("tiny-brief", {"context_length": 2048})
+
+    assert lines(caplog) == ["context_cut model=tiny-sea asked=100000 given=2048"]
 
 
 async def test_a_request_without_the_key_is_refused(engine):
@@ -289,6 +327,24 @@ async def test_a_missing_folder_is_backend_down(tmp_path):
         await backend.models()
 
 
+async def test_a_missing_folder_does_not_hide_residents(tmp_path, models):
+    """While the folder cannot be read residents are listed as before; without any nothing is."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name in ("tiny-embed.gguf", "tiny-sea.gguf"):
+        (folder / name).symlink_to(models / name)
+    backend = GGUFBackend("engine", folder, threads=1)
+    await backend.load("tiny-embed", {})
+    before = {model.id: model for model in await backend.models()}
+    folder.rename(tmp_path / "elsewhere")
+
+    assert await backend.models() == [before["tiny-embed"]]
+    await backend.unload("tiny-embed")
+    with pytest.raises(BackendDown, match="cannot read the model folder"):
+        await backend.models()
+    await backend.close()
+
+
 async def test_a_child_killed_while_loading_fails_the_load(engine):
     """A child that dies before it is ready is a failed load, told with its exit status, and forgotten."""
     load = asyncio.create_task(engine.load("slow", {}))
@@ -403,6 +459,110 @@ async def test_an_unload_is_no_death(engine, caplog):
     assert [record for record in caplog.records if record.name.startswith("dmap")] == []
 
 
+async def test_a_death_is_one_line_whatever_the_name(tmp_path, models, caplog):
+    """A model's name cannot forge a line of the log."""
+    (tmp_path / "two\nlines.gguf").symlink_to(models / "tiny-sea.gguf")
+    backend = GGUFBackend("engine", tmp_path, threads=1)
+    told = asyncio.Event()
+    backend.changed = told.set
+    await backend.load("two\nlines", {})
+
+    (await only_engine()).kill()
+
+    await asyncio.wait_for(told.wait(), 1)
+    [line] = lines(caplog)
+    assert line.startswith('engine_died model="two\\nlines" pid=') and "\n" not in line
+    await backend.close()
+
+
+# Children that hang
+
+
+@contextlib.asynccontextmanager
+async def watched(models, health_s):
+    """A backend that asks its children often, and the event of its `changed`."""
+    backend = GGUFBackend("engine", models, parallel=2, threads=1, health_s=health_s)
+    told = asyncio.Event()
+    backend.changed = told.set
+    async with asyncio.timeout(LIMIT_S):
+        yield backend, told
+        await backend.close()
+    assert engines() == []
+    assert [task for task in asyncio.all_tasks() if task.get_name().startswith("watch")] == []
+
+
+async def test_a_hung_child_is_killed(models, caplog):
+    """A resident that answers no more is killed, told to the gate and the log; the others are left alone."""
+    async with watched(models, 0.1) as (backend, told):
+        await backend.load("tiny-sea", {})
+        hung = await only_engine()
+        await backend.load("tiny-kitchen", {})
+        hung.suspend()
+
+        await told.wait()
+
+        assert await resident(backend) == ["tiny-kitchen"]
+        assert is_gone(hung.pid)
+        [why, end] = lines(caplog)
+        assert why == f"engine_hung backend=engine model=tiny-sea pid={hung.pid} misses=3"
+        assert end.startswith(f"engine_died model=tiny-sea pid={hung.pid} status=-9")
+        await backend.load("tiny-sea", {})
+
+
+async def test_a_child_that_stumbles_lives(models, monkeypatch, caplog):
+    """Questions without an answer count only in a row, for each child of its own."""
+    answers = []
+
+    async def stumbling(session, child):
+        answers.append(len(answers) % 3 == 2)
+        return answers[-1]
+
+    monkeypatch.setattr(gguf_watch, "_answers", stumbling)
+    async with watched(models, 0.01) as (backend, told):
+        await backend.load("tiny-sea", {})
+        await until(lambda: len(answers) > 12)
+
+        assert await resident(backend) == ["tiny-sea"]
+        assert not told.is_set() and lines(caplog) == []
+
+
+async def test_a_busy_child_is_not_hung(models, monkeypatch, caplog):
+    """A child that computes on all its slots, and has more waiting, answers its watch all the while."""
+    asked = []
+
+    async def counting(session, child, answers=gguf_watch._answers):
+        asked.append(child)
+        return await answers(session, child)
+
+    async def ask(number):
+        while len(asked) < 8:
+            await said(backend, "slow", messages=[{"role": "user", "content": f"{number}" + " stew" * 300}])
+
+    monkeypatch.setattr(gguf_watch, "_answers", counting)
+    async with watched(models, 0.3) as (backend, told):
+        await backend.load("slow", {})
+
+        await asyncio.gather(*map(ask, range(3)))
+
+        assert not told.is_set() and lines(caplog) == []
+
+
+async def test_the_watch_is_the_backends_own(models):
+    """There is one watch however often it is started, none after close, and it ends while it waits."""
+
+    def watches():
+        return [task for task in asyncio.all_tasks() if task.get_name() == "watch engine"]
+
+    async with watched(models, 60) as (backend, _):
+        assert watches() == []
+        backend.start()
+        backend.start()
+        await backend.load("tiny-sea", {})
+        assert len(watches()) == 1
+    backend.start()
+    assert watches() == []
+
+
 PARENT = """
 import asyncio, sys, uvloop
 from pathlib import Path
@@ -460,6 +620,20 @@ async def test_a_child_inherits_no_files(engine, tmp_path):
         files = [os.readlink(path) for path in Path(f"/proc/{(await only_engine()).pid}/fd").iterdir()]
 
     assert str(tmp_path / "mine") not in files
+
+
+async def test_a_child_inherits_no_secrets(engine, monkeypatch):
+    """What is named like a secret stays here, in any case of letters; all else goes along."""
+    for name in ("HF_TOKEN", "my_api_key", "DMAP_SECRET_1", "DbPassword", "DMAP_ENGINE_KEY"):
+        monkeypatch.setenv(name, "hush")
+    monkeypatch.setenv("DMAP_PLAIN", "said")
+    await engine.load("tiny-sea", {})
+
+    told = Path(f"/proc/{(await only_engine()).pid}/environ").read_bytes().split(b"\0")
+
+    assert b"DMAP_PLAIN=said" in told
+    assert [line for line in told if b"hush" in line] == []
+    assert len([line for line in told if line.startswith(b"DMAP_ENGINE_KEY=")]) == 1
 
 
 async def test_a_child_is_out_of_reach_of_the_terminal(engine):

@@ -20,13 +20,15 @@ from typing import Any
 import aiohttp
 
 from dmap.backends import Loaded, ModelInfo, Target
-from dmap.backends.gguf_child import Child
+from dmap.backends.gguf_child import HOST, Child
 from dmap.backends.gguf_folder import Folder, ModelFile
+from dmap.backends.gguf_options import checked
+from dmap.backends.gguf_watch import Watch
 from dmap.errors import BackendDown, LoadFailed
+from dmap.logfmt import logfmt
 
 __all__ = ["GGUFBackend"]
 
-HOST = "127.0.0.1"
 ANSWER_S = 10.0
 """How long a loaded child may take to answer /health and /props."""
 
@@ -35,9 +37,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Resident:
-    """A child and, once it answers, what it gives."""
+    """A child, what it was made from and, once it answers, what it gives."""
 
     child: Child
+    file: ModelFile
     port: int = 0
     loaded: Loaded | None = None
 
@@ -49,7 +52,11 @@ class GGUFBackend:
     *parallel* requests are served at once per model, each with up to *context_length* tokens (less where
     the model was trained for less).  *threads* are the CPU threads that compute per model, by default half
     of what this process may use: they spin while they wait for each other, and the proxy needs room.
-    *load_s* bounds one load.  Nothing is started or read before the first call.
+    *load_s* bounds one load; every *health_s* each resident has to show that it does not hang.  Nothing is
+    started or read before the first call.
+
+    *contexts* tells the context length that a model will be loaded with, by id, where that is not
+    *context_length*: for what `models` tells of those that are not resident.  It may be set anew.
     """
 
     def __init__(
@@ -61,10 +68,13 @@ class GGUFBackend:
         context_length: int = 4096,
         threads: int | None = None,
         load_s: float = 600.0,
+        health_s: float = 10.0,
+        contexts: Mapping[str, int] | None = None,
     ) -> None:
         self.name = name
         self.changed: Callable[[], None] = _nothing
         self.in_use: Callable[[str], bool] = lambda model: False
+        self.contexts: Mapping[str, int] = {} if contexts is None else contexts
         self._parallel = parallel
         self._context_length = context_length
         self._threads = threads or default_threads()
@@ -72,10 +82,13 @@ class GGUFBackend:
         self._folder = Folder(directory)
         self._residents: dict[str, _Resident] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._watch = Watch(name, self._awake, health_s)
         self._closed = False
 
     def start(self) -> None:
-        """Nothing but dmap loads here, and each child has a task that waits for its end."""
+        """Watch for children that hang; of their end each has a task of its own to tell."""
+        if not self._closed:
+            self._watch.start()
 
     def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
         """Tell that a resident is as it was asked for: nobody else loads here."""
@@ -85,10 +98,17 @@ class GGUFBackend:
         """
         Look into the folder, and at the children that live.
 
-        A resident is listed even when its file is gone.  Raises `BackendDown` when the folder cannot be read.
+        A resident is listed even when its file is gone, or the whole folder.  Raises `BackendDown` when the
+        folder cannot be read and nothing is resident.
         """
-        files = await self._scan()
-        return [self._describe(model, files.get(model)) for model in sorted({*files, *self._up()})]
+        files: Mapping[str, ModelFile] = {}
+        try:
+            files = await self._scan()
+        except BackendDown:
+            if not self._up():
+                raise
+        files = {**{model: resident.file for model, resident in self._up().items()}, **files}
+        return [self._describe(file) for _, file in sorted(files.items())]
 
     async def load(self, model: str, options: Mapping[str, Any]) -> Loaded:
         """
@@ -97,7 +117,7 @@ class GGUFBackend:
         A resident is left as it is, whatever the options: unload it first to change them.  A second call
         waits for the first.  Known options: `context_length`, `flash_attention`.
         """
-        wanted = self._check(model, options)
+        wanted = checked(model, options)
         file = (await self._scan()).get(model)
         if file is None:
             raise LoadFailed(f"cannot load model {model!r}: no such GGUF file in {self._folder.path}")
@@ -129,9 +149,10 @@ class GGUFBackend:
         return Target(host=HOST, port=resident.port, tls=False, path=path, headers=headers)
 
     async def close(self) -> None:
-        """End all children at once; loads under way fail, later ones too."""
+        """End the watch and all children at once; loads under way fail, later ones too."""
         self._closed = True
-        await asyncio.gather(*(resident.child.end() for resident in list(self._residents.values())))
+        ends = [resident.child.end() for resident in self._residents.values()]
+        await asyncio.gather(self._watch.close(), *ends)
 
     async def _scan(self) -> dict[str, ModelFile]:
         try:
@@ -140,38 +161,33 @@ class GGUFBackend:
             reason = exc.strerror or str(exc)
             raise BackendDown(f"cannot read the model folder {self._folder.path}: {reason}") from exc
 
-    def _up(self) -> list[str]:
-        return [model for model, resident in self._residents.items() if resident.loaded]
+    def _up(self) -> dict[str, _Resident]:
+        return {model: resident for model, resident in self._residents.items() if resident.loaded}
 
-    def _describe(self, model: str, file: ModelFile | None) -> ModelInfo:
-        resident = self._residents.get(model)
+    def _awake(self) -> dict[str, Child]:
+        """Return the children that have to answer."""
+        return {model: resident.child for model, resident in self._up().items() if not resident.child.ending}
+
+    def _describe(self, file: ModelFile) -> ModelInfo:
+        resident = self._residents.get(file.id)
         loaded = resident.loaded if resident else None
-        context_length = file.context_length(self._context_length) if file else None
-        size_bytes = file.memory(context_length, self._parallel) if file else None
+        context_length = file.context_length(self.contexts.get(file.id, self._context_length))
+        size_bytes = file.memory(context_length, self._parallel)
         return ModelInfo(
-            id=model,
+            id=file.id,
             resident=loaded is not None,
             size_bytes=loaded.size_bytes if loaded else size_bytes,
             context_length=loaded.context_length if loaded else context_length,
             parallel=self._parallel,
-            embedding=file is not None and file.embedding,
+            embedding=file.embedding,
         )
-
-    def _check(self, model: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that are set, refusing what an engine cannot be told."""
-        for option, value in options.items():
-            if option not in _OPTIONS:
-                known = ", ".join(_OPTIONS)
-                raise LoadFailed(f"cannot load model {model!r}: unknown option {option!r}; known are {known}")
-            if type(value) is not _OPTIONS[option] or (type(value) is int and value < 1):
-                raise LoadFailed(f"cannot load model {model!r}: {option} may not be {value!r}")
-        return dict(options)
 
     async def _start(self, file: ModelFile, wanted: Mapping[str, Any]) -> Loaded:
         if self._closed:
             raise BackendDown(f"cannot load model {file.id!r}: backend {self.name!r} is closed")
+        self.start()
         child = Child(self._arguments(file, wanted), lambda _: self._forget(file.id, resident))
-        resident = self._residents[file.id] = _Resident(child)
+        resident = self._residents[file.id] = _Resident(child, file)
         try:
             async with asyncio.timeout(self._load_s):
                 resident.loaded = await self._come_up(file, resident)
@@ -185,7 +201,11 @@ class GGUFBackend:
         return resident.loaded
 
     def _arguments(self, file: ModelFile, wanted: Mapping[str, Any]) -> list[str]:
-        context_length = file.context_length(wanted.get("context_length", self._context_length))
+        asked = wanted.get("context_length", self._context_length)
+        context_length = file.context_length(asked)
+        if "context_length" in wanted and context_length < asked:
+            told = {"model": file.id, "asked": asked, "given": context_length}
+            _log.warning(logfmt("context_cut", told))
         flash = {None: "auto", True: "on", False: "off"}[wanted.get("flash_attention")]
         arguments = [
             f"--alias={file.id}",
@@ -223,12 +243,9 @@ class GGUFBackend:
             del self._residents[model]
         child = resident.child
         if resident.loaded and not child.ending:
-            told = (model, child.pid, child.status, child.tail.reason())
-            _log.error("engine_died model=%s pid=%s status=%s reason=%r", *told)
+            told = {"model": model, "pid": child.pid, "status": child.status, "reason": child.tail.reason()}
+            _log.error(logfmt("engine_died", told))
             self.changed()
-
-
-_OPTIONS: Mapping[str, type] = {"context_length": int, "flash_attention": bool}
 
 
 def default_threads() -> int:

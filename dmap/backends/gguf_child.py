@@ -6,6 +6,7 @@ sees it through even when that caller is cancelled too; so no process is ever le
 """
 
 import asyncio
+import contextlib
 import os
 import re
 import secrets
@@ -16,7 +17,10 @@ from pathlib import Path
 
 from dmap.engine import KEY_VARIABLE
 
-__all__ = ["Child", "Tail"]
+__all__ = ["HOST", "Child", "Tail"]
+
+HOST = "127.0.0.1"
+"""Where every child listens."""
 
 END_S = 2.0
 """SIGTERM ends an engine on the spot; only a stopped one needs the SIGKILL that follows."""
@@ -98,7 +102,7 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._kill: asyncio.TimerHandle | None = None
         self._port: asyncio.Future[int | None] = loop.create_future()
-        # Its owner is end(), and who calls wait_up() must call end() unless the child is wanted.
+        # Its owner is end(): who makes a child must call that, unless `gone` was called before.
         self._life = loop.create_task(self._live(arguments), name="gguf child")
 
     @property
@@ -120,6 +124,12 @@ class Child:
         self._stop()
         done, _ = await asyncio.wait([self._life], timeout=END_S + REAP_S)
         return bool(done)
+
+    def kill(self) -> None:
+        """Send a SIGKILL at once.  The end that follows counts as one that nobody asked for."""
+        if self._process and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     def _stop(self) -> None:
         if self._process and self._process.returncode is None and not self._kill:
@@ -170,6 +180,10 @@ def _command(arguments: Sequence[str]) -> list[str]:
 
 
 def _environment(key: str) -> dict[str, str]:
-    """Return our environment with the child's key, able to import this very dmap."""
+    """Return our environment without its secrets, with the child's key, able to import this very dmap."""
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), IMPORT_ROOT]))
-    return {**os.environ, "PYTHONPATH": path, KEY_VARIABLE: key}
+    ours = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+    return {**ours, "PYTHONPATH": path, KEY_VARIABLE: key}
+
+
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)

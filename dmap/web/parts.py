@@ -21,7 +21,7 @@ from dmap.upstream import Pool
 from dmap.web.bodies import Bodies
 from dmap.web.presence import Presence
 
-__all__ = ["PARTS", "Parts", "build", "gate_name", "limits_of", "running"]
+__all__ = ["PARTS", "Parts", "build", "contexts_of", "gate_name", "limits_of", "running"]
 
 
 @dataclass(slots=True)
@@ -122,6 +122,7 @@ def _backend(name: str, config: Config) -> Backend:
                 context_length=chosen.context_length,
                 threads=chosen.threads,
                 load_s=chosen.load_s,
+                contexts=contexts_of(config),
             )
 
 
@@ -142,6 +143,12 @@ def _gates(config: Config, backends: Mapping[str, Backend]) -> Iterator[tuple[st
 def _device(config: Config, backend: str) -> str | None:
     chosen = config.backends[backend]
     return chosen.device if isinstance(chosen, settings.SWITCHING) else None
+
+
+def contexts_of(config: Config) -> dict[str, int]:
+    """Return the context that each model is loaded with, where the file says so."""
+    asked = {name: model.load.context_length for name, model in config.models.items()}
+    return {name: length for name, length in asked.items() if length is not None}
 
 
 def limits_of(device: settings.Device) -> Limits:

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from dmap.access import Access
+from dmap.backends.gguf import GGUFBackend
 from dmap.catalog import Catalog
 from dmap.config import Config, ConfigProblem
 from dmap.errors import ModelNotFound
-from dmap.web.parts import Parts, gate_name, limits_of
+from dmap.web.parts import Parts, contexts_of, gate_name, limits_of
 
 __all__ = ["reload"]
 
@@ -27,6 +28,9 @@ def reload(parts: Parts, config: Config) -> None:
     parts.bodies.server = config.server
     parts.pool.connect_s = config.server.connect_s
     parts.presence.unread_s = config.server.client_stall_s
+    for backend in parts.backends.values():
+        if isinstance(backend, GGUFBackend):
+            backend.contexts = contexts_of(config)
     for name, device in config.devices.items():
         parts.gates[gate_name(name, "")].configure(limits_of(device), device.cooldown_s)
     gone = ModelNotFound(

@@ -1,0 +1,82 @@
+"""
+The watch over resident children: who lives but answers no more is killed; a part of `gguf.py`.
+
+A crash needs no watch, for the kernel tells of it.  A child that is stopped or stuck keeps its connections
+open and its memory, and every request to it would wait for ever.  llama.cpp answers /health from another
+thread than the one that computes, so however long a prompt is, a child at work is not taken for a hung one.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+import aiohttp
+
+from dmap.backends.gguf_child import HOST, Child
+from dmap.logfmt import logfmt
+
+__all__ = ["Watch"]
+
+MISSES = 3
+"""So many questions in a row have to stay without an answer: one may be this process's own delay."""
+
+_log = logging.getLogger(__name__)
+
+
+class Watch:
+    """
+    Owns the task that asks, every *health_s*, each of the *residents* how it is, and waits half as long.
+
+    A hung child is logged once and killed; its death is noticed like any other.
+    """
+
+    def __init__(self, name: str, residents: Callable[[], Mapping[str, Child]], health_s: float) -> None:
+        self._name = name
+        self._residents = residents
+        self._health_s = health_s
+        self._misses: dict[Child, int] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch.  Idempotent; `close` ends it."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name=f"watch {self._name}")
+
+    async def close(self) -> None:
+        """Stop watching.  Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        timeout = aiohttp.ClientTimeout(total=self._health_s / 2)
+        # An idle kept-alive connection would hold a thread of the child.
+        connector = aiohttp.TCPConnector(force_close=True, limit=0)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+            while True:
+                await asyncio.gather(self._turn(session), asyncio.sleep(self._health_s))
+
+    async def _turn(self, session: aiohttp.ClientSession) -> None:
+        residents = self._residents()
+        answers = await asyncio.gather(*(_answers(session, child) for child in residents.values()))
+        before, self._misses = self._misses, {}
+        for (model, child), answered in zip(residents.items(), answers, strict=True):
+            if answered or child.ending or child.status is not None:
+                continue
+            self._misses[child] = before.get(child, 0) + 1
+            if self._misses[child] == MISSES:
+                self._end(model, child)
+
+    def _end(self, model: str, child: Child) -> None:
+        told = {"backend": self._name, "model": model, "pid": child.pid, "misses": MISSES}
+        _log.error(logfmt("engine_hung", told))
+        child.kill()
+
+
+async def _answers(session: aiohttp.ClientSession, child: Child) -> bool:
+    """Tell whether *child* says anything, be it that it is not well: then it does not hang."""
+    try:
+        async with session.get(f"http://{HOST}:{await child.port()}/health", allow_redirects=False):
+            return True
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        return False
