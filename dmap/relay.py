@@ -40,18 +40,19 @@ async def run(
     *,
     lease_s: float,
     by_finish: bool = False,
-    is_meant: Callable[[str], bool] = lambda model: True,
+    is_meant: Callable[[str], bool] | None = None,
 ) -> None:
     """
     Send a request to a backend and pass its answer on; returns when the backend has nothing more to say.
 
-    *is_meant* tells whether a model that the answer names is the one that was asked.  *by_finish* takes a
-    `finish_reason` for the end of a stream that lacks `[DONE]`.  Raises a `DmapError` for whatever keeps
-    the answer from being whole; when cancelled, the backend is cut off at once.
+    *is_meant*, if given, tells whether a model that the answer names is the one that was asked.
+    *by_finish* takes a `finish_reason` for the end of a stream that lacks `[DONE]`.  Raises a `DmapError`
+    for whatever keeps the answer from being whole; when cancelled, the backend is cut off at once.
     """
     try:
         async with asyncio.timeout(lease_s), await _ask(reply, pool, target, headers, body) as exchange:
-            _refuse_other_model(exchange, is_meant)
+            if is_meant is not None:
+                _refuse_other_model(exchange, is_meant)
             if exchange.status == 200 and _kind(exchange) == "text/event-stream":
                 await _stream(reply, exchange, by_finish)
             else:

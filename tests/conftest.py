@@ -37,9 +37,6 @@ async def backend() -> AsyncGenerator[FakeBackend]:
         yield backend
 
 
-Start = Callable[..., "asyncio.Future[Proxy]"]
-
-
 class Proxy:
     """A running proxy and ways to reach it."""
 

@@ -146,10 +146,10 @@ async def _relay(request: web.Request, reply: Reply, route: Route, path: Inferen
     )
 
 
-def _meaning(backend: Backend, model: str) -> Callable[[str], bool]:
+def _meaning(backend: Backend, model: str) -> Callable[[str], bool] | None:
     """Return what tells whether a name in an answer means *model*; only LM Studio mixes them up."""
     if not isinstance(backend, LMStudioBackend):
-        return lambda named: True
+        return None
     return lambda named: backend.canonical(named) in (None, model)
 
 
