@@ -171,6 +171,7 @@ class Catalog:
             size_given=settings.memory is not None,
             parallel=self._parallel(key.backend, info, settings),
             pin=settings.pin,
+            ttl_s=settings.ttl_s,
             load=settings.load.given(),
             defaults={**self._config.defaults.given(), **settings.defaults.given()},
             permit=frozenset(settings.permit),

@@ -43,8 +43,9 @@ class Route:
 
     *device* is None where the backend's requests pass without arbitration.  *size_bytes* is None when
     nobody knows what the model takes; with *size_given* its owner said so, whatever a backend says.
-    *parallel* is None when nothing bounds it.  *load* holds the load options of the configuration, such as
-    `context_length`; *defaults* the fields to inject when absent; *permit* the guarded fields let through.
+    *parallel* is None when nothing bounds it.  Idle for *ttl_s*, if given, it is unloaded.  *load* holds
+    the load options of the configuration, such as `context_length`; *defaults* the fields to inject when
+    absent; *permit* the guarded fields let through.
     """
 
     key: ModelKey
@@ -54,6 +55,7 @@ class Route:
     size_given: bool = False
     parallel: int | None = None
     pin: bool = False
+    ttl_s: float | None = None
     load: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     permit: frozenset[str] = frozenset()

@@ -1,6 +1,7 @@
 """The configuration: strict, told of all at once with paths, and never with a secret."""
 
 import itertools
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -225,18 +226,58 @@ server: {{idle_s: '${{IDLE}}', max_body: huge}}
 @pytest.mark.parametrize(
     ("text", "path"),
     [
-        ("tls: {cert: x}", "tls"),
-        ("state: x", "state"),
-        ("debug: {ring: 5}", "debug"),
-        ("devices: {g: {adopt: evict}}", "devices.g.adopt"),
-        ("devices: {g: {backend_gone_s: 5}}", "devices.g.backend_gone_s"),
-        ("models: {m: {ttl_s: 5}}", "models.m.ttl_s"),
-        (f"access: {{keys: [{{name: a, sha256: {HASH}, priority: 1}}]}}", "access.keys[0].priority"),
+        ("devices: {g: {adopt: both}}", "devices.g.adopt"),
+        ("devices: {g: {backend_gone_s: 0}}", "devices.g.backend_gone_s"),
+        ("models: {m: {ttl_s: 0}}", "models.m.ttl_s"),
+        ("debug: {ring: 0}", "debug.ring"),
+        ("listen: {tls: {cert: x}}", "listen.tls.key"),
+        ("access: {cors: ['https://app.example/path']}", "access.cors[0]"),
+        (f"access: {{keys: [{{name: a, sha256: {HASH}, priority: 11}}]}}", "access.keys[0].priority"),
+        (f"access: {{keys: [{{name: a, sha256: {HASH}, expires: soon}}]}}", "access.keys[0].expires"),
+        (f"access: {{keys: [{{name: a, sha256: {HASH}, rate_per_min: 0}}]}}", "access.keys[0].rate_per_min"),
     ],
 )
-def test_keys_of_the_plan_are_told_as_such(text, path):
-    """A key that is planned is no spelling mistake: it is told as not built yet."""
-    assert problems_of(A + text) == [f"{path}: not built yet"]
+def test_what_a_key_cannot_be_is_told_with_its_path(text, path):
+    """A value out of its bounds is refused, never clamped, and told with its path in the file."""
+    assert [problem.partition(": ")[0] for problem in problems_of(A + text)] == [path]
+
+
+def test_parameters_in_camel_case():
+    """The parameters of inference and of a load may be spelled as LM Studio's SDKs spell them."""
+    config = parse(
+        A + "defaults: {maxTokens: 5, topP: 0.5, stopStrings: [x], repeatPenalty: 1.1, stream: true}\n"
+        "models: {m: {load: {contextLength: 4096, evalBatchSize: 64, flashAttention: true}}}",
+        {},
+    )
+
+    assert config.defaults.given() == {
+        "max_tokens": 5,
+        "top_p": 0.5,
+        "stop": ("x",),
+        "repeat_penalty": 1.1,
+        "stream": True,
+    }
+    assert config.models["m"].load.given() == {
+        "context_length": 4096,
+        "eval_batch_size": 64,
+        "flash_attention": True,
+    }
+
+
+def test_a_parameter_in_two_spellings():
+    """One parameter in two spellings is an error: nobody could tell which one is meant."""
+    assert problems_of(A + "defaults: {max_tokens: 5, maxTokens: 6}") == [
+        "defaults: maxTokens says the same as another key here"
+    ]
+
+
+@pytest.mark.parametrize(("text", "hour"), [("2027-01-31", 0), ("2027-01-31T12:00:00+02:00", 10)])
+def test_when_a_key_expires(text, hour):
+    """A key expires at a point in time, or at the beginning of a day in UTC."""
+    config = parse(A + f"access: {{keys: [{{name: a, sha256: {HASH}, expires: {text}}}]}}", {})
+
+    expires = config.access.keys[0].expires
+    assert expires is not None and expires.astimezone(UTC) == datetime(2027, 1, 31, hour, tzinfo=UTC)
 
 
 def test_a_backend_is_needed():

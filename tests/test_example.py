@@ -90,7 +90,7 @@ def test_every_key_says_why():
     assert [line for line in lines if "  # " not in line and "  - name" not in line] == []
 
 
-@pytest.mark.parametrize("section", ["listen", "server"])
+@pytest.mark.parametrize("section", ["debug", "server"])
 def test_it_shows_the_defaults(example, section):
     """Where no comment says 'here', the value is the default."""
     config = load(example, ENVIRONMENT)

@@ -16,7 +16,7 @@ import dmap
 LAYERS = (
     "errors logfmt arbiter",  # 0, pure
     "wire",  # 0 too, pure: its refusals are errors
-    "config trip notify engine tiny_vocabulary",  # 1; the engine is a program that backends start
+    "config trip notify engine tiny_vocabulary events",  # 1; the engine is a program that backends start
     "access tiny_models",  # 2
     "catalog",  # 2 too: it asks an access.Client what it may use
     "backends",  # 3
@@ -38,7 +38,7 @@ HOMES = {
     "aiohttp": {"backends", "reply", "web", "daemon"},
     "gguf": {"tiny_models", "tiny_vocabulary"},
     "httptools": {"upstream"},
-    "msgspec": {"wire"},
+    "msgspec": {"wire", "events"},
     "multidict": {"wire", "reply", "relay"},
     "numpy": {"tiny_models"},
     "pydantic": {"config"},

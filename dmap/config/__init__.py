@@ -5,29 +5,18 @@ Every key has a default, an unknown key is an error, and all problems are told a
 in the file.  Nothing is clamped or guessed.  `config.example.yaml` shows every key with the reason for it.
 """
 
+from dmap.config.access import Access, Key, Listen, Tls
 from dmap.config.advice import warnings_of
 from dmap.config.file import load, parse
-from dmap.config.schema import (
-    SWITCHING,
-    Access,
-    Config,
-    ConfigProblem,
-    Defaults,
-    Device,
-    GGUFBackend,
-    Key,
-    Listen,
-    LMStudioBackend,
-    Load,
-    Model,
-    OpenAIBackend,
-    Server,
-)
+from dmap.config.kinds import SWITCHING, GGUFBackend, LMStudioBackend, OpenAIBackend
+from dmap.config.models import Defaults, Load, Model
+from dmap.config.schema import Config, ConfigProblem, Debug, Device, Server
 
 __all__ = [
     "Access",
     "Config",
     "ConfigProblem",
+    "Debug",
     "Defaults",
     "Device",
     "SWITCHING",
@@ -39,6 +28,7 @@ __all__ = [
     "Model",
     "OpenAIBackend",
     "Server",
+    "Tls",
     "load",
     "parse",
     "warnings_of",

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
-from dmap.config.schema import Config, GGUFBackend, is_loopback
+from dmap.config.access import is_loopback
+from dmap.config.kinds import GGUFBackend
+from dmap.config.schema import Config
 
 
 def warnings_of(config: Config, load_s: float = 10) -> list[str]:

@@ -12,24 +12,8 @@ from pydantic import ValidationError
 
 from dmap.config.schema import Config, ConfigProblem
 
-_LATER = {
-    "adopt",
-    "backend_gone_s",
-    "capture",
-    "debug",
-    "expires",
-    "force",
-    "priority",
-    "rate_per_min",
-    "ring",
-    "state",
-    "strip",
-    "tls",
-    "tokenizer",
-    "ttl_s",
-}
-"""Keys of the plan that this version does not have; told as such, for they are no spelling mistakes."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_PATHS = re.compile(r"backends\..+\.(path|lms)|models\..+\.tokenizer|listen\.tls\.(cert|key)|state")
 _MERGE = "tag:yaml.org,2002:merge"
 _MOST_VALUES = 100_000
 
@@ -125,7 +109,7 @@ def _resolve(value: Any, environ: Mapping[str, str], base: Path, at: str, proble
     if "${" in _VARIABLE.sub("", value):
         problems.append(f"{at}: write a variable of the environment as ${{NAME}}")
     value = _VARIABLE.sub(lambda match: environ.get(match[1], ""), value)
-    return _path(value, base) if re.fullmatch(r"backends\..+\.(path|lms)", at) else value
+    return _path(value, base) if _PATHS.fullmatch(at) else value
 
 
 def _path(value: str, base: Path) -> Path:
@@ -166,7 +150,7 @@ def _told(error: Any) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
     last = str(where[-1]) if where else ""
     if error["type"] == "extra_forbidden":
-        return f"{path}: {'not built yet' if last in _LATER else 'no such key'}"
+        return f"{path}: no such key"
     if error["type"] == "union_tag_invalid":
         return f"{path}.kind: {error['ctx']['tag']!r} is not built; there are: openai, gguf, lmstudio"
     if error["type"] == "union_tag_not_found":

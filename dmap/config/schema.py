@@ -1,37 +1,17 @@
-"""What may stand in the file: frozen sections, and what must hold between them.  Knows no YAML."""
+"""The whole file: its sections together, and what must hold between them.  Knows no YAML."""
 
-import ipaddress
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, model_validator
 
-from dmap.config.types import (
-    Count,
-    Integer,
-    Name,
-    Network,
-    Number,
-    Seconds,
-    Sha256,
-    Size,
-    Token,
-    several,
-    url,
-)
+from dmap.config.access import Access, Listen, is_loopback
+from dmap.config.kinds import SWITCHING, BackendConfig, GGUFBackend, LMStudioBackend, OpenAIBackend
+from dmap.config.models import BY_LMS, Defaults, Model
+from dmap.config.section import Section
+from dmap.config.types import Count, Integer, Name, Number, Seconds, Size
 
 
 class ConfigProblem(Exception):
@@ -40,46 +20,6 @@ class ConfigProblem(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
-
-
-class Section(BaseModel):
-    """One mapping of the file: closed and frozen.  Text may stand for a number: so the environment has it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Listen(Section):
-    """Where dmap listens; beyond loopback only with keys, an allowlist or `access.open`."""
-
-    host: str = "127.0.0.1"
-    port: Integer = Field(default=8000, ge=0, le=65535)
-
-
-class Key(Section):
-    """One API key, known by its SHA-256, with what it may use."""
-
-    name: Name
-    sha256: Sha256
-    scopes: tuple[Literal["inference", "debug", "admin"], ...] = ("inference",)
-    models: tuple[str, ...] = ("*",)
-
-
-class Access(Section):
-    """Who may ask."""
-
-    open: bool = False
-    allow: tuple[Network, ...] = ()
-    trusted_proxies: tuple[Network, ...] = ()
-    keys: tuple[Key, ...] = ()
-
-    @field_validator("keys")
-    @classmethod
-    def _distinct(cls, keys: tuple[Key, ...]) -> tuple[Key, ...]:
-        for field in ("name", "sha256"):
-            values = [getattr(key, field) for key in keys]
-            if len(set(values)) < len(values):
-                raise ValueError(f"two keys have the same {field}")
-        return keys
 
 
 class Device(Section):
@@ -94,142 +34,8 @@ class Device(Section):
     wait_s: Seconds = 300
     lease_s: Seconds = 1800
     queue: Count = 1024
-
-
-class OpenAIBackend(Section):
-    """A server that speaks OpenAI's API and cannot switch models."""
-
-    kind: Literal["openai"]
-    url: Annotated[str, AfterValidator(url)]
-    api_key: Token | None = Field(default=None, repr=False)
-    parallel: Count | None = None
-    queue: Count = 1024
-    wait_s: Seconds = 300
-    lease_s: Seconds = 1800
-
-
-class GGUFBackend(Section):
-    """The embedded engine: a directory of GGUF files, each served by a llama.cpp child process."""
-
-    kind: Literal["gguf"]
-    path: Path
-    device: Name
-    parallel: Count = 4
-    context_length: Integer = Field(default=4096, ge=128)
-    threads: Count | None = None
-    load_s: Seconds = 600
-
-    @field_validator("path")
-    @classmethod
-    def _directory(cls, path: Path) -> Path:
-        try:
-            found = path.is_dir()
-        except OSError as exc:
-            raise ValueError(f"{path} cannot be looked at: {exc.strerror}") from exc
-        if not found:
-            raise ValueError(f"{path} is not a directory")
-        return path
-
-
-class LMStudioBackend(Section):
-    """An LM Studio of 0.4.0 or later, whose models dmap loads and unloads over its REST API."""
-
-    kind: Literal["lmstudio"]
-    url: Annotated[str, AfterValidator(url)]
-    device: Name
-    api_key: Token | None = Field(default=None, repr=False)
-    parallel: Count | None = None
-    load_s: Seconds = 600
-    lms: Path | None = None
-
-    @field_validator("lms")
-    @classmethod
-    def _command(cls, lms: Path | None, so_far: ValidationInfo) -> Path | None:
-        """Refuse what is no program, and a server it cannot be sent to: it takes a host and a port."""
-        if lms is None:
-            return None
-        if not (os.path.isfile(lms) and os.access(lms, os.X_OK)):
-            raise ValueError(f"{lms} is not a file that can be run")
-        parts = urlsplit(so_far.data.get("url", "http://h"))
-        if parts.scheme != "http" or ":" in (parts.hostname or "") or parts.path not in ("", "/v1"):
-            raise ValueError("lms reaches only http://HOST:PORT, without a path; HOST no IPv6 address")
-        return lms
-
-
-SWITCHING = (GGUFBackend, LMStudioBackend)
-"""The kinds whose residents dmap decides; only these have a device."""
-
-BackendConfig = Annotated[OpenAIBackend | GGUFBackend | LMStudioBackend, Field(discriminator="kind")]
-
-
-class Defaults(Section):
-    """Parameters injected where a request has none of its own."""
-
-    temperature: Number | None = Field(default=None, ge=0, le=2)
-    top_p: Number | None = Field(default=None, ge=0, le=1)
-    top_k: Integer | None = Field(default=None, ge=0)
-    min_p: Number | None = Field(default=None, ge=0, le=1)
-    max_tokens: Count | None = None
-    stop: Annotated[tuple[str, ...], BeforeValidator(several)] | None = None
-    seed: Integer | None = None
-    repeat_penalty: Number | None = Field(default=None, ge=0)
-    presence_penalty: Number | None = Field(default=None, ge=-2, le=2)
-    frequency_penalty: Number | None = Field(default=None, ge=-2, le=2)
-    reasoning_effort: str | None = None
-
-    def given(self) -> dict[str, Any]:
-        """Return the parameters that are set."""
-        return self.model_dump(exclude_none=True)
-
-
-def _share(value: Any) -> Any:
-    """Read a part of the layers; YAML takes a bare `off` for false."""
-    if value is False or value in ("off", "max"):
-        return value or "off"
-    try:
-        share = -1.0 if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise ValueError("write off, max, or a share from 0 to 1")
-    return share
-
-
-class Load(Section):
-    """How a model is loaded, for backends that can be told; the last four only LM Studio's `lms` can."""
-
-    context_length: Integer | None = Field(default=None, ge=128)
-    flash_attention: bool | None = None
-    eval_batch_size: Count | None = None
-    num_experts: Count | None = None
-    offload_kv_cache_to_gpu: bool | None = None
-    gpu: Annotated[Literal["off", "max"] | float | None, BeforeValidator(_share)] = None
-    parallel: Count | None = None
-    ttl_s: Count | None = None
-    identifier: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]{0,127}$")] | None = None
-
-    def given(self) -> dict[str, Any]:
-        """Return the options that are set."""
-        return self.model_dump(exclude_none=True)
-
-
-BY_LMS = ("gpu", "parallel", "ttl_s", "identifier")
-"""The load options that only the `lms` command of LM Studio takes."""
-
-
-class Model(Section):
-    """What is particular about one model."""
-
-    aliases: tuple[str, ...] = ()
-    backend: Name | None = None
-    defaults: Defaults = Defaults()
-    load: Load = Load()
-    memory: Size | None = None
-    parallel: Count | None = None
-    pin: bool = False
-    permit: tuple[
-        Literal["draft_model", "context_length", "integrations", "keep_alive", "options", "image_url"], ...
-    ] = ()
+    adopt: Literal["evict", "respect"] = "evict"
+    backend_gone_s: Seconds = 60
 
 
 class Server(Section):
@@ -247,6 +53,13 @@ class Server(Section):
     shutdown_s: Seconds = 20
 
 
+class Debug(Section):
+    """What whoever looks may see: the last *ring* events; with *capture* the bodies of requests too."""
+
+    ring: Annotated[Integer, Field(ge=1, le=100_000)] = 2000
+    capture: bool = False
+
+
 class Config(Section):
     """The whole file."""
 
@@ -258,6 +71,8 @@ class Config(Section):
     models: dict[str, Model] = {}
     allow_models: tuple[str, ...] = ("*",)
     server: Server = Server()
+    state: Path | None = None
+    debug: Debug = Debug()
 
     @model_validator(mode="before")
     @classmethod
@@ -339,10 +154,3 @@ class Config(Section):
         for name, count in pinned.items():
             if count > self.devices[name].max_models:
                 yield f"devices.{name}.max_models: less than the {count} models that are pinned there"
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -2,7 +2,8 @@
 
 import ipaddress
 import re
-from typing import Annotated, Any
+from datetime import UTC, date, datetime, time
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -67,6 +68,29 @@ def several(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _expiry(value: Any) -> Any:
+    """Read a date, whose beginning in UTC counts, or a point in time with its zone."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError("not a date; write it like 2027-01-31") from None
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time())
+    if not isinstance(value, datetime):
+        raise ValueError("not a date; write it like 2027-01-31")
+    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+
+
+def _origin(value: str) -> str:
+    """Take what browsers send in `Origin`: scheme, host and port, nothing after them (RFC 6454)."""
+    if value != "*" and not re.fullmatch(
+        r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?", value
+    ):
+        raise ValueError("not an origin; write it like https://app.example:8443, or *")
+    return value.lower()
+
+
 Size = Annotated[int, BeforeValidator(_bytes), Field(gt=0, lt=2**63)]
 Integer = Annotated[int, BeforeValidator(_number)]
 Number = Annotated[float, BeforeValidator(_number)]
@@ -75,4 +99,8 @@ Count = Annotated[Integer, Field(ge=1)]
 Network = Annotated[str, AfterValidator(_network)]
 Name = Annotated[str, Field(pattern=_NAME)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), AfterValidator(_hash)]
+Expiry = Annotated[datetime, BeforeValidator(_expiry)]
+Origin = Annotated[str, AfterValidator(_origin)]
+Guarded = Literal["draft_model", "context_length", "integrations", "keep_alive", "options", "image_url"]
+"""The fields of a request that move memory or reach out of the box; refused unless permitted."""
 Token = Annotated[str, AfterValidator(_token)]

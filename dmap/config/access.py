@@ -1,0 +1,72 @@
+"""Where dmap listens, and who may ask: the sections `listen` and `access`."""
+
+import ipaddress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from dmap.config.section import Section
+from dmap.config.types import Count, Expiry, Guarded, Integer, Name, Network, Origin, Sha256
+
+
+class Tls(Section):
+    """The files of a certificate, with its chain, and of its key, both PEM; read again with every reload."""
+
+    cert: Path
+    key: Path
+
+
+class Listen(Section):
+    """Where dmap listens; beyond loopback only with keys, an allowlist or `access.open`."""
+
+    host: str = "127.0.0.1"
+    port: Integer = Field(default=8000, ge=0, le=65535)
+    tls: Tls | None = None
+
+
+class Key(Section):
+    """
+    One API key, known by its SHA-256, with what it may use.
+
+    *parallel* bounds its requests that wait or run at once, *rate_per_min* those that begin; who has a
+    higher *priority* waits in front.  It is refused from *expires* on.  *permit* are guarded fields that it
+    may use with any model.
+    """
+
+    name: Name
+    sha256: Sha256
+    scopes: tuple[Literal["inference", "debug", "admin"], ...] = ("inference",)
+    models: tuple[str, ...] = ("*",)
+    priority: Integer = Field(default=0, ge=-10, le=10)
+    parallel: Count | None = None
+    rate_per_min: Count | None = None
+    expires: Expiry | None = None
+    permit: tuple[Guarded, ...] = ()
+
+
+class Access(Section):
+    """Who may ask."""
+
+    open: bool = False
+    allow: tuple[Network, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
+    keys: tuple[Key, ...] = ()
+    failures_per_min: Count = 20
+    cors: tuple[Origin, ...] = ()
+
+    @field_validator("keys")
+    @classmethod
+    def _distinct(cls, keys: tuple[Key, ...]) -> tuple[Key, ...]:
+        for field in ("name", "sha256"):
+            values = [getattr(key, field) for key in keys]
+            if len(set(values)) < len(values):
+                raise ValueError(f"two keys have the same {field}")
+        return keys
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

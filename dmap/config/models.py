@@ -1,0 +1,133 @@
+"""What is particular about models: the sections `defaults` and `models`."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from dmap.config.section import Section
+from dmap.config.types import Count, Guarded, Integer, Name, Number, Seconds, Size, several
+
+
+def snake(name: str) -> str:
+    """Return *name*, perhaps in camelCase, as `snake_case`."""
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
+
+
+def _in_snake(values: Any, others: dict[str, str]) -> Any:
+    """Take keys in camelCase too, and *others* for what they mean; one key in two spellings is an error."""
+    if not isinstance(values, dict):
+        return values
+    found: dict[Any, Any] = {}
+    for name, value in values.items():
+        plain = snake(name) if isinstance(name, str) else name
+        plain = others.get(plain, plain)
+        if plain in found:
+            raise ValueError(f"{name} says the same as another key here")
+        found[plain] = value
+    return found
+
+
+class Defaults(Section):
+    """Parameters injected where a request has none of its own; keys may also be in camelCase."""
+
+    temperature: Number | None = Field(default=None, ge=0, le=2)
+    top_p: Number | None = Field(default=None, ge=0, le=1)
+    top_k: Integer | None = Field(default=None, ge=0)
+    min_p: Number | None = Field(default=None, ge=0, le=1)
+    max_tokens: Count | None = None
+    stop: Annotated[tuple[str, ...], BeforeValidator(several)] | None = None
+    seed: Integer | None = None
+    repeat_penalty: Number | None = Field(default=None, ge=0)
+    presence_penalty: Number | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: Number | None = Field(default=None, ge=-2, le=2)
+    reasoning_effort: str | None = None
+    stream: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled(cls, values: Any) -> Any:
+        return _in_snake(values, _SAME_PARAMETERS)
+
+    def given(self) -> dict[str, Any]:
+        """Return the parameters that are set."""
+        return self.model_dump(exclude_none=True)
+
+
+def _share(value: Any) -> Any:
+    """Read a part of the layers; YAML takes a bare `off` for false."""
+    if value is False or value in ("off", "max"):
+        return value or "off"
+    try:
+        share = -1.0 if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ValueError("write off, max, or a share from 0 to 1")
+    return share
+
+
+_SAME_OPTIONS = {"offload_kv_cache": "offload_kv_cache_to_gpu"}
+_SAME_PARAMETERS = {
+    "stop_strings": "stop",
+    "max_completion_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+}
+Parameter = Annotated[str, BeforeValidator(snake)]
+
+
+class Load(Section):
+    """How a model is loaded, for backends that can be told; keys may also be in camelCase."""
+
+    context_length: Integer | None = Field(default=None, ge=128)
+    flash_attention: bool | None = None
+    eval_batch_size: Count | None = None
+    num_experts: Count | None = None
+    offload_kv_cache_to_gpu: bool | None = None
+    gpu: Annotated[Literal["off", "max"] | float | None, BeforeValidator(_share)] = None
+    gpu_layers: Integer | None = Field(default=None, ge=0)
+    cpu_threads: Count | None = None
+    rope_frequency_base: Number | None = Field(default=None, ge=0)
+    rope_frequency_scale: Number | None = Field(default=None, ge=0)
+    parallel: Count | None = None
+    ttl_s: Count | None = None
+    identifier: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]{0,127}$")] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled(cls, values: Any) -> Any:
+        """Take LM Studio's own `gpu: {ratio, layers}` apart, too."""
+        values = _in_snake(values, _SAME_OPTIONS)
+        gpu = values.get("gpu") if isinstance(values, dict) else None
+        if not isinstance(gpu, dict):
+            return values
+        if unknown := sorted(map(str, gpu.keys() - {"ratio", "layers"})):
+            raise ValueError(f"gpu has ratio and layers, but no {unknown[0]}")
+        parts = {"gpu": gpu.get("ratio"), "gpu_layers": gpu.get("layers")}
+        return values | {name: value for name, value in parts.items() if value is not None or name == "gpu"}
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that are set."""
+        return self.model_dump(exclude_none=True)
+
+
+BY_LMS = ("gpu", "parallel", "ttl_s", "identifier")
+"""The load options that only the `lms` command of LM Studio takes."""
+
+
+class Model(Section):
+    """What is particular about one model."""
+
+    aliases: tuple[str, ...] = ()
+    backend: Name | None = None
+    defaults: Defaults = Defaults()
+    load: Load = Load()
+    memory: Size | None = None
+    parallel: Count | None = None
+    pin: bool = False
+    ttl_s: Seconds | None = None
+    force: Defaults = Defaults()
+    strip: tuple[Parameter, ...] = ()
+    tokenizer: Path | None = None
+    permit: tuple[Guarded, ...] = ()
