@@ -7,20 +7,18 @@ The counterpart is `gate`, which owns the tickets; `fleet` is where the backends
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from dmap.arbiter import Arbiter, Effect, Needs, Outcome, Switch
-from dmap.backends import ModelInfo
+from dmap.arbiter import Arbiter, Effect, Needs, Outcome, Switch, Unload
+from dmap.backends import Loaded, ModelInfo
+from dmap.errors import BackendBroke, BackendDown, DmapError
 from dmap.fleet import Fleet, Reading, cause_of, is_down
-from dmap.logfmt import logfmt
+from dmap.switchlog import Report, SwitchClock, Tell
 from dmap.trip import ModelKey, Route
 
 __all__ = ["Changeover", "needs_of"]
-
-log = logging.getLogger("dmap.gate")
 
 
 class Changeover:
@@ -28,7 +26,10 @@ class Changeover:
     The switch task and the look task of one device.
 
     *apply* carries out what the arbiter answers, *now* is the gate's time, *routes* the latest route of
-    each model.  *down* holds the models whose last switch failed because a backend did not answer.
+    each model.  Without *adopt* the models that dmap did not load are left alone, as if they were pinned.
+
+    *down* holds the models whose last switch failed because a backend did not answer, *stuck* those whose
+    last unloading failed, with the reason, and *got* what the loads of the residents really gave.
     """
 
     def __init__(
@@ -40,8 +41,13 @@ class Changeover:
         routes: Mapping[ModelKey, Route],
         apply: Callable[[Iterable[Effect]], None],
         now: Callable[[], float],
+        tell: Tell,
+        adopt: bool,
     ) -> None:
+        self.adopt = adopt
         self.down: set[ModelKey] = set()
+        self.stuck: dict[ModelKey, DmapError] = {}
+        self.got: dict[ModelKey, Loaded] = {}
         self.clock = SwitchClock()
         self._name = name
         self._arbiter = arbiter
@@ -49,6 +55,8 @@ class Changeover:
         self._routes = routes
         self._apply = apply
         self._now = now
+        self._tell = tell
+        self._has_looked = False
         self._switching: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._look_again = False
@@ -66,9 +74,9 @@ class Changeover:
             self._looking = _spawn(self._look(), f"look {self._name}")
 
     async def looked(self) -> None:
-        """Wait for the look under way."""
-        if self._looking is not None:
-            await asyncio.wait((self._looking,))
+        """Wait for the look under way, or for the one after the switch under way."""
+        while (task := self._looking or (self._switching if self._look_again else None)) is not None:
+            await asyncio.wait((task,))
 
     async def close(self) -> None:
         """Cancel both tasks and wait for their end."""
@@ -83,14 +91,18 @@ class Changeover:
     async def _switch(self) -> None:
         try:
             while (switch := self._arbiter.switch) is not None:
-                await self._carry_out(switch)
+                report = Report(self._name, switch, self._now(), self._tell)
+                if isinstance(switch, Switch):
+                    await self._carry_out(switch, report)
+                else:
+                    await self._take_out(switch, report)
+                report.close(self._now())
         finally:
             self._switching = None
         if self._look_again:
             self.look()
 
-    async def _carry_out(self, switch: Switch) -> None:
-        report = Report(switch)
+    async def _carry_out(self, switch: Switch, report: Report) -> None:
         self.clock.start(self._now(), switch.load)
         try:
             outcome = await self._change(switch, report)
@@ -100,33 +112,50 @@ class Changeover:
         self.clock.stop(self._now())
         if outcome is not None:
             self._apply(self._arbiter.switched(self._now(), outcome))
-        log.info(logfmt("switch", {"device": self._name} | report.told()))
 
-    async def _change(self, switch: Switch, report: "Report") -> Outcome | None:
-        """Unload, cool down, load.  Return None when the switch was given up on the way."""
+    async def _take_out(self, switch: Unload, report: Report) -> None:
+        key: ModelKey = switch.model
+        try:
+            await self._unload(key, report)
+        except Exception as exc:
+            self._look_again = True
+            self.stuck[key] = self._trouble(key, exc)
+            report.failed(self._now(), cause_of(exc))
+            self._apply(self._arbiter.switched(self._now(), Outcome(failed=cause_of(exc))))
+        else:
+            self.stuck.pop(key, None)
+            self._apply(self._arbiter.unloaded(self._now(), key))
+
+    async def _unload(self, key: ModelKey, report: Report) -> None:
         began = self._now()
+        await self.fleet.unload(key)
+        self.got.pop(key, None)
+        report.unloaded(key, self._now() - began)
+
+    def _trouble(self, key: ModelKey, exc: Exception) -> DmapError:
+        text = f"could not unload {key} on {self._name!r}: {cause_of(exc)}"
+        return BackendDown(text) if is_down(exc) else BackendBroke(text)
+
+    async def _change(self, switch: Switch, report: Report) -> Outcome | None:
+        """Unload, cool down, load.  Return None when the switch was given up on the way."""
         reading = await self.fleet.read()
         reading.check(key for key in (*switch.unload, switch.load) if key.backend not in reading.gone)
         for key in self._surplus(switch, reading):
             if key in reading.residents:
-                await self.fleet.unload(key)
+                await self._unload(key, report)
             self._apply(self._arbiter.unloaded(self._now(), key))
             if self._arbiter.switch is not switch:
                 return None
         await self.fleet.cool_down()
         self._apply(self._arbiter.cleared(self._now()))
-        report.unload_s = self._now() - began
         if self._arbiter.switch is not switch:
             return None
         return await self._load(switch.load, report)
 
-    async def _load(self, key: ModelKey, report: "Report") -> Outcome:
+    async def _load(self, key: ModelKey, report: Report) -> Outcome:
         report.loading_since = self._now()
-        try:
-            loaded = await self.fleet.load(key, self._routes[key].load)
-        finally:
-            report.load_s = self._now() - report.loading_since
-        report.outcome = "ok"
+        loaded = self.got[key] = await self.fleet.load(key, self._routes[key].load)
+        report.loaded(self._now(), loaded)
         self.down.discard(key)
         given = self._routes[key].size_given
         return Outcome(size_bytes=None if given else loaded.size_bytes, parallel=loaded.parallel)
@@ -134,16 +163,21 @@ class Changeover:
     def _surplus(self, switch: Switch, reading: Reading) -> list[ModelKey]:
         """List what has to go: the switch's victims, and whatever is there that the arbiter never let in."""
         staying = self._arbiter.residents | {switch.load}
-        return [*switch.unload, *(key for key in reading.residents if key not in staying)]
+        strays = (key for key in reading.residents if key not in staying and not self._is_foreign(key))
+        return [*switch.unload, *strays]
 
-    def _failure(self, key: ModelKey, report: "Report", exc: Exception) -> Outcome:
-        report.outcome, report.error = "failed", cause_of(exc)
+    def _is_foreign(self, key: ModelKey) -> bool:
+        """Tell whether a resident is the owner's own business."""
+        return not self.adopt and key not in self.got
+
+    def _failure(self, key: ModelKey, report: Report, exc: Exception) -> Outcome:
+        report.failed(self._now(), cause_of(exc))
         if is_down(exc):
             self.down.add(key)
         else:
             self.down.discard(key)
         crowded = report.loading_since is not None and not is_down(exc)
-        return Outcome(failed=report.error, crowded=crowded)
+        return Outcome(failed=cause_of(exc), crowded=crowded)
 
     # What is really resident
 
@@ -155,7 +189,10 @@ class Changeover:
                 reading = await self.fleet.read()
                 self._look_again |= epoch != self._arbiter.epoch
                 self._note_recovered(reading)
-                self._apply(self._arbiter.observed(self._now(), epoch, self._found(reading)))
+                found = self._found(reading)
+                if epoch == self._arbiter.epoch and self._arbiter.switch is None:
+                    self._note_strays(reading, found)
+                self._apply(self._arbiter.observed(self._now(), epoch, found))
         finally:
             self._looking = None
 
@@ -165,83 +202,47 @@ class Changeover:
             self.down.discard(key)
             self._apply(self._arbiter.recovered(self._now(), key))
 
+    def _note_strays(self, reading: Reading, found: Mapping[ModelKey, Needs]) -> None:
+        """Tell what came or went without dmap; what the first look finds was there before."""
+        known = self._arbiter.residents
+        came = [key for key in found if key not in known] if self._has_looked else []
+        went = [key for key in known if key not in found and key not in reading.residents]
+        for event, keys in (("model.appeared", came), ("model.vanished", went)):
+            for key in keys:
+                self._tell(event, {"device": self._name, "model": str(key)})
+        for key in [key for key in self.got if key not in found]:
+            del self.got[key]
+        self._has_looked = True
+
     def _found(self, reading: Reading) -> dict[ModelKey, Needs]:
         """Say what is resident; a backend that is silent for now keeps what it was believed to have."""
         found = {
             key: self._found_needs(key, info)
             for key, info in reading.residents.items()
-            if self.fleet.satisfies(key, self._routes.get(key))
+            if self._is_foreign(key) or self.fleet.satisfies(key, self._routes.get(key))
         }
         for key in self._arbiter.residents:
             if key.backend in reading.silent and key.backend not in reading.gone:
-                found[key] = Needs()
+                found[key] = self._arbiter.needs_of(key)
         return found
 
     def _found_needs(self, key: ModelKey, info: ModelInfo) -> Needs:
         route = self._routes.get(key)
+        foreign = self._is_foreign(key)
         if route is None:
-            return Needs(info.size_bytes, info.parallel, info.embedding)
+            return Needs(info.size_bytes, info.parallel, info.embedding, foreign)
         needs = needs_of(route)
         return replace(
             needs,
             size_bytes=needs.size_bytes if route.size_given or info.size_bytes is None else info.size_bytes,
             parallel=info.parallel if needs.parallel is None else needs.parallel,
+            pinned=needs.pinned or foreign,
         )
-
-
-@dataclass(slots=True)
-class Report:
-    """One switch, as the log tells it.  The unloading includes the reading before and the cool-down after."""
-
-    switch: Switch
-    unload_s: float = 0.0
-    load_s: float = 0.0
-    loading_since: float | None = None
-    outcome: str = "given_up"
-    error: str = ""
-
-    def told(self) -> dict[str, Any]:
-        """Return what the log line says."""
-        return {
-            "unload": ",".join(map(str, self.switch.unload)) or "-",
-            "load": self.switch.load,
-            "reason": self.switch.cause.value,
-            "drain_s": self.switch.drain_s,
-            "unload_s": self.unload_s,
-            "load_s": self.load_s,
-            "outcome": self.outcome,
-            "error": self.error or None,
-        }
-
-
-class SwitchClock:
-    """How long, in all, the switch of each model has been under way; a lease takes the difference."""
-
-    def __init__(self) -> None:
-        self._spent_s: dict[ModelKey, float] = {}
-        self._current: tuple[ModelKey, float] | None = None
-
-    def start(self, now: float, key: ModelKey) -> None:
-        """Note that *key*'s switch began; one at a time."""
-        self._current = key, now
-
-    def stop(self, now: float) -> None:
-        """Note the end of the switch that began last."""
-        if self._current is not None:
-            key = self._current[0]
-            self._spent_s[key] = self.spent_s(now, key)
-            self._current = None
-
-    def spent_s(self, now: float, key: ModelKey) -> float:
-        """Return the seconds that switches to *key* have taken up to *now*."""
-        current = self._current
-        running_s = now - current[1] if current is not None and current[0] == key else 0.0
-        return self._spent_s.get(key, 0.0) + running_s
 
 
 def needs_of(route: Route) -> Needs:
     """Return what the arbiter has to know of a route's model."""
-    return Needs(route.size_bytes, route.parallel, route.embedding, route.pin)
+    return Needs(route.size_bytes, route.parallel, route.embedding, route.pin, route.ttl_s)
 
 
 def _spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

@@ -5,13 +5,15 @@ DmapError
   caller's fault
     BadRequest 400          AccessDenied 403        UploadTimeout 408
     InvalidKey 401          PathNotFound 404        BodyTooLarge 413
-                            ModelNotFound 404       Overloaded 429
+    Invalid 400             ModelNotFound 404       Overloaded 429
+    ContextExceeded 400     RequestNotFound 404
   backend's fault
     LoadFailed 502          BackendBroke 502        BackendSlow 504
     BackendDown 503         Relayed (as it was told)
   ours
     WaitExpired 503         ShuttingDown 503        NotBuilt 501
     LeaseExpired 504        ClientStalled 504       Internal 500
+    Cancelled 503           NotSaved 500
 
 Status, `type` and `code` are class data (OpenAI's spellings where it has one), and so is whether a
 client should try again by itself.  The counterpart is the middleware in `web/app.py`, the only place
@@ -27,17 +29,22 @@ __all__ = [
     "BackendSlow",
     "BadRequest",
     "BodyTooLarge",
+    "Cancelled",
     "ClientStalled",
+    "ContextExceeded",
     "DmapError",
     "Internal",
+    "Invalid",
     "InvalidKey",
     "LeaseExpired",
     "LoadFailed",
     "ModelNotFound",
     "NotBuilt",
+    "NotSaved",
     "Overloaded",
     "PathNotFound",
     "Relayed",
+    "RequestNotFound",
     "ShuttingDown",
     "UploadTimeout",
     "WaitExpired",
@@ -86,6 +93,31 @@ class BadRequest(DmapError):
     """The body or a field of it is not what the route takes."""
 
     status, type, code = 400, "invalid_request_error", "invalid_request"
+
+
+class Invalid(BadRequest):
+    """An order or a file with several things wrong; all of them are told, in *problems* too."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems), param=problems[0].partition(":")[0])
+        self.problems = problems
+
+    def body(self) -> dict[str, Any]:
+        """Return the envelope with one more member, `problems`, beside the message."""
+        told = super().body()
+        return told | {"error": told["error"] | {"problems": self.problems}}
+
+
+class RequestNotFound(DmapError):
+    """No open request has this id."""
+
+    status, type, code = 404, "invalid_request_error", "request_not_found"
+
+
+class ContextExceeded(DmapError):
+    """The prompt has more tokens than the model's context."""
+
+    status, type, code = 400, "invalid_request_error", "context_length_exceeded"
 
 
 class InvalidKey(DmapError):
@@ -193,6 +225,20 @@ class ClientStalled(DmapError):
     """The client did not read for `server.client_stall_s`, added up over the stream."""
 
     status, type, code = 504, "server_error", "client_stalled"
+    should_retry = False
+
+
+class Cancelled(DmapError):
+    """Whoever runs dmap has ended this request."""
+
+    status, type, code = 503, "server_error", "cancelled"
+    should_retry = False
+
+
+class NotSaved(DmapError):
+    """What was set is in effect, but the state file could not be written."""
+
+    status, type, code = 500, "server_error", "not_saved"
     should_retry = False
 
 

@@ -42,7 +42,7 @@ class Fleet:
     def __init__(self, switchers: Mapping[str, Switcher], *, cooldown_s: float, gone_s: float) -> None:
         self._switchers = switchers
         self.cooldown_s = cooldown_s
-        self._gone_s = gone_s
+        self.gone_s = gone_s
         self._freed_at: float | None = None
         self._silent_since: dict[str, float] = {}
 
@@ -68,9 +68,11 @@ class Fleet:
         return self._switcher(key).satisfies(key.model, route.load if route is not None else {})
 
     async def unload(self, key: ModelKey) -> None:
-        """Take a model out; the memory counts as free only after a cool-down from now on."""
-        await self._switcher(key).unload(key.model)
-        self._freed_at = asyncio.get_running_loop().time()
+        """Take a model out; unless its backend knows better, the memory is free a cool-down from now."""
+        switcher = self._switcher(key)
+        await switcher.unload(key.model)
+        if not getattr(switcher, "frees_at_once", False):
+            self._freed_at = asyncio.get_running_loop().time()
 
     async def cool_down(self) -> None:
         """Wait for what is left of the cool-down after the last unload: drivers free memory late."""
@@ -95,7 +97,7 @@ class Fleet:
     def _note_silence(self, silent: Mapping[str, Exception]) -> frozenset[str]:
         now = asyncio.get_running_loop().time()
         self._silent_since = {name: self._silent_since.get(name, now) for name in silent}
-        gone = (name for name, since in self._silent_since.items() if now - since >= self._gone_s)
+        gone = (name for name, since in self._silent_since.items() if now - since >= self.gone_s)
         return frozenset(gone)
 
 

@@ -10,88 +10,24 @@ import asyncio
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-from dmap.arbiter import Arbiter, Effect, Grant, Limits, Needs, Reason, Refuse, Snapshot, Switch
-from dmap.backends import Switcher
+from dmap.arbiter import Arbiter, Effect, Grant, Limits, Needs, Refuse, Snapshot, Switch, Unload
+from dmap.backends import Loaded, Switcher
 from dmap.changeover import Changeover, needs_of
-from dmap.errors import BackendDown, DmapError, LoadFailed, Overloaded, ShuttingDown, WaitExpired
+from dmap.errors import DmapError, ShuttingDown, WaitExpired
 from dmap.fleet import Fleet
+from dmap.lease import Beat, Lease, Waiting
+from dmap.partings import Partings
+from dmap.refusals import error_of
+from dmap.switchlog import Tell, nothing
 from dmap.trip import ModelKey, Route
 
-__all__ = ["Beat", "Gate", "Lease"]
-
-Beat = Callable[[int, float], Awaitable[None]]
-"""Told the position, from 1, and the estimated wait in seconds while a request waits."""
+__all__ = ["Beat", "Gate", "Lease", "Tell", "Waiting"]
 
 FRESH_S = 1.0
 """Beats share a snapshot for this long: with a thousand waiters, each one's own would walk them all."""
-
-
-class Lease:
-    """
-    A request's hold on a resident model, from entering the context to `release` or leaving it.
-
-    *queue_s* is how long it waited in all, *switch_s* the part of it in which its own model's switch was
-    under way.  Entering raises `Overloaded`, `WaitExpired`, `LoadFailed`, `BackendDown` or `ShuttingDown`.
-    """
-
-    def __init__(
-        self, gate: "Gate", route: Route, client: str, beat: Beat | None, beat_after_s: float
-    ) -> None:
-        self.id = 0
-        self.route = route
-        self.client = client
-        self.queue_s = 0.0
-        self.switch_s = 0.0
-        self.error: DmapError | None = None
-        self._gate = gate
-        self._beat = beat
-        self._beat_after_s = beat_after_s
-        self._answered = False
-        self._open = False
-        self._future: asyncio.Future[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._open = True
-        self._gate._submit(self)
-        if not self._answered:
-            await self._wait()
-        if self.error is not None:
-            raise self.error
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
-
-    def release(self) -> None:
-        """Give the model back, or the place in the queue.  Idempotent."""
-        if self._open:
-            self._open = False
-            self._gate._withdraw(self)
-
-    def _answer(self, error: DmapError | None) -> None:
-        self._answered = True
-        if error is not None:
-            self.error, self._open = error, False
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
-
-    async def _wait(self) -> None:
-        self._future = self._gate.loop.create_future()
-        after_s = self._beat_after_s if self._beat is not None else None
-        try:
-            while not self._answered:
-                await asyncio.wait((self._future,), timeout=after_s)
-                if self._beat is not None and not self._answered:
-                    await self._beat(*self._gate._place(self.id))
-        except BaseException:
-            self.release()
-            raise
 
 
 class Gate:
@@ -99,7 +35,9 @@ class Gate:
     One device's gate.
 
     Make it inside the loop that runs it, call `start` before the first lease and `close` at the end.
-    *gone_s* is how long a backend may keep silent until its residents no longer count.
+    *gone_s* is how long a backend may keep silent until its residents no longer count.  Without *adopt*
+    the models that somebody else loaded are left alone, as if they were pinned.  *tell* hears of switches,
+    and of models that come and go without dmap.
     """
 
     def __init__(
@@ -109,6 +47,9 @@ class Gate:
         switchers: Mapping[str, Switcher],
         cooldown_s: float = 3.0,
         gone_s: float = 60.0,
+        *,
+        adopt: bool = True,
+        tell: Tell = nothing,
     ) -> None:
         self.name = name
         self.loop = asyncio.get_running_loop()
@@ -124,6 +65,7 @@ class Gate:
         self._due = 0.0
         self._seen: tuple[float, Snapshot] | None = None
         self._out: Counter[ModelKey] = Counter()
+        self._partings = Partings()
         self._changeover = Changeover(
             name,
             self._arbiter,
@@ -131,6 +73,8 @@ class Gate:
             routes=self._routes,
             apply=self._apply,
             now=self._now,
+            tell=tell,
+            adopt=adopt,
         )
 
     @classmethod
@@ -149,14 +93,89 @@ class Gate:
             switcher.start()
         await self.recheck()
 
-    def lease(self, route: Route, client: str, beat: Beat | None = None, beat_after_s: float = 15.0) -> Lease:
+    def lease(
+        self,
+        route: Route,
+        client: str,
+        beat: Beat | None = None,
+        beat_after_s: float = 15.0,
+        priority: int = 0,
+        name: str = "",
+        on_wait: Callable[[int, float], None] | None = None,
+    ) -> Lease:
         """
         Return a context that waits for *route*'s model on entering and gives it back on leaving.
 
         *beat* is awaited by the caller itself every *beat_after_s* while it waits; if it raises, the
-        place in the queue is given up.
+        place in the queue is given up.  Higher *priority* is served before lower.  *name* is what `waiting`
+        and `cancel` know it by.  *on_wait* is called, with what *beat* is told, if it has to wait at all.
         """
-        return Lease(self, route, client, beat, beat_after_s)
+        return Lease(self, route, client, beat, beat_after_s, priority, name, on_wait)
+
+    async def load(self, route: Route, client: str, *, priority: int = 0, name: str = "") -> Loaded | None:
+        """
+        Have *route*'s model loaded as *route* says, waiting for it like any request; return what it got.
+
+        A resident that is not as *route* asks is unloaded first.  None is returned for a model that was
+        resident before dmap came, as nothing is known of its load.  Raises what entering a lease raises,
+        and what `unload` does.
+        """
+        key = route.key
+        if self._is_loading(key):  # with the options of whoever asked first
+            async with self.lease(route, client, priority=priority, name=name):
+                pass
+        if key in self._arbiter.residents and not self._changeover.fleet.satisfies(key, route):
+            await self.unload(key)
+        async with self.lease(route, client, priority=priority, name=name):
+            return self._changeover.got.get(key)
+
+    async def unload(self, key: ModelKey, wait_s: float | None = None) -> None:
+        """
+        Have a resident unloaded, pinned or not, once its last lease has ended; return when it is gone.
+
+        It takes nobody from now on.  Nothing happens for a model that is not resident.  Raises `WaitExpired`
+        after *wait_s*, by default the device's, and `BackendDown` or `BackendBroke` if it will not go; the
+        model then stays, and so it does if the caller is cancelled while it still serves.
+        """
+        wait_s = self._limits.wait_s if wait_s is None else wait_s
+        future = self._partings.add(key)
+        self._apply(self._arbiter.unload(self._now(), key))
+        try:
+            async with asyncio.timeout(wait_s):
+                await future
+        except TimeoutError:
+            text = f"{key} on {self.name!r} still serves after {wait_s:g} s and was not unloaded"
+            raise WaitExpired(text) from None
+        finally:
+            if self._partings.leave(key, future):
+                self._apply(self._arbiter.keep(self._now(), key))
+
+    def drain(self, *, unload: bool) -> None:
+        """Serve nobody and begin no switch until `resume`; with *unload* let all residents go when idle."""
+        self._apply(self._arbiter.drain(self._now(), unload=unload))
+
+    def resume(self) -> None:
+        """Go on after `drain`."""
+        self._apply(self._arbiter.resume(self._now()))
+
+    def waiting(self) -> list[Waiting]:
+        """List who waits, the next one first."""
+        now = self._now()
+        places = self._arbiter.snapshot(now).waiting
+        lines = [
+            Waiting(lease.name, lease.client, lease.route.key, place.position, place.estimate_s, waited_s)
+            for lease in self._waiting.values()
+            for place, waited_s in [(places[lease.id], now - lease.since)]
+        ]
+        return sorted(lines, key=lambda line: line.position)
+
+    def cancel(self, name: str, error: DmapError) -> bool:
+        """Refuse the waiting lease called *name* with *error*; tell whether there is one."""
+        lease = next((lease for lease in self._waiting.values() if lease.name == name), None)
+        if lease is None or not name:
+            return False
+        self._refuse(lease, error)
+        return True
 
     def snapshot(self) -> Snapshot:
         """Return who waits, what is resident and what is changing."""
@@ -167,17 +186,27 @@ class Gate:
         if self._passing is None:
             self._changeover.look()
 
-    def configure(self, limits: Limits, cooldown_s: float) -> None:
-        """Go on under other bounds; nobody's lease or place is touched but by them."""
+    def configure(
+        self,
+        limits: Limits,
+        cooldown_s: float | None = None,
+        gone_s: float | None = None,
+        adopt: bool | None = None,
+    ) -> None:
+        """Go on under other bounds, None for the same; nobody's lease or place is touched but by them."""
         self._limits = limits
-        self._changeover.fleet.cooldown_s = cooldown_s
+        fleet = self._changeover.fleet
+        fleet.cooldown_s = fleet.cooldown_s if cooldown_s is None else cooldown_s
+        fleet.gone_s = fleet.gone_s if gone_s is None else gone_s
         self._apply(self._arbiter.configure(self._now(), limits))
+        if adopt is not None and adopt != self._changeover.adopt:
+            self._changeover.adopt = adopt
+            self.changed()
 
     def refuse(self, is_gone: Callable[[ModelKey], bool], error: DmapError) -> None:
         """Refuse those who wait for a model that *is_gone*; leases on it go on to their end."""
         for lease in [lease for lease in self._waiting.values() if is_gone(lease.route.key)]:
-            lease.release()
-            lease._answer(error)
+            self._refuse(lease, error)
 
     async def recheck(self) -> None:
         """Look again, and wait for what is found."""
@@ -188,34 +217,71 @@ class Gate:
         """Refuse all who wait, and stop.  Leases that are out may end later.  Idempotent."""
         self._apply(self._arbiter.close(self._now()))
         await self._changeover.close()
+        for key in self._partings:
+            self._partings.answer(
+                key, ShuttingDown(f"dmap is shutting down; {key} was not unloaded", retry_after_s=5)
+            )
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     # Tickets
 
-    def _submit(self, lease: Lease) -> None:
+    def enter(self, lease: Lease) -> None:
+        """Let *lease* wait for its model; for the lease to call."""
         now, key = self._now(), self._passing or lease.route.key
-        lease.id = next(self._ids)
+        lease.id, lease.since = next(self._ids), now
         self._routes[key] = lease.route
         self._waiting[lease.id] = lease
-        lease.queue_s, lease.switch_s = -now, -self._changeover.clock.spent_s(now, key)
-        self._apply(self._arbiter.submit(now, lease.id, key, lease.client, needs_of(lease.route)))
+        lease.switch_s = -self._changeover.clock.spent_s(now, key)
+        needs = needs_of(lease.route)
+        self._apply(self._arbiter.submit(now, lease.id, key, lease.client, needs, lease.priority))
 
-    def _withdraw(self, lease: Lease) -> None:
+    def leave(self, lease: Lease) -> None:
+        """Take back what *lease* holds, a place or a model; for the lease to call."""
+        now = self._now()
         if self._waiting.pop(lease.id, None) is None:
             self._out[lease.route.key] -= 1
-        self._apply(self._arbiter.withdraw(self._now(), lease.id))
+        else:
+            self._note_wait(lease, now)
+        self._apply(self._arbiter.withdraw(now, lease.id))
+
+    def place(self, lease: Lease) -> tuple[int, float]:
+        """Return the position and the estimated wait of *lease*, as they were `FRESH_S` ago at the most."""
+        now = self._now()
+        if self._seen is None or now - self._seen[0] > FRESH_S or lease.id not in self._seen[1].waiting:
+            self._seen = now, self._arbiter.snapshot(now)
+        place = self._seen[1].waiting[lease.id]
+        return place.position, place.estimate_s
+
+    def prospect(self, lease: Lease) -> tuple[int, float]:
+        """Return roughly the position and wait of a *lease* that has just begun to wait; for the lease."""
+        key = self._passing or lease.route.key
+        return len(self._waiting), self._arbiter.estimate(self._now(), key)
 
     def _in_use(self, backend: str, model: str) -> bool:
         return self._out[ModelKey(backend, model)] > 0
 
-    def _place(self, id: int) -> tuple[int, float]:
-        now = self._now()
-        if self._seen is None or now - self._seen[0] > FRESH_S or id not in self._seen[1].waiting:
-            self._seen = now, self._arbiter.snapshot(now)
-        place = self._seen[1].waiting[id]
-        return place.position, place.estimate_s
+    def _note_wait(self, lease: Lease, now: float) -> None:
+        lease.queue_s = now - lease.since
+        lease.switch_s += self._changeover.clock.spent_s(now, self._passing or lease.route.key)
+
+    def _refuse(self, lease: Lease, error: DmapError) -> None:
+        lease.release()
+        lease.answer(error)
+
+    # Loads and partings
+
+    def _is_loading(self, key: ModelKey) -> bool:
+        switch = self._arbiter.switch
+        return isinstance(switch, Switch) and switch.load == key
+
+    def _note_partings(self) -> None:
+        """Answer those who wait for an unloading that is over."""
+        for key in self._partings:
+            if not self._arbiter.is_leaving(key):
+                stays = key in self._arbiter.residents
+                self._partings.answer(key, self._changeover.stuck.pop(key, None) if stays else None)
 
     # Effects
 
@@ -231,17 +297,21 @@ class Gate:
                     self._answer(ticket, None)
                 case Refuse(ticket):
                     self._answer(ticket, effect)
-                case Switch():
+                case Switch() | Unload():
                     self._changeover.switch()
+        if self._partings:
+            self._note_partings()
         self._set_timer()
 
     def _answer(self, ticket: Any, refusal: Refuse | None) -> None:
         lease = self._waiting.pop(ticket)
-        lease.queue_s += self._told_at
-        lease.switch_s += self._changeover.clock.spent_s(self._told_at, self._passing or lease.route.key)
+        self._note_wait(lease, self._told_at)
+        key = lease.route.key
         if refusal is None:
-            self._out[lease.route.key] += 1
-        lease._answer(self._error(lease, refusal) if refusal is not None else None)
+            self._out[key] += 1
+            return lease.answer(None)
+        is_down = key in self._changeover.down
+        lease.answer(error_of(refusal, key, self.name, self._limits, is_down=is_down))
 
     def _set_timer(self) -> None:
         deadline = self._arbiter.next_deadline()
@@ -256,27 +326,3 @@ class Gate:
         self._timer = None
         self._told_at = max(self._told_at, deadline)
         self._apply(self._arbiter.tick(self._now()))
-
-    # Words
-
-    def _error(self, lease: Lease, refusal: Refuse) -> DmapError:
-        key, detail, retry_after_s = lease.route.key, refusal.detail, refusal.retry_after_s
-        match refusal.reason:
-            case Reason.QUEUE_FULL:
-                text = f"{self._limits.queue} requests wait for {self.name!r} already; try again later"
-                return Overloaded(text, retry_after_s=retry_after_s)
-            case Reason.WAIT_EXPIRED:
-                text = f"waited {self._limits.wait_s:g} s for {key} on {self.name!r}; try again later"
-                return WaitExpired(text, retry_after_s=retry_after_s)
-            case Reason.CLOSED:
-                return ShuttingDown(f"dmap is shutting down; {key} was not asked", retry_after_s=5)
-            case Reason.NEVER_FITS:
-                return LoadFailed(
-                    f"{key} does not fit on {self.name!r} beside what is pinned there; "
-                    "see devices.memory, models.memory and models.pin in config.yaml"
-                )
-            case Reason.LOAD_FAILED if key not in self._changeover.down:
-                return LoadFailed(f"could not load {key} on {self.name!r}: {detail}")
-            case _:
-                text = f"could not load {key} on {self.name!r} at the last try: {detail}"
-                return BackendDown(text, retry_after_s=retry_after_s)

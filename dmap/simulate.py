@@ -12,7 +12,7 @@ import itertools
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from dmap.arbiter import Arbiter, Cause, Effect, Grant, Limits, Needs, Outcome, Refuse, Switch
@@ -22,11 +22,17 @@ __all__ = ["POLICIES", "WORKLOADS", "Arrivals", "Crowd", "Result", "Workload", "
 
 @dataclass(frozen=True, slots=True)
 class Crowd:
-    """*count* clients of one model, each asking again *think_s* after its answer."""
+    """
+    *count* clients of one model, each asking again *think_s* after its answer.
+
+    Each keeps *open* requests going at once.
+    """
 
     model: str
     count: int
     think_s: float = 0.0
+    priority: int = 0
+    open: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ class Result:
 
     waits_s: list[float] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
+    clients: list[str] = field(default_factory=list)
     switches: int = 0
     refused: int = 0
     waiting_s: list[float] = field(default_factory=list)
@@ -91,7 +98,9 @@ class Result:
 class Policy(Protocol):
     """What the simulator needs of an arbiter."""
 
-    def submit(self, now: float, ticket: int, model: str, client: str, needs: Needs) -> list[Effect]:
+    def submit(
+        self, now: float, ticket: int, model: str, client: str, needs: Needs, priority: int
+    ) -> list[Effect]:
         """Hear of a request."""
 
     def withdraw(self, now: float, ticket: int) -> list[Effect]:
@@ -118,8 +127,10 @@ class Queue:
         self._loaded: str | None = None
         self._loading: str | None = None
 
-    def submit(self, now: float, ticket: int, model: str, client: str, needs: Needs) -> list[Effect]:
-        """Queue a request."""
+    def submit(
+        self, now: float, ticket: int, model: str, client: str, needs: Needs, priority: int
+    ) -> list[Effect]:
+        """Queue a request, whatever its *priority*."""
         self._waiting[ticket] = model, needs.parallel or 1
         return self._settle()
 
@@ -177,7 +188,8 @@ class _Request:
     client: str
     since: float
     answer_s: float
-    think_s: float | None
+    think_s: float | None = None
+    priority: int = 0
 
 
 class World:
@@ -206,13 +218,22 @@ class World:
         heapq.heappush(self._agenda, (when, rank, next(self._ids), event))
 
     def _populate(self) -> None:
-        for crowd in self._workload.crowds:
+        for place, crowd in enumerate(self._workload.crowds):
             for number in range(crowd.count):
-                self._come(0.0, crowd.model, f"{crowd.model}{number}", self._workload.answer_s, crowd.think_s)
+                request = _Request(
+                    crowd.model,
+                    f"{place}.{number}",
+                    0.0,
+                    self._workload.answer_s,
+                    crowd.think_s,
+                    crowd.priority,
+                )
+                for _ in range(crowd.open):
+                    self._come(request)
         arrivals = self._workload.arrivals
         if arrivals is not None:
             for number, (when, model, answer_s) in enumerate(self._arrive(arrivals)):
-                self._come(when, model, f"{model}-{number}", answer_s, None)
+                self._come(_Request(model, f"{model}-{number}", when, answer_s))
 
     def _arrive(self, arrivals: Arrivals) -> Iterator[tuple[float, str, float]]:
         chance = random.Random(arrivals.seed)
@@ -224,13 +245,14 @@ class World:
             yield now, model, chance.expovariate(1 / self._workload.answer_s)
             now += chance.expovariate(arrivals.rate)
 
-    def _come(self, when: float, model: str, client: str, answer_s: float, think_s: float | None) -> None:
+    def _come(self, request: _Request) -> None:
         def submit(now: float) -> list[Effect]:
             ticket = next(self._ids)
-            self._requests[ticket] = _Request(model, client, now, answer_s, think_s)
-            return self._policy.submit(now, ticket, model, client, Needs(parallel=self._workload.parallel))
+            self._requests[ticket] = request
+            needs = Needs(parallel=self._workload.parallel)
+            return self._policy.submit(now, ticket, request.model, request.client, needs, request.priority)
 
-        self._at(when, submit)
+        self._at(request.since, submit)
 
     def _carry_out(self, now: float, effects: list[Effect]) -> None:
         for effect in effects:
@@ -252,11 +274,11 @@ class World:
         request = self._requests.pop(ticket)
         self.result.waits_s.append(now - request.since)
         self.result.models.append(request.model)
+        self.result.clients.append(request.client)
 
         def end(now: float) -> list[Effect]:
             if request.think_s is not None:
-                again = now + request.think_s
-                self._come(again, request.model, request.client, request.answer_s, request.think_s)
+                self._come(replace(request, since=now + request.think_s))
             return self._policy.withdraw(now, ticket)
 
         self._at(now + request.answer_s, end)

@@ -44,8 +44,10 @@ class Route:
     *device* is None where the backend's requests pass without arbitration.  *size_bytes* is None when
     nobody knows what the model takes; with *size_given* its owner said so, whatever a backend says.
     *parallel* is None when nothing bounds it.  Idle for *ttl_s*, if given, it is unloaded.  *load* holds
-    the load options of the configuration, such as `context_length`; *defaults* the fields to inject when
-    absent; *permit* the guarded fields let through.
+    the load options of the configuration, such as `context_length`, and of an activation; *context_length*
+    is the context that a prompt has to fit, None when nobody knows it.  *defaults* are the parameters to
+    inject when absent, *force* those that replace the client's, *strip* the names of its fields to take out,
+    *permit* the guarded fields let through.
     """
 
     key: ModelKey
@@ -57,7 +59,10 @@ class Route:
     pin: bool = False
     ttl_s: float | None = None
     load: Mapping[str, Any] = field(default_factory=dict)
+    context_length: int | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    force: Mapping[str, Any] = field(default_factory=dict)
+    strip: frozenset[str] = frozenset()
     permit: frozenset[str] = frozenset()
 
 
@@ -66,14 +71,18 @@ class Trip:
     """
     One request's facts, filled in as it goes and told once at its end.
 
-    Times ending in `_at` are the loop's clock, those ending in `_s` are seconds.  *committed* is set when
-    the response head is out: from then on no HTTP error can be told.
+    Times ending in `_at` are the loop's clock, those ending in `_s` are seconds.  *key* tells that *client*
+    is the name of an API key, *received* that the request was let in.  *committed* is set when the response
+    head is out: from then on no HTTP error can be told.
     """
 
     id: str
     path: str
     client: str
     arrived_at: float
+    method: str = ""
+    key: bool = False
+    received: bool = False
     model: str = ""
     backend: str = ""
     stream: bool = False
@@ -81,6 +90,7 @@ class Trip:
     switch_s: float = 0.0
     first_byte_s: float | None = None
     bytes_out: int = 0
+    chunks: int = 0
     tokens_in: int | None = None
     tokens_out: int | None = None
     status: int = 0

@@ -1,13 +1,20 @@
 """
-An `Arbiter` under watch: the eight invariants of the design, asserted on every event from the outside.
+An `Arbiter` under watch: the invariants of the design, asserted on every event from the outside.
+
+Beyond the design's eight: a model that was wished away, or not used for its `ttl_s`, goes as soon as it is
+idle and no switch is under way; a drained device grants nothing and begins nothing but wished unloadings;
+nobody is granted a model before one of higher standing; and a client that has received nothing yet is
+granted before any other client of no higher standing is granted twice.
 
 The watch keeps its own account of tickets, residents and the switch, fed only with what was told to the
 arbiter and what it answered.  Copies are cheap: everything pickles.
 """
 
-from dataclasses import dataclass, field
+import math
+from collections import Counter
+from dataclasses import dataclass, field, replace
 
-from dmap.arbiter import Arbiter, Grant, Limits, Needs, Outcome, Refuse, Switch
+from dmap.arbiter import Arbiter, Cause, Grant, Limits, Needs, Outcome, Refuse, Switch, Unload
 from dmap.arbiter.policy import fits
 
 GUESS_S, LINGER, HOLD_S = 10, 1.5, 60
@@ -16,11 +23,19 @@ GUESS_S, LINGER, HOLD_S = 10, 1.5, 60
 
 @dataclass(slots=True)
 class Request:
-    """One ticket as the watch knows it: *state* is waiting, leased, or over."""
+    """
+    One ticket as the watch knows it: *state* is waiting, leased, or over.
+
+    *overtaken* counts the grants of other clients since it came, None if its client had received some.
+    """
 
     model: int
     needs: Needs
+    client: int = 0
+    priority: int = 0
+    since: float = 0
     state: str = "waiting"
+    overtaken: Counter | None = None
 
 
 @dataclass(slots=True)
@@ -33,7 +48,12 @@ class Watch:
     requests: dict[int, Request] = field(default_factory=dict)
     loaded: dict[int, Needs] = field(default_factory=dict)
     leases: dict[int, set[int]] = field(default_factory=dict)
-    switch: Switch | None = None
+    switch: Switch | Unload | None = None
+    wishes: dict[int, Cause] = field(default_factory=dict)
+    used: dict[int, float] = field(default_factory=dict)
+    drained: bool = False
+    emptied: bool = False
+    welcome: int | None = None
     unloaded: int = 0
     cleared: bool = False
     closed: bool = False
@@ -42,24 +62,64 @@ class Watch:
 
     # Events
 
-    def submit(self, id: int, model: int, client: int, needs: Needs) -> None:
+    def submit(self, id: int, model: int, client: int, needs: Needs, priority: int = 0) -> None:
         """Submit a new ticket."""
-        self.requests[id] = Request(model, needs)
-        self.heard(self.arbiter.submit(self.now, id, model, client, needs))
+        known = {(request.model, request.client) for request in self.requests.values()}
+        is_first = not self.waiting(model) or (model, client) not in known
+        overtaken = Counter() if is_first else None
+        self.requests[id] = Request(model, needs, client, priority, self.now, overtaken=overtaken)
+        self.heard(self.arbiter.submit(self.now, id, model, client, needs, priority))
 
     def withdraw(self, id: int) -> None:
         """Withdraw a ticket in any state."""
         request = self.requests[id]
+        if id in self.leases.get(request.model, set()):
+            self.leases[request.model].discard(id)
+            self.used[request.model] = self.now
         request.state = "over"
-        self.leases.get(request.model, set()).discard(id)
         self.heard(self.arbiter.withdraw(self.now, id))
 
+    def unload(self, model: int) -> None:
+        """Wish a model away."""
+        if model in self.loaded or (isinstance(self.switch, Switch) and self.switch.load == model):
+            self.wishes[model] = Cause.ASKED
+        self.heard(self.arbiter.unload(self.now, model))
+
+    def keep(self, model: int) -> None:
+        """Take that wish back."""
+        if self.wishes.get(model) is Cause.ASKED:
+            del self.wishes[model]
+        self.heard(self.arbiter.keep(self.now, model))
+
+    def drain(self, unload: bool) -> None:
+        """Stop the device, and empty it."""
+        self.drained, self.emptied = True, unload
+        for model in self.loaded if unload else ():
+            self.wishes.setdefault(model, Cause.DRAIN)
+        self.heard(self.arbiter.drain(self.now, unload=unload))
+
+    def resume(self) -> None:
+        """Go on."""
+        self.drained = self.emptied = False
+        self.wishes = {model: cause for model, cause in self.wishes.items() if cause is not Cause.DRAIN}
+        self.heard(self.arbiter.resume(self.now))
+
     def unload_next(self) -> None:
-        """Report the next unload of the switch under way."""
-        model = self.switch.unload[self.unloaded]
-        self.unloaded += 1
+        """Report the next unload of the switch under way; an `Unload` ends with its only one."""
+        if isinstance(self.switch, Unload):
+            model, self.switch = self.switch.model, None
+        else:
+            model = self.switch.unload[self.unloaded]
+            self.unloaded += 1
         self.gone(model)
         self.heard(self.arbiter.unloaded(self.now, model))
+
+    def refuse_to_go(self) -> None:
+        """Report that the `Unload` under way has failed: its model stays."""
+        model, self.switch = self.switch.model, None
+        self.wishes.pop(model, None)
+        self.used[model] = self.now
+        self.heard(self.arbiter.switched(self.now, Outcome(failed="it will not go")))
 
     def clear(self) -> None:
         """Report that the load comes next."""
@@ -72,11 +132,14 @@ class Watch:
         self.dearest_s = max(self.dearest_s, self.now - self.started)
         waiting = self.waiting(model)
         if outcome.failed is None:
-            self.loaded[model] = self.newest_needs(model)
-            self.leases[model] = set()
+            self.come(model, self.newest_needs(model))
+            self.welcome = model
+        else:
+            self.wishes.pop(model, None)
         effects = self.arbiter.switched(self.now, outcome)
         self.heard(effects)
-        if outcome.failed is None and waiting:
+        self.welcome = None
+        if outcome.failed is None and waiting and not self.drained:
             granted = [effect for effect in effects if isinstance(effect, Grant)]
             room = self.loaded[model].parallel or len(waiting)
             expired = [effect for effect in effects if isinstance(effect, Refuse)]
@@ -88,7 +151,9 @@ class Watch:
             for model in [model for model in self.loaded if model not in residents]:
                 self.gone(model)
             for model in [model for model in residents if model not in self.loaded]:
-                self.loaded[model], self.leases[model] = residents[model], set()
+                self.come(model, residents[model])
+            for model in residents:
+                self.loaded[model] = replace(self.loaded[model], pinned=residents[model].pinned)
         self.heard(self.arbiter.observed(self.now, epoch, residents))
 
     def advance(self, to: float) -> None:
@@ -112,14 +177,23 @@ class Watch:
         """Return what the last ticket for *model* said it needs."""
         return [request.needs for request in self.requests.values() if request.model == model][-1]
 
+    def come(self, model: int, needs: Needs) -> None:
+        """Put a resident in."""
+        self.loaded[model], self.leases[model], self.used[model] = needs, set(), self.now
+        if self.emptied:
+            self.wishes.setdefault(model, Cause.DRAIN)
+
     def gone(self, model: int) -> None:
         """Take a model out; leases on it are nobody's concern any more."""
         self.loaded.pop(model, None)
         self.leases.pop(model, None)
+        self.wishes.pop(model, None)
 
     def heard(self, effects: list) -> None:
         """Enter the effects, asserting that each is allowed, then look at the whole."""
         if self.arbiter.switch is not self.switch:
+            if isinstance(self.switch, Switch):
+                self.wishes.pop(self.switch.load, None)
             self.switch = None
         for effect in effects:
             match effect:
@@ -130,6 +204,9 @@ class Watch:
                     self.requests[id].state = "over"
                 case Switch():
                     self.start(effect)
+                case Unload():
+                    self.start_unload(effect)
+        self.check_turns([effect.ticket for effect in effects if isinstance(effect, Grant)])
         self.check()
 
     def grant(self, id: int) -> None:
@@ -137,7 +214,9 @@ class Watch:
         request = self.requests[id]
         assert request.state == "waiting", "granted twice, or after withdrawal"
         assert request.model in self.loaded, "granted for a model that is not resident"
-        assert self.switch is None or request.model not in self.switch.unload, "a victim took a newcomer"
+        assert not self.drained, "granted on a drained device"
+        assert request.model not in self.going(), "a victim took a newcomer"
+        assert request.model not in self.wishes or request.model == self.welcome, "a leaver took a newcomer"
         request.state = "leased"
         self.leases[request.model].add(id)
         parallel = self.loaded[request.model].parallel
@@ -149,10 +228,65 @@ class Watch:
         assert self.waiting(switch.load), "a switch for nobody"
         assert switch.load not in self.loaded, "a second copy"
         assert not any(self.leases[model] for model in switch.unload), "unloaded while serving"
-        assert not any(self.loaded[model].pinned for model in switch.unload)
+        assert not self.drained, "a switch on a drained device"
+        assert not any(self.loaded[model].pinned and model not in self.wishes for model in switch.unload)
         staying = [needs for model, needs in self.loaded.items() if model not in switch.unload]
         assert fits(self.limits, [*staying, self.newest_needs(switch.load)]), "beyond the limits"
         self.switch, self.started, self.unloaded, self.cleared = switch, self.now, 0, False
+
+    def start_unload(self, unload: Unload) -> None:
+        """Enter an unloading: the only switch, wished or overdue, of an idle resident."""
+        assert self.switch is None, "two switches at once"
+        assert not self.leases[unload.model], "unloaded while serving"
+        if unload.cause is Cause.TTL:
+            assert not self.drained, "a switch on a drained device"
+            assert not self.loaded[unload.model].pinned
+            assert not self.waiting(unload.model), "unloaded for its age while somebody waits for it"
+            assert self.now >= self.spent_at(unload.model), "unloaded before its time"
+        else:
+            assert self.wishes[unload.model] is unload.cause, "unloaded for nobody"
+        self.switch, self.started = unload, self.now
+
+    def going(self) -> tuple[int, ...]:
+        """Return what the switch under way takes out."""
+        if self.switch is None:
+            return ()
+        return self.switch.unload if isinstance(self.switch, Switch) else (self.switch.model,)
+
+    def spent_at(self, model: int) -> float:
+        """Return when a resident has been idle for too long."""
+        asked = [request.needs for request in self.requests.values() if request.model == model]
+        ttl_s = ([self.loaded[model], *asked][-1]).ttl_s
+        return math.inf if ttl_s is None else self.used[model] + ttl_s
+
+    def check_turns(self, granted: list[int]) -> None:
+        """Compare those who were granted with those who still wait for the same model."""
+        for id in granted:
+            mine = self.requests[id]
+            rest = [self.requests[other] for other in self.waiting(mine.model)]
+            top = max(each.priority for each in [mine, *rest])
+            assert all(self.standing(mine, top) >= self.standing(each, top) for each in rest), "out of class"
+        together = [self.requests[id] for id in granted]
+        for request in self.requests.values():
+            if request.state == "waiting" and request.overtaken is not None:
+                self.check_overtaken(request, [each for each in together if each.model == request.model])
+
+    def check_overtaken(self, request: Request, granted: list[Request]) -> None:
+        """Note who was granted before *request*: each other client at most once."""
+        waiting = [self.requests[id] for id in self.waiting(request.model)]
+        top = max((each.priority for each in [*granted, *waiting]), default=0)
+        for each in granted:
+            if each.client == request.client:
+                request.overtaken = None
+                return
+            if self.standing(each, top) <= self.standing(request, top):
+                request.overtaken[each.client] += 1
+        assert all(count <= 1 for count in request.overtaken.values()), "a client was granted twice before"
+
+    def standing(self, request: Request, top: int) -> float:
+        """Return the class of a waiting ticket, as the design defines it."""
+        patience_s, waited_s = self.limits.patience_s, self.now - request.since
+        return min(request.priority + (waited_s // patience_s if patience_s else math.inf), top)
 
     def check(self) -> None:
         """Look at the whole: settled, consistent, never idle without a reason, always with a deadline."""
@@ -161,21 +295,36 @@ class Watch:
         assert self.arbiter.residents == self.loaded.keys()
         waiting = [id for id, request in self.requests.items() if request.state == "waiting"]
         deadline = self.arbiter.next_deadline()
-        assert (deadline is not None) == bool(waiting)
+        assert deadline is None or deadline > self.now, "a deadline that has passed is a busy loop"
+        if self.switch is None:
+            self.check_partings(deadline)
         if waiting:
-            assert deadline > self.now, "a deadline that has passed is a busy loop"
+            assert deadline is not None
             assert not self.closed, "somebody waits behind a closed door"
             self.check_busy(waiting, deadline)
 
+    def check_partings(self, deadline: float | None) -> None:
+        """Look for residents that should have gone: wished away and idle, or idle for too long."""
+        for model in [model for model, ids in self.leases.items() if not ids]:
+            assert model not in self.wishes, "wished away, idle, and still there"
+            spent_at = self.spent_at(model)
+            if spent_at < math.inf and not (self.drained or self.waiting(model) or self.loaded[model].pinned):
+                is_draining = self.arbiter.snapshot(self.now).switch is not None
+                assert is_draining or self.now < spent_at, "idle for too long"
+                assert is_draining or deadline <= spent_at, "nobody will look in time"
+
     def check_busy(self, waiting: list[int], deadline: float) -> None:
         """Look for idleness: with waiters there is a switch, a lease, or a client that is due soon."""
+        if self.drained:
+            return
         if self.switch is None and not any(self.leases.values()):
             assert deadline - self.now <= max(LINGER * self.dearest_s, HOLD_S), "idle with waiters"
         blocked = {self.requests[id].model for id in waiting} & self.loaded.keys()
         short = [model for model in blocked if len(self.leases[model]) != self.loaded[model].parallel]
         if short:
-            leaving = self.arbiter.snapshot(self.now).switch
-            assert leaving and set(short) <= set(leaving.unload), "a free place and a waiter"
+            views = self.arbiter.snapshot(self.now).residents
+            leaving = {view.model for view in views if view.leaving}
+            assert set(short) <= leaving, "a free place and a waiter"
 
     def check_snapshot(self) -> None:
         """Compare the snapshot with the account."""

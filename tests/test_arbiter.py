@@ -156,7 +156,7 @@ class TestPatience:
         arbiter.submit(9, "b", "B", "bob", CHAT)
         arbiter.submit(9, "c", "C", "cid", CHAT)
 
-        assert arbiter.next_deadline() == 59
+        assert arbiter.next_deadline() == 69 - 8
 
 
 class TestResidency:
@@ -197,13 +197,13 @@ class TestResidency:
 
     def test_shrinks_for_a_deadline(self) -> None:
         """Where a waiter would miss `wait_s`, the residency ends in time for its load and the drain."""
-        arbiter = fresh(patience_s=2, wait_s=60)
+        arbiter = fresh(patience_s=2, wait_s=70)
         arbiter.submit(0, "a", "A", "ann", CHAT)
         arbiter.submit(0, "b", "B", "bob", CHAT)
         arbiter.cleared(0)
         arbiter.switched(20, LOADED)
 
-        assert arbiter.next_deadline() == 60 - 10 - 5
+        assert arbiter.next_deadline() == 70 - 20 - 5
 
     def test_of_a_found_model_is_nothing(self) -> None:
         """A model that was found resident has earned nothing: it goes when patience ends."""
@@ -623,6 +623,14 @@ class TestSnapshot:
 
         assert (view.model, view.leases, view.since, view.leaving) == ("A", 1, 8, True)
         assert arbiter.snapshot(70).switch == SwitchView("B", ("A",), "drain", 69)
+
+    def test_estimates_an_unknown_load_by_the_others(self) -> None:
+        """A model that was never loaded is expected to take what is typical of its device."""
+        arbiter = resident()
+        arbiter.withdraw(9, "a")
+        arbiter.submit(9, "b", "B", "bob", CHAT)
+
+        assert arbiter.snapshot(9).waiting == {"b": Place(1, 8)}
 
     def test_estimates_a_line_by_its_answers(self) -> None:
         """In a full model's line each place costs an answer of the length they had lately."""

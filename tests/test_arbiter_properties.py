@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dmap.arbiter import Limits, Needs, Outcome
+from dmap.arbiter import Limits, Needs, Outcome, Unload
 from tests.arbiter_invariants import Watch, watch
 
 MODELS = {
@@ -14,6 +14,7 @@ MODELS = {
     4: Needs(parallel=2),
     5: Needs(size_bytes=1, embedding=True),
     6: Needs(size_bytes=3, parallel=1, pinned=True),
+    7: Needs(size_bytes=4, parallel=1, ttl_s=7),
 }
 
 LIMITS = st.builds(
@@ -33,16 +34,43 @@ class Life(RuleBasedStateMachine):
 
     watch: Watch
 
-    @initialize(limits=LIMITS)
-    def begin(self, limits: Limits) -> None:
-        """Start with nothing resident."""
+    @initialize(limits=LIMITS, models=st.sampled_from([list(MODELS), [1], [1, 2]]))
+    def begin(self, limits: Limits, models: list[int]) -> None:
+        """Start with nothing resident; or with the only model there is, so that lines get long."""
         self.watch = watch(limits)
+        self.models = models
+        if len(models) == 1:
+            self.watch.observe({model: MODELS[model] for model in models}, 0)
         self.epochs = [0]
 
-    @rule(model=st.sampled_from(list(MODELS)), client=st.integers(1, 3))
-    def submit(self, model: int, client: int) -> None:
-        """A client asks for a model."""
-        self.watch.submit(len(self.watch.requests) + 1, model, client, MODELS[model])
+    @rule(number=st.integers(0, 6), client=st.integers(1, 4), raised=st.integers(-1, 1))
+    def submit(self, number: int, client: int, raised: int) -> None:
+        """A client asks for a model; the fourth one with a priority."""
+        model, priority = self.models[number % len(self.models)], raised if client == 4 else 0
+        self.watch.submit(len(self.watch.requests) + 1, model, client, MODELS[model], priority)
+
+    @rule(model=st.sampled_from(list(MODELS)))
+    def unload(self, model: int) -> None:
+        """Somebody wants a model to go."""
+        self.watch.unload(model)
+
+    @precondition(lambda self: self.watch.wishes)
+    @rule(data=st.data())
+    def keep(self, data: st.DataObject) -> None:
+        """Somebody wants it no more."""
+        self.watch.keep(data.draw(st.sampled_from(list(self.watch.wishes))))
+
+    @precondition(lambda self: not self.watch.drained)
+    @rule(unload=st.booleans())
+    def drain(self, unload: bool) -> None:
+        """Somebody stops the device."""
+        self.watch.drain(unload)
+
+    @precondition(lambda self: self.watch.drained)
+    @rule()
+    def resume(self) -> None:
+        """Somebody lets it go on."""
+        self.watch.resume()
 
     @precondition(lambda self: self.watch.requests)
     @rule(data=st.data())
@@ -50,12 +78,19 @@ class Life(RuleBasedStateMachine):
         """A ticket ends, in whatever state it is."""
         self.watch.withdraw(data.draw(st.sampled_from(list(self.watch.requests))))
 
+    @precondition(lambda self: any(self.watch.leases.values()))
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        """An answer ends."""
+        leases = [id for ids in self.watch.leases.values() for id in sorted(ids)]
+        self.watch.withdraw(data.draw(st.sampled_from(leases)))
+
     @precondition(lambda self: self.watch.switch is not None)
     @rule()
     def go_on(self) -> None:
         """The switch under way takes its next step."""
         watch = self.watch
-        if watch.unloaded < len(watch.switch.unload):
+        if isinstance(watch.switch, Unload) or watch.unloaded < len(watch.switch.unload):
             watch.unload_next()
         elif not watch.cleared:
             watch.clear()
@@ -66,6 +101,8 @@ class Life(RuleBasedStateMachine):
     @rule(crowded=st.booleans())
     def fail(self, crowded: bool) -> None:
         """The switch under way fails, at whatever step it is."""
+        if isinstance(self.watch.switch, Unload):
+            return self.watch.refuse_to_go()
         self.watch.finish(Outcome(failed="no", crowded=crowded and self.watch.cleared))
 
     @rule(models=st.sets(st.sampled_from(list(MODELS))), age=st.integers(0, 3))

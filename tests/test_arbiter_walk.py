@@ -10,17 +10,20 @@ from dataclasses import dataclass
 
 import pytest
 
-from dmap.arbiter import Arbiter, Limits, Needs, Outcome, Switch
+from dmap.arbiter import Arbiter, Limits, Needs, Outcome, Switch, Unload
 from dmap.arbiter.device import Device
 from dmap.arbiter.estimates import Averages, BackOff, Habit, Habits, Strikes
-from dmap.arbiter.state import Lease, Plan, Resident, Ticket
-from dmap.arbiter.waiters import Waiters
+from dmap.arbiter.fairness import Account, Ledger
+from dmap.arbiter.settlement import Settlement
+from dmap.arbiter.state import Lease, Plan, Resident, Ticket, Wish
+from dmap.arbiter.waiters import Line, Waiters
 from tests.arbiter_invariants import Request, Watch, watch
 
 ONE = Needs(size_bytes=6, parallel=1)
 TWO = Needs(size_bytes=4, parallel=2)
 EMBEDDING = Needs(size_bytes=1, embedding=True)
 PINNED = Needs(size_bytes=4, pinned=True)
+SHORT_LIVED = Needs(size_bytes=4, parallel=1, ttl_s=2)
 
 
 @dataclass(slots=True)
@@ -34,6 +37,8 @@ class Walk:
     surprises: int = 0
     steps: int = 0
     closings: int = 0
+    wishes: int = 0
+    drains: int = 0
 
 
 Move = Callable[[Walk], None]
@@ -57,11 +62,23 @@ def moves(walk: Walk) -> Iterator[Move]:
         yield lambda walk: advance(walk, walk.watch.now + 1)
     if walk.closings:
         yield close
+    if walk.wishes:
+        yield from (lambda walk, model=model: wish(walk, model) for model in watch.loaded)
+    yield from (lambda walk, model=model: walk.watch.keep(model) for model in watch.wishes)
+    if watch.drained:
+        yield lambda walk: walk.watch.resume()
+    elif walk.drains:
+        yield lambda walk: drain(walk, unload=True)
+        yield lambda walk: drain(walk, unload=False)
 
 
 def switch_moves(walk: Walk) -> Iterator[Move]:
     """Yield what the gate may report about the switch under way."""
     watch = walk.watch
+    if isinstance(watch.switch, Unload):
+        yield lambda walk: walk.watch.unload_next()
+        yield lambda walk: walk.watch.refuse_to_go()
+        return
     if watch.unloaded < len(watch.switch.unload):
         yield lambda walk: walk.watch.unload_next()
     elif not watch.cleared:
@@ -114,6 +131,18 @@ def close(walk: Walk) -> None:
     walk.watch.close()
 
 
+def wish(walk: Walk, model: int) -> None:
+    """Wish a model away."""
+    walk.wishes -= 1
+    walk.watch.unload(model)
+
+
+def drain(walk: Walk, *, unload: bool) -> None:
+    """Stop the device."""
+    walk.drains -= 1
+    walk.watch.drain(unload)
+
+
 def fields_of(value: object) -> tuple[type, tuple[object, ...]]:
     """Tell pickle how to copy a dataclass with slots; its own way takes twice as long."""
     return type(value), FIELDS[type(value)](value)
@@ -128,10 +157,27 @@ def freeze(walk: Walk) -> bytes:
     return buffer.getvalue()
 
 
-COPIED = (Limits, Needs, Ticket, Lease, Switch, Plan, Resident, Habit, Device, Request, Watch, Walk)
+COPIED = (
+    Limits,
+    Needs,
+    Ticket,
+    Lease,
+    Switch,
+    Unload,
+    Wish,
+    Plan,
+    Resident,
+    Habit,
+    Device,
+    Line,
+    Account,
+    Request,
+    Watch,
+    Walk,
+)
 FIELDS = {kind: operator.attrgetter(*kind.__slots__) for kind in COPIED}
 REDUCERS = dict.fromkeys(COPIED, fields_of)
-CLASSES = (*COPIED, Arbiter, Waiters, Averages, Habits, Strikes, BackOff)
+CLASSES = (*COPIED, Arbiter, Settlement, Waiters, Ledger, Averages, Habits, Strikes, BackOff)
 
 
 @pytest.fixture(autouse=True)
@@ -179,6 +225,11 @@ STARTS = {
     "room for two": Walk(watch(ROOMY), ((1, 1, ONE), (2, 2, TWO), (3, 3, ONE)), failures=1, steps=1),
     "embedding": Walk(watch(SHORT), ((1, 1, ONE), (3, 1, EMBEDDING), (2, 2, ONE)), failures=1, steps=1),
     "pinned": Walk(watch(ROOMY), ((1, 1, PINNED), (2, 2, TWO), (3, 3, ONE)), surprises=1, steps=1),
+    "wished away": Walk(watch(SHORT), ((1, 1, ONE), (2, 2, ONE)), surprises=1, steps=1, wishes=1),
+    "pinned, wished away": Walk(watch(ROOMY), ((1, 1, PINNED), (2, 2, ONE)), failures=1, steps=1, wishes=1),
+    "drained": Walk(watch(ROOMY), ((1, 1, ONE), (2, 2, TWO)), failures=1, steps=1, drains=1),
+    "short-lived": Walk(watch(ROOMY), ((1, 1, SHORT_LIVED), (2, 2, ONE)), steps=3),
+    "one line": Walk(watch(SHORT), ((1, 1, ONE), (1, 1, ONE), (1, 1, ONE), (1, 2, ONE)), steps=1),
 }
 
 

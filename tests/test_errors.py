@@ -14,6 +14,7 @@ CLASSES = [each for each in vars(errors).values() if inspect.isclass(each) and i
     ("name", "status", "retry"),
     [
         ("BadRequest", 400, None),
+        ("ContextExceeded", 400, None),
         ("InvalidKey", 401, None),
         ("AccessDenied", 403, None),
         ("PathNotFound", 404, None),

@@ -16,32 +16,40 @@ import dmap
 LAYERS = (
     "errors logfmt arbiter",  # 0, pure
     "wire",  # 0 too, pure: its refusals are errors
-    "config trip notify engine tiny_vocabulary events",  # 1; the engine is a program that backends start
-    "access tiny_models",  # 2
+    "config trip notify engine tiny_vocabulary events lines",  # 1; the engine is a program that backends start
+    "state",  # 1 too: it reads its files as config does
+    "address keys quota tls metrics tokens tiny_models",  # 2
+    "access",  # 2 too: it looks at addresses and keeps quotas
     "catalog",  # 2 too: it asks an access.Client what it may use
     "backends",  # 3
-    "fleet inventory",  # 4
+    "fleet inventory lease partings refusals switchlog",  # 4
     "changeover",  # 4 too: the switch itself, over a fleet
     "gate",  # 4 too: has switches carried out by a changeover
+    "sweep",  # 4 too: one timer for all that has a time limit
     "upstream",  # 5
     "reply",  # 6
     "relay",  # 6 too: writes to a reply
     "web",  # 7
     "daemon simulate",  # 8
     "demo",  # 9: a daemon with models of its own
+    "remote",  # 9: commands that ask a running daemon
     "cli",  # 9
     "__main__",
 )
 PURE = ("errors", "logfmt", "arbiter", "wire")
 IMPURE = {"asyncio", "logging", "random", "time", "socket", "threading", "os"}
 HOMES = {
-    "aiohttp": {"backends", "reply", "web", "daemon"},
+    "aiohttp": {"backends", "reply", "web", "daemon", "remote"},
+    "aiohttp_sse": {"web"},
     "gguf": {"tiny_models", "tiny_vocabulary"},
     "httptools": {"upstream"},
     "msgspec": {"wire", "events"},
     "multidict": {"wire", "reply", "relay"},
     "numpy": {"tiny_models"},
-    "pydantic": {"config"},
+    "prometheus_async": {"metrics", "web"},
+    "prometheus_client": {"metrics", "web"},
+    "pydantic": {"config", "state", "web"},
+    "tokenizers": {"tokens"},
     "uvloop": {"cli"},
     "xllamacpp": {"engine"},
     "yaml": {"config"},

@@ -114,6 +114,43 @@ def test_a_minority_is_served_in_time_every_time() -> None:
     assert max(waits) <= 60 + 1 + 8
 
 
+def waits_of(result: Result, client: str) -> list[float]:
+    """Return how long each request of *client* waited."""
+    return [wait_s for wait_s, who in zip(result.waits_s, result.clients, strict=True) if who == client]
+
+
+def test_a_client_with_many_requests_gets_no_more_than_its_share() -> None:
+    """Beside a client with twenty requests at once, one with a single one gets half, one answer apart."""
+    waits = waits_of(run(Workload("", (Crowd("A", 1, open=20), Crowd("A", 1)))), "1.0")
+
+    assert len(waits) >= 1790
+    assert max(waits[1:]) <= 1
+
+
+def test_no_client_is_delayed_by_the_many_requests_of_another() -> None:
+    """Among three such clients on two slots, a single request waits for one answer of each at the most."""
+    waits = waits_of(run(Workload("", (Crowd("A", 3, open=20), Crowd("A", 1)), parallel=2)), "1.0")
+
+    assert len(waits) >= 1200
+    assert max(waits[1:]) <= 3
+
+
+def test_a_lower_class_is_served_in_time_every_time() -> None:
+    """Beside five clients of a class two above, one waits for two patiences and a round at the longest."""
+    waits = waits_of(run(Workload("", (Crowd("A", 5, priority=2), Crowd("A", 1)))), "1.0")
+
+    assert len(waits) >= 3600 // (2 * 60 + 5 + 1)
+    assert max(waits) <= 2 * 60 + 5
+
+
+def test_a_higher_class_waits_for_one_answer() -> None:
+    """Beside five clients of the class below, one waits for the answer under way and no more."""
+    waits = waits_of(run(Workload("", (Crowd("A", 5), Crowd("A", 1, think_s=3, priority=1)))), "1.0")
+
+    assert len(waits) >= 3600 // (3 + 1 + 1) - 1
+    assert max(waits[1:]) <= 1
+
+
 @given(
     crowds=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 12)), min_size=2, max_size=5),
     parallel=st.integers(1, 4),

@@ -6,7 +6,7 @@ counterpart that carries the effects out is `dmap.gate`, and `dmap.simulate` run
 """
 
 from dmap.arbiter.core import Arbiter
-from dmap.arbiter.effects import Cause, Effect, Grant, Reason, Refuse, Switch
+from dmap.arbiter.effects import Cause, Effect, Grant, Reason, Refuse, Switch, Unload
 from dmap.arbiter.state import Limits, Needs, Outcome, Place, ResidentView, Snapshot, SwitchView
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "Snapshot",
     "Switch",
     "SwitchView",
+    "Unload",
 ]

@@ -64,6 +64,9 @@ def releases(now: float, device: Device, demands: list[Demand]) -> dict[Model, f
     foreign = sum(demand.count for demand in demands)
     released = {}
     for model, resident in device.residents.items():
+        if model in device.wishes:
+            released[model] = resident.used_at
+            continue
         due = _due(now, device, resident)
         own = resident.leases + device.waiters.count(model)
         share = policy.proportion(own + len(due), foreign / len(demands))
@@ -77,6 +80,8 @@ def releases(now: float, device: Device, demands: list[Demand]) -> dict[Model, f
 
 def is_stale(now: float, device: Device, plan: Plan) -> bool:
     """Tell whether *plan*, whose victims still drain, is to be dropped and decided again."""
+    if device.drained or farewell(now, device) is not None:
+        return True
     if not device.waiters.count(plan.load) or plan.load in device.residents:
         return True
     wanted = device.needs_of(plan.load)
@@ -84,13 +89,41 @@ def is_stale(now: float, device: Device, plan: Plan) -> bool:
     return not policy.fits(device.limits, [wanted, *staying]) or _idle_instead(now, device, plan)
 
 
+def farewell(now: float, device: Device) -> Plan | None:
+    """Return the unloading that is due: of an idle model that was wished away, or idle for too long."""
+    going = device.plan.victims if device.plan is not None and not _serving(device, device.plan) else ()
+    for model, wish in device.wishes.items():
+        resident = device.residents.get(model)
+        if resident is not None and not resident.leases and model not in going:
+            return Plan(None, (model,), wish.cause, wish.since)
+    if device.drained or device.plan is not None:
+        return None
+    for resident in device.residents.values():
+        spent_at = device.spent_at(resident)
+        if spent_at is not None and spent_at <= now:
+            return Plan(None, (resident.model,), Cause.TTL, now)
+    return None
+
+
+def next_spent_at(device: Device) -> float | None:
+    """Return when the first idle resident will have been so for too long, unless something happens before."""
+    if device.drained or device.plan is not None:
+        return None
+    times = (device.spent_at(resident) for resident in device.residents.values())
+    return min((at for at in times if at is not None), default=None)
+
+
 def _idle_instead(now: float, device: Device, plan: Plan) -> bool:
     """Tell whether *plan*, whose victims still serve, could have others that are idle, or nobody at all."""
-    if not any(device.residents[model].leases for model in plan.victims if model in device.residents):
+    if not _serving(device, plan):
         return False
     released = releases(now, device, demands_of(now, device))
     leaving = _victims(now, device, _demand(now, device, plan.load), released) or []
     return all(not resident.leases and released[resident.model] <= now for resident in leaving)
+
+
+def _serving(device: Device, plan: Plan) -> bool:
+    return any(device.residents[model].leases for model in plan.victims if model in device.residents)
 
 
 def _demand(now: float, device: Device, model: Model) -> Demand:
@@ -100,6 +133,7 @@ def _demand(now: float, device: Device, model: Model) -> Demand:
         device.needs_of(model),
         waiters.head(model).since,
         waiters.count(model),
+        waiters.weight(model),
         waiters.age(model, now),
         device.costs.of(model),
     )
@@ -117,7 +151,7 @@ def _victims(
     def burden(resident: Resident) -> tuple[float, int, float]:
         return max(now, released[resident.model]), resident.leases, resident.used_at
 
-    return policy.victims(device.limits, device.residents.values(), demand.needs, burden)
+    return policy.victims(device.limits, device.residents.values(), demand.needs, burden, device.is_fixed)
 
 
 def _ready(

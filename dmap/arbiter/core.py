@@ -6,19 +6,23 @@ Theory of operation
 An `Arbiter` owns what is known of one device: who waits, who holds a lease, what is resident, what is
 about to change.  It has no clock, no loop and no I/O.  The world tells it of an event by calling a method
 with the time, and gets back a list of effects to carry out, in order: `Grant` and `Refuse` answer a
-ticket, `Switch` asks for other residents.  A method edits the state and returns what `_settle` makes of
-it; nothing else decides (`choice` tells it which switch comes next).  Settling twice at one time changes
-nothing the second time, so an event too many is harmless.  What depends on time alone is asked for by
-`next_deadline`: call `tick` then.
+ticket, `Switch` and `Unload` ask for other residents.  A method edits the state and returns what
+`settlement` makes of it; nothing else decides (`choice` tells it which switch comes next).  Settling twice
+at one time changes nothing the second time, so an event too many is harmless.  What depends on time alone is
+asked for by `next_deadline`: call `tick` then.
 
 A ticket waits, then holds a lease, then is withdrawn; or it is refused, and over.  `withdraw` ends it in
 any state and may be called for one that is over already.
 
 A settlement has five steps.  Waiters beyond `wait_s` are refused.  A plan that nobody waits for any more, or
-that would no longer do, is dropped.  Without a plan, the waiting models that are not resident are looked at
-in the order of their turn, and the first one whose victims may go becomes the plan.  Each resident that is
-not leaving takes waiters of its own, oldest first, up to its `parallel`.  A plan whose victims hold no
-lease any more goes out as a `Switch`.
+that would no longer do, is dropped.  Without a plan, an idle resident that is to go makes one; else the
+waiting models that are not resident are looked at in the order of their turn, and the first one whose
+victims may go becomes the plan.  Each resident that is not leaving takes waiters of its own, up to its
+`parallel`: round by client (`fairness`), higher priority first, and the older a waiter the higher.  A plan
+whose victims hold no lease any more goes out as a `Switch`, or as an `Unload` if it loads nothing.
+
+Most requests find their model free and nobody waiting.  Then a settlement would change nothing, and
+`submit` and `withdraw` do without it.
 
 Choosing comes before taking, so that a victim takes nobody from the moment it is chosen.  The waiters of a
 model that was just loaded are the exception: they get their leases before anyone can think of unloading it;
@@ -41,17 +45,27 @@ once.  A failed load is told to all who wait for it, and the model is refused un
 a load that failed beside others, perhaps for want of memory, is first tried once more with the device to
 itself.
 
+`unload` is a wish: its resident takes nobody from then on, and goes when its last lease has ended, by an
+`Unload` of its own or with whatever switch takes it out before.  So does a resident that nobody used for its
+`ttl_s`.  Who waits for it meanwhile has it loaded again.  A wish never holds a switch up; but an idle
+resident that is to go does not wait for the drain of others.
+
+A drained device grants nothing and begins no switch; a switch that is out ends before its load if it can.
+Its waiters keep their places for as long as `wait_s` allows.
+
 `observed` corrects beliefs.  A resident that vanished takes no more, and leases on it end when they end;
 a copy loaded later is another resident.  What was read before or during a switch is out of date: `epoch`
 tells, and such a report is ignored.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-from dmap.arbiter import choice, outlook
+from dmap.arbiter import outlook
 from dmap.arbiter.device import Device
-from dmap.arbiter.effects import Client, Effect, Grant, Model, Reason, Refuse, Switch, TicketId
-from dmap.arbiter.state import Limits, Needs, Outcome, Plan, Resident, Snapshot, Ticket
+from dmap.arbiter.effects import Cause, Client, Effect, Grant, Model, Reason, Refuse, Switch, TicketId, Unload
+from dmap.arbiter.settlement import Settlement
+from dmap.arbiter.state import Limits, Needs, Outcome, Plan, Resident, Snapshot, Wish
 
 
 class Arbiter:
@@ -63,44 +77,80 @@ class Arbiter:
     """
 
     def __init__(self, limits: Limits) -> None:
-        self.epoch = 0
         self._device = Device(limits)
-        self._closed = False
-        self._effects: list[Effect] = []
-        self._wake: float | None = None
+        self._settlement = Settlement(self._device)
+        self._emptied = False
 
     # Events
 
     def submit(
-        self, now: float, ticket: TicketId, model: Model, client: Client, needs: Needs
+        self, now: float, ticket: TicketId, model: Model, client: Client, needs: Needs, priority: int = 0
     ) -> list[Effect]:
-        """Let a new *ticket* wait for *model*.  A ticket's id is never used twice."""
-        self._device.needs[model] = needs
+        """Let a new *ticket* wait for *model*, before lower *priority*.  Its id is never used twice."""
+        device = self._device
+        device.needs[model] = needs
+        if self._settlement.is_calm(now):
+            resident = device.residents.get(model)
+            if resident is not None and not resident.is_full:
+                device.admit(now, ticket, client, resident)
+                return [Grant(ticket)]
         refusal = self._objection(now, ticket, model)
         if refusal is not None:
-            self._effects.append(refusal)
+            self._settlement.effects.append(refusal)
         else:
-            self._device.ask(now, ticket, model, client)
-            resident = self._device.came_back(client, model)
+            device.ask(now, ticket, model, client, priority)
+            resident = device.came_back(client, model)
             if resident is not None:
-                self._take(now, resident)
-        return self._settle(now)
+                self._settlement.take(now, resident)
+        return self._settlement.settle(now)
 
     def withdraw(self, now: float, ticket: TicketId) -> list[Effect]:
         """End *ticket*, waiting or holding a lease.  Nothing happens for one that is over."""
         if ticket in self._device.waiters:
             self._device.leave(ticket)
         elif ticket in self._device.leases:
-            self._device.hand_back(now, ticket)
-        return self._settle(now)
+            self._settlement.heed_ttl(self._device.hand_back(now, ticket))
+            if self._settlement.is_calm(now):
+                return []
+        return self._settlement.settle(now)
+
+    def unload(self, now: float, model: Model) -> list[Effect]:
+        """Wish a resident away, or one that is being loaded, pinned or not.  `keep` takes the wish back."""
+        device, plan = self._device, self._under_way()
+        if model in device.residents or (plan is not None and plan.load == model):
+            device.wishes[model] = Wish(Cause.ASKED, now)
+        return self._settlement.settle(now)
+
+    def keep(self, now: float, model: Model) -> list[Effect]:
+        """Take back what `unload` wished; an `Unload` that is out already goes on."""
+        wish = self._device.wishes.get(model)
+        if wish is not None and wish.cause is Cause.ASKED:
+            del self._device.wishes[model]
+        return self._settlement.settle(now)
+
+    def drain(self, now: float, *, unload: bool = False) -> list[Effect]:
+        """Grant nothing and begin no switch until `resume`; with *unload* let all residents go when idle."""
+        self._device.drained = True
+        self._emptied = unload
+        for model in self._device.residents if unload else ():
+            self._device.wishes.setdefault(model, Wish(Cause.DRAIN, now))
+        return self._settlement.settle(now)
+
+    def resume(self, now: float) -> list[Effect]:
+        """Go on after `drain`.  Residents that have not gone by now stay."""
+        self._device.drained = self._emptied = False
+        wishes = self._device.wishes
+        for model in [model for model, wish in wishes.items() if wish.cause is Cause.DRAIN]:
+            del wishes[model]
+        return self._settlement.settle(now)
 
     def unloaded(self, now: float, model: Model) -> list[Effect]:
         """Hear that the switch under way has taken *model* out."""
         plan = self._under_way()
         if plan is not None:
-            self._device.residents.pop(model, None)
+            self._device.lose(model)
             self._reconsider(now, plan)
-        return self._settle(now)
+        return self._settlement.settle(now)
 
     def cleared(self, now: float) -> list[Effect]:
         """Hear that the memory is free and that the load comes next, if `switch` still says so."""
@@ -108,54 +158,64 @@ class Arbiter:
         if plan is not None:
             plan.loading = True
             self._reconsider(now, plan)
-        return self._settle(now)
+        return self._settlement.settle(now)
 
     def switched(self, now: float, outcome: Outcome) -> list[Effect]:
-        """Hear how the switch under way ended."""
+        """Hear how the switch under way ended.  A resident that an `Unload` could not take out stays."""
         plan = self._under_way()
         if plan is not None:
-            self._end(now, plan)
-            if outcome.failed is None:
-                self._welcome(now, plan, outcome)
+            wish = self._end(now, plan)
+            if plan.load is None:
+                self._stay(now, plan.victims)
+            elif outcome.failed is None:
+                self._welcome(now, plan, outcome, wish)
             else:
                 self._fail(now, plan.load, outcome)
-        return self._settle(now)
+        return self._settlement.settle(now)
 
     def observed(self, now: float, epoch: int, residents: Mapping[Model, Needs]) -> list[Effect]:
         """Hear what is really resident, unless it was read before the last switch or during one."""
         if epoch == self.epoch and self._under_way() is None:
             known = self._device.residents
             for gone in [model for model in known if model not in residents]:
-                del known[gone]
-            for model in [model for model in residents if model not in known]:
-                self._device.settle_in(Resident(model, residents[model], now, 0, used_at=now))
-        return self._settle(now)
+                self._device.lose(gone)
+            for model, needs in residents.items():
+                if model not in known:
+                    self._settle_in(Resident(model, needs, now, 0, used_at=now))
+                elif known[model].needs.pinned != needs.pinned:
+                    known[model].needs = replace(known[model].needs, pinned=needs.pinned)
+        return self._settlement.settle(now)
 
     def configure(self, now: float, limits: Limits) -> list[Effect]:
         """Go on under other *limits*.  Who is resident stays; who has waited too long by them is refused."""
         self._device.limits = limits
-        return self._settle(now)
+        return self._settlement.settle(now)
 
     def recovered(self, now: float, model: Model) -> list[Effect]:
         """Hear that what made the last load of *model* fail is over: it need not back off any longer."""
         self._device.back_off.clear(model)
-        return self._settle(now)
+        return self._settlement.settle(now)
 
     def tick(self, now: float) -> list[Effect]:
         """Hear that time has passed."""
-        return self._settle(now)
+        return self._settlement.settle(now)
 
     def close(self, now: float) -> list[Effect]:
         """Refuse all who wait and all who come.  Leases go on until they are withdrawn."""
-        self._closed = True
+        self._device.closed = True
         for ticket in list(self._device.waiters):
-            self._refuse(ticket, Reason.CLOSED)
-        return self._settle(now)
+            self._settlement.refuse(ticket, Reason.CLOSED)
+        return self._settlement.settle(now)
 
     # Questions
 
     @property
-    def switch(self) -> Switch | None:
+    def epoch(self) -> int:
+        """The number of starts and ends of switches so far."""
+        return self._device.epoch
+
+    @property
+    def switch(self) -> Switch | Unload | None:
         """The switch to be carried out now.  One whose victims still serve is not out yet."""
         plan = self._under_way()
         return plan.switch if plan is not None else None
@@ -165,67 +225,25 @@ class Arbiter:
         """The models believed to be resident."""
         return frozenset(self._device.residents)
 
+    def is_leaving(self, model: Model) -> bool:
+        """Tell whether *model* takes nobody, for it is on its way out."""
+        return self._device.is_leaving(model)
+
+    def needs_of(self, model: Model) -> Needs:
+        """Return what the resident *model* takes."""
+        return self._device.residents[model].needs
+
     def next_deadline(self) -> float | None:
         """Return when to call `tick` unless something happens before; later than the last event."""
-        oldest = self._device.waiters.oldest()
-        if oldest is None:
-            return None
-        expiry = oldest.since + self._device.limits.wait_s
-        return expiry if self._wake is None else min(expiry, self._wake)
+        return self._settlement.next_deadline()
+
+    def estimate(self, now: float, model: Model) -> float:
+        """Return roughly how long one who comes now would wait for *model*, in seconds."""
+        return outlook.estimate(now, self._device, model)
 
     def snapshot(self, now: float) -> Snapshot:
         """Return what others may know.  It costs a walk over all who wait."""
         return outlook.snapshot(now, self._device)
-
-    # The one place that decides
-
-    def _settle(self, now: float) -> list[Effect]:
-        self._expire(now)
-        self._drop_stale_plan(now)
-        self._choose(now)
-        for resident in self._device.residents.values():
-            self._take(now, resident)
-        self._start(now)
-        effects, self._effects = self._effects, []
-        return effects
-
-    def _expire(self, now: float) -> None:
-        device = self._device
-        while (oldest := device.waiters.oldest()) and now >= oldest.since + device.limits.wait_s:
-            retry_after_s = outlook.estimate(now, device, oldest.model)
-            self._refuse(oldest, Reason.WAIT_EXPIRED, retry_after_s=retry_after_s)
-
-    def _drop_stale_plan(self, now: float) -> None:
-        plan = self._device.plan
-        if plan is not None and plan.switch is None and choice.is_stale(now, self._device, plan):
-            self._device.plan = None
-
-    def _take(self, now: float, resident: Resident) -> None:
-        device = self._device
-        while device.waiters.count(resident.model) and device.takes(resident):
-            ticket = device.waiters.head(resident.model)
-            device.grant(now, ticket, resident)
-            self._effects.append(Grant(ticket.id))
-
-    def _choose(self, now: float) -> None:
-        self._wake = None
-        if self._device.plan is not None or not len(self._device.waiters):
-            return
-        chosen = choice.choose(now, self._device)
-        self._device.plan, self._wake = chosen.plan, chosen.wake
-        for model in chosen.never:
-            self._refuse_all(model, Reason.NEVER_FITS)
-
-    def _start(self, now: float) -> None:
-        plan = self._device.plan
-        if plan is None or plan.switch is not None:
-            return
-        residents = self._device.residents
-        unload = tuple(model for model in plan.victims if model in residents)
-        if not any(residents[model].leases for model in unload):
-            plan.started, plan.switch = now, Switch(plan.load, unload, plan.cause, now - plan.since)
-            self.epoch += 1
-            self._effects.append(plan.switch)
 
     # What events do
 
@@ -235,7 +253,7 @@ class Arbiter:
 
     def _objection(self, now: float, ticket: TicketId, model: Model) -> Refuse | None:
         device = self._device
-        if self._closed:
+        if device.closed:
             return Refuse(ticket, Reason.CLOSED)
         resident = device.residents.get(model)
         if resident is None and (refusal := device.back_off.refusal(now, model)) is not None:
@@ -247,36 +265,39 @@ class Arbiter:
             return Refuse(ticket, Reason.QUEUE_FULL, retry_after_s=outlook.estimate(now, device, model))
         return None
 
-    def _refuse(
-        self, ticket: Ticket, reason: Reason, detail: str = "", retry_after_s: float | None = None
-    ) -> None:
-        self._device.take_out(ticket.id)
-        self._effects.append(Refuse(ticket.id, reason, detail, retry_after_s))
-
-    def _refuse_all(
-        self, model: Model, reason: Reason, detail: str = "", retry_after_s: float | None = None
-    ) -> None:
-        for ticket in list(self._device.waiters.line(model)):
-            self._refuse(ticket, reason, detail, retry_after_s)
-
     def _reconsider(self, now: float, plan: Plan) -> None:
-        if not self._device.waiters.count(plan.load):
+        if self._device.drained or not self._device.waiters.count(plan.load):
             self._end(now, plan)
 
-    def _end(self, now: float, plan: Plan) -> None:
+    def _end(self, now: float, plan: Plan) -> Wish | None:
+        """End a switch; return the wish that what it loads go again."""
         self._device.strike(now, plan)
         self._device.plan = None
-        self.epoch += 1
+        self._device.epoch += 1
+        return self._device.wishes.pop(plan.load, None)
 
-    def _welcome(self, now: float, plan: Plan, outcome: Outcome) -> None:
+    def _welcome(self, now: float, plan: Plan, outcome: Outcome, wish: Wish | None) -> None:
         device, cost_s = self._device, now - plan.started
         for model in plan.victims:
-            device.residents.pop(model, None)
+            device.lose(model)
         device.costs.learn(plan.load, cost_s)
         needs = device.loaded(plan.load, outcome)
         resident = Resident(plan.load, needs, now, cost_s, used_at=now)
-        device.settle_in(resident)
-        self._take(now, resident)
+        self._settle_in(resident)
+        self._settlement.take(now, resident)
+        if wish is not None:
+            device.wishes[plan.load] = wish
+
+    def _settle_in(self, resident: Resident) -> None:
+        self._device.settle_in(resident)
+        if self._emptied:
+            self._device.wishes[resident.model] = Wish(Cause.DRAIN, resident.since)
+
+    def _stay(self, now: float, models: Iterable[Model]) -> None:
+        for model in models:
+            self._device.wishes.pop(model, None)
+            if model in self._device.residents:
+                self._device.residents[model].used_at = now  # its `ttl_s` begins anew
 
     def _fail(self, now: float, model: Model, outcome: Outcome) -> None:
         device, detail = self._device, outcome.failed or ""
@@ -286,4 +307,4 @@ class Arbiter:
         if model in device.alone:
             device.alone[model] = False
         retry_after_s = device.back_off.add(now, model, detail)
-        self._refuse_all(model, Reason.LOAD_FAILED, detail, retry_after_s)
+        self._settlement.refuse_all(model, Reason.LOAD_FAILED, detail, retry_after_s)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from dmap.arbiter import policy
 from dmap.arbiter.effects import Client, Model, TicketId
 from dmap.arbiter.estimates import ANSWER_GUESS_S, COST_GUESS_S, Averages, BackOff, Habits, Strikes
-from dmap.arbiter.state import Lease, Limits, Needs, Outcome, Plan, Resident, Ticket
+from dmap.arbiter.state import Lease, Limits, Needs, Outcome, Plan, Resident, Ticket, Wish
 from dmap.arbiter.waiters import Waiters
 
 GAP_CAP = 4
@@ -23,7 +23,7 @@ class Device:
     The state of one device.
 
     *alone* holds the models whose load failed beside others: True while they are to have the device to
-    themselves, False once that did not help either.
+    themselves, False once that did not help either.  *wishes* are the models that are to go when idle.
     """
 
     limits: Limits
@@ -38,6 +38,10 @@ class Device:
     strikes: Strikes = field(default_factory=Strikes)
     back_off: BackOff = field(default_factory=BackOff)
     alone: dict[Model, bool] = field(default_factory=dict)
+    wishes: dict[Model, Wish] = field(default_factory=dict)
+    drained: bool = False
+    closed: bool = False
+    epoch: int = 0
 
     def needs_of(self, model: Model) -> Needs:
         """Return what *model* takes, as far as is known by now."""
@@ -50,18 +54,41 @@ class Device:
 
     def takes(self, resident: Resident) -> bool:
         """Tell whether *resident* may be granted once more."""
-        leaving = self.plan is not None and resident.model in self.plan.victims
-        return not leaving and not resident.is_full
+        return not resident.is_full and not self.drained and not self.is_leaving(resident.model)
+
+    def is_leaving(self, model: Model) -> bool:
+        """Tell whether *model* is on its way out, and takes nobody."""
+        return model in self.wishes or (self.plan is not None and model in self.plan.victims)
 
     def can_ever_hold(self, model: Model) -> bool:
         """Tell whether *model* fits beside the pinned residents, which never go."""
-        pinned = [resident.needs for resident in self.residents.values() if resident.needs.pinned]
+        pinned = [resident.needs for resident in self.residents.values() if self.is_fixed(resident)]
         return policy.fits(self.limits, [self.needs_of(model), *pinned])
 
-    def ask(self, now: float, ticket: TicketId, model: Model, client: Client) -> None:
+    def is_fixed(self, resident: Resident) -> bool:
+        """Tell whether *resident* stays, whoever waits."""
+        return resident.needs.pinned and resident.model not in self.wishes
+
+    def spent_at(self, resident: Resident) -> float | None:
+        """Tell when *resident*, if idle, has been so for too long; None if it may be so for ever."""
+        model = resident.model
+        needs = self.needs.get(model, resident.needs)
+        if needs.ttl_s is None or resident.needs.pinned or resident.leases or self.waiters.count(model):
+            return None
+        return resident.used_at + needs.ttl_s
+
+    def ask(self, now: float, ticket: TicketId, model: Model, client: Client, priority: int) -> None:
         """Let a ticket wait."""
         self.habits.asked(now, client, model, GAP_CAP * self.costs.of(model))
-        self.waiters.add(Ticket(ticket, model, client, now, self.strikes.held_until(client)))
+        self.waiters.add(Ticket(ticket, model, client, now, self.strikes.held_until(client), priority))
+
+    def admit(self, now: float, ticket: TicketId, client: Client, resident: Resident) -> None:
+        """Let a ticket have its lease without a wait."""
+        model = resident.model
+        self.habits.asked(now, client, model, GAP_CAP * self.costs.of(model))
+        for other in self.residents.values():
+            other.expected.discard(client)
+        self._lease(now, Ticket(ticket, model, client, now), resident)
 
     def came_back(self, client: Client, model: Model) -> Resident | None:
         """Expect *client* nowhere any more; return the resident of *model* if it was kept idle for it."""
@@ -85,14 +112,18 @@ class Device:
 
     def grant(self, now: float, ticket: Ticket, resident: Resident) -> None:
         """Turn a waiting ticket into a lease on *resident*."""
-        self.waiters.take(ticket.id)
+        self.waiters.grant(now, ticket)
+        self._lease(now, ticket, resident)
+
+    def _lease(self, now: float, ticket: Ticket, resident: Resident) -> None:
         self.leases[ticket.id] = Lease(ticket, resident, now)
         self.strikes.clear(ticket.client)
         resident.leases += 1
 
-    def hand_back(self, now: float, ticket: TicketId) -> None:
-        """End a lease, and learn from it."""
+    def hand_back(self, now: float, ticket: TicketId) -> Resident:
+        """End a lease, and learn from it.  Return the resident it was on."""
         lease = self.leases.pop(ticket)
+        self.waiters.served(now, lease.ticket)
         client, model, resident = lease.ticket.client, lease.ticket.model, lease.resident
         resident.leases -= 1
         resident.used_at = now
@@ -100,6 +131,7 @@ class Device:
         if self.habits.ended(client, model):
             self.habits.answered(now, client, model)
             resident.expected.add(client)
+        return resident
 
     def loaded(self, model: Model, outcome: Outcome) -> Needs:
         """Return what a model takes now that it is loaded.  A *parallel* asked for outranks the report."""
@@ -113,6 +145,11 @@ class Device:
         """Add a resident, loaded or found."""
         self.residents[resident.model] = resident
         self.back_off.clear(resident.model)
+
+    def lose(self, model: Model) -> None:
+        """Take a resident out, if it is one, and with it the wish that it go."""
+        self.residents.pop(model, None)
+        self.wishes.pop(model, None)
 
     def strike(self, now: float, plan: Plan) -> None:
         """Note that a switch was under way for nobody, if it was."""

@@ -23,11 +23,19 @@ class Reason(Enum):
 
 
 class Cause(Enum):
-    """Why a switch was decided: there was room, what goes was idle, or a waiter lost patience."""
+    """
+    Why a switch was decided.
+
+    One that loads: there was room, what goes was idle, or a waiter lost patience.  One that only unloads:
+    somebody asked for it, nobody used the model for its `ttl_s`, or the device is drained.
+    """
 
     ROOM = "room"
     IDLE = "idle"
     PATIENCE = "patience"
+    ASKED = "asked"
+    TTL = "ttl"
+    DRAIN = "drain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,4 +70,17 @@ class Switch:
     drain_s: float
 
 
-Effect = Grant | Refuse | Switch
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """
+    Unload *model* and load nothing: a switch like any other, one at a time.
+
+    Report `unloaded` when it went, or `switched` with the reason if it did not.
+    """
+
+    model: Model
+    cause: Cause
+    drain_s: float
+
+
+Effect = Grant | Refuse | Switch | Unload

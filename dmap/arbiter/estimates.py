@@ -1,13 +1,14 @@
 """What the arbiter learns: costs of switches, lengths of answers, gaps and manners of clients."""
 
 from dataclasses import dataclass
+from statistics import median
 
 from dmap.arbiter.effects import Client, Model
 
 WEIGHT = 0.3
 """Share of a new sample in a moving average: three samples outweigh all before them."""
 COST_GUESS_S = 10.0
-"""A switch's cost before any was measured."""
+"""A switch's cost before any was measured on the device."""
 ANSWER_GUESS_S = 5.0
 LINGER = 1.5
 """A client counts as due for this many of its learned gaps."""
@@ -19,7 +20,7 @@ HOLD_CAP_S = 60.0
 
 
 class Averages:
-    """A moving average per model, with a guess for those without a sample."""
+    """A moving average per model; for those without a sample the median of the others, at first a guess."""
 
     __slots__ = ("_guess", "_values")
 
@@ -28,12 +29,13 @@ class Averages:
         self._values: dict[Model, float] = {}
 
     def of(self, model: Model) -> float:
-        """Return the average, or the guess."""
+        """Return the average, or what is typical."""
         return self._values.get(model, self._guess)
 
     def learn(self, model: Model, sample: float) -> None:
         """Take a sample; the first one counts whole."""
         self._values[model] = blend(self._values.get(model), sample)
+        self._guess = median(self._values.values())
 
 
 def blend(average: float | None, sample: float) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from dmap.arbiter import choice, policy
 from dmap.arbiter.device import Device
-from dmap.arbiter.effects import Model, TicketId
+from dmap.arbiter.effects import Model, Switch, TicketId
 from dmap.arbiter.state import Place, Plan, Resident, ResidentView, Snapshot, SwitchView
 
 # Where the model of a line is ready to serve: the model, and in how many seconds.
@@ -25,11 +25,14 @@ def snapshot(now: float, device: Device) -> Snapshot:
         _places(now, device),
         len(device.leases),
         now - oldest.since if oldest else 0,
+        device.drained,
     )
 
 
 def estimate(now: float, device: Device, model: Model) -> float:
-    """Estimate how long one more ticket for *model* would wait, were it let in now."""
+    """Estimate how long one more ticket for *model* would wait, were it let in now; `wait_s` if drained."""
+    if device.drained:
+        return device.limits.wait_s
     start = dict(_turns(now, device)).get(model)
     if start is None:
         start = max((at for _, at in _turns(now, device)), default=0.0) + device.costs.of(model)
@@ -39,8 +42,12 @@ def estimate(now: float, device: Device, model: Model) -> float:
 def _places(now: float, device: Device) -> dict[TicketId, Place]:
     places: dict[TicketId, Place] = {}
     for model, start in _turns(now, device):
-        for ahead, ticket in enumerate(device.waiters.line(model)):
-            places[ticket.id] = Place(len(places) + 1, start + _wait_in_line(device, model, ahead))
+        line = device.waiters.in_turn(now, model, device.limits, device.answers.of(model))
+        for ahead, ticket in enumerate(line):
+            wait_s = start + _wait_in_line(device, model, ahead)
+            if device.drained:
+                wait_s = ticket.since + device.limits.wait_s - now
+            places[ticket.id] = Place(len(places) + 1, wait_s)
     return places
 
 
@@ -54,9 +61,8 @@ def _wait_in_line(device: Device, model: Model, ahead: int) -> float:
 
 
 def _turns(now: float, device: Device) -> Iterator[_Turn]:
-    leaving = device.plan.victims if device.plan is not None else ()
     for model in device.residents:
-        if model not in leaving:
+        if not device.is_leaving(model):
             yield model, 0.0
     at, reward = 0.0, 0.0
     for model in _order(now, device):
@@ -66,14 +72,13 @@ def _turns(now: float, device: Device) -> Iterator[_Turn]:
 
 
 def _order(now: float, device: Device) -> list[Model]:
-    first = [device.plan.load] if device.plan is not None else []
+    first = [device.plan.load] if device.plan is not None and device.plan.load is not None else []
     later = [model for model in device.waiters.models() if model not in first and _away(device, model)]
     return first + sorted(later, key=lambda model: device.waiters.head(model).since)
 
 
 def _away(device: Device, model: Model) -> bool:
-    leaving = device.plan is not None and model in device.plan.victims
-    return model not in device.residents or leaving
+    return model not in device.residents or device.is_leaving(model)
 
 
 def _room(now: float, device: Device, model: Model) -> float:
@@ -82,6 +87,8 @@ def _room(now: float, device: Device, model: Model) -> float:
     if plan is not None:
         drains = plan.switch is None and model == plan.load
         return max((device.answers.of(victim) for victim in plan.victims), default=0.0) if drains else 0.0
+    if model in device.residents:
+        return device.answers.of(model) if device.residents[model].leases else 0.0
     staying = [resident.needs for resident in device.residents.values()]
     if policy.fits(device.limits, [device.needs_of(model), *staying]):
         return 0.0
@@ -96,7 +103,7 @@ def _load(now: float, device: Device, model: Model) -> float:
 
 
 def _resident(device: Device, resident: Resident) -> ResidentView:
-    leaving = device.plan is not None and resident.model in device.plan.victims
+    leaving = device.is_leaving(resident.model)
     waiting = device.waiters.count(resident.model)
     return ResidentView(resident.model, resident.leases, waiting, resident.since, leaving)
 
@@ -106,4 +113,5 @@ def _switch(plan: Plan | None) -> SwitchView | None:
         return None
     if plan.switch is None:
         return SwitchView(plan.load, plan.victims, "drain", plan.since)
-    return SwitchView(plan.load, plan.switch.unload, "load" if plan.loading else "unload", plan.since)
+    unload = plan.switch.unload if isinstance(plan.switch, Switch) else plan.victims
+    return SwitchView(plan.load, unload, "load" if plan.loading else "unload", plan.since)

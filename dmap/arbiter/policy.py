@@ -5,11 +5,12 @@ None of them changes anything.  Times are absolute, so that a deadline and the t
 number.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dmap.arbiter.effects import Model
-from dmap.arbiter.state import Limits, Needs, Resident
+from dmap.arbiter.state import Limits, Needs, Resident, Ticket
 
 FLOOR = 0.25
 """The least share of its residency that a load keeps: below it switching eats the time it should save."""
@@ -24,12 +25,17 @@ models of 24 clients and one of a single client, that costs a fifth of the answe
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What waits for a model that is not resident.  *summed_s* is the age of all its waiters together."""
+    """
+    What waits for a model that is not resident.
+
+    *weight* and *summed_s* are the number and the age of all its waiters together, weighed by priority.
+    """
 
     model: Model
     needs: Needs
     oldest: float
     count: int
+    weight: float
     summed_s: float
     cost_s: float
 
@@ -63,7 +69,7 @@ def order(limits: Limits, now: float, demands: Iterable[Demand]) -> list[Demand]
     def key(demand: Demand) -> tuple[float, float]:
         if is_overdue(limits, now, demand):
             return 0, demand.oldest
-        return 1, -(demand.summed_s + demand.count * demand.cost_s)
+        return 1, -(demand.summed_s + demand.weight * demand.cost_s)
 
     return sorted(demands, key=key)
 
@@ -71,6 +77,24 @@ def order(limits: Limits, now: float, demands: Iterable[Demand]) -> list[Demand]
 def is_overdue(limits: Limits, now: float, demand: Demand) -> bool:
     """Tell whether the oldest waiter has lost patience."""
     return now >= demand.oldest + limits.patience_s
+
+
+def weight(priority: int) -> float:
+    """Tell for how many waiters one of *priority* counts where the next model is chosen."""
+    return 2.0**priority
+
+
+def standing(limits: Limits, now: float, ticket: Ticket, top: int) -> float:
+    """
+    Tell the class of a waiting ticket: its priority, and one more for each full patience that it waited.
+
+    Age lifts it to *top*, the highest priority that waits beside it, and no further: among equals it is not
+    age that counts but what their clients have received.
+    """
+    if ticket.priority == top:
+        return top
+    aged = (now - ticket.since) // limits.patience_s if limits.patience_s else math.inf
+    return min(ticket.priority + aged, top)
 
 
 def turns(limits: Limits, demands: Iterable[Demand]) -> list[Turn]:
@@ -147,6 +171,7 @@ def victims(
     residents: Iterable[Resident],
     needs: Needs,
     burden: Callable[[Resident], tuple[float, ...]],
+    is_fixed: Callable[[Resident], bool],
 ) -> list[Resident] | None:
     """
     Choose whom to unload so that *needs* fits, those of least *burden* first; None if it never can.
@@ -158,7 +183,7 @@ def victims(
     if fits(limits, [needs, *(resident.needs for resident in staying)]):
         return leaving
     for resident in sorted(staying, key=burden):
-        if not resident.needs.pinned:
+        if not is_fixed(resident):
             staying.remove(resident)
             leaving.append(resident)
         if fits(limits, [needs, *(resident.needs for resident in staying)]):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dmap.arbiter.effects import Cause, Client, Model, Switch, TicketId
+from dmap.arbiter.effects import Cause, Client, Model, Switch, TicketId, Unload
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,13 +11,15 @@ class Needs:
     """
     What a model takes of its device.
 
-    *size_bytes* None takes the whole device, *parallel* None bounds nothing.
+    *size_bytes* None takes the whole device, *parallel* None bounds nothing.  A resident that nobody used
+    or waited for during *ttl_s* is unloaded, unless it is pinned.
     """
 
     size_bytes: int | None = None
     parallel: int | None = None
     embedding: bool = False
     pinned: bool = False
+    ttl_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +50,20 @@ class Outcome:
     crowded: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ticket:
-    """One request's place.  It must not evict anyone on its own before *held_until*."""
+    """
+    One request's place.  It must not evict anyone on its own before *held_until*.
+
+    Nobody changes it; but that a frozen one is dear to make shows on every request.
+    """
 
     id: TicketId
     model: Model
     client: Client
     since: float
     held_until: float = 0
+    priority: int = 0
 
 
 @dataclass(slots=True)
@@ -81,8 +88,13 @@ class Resident:
         """Whether another lease would exceed *parallel*."""
         return self.needs.parallel is not None and self.leases >= self.needs.parallel
 
+    @property
+    def room(self) -> int | None:
+        """How many more leases it takes, None for any number."""
+        return None if self.needs.parallel is None else self.needs.parallel - self.leases
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class Lease:
     """A granted ticket, bound to the resident that serves it: a copy loaded later is another."""
 
@@ -91,27 +103,40 @@ class Lease:
     since: float
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """That a resident be unloaded as soon as it is idle: why, and since when it takes nobody."""
+
+    cause: Cause
+    since: float
+
+
 @dataclass(slots=True)
 class Plan:
     """
     A decided switch: first its victims drain, then *switch* is out, then *loading* is set.
 
-    *abandoned_by* is the client that left last while nobody else waited for the load.
+    *load* is None for one that only unloads.  *abandoned_by* is the client that left last while nobody else
+    waited for the load.
     """
 
-    load: Model
+    load: Model | None
     victims: tuple[Model, ...]
     cause: Cause
     since: float
     started: float = 0
-    switch: Switch | None = None
+    switch: Switch | Unload | None = None
     loading: bool = False
     abandoned_by: Client | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A waiting ticket's *position*, from 1, and a plain estimate of its wait from now on."""
+    """
+    A waiting ticket's *position*, from 1, and a plain estimate of its wait from now on.
+
+    On a drained device that is the time after which the ticket will be refused.
+    """
 
     position: int
     estimate_s: float
@@ -130,9 +155,9 @@ class ResidentView:
 
 @dataclass(frozen=True, slots=True)
 class SwitchView:
-    """The switch under way: *phase* is `drain`, `unload` or `load`."""
+    """The switch under way: *phase* is `drain`, `unload` or `load`; *load* None if it only unloads."""
 
-    load: Model
+    load: Model | None
     unload: tuple[Model, ...]
     phase: str
     since: float
@@ -147,3 +172,4 @@ class Snapshot:
     waiting: Mapping[TicketId, Place]
     leases: int
     oldest_wait_s: float
+    drained: bool = False

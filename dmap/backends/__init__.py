@@ -61,6 +61,9 @@ class Switcher(Backend, Protocol):
     Two attributes are set by the gate.  The backend calls *changed*, from the loop, when a resident may
     have come or vanished without being asked to.  *in_use* tells whether requests for a model are out, be
     it for a copy that is gone.
+
+    A third one is the backend's own and may be left out: where *frees_at_once* is true the memory of a model
+    is free as soon as `unload` returns, and no cool-down is needed after it.
     """
 
     changed: Callable[[], None]
@@ -71,6 +74,9 @@ class Switcher(Backend, Protocol):
 
     def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
         """Tell whether the resident *model*, by the last look, is as a load with *options* would make it."""
+
+    def takes(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return those of *options* that a load can be given here; `load` refuses the others."""
 
     async def load(self, model: str, options: Mapping[str, Any]) -> Loaded:
         """

@@ -1,0 +1,124 @@
+"""
+The one place that decides: what is to happen next on a device, whatever event came before.
+
+`core` edits the device and has it settled; which switch comes next is found in `choice`.  Its theory of
+operation is at the top of `core`.
+"""
+
+from dmap.arbiter import choice, outlook
+from dmap.arbiter.device import Device
+from dmap.arbiter.effects import Effect, Grant, Model, Reason, Refuse, Switch, Unload
+from dmap.arbiter.state import Resident, Ticket
+
+
+class Settlement:
+    """What follows from the state of *device*.  Events may add to *effects* before they have it settled."""
+
+    __slots__ = ("_device", "_spent_at", "_wake", "effects")
+
+    def __init__(self, device: Device) -> None:
+        self.effects: list[Effect] = []
+        self._device = device
+        self._wake: float | None = None
+        self._spent_at: float | None = None
+
+    def settle(self, now: float) -> list[Effect]:
+        """Return all that is to be done now; a second time it is nothing."""
+        self._expire(now)
+        self._drop_stale_plan(now)
+        if self._device.plan is None:
+            self._device.plan = choice.farewell(now, self._device)
+        self._choose(now)
+        for resident in self._device.residents.values():
+            self.take(now, resident)
+        self._start(now)
+        self._spent_at = choice.next_spent_at(self._device)
+        effects, self.effects = self.effects, []
+        return effects
+
+    def is_calm(self, now: float) -> bool:
+        """Tell whether nothing is to be decided: nobody waits, and nobody leaves."""
+        device = self._device
+        return (
+            device.plan is None
+            and not len(device.waiters)
+            and not device.wishes
+            and not device.drained
+            and not device.closed
+            and (self._spent_at is None or now < self._spent_at)
+        )
+
+    def heed_ttl(self, resident: Resident) -> None:
+        """Look again when *resident* will have been idle for too long.  A look too many does no harm."""
+        spent_at = self._device.spent_at(resident)
+        if spent_at is not None and (self._spent_at is None or spent_at < self._spent_at):
+            self._spent_at = spent_at
+
+    def next_deadline(self) -> float | None:
+        """Return when time alone will change something."""
+        oldest = self._device.waiters.oldest()
+        if oldest is None:
+            return self._spent_at
+        expiry = oldest.since + self._device.limits.wait_s
+        return min(due for due in (expiry, self._wake, self._spent_at) if due is not None)
+
+    def take(self, now: float, resident: Resident) -> None:
+        """Grant *resident* to those who wait for it, as far as it takes them."""
+        device, model = self._device, resident.model
+        while device.waiters.count(model) and device.takes(resident):
+            room = resident.room
+            if room is None or device.waiters.count(model) <= room:
+                ticket = device.waiters.head(model)  # all have their turn now
+            else:
+                ticket = device.waiters.next(now, model, device.limits, device.answers.of(model))
+            device.grant(now, ticket, resident)
+            self.effects.append(Grant(ticket.id))
+
+    def refuse(
+        self, ticket: Ticket, reason: Reason, detail: str = "", retry_after_s: float | None = None
+    ) -> None:
+        """Refuse one who waits."""
+        self._device.take_out(ticket.id)
+        self.effects.append(Refuse(ticket.id, reason, detail, retry_after_s))
+
+    def refuse_all(
+        self, model: Model, reason: Reason, detail: str = "", retry_after_s: float | None = None
+    ) -> None:
+        """Refuse all who wait for *model*."""
+        for ticket in list(self._device.waiters.line(model)):
+            self.refuse(ticket, reason, detail, retry_after_s)
+
+    def _expire(self, now: float) -> None:
+        device = self._device
+        while (oldest := device.waiters.oldest()) and now >= oldest.since + device.limits.wait_s:
+            retry_after_s = outlook.estimate(now, device, oldest.model)
+            self.refuse(oldest, Reason.WAIT_EXPIRED, retry_after_s=retry_after_s)
+
+    def _drop_stale_plan(self, now: float) -> None:
+        plan = self._device.plan
+        if plan is not None and plan.switch is None and choice.is_stale(now, self._device, plan):
+            self._device.plan = None
+
+    def _choose(self, now: float) -> None:
+        self._wake = None
+        if self._device.plan is not None or self._device.drained or not len(self._device.waiters):
+            return
+        chosen = choice.choose(now, self._device)
+        self._device.plan, self._wake = chosen.plan, chosen.wake
+        for model in chosen.never:
+            self.refuse_all(model, Reason.NEVER_FITS)
+
+    def _start(self, now: float) -> None:
+        plan, residents = self._device.plan, self._device.residents
+        if plan is None or plan.switch is not None:
+            return
+        unload = tuple(model for model in plan.victims if model in residents)
+        if any(residents[model].leases for model in unload):
+            return
+        plan.started, drain_s = now, now - plan.since
+        if plan.load is None:
+            plan.switch = Unload(plan.victims[0], plan.cause, drain_s)
+        else:
+            plan.switch = Switch(plan.load, unload, plan.cause, drain_s)
+        self._device.epoch += 1
+        self.effects.append(plan.switch)

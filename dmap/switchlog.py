@@ -1,0 +1,125 @@
+"""
+What is told of a device's switches: one line to the log, events to who listens, seconds to the leases.
+
+It decides nothing.  The counterpart is `changeover`, which carries the switches out.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dmap.arbiter import Switch, Unload
+from dmap.backends import Loaded
+from dmap.logfmt import logfmt
+from dmap.trip import ModelKey
+
+__all__ = ["Report", "SwitchClock", "Tell", "nothing"]
+
+log = logging.getLogger("dmap.gate")
+
+Tell = Callable[[str, Mapping[str, Any]], None]
+"""Told the name of an event and its fields: models as text, times in seconds."""
+
+
+def nothing(name: str, fields: Mapping[str, Any]) -> None:
+    """Tell nobody."""
+
+
+class Report:
+    """
+    One switch, from its start to its end: call one of the endings, then `close`.
+
+    *unload_s* includes the reading before and the cool-down after the unloading.
+    """
+
+    def __init__(self, device: str, switch: Switch | Unload, now: float, tell: Tell) -> None:
+        self.loading_since: float | None = None
+        self._device = device
+        self._began_at = now
+        self._tell = tell
+        self._is_load = isinstance(switch, Switch)
+        self._model: ModelKey = switch.load if isinstance(switch, Switch) else switch.model
+        self._unload: tuple[ModelKey, ...] = switch.unload if isinstance(switch, Switch) else (switch.model,)
+        self._cause = switch.cause.value
+        self._drain_s = switch.drain_s
+        self._outcome = "given_up"
+        self._error: str | None = None
+        self._event("switch.started", unload=[*map(str, self._unload)], reason=self._cause, **self._drained())
+        if switch.drain_s > 0:
+            self._event("switch.drained", **self._drained())
+
+    def unloaded(self, key: ModelKey, unload_s: float) -> None:
+        """Tell that a model went, in *unload_s*."""
+        self._event("switch.unloaded", model=str(key), unload_s=unload_s)
+        if not self._is_load:
+            self._outcome = "ok"
+
+    def loaded(self, now: float, loaded: Loaded) -> None:
+        """Tell that the model answers, and what it got."""
+        self._outcome = "ok"
+        self._event(
+            "switch.loaded",
+            model=str(self._model),
+            load_s=self._load_s(now),
+            context_length=loaded.context_length,
+            parallel=loaded.parallel,
+        )
+
+    def failed(self, now: float, reason: str) -> None:
+        """Tell that the switch failed."""
+        self._outcome, self._error = "failed", reason
+        self._event("switch.failed", model=str(self._model), reason=reason, **self._times(now))
+
+    def close(self, now: float) -> None:
+        """Write the log line; a switch without an ending was given up."""
+        if self._outcome == "given_up":
+            self._event("switch.cancelled", model=str(self._model), **self._times(now))
+        line = {
+            "device": self._device,
+            "unload": ",".join(map(str, self._unload)) or "-",
+            "load": self._model if self._is_load else "-",
+            "reason": self._cause,
+            "drain_s": self._drain_s,
+            **self._times(now),
+            "outcome": self._outcome,
+            "error": self._error or None,
+        }
+        log.info(logfmt("switch", line))
+
+    def _event(self, name: str, **fields: Any) -> None:
+        self._tell(name, {"device": self._device, **fields})
+
+    def _drained(self) -> dict[str, Any]:
+        return {"load": str(self._model) if self._is_load else None, "drain_s": self._drain_s}
+
+    def _times(self, now: float) -> dict[str, float]:
+        unload_s = (now if self.loading_since is None else self.loading_since) - self._began_at
+        return {"unload_s": unload_s, "load_s": self._load_s(now)}
+
+    def _load_s(self, now: float) -> float:
+        return 0.0 if self.loading_since is None else now - self.loading_since
+
+
+class SwitchClock:
+    """How long, in all, the switch of each model has been under way; a lease takes the difference."""
+
+    def __init__(self) -> None:
+        self._spent_s: dict[ModelKey, float] = {}
+        self._current: tuple[ModelKey, float] | None = None
+
+    def start(self, now: float, key: ModelKey) -> None:
+        """Note that *key*'s switch began; one at a time."""
+        self._current = key, now
+
+    def stop(self, now: float) -> None:
+        """Note the end of the switch that began last."""
+        if self._current is not None:
+            key = self._current[0]
+            self._spent_s[key] = self.spent_s(now, key)
+            self._current = None
+
+    def spent_s(self, now: float, key: ModelKey) -> float:
+        """Return the seconds that switches to *key* have taken up to *now*."""
+        current = self._current
+        running_s = now - current[1] if current is not None and current[0] == key else 0.0
+        return self._spent_s.get(key, 0.0) + running_s

@@ -1,0 +1,86 @@
+"""The switchers of one device, taken together."""
+
+import asyncio
+
+import pytest
+
+from dmap.backends import Loaded
+from dmap.errors import BackendDown, LoadFailed
+from dmap.fleet import Fleet
+from dmap.trip import ModelKey
+from tests.fake_switcher import A, B, FakeSwitcher
+
+DAY_S = 86_400.0
+
+
+def fleet(*switchers: FakeSwitcher, cooldown_s: float = DAY_S, gone_s: float = DAY_S) -> Fleet:
+    """Return a fleet of *switchers* under their names."""
+    return Fleet({each.name: each for each in switchers}, cooldown_s=cooldown_s, gone_s=gone_s)
+
+
+async def test_memory_counts_as_free_after_a_cool_down() -> None:
+    """After an unloading the next load waits; the wait is over after `cooldown_s`, once."""
+    cooling = fleet(FakeSwitcher())
+    await cooling.unload(A.key)
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(cooling.cool_down(), 0.01)
+
+    cooling.cooldown_s = 0
+    await cooling.cool_down()
+    cooling.cooldown_s = DAY_S
+    await cooling.cool_down()
+
+
+async def test_a_backend_that_frees_at_once_needs_no_cool_down() -> None:
+    """Where a process has ended nothing is left to wait for."""
+    switcher = FakeSwitcher()
+    switcher.frees_at_once = True
+    warm = fleet(switcher)
+
+    await warm.unload(A.key)
+
+    await asyncio.wait_for(warm.cool_down(), 1)
+
+
+async def test_reads_what_is_resident_on_all() -> None:
+    """A reading has the residents of each backend, and why one of them is silent."""
+    studio, other, down = FakeSwitcher(), FakeSwitcher("other"), FakeSwitcher("down")
+    studio.residents, other.residents = {"a"}, {"a", "b"}
+    down.looking.error = BackendDown("down does not answer")
+
+    reading = await fleet(studio, other, down).read()
+
+    assert reading.residents.keys() == {A.key, ModelKey("other", "a"), ModelKey("other", "b")}
+    assert reading.silent.keys() == {"down"}
+    assert reading.gone == frozenset()
+    reading.check([A.key])
+    with pytest.raises(BackendDown, match="down does not answer"):
+        reading.check([A.key, ModelKey("down", "a")])
+
+
+async def test_a_backend_that_stays_silent_is_gone() -> None:
+    """Silence of `gone_s` or more is told, and forgotten with the first answer."""
+    studio = FakeSwitcher()
+    studio.looking.error = BackendDown("studio does not answer")
+    silent = fleet(studio, gone_s=0)
+
+    assert (await silent.read()).gone == {"studio"}
+
+    studio.looking.error = None
+    assert (await silent.read()).gone == frozenset()
+
+
+async def test_a_backend_of_another_device_is_refused() -> None:
+    """What is not of this device is neither loaded nor unloaded here."""
+    with pytest.raises(LoadFailed, match="backend 'other' is not one of this device's"):
+        await fleet(FakeSwitcher()).load(ModelKey("other", "a"), {})
+
+
+async def test_loads_with_the_options_given() -> None:
+    """Options go to the backend as they are, and what it gave comes back."""
+    studio = FakeSwitcher()
+    studio.loaded = Loaded(context_length=8192)
+
+    assert await fleet(studio).load(B.key, {"context_length": 8192}) == studio.loaded
+    assert studio.options == [{"context_length": 8192}]

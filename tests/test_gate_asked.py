@@ -1,0 +1,603 @@
+"""What is asked of a gate beside leases: load, unload, drain; who waits; and what it tells of switches."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dmap.arbiter import Limits
+from dmap.backends import Loaded
+from dmap.errors import BackendBroke, BackendDown, LoadFailed, Overloaded, ShuttingDown, WaitExpired
+from dmap.gate import Gate
+from dmap.trip import ModelKey
+from tests.fake_switcher import A, B, FakeSwitcher, ask, cancelled, idle, until
+
+
+@pytest.fixture
+def studio() -> FakeSwitcher:
+    """Return a backend with nothing resident."""
+    return FakeSwitcher()
+
+
+@pytest.fixture
+def told() -> list[tuple[str, Mapping[str, Any]]]:
+    """Return where the gate's events go."""
+    return []
+
+
+@pytest.fixture
+async def gate(studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]) -> AsyncGenerator[Gate]:
+    """Run a gate without a cool-down; at the end nothing may be left of anybody."""
+    gate = Gate(
+        "gpu0",
+        Limits(),
+        {"studio": studio},
+        cooldown_s=0,
+        tell=lambda name, fields: told.append((name, fields)),
+    )
+    await gate.start()
+    yield gate
+    assert gate.snapshot().waiting == {}
+    assert gate.snapshot().leases == 0
+    await gate.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert not studio.unloaded_while_serving
+    assert not studio.two_at_once
+
+
+def residents(gate: Gate) -> list[ModelKey]:
+    """Return what the gate believes to be resident."""
+    return [view.model for view in gate.snapshot().residents]
+
+
+class TestUnload:
+    async def test_takes_an_idle_model_out(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """When the call returns, the model is gone."""
+        await gate.load(A, "me")
+
+        await gate.unload(A.key)
+
+        assert studio.residents == set()
+        assert residents(gate) == []
+
+    async def test_of_what_is_not_resident_does_nothing(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A model that is not there needs no unloading."""
+        await gate.unload(A.key)
+
+        assert studio.unloading.calls == []
+
+    async def test_waits_for_the_last_answer(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A model that serves takes nobody more and goes when its last lease ends; who waits gets it anew."""
+        lease = await gate.lease(A, "me").__aenter__()
+        studio.serving["a"] += 1
+        unloading = asyncio.create_task(gate.unload(A.key))
+        await asyncio.sleep(0)
+        late = ask(gate, A)
+        await until(lambda: len(gate.snapshot().waiting) == 1)
+
+        studio.serving["a"] -= 1
+        lease.release()
+        await unloading
+
+        (await late).release()
+        assert studio.loading.calls == ["a", "a"]
+        assert studio.unloading.calls == ["a"]
+
+    async def test_takes_a_pinned_model_out(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A pin does not hold against who asks outright."""
+        await gate.load(replace(A, pin=True), "me")
+
+        await gate.unload(A.key)
+
+        assert studio.residents == set()
+
+    async def test_that_fails_is_told(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """What will not go stays, serves on, and who asked hears why."""
+        await gate.load(A, "me")
+        studio.unloading.error = RuntimeError("it will not go")
+
+        with pytest.raises(BackendBroke, match="could not unload studio/a on 'gpu0': it will not go"):
+            await gate.unload(A.key)
+
+        async with gate.lease(A, "me"):
+            assert studio.loading.calls == ["a"]
+
+    async def test_on_a_backend_that_is_down(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A backend that does not answer is told as such."""
+        await gate.load(A, "me")
+        studio.unloading.error = BackendDown("studio does not answer")
+
+        with pytest.raises(BackendDown, match="studio does not answer"):
+            await gate.unload(A.key)
+
+    async def test_waits_no_longer_than_told(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """After its time the wish is taken back: the model takes newcomers again."""
+        async with gate.lease(A, "me"):
+            with pytest.raises(WaitExpired, match=r"studio/a on 'gpu0' still serves after 0\.01 s"):
+                await gate.unload(A.key, 0.01)
+
+            async with gate.lease(A, "you"):
+                assert gate.snapshot().leases == 2
+
+        assert studio.unloading.calls == []
+
+    async def test_that_is_cancelled_is_taken_back(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """Who leaves while the model still serves has changed nothing."""
+        async with gate.lease(A, "me"):
+            unloading = asyncio.create_task(gate.unload(A.key))
+            await until(lambda: gate.snapshot().residents[0].leaving)
+
+            await cancelled(unloading)
+
+        assert residents(gate) == [A.key]
+
+    async def test_asked_for_twice_is_done_once(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """Two who want a model gone share one unloading; if one leaves, the other's wish holds."""
+        lease = await gate.lease(A, "me").__aenter__()
+        first = asyncio.create_task(gate.unload(A.key))
+        second = asyncio.create_task(gate.unload(A.key))
+        await until(lambda: gate.snapshot().residents[0].leaving)
+
+        await cancelled(first)
+        lease.release()
+        await second
+
+        assert studio.unloading.calls == ["a"]
+
+    async def test_of_a_model_that_loads(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A model that is being loaded serves those who wait for it, and goes then."""
+        studio.loading.hold()
+        task = ask(gate, A)
+        await studio.loading.started.wait()
+        unloading = asyncio.create_task(gate.unload(A.key))
+        await asyncio.sleep(0)
+
+        studio.loading.release.set()
+        (await task).release()
+        await unloading
+
+        assert studio.residents == set()
+
+    async def test_that_a_close_overtakes(self, studio: FakeSwitcher) -> None:
+        """Who waits for an unloading when dmap ends hears so."""
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        lease = await gate.lease(A, "me").__aenter__()
+        unloading = asyncio.create_task(gate.unload(A.key))
+        await until(lambda: gate.snapshot().residents[0].leaving)
+
+        await gate.close()
+
+        with pytest.raises(ShuttingDown):
+            await unloading
+        lease.release()
+
+
+class TestLoad:
+    async def test_returns_what_the_model_got(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A load is answered with what the backend really gave, the lease on it given back."""
+        studio.loaded = Loaded(size_bytes=6, context_length=4096, parallel=2)
+
+        assert await gate.load(A, "me") == studio.loaded
+        assert gate.snapshot().leases == 0
+
+    async def test_of_what_was_loaded_before_returns_that_load(
+        self, gate: Gate, studio: FakeSwitcher
+    ) -> None:
+        """A resident that is as asked is not loaded again; what it got at its load is known."""
+        studio.loaded = Loaded(context_length=4096)
+        async with gate.lease(A, "me"):
+            pass
+
+        assert await gate.load(A, "me") == studio.loaded
+        assert studio.loading.calls == ["a"]
+
+    async def test_of_a_found_model_knows_nothing(self, studio: FakeSwitcher) -> None:
+        """Of a model that was resident before dmap came it is not known what it got."""
+        studio.residents = {"a"}
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        await gate.start()
+
+        assert await gate.load(A, "me") is None
+        await gate.close()
+
+    async def test_with_other_options_loads_anew(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A resident that is not as asked is unloaded, and loaded with the new options."""
+        await gate.load(A, "me")
+        studio.poor = {"a"}
+
+        await gate.load(replace(A, load={"context_length": 8192}), "me")
+
+        assert studio.unloading.calls == ["a"]
+        assert studio.options == [{}, {"context_length": 8192}]
+
+    async def test_with_other_options_waits_for_those_who_are_served(
+        self, gate: Gate, studio: FakeSwitcher
+    ) -> None:
+        """Nobody's answer is cut for other options."""
+        studio.poor = {"a"}
+        lease = await gate.lease(A, "me").__aenter__()
+        studio.serving["a"] += 1
+        task = asyncio.create_task(gate.load(A, "you"))
+        await until(lambda: gate.snapshot().residents[0].leaving)
+
+        studio.serving["a"] -= 1
+        lease.release()
+        await task
+
+        assert studio.loading.calls == ["a", "a"]
+
+    async def test_during_a_load_with_other_options(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A load under way keeps its options; the one asked for follows."""
+        studio.poor = {"a"}
+        studio.loading.hold()
+        first = ask(gate, A)
+        await studio.loading.started.wait()
+        second = asyncio.create_task(gate.load(replace(A, load={"context_length": 8192}), "you"))
+        await until(lambda: len(gate.snapshot().waiting) == 2)
+
+        studio.loading.release.set()
+        (await first).release()
+        await second
+
+        assert studio.options == [{}, {"context_length": 8192}]
+
+    async def test_that_fails_is_told_like_any_other(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """Who asks for a load hears why it failed."""
+        studio.loading.error = LoadFailed("no such file")
+
+        with pytest.raises(LoadFailed, match="no such file"):
+            await gate.load(A, "me")
+
+    async def test_waits_like_any_other(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A load waits for those who are served, and is given up with its caller."""
+        async with gate.lease(A, "me"):
+            task = asyncio.create_task(gate.load(B, "you", name="load-b"))
+            await until(lambda: [line.name for line in gate.waiting()] == ["load-b"])
+            await cancelled(task)
+
+        assert studio.loading.calls == ["a"]
+
+
+class TestDrain:
+    async def test_lets_nobody_in_until_resumed(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """On a drained device leases end as they end, and all others wait in their places."""
+        lease = await gate.lease(A, "me").__aenter__()
+
+        gate.drain(unload=False)
+
+        resident, absent = ask(gate, A), ask(gate, B)
+        await until(lambda: len(gate.snapshot().waiting) == 2)
+        lease.release()
+        assert gate.snapshot().drained
+        assert studio.loading.calls == ["a"]
+        gate.resume()
+        (await resident).release()
+        (await absent).release()
+
+    async def test_may_empty_the_device(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """With *unload* each resident goes when its last lease has ended; what waits is loaded later."""
+        lease = await gate.lease(A, "me").__aenter__()
+
+        gate.drain(unload=True)
+        lease.release()
+        await until(lambda: residents(gate) == [])
+
+        await idle(gate)
+        assert studio.residents == set()
+        gate.resume()
+        await gate.load(A, "me")
+        assert studio.loading.calls == ["a", "a"]
+
+    async def test_ends_a_switch_before_its_load(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A switch under way does not load any more if it had not begun to; its waiter keeps its place."""
+        await gate.load(A, "me")
+        studio.unloading.hold()
+        task = ask(gate, B)
+        await studio.unloading.started.wait()
+
+        gate.drain(unload=False)
+        studio.unloading.release.set()
+        await idle(gate)
+
+        assert studio.loading.calls == ["a"]
+        gate.resume()
+        (await task).release()
+
+    async def test_tells_a_waiter_its_bound(self, studio: FakeSwitcher) -> None:
+        """Nobody knows when a drained device goes on: the estimate is the time until the refusal."""
+        gate = Gate("gpu0", Limits(wait_s=100), {"studio": studio}, cooldown_s=0)
+        gate.drain(unload=False)
+        task = ask(gate, A)
+        await until(lambda: len(gate.snapshot().waiting) == 1)
+
+        (line,) = gate.waiting()
+
+        assert 99 < line.estimate_s <= 100
+        await cancelled(task)
+        await gate.close()
+
+    async def test_still_refuses_in_time(self, studio: FakeSwitcher) -> None:
+        """Who has waited for `wait_s` is refused on a drained device too."""
+        gate = Gate("gpu0", Limits(wait_s=0.01), {"studio": studio}, cooldown_s=0)
+        gate.drain(unload=False)
+
+        with pytest.raises(WaitExpired):
+            await ask(gate, A)
+
+        await gate.close()
+
+
+async def test_a_model_that_nobody_uses_is_unloaded(gate: Gate, studio: FakeSwitcher) -> None:
+    """After `ttl_s` without a lease the gate's own timer has a model unloaded."""
+    await gate.load(replace(A, ttl_s=0.01), "me")
+
+    await asyncio.wait_for(studio.unloading.started.wait(), 5)
+
+    await until(lambda: residents(gate) == [])
+
+
+class TestAdopt:
+    async def test_respect_leaves_the_owners_model_alone(self, studio: FakeSwitcher) -> None:
+        """A model that dmap did not load is no victim: what does not fit beside it is refused."""
+        studio.residents = {"x"}
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0, adopt=False)
+        await gate.start()
+
+        with pytest.raises(LoadFailed, match="beside what is pinned"):
+            await gate.load(A, "me")
+
+        assert studio.residents == {"x"}
+        await gate.close()
+
+    async def test_respect_takes_out_no_stranger(self, studio: FakeSwitcher) -> None:
+        """A model that turned up by hand is not unloaded with the next switch either."""
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0, adopt=False)
+        await gate.start()
+        studio.residents = {"x"}
+
+        await gate.load(A, "me")
+
+        assert studio.residents == {"x", "a"}
+        await gate.close()
+
+    async def test_respect_uses_the_owners_model_as_it_is(self, studio: FakeSwitcher) -> None:
+        """A model of the owner's serves, whatever options its route asks for."""
+        studio.residents, studio.poor = {"a"}, {"a"}
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0, adopt=False)
+        await gate.start()
+
+        async with gate.lease(replace(A, load={"context_length": 8192}), "me"):
+            pass
+
+        assert studio.loading.calls == []
+        await gate.close()
+
+    async def test_what_dmap_loaded_itself_may_go(self, studio: FakeSwitcher) -> None:
+        """With respect for others dmap still switches its own models."""
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0, adopt=False)
+        await gate.start()
+        await gate.load(A, "me")
+        await gate.recheck()
+
+        await gate.load(B, "me")
+
+        assert studio.residents == {"b"}
+        await gate.close()
+
+    async def test_may_change_with_a_reload(self, studio: FakeSwitcher) -> None:
+        """What is resident is looked at again when the owner changes their mind."""
+        studio.residents = {"x"}
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        await gate.start()
+
+        gate.configure(Limits(), adopt=False)
+        await gate.recheck()
+        with pytest.raises(LoadFailed, match="beside what is pinned"):
+            await gate.load(A, "me")
+        gate.configure(Limits(), adopt=True)
+        await gate.recheck()
+        await gate.load(A, "me")
+
+        assert studio.residents == {"a"}
+        await gate.close()
+
+
+async def test_a_reload_changes_how_long_silence_is_borne(studio: FakeSwitcher) -> None:
+    """`gone_s` can be set while the gate runs."""
+    studio.residents = {"a"}
+    gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+    await gate.start()
+    studio.looking.error = BackendDown("studio does not answer")
+
+    gate.configure(Limits(), gone_s=0)
+    await gate.recheck()
+
+    assert residents(gate) == []
+    await gate.close()
+
+
+class TestWaiting:
+    async def test_lists_who_waits(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """Each waiting lease is listed with its name, its client and its place, the next one first."""
+        studio.loading.hold()
+        first = asyncio.create_task(gate.lease(A, "ann", name="one").__aenter__())
+        await studio.loading.started.wait()
+        second = asyncio.create_task(gate.lease(B, "bob", name="two").__aenter__())
+        await until(lambda: len(gate.waiting()) == 2)
+
+        lines = gate.waiting()
+
+        assert [(line.name, line.client, line.model, line.position) for line in lines] == [
+            ("one", "ann", A.key, 1),
+            ("two", "bob", B.key, 2),
+        ]
+        assert lines[0].estimate_s < lines[1].estimate_s
+        assert lines[0].waited_s >= lines[1].waited_s >= 0
+        await cancelled(second)
+        studio.loading.release.set()
+        (await first).release()
+
+    async def test_one_may_be_cancelled(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """The waiting lease of a name is refused with the error given, and its wait is told."""
+        async with gate.lease(A, "me"):
+            lease = gate.lease(B, "you", name="one")
+            task = asyncio.create_task(lease.__aenter__())
+            await until(lambda: len(gate.waiting()) == 1)
+
+            later = asyncio.get_running_loop().call_later
+            later(0.01, gate.cancel, "one", Overloaded("cancelled by the owner"))
+
+            with pytest.raises(Overloaded, match="cancelled by the owner"):
+                await task
+            assert not gate.cancel("one", Overloaded("no longer waits"))
+        assert lease.queue_s > 0
+        assert studio.loading.calls == ["a"]
+
+    async def test_who_does_not_wait_cannot_be_cancelled(self, gate: Gate) -> None:
+        """A lease that is out, an unknown name and no name at all are nobody's place."""
+        async with gate.lease(A, "me", name="one"):
+            assert not gate.cancel("one", Overloaded("no"))
+            assert not gate.cancel("two", Overloaded("no"))
+            assert not gate.cancel("", Overloaded("no"))
+
+    async def test_the_wait_of_one_who_left_is_told(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A lease that was never held knows how long it waited, and for how much of it for its switch."""
+        studio.loading.hold()
+        lease = gate.lease(A, "me")
+        task = asyncio.create_task(lease.__aenter__())
+        await studio.loading.started.wait()
+        asyncio.get_running_loop().call_later(0.01, task.cancel)
+
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        assert lease.queue_s >= lease.switch_s > 0
+        studio.loading.release.set()
+        await idle(gate)
+
+    async def test_higher_priority_is_served_first(self, gate: Gate) -> None:
+        """Among those who wait for one model the higher priority goes first, whenever it came."""
+        one = replace(A, parallel=1)
+        served: list[str] = []
+
+        async def serve(client: str, priority: int) -> None:
+            async with gate.lease(one, client, priority=priority):
+                served.append(client)
+
+        async with gate.lease(one, "me"):
+            tasks = [asyncio.create_task(serve("low", 0)), asyncio.create_task(serve("high", 1))]
+            await until(lambda: len(gate.waiting()) == 2)
+            assert [line.client for line in gate.waiting()] == ["high", "low"]
+        await asyncio.gather(*tasks)
+
+        assert served == ["high", "low"]
+
+
+class TestEvents:
+    async def test_of_a_switch(
+        self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """A switch is told as it goes: started, drained if anyone had to finish, unloaded, loaded."""
+        studio.loaded = Loaded(context_length=4096, parallel=2)
+        lease = await gate.lease(A, "me").__aenter__()
+        told.clear()
+        task = ask(gate, B)
+        unloading = asyncio.create_task(gate.unload(A.key))
+        await until(lambda: gate.snapshot().switch is not None)
+        asyncio.get_running_loop().call_later(0.01, lease.release)
+        await unloading
+        (await task).release()
+
+        (started, drained, unloaded, loaded) = told
+
+        drain_s = started[1]["drain_s"]
+        assert started == (
+            "switch.started",
+            {
+                "device": "gpu0",
+                "load": "studio/b",
+                "unload": ["studio/a"],
+                "reason": "patience",
+                "drain_s": drain_s,
+            },
+        )
+        assert drain_s > 0
+        assert drained == ("switch.drained", {"device": "gpu0", "load": "studio/b", "drain_s": drain_s})
+        assert unloaded[0] == "switch.unloaded"
+        assert unloaded[1].keys() == {"device", "model", "unload_s"}
+        assert (loaded[0], loaded[1] | {"load_s": 0}) == (
+            "switch.loaded",
+            {"device": "gpu0", "model": "studio/b", "load_s": 0, "context_length": 4096, "parallel": 2},
+        )
+
+    async def test_of_a_switch_that_only_unloads(
+        self, gate: Gate, told: list[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """An unloading is told like a switch to nothing."""
+        await gate.load(A, "me")
+        told.clear()
+
+        await gate.unload(A.key)
+
+        assert [name for name, _ in told] == ["switch.started", "switch.unloaded"]
+        assert told[0][1]["load"] is None
+        assert told[0][1]["reason"] == "asked"
+
+    async def test_of_a_switch_that_fails(
+        self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """A failure is told with its reason and how long it took."""
+        studio.loading.error = LoadFailed("no such file")
+
+        with pytest.raises(LoadFailed):
+            await gate.load(A, "me")
+
+        name, fields = told[-1]
+        assert (name, fields["model"], fields["reason"]) == ("switch.failed", "studio/a", "no such file")
+        assert fields["unload_s"] >= 0
+        assert fields["load_s"] >= 0
+
+    async def test_of_a_switch_that_is_given_up(
+        self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """A switch that nobody wants any more is told as cancelled."""
+        studio.looking.hold()
+        task = ask(gate, A)
+        await studio.looking.started.wait()
+
+        await cancelled(task)
+        studio.looking.release.set()
+        await idle(gate)
+
+        assert [name for name, _ in told] == ["switch.started", "switch.cancelled"]
+
+    async def test_of_models_that_come_and_go(
+        self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """What is loaded and unloaded by other hands is told; dmap's own switches are not told so."""
+        await gate.load(A, "me")
+        await gate.recheck()
+        told.clear()
+
+        studio.residents = {"x"}
+        await gate.recheck()
+
+        assert told == [
+            ("model.appeared", {"device": "gpu0", "model": "studio/x"}),
+            ("model.vanished", {"device": "gpu0", "model": "studio/a"}),
+        ]
+
+    async def test_not_of_what_was_there_before(self, studio: FakeSwitcher) -> None:
+        """What is resident when dmap starts has not appeared."""
+        told: list[str] = []
+        studio.residents = {"a"}
+        gate = Gate(
+            "gpu0", Limits(), {"studio": studio}, cooldown_s=0, tell=lambda name, fields: told.append(name)
+        )
+
+        await gate.start()
+
+        assert told == []
+        await gate.close()
