@@ -64,6 +64,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--parallel", type=int, default=1, help="requests at once")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--flash-attention", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument("--batch", type=int, default=0, help="tokens of a prompt computed at once")
+    parser.add_argument("--gpu-layers", type=int, default=ALL_LAYERS)
+    parser.add_argument("--cache-beside-cpu", action="store_true", help="keep the context in main memory")
+    parser.add_argument("--rope-base", type=float, default=0, help="0: the model's own")
+    parser.add_argument("--rope-scale", type=float, default=0, help="0: the model's own")
     parser.add_argument("--embedding", action="store_true", help="the file says how to pool by itself")
     parser.add_argument("--parent", type=int, required=True, help="the process to end with")
     return parser.parse_args(arguments)
@@ -102,7 +107,11 @@ def _params(args: argparse.Namespace, xllamacpp: Any) -> Any:
     params.model_alias = {args.alias}
     params.n_parallel = args.parallel
     params.n_ctx = args.context * args.parallel
-    params.n_gpu_layers = ALL_LAYERS
+    params.n_gpu_layers = args.gpu_layers
+    params.no_kv_offload = args.cache_beside_cpu
+    params.rope_freq_base, params.rope_freq_scale = args.rope_base, args.rope_scale
+    if args.batch:
+        params.n_batch = params.n_ubatch = args.batch
     params.cpuparams.n_threads = args.threads
     params.cpuparams_batch.n_threads = args.threads
     params.fit_params = False

@@ -2,16 +2,19 @@
 What the backends have and whether they answer: the tasks that ask them, and the circuit that knows.
 
 One task per backend asks on a slow beat, and on a quick one while the backend is down; that probe is what
-closes the circuit again.  Requests for a backend that is down are refused at once instead of each finding
-out for itself.
+closes the circuit again.  An LM Studio is watched by its own backend, which looks every two seconds and after
+each load, and tells what it found: so the truth is here as soon as it is known.  Requests for a backend that
+is down are refused at once instead of each finding out for itself.
 """
 
 import asyncio
 import contextlib
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from dmap.backends import Backend
+from dmap.backends import Backend, ModelInfo
+from dmap.backends.lmstudio import LMStudioBackend
 from dmap.catalog import Catalog
 from dmap.errors import BackendDown
 from dmap.logfmt import logfmt
@@ -42,6 +45,9 @@ class Inventory:
     async def start(self) -> None:
         """Ask every backend, and go on asking; one that takes longer than `START_S` is not waited for."""
         loop = asyncio.get_running_loop()
+        for name, backend in self._backends.items():
+            if isinstance(backend, LMStudioBackend):
+                backend.told = functools.partial(self._told, name)
         asked = [loop.create_task(self._ask(name), name=f"ask {name}") for name in self._backends]
         watches = [loop.create_task(self._watch(name), name=f"watch {name}") for name in self._backends]
         self._tasks = [*asked, *watches]
@@ -93,18 +99,22 @@ class Inventory:
 
     async def _ask(self, name: str) -> None:
         """Ask one backend; who waits while it is being asked takes that answer for his own."""
-        clock = asyncio.get_running_loop().time
-        came_at = clock()
+        came_at = asyncio.get_running_loop().time()
         async with self._asking[name]:
             if came_at <= self._answered_at.get(name, came_at - 1):
                 return
             try:
-                models = await self._backends[name].models()
+                self._told(name, await self._backends[name].models())
             except BackendDown as error:
-                self.report(name, error)
-                return
-            finally:
-                self._answered_at[name] = clock()
-            self.catalog.update(name, models)
-            if self._down.pop(name, None) is not None:
-                _log.info(logfmt("backend_up", {"backend": name}))
+                self._told(name, error)
+
+    def _told(self, name: str, found: Sequence[ModelInfo] | BackendDown) -> None:
+        """Take what *name* has, or why it does not answer."""
+        self._answered_at[name] = asyncio.get_running_loop().time()
+        if isinstance(found, BackendDown):
+            self.catalog.silent(name, found.message)
+            self.report(name, found)
+            return
+        self.catalog.update(name, found)
+        if self._down.pop(name, None) is not None:
+            _log.info(logfmt("backend_up", {"backend": name}))

@@ -46,7 +46,7 @@ install_program() {
 install_files() {
     install -d "$share" "$config" "$units"
     install -m 644 "$source"/systemd/drop-ins/*.conf "$source/config.example.yaml" "$source/docs/service.md" "$share"
-    for unit in dmap.service dmap.socket; do
+    for unit in dmap.service dmap.socket dmap-load@.service dmap-load@.timer; do
         sed "s|/opt/dmap|$PREFIX|g" "$source/systemd/$unit" >"$units/$unit"
         chmod 644 "$units/$unit"
     done
@@ -70,7 +70,7 @@ uninstall_all() {
             [ ! -e "$units/$unit" ] || systemctl disable --now "$unit"
         done
     fi
-    rm -f "$units/dmap.service" "$units/dmap.socket"
+    rm -f "$units/dmap.service" "$units/dmap.socket" "$units/dmap-load@.service" "$units/dmap-load@.timer"
     if [ -e "$program/pyvenv.cfg" ] && [ -d "$share" ]; then # nothing but what was installed by this
         rm -rf "$program"
     fi

@@ -3,7 +3,8 @@ An LM Studio without LM Studio: its HTTP API over a simulated `World`, with ever
 
 By hand: `python -m tests.lmstudio_emulator --port 1234`.  In tests: `async with emulator() as lm`.
 Sources in the comments are named as in `backends.md` section 1.  A message that contains `[crash]` makes the
-engine die in the middle of its answer.
+engine die in the middle of its answer.  The header `X-By` of a load or unload names who asks, for the log of
+events; without it it is `rest`.
 """
 
 import argparse
@@ -258,7 +259,7 @@ class Emulator:
         config = {name: body[name] for name in LOAD_KEYS - {"model", "echo_load_config"} if name in body}
         began = self.world.now()
         try:
-            instance = await self.world.load(spec, config, by="rest")
+            instance = await self.world.load(spec, config, by=_asker(request))
         except Refusal as refusal:
             raise _Said(*self._load_failed(spec, refusal)) from None
         answer = {
@@ -285,7 +286,7 @@ class Emulator:
         self._check_keys(body, {"instance_id"})  # `model` is rejected [OBS 0.4.23]
         id = body.get("instance_id")
         try:
-            self.world.unload(str(id), "rest")
+            self.world.unload(str(id), _asker(request))
         except Refusal as refusal:  # the status for an unknown id is UNCONFIRMED
             missing = refusal.kind == "not_found"
             kind = "model_not_found" if missing else "internal_error"
@@ -361,8 +362,7 @@ class Emulator:
         instance = await self._instance(body, embedding=True)
         given = body.get("input")
         inputs = given if isinstance(given, list) else [given]
-        async for _ in self.world.generate(instance, str(body.get("model")), 1):
-            pass
+        await _collected(self.world.generate(instance, str(body.get("model")), 1))
         data = [
             {"object": "embedding", "index": index, "embedding": [float(len(str(one))), 0.5]}
             for index, one in enumerate(inputs)
@@ -378,11 +378,7 @@ class Emulator:
         tokens = self._tokens(instance, body, text, body.get("max_output_tokens"))
         if body.get("stream"):
             return await self._stream(request, native_events(instance, tokens))
-        try:
-            words = [token async for token in tokens]
-        except Unloaded as why:
-            raise _Said(500, native(str(why), "internal_error")) from None
-        return web.json_response(native_result(instance, words))
+        return web.json_response(native_result(instance, await _collected(tokens)))
 
     async def _responses(self, request: web.Request, body: Any) -> web.StreamResponse:
         instance = await self._instance({**body, "ttl": None})  # `ttl` is taken and ignored [OBS 0.4.25]
@@ -391,14 +387,14 @@ class Emulator:
         tokens = self._tokens(instance, body, text, body.get("max_output_tokens"))
         if body.get("stream"):
             return await self._stream(request, response_events(instance, tokens))
-        return web.json_response(response_of(instance, [token async for token in tokens]))
+        return web.json_response(response_of(instance, await _collected(tokens)))
 
     async def _messages(self, request: web.Request, body: Any) -> web.StreamResponse:
         instance = await self._instance(body)
         tokens = self._tokens(instance, body, json.dumps(body.get("messages")), body.get("max_tokens"))
         if body.get("stream"):
             return await self._stream(request, message_events(instance, tokens))
-        return web.json_response(message_of(instance, [token async for token in tokens]))
+        return web.json_response(message_of(instance, await _collected(tokens)))
 
 
 class _Said(Exception):
@@ -411,6 +407,18 @@ class _Said(Exception):
             self.response = web.Response(text=body, status=status)
         else:
             self.response = web.json_response(body, status=status)
+
+
+async def _collected(tokens: AsyncGenerator[str]) -> list[str]:
+    """Return the words of an answer that is not streamed; how a crash is told there is UNCONFIRMED."""
+    try:
+        return [token async for token in tokens]
+    except Unloaded as why:
+        raise _Said(500, native(str(why), "internal_error")) from None
+
+
+def _asker(request: web.Request) -> str:
+    return request.headers.get("X-By", "rest")
 
 
 def _refused(refusal: Refusal, natively: bool) -> tuple[int, dict[str, Any]]:
@@ -441,6 +449,7 @@ async def _main(arguments: argparse.Namespace) -> None:
     knobs = replace(
         Knobs(),
         load_s=arguments.load_s,
+        load_gb_s=arguments.load_gb_s,
         token_s=arguments.token_s,
         tokens=arguments.tokens,
         api_token=arguments.token,
@@ -448,12 +457,8 @@ async def _main(arguments: argparse.Namespace) -> None:
     traps = replace(Traps(), **dict.fromkeys(arguments.without, False))
     async with emulator(traps, knobs, port=arguments.port) as lm:
         logging.info("an emulated LM Studio answers at %s", lm.url)
-        told = 0
-        while True:
-            await asyncio.sleep(0.1)
-            for event in lm.world.events[told:]:
-                logging.info("%s", json.dumps(event))
-            told = len(lm.world.events)
+        lm.world.told = lambda event: logging.info("%s", json.dumps(event))
+        await asyncio.Event().wait()
 
 
 def main() -> None:
@@ -461,6 +466,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--port", type=int, default=1234)
     parser.add_argument("--load-s", type=float, default=3.0)
+    parser.add_argument("--load-gb-s", type=float, default=0.0, help="on top, for each 10^9 bytes")
     parser.add_argument("--token-s", type=float, default=0.03)
     parser.add_argument("--tokens", type=int, default=60)
     parser.add_argument("--token", help="the API token that every request must bear")

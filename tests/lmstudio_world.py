@@ -9,7 +9,7 @@ read them.  The HTTP side is `lmstudio_emulator`.
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,6 +74,7 @@ class Knobs:
     """How fast and how big; times in seconds."""
 
     load_s: float = 0.05
+    load_gb_s: float = 0.0  # on top of that, for each 10^9 bytes
     token_s: float = 0.001
     tokens: int = 8
     idle_s: float = 5.0
@@ -148,6 +149,7 @@ class World:
         self.instances: dict[str, Instance] = {}
         self.events: list[dict[str, Any]] = []
         self.html_due = False
+        self.told: Callable[[dict[str, Any]], None] = lambda event: None
         self._ids = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -155,8 +157,9 @@ class World:
         return asyncio.get_running_loop().time()
 
     def note(self, event: str, **facts: Any) -> None:
-        """Add to the log of events; `at` is the loop's monotonic clock."""
+        """Add to the log of events, and tell; `at` is the loop's monotonic clock."""
         self.events.append({"at": self.now(), "event": event, **facts})
+        self.told(self.events[-1])
 
     # What is there
 
@@ -179,6 +182,9 @@ class World:
             return "loading"  # not documented; for the whole of a load [OBS 0.4.23]
         lag_s = self.knobs.v0_lag_s if self.traps.v0_lags else 0
         return "not-loaded" if self.now() - instance.loaded_at < lag_s else "loaded"
+
+    def load_s(self, spec: Spec) -> float:
+        return self.knobs.load_s + self.knobs.load_gb_s * spec.size_bytes / GB
 
     def used_bytes(self) -> int:
         return sum(instance.bytes for instance in self.instances.values())
@@ -278,7 +284,7 @@ class World:
 
     async def _load(self, instance: Instance) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(instance.gone.wait(), self.knobs.load_s)
+            await asyncio.wait_for(instance.gone.wait(), self.load_s(instance.spec))
         if (
             self.used_bytes() > self.knobs.memory_bytes
         ):  # without guardrails the engine dies, cause lost [#2295]

@@ -270,11 +270,53 @@ async def test_chat_models_embed_too(engine, model):
     assert vectors[0] != vectors[1]
 
 
+# Options of a load
+
+
+async def test_every_option_goes_through(engine):
+    """An engine starts with every option that it takes, and answers."""
+    options = {
+        "context_length": 512,
+        "flash_attention": False,
+        "eval_batch_size": 64,
+        "offload_kv_cache_to_gpu": False,
+        "gpu_layers": 1,
+        "cpu_threads": 1,
+        "rope_frequency_base": 10000.0,
+        "rope_frequency_scale": 1.0,
+    }
+    assert engine.takes({**options, "gpu": 0.5, "num_experts": 2}) == options
+
+    loaded = await engine.load("tiny-sea", options)
+
+    assert loaded.context_length == 512
+    assert await said(engine, "tiny-sea")
+
+
+async def test_a_resident_satisfies_its_own_options_only(engine):
+    """A model that was loaded with other options is not as it is asked for."""
+    await engine.load("tiny-sea", {"context_length": 512})
+
+    assert engine.satisfies("tiny-sea", {"context_length": 512})
+    assert not engine.satisfies("tiny-sea", {"context_length": 256})
+    assert not engine.satisfies("tiny-sea", {})
+    assert not engine.satisfies("tiny-kitchen", {})
+
+
 # Loads that fail
 
 
 @pytest.mark.parametrize(
-    "options", [{"gpu": 1}, {"context_length": "8"}, {"context_length": 0}, {"flash_attention": 1}]
+    "options",
+    [
+        {"num_experts": 1},
+        {"context_length": "8"},
+        {"context_length": 0},
+        {"flash_attention": 1},
+        {"gpu": 0.5},
+        {"gpu_layers": -1},
+        {"rope_frequency_scale": "1"},
+    ],
 )
 async def test_an_option_nobody_knows_is_refused(engine, options):
     """An option that cannot be passed on is an error that names it, and no child is started."""

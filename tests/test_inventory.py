@@ -8,11 +8,15 @@ import pytest
 
 from dmap.access import Client
 from dmap.backends import ModelInfo, Target
+from dmap.backends.lmstudio import LMStudioBackend
 from dmap.catalog import Catalog
 from dmap.config import parse
 from dmap.errors import BackendDown
 from dmap.inventory import Inventory
+from tests.lmstudio_emulator import emulator
 
+STUDIO = "{devices: {gpu0: {}}, backends: {studio: {kind: lmstudio, url: 'http://a', device: gpu0}}}"
+SMALL = "llama-3.2-1b-instruct"
 TWO = "backends: {a: {kind: openai, url: 'http://a'}, b: {kind: openai, url: 'http://b'}}"
 
 
@@ -160,3 +164,31 @@ async def test_close_ends_what_is_being_asked(house):
         await house.inventory.close()
 
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("inventory")]
+
+
+async def test_an_lm_studio_is_known_as_its_watch_finds_it():
+    """An LM Studio's end, its return and what is loaded there are known with the next look of its watch."""
+    async with emulator() as lm, asyncio.timeout(5):
+        backend = LMStudioBackend("studio", lm.url, watch_s=0.02)
+        catalog = Catalog(parse(STUDIO, {}))
+        inventory = Inventory({"studio": backend}, catalog)
+        await inventory.start()
+        backend.start()
+
+        await lm.kill()
+        await until(lambda: inventory.answering == [])
+        with pytest.raises(BackendDown, match="the backend 'studio' is down"):
+            inventory.check("studio")
+        await lm.start()
+        await until(lambda: inventory.answering == ["studio"])
+        await backend.load(SMALL, {"context_length": 2048})
+
+        listed = {model["id"]: model["context_length"] for model in catalog.listing(Client("c"), ())}
+        assert listed[SMALL] == 2048
+        await inventory.close()
+        await backend.close()
+
+
+async def until(condition) -> None:
+    while not condition():
+        await asyncio.sleep(0.002)

@@ -85,7 +85,7 @@ async def running(*, api_key: str | None = None, load_s: float = 5.0, **options)
             f"{lm.url}/v1",
             api_key=api_key,
             load_s=load_s,
-            watch_s=0.02,
+            watch_s=options.get("watch_s", 0.02),
             disagree_s=options.get("disagree_s", 0.2),
             poll_s=0.005,
         )
@@ -127,7 +127,7 @@ async def test_an_unloaded_model_is_gone(bench):
 
     assert bench.world.instances == {}
     assert await bench.residents() == []
-    with pytest.raises(BackendDown, match="not resident"):
+    with pytest.raises(BackendDown, match="is not loaded on backend 'studio' any more; try again"):
         bench.backend.target(SMALL, CHAT)
 
 
@@ -318,6 +318,23 @@ async def test_a_second_copy_that_came_during_the_load_goes(bench):
     await ours
 
     assert list(bench.world.instances) == [SMALL]
+
+
+async def test_a_copy_that_came_while_room_was_made_is_seen():
+    """After an unload dmap looks anew: a load by hand that began meanwhile is not stacked upon."""
+    async with running(slow_s=0.05) as bench:
+        await bench.world.load(SMALL, {"context_length": 512})
+        by_hand = []
+
+        def in_use(_model):
+            by_hand[:] = by_hand or [asyncio.ensure_future(bench.world.load(SMALL))]
+            return False
+
+        bench.backend.in_use = in_use
+        await bench.backend.load(SMALL, {"context_length": 2048})
+
+        assert [one["by"] for one in bench.world.stacks()] == ["hand"]
+        assert list(bench.world.instances) == [SMALL]
 
 
 async def test_an_id_that_lm_studio_gives_is_taken(bench):
@@ -561,6 +578,42 @@ async def test_unload_waits_for_a_load_under_way():
         await by_hand
 
 
+# Just before a request
+
+
+async def test_what_others_unloaded_is_found_before_a_request(bench):
+    """After `confirm` there is no target for a model that somebody has unloaded, though nobody watches."""
+    await bench.backend.load(SMALL, {})
+    bench.world.unload(SMALL)
+    assert bench.backend.target(SMALL, CHAT)
+
+    await bench.backend.confirm()
+
+    with pytest.raises(BackendDown, match="not loaded"):
+        bench.backend.target(SMALL, CHAT)
+
+
+async def test_who_confirms_at_once_shares_a_look(bench):
+    """Many requests at once cost one look."""
+    await bench.backend.load(SMALL, {})
+    seen = len(bench.asked(V1))
+
+    await asyncio.gather(*(bench.backend.confirm() for _ in range(20)))
+
+    assert len(bench.asked(V1)) == seen + 1
+    assert bench.backend.target(SMALL, CHAT)
+
+
+async def test_a_server_that_tells_nothing_stops_nobody(bench):
+    """A look without an answer proves nothing: the request itself will find out."""
+    await bench.backend.load(SMALL, {})
+    await bench.lm.kill()
+
+    await bench.backend.confirm()
+
+    assert bench.backend.target(SMALL, CHAT)
+
+
 # Servers that say no, or nothing
 
 
@@ -799,6 +852,36 @@ async def test_a_restarted_server_is_noticed(caplog):
 
         assert bench.changes == 3
         assert len(lines(caplog, "server_down")) == len(lines(caplog, "server_up")) == 1
+
+
+async def test_what_a_look_finds_is_told(bench):
+    """Each look is told, with what a resident got; one that gets no answer is told as that."""
+    told = []
+    bench.backend.told = told.append
+
+    await bench.backend.load(SMALL, {"context_length": 2048})
+    await bench.lm.kill()
+    with pytest.raises(BackendDown) as down:
+        await bench.backend.models()
+
+    *_, loaded, gone = told
+    assert [(one.id, one.context_length) for one in loaded if one.resident] == [(SMALL, 2048)]
+    assert gone is down.value
+
+
+async def test_whoever_finds_the_server_down_wakes_the_watch(caplog):
+    """A server that anybody finds down is watched from then on, though the watch's next look is far off."""
+    async with running(watch_s=3600) as bench:
+        bench.backend.start()
+        await until(lambda: bench.asked("/v1/models"))
+        await bench.lm.kill()
+        with pytest.raises(BackendDown):
+            await bench.backend.models()
+        await until(lambda: lines(caplog, "server_down"))
+
+        await bench.lm.start()
+
+        await until(lambda: lines(caplog, "server_up"))
 
 
 async def test_a_watch_begins_before_its_server(caplog):

@@ -230,6 +230,37 @@ async def test_an_unload_cuts_a_running_answer(studio):
     assert len(studio.world.cuts()) == 1
 
 
+@pytest.mark.parametrize(("path", "status"), [(CHAT, 400), ("/v1/responses", 500), ("/v1/messages", 500)])
+async def test_an_unload_is_told_in_a_whole_answer(studio, path, status):
+    """An answer that is not streamed becomes an error in LM Studio's own words."""
+    await studio.load(SMALL)
+    asked = {"model": SMALL, "messages": [], "input": "hi", "max_tokens": LONG, "max_output_tokens": LONG}
+    answer = asyncio.ensure_future(studio.post(path, **asked))
+    await studio.until("generation_start")
+    await studio.post("/api/v1/models/unload", instance_id=SMALL)
+
+    told, body = await answer
+    assert told == status
+    assert "Model unloaded" in json.dumps(body)
+
+
+async def test_the_log_tells_who_asked(studio):
+    """The header `X-By` names another app in the log of events; loads without it are by `rest`."""
+    await studio.load(SMALL)
+    studio.session.headers["X-By"] = "hand"
+    await studio.load(OTHER)
+
+    assert [one["by"] for one in studio.world.happened("load_start")] == ["rest", "hand"]
+
+
+async def test_larger_models_load_longer():
+    """With `load_gb_s` a load takes longer for a larger model."""
+    async with running(load_s=0.0, load_gb_s=0.01) as studio:
+        await asyncio.gather(studio.load(BIG), studio.load(SMALL))
+
+        assert [one["model"] for one in studio.world.happened("load_end")] == [SMALL, BIG]
+
+
 async def test_two_first_requests_make_two_instances(studio):
     """Requests for a model that is just being loaded load it again."""
     await asyncio.gather(studio.ask(SMALL), studio.ask(SMALL))

@@ -164,3 +164,21 @@ async def test_a_crowd(ask: Ask, lm: Emulator) -> None:
 
     assert all(all(answers) for answers in served)
     assert (lm.world.cuts(), lm.world.stacks(), lm.world.wrong(), lm.world.most()) == ([], [], [], 1)
+
+
+@pytest.mark.parametrize("given", ["", ", api_key: sk-lm-wrongone:12345678901234567890"])
+async def test_a_token_that_is_not_good_enough(start: Any, given: str) -> None:
+    """Clients are told that LM Studio refused dmap's own credentials, and never a token."""
+    async with emulator(knobs=Knobs(api_token="sk-lm-abcdefgh:12345678901234567890")) as lm:
+        proxy = await start(
+            f"""
+            devices: {{gpu0: {{}}}}
+            backends: {{studio: {{kind: lmstudio, url: '{lm.url}', device: gpu0{given}}}}}
+            """
+        )
+        async with aiohttp.ClientSession(proxy.url) as session, session.post(CHAT, json=chat(SMALL)) as answer:
+            error = (await answer.json())["error"]
+
+    assert (answer.status, error["code"]) == (503, "backend_down")
+    assert "LM Studio refused dmap's own credentials (status 401); see backends.studio.api_key" in error["message"]
+    assert "sk-lm" not in error["message"]

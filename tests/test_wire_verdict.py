@@ -82,6 +82,27 @@ def test_an_error_in_another_shape(status, body, kind, message):
 
 
 @pytest.mark.parametrize(
+    "message",
+    [
+        "The model has crashed without additional information. (Exit code: null)",
+        "Model unloaded",
+        "Model is unloaded.",
+        "No models loaded. Please load a model in the developer page or use the 'lms load' command.",
+        'Failed to load model "gpt-oss-20b". Error: Operation canceled.',
+    ],
+)
+@pytest.mark.parametrize(
+    "shape", [lambda message: message, lambda message: {"message": message, "code": None}]
+)
+def test_a_fault_of_the_server_is_no_bad_request(message, shape):
+    """What LM Studio calls 400 though the request was good is 502, so that clients may try again."""
+    failure = judged(400, {"error": shape(message)})
+
+    assert isinstance(failure, Relayed)
+    assert (failure.status, failure.code, failure.message) == (502, "backend_error", message)
+
+
+@pytest.mark.parametrize(
     ("status", "word"), [(301, "redirect"), (307, "redirect"), (401, "api_key"), (403, "api_key")]
 )
 def test_what_is_between_dmap_and_the_backend(status, word):

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import aiohttp
 from dmap.backends import Loaded, ModelInfo, Target
 from dmap.backends.gguf_child import HOST, Child
 from dmap.backends.gguf_folder import Folder, ModelFile
-from dmap.backends.gguf_options import checked
+from dmap.backends.gguf_options import arguments, checked, taken
 from dmap.backends.gguf_watch import Watch
 from dmap.errors import BackendDown, LoadFailed
 from dmap.logfmt import logfmt
@@ -42,6 +42,7 @@ class _Resident:
     child: Child
     file: ModelFile
     port: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
     loaded: Loaded | None = None
 
 
@@ -74,6 +75,7 @@ class GGUFBackend:
         self.name = name
         self.changed: Callable[[], None] = _nothing
         self.in_use: Callable[[str], bool] = lambda model: False
+        self.frees_at_once = True
         self.contexts: Mapping[str, int] = {} if contexts is None else contexts
         self._parallel = parallel
         self._context_length = context_length
@@ -91,8 +93,13 @@ class GGUFBackend:
             self._watch.start()
 
     def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
-        """Tell that a resident is as it was asked for: nobody else loads here."""
-        return True
+        """Tell whether *model* was loaded with *options*: nobody else loads here."""
+        resident = self._residents.get(model)
+        return resident is not None and dict(resident.options) == dict(options)
+
+    def takes(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return those of *options* that a load can be given."""
+        return taken(options)
 
     async def models(self) -> Sequence[ModelInfo]:
         """
@@ -115,7 +122,7 @@ class GGUFBackend:
         Start a child for *model*; return when it answers, with the context that it really gives.
 
         A resident is left as it is, whatever the options: unload it first to change them.  A second call
-        waits for the first.  Known options: `context_length`, `flash_attention`.
+        waits for the first.
         """
         wanted = checked(model, options)
         file = (await self._scan()).get(model)
@@ -187,7 +194,7 @@ class GGUFBackend:
             raise BackendDown(f"cannot load model {file.id!r}: backend {self.name!r} is closed")
         self.start()
         child = Child(self._arguments(file, wanted), lambda _: self._forget(file.id, resident))
-        resident = self._residents[file.id] = _Resident(child, file)
+        resident = self._residents[file.id] = _Resident(child, file, options=dict(wanted))
         try:
             async with asyncio.timeout(self._load_s):
                 resident.loaded = await self._come_up(file, resident)
@@ -204,17 +211,17 @@ class GGUFBackend:
         asked = wanted.get("context_length", self._context_length)
         context_length = file.context_length(asked)
         if "context_length" in wanted and context_length < asked:
-            told = {"model": file.id, "asked": asked, "given": context_length}
-            _log.warning(logfmt("context_cut", told))
-        flash = {None: "auto", True: "on", False: "off"}[wanted.get("flash_attention")]
-        arguments = [
+            _log.warning(
+                logfmt("context_cut", {"model": file.id, "asked": asked, "given": context_length})
+            )
+        told = [
             f"--alias={file.id}",
             *("--context", str(context_length)),
             *("--parallel", str(self._parallel)),
-            *("--threads", str(self._threads)),
-            *("--flash-attention", flash),
+            *("--threads", str(wanted.get("cpu_threads", self._threads))),
+            *arguments(wanted),
         ]
-        return [*arguments, *(["--embedding"] if file.embedding else []), "--", str(file.path)]
+        return [*told, *(["--embedding"] if file.embedding else []), "--", str(file.path)]
 
     async def _come_up(self, file: ModelFile, resident: _Resident) -> Loaded:
         """Wait for the child's port, then ask it whether it is well and what it gives."""

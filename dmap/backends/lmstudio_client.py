@@ -103,8 +103,9 @@ class Client:
     def reason(self, fault: Fault) -> str:
         """Return *fault* in words for a client; a token that is not good enough is told without it."""
         if fault.barred:
-            problem = "refuses its api_key" if self._headers else "wants an API token"
-            return f"LM Studio {problem} (status {fault.status}); see backends.{self.name}.api_key"
+            lack = "" if self._headers else ", which is not set"
+            problem = f"LM Studio refused dmap's own credentials (status {fault.status})"
+            return f"{problem}; see backends.{self.name}.api_key{lack}"
         return fault.words
 
     async def _ask(

@@ -15,7 +15,7 @@ from dmap.backends.lmstudio_lms import FLAGS, ONLY, Lms
 from dmap.backends.lmstudio_look import V1
 from dmap.errors import LoadFailed
 
-__all__ = ["Hands", "checked", "goes_by_lms"]
+__all__ = ["Hands", "checked", "goes_by_lms", "taken"]
 
 UNLOAD_S = 60.0
 
@@ -118,6 +118,12 @@ class Hands:
 def goes_by_lms(options: Mapping[str, Any]) -> bool:
     """Tell whether one of *options* is beyond REST."""
     return not ONLY.isdisjoint(options)
+
+
+def taken(options: Mapping[str, Any], *, lms: bool) -> dict[str, Any]:
+    """Return those of *options* that one load can be given: over REST, or by `lms` if some need it."""
+    known = FLAGS if lms and goes_by_lms(options) else OPTIONS
+    return {name: value for name, value in options.items() if name in known and _is_possible(name, value)}
 
 
 def checked(backend: str, model: str, options: Mapping[str, Any], *, lms: bool) -> Mapping[str, Any]:

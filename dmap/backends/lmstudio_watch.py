@@ -8,6 +8,7 @@ questions every few seconds cost it nothing.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -20,7 +21,7 @@ __all__ = ["Watch"]
 
 _log = logging.getLogger(__name__)
 
-DOWN_S = 0.5
+DOWN_S = 0.25
 """How often a server that is down is asked, unless `watch_s` is shorter."""
 
 _JIT = (
@@ -51,6 +52,7 @@ class Watch:
         self._known: frozenset[str] | None = None
         self._down = False
         self._warned = False
+        self._alarm = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -65,6 +67,10 @@ class Watch:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def alarm(self) -> None:
+        """Look now: somebody else has found the server down, and the watch is who waits for its return."""
+        self._alarm.set()
+
     def expect(self, key: str, *, resident: bool) -> None:
         """Take note of a change that is dmap's own."""
         if self._known is not None:
@@ -73,7 +79,10 @@ class Watch:
     async def _run(self) -> None:
         while True:
             await self._turn()
-            await asyncio.sleep(min(DOWN_S, self._watch_s) if self._down else self._watch_s)
+            self._alarm.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(DOWN_S, self._watch_s) if self._down else self._watch_s):
+                    await self._alarm.wait()
 
     async def _turn(self) -> None:
         try:

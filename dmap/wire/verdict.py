@@ -14,6 +14,14 @@ from dmap.wire.stream import error_of
 __all__ = ["decoded", "failure_of"]
 
 _EXCERPT = 300
+_OWN_FAULTS = (
+    "the model has crashed",  # bug-tracker #157, #1347
+    "model unloaded",  # also of a generation that an eviction cut (#1796)
+    "model is unloaded",
+    "no models loaded",  # #1730
+    "failed to load model",  # continue #10150, #12794
+)
+"""How LM Studio begins to tell, as 400, what is no fault of the request; folded."""
 _ANSWER_MEMBERS = frozenset(("id", "object", "choices", "data", "output"))
 
 
@@ -44,6 +52,8 @@ def failure_of(status: int, content_type: str, body: bytes, payload: Any) -> Dma
     told = error_of(payload) if _is_error(payload) else None
     if told is not None and "exceed_context" in _code(payload):
         return Relayed(told, status=400, code="context_length_exceeded", type="invalid_request_error")
+    if status == 400 and told is not None and told.casefold().startswith(_OWN_FAULTS):
+        return Relayed(told, status=502, code="backend_error")
     if status >= 400:
         in_shape = told is not None and isinstance(payload.get("error"), dict)
         return None if in_shape else Relayed(told or _excerpt(body), status=status, code="backend_error")

@@ -1,0 +1,61 @@
+"""dmap as a process before an emulated LM Studio as another, under a crowd; `bench/` has the long runs."""
+
+import pytest
+
+from tests.lmstudio_clients import Call, judged_stream
+from tests.lmstudio_outside import PHASES, Hands, kill
+from tests.lmstudio_soak import scene
+
+PACE = 0.3
+SERVED_S = 2.0
+
+
+async def test_a_crowd_is_served(tmp_path):
+    """Every request of 24 clients is answered whole, by its own model, one model being loaded at a time."""
+    async with scene(tmp_path, pace=PACE) as stage:
+        await stage.answered(100)
+
+    assert stage.tally.kinds().keys() == {"answer"}
+    assert stage.tally.fewest() > 0
+    assert (stage.studio.cuts(), stage.studio.loads("jit"), stage.studio.most()) == ([], 0, 1)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+async def test_a_server_is_killed(tmp_path, phase):
+    """Killed at any moment, nobody hears a lie or nothing, and dmap serves within 2 s of its return."""
+    async with scene(tmp_path, pace=PACE) as stage:
+        await stage.answered(5)
+        killed = await kill(stage, phase)
+
+    assert stage.tally.bad == []
+    assert killed.answer_s is not None and killed.answer_s < SERVED_S
+    assert stage.studio.stacks("rest") + stage.studio.stacks("jit") == []
+
+
+@pytest.mark.parametrize("jit", [True, False])
+async def test_others_load_and_unload(tmp_path, jit):
+    """Whatever others load and unload, dmap makes no second instance and passes on no other model's words."""
+    async with scene(tmp_path, pace=PACE, jit=jit) as stage, Hands(stage) as hands:
+        await hands.moves(20, 0.6 * PACE)
+
+    assert stage.tally.bad == []
+    assert stage.tally.of("answer")
+    assert stage.studio.stacks("rest") + stage.studio.stacks("jit") == []
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ('data: {"choices": [{"delta": {"content": "a a "}}]}\n\ndata: [DONE]\n\n', "answer"),
+        ('data: {"choices": [{"delta": {"content": "a b "}}]}\n\ndata: [DONE]\n\n', "wrong"),
+        ('data: {"choices": [{"delta": {"content": "a a "}}]}\n\n', "short"),
+        ('data: {"choices": [{"delta": {"content": "a "}}]}\n\ndata: [DONE]\n\n', "short"),
+        ('data: {"choices": [{"delta": {"content": "a "}}]}\n\ndata: {"error": {"code": "c"}}\n\n', "told"),
+        ('data: {"choices": [{"delta": {"content": "b "}}]}\n\ndata: {"error": {"code": "c"}}\n\n', "wrong"),
+    ],
+)
+def test_the_clients_judge(body, kind):
+    """A stream is an answer only with all words of its own model and its end mark."""
+    call = Call("/v1/chat/completions", "a", 2, stream=True)
+
+    assert judged_stream(call, body.encode(), None)[0] == kind
