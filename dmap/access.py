@@ -1,106 +1,224 @@
 """
 Who may ask: addresses, keys, scopes.  Plain values in, a `Client` or a refusal out; no web framework.
 
-The order is: whom the connection speaks for, whether that address is on the list, whether the key is
-known, whether it has the scope.  Nothing of a request's body has been read by then.
+The order is: whom the connection speaks for, whether that address is on the list and has not guessed too
+much, whether the key is known and not expired, whether it has the scope.  Nothing of a request's body has
+been read by then.  How much a key may do at once and in a minute is `quota`'s business.
 """
 
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from typing import Any
 from urllib.parse import urlsplit
 
 from dmap import config
-from dmap.errors import AccessDenied, InvalidKey
-from dmap.wire.headers import FORWARDED
+from dmap.address import Place, Places
+from dmap.errors import AccessDenied, InvalidKey, Overloaded
+from dmap.quota import Failures, Quotas
 
-__all__ = ["Access", "Client"]
+__all__ = ["Access", "Client", "Tell", "scope_of"]
 
 _REMEMBERED = 4096
-"""Addresses and hosts that are not worked out anew for each request."""
+"""Hosts that are not looked into anew for each request."""
 
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Tell = Callable[[str, Mapping[str, Any]], None]
+"""Is told an event's type and its fields."""
+
+_LISTS = frozenset(("/v1/models", "/api/v0/models", "/api/v1/models"))
+_SCOPES = {"v1": "inference", "api": "inference", "debug": "debug", "admin": "admin"}
+"""What a key needs for the paths below each first step."""
+
+
+def scope_of(path: str) -> str | None:
+    """Return the scope that a key needs for *path*; None where any will do (lists, `/ready`)."""
+    if path in _LISTS or path.startswith("/v1/models/"):
+        return None
+    return _SCOPES.get(path[1:].partition("/")[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who asks: *name* is its key's, else its address (of IPv6 the /64); *models* are globs."""
+    """
+    Who asks: *name* is its key's (then *key* is true), else its address (of IPv6 the /64).
+
+    *models* are globs, *permit* the guarded fields that it may use with any model.  Who has a higher
+    *priority* waits in front.  *parallel* and *rate_per_min* bound its requests, see `Access.hold`.
+    """
 
     name: str
     models: tuple[str, ...] = ("*",)
+    key: bool = False
+    priority: int = 0
+    permit: frozenset[str] = frozenset()
+    parallel: int | None = None
+    rate_per_min: int | None = None
 
     def may_use(self, *names: str) -> bool:
         """Tell whether any of a model's *names* is on this client's list."""
         return any(fnmatchcase(name, glob) for glob in self.models for name in names)
 
 
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """A key of the configuration, ready to be compared: *digest* is its SHA-256."""
+
+    digest: bytes
+    client: Client
+    scopes: frozenset[str]
+    expires: datetime | None
+
+
 class Access:
-    """The lists of the configuration's `access`, parsed once."""
+    """
+    The lists of the configuration's `access`, parsed once.
 
-    def __init__(self, access: config.Access) -> None:
-        self._open = access.open
-        self._allowed = _networks(access.allow)
-        self._proxies = _networks(access.trusted_proxies)
-        self._keys = access.keys
+    *tell* is told of every refusal, without its key.  *clock* counts seconds, *now* gives the wall time.
+    After a reload `renewed` goes on with what *quotas* and *failures* have counted.
+    """
 
-    def admit(self, peer: str, headers: Mapping[str, str], *, scope: str | None) -> Client:
+    def __init__(
+        self,
+        access: config.Access,
+        *,
+        quotas: Quotas | None = None,
+        failures: Failures | None = None,
+        tell: Tell = lambda type, fields: None,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,  # noqa: TID251 - keys expire by the calendar
+    ) -> None:
+        self.quotas = quotas if quotas is not None else Quotas()
+        self.failures = failures if failures is not None else Failures()
+        self._tell, self._clock, self._now = tell, clock, now
+        self._failures_per_min = access.failures_per_min
+        self._origins = frozenset(access.cors)
+        self._keys = tuple(_key(key) for key in access.keys)
+        self._places = Places(access)
+
+    def renewed(self, access: config.Access) -> "Access":
+        """Return what holds from now on under *access*; counts go on."""
+        return Access(
+            access,
+            quotas=self.quotas,
+            failures=self.failures,
+            tell=self._tell,
+            clock=self._clock,
+            now=self._now,
+        )
+
+    def admit(self, peer: str, headers: Mapping[str, str], *, scope: str | None, path: str = "") -> Client:
         """
         Return who asks, from the connection's *peer* address and the request's *headers*.
 
-        With *scope* None any valid key will do.  Raises `AccessDenied` or `InvalidKey`.
+        With *scope* None any valid key will do.  Raises `AccessDenied`, `InvalidKey` or, for an address that
+        has tried too many wrong keys, `Overloaded`; *path* is told with these.
         """
-        address = self._speaker(_address(peer), headers)
-        if not self._may_connect(address):
-            raise AccessDenied(f"the address {address} is not allowed; see access.allow in the configuration")
-        if not self._keys:
-            _refuse_foreign_page(address, headers)
-            return Client(_name_of(address))
-        key = self._key(headers)
+        name = peer
+        try:
+            place = self._places.speaker(peer, headers)
+            name = place.name
+            if not place.may_connect:
+                raise AccessDenied(
+                    f"the address {place.address} is not allowed; see access.allow in the configuration"
+                )
+            return (
+                self._with_key(place, headers, scope) if self._keys else self._keyless(place, headers, scope)
+            )
+        except (AccessDenied, InvalidKey, Overloaded) as error:
+            self._deny(name, path, error)
+            raise
+
+    @contextmanager
+    def hold(self, client: Client, path: str = "") -> Generator[None]:
+        """
+        Count a request of *client* as under way inside the context.
+
+        Raises `Overloaded` where its key has too many at once or in a minute.  Addresses have no bound of
+        their own; they share the queues.
+        """
+        if not client.key:
+            yield
+            return
+        began_at = self._clock()
+        try:
+            self.quotas.begin(client.name, client.parallel, client.rate_per_min, began_at)
+        except Overloaded as error:
+            self._deny(client.name, path, error)
+            raise
+        try:
+            yield
+        finally:
+            self.quotas.end(client.name, self._clock() - began_at)
+
+    def _deny(self, client: str, path: str, error: AccessDenied | InvalidKey | Overloaded) -> None:
+        told = {"client": client, "path": path, "status": error.status, "code": error.code}
+        self._tell("access.denied", {**told, "reason": error.message})
+
+    def _keyless(self, place: Place, headers: Mapping[str, str], scope: str | None) -> Client:
+        """Admit an address, as far as an address alone can be; what may change things is this host's."""
+        is_private = scope in ("admin", "debug")
+        if is_private and not place.is_loopback:
+            raise AccessDenied(f"without keys, {scope} is for this host alone; see access.keys")
+        _refuse_foreign_page(place, headers, frozenset() if is_private else self._origins)
+        return Client(place.name)
+
+    def _with_key(self, place: Place, headers: Mapping[str, str], scope: str | None) -> Client:
+        """
+        Admit a key.
+
+        An address that has tried too many wrong ones is not even compared, for a right one would tell it
+        that.  Loopback is no exception: pages that have their name resolve to it (DNS rebinding) and the
+        other users of this host guess from there.
+        """
+        if self.failures:
+            wait_s = self.failures.wait_s(place.name, self._failures_per_min, self._clock())
+            if wait_s:
+                raise Overloaded(
+                    f"too many wrong keys from {place.name}; see access.failures_per_min",
+                    retry_after_s=wait_s,
+                )
+        key = self._key(place, headers)
+        if key.expires is not None and self._now() >= key.expires.timestamp():
+            raise InvalidKey(
+                f"the key {key.client.name!r} expired on {key.expires:%Y-%m-%d}; see access.keys"
+            )
         if scope is not None and scope not in key.scopes:
-            raise AccessDenied(f"the key {key.name!r} lacks the scope {scope!r}; see access.keys")
-        return Client(key.name, key.models)
+            raise AccessDenied(f"the key {key.client.name!r} lacks the scope {scope!r}; see access.keys")
+        return key.client
 
-    def _speaker(self, peer: _Address, headers: Mapping[str, str]) -> _Address:
-        """
-        Find whom *peer* speaks for: the last hop of `X-Forwarded-For` that is no trusted proxy, or the first.
-
-        Some proxies append to the client's own line (nginx), others add a line of theirs (HAProxy), so all
-        lines count.  A proxy that names nobody, or somebody on its own host, has told us nothing.
-        """
-        if not any(name in headers for name in FORWARDED):
-            return peer
-        if not _within(peer, self._proxies):
-            raise AccessDenied(f"{peer} sends forwarding headers but is not in access.trusted_proxies")
-        lines = [value for name, value in headers.items() if name.lower() == "x-forwarded-for"]
-        speaker = None
-        for hop in reversed(",".join(lines).split(",")):
-            if hop.strip() and (speaker is None or _within(speaker, self._proxies)):
-                speaker = _address(hop.strip())
-        if speaker is None or (speaker.is_loopback and not peer.is_loopback):
-            raise AccessDenied(f"{peer} does not tell in X-Forwarded-For whom it speaks for")
-        return speaker
-
-    def _may_connect(self, address: _Address) -> bool:
-        if _is_loopback(str(address)) or _within(address, self._allowed):
-            return True
-        return not self._allowed and (self._open or bool(self._keys))
-
-    def _key(self, headers: Mapping[str, str]) -> config.Key:
+    def _key(self, place: Place, headers: Mapping[str, str]) -> _Key:
         """Look the credentials up; every key is compared, in constant time, whichever matches."""
         credentials = _credentials(headers)
         # aiohttp decodes a header's bytes this way.
-        digest = hashlib.sha256(credentials.encode(errors="surrogateescape")).hexdigest()
-        known = [key for key in self._keys if hmac.compare_digest(key.sha256, digest)]
-        if not credentials or not known:
-            raise InvalidKey(
-                "no valid API key was given; send it as 'Authorization: Bearer KEY' or as 'x-api-key'"
-            )
-        return known[0]
+        digest = hashlib.sha256(credentials.encode(errors="surrogateescape")).digest()
+        known = [key for key in self._keys if hmac.compare_digest(key.digest, digest)]
+        if credentials and known:
+            return known[0]
+        if credentials:  # none at all is no guess
+            self.failures.count(place.name, self._failures_per_min, self._clock())
+        raise InvalidKey(
+            "no valid API key was given; send it as 'Authorization: Bearer KEY' or as 'x-api-key'"
+        )
+
+
+def _key(key: config.Key) -> _Key:
+    client = Client(
+        name=key.name,
+        models=key.models,
+        key=True,
+        priority=key.priority,
+        permit=frozenset(key.permit),
+        parallel=key.parallel,
+        rate_per_min=key.rate_per_min,
+    )
+    return _Key(bytes.fromhex(key.sha256), client, frozenset(key.scopes), key.expires)
 
 
 def _credentials(headers: Mapping[str, str]) -> str:
@@ -108,20 +226,20 @@ def _credentials(headers: Mapping[str, str]) -> str:
     return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
 
 
-def _refuse_foreign_page(address: _Address, headers: Mapping[str, str]) -> None:
+def _refuse_foreign_page(place: Place, headers: Mapping[str, str], origins: frozenset[str]) -> None:
     """
     Refuse requests that a web page makes in its visitor's browser, for no key tells them from the owner's.
 
-    A page of another site shows in `Origin`; one that has its own name resolve to this host (DNS
-    rebinding) shows in `Host`, which must be loopback's where the address is.
+    A page of another site shows in `Origin`, and those of *origins* ("*" is all) may; one that has its own
+    name resolve to this host (DNS rebinding) shows in `Host`, which must be loopback's where the address is.
     """
     host = _host(f"//{headers.get('Host', '')}")
     origin = headers.get("Origin")
-    if not _is_loopback(host) and _is_loopback(str(address)):
+    if place.is_loopback and not _is_loopback(host):
         raise AccessDenied(
             f"the Host header names {host!r}; without keys, loopback is served as localhost only"
         )
-    if origin is not None and _host(origin) != host:
+    if origin is not None and _host(origin) != host and not origins & {"*", origin.lower()}:
         raise AccessDenied(f"a page of {origin!r} may not call dmap without a key")
 
 
@@ -139,28 +257,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
-
-
-def _networks(texts: tuple[str, ...]) -> tuple[_Network, ...]:
-    return tuple(ipaddress.ip_network(text) for text in texts)
-
-
-def _within(address: _Address, networks: tuple[_Network, ...]) -> bool:
-    return any(address.version == network.version and address in network for network in networks)
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _address(text: str) -> _Address:
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError as exc:
-        raise AccessDenied(f"{text[:64]!r} is not an address") from exc
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _name_of(address: _Address) -> str:
-    if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)

@@ -1,6 +1,7 @@
 """Who may ask: nobody gets in without an address on the list, a key where there are keys, and its scope."""
 
 import hashlib
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
@@ -8,8 +9,9 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from dmap import config
-from dmap.access import Access, Client
-from dmap.errors import AccessDenied, DmapError, InvalidKey
+from dmap.access import Access, Client, scope_of
+from dmap.errors import AccessDenied, DmapError, InvalidKey, Overloaded
+from dmap.wire.routes import ROUTES
 
 LAN = "192.168.1.20"
 STRANGER = "203.0.113.9"
@@ -127,7 +129,9 @@ def test_nothing_set_means_loopback_only():
 )
 def test_a_key_is_a_client(header):
     """A known key, as OpenAI's or as Anthropic's clients send it, is a client by name, with its models."""
-    assert access(keys=KEYS).admit(STRANGER, sent(header), scope="inference") == Client("webui", ("qwen*",))
+    client = access(keys=KEYS).admit(STRANGER, sent(header), scope="inference")
+
+    assert client == Client("webui", ("qwen*",), key=True)
 
 
 @pytest.mark.parametrize("name", ["webui", "ops", "all"])
@@ -204,6 +208,225 @@ def test_a_refusal_does_not_tell_the_key(lists, peer, headers, scope):
         "sk-SECRET"
         not in f"{refused.value} {refused.value!r} {refused.value.body()} {refused.value.headers()}"
     )
+
+
+# What a path needs
+
+
+@pytest.mark.parametrize(
+    ("path", "scope"),
+    [
+        *((path, "inference") for path in ROUTES),
+        ("/v1/anything", "inference"),
+        ("/api/v1/models/load", "inference"),
+        ("/v1/models", None),
+        ("/v1/models/qwen/7b", None),
+        ("/api/v0/models", None),
+        ("/api/v1/models", None),
+        ("/ready", None),
+        ("/metrics", None),
+        ("/admin", "admin"),
+        ("/admin/models/load", "admin"),
+        ("/debug", "debug"),
+        ("/debug/stream", "debug"),
+        ("/administrator", None),
+        ("/", None),
+        ("", None),
+    ],
+)
+def test_a_path_needs_a_scope(path, scope):
+    """Models are for inference, `/debug` and `/admin` for scopes of their own; lists take any key."""
+    assert scope_of(path) == scope
+
+
+@pytest.mark.parametrize("scope", ["admin", "debug"])
+def test_without_keys_what_is_private_is_for_this_host(scope):
+    """Without keys `/admin` and `/debug` are served to loopback only, by the address that speaks."""
+    door = access(open=True, trusted_proxies=(LOOPBACK,))
+
+    assert door.admit(LOOPBACK, sent(), scope=scope) == Client(LOOPBACK)
+    with pytest.raises(AccessDenied, match="this host"):
+        door.admit(LAN, sent(), scope=scope)
+    with pytest.raises(AccessDenied, match="this host"):
+        door.admit(LOOPBACK, sent(("X-Forwarded-For", LAN)), scope=scope)
+
+
+# Expiry
+
+
+@pytest.mark.parametrize("expires", ["2030-01-31", "2030-01-31T01:00:00+01:00"])
+def test_a_key_expires(expires):
+    """A key is refused from its day on; its owner is told why, and it is no guess."""
+    clock = Clock(datetime(2030, 1, 30, 23, 59, 59, tzinfo=UTC).timestamp())
+    door = Access(config.Access(keys=(key("old", expires=expires),)), now=clock)
+    assert door.admit(LAN, sent(bearer("old")), scope=None).name == "old"
+
+    clock.now += 1
+
+    with pytest.raises(InvalidKey, match="'old' expired on 2030-01-31"):
+        door.admit(LAN, sent(bearer("old")), scope=None)
+    assert door.failures.total == 0
+
+
+# Guessing
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def guess(door: Access, peer: str, times: int, *lines: tuple[str, str]) -> None:
+    """Try a wrong key from *peer* so many times."""
+    refused(door, InvalidKey, peer, (bearer("wrong"), *lines), times=times)
+
+
+def refused(
+    door: Access,
+    why: type[DmapError],
+    peer: str,
+    lines: tuple[tuple[str, str], ...],
+    *,
+    scope: str | None = None,
+    times: int = 1,
+) -> None:
+    """Ask so many times, each refused."""
+    for _ in range(times):
+        with pytest.raises(why):
+            door.admit(peer, sent(*lines), scope=scope)
+
+
+@pytest.mark.parametrize(
+    ("peer", "same"),
+    [(LAN, f"::ffff:{LAN}"), ("fd00:1:2:3::1", "fd00:1:2:3:ffff::9"), (LOOPBACK, LOOPBACK), ("::1", "::1")],
+)
+def test_who_guesses_is_not_listened_to(peer, same):
+    """After too many wrong keys not even a right one is looked at, until some time has gone by."""
+    clock = Clock()
+    door = Access(config.Access(keys=KEYS, failures_per_min=5), clock=clock)
+    guess(door, peer, 5)
+
+    with pytest.raises(Overloaded) as refused:
+        door.admit(same, sent(bearer("all")), scope=None)
+    clock.now += float(refused.value.headers()["Retry-After"])
+
+    assert door.admit(same, sent(bearer("all")), scope=None).name == "all"
+    assert door.failures.total == 5
+
+
+@pytest.mark.parametrize(("peer", "other"), [(LAN, "192.168.1.21"), ("fd00:1:2:3::1", "fd00:1:2:4::1")])
+def test_others_do_not_pay_for_a_guesser(peer, other):
+    """Only the address that guessed is refused, of IPv6 its /64."""
+    door = access(keys=KEYS, failures_per_min=1)
+    guess(door, peer, 1)
+
+    assert door.admit(other, sent(bearer("all")), scope=None).name == "all"
+
+
+def test_behind_a_proxy_the_guesser_pays():
+    """Who guesses through a proxy is refused by its own address, not the proxy's."""
+    door = access(keys=KEYS, failures_per_min=1, trusted_proxies=(PROXY,))
+    guess(door, PROXY, 1, ("X-Forwarded-For", STRANGER))
+
+    assert door.admit(PROXY, sent(bearer("all"), ("X-Forwarded-For", LAN)), scope=None).name == "all"
+    with pytest.raises(Overloaded):
+        door.admit(STRANGER, sent(bearer("all")), scope=None)
+
+
+def test_no_key_is_no_guess():
+    """Who sends no key is refused and not counted: a probe or a browser has guessed nothing."""
+    door = access(keys=KEYS, failures_per_min=1)
+
+    refused(door, InvalidKey, LAN, (), times=3)
+
+    assert door.admit(LAN, sent(bearer("all")), scope=None).name == "all"
+
+
+def test_a_wrong_scope_is_no_guess():
+    """A right key with the wrong scope is refused and not counted."""
+    door = access(keys=KEYS, failures_per_min=1)
+
+    refused(door, AccessDenied, LAN, (bearer("webui"),), scope="admin", times=3)
+
+    assert door.failures.total == 0
+
+
+# After a reload
+
+
+def test_counts_outlive_a_reload():
+    """What is under way and who has guessed is known after a reload; limits are the new ones."""
+    door = access(keys=(key("k", parallel=1),), failures_per_min=1)
+    guess(door, STRANGER, 1)
+
+    with door.hold(door.admit(LAN, sent(bearer("k")), scope=None)):
+        door = door.renewed(config.Access(keys=(key("k", parallel=2),), failures_per_min=1))
+        client = door.admit(LAN, sent(bearer("k")), scope=None)
+        with door.hold(client), pytest.raises(Overloaded), door.hold(client):
+            pass
+        with pytest.raises(Overloaded):
+            door.admit(STRANGER, sent(bearer("k")), scope=None)
+
+    assert door.quotas.running("k") == 0
+
+
+def test_what_a_key_brings():
+    """A key's priority and permitted fields are its client's."""
+    keys = (key("k", priority=3, permit=("draft_model",), parallel=7, rate_per_min=60),)
+
+    client = access(keys=keys).admit(LAN, sent(bearer("k")), scope="inference")
+
+    assert client == Client(
+        "k", key=True, priority=3, permit=frozenset(("draft_model",)), parallel=7, rate_per_min=60
+    )
+
+
+def test_an_address_has_no_bounds_of_its_own():
+    """Who has no key is not counted: names would have no end."""
+    door = access()
+    client = door.admit(LOOPBACK, sent(), scope="inference")
+
+    with door.hold(client), door.hold(client):
+        assert door.quotas.running(client.name) == 0
+
+
+# What is told
+
+
+def test_a_refusal_is_told():
+    """Each refusal is told with who, where and why, and without the key."""
+    told = []
+    door = Access(
+        config.Access(keys=(*KEYS, key("one", parallel=1)), failures_per_min=1, allow=("192.168.1.0/24",)),
+        tell=lambda type, fields: told.append((type, dict(fields))),
+    )
+
+    with pytest.raises(AccessDenied):
+        door.admit(STRANGER, sent(bearer("all")), scope=None, path="/ready")
+    with pytest.raises(AccessDenied):
+        door.admit(LAN, sent(bearer("webui")), scope="admin", path="/admin/x")
+    with pytest.raises(InvalidKey):
+        door.admit(LAN, sent(bearer("PLANTED")), scope=None, path="/v1/models")
+    with pytest.raises(Overloaded):
+        door.admit(LAN, sent(bearer("PLANTED")), scope=None, path="/v1/models")
+    one = Client("one", key=True, parallel=1)
+    with door.hold(one), pytest.raises(Overloaded), door.hold(one, "/v1/embeddings"):
+        pass
+
+    assert {type for type, _ in told} == {"access.denied"}
+    assert [(f["client"], f["path"], f["status"], f["code"]) for _, f in told] == [
+        (STRANGER, "/ready", 403, "access_denied"),
+        (LAN, "/admin/x", 403, "access_denied"),
+        (LAN, "/v1/models", 401, "invalid_api_key"),
+        (LAN, "/v1/models", 429, "rate_limit_exceeded"),
+        ("one", "/v1/embeddings", 429, "rate_limit_exceeded"),
+    ]
+    assert "PLANTED" not in str(told) and all(fields["reason"] for _, fields in told)
 
 
 # Models
@@ -364,6 +587,35 @@ def test_a_foreign_page_is_refused(peer, origin):
 def test_a_page_of_this_host_may_ask(origin):
     """A page served from the same host, on whatever port, may ask."""
     assert access().admit(LOOPBACK, sent(("Origin", origin)), scope=None) == Client(LOOPBACK)
+
+
+@pytest.mark.parametrize(
+    ("listed", "origin"),
+    [
+        ("https://ui.example", "https://ui.example"),
+        ("https://UI.example:8443", "https://ui.example:8443"),
+        ("*", "null"),
+    ],
+)
+def test_a_page_that_is_listed_may_ask(listed, origin):
+    """Pages of the origins in `access.cors` may use models without a key."""
+    door = access(cors=(listed,))
+
+    assert door.admit(LOOPBACK, sent(("Origin", origin)), scope="inference") == Client(LOOPBACK)
+
+
+@pytest.mark.parametrize("scope", ["admin", "debug"])
+def test_what_is_private_is_for_no_page(scope):
+    """Without keys, pages of no other site get at `/admin` and `/debug`, listed or not."""
+    with pytest.raises(AccessDenied, match="page"):
+        access(cors=("*",)).admit(LOOPBACK, sent(("Origin", "https://ui.example")), scope=scope)
+
+
+@pytest.mark.parametrize("origin", ["http://ui.example", "https://ui.example:444", "https://ui.example.evil"])
+def test_a_page_that_is_not_listed_may_not(origin):
+    """An origin is scheme, host and port together."""
+    with pytest.raises(AccessDenied, match="page"):
+        access(cors=("https://ui.example",)).admit(LOOPBACK, sent(("Origin", origin)), scope="inference")
 
 
 def test_a_key_answers_for_a_page():

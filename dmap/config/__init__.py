@@ -9,7 +9,7 @@ from dmap.config.access import Access, Key, Listen, Tls
 from dmap.config.advice import warnings_of
 from dmap.config.file import load, parse
 from dmap.config.kinds import SWITCHING, GGUFBackend, LMStudioBackend, OpenAIBackend
-from dmap.config.models import Defaults, Load, Model
+from dmap.config.models import Defaults, Load, Model, in_snake
 from dmap.config.schema import Config, ConfigProblem, Debug, Device, Server
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "OpenAIBackend",
     "Server",
     "Tls",
+    "in_snake",
     "load",
     "parse",
     "warnings_of",

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dmap.config.section import Section
 from dmap.config.types import Count, Guarded, Integer, Name, Number, Seconds, Size, several
@@ -15,7 +15,7 @@ def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
 
 
-def _in_snake(values: Any, others: dict[str, str]) -> Any:
+def in_snake(values: Any, others: dict[str, str]) -> Any:
     """Take keys in camelCase too, and *others* for what they mean; one key in two spellings is an error."""
     if not isinstance(values, dict):
         return values
@@ -48,7 +48,7 @@ class Defaults(Section):
     @model_validator(mode="before")
     @classmethod
     def _spelled(cls, values: Any) -> Any:
-        return _in_snake(values, _SAME_PARAMETERS)
+        return in_snake(values, _SAME_PARAMETERS)
 
     def given(self) -> dict[str, Any]:
         """Return the parameters that are set."""
@@ -74,7 +74,17 @@ _SAME_PARAMETERS = {
     "max_completion_tokens": "max_tokens",
     "max_output_tokens": "max_tokens",
 }
-Parameter = Annotated[str, BeforeValidator(snake)]
+
+
+def _strippable(name: str) -> str:
+    """Read a field's name in camelCase, too."""
+    name = snake(name)
+    if not name or name == "model":
+        raise ValueError("not a field that a request can do without")
+    return name
+
+
+Parameter = Annotated[str, AfterValidator(_strippable)]
 
 
 class Load(Section):
@@ -98,7 +108,7 @@ class Load(Section):
     @classmethod
     def _spelled(cls, values: Any) -> Any:
         """Take LM Studio's own `gpu: {ratio, layers}` apart, too."""
-        values = _in_snake(values, _SAME_OPTIONS)
+        values = in_snake(values, _SAME_OPTIONS)
         gpu = values.get("gpu") if isinstance(values, dict) else None
         if not isinstance(gpu, dict):
             return values
@@ -117,7 +127,12 @@ BY_LMS = ("gpu", "parallel", "ttl_s", "identifier")
 
 
 class Model(Section):
-    """What is particular about one model."""
+    """
+    What is particular about one model.
+
+    Of a client's request *strip* takes fields out, by any of their spellings; *force* replaces parameters, or
+    puts them in; *defaults* fill in what is then missing, also in place of what was stripped.
+    """
 
     aliases: tuple[str, ...] = ()
     backend: Name | None = None

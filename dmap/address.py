@@ -1,0 +1,104 @@
+"""
+Where a request comes from: the connection's address, or whom a trusted proxy there speaks for.
+
+What the lists of the configuration say of an address is worked out once.
+"""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from dmap import config
+from dmap.errors import AccessDenied
+from dmap.wire.headers import FORWARDED
+
+__all__ = ["Place", "Places"]
+
+_REMEMBERED = 4096
+"""Addresses that are not worked out anew for each request."""
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An address, its *name* as a client's, and what the lists say of it."""
+
+    address: _Address
+    name: str
+    is_loopback: bool
+    is_proxy: bool
+    may_connect: bool
+
+
+class Places:
+    """The addresses of `access.allow` and `access.trusted_proxies`; loopback is always allowed."""
+
+    def __init__(self, access: config.Access) -> None:
+        self._allowed = _networks(access.allow)
+        self._proxies = _networks(access.trusted_proxies)
+        self._open = not access.allow and (access.open or bool(access.keys))
+        self._of = lru_cache(maxsize=_REMEMBERED)(self._look)
+
+    def speaker(self, peer: str, headers: Mapping[str, str]) -> Place:
+        """
+        Find whom *peer* speaks for: the last hop of `X-Forwarded-For` that is no trusted proxy, or the first.
+
+        Some proxies append to the client's own line (nginx), others add a line of theirs (HAProxy), so all
+        lines count.  A proxy that names nobody, or somebody on its own host, has told us nothing.  Raises
+        `AccessDenied` for that, for forwarding headers of a stranger, and for what is no address.
+        """
+        place = self._of(peer)
+        for name in FORWARDED:
+            if name in headers:
+                return self._behind(place, headers)
+        return place
+
+    def _behind(self, proxy: Place, headers: Mapping[str, str]) -> Place:
+        if not proxy.is_proxy:
+            raise AccessDenied(
+                f"{proxy.address} sends forwarding headers but is not in access.trusted_proxies"
+            )
+        lines = [value for name, value in headers.items() if name.lower() == "x-forwarded-for"]
+        speaker = None
+        for hop in reversed(",".join(lines).split(",")):
+            if hop.strip() and (speaker is None or speaker.is_proxy):
+                speaker = self._of(hop.strip())
+        if speaker is None or (speaker.is_loopback and not proxy.is_loopback):
+            raise AccessDenied(f"{proxy.address} does not tell in X-Forwarded-For whom it speaks for")
+        return speaker
+
+    def _look(self, text: str) -> Place:
+        address = _address(text)
+        return Place(
+            address=address,
+            name=_name_of(address),
+            is_loopback=address.is_loopback,
+            is_proxy=_within(address, self._proxies),
+            may_connect=self._open or address.is_loopback or _within(address, self._allowed),
+        )
+
+
+def _networks(texts: tuple[str, ...]) -> tuple[_Network, ...]:
+    return tuple(ipaddress.ip_network(text) for text in texts)
+
+
+def _within(address: _Address, networks: tuple[_Network, ...]) -> bool:
+    return any(address.version == network.version and address in network for network in networks)
+
+
+def _address(text: str) -> _Address:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError as exc:
+        raise AccessDenied(f"{text[:64]!r} is not an address") from exc
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _name_of(address: _Address) -> str:
+    if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)

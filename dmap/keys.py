@@ -1,0 +1,55 @@
+"""
+New API keys.  The key itself is shown once and kept nowhere: the configuration knows its SHA-256 alone.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+
+from dmap.config import parse
+
+__all__ = ["entry", "make", "notice"]
+
+_BYTES = 32
+"""Of chance, so that nobody can guess one: 256 bits."""
+
+_FILE = """
+access: {{keys: [{entry}]}}
+backends: {{any: {{kind: openai, url: http://localhost}}}}
+"""
+
+
+def notice(name: str, scopes: Sequence[str] = (), models: Sequence[str] = ()) -> str:
+    """Make a key and say all that its owner has to know: the key on the first line, then where to note it."""
+    key = make()
+    return (
+        f"{key}\n\nThe first line is the key; it is shown only this once.  dmap needs to know of it, under\n"
+        f"access.keys in its configuration:\n\n    - {entry(name, key, scopes, models)}"
+    )
+
+
+def make() -> str:
+    """Return a new key; it goes into a header, so it is one word of ASCII."""
+    return f"dmap-{secrets.token_urlsafe(_BYTES)}"
+
+
+def entry(name: str, key: str, scopes: Sequence[str] = (), models: Sequence[str] = ()) -> str:
+    """
+    Return what `access.keys` needs to know *key* as *name*: a mapping on one line of YAML.
+
+    It has been read as the configuration will read it.  Raises `ConfigProblem` if it could not be.
+    """
+    values = {
+        "name": name,
+        "sha256": hashlib.sha256(key.encode()).hexdigest(),
+        "scopes": list(scopes),
+        "models": list(models),
+    }
+    # JSON's strings and lists are YAML's too.
+    written = [
+        f"{field}: {json.dumps(value, ensure_ascii=False)}" for field, value in values.items() if value
+    ]
+    line = f"{{{', '.join(written)}}}"
+    parse(_FILE.format(entry=line), {})
+    return line

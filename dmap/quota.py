@@ -1,0 +1,134 @@
+"""
+How much and how often: what each key has under way, and how many wrong keys an address has tried.
+
+No clock: *now* is an argument, in seconds of a clock that never goes back.  Names and limits come from the
+caller with each call, so that a reload changes limits and forgets no count.
+"""
+
+from collections import OrderedDict
+
+from dmap.errors import Overloaded
+
+__all__ = ["ADDRESSES", "Failures", "Pace", "Quotas"]
+
+ADDRESSES = 4096
+"""Addresses whose wrong keys are remembered; the one that failed longest ago is forgotten first."""
+
+MINUTE_S = 60.0
+_SLACK_S = 1e-6
+"""What sums of fractions of a minute may be off by."""
+
+
+class Pace:
+    """
+    How many things may begin in a minute: as many at once, then one as each fraction of the minute passes.
+
+    The generic cell rate algorithm (ITU-T I.371): one point in time says it all.
+    """
+
+    __slots__ = ("_even_at",)
+
+    def __init__(self) -> None:
+        self._even_at = 0.0
+        """When all that has begun is made up for."""
+
+    def wait_s(self, per_min: int, now: float) -> float:
+        """Return the seconds until one more may begin, 0 if it may now."""
+        ahead_s = self._even_at - now - MINUTE_S + MINUTE_S / per_min
+        return ahead_s if ahead_s > _SLACK_S else 0.0
+
+    def take(self, per_min: int, now: float) -> None:
+        """Count one that begins."""
+        self._even_at = max(self._even_at, now) + MINUTE_S / per_min
+
+
+class _Usage:
+    __slots__ = ("mean_s", "pace", "running")
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.mean_s = 0.0
+        self.pace = Pace()
+
+
+class Quotas:
+    """
+    What is under way, by the name of the key.
+
+    Each `begin` that does not raise is followed by one `end`.  Names are those of the configuration, so
+    there are few.
+    """
+
+    def __init__(self) -> None:
+        self._usages: dict[str, _Usage] = {}
+
+    def begin(self, name: str, parallel: int | None, per_min: int | None, now: float) -> None:
+        """
+        Count a request of *name* that begins.
+
+        At most *parallel* are under way at once, and *per_min* begin in a minute; None is no bound.  Raises
+        `Overloaded`, with how long it takes until the next may begin.
+        """
+        usage = self._usages.get(name)
+        if usage is None:
+            usage = self._usages[name] = _Usage()
+        if parallel is not None and usage.running >= parallel:
+            raise Overloaded(
+                f"the key {name!r} has {usage.running} requests under way, its most is {parallel} (parallel)",
+                retry_after_s=usage.mean_s / parallel,
+            )
+        if per_min is not None:
+            wait_s = usage.pace.wait_s(per_min, now)
+            if wait_s:
+                raise Overloaded(
+                    f"the key {name!r} may begin {per_min} requests in a minute (rate_per_min)",
+                    retry_after_s=wait_s,
+                )
+            usage.pace.take(per_min, now)
+        usage.running += 1
+
+    def end(self, name: str, lasted_s: float) -> None:
+        """Count a request of *name* that has ended after *lasted_s*."""
+        usage = self._usages[name]
+        usage.running -= 1
+        usage.mean_s += (lasted_s - usage.mean_s) / 8
+
+    def running(self, name: str) -> int:
+        """Return how many requests of *name* are under way."""
+        usage = self._usages.get(name)
+        return usage.running if usage is not None else 0
+
+
+class Failures:
+    """
+    The wrong keys that each of the last `ADDRESSES` addresses has tried.
+
+    *total* counts them all.  False while nobody has failed yet.
+    """
+
+    def __init__(self, most: int = ADDRESSES) -> None:
+        self.total = 0
+        self._most = most
+        self._paces: OrderedDict[str, Pace] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._paces)
+
+    def __len__(self) -> int:
+        return len(self._paces)
+
+    def wait_s(self, address: str, per_min: int, now: float) -> float:
+        """Return the seconds for which *address* may try no key at all, 0 if it may."""
+        pace = self._paces.get(address)
+        return pace.wait_s(per_min, now) if pace is not None else 0.0
+
+    def count(self, address: str, per_min: int, now: float) -> None:
+        """Count a wrong key from *address*."""
+        self.total += 1
+        pace = self._paces.get(address)
+        if pace is None:
+            pace = self._paces[address] = Pace()
+            if len(self._paces) > self._most:
+                self._paces.popitem(last=False)
+        self._paces.move_to_end(address)
+        pace.take(per_min, now)

@@ -1,0 +1,78 @@
+"""
+Pages of other sites in a browser (the Fetch standard, "CORS protocol"): which may call, which may read.
+
+Without `access.cors` nothing here does anything.  No cookies are ever allowed: dmap has none.
+"""
+
+import re
+
+from aiohttp import web
+
+from dmap.config import Access
+
+__all__ = ["preflight", "sign"]
+
+_METHODS = "GET, POST"
+_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "x-api-key",
+    "x-request-id",
+    "Last-Event-ID",
+    "anthropic-version",
+    "anthropic-beta",
+)
+_EXPOSED = "x-request-id, Retry-After, x-should-retry, Server-Timing"
+_MAX_AGE_S = 600
+"""How long a browser may remember; after a change of the configuration it asks again within that."""
+_NAMES = re.compile(r"[A-Za-z0-9-]{1,64}")
+_MOST_NAMES = 64
+
+
+def preflight(request: web.Request, access: Access) -> web.Response | None:
+    """
+    Answer a browser that asks whether a page of a listed origin may send what it wants to; None for all else.
+
+    That question bears no key, and telling a browser yes lets nobody in: the request that follows does.
+    """
+    method = request.headers.get("Access-Control-Request-Method")
+    if request.method != "OPTIONS" or method is None or _told(request, access) is None:
+        return None
+    wanted = request.headers.get("Access-Control-Request-Headers", "")
+    # OpenAI's client sends many of its own (x-stainless-...): what a listed origin's page wants, it may.
+    more = [name for name in re.split(r"[ ,]+", wanted)[:_MOST_NAMES] if _NAMES.fullmatch(name)]
+    return web.Response(
+        status=204,
+        headers={
+            "Access-Control-Allow-Methods": _METHODS,
+            "Access-Control-Allow-Headers": ", ".join(_union(_HEADERS, more)),
+            "Access-Control-Max-Age": str(_MAX_AGE_S),
+        },
+    )
+
+
+def sign(request: web.Request, response: web.StreamResponse, access: Access) -> None:
+    """Let a page of a listed origin read *response*, be it an answer, a stream or an error."""
+    if not access.cors:
+        return
+    if "*" not in access.cors:
+        response.headers.add("Vary", "Origin")
+    told = _told(request, access)
+    if told is not None:
+        response.headers["Access-Control-Allow-Origin"] = told
+        response.headers["Access-Control-Expose-Headers"] = _EXPOSED
+
+
+def _told(request: web.Request, access: Access) -> str | None:
+    """Return what the browser is told of the request's origin; None if that is not listed."""
+    origin = request.headers.get("Origin")
+    if origin is None or not access.cors:
+        return None
+    if "*" in access.cors:
+        return "*"
+    return origin if origin.lower() in access.cors else None
+
+
+def _union(names: tuple[str, ...], more: list[str]) -> list[str]:
+    known = {name.lower() for name in names}
+    return [*names, *(name for name in more if name.lower() not in known)]

@@ -1,0 +1,68 @@
+"""New keys: shown once, known by their hash, accepted as printed."""
+
+import hashlib
+import re
+
+import pytest
+
+from dmap.cli import main
+from dmap.config import ConfigProblem, Key, parse
+from dmap.keys import entry, make
+
+BACKENDS = "backends: {a: {kind: openai, url: 'http://127.0.0.1:1'}}\n"
+
+
+def read(line: str) -> Key:
+    """Read *line* as the configuration does."""
+    return parse(f"{BACKENDS}access:\n  keys:\n    - {line}\n", {}).access.keys[0]
+
+
+def test_a_key_is_long_and_new():
+    """A key has 256 bits of chance, in characters that any header can bear."""
+    keys = {make() for _ in range(1000)}
+
+    assert len(keys) == 1000
+    assert all(re.fullmatch(r"dmap-[A-Za-z0-9_-]{43}", key) for key in keys)
+
+
+def test_the_line_knows_the_key_by_its_hash():
+    """The line for the configuration holds the name and the hash, and what a key may do by default."""
+    key = make()
+
+    line = entry("webui", key)
+
+    assert read(line) == Key(name="webui", sha256=hashlib.sha256(key.encode()).hexdigest())
+    assert key not in line
+
+
+def test_the_line_holds_what_was_asked_for():
+    """Scopes and models are read back as they were given."""
+    noted = read(entry("a.b-c_1", "k", ["debug", "admin"], ["qwen*", 'odd "name": x', "größe"]))
+
+    assert noted.scopes == ("debug", "admin")
+    assert noted.models == ("qwen*", 'odd "name": x', "größe")
+
+
+@pytest.mark.parametrize(("name", "scopes"), [("", ()), ("two words", ()), ("a\nb", ()), ("x", ("root",))])
+def test_what_the_configuration_refuses_is_not_printed(name, scopes):
+    """A name or a scope that the configuration would refuse is refused here."""
+    with pytest.raises(ConfigProblem, match=r"access\.keys"):
+        entry(name, "k", scopes)
+
+
+def test_the_command(capsys):
+    """`dmap key new` prints the key on a line of its own, and below it the line to paste."""
+    assert main(["key", "new", "webui", "--models", "qwen*", "gpt-*", "--scopes", "inference"]) == 0
+
+    key, *_, line = capsys.readouterr().out.splitlines()
+    noted = read(line.strip().removeprefix("- "))
+    assert noted.sha256 == hashlib.sha256(key.encode()).hexdigest()
+    assert (noted.name, noted.models, noted.scopes) == ("webui", ("qwen*", "gpt-*"), ("inference",))
+
+
+def test_a_wrong_name(capsys):
+    """A name that cannot be is told, and no key is made."""
+    assert main(["key", "new", "two words"]) == 78
+
+    said = capsys.readouterr()
+    assert said.out == "" and "access.keys[0].name" in said.err
