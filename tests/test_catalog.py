@@ -6,10 +6,12 @@ from dmap.access import Client
 from dmap.catalog import Catalog
 from dmap.config import parse
 from dmap.errors import AccessDenied, BackendDown, BadRequest, ModelNotFound
+from dmap.state import Activation, Saved
 from dmap.trip import ModelInfo, ModelKey, Route
 
 ANYONE = Client("anyone")
 TWO = "backends: {a: {kind: openai, url: 'http://a'}, b: {kind: openai, url: 'http://b'}}\n"
+STUDIO = "devices: {gpu0: {}}\nbackends: {lm: {kind: lmstudio, url: 'http://a', device: gpu0}}\n"
 BOX = "devices: {gpu0: {}}\nbackends: {box: {kind: gguf, path: ., device: gpu0}}\n"
 
 
@@ -61,13 +63,51 @@ def test_another_spelling_is_another_model(name):
     assert (refused.value.status, refused.value.param) == (404, "model")
 
 
-@pytest.mark.parametrize("name", ["Org/M", "org/m@q4_k_m", "ORG/M@Q8", "a/org/m", "org/m:2"])
+@pytest.mark.parametrize("name", ["Org/M", "A/ORG/M", "org/m:2", "ORG/M:2"])
 def test_one_model_under_many_spellings(name):
-    """Other letters, a `@quant`, and the other names that its backend has for it mean the same model."""
-    made = Catalog(parse(TWO, {}))
-    made.update("a", [ModelInfo("org/m", resident=True, names=("org/m:2",))])
+    """Other letters, and the other names that its backend has for it, mean the same model."""
+    made = catalog(TWO, a=[ModelInfo("org/m", resident=True, names=("org/m:2",))], b=[])
 
     assert made.resolve(name, ANYONE).key == ModelKey("a", "org/m")
+
+
+@pytest.mark.parametrize("name", ["org/m", "ORG/M", "org/m@q4_k_m", "org/m@Q8_0", "lm/org/m@q8_0"])
+def test_a_quant_means_its_model(name):
+    """In LM Studio `key@quant` is a variant of the model, as far as it does not tell which there are."""
+    made = catalog(STUDIO, lm=["org/m"])
+
+    assert made.resolve(name, ANYONE).key == ModelKey("lm", "org/m")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "org/m@q8_0",
+        "m",
+        "org",
+        "org/",
+        "other/m",
+        "org/m-7b",
+        "org/m:3",
+        "org/m.gguf",
+        "rg/m",
+        "org/m@",
+        "@q4",
+    ],
+)
+def test_no_model_is_answered_for_by_another(name):
+    """A name that LM Studio would have some other model answer to, a quant it lacks included, is 404."""
+    made = catalog(STUDIO, lm=[ModelInfo("org/m", resident=True, names=("org/m@q4_k_m", "org/m:2"))])
+
+    assert made.resolve("org/m@Q4_K_M", ANYONE).key == ModelKey("lm", "org/m")
+    with pytest.raises(ModelNotFound):
+        made.resolve(name, ANYONE)
+
+
+def test_a_quant_means_nothing_elsewhere():
+    """A server other than LM Studio knows no variants of a model."""
+    with pytest.raises(ModelNotFound):
+        catalog(TWO, a=["m"], b=[]).resolve("m@q4", ANYONE)
 
 
 def test_letters_tell_two_models_apart_where_both_are():
@@ -75,12 +115,6 @@ def test_letters_tell_two_models_apart_where_both_are():
     made = catalog(TWO, a=["m", "M"])
 
     assert [made.resolve(name, ANYONE).key.model for name in ("m", "M")] == ["m", "M"]
-
-
-def test_no_name_is_refused():
-    """A request has to name a model."""
-    with pytest.raises(BadRequest):
-        catalog(TWO).resolve(None, ANYONE)
 
 
 def test_a_long_name_is_not_repeated_whole():
@@ -108,6 +142,8 @@ models:
     memory: 6GiB
     parallel: 2
     pin: true
+    force: {topK: 5}
+    strip: [logitBias, user]
     permit: [image_url]
 """
     )
@@ -121,6 +157,9 @@ models:
         parallel=2,
         pin=True,
         load={"context_length": 8192},
+        context_length=8192,
+        force={"top_k": 5},
+        strip=frozenset({"logit_bias", "user"}),
         defaults={"temperature": 0.1, "max_tokens": 100, "stop": ("END",)},
         permit=frozenset({"image_url"}),
     )
@@ -165,6 +204,168 @@ def test_an_alias_goes_before_a_listed_model(order):
     assert made.resolve("gpt", ANYONE).key == ModelKey("a", "m")
     assert made.resolve("a/gpt", ANYONE).key == ModelKey("a", "gpt")
     assert sorted(ids(made)) == ["gpt", "m"]
+
+
+@pytest.mark.parametrize(
+    ("load", "told", "context"),
+    [("{context_length: 512}", 4096, 512), ("{}", 4096, 4096), ("{}", None, None)],
+)
+def test_the_context_of_a_model(load, told, context):
+    """The configured context goes before what the backend says; nobody may know it."""
+    made = catalog(
+        BOX + f"models: {{m: {{load: {load}}}}}", box=[ModelInfo("m", resident=False, context_length=told)]
+    )
+
+    assert made.resolve("m", ANYONE).context_length == context
+
+
+# What was set over the admin API
+
+
+def test_an_activation_goes_before_the_file():
+    """What was set for a model goes before the file's word on it, which goes before that on all models."""
+    made = catalog(
+        BOX
+        + "defaults: {temperature: 0.1, top_p: 0.1, top_k: 1}\n"
+        + "models: {m: {defaults: {temperature: 0.2, top_p: 0.2}, load: {num_experts: 2}}}",
+        box=["m", "n"],
+    )
+
+    made.choose(Saved(models={"m": Activation({"temperature": 0.3}, {"context_length": 1024})}))
+
+    route = made.resolve("m", ANYONE)
+    assert route.defaults == {"temperature": 0.3, "top_p": 0.2, "top_k": 1}
+    assert (route.load, route.context_length) == ({"context_length": 1024, "num_experts": 2}, 1024)
+    assert made.resolve("n", ANYONE).defaults == {"temperature": 0.1, "top_p": 0.1, "top_k": 1}
+
+
+@pytest.mark.parametrize("name", ["m", "gpt", "M", "a/m", "m:2"])
+def test_an_activation_finds_its_model_by_any_name(name):
+    """What was set for a model under any of its names holds for all of them, until something else is set."""
+    text = TWO + "models: {m: {aliases: [gpt]}}"
+    made = catalog(text, a=[ModelInfo("m", resident=True, names=("m:2",))], b=["m"])
+
+    made.choose(Saved(models={name: Activation({"seed": 1})}))
+    set_for = [made.resolve(each, ANYONE).defaults for each in ("gpt", "a/m", "b/m")]
+    made.choose(Saved())
+
+    assert set_for == [{"seed": 1}, {"seed": 1}, {}]
+    assert made.resolve("m", ANYONE).defaults == {}
+
+
+def test_what_was_set_twice_is_put_together():
+    """Of what was set for one model under two names, the later wins where they disagree."""
+    made = catalog(TWO, a=["m"], b=[])
+
+    made.choose(Saved(models={"m": Activation({"seed": 1, "top_k": 1}), "a/m": Activation({"seed": 2})}))
+
+    assert made.resolve("m", ANYONE).defaults == {"seed": 2, "top_k": 1}
+
+
+def test_what_was_set_for_a_model_that_is_gone_waits_for_it():
+    """What was set for a model that no backend lists holds again when one does."""
+    made = Catalog(parse(TWO, {}), saved=Saved(active="m", models={"m": Activation({"seed": 1})}))
+
+    made.update("a", [ModelInfo("m", resident=True)])
+
+    assert made.resolve(None, ANYONE).defaults == {"seed": 1}
+
+
+def test_a_reload_keeps_what_was_set():
+    """A catalog made from another takes over what was set, unless it is given something else."""
+    before = catalog(TWO, a=["m"], b=["n"])
+    before.choose(Saved(active="m"))
+    config = parse(TWO, {})
+
+    assert Catalog(config, before).active == "m"
+    assert Catalog(config, before, Saved(active="n")).active == "n"
+
+
+# The active model
+
+
+@pytest.mark.parametrize("name", ["m", "gpt", "M", "a/m"])
+def test_no_name_means_the_active_model(name):
+    """A request without a model goes to the active one, by whatever name that was activated."""
+    made = catalog(TWO + "models: {m: {aliases: [gpt]}}", a=["m", "n"], b=[])
+
+    made.choose(Saved(active=name))
+
+    assert made.resolve(None, ANYONE).key == ModelKey("a", "m")
+    assert made.active == "m"
+    assert [listed["id"] for listed in made.listing(ANYONE, ()) if listed.get("active")] == ["m", "gpt"]
+
+
+def test_no_name_and_none_active():
+    """With no model named and none active the client is told what to do, and of some models it may use."""
+    made = catalog(TWO, a=["secret", "q1", "q2", "q3", "q4"], b=[])
+
+    with pytest.raises(BadRequest) as refused:
+        made.resolve(None, Client("k", ("q*",)))
+
+    assert (refused.value.status, refused.value.param) == (400, "model")
+    assert "('q1', 'q2', 'q3', ...)" in refused.value.message
+    assert "POST /admin/models/activate" in refused.value.message
+    assert made.active is None
+
+
+def test_no_name_none_active_and_none_there():
+    """That no model is named is told also where there is none to name."""
+    with pytest.raises(BadRequest, match="none is active"):
+        catalog(TWO, a=[], b=[]).resolve(None, ANYONE)
+
+
+def test_an_active_model_that_is_gone():
+    """An active model that no backend lists any more is 404, and the message says that it is that."""
+    made = catalog(TWO, a=["m"], b=[])
+    made.choose(Saved(active="gone"))
+
+    with pytest.raises(ModelNotFound, match="the active one, 'gone', is gone"):
+        made.resolve(None, ANYONE)
+
+    assert made.active == "gone"
+
+
+def test_an_active_model_of_a_silent_backend():
+    """An active model that a backend may have which has not answered yet is 503, to be tried again."""
+    made = catalog(TWO, a=["m"])
+    made.choose(Saved(active="n"))
+
+    with pytest.raises(BackendDown):
+        made.resolve(None, ANYONE)
+
+
+def test_the_active_model_is_not_for_everyone():
+    """A key gets the active model only if it may use it."""
+    made = catalog(TWO, a=["m"], b=[])
+    made.choose(Saved(active="m"))
+
+    with pytest.raises(AccessDenied, match="access.keys"):
+        made.resolve(None, Client("k", ("q*",)))
+
+
+def test_an_active_model_that_the_file_no_longer_allows():
+    """`allow_models` holds for the active model too."""
+    made = catalog(TWO + "allow_models: [n]", a=["m", "n"], b=[])
+    made.choose(Saved(active="m", models={"m": Activation({"seed": 1})}))
+
+    with pytest.raises(ModelNotFound):
+        made.resolve(None, ANYONE)
+
+
+@pytest.mark.parametrize(("name", "key"), [("M", ModelKey("a", "m")), ("gone", None)])
+def test_whose_name_it_is(name, key):
+    """The catalog tells which model a name means, whoever asks."""
+    assert catalog(TWO, a=["m"], b=[]).key_of(name) == key
+
+
+def test_which_models_requests_lead_to():
+    """A model that its backend no longer lists is one that no request leads to."""
+    made = catalog(TWO, a=["m"], b=["m"])
+
+    made.update("b", [])
+
+    assert [made.has(ModelKey(backend, "m")) for backend in ("a", "b")] == [True, False]
 
 
 # What may be used

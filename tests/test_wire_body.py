@@ -1,4 +1,4 @@
-"""What dmap reads of a JSON body is what a backend reads, and it changes nothing but what it must."""
+"""What dmap reads of a JSON body is what a backend reads."""
 
 import json
 from contextlib import suppress
@@ -9,8 +9,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from dmap.errors import BadRequest
-from dmap.wire.body import Call, guarded, patch, peek
-from dmap.wire.routes import Dialect
+from dmap.wire.body import Call, guarded, peek
 
 URL = "http://10.0.0.1/cat.png"
 DATA = "data:image/png;base64,AAAA"
@@ -21,12 +20,6 @@ def asks_for(fields: dict[str, Any]) -> list[str]:
     """Name the guarded fields that a body with *fields* uses."""
     body = json.dumps({"model": "m", **fields}).encode()
     return [field for field, _ in guarded(peek(body), body)]
-
-
-def patched(body: bytes, dialect: Dialect = Dialect.CHAT, **defaults: Any) -> bytes:
-    """Patch *body* for its own model."""
-    call = peek(body)
-    return patch(body, call, model=call.model or "m", defaults=defaults, dialect=dialect)
 
 
 # What is read
@@ -259,64 +252,6 @@ def test_a_tool_on_another_host_needs_a_permit():
     assert asks_for({"tools": [{"type": "mcp", "server_url": URL}]}) == ["integrations"]
 
 
-# What is changed
-
-
-@pytest.mark.parametrize(
-    ("body", "defaults"),
-    [
-        (b'{ "model":"m" }', {}),
-        (b'{"model": "m", "temperature": 0}', {"temperature": 0.7}),
-        (b'{"model": "m", "max_completion_tokens": 9}', {"max_tokens": 5}),
-        (b'{"model": "m", "stop": []}', {"stop": "x"}),
-    ],
-)
-def test_the_same_object_goes_on(body, defaults):
-    """A body that lacks nothing goes on as the very same object."""
-    assert patched(body, **defaults) is body
-
-
-@pytest.mark.parametrize(
-    ("body", "wanted"),
-    [
-        (b'{"model": "m"}', {"model": "m", "max_tokens": 5}),
-        (b'{"model": "m", "max_tokens": null}', {"model": "m", "max_tokens": 5}),
-        (
-            b'{"model": "m", "max_completion_tokens": null}',
-            {"model": "m", "max_completion_tokens": None, "max_tokens": 5},
-        ),
-    ],
-)
-def test_null_counts_as_absent(body, wanted):
-    """A default fills in what is absent or null."""
-    assert json.loads(patched(body, max_tokens=5)) == wanted
-
-
-@pytest.mark.parametrize(
-    ("dialect", "added"),
-    [
-        (Dialect.CHAT, {"temperature": 0.5, "max_tokens": 5, "stop": ["x"], "seed": 7}),
-        (Dialect.RESPONSES, {"temperature": 0.5, "max_output_tokens": 5}),
-        (Dialect.MESSAGES, {"temperature": 0.5, "max_tokens": 5, "stop_sequences": ["x"]}),
-        (Dialect.PLAIN, {}),
-    ],
-)
-def test_each_dialect_has_its_words(dialect, added):
-    """A default is spelled, and shaped, as the route's dialect has it, or not sent."""
-    body = patched(b'{"model": "m"}', dialect, temperature=0.5, max_tokens=5, stop=("x",), seed=7)
-
-    assert json.loads(body) == {"model": "m", **added}
-
-
-def test_an_alias_is_replaced():
-    """A backend sees the model's real name; what the client wrote besides goes on byte by byte."""
-    body = b'{"n": 12345678901234567890123, "x": [1.0, 1e2,  "\\u00e9"], "model": "alias", "big": 1e999}'
-
-    changed = patch(body, peek(body), model="real", defaults={}, dialect=Dialect.CHAT)
-
-    assert changed == b'{"n":12345678901234567890123,"x":[1.0, 1e2,  "\\u00e9"],"model":"real","big":1e999}'
-
-
 # For any body
 
 _keys = st.sampled_from(
@@ -359,24 +294,6 @@ def test_peek_reads_what_any_parser_reads(pairs, escape, indent):
 
     assert call.model == json.loads(body).get("model") == dict(reversed(pairs)).get("model")
     assert call.stream is bool(json.loads(body).get("stream"))
-
-
-@_bounded
-@given(
-    st.dictionaries(_keys, _values, max_size=6),
-    st.dictionaries(st.sampled_from(["temperature", "max_tokens", "stop"]), st.integers(), max_size=3),
-)
-def test_patch_adds_only_what_is_missing(fields, defaults):
-    """For any JSON object, patch gives the same object plus the defaults it lacked, or the same bytes."""
-    body = json.dumps({**fields, "model": "m"}).encode()
-    accepted(body)
-
-    changed = patched(body, **defaults)
-
-    blocked = {"max_tokens"} if fields.get("max_completion_tokens") is not None else set()
-    lacked = {name for name in defaults if fields.get(name) is None} - blocked
-    assert json.loads(changed) == json.loads(body) | {name: defaults[name] for name in lacked}
-    assert (changed is body) == (not lacked)
 
 
 @_bounded

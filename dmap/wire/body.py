@@ -1,8 +1,8 @@
 """
-Look into a JSON request body, and change it only where it must be changed.
+Look into a JSON request body.
 
 `peek` is a decode, not a scan: whatever a backend's parser would read as `model` is what dmap read, for
-doubles and other letter cases are refused.  `patch` keeps the very bytes when nothing applies.
+doubles and other letter cases are refused.  What is changed in a body is the business of `fitting`.
 """
 
 import json
@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 
 from dmap.errors import BadRequest
-from dmap.wire.routes import Dialect
 
-__all__ = ["Call", "patch", "peek"]
+__all__ = ["Call", "guarded", "peek"]
 
-_OWN = ("model", "stream")
+_OWN = {"model": msgspec.json.Decoder(str | None), "stream": msgspec.json.Decoder(bool | None)}
+"""The members that dmap acts on, each with what it may be."""
 _GUARDED = {
     "draft_model": "makes LM Studio load a second model",
     "context_length": "makes LM Studio reload the model",
@@ -38,54 +38,25 @@ _TURNS = ("messages", "input", "system", "content", "output", "images", "query",
 _SINGLE = ("content", "output", "source", "query", "documents")
 """Members that may hold one of these instead; not `input`, which holds the arguments of Anthropic's tools."""
 
-_SPELLINGS: dict[Dialect, dict[str, str]] = {
-    Dialect.CHAT: {
-        "temperature": "temperature",
-        "top_p": "top_p",
-        "top_k": "top_k",
-        "min_p": "min_p",
-        "max_tokens": "max_tokens",
-        "stop": "stop",
-        "seed": "seed",
-        "repeat_penalty": "repeat_penalty",
-        "presence_penalty": "presence_penalty",
-        "frequency_penalty": "frequency_penalty",
-        "reasoning_effort": "reasoning_effort",
-    },
-    Dialect.RESPONSES: {"temperature": "temperature", "top_p": "top_p", "max_tokens": "max_output_tokens"},
-    Dialect.MESSAGES: {
-        "temperature": "temperature",
-        "top_p": "top_p",
-        "top_k": "top_k",
-        "max_tokens": "max_tokens",
-        "stop": "stop_sequences",
-    },
-    Dialect.LMSTUDIO: {
-        "temperature": "temperature",
-        "top_p": "top_p",
-        "top_k": "top_k",
-        "min_p": "min_p",
-        "repeat_penalty": "repeat_penalty",
-        "max_tokens": "max_output_tokens",
-    },
-    Dialect.PLAIN: {},
-}
-"""How each dialect spells a default of the configuration; what it has no word for is not sent."""
-
-_SAME = {"max_tokens": "max_completion_tokens"}
-"""OpenAI's second word for one parameter: if the client used either, the default does not apply."""
-
 _raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _anything = msgspec.json.Decoder().decode
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a body asks for: *model* is None when it names none; *fields* are its members, undecoded."""
+    """
+    What a body asks for: *model* is None when it names none.
+
+    *fields* are its outermost members, undecoded (`msgspec.Raw`) but for those that dmap put there.
+    """
 
     model: str | None
     stream: bool
-    fields: Mapping[str, msgspec.Raw]
+    fields: Mapping[str, Any]
+
+    def written(self) -> bytes:
+        """Return it as a body; what was not decoded stands as its client wrote it."""
+        return msgspec.json.encode(self.fields)
 
 
 def peek(body: bytes) -> Call:
@@ -95,9 +66,10 @@ def peek(body: bytes) -> Call:
     Raises `BadRequest` naming the field.
     """
     fields = _members(body)
+    folded = [key.casefold() for key in fields]
     for name in _OWN:
-        _refuse_doubles(name, fields, body)
-    model, stream = _value(fields, "model", str), _value(fields, "stream", bool)
+        _refuse_doubles(name, fields, folded, body)
+    model, stream = _value(fields, "model"), _value(fields, "stream")
     if model == "":
         raise BadRequest("'model' is empty: name a model", param="model")
     return Call(model=model, stream=bool(stream), fields=fields)
@@ -117,14 +89,6 @@ def guarded(call: Call, body: bytes) -> Iterator[tuple[str, str]]:
             yield "image_url", "makes the server fetch a URL; send the bytes as a data: URL"
 
 
-def patch(body: bytes, call: Call, *, model: str, defaults: Mapping[str, Any], dialect: Dialect) -> bytes:
-    """Return *body* with the model's real name and the defaults it lacks; the same object if none."""
-    changes = _missing(call.fields, defaults, _SPELLINGS[dialect])
-    if call.model != model:
-        changes["model"] = model
-    return msgspec.json.encode({**call.fields, **changes}) if changes else body
-
-
 def _members(body: bytes) -> dict[str, msgspec.Raw]:
     try:
         return _raw_fields(body)
@@ -134,13 +98,13 @@ def _members(body: bytes) -> dict[str, msgspec.Raw]:
         raise BadRequest(f"the body is not JSON: {exc}") from exc
 
 
-def _refuse_doubles(name: str, fields: Mapping[str, msgspec.Raw], body: bytes) -> None:
+def _refuse_doubles(name: str, fields: Mapping[str, msgspec.Raw], folded: list[str], body: bytes) -> None:
     """
     Refuse a second *name* in any letter case; the decode above kept only the last of equal ones.
 
     Cases are folded as far as Go's decoder does it (`foldName` in encoding/json), to which U+017F is an s.
     """
-    if any(key != name and key.casefold() == name for key in fields):
+    if folded.count(name) > (name in fields):
         raise BadRequest(f"spell the field {name!r} in lower case, and only once", param=name)
     quoted = b'"%b"' % name.encode()
     if (body.count(quoted) > 1 or _escapes_ascii(body)) and _top_level(body).count(name) > 1:
@@ -161,12 +125,13 @@ def _top_level(body: bytes) -> list[str]:
     return keys
 
 
-def _value(fields: Mapping[str, msgspec.Raw], name: str, kind: type) -> Any:
+def _value(fields: Mapping[str, msgspec.Raw], name: str) -> Any:
     """Decode one member; None when it is absent or null."""
     try:
-        return msgspec.json.decode(fields[name], type=kind | None) if name in fields else None
+        return _OWN[name].decode(fields[name]) if name in fields else None
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise BadRequest(f"{name!r} must be of type {kind.__name__}", param=name) from exc
+        kind = "a string" if name == "model" else "true or false"
+        raise BadRequest(f"{name!r} must be {kind}", param=name) from exc
 
 
 def _asks(name: str, raw: msgspec.Raw) -> bool:
@@ -227,15 +192,3 @@ def _links(part: dict[str, Any]) -> Iterator[Any]:
 
 def _outward(link: Any) -> bool:
     return isinstance(link, str) and not link.lstrip().lower().startswith("data:")
-
-
-def _missing(
-    fields: Mapping[str, msgspec.Raw], defaults: Mapping[str, Any], spelling: Mapping[str, str]
-) -> dict[str, Any]:
-    """Pick the defaults that the dialect has a word for and the client gave no value of its own."""
-    wanted = {spelling[name]: value for name, value in defaults.items() if name in spelling}
-    return {
-        name: value
-        for name, value in wanted.items()
-        if not any(bytes(fields.get(word, b"null")) != b"null" for word in (name, _SAME.get(name, name)))
-    }

@@ -27,7 +27,8 @@ class InferenceRoute:
     One path; *form* when the request is (also) a multipart form, as for uploads of audio and images.
 
     *native* names the one kind of backend that has the path; None is OpenAI's, which all may have but
-    those that are known to be *lacking* it: no model is loaded to find that out.
+    those that are known to be *lacking* it: no model is loaded to find that out.  *without* are words of
+    its dialect that this path has not.
     """
 
     path: str
@@ -35,16 +36,20 @@ class InferenceRoute:
     form: bool = False
     native: str | None = None
     lacking: frozenset[str] = frozenset()
+    without: frozenset[str] = frozenset()
 
 
 _NO_MEDIA = frozenset(("gguf", "lmstudio"))
 """Neither llama.cpp's server, as dmap starts it, nor LM Studio has images, speech or ranking."""
 
+_NO_CHAT = frozenset(("max_completion_tokens", "reasoning_effort", "reasoning"))
+"""What OpenAI added to chats after it had left plain completions alone."""
+
 ROUTES = {
     route.path: route
     for route in (
         InferenceRoute("/v1/chat/completions", Dialect.CHAT),
-        InferenceRoute("/v1/completions", Dialect.CHAT),
+        InferenceRoute("/v1/completions", Dialect.CHAT, without=_NO_CHAT),
         InferenceRoute("/v1/responses", Dialect.RESPONSES),
         InferenceRoute("/v1/messages", Dialect.MESSAGES),
         InferenceRoute("/v1/messages/count_tokens", Dialect.PLAIN),
@@ -57,7 +62,7 @@ ROUTES = {
         InferenceRoute("/v1/images/edits", Dialect.PLAIN, form=True, lacking=_NO_MEDIA),
         InferenceRoute("/v1/images/variations", Dialect.PLAIN, form=True, lacking=_NO_MEDIA),
         InferenceRoute("/api/v0/chat/completions", Dialect.CHAT, native="lmstudio"),
-        InferenceRoute("/api/v0/completions", Dialect.CHAT, native="lmstudio"),
+        InferenceRoute("/api/v0/completions", Dialect.CHAT, native="lmstudio", without=_NO_CHAT),
         InferenceRoute("/api/v0/embeddings", Dialect.PLAIN, native="lmstudio"),
         InferenceRoute("/api/v1/chat", Dialect.LMSTUDIO, native="lmstudio"),
     )

@@ -1,0 +1,11 @@
+"""
+Which models there are, and where a request for one goes: (model name, client) to `Route` or refusal.
+
+It knows the configuration, what the backends last said they have (`update`), and what was set over the
+admin API (`choose`); it asks nobody.  `names` says which name means which model, `entries` what each model
+is, `core` what comes of a request.
+"""
+
+from dmap.catalog.core import Catalog
+
+__all__ = ["Catalog"]

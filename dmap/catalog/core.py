@@ -1,0 +1,165 @@
+"""From what is known to an answer: resolve, list, refuse."""
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from dmap.access import Client
+from dmap.catalog.entries import known_models, with_activations
+from dmap.catalog.names import Entry, Names
+from dmap.config import Config
+from dmap.errors import AccessDenied, BackendDown, BadRequest, ModelNotFound
+from dmap.state import NOTHING_SAVED, Saved
+from dmap.trip import ModelInfo, ModelKey, Route
+
+__all__ = ["Catalog"]
+
+_SHOWN = 256
+"""So many characters of a name that a client made up are said back to it."""
+_NAMED = 3
+"""So many models are named to a client that names none."""
+
+
+class Catalog:
+    """
+    The models of all backends under the names that clients use.
+
+    It takes what the backends said, and what was *saved* unless that is given, from the catalog that was
+    there *before*, if there was one.
+    """
+
+    def __init__(self, config: Config, before: "Catalog | None" = None, saved: Saved | None = None) -> None:
+        self._config = config
+        self._inventory: dict[str, Sequence[ModelInfo] | None] = dict.fromkeys(config.backends)
+        self._silence: dict[str, str] = {}
+        self._saved = NOTHING_SAVED
+        if before is not None:
+            self._inventory |= before._inventory
+            self._silence |= before._silence
+            self._saved = before._saved
+        self.choose(saved or self._saved)
+
+    def update(self, backend: str, models: Sequence[ModelInfo] | None) -> None:
+        """Take what *backend* says it has; None, that it does not answer, leaves what it last said."""
+        if models is not None and models != self._inventory[backend]:
+            self._inventory[backend] = models
+            self._names = self._sorted()
+
+    def silent(self, backend: str, reason: str) -> None:
+        """Take note why *backend* does not answer, for those who ask for a model that it may have."""
+        self._silence[backend] = reason
+
+    def choose(self, saved: Saved) -> None:
+        """Take what was set over the admin API, in place of what was before."""
+        self._saved = saved
+        self._names = self._sorted()
+
+    @property
+    def active(self) -> str | None:
+        """The model of requests that name none, by its own name, or as it was set if it is gone."""
+        entry = self._active()
+        return entry.name if entry is not None else self._saved.active
+
+    def resolve(self, model: str | None, client: Client) -> Route:
+        """
+        Return the route of a request for *model*, or for the active one when it names none.
+
+        Raises `BadRequest` when none is active either, `ModelNotFound`, `AccessDenied`, or `BackendDown` when
+        a backend that may have the model has not answered yet.
+        """
+        name = model if model is not None else self._saved.active
+        if name is None:
+            raise BadRequest(self._advice(client), param="model")
+        entry = self._names.find(name)
+        if entry is None:
+            raise self._unknown(name, asked=model is not None)
+        if not client.may_use(*entry.names):
+            raise AccessDenied(
+                f"the model {name[:_SHOWN]!r} is not allowed for {client.name!r}; see access.keys"
+            )
+        return entry.route
+
+    def key_of(self, name: str) -> ModelKey | None:
+        """Return which model *name* means, whoever may use it; None if there is no such model."""
+        entry = self._names.find(name)
+        return entry.key if entry is not None else None
+
+    def has(self, key: ModelKey) -> bool:
+        """Tell whether requests still lead to *key*."""
+        return self._names.has(key)
+
+    def listing(self, client: Client, residents: Iterable[ModelKey]) -> list[dict[str, Any]]:
+        """Return the models that *client* may use, as OpenAI lists them; *residents*, the active marked."""
+        loaded, active = set(residents), self._active()
+        return [
+            _listed(name, entry, resident=_is_resident(entry, loaded), active=entry is active)
+            for name, entry in self._names.listed()
+            if client.may_use(*entry.names)
+        ]
+
+    def _active(self) -> Entry | None:
+        return self._names.find(self._saved.active) if self._saved.active is not None else None
+
+    def _sorted(self) -> Names:
+        known = known_models(self._config, self._inventory)
+        names = Names(entry for entry in known if self._may_list(entry.name))
+        return with_activations(self._config, names, self._saved.models)
+
+    def _advice(self, client: Client) -> str:
+        """Tell a *client* that names no model, while none is active, what can be done about it."""
+        allowed = [name for name, entry in self._names.entries.items() if client.may_use(*entry.names)]
+        few = ", ".join(repr(name[:_SHOWN]) for name in allowed[:_NAMED])
+        return (
+            "the request names no model, and none is active: set 'model' to one that GET /v1/models lists"
+            + (f" ({few}{', ...' if len(allowed) > _NAMED else ''})" if few else "")
+            + ", or have one activated by POST /admin/models/activate"
+        )
+
+    def _unknown(self, model: str, *, asked: bool) -> ModelNotFound | BackendDown:
+        """Return why there is no *model*, which the client *asked* for, or else is the active one."""
+        shown = repr(model[:_SHOWN])
+        silent = [name for name, models in self._inventory.items() if models is None]
+        silent = [name for name in silent if self._may_have(name, model)]
+        if silent:
+            reason = self._silence.get(silent[0], f"the backend {silent[0]!r} has not answered")
+            return BackendDown(f"{shown} is not known yet: {reason}", retry_after_s=5)
+        if asked:
+            return ModelNotFound(
+                f"the model {shown} does not exist; GET /v1/models lists them", param="model"
+            )
+        return ModelNotFound(
+            f"the request names no model, and the active one, {shown}, is gone: name one that GET /v1/models "
+            "lists, or have one activated by POST /admin/models/activate",
+            param="model",
+        )
+
+    def _may_have(self, backend: str, name: str) -> bool:
+        """Tell whether a backend that has not answered may have a model of this name, alias or address."""
+        aliased = (model for model, settings in self._config.models.items() if name in settings.aliases)
+        return any(map(self._may_list, (name, name.removeprefix(f"{backend}/"), *aliased)))
+
+    def _may_list(self, name: str) -> bool:
+        return any(fnmatchcase(name, glob) for glob in self._config.allow_models)
+
+
+def _is_resident(entry: Entry, loaded: set[ModelKey]) -> bool:
+    """On a device the arbiter knows; elsewhere the backend's own word has to do."""
+    return entry.key in loaded if entry.route.device is not None else entry.info.resident
+
+
+def _listed(name: str, entry: Entry, *, resident: bool, active: bool) -> dict[str, Any]:
+    """Describe one model; beyond OpenAI's four members: where it is, what it takes, what it stands for."""
+    listed: dict[str, Any] = {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": entry.key.backend,
+        "resident": resident,
+        "context_length": entry.info.context_length,
+        "embedding": entry.info.embedding,
+    }
+    if name != entry.name:
+        listed["alias_of"] = entry.name
+    if active:
+        listed["active"] = True
+    return listed

@@ -1,0 +1,98 @@
+"""What the models are: the file, what each backend said of it, and what was set for it, put together."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from dmap.catalog.names import Entry, Names
+from dmap.config import SWITCHING, Config, LMStudioBackend, Model
+from dmap.state import Activation
+from dmap.trip import ModelInfo, ModelKey, Route
+
+__all__ = ["Inventory", "known_models", "with_activations"]
+
+Inventory = Mapping[str, Sequence[ModelInfo] | None]
+"""What each backend last said it has, None before it has said anything; in the order of the file."""
+
+_UNSET = Activation()
+
+
+def known_models(config: Config, inventory: Inventory) -> Iterator[Entry]:
+    """Yield every model of every backend, in the order of the file: the first of a name wins."""
+    for name, settings in config.models.items():
+        if settings.backend is not None and not isinstance(config.backends[settings.backend], SWITCHING):
+            # A server that cannot switch need not list a model to answer for it.
+            yield _entry(config, settings.backend, ModelInfo(name, resident=True), settings)
+    for backend, models in inventory.items():
+        for info in models or ():
+            settings = _settings(config, info.id)
+            if settings.backend in (None, backend):
+                yield _entry(config, backend, info, settings)
+
+
+def with_activations(config: Config, names: Names, activations: Mapping[str, Activation]) -> Names:
+    """Lay *activations* over the models that they name, by whatever name; what is set last wins."""
+    laid: dict[ModelKey, Activation] = {}
+    for name, later in activations.items():
+        entry = names.find(name)
+        if entry is not None:
+            before = laid.get(entry.key, _UNSET)
+            laid[entry.key] = Activation({**before.defaults, **later.defaults}, {**before.load, **later.load})
+    if not laid:
+        return names
+    return Names(
+        _entry(config, entry.key.backend, entry.info, entry.settings, laid.get(entry.key, _UNSET))
+        for entry in names.known
+    )
+
+
+def _settings(config: Config, model: str) -> Model:
+    """Find what the file says of *model*, in whatever letters it names it."""
+    folded = (settings for name, settings in config.models.items() if name.casefold() == model.casefold())
+    return config.models[model] if model in config.models else next(folded, Model())
+
+
+def _entry(
+    config: Config, backend: str, info: ModelInfo, settings: Model, activation: Activation = _UNSET
+) -> Entry:
+    key = ModelKey(backend, info.id)
+    route = _route(config, key, info, settings, activation)
+    return Entry(key, info, settings, route, _any_quant(config, key, info))
+
+
+def _any_quant(config: Config, key: ModelKey, info: ModelInfo) -> bool:
+    """
+    Tell whether `key@quant` may be this model: so LM Studio calls its variants.
+
+    Where it lists them they are names, and one that is not among them is not there.
+    """
+    return isinstance(config.backends[key.backend], LMStudioBackend) and not any(
+        "@" in name for name in info.names
+    )
+
+
+def _route(config: Config, key: ModelKey, info: ModelInfo, settings: Model, activation: Activation) -> Route:
+    backend = config.backends[key.backend]
+    load = {**settings.load.given(), **activation.load}
+    defaults = {**config.defaults.given(), **settings.defaults.given(), **activation.defaults}
+    return Route(
+        key=key,
+        device=backend.device if isinstance(backend, SWITCHING) else None,
+        embedding=info.embedding,
+        size_bytes=settings.memory or info.size_bytes,
+        size_given=settings.memory is not None,
+        parallel=_parallel(config, key.backend, info, settings),
+        pin=settings.pin,
+        ttl_s=settings.ttl_s,
+        load=load,
+        context_length=load.get("context_length") or info.context_length,
+        defaults=defaults,
+        force=settings.force.given(),
+        strip=frozenset(settings.strip),
+        permit=frozenset(settings.permit),
+    )
+
+
+def _parallel(config: Config, backend: str, info: ModelInfo, settings: Model) -> int | None:
+    """Take the least that anyone says: what is over it would wait in the engine, where nobody sees it."""
+    chosen = config.backends[backend]
+    asked = chosen.parallel if isinstance(chosen, LMStudioBackend) else None
+    return min((each for each in (settings.parallel, asked, info.parallel) if each), default=None)

@@ -1,0 +1,74 @@
+"""Which name means which model: pure lookup over what `Catalog` knows."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from dmap.config import Model
+from dmap.trip import ModelInfo, ModelKey, Route
+
+__all__ = ["Entry", "Names"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """
+    One model as the file, its backend and the admin API describe it together.
+
+    *any_quant* tells that its key with some `@quant` behind it means it, too.
+    """
+
+    key: ModelKey
+    info: ModelInfo
+    settings: Model
+    route: Route
+    any_quant: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.key.model
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its own name and those that the file gives it."""
+        return (self.name, *self.settings.aliases)
+
+
+class Names:
+    """
+    The models of *known* under all their names.
+
+    The file's aliases go before models, plain names before backend/model, those before the names that only a
+    backend has for a model, and the first of equal ones wins.
+    """
+
+    def __init__(self, known: Iterable[Entry]) -> None:
+        self.known = tuple(known)
+        self.entries: dict[str, Entry] = {}
+        for entry in self.known:
+            self.entries.setdefault(entry.name, entry)
+        self._all = {alias: entry for entry in self.entries.values() for alias in entry.settings.aliases}
+        for name, entry in (*self.entries.items(), *((str(entry.key), entry) for entry in self.known)):
+            self._all.setdefault(name, entry)
+        for entry in self.known:
+            for name in entry.info.names:
+                self._all.setdefault(name, entry)
+        self._folded = {name.casefold(): entry for name, entry in reversed(self._all.items())}
+
+    def find(self, name: str) -> Entry | None:
+        """Find a model by its name, else in other letters, else without its `@quant`; never by a part."""
+        folded = name.casefold()
+        return self._all.get(name) or self._folded.get(folded) or self._without_quant(folded)
+
+    def has(self, key: ModelKey) -> bool:
+        """Tell whether any name leads to *key*."""
+        return any(entry.key == key for entry in self._all.values())
+
+    def listed(self) -> Iterator[tuple[str, Entry]]:
+        """Yield each model under its name and its aliases, but no name that means another."""
+        for entry in self.entries.values():
+            yield from ((name, entry) for name in entry.names if self._all[name] is entry)
+
+    def _without_quant(self, folded: str) -> Entry | None:
+        key, at, _ = folded.partition("@")
+        entry = self._folded.get(key) if at else None
+        return entry if entry is not None and entry.any_quant else None

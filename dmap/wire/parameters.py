@@ -1,0 +1,180 @@
+"""
+The parameters of inference: what each is called, by whom, and which values dmap's own words take.
+
+A parameter goes by its name in the section `defaults`; a *word* is what a client or a server calls it.  What
+becomes of them in a request is the business of `fitting`.  Who reads which word is told by llama.cpp's
+tools/server (server-schema.cpp, server-chat.cpp), vLLM's entrypoints/openai, LM Studio's documentation of its
+REST API, and the references of OpenAI's and Anthropic's APIs.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any
+
+import msgspec
+
+from dmap.errors import BadRequest
+from dmap.wire.routes import ROUTES, Dialect
+
+__all__ = ["Wording", "camel", "parameter", "plain", "plain_words", "understood", "wording"]
+
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+_KINDS: dict[str, Any] = {
+    "temperature": Annotated[float, msgspec.Meta(ge=0, le=2)],
+    "top_p": _Share,
+    "top_k": Annotated[int, msgspec.Meta(ge=0)],
+    "min_p": _Share,
+    "max_tokens": Annotated[int, msgspec.Meta(ge=1)],
+    "stop": str | list[str],
+    "seed": int,
+    "repeat_penalty": Annotated[float, msgspec.Meta(ge=0)],
+    "presence_penalty": _Penalty,
+    "frequency_penalty": _Penalty,
+    "reasoning_effort": str,
+    "stream": bool,
+}
+"""Every parameter with the values that `defaults` takes for it."""
+
+_FURTHER = {
+    "max_tokens": ("max_completion_tokens", "max_output_tokens", "n_predict"),
+    "stop": ("stop_sequences", "stop_strings", "stopStrings"),
+    "repeat_penalty": ("repetition_penalty",),
+    "reasoning_effort": ("reasoning",),
+}
+"""Words beside a parameter's own name and that in camelCase."""
+
+
+def camel(name: str) -> str:
+    """Return *name*, which is in `snake_case`, in camelCase."""
+    first, *rest = name.split("_")
+    return first + "".join(map(str.capitalize, rest))
+
+
+def plain(word: str) -> str:
+    """Return what all spellings of *word* have in common: some servers read a field in any letter case."""
+    return word.casefold().replace("_", "")
+
+
+_WORDS = {name: tuple(dict.fromkeys((name, camel(name), *_FURTHER.get(name, ())))) for name in _KINDS}
+_PARAMETER = {plain(word): name for name, words in _WORDS.items() for word in words}
+_OWN = {
+    word: msgspec.json.Decoder(_KINDS[name]).decode
+    for name, words in _WORDS.items()
+    for word in words
+    if word != word.lower()
+}
+"""The words in camelCase, which are dmap's and nobody else's, so that it is dmap who checks their values."""
+
+
+def parameter(word: str) -> str | None:
+    """Return the parameter that *word* means, in any letter case; None if it means none."""
+    return _PARAMETER.get(plain(word))
+
+
+@lru_cache(maxsize=256)
+def plain_words(names: frozenset[str]) -> frozenset[str]:
+    """Return all words, made `plain`, for *names* of parameters or of any other fields."""
+    return frozenset(plain(word) for name in names for word in _WORDS.get(name, (name,)))
+
+
+def understood(word: str, value: msgspec.Raw) -> Any:
+    """
+    Decode the *value* that a client gave for *word*; a single stop string becomes a list of one.
+
+    Raises `BadRequest` for a word in camelCase whose value `defaults` would not take.
+    """
+    try:
+        found = _OWN[word](value) if word in _OWN else msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadRequest(f"{word!r} is out of range or of the wrong type: {exc}", param=word) from exc
+    return [found] if isinstance(found, str) and parameter(word) == "stop" else found
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """
+    How a route of one kind of backend calls the parameters.
+
+    *read* holds the words that have a meaning there, *sent* those of them that dmap writes, *others* all
+    words that it does not write, each by parameter; what has no word there is in none.  `a.b` is the member b
+    of the field a.  *foreign* are the words that nobody there reads, with the parameter they mean.
+    """
+
+    read: Mapping[str, tuple[str, ...]]
+    sent: Mapping[str, tuple[str, ...]]
+    others: Mapping[str, tuple[str, ...]]
+    foreign: Mapping[str, str]
+
+
+def _as(*same: str, **others: str) -> dict[str, tuple[str, ...]]:
+    return {name: (word,) for name, word in (*zip(same, same, strict=True), *others.items())}
+
+
+_SENT: dict[Dialect, dict[str, tuple[str, ...]]] = {
+    Dialect.CHAT: _as(*_KINDS),
+    Dialect.RESPONSES: _as(
+        "temperature",
+        "top_p",
+        "stream",
+        max_tokens="max_output_tokens",
+        reasoning_effort="reasoning.effort",
+    ),
+    Dialect.MESSAGES: _as("temperature", "top_p", "top_k", "max_tokens", "stream", stop="stop_sequences"),
+    Dialect.LMSTUDIO: _as(
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "repeat_penalty",
+        "stream",
+        max_tokens="max_output_tokens",
+        reasoning_effort="reasoning",
+    ),
+    Dialect.PLAIN: {},
+}
+
+_SENT_TOO: dict[tuple[Dialect, str], dict[str, tuple[str, ...]]] = {
+    # llama.cpp makes a chat request of it, with all other fields as they are.
+    (Dialect.RESPONSES, "gguf"): _as(
+        "top_k", "min_p", "seed", "stop", "repeat_penalty", "presence_penalty", "frequency_penalty"
+    ),
+    # llama.cpp's word and vLLM's; both servers pass over a word they do not know.
+    (Dialect.CHAT, "openai"): {"repeat_penalty": ("repeat_penalty", "repetition_penalty")},
+}
+
+_READ_TOO: dict[tuple[Dialect, str], tuple[str, ...]] = {
+    (Dialect.CHAT, "openai"): ("max_completion_tokens", "n_predict", "reasoning"),
+    (Dialect.CHAT, "gguf"): ("max_completion_tokens", "n_predict", "reasoning"),
+    (Dialect.CHAT, "lmstudio"): ("reasoning",),
+}
+"""What goes on as the client wrote it; `reasoning` in a chat is an object whose meaning its server knows."""
+
+
+@lru_cache(maxsize=256)
+def wording(path: str, kind: str) -> Wording:
+    """Return how the inference route *path* calls the parameters on a backend of *kind*."""
+    route = ROUTES[path]
+    to = (route.dialect, kind)
+    sent = _without(route.without, _SENT[route.dialect] | _SENT_TOO.get(to, {}))
+    read = dict(sent)
+    for word in _READ_TOO.get(to, ()):
+        if word not in route.without:
+            read[_PARAMETER[plain(word)]] += (word,)
+    return Wording(read, sent, dict(_others(sent)), dict(_foreign(read)))
+
+
+def _without(words: frozenset[str], sent: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    return {name: those for name, those in sent.items() if not words.intersection(those)}
+
+
+def _others(sent: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each parameter's words but those that are *sent*, and but a field that has one as its member."""
+    for name, words in sent.items():
+        fields = {word.partition(".")[0] for word in words}
+        yield name, tuple(word for word in _WORDS[name] if word not in fields)
+
+
+def _foreign(read: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
+    return ((word, name) for name, others in _others(read) for word in others)
