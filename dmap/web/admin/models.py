@@ -1,0 +1,186 @@
+"""`/admin/models`: load, unload and activate models, really where the backend can, in words where not."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from aiohttp import web
+
+from dmap.backends import Loaded
+from dmap.errors import ModelNotFound
+from dmap.state import Activation
+from dmap.trip import Route
+from dmap.web.admin import workflow
+from dmap.web.admin.orders import ModelOrder, note, read_order
+from dmap.web.inference import CLIENT
+from dmap.web.parts import PARTS, Parts, switcher
+
+__all__ = ["activate", "load", "models", "unload"]
+
+
+async def load(request: web.Request) -> web.Response:
+    """`POST /admin/models/load`: set what is given, load, and make it the active model unless told not to."""
+    order, parts, clock = *await _order(request, ModelOrder), asyncio.get_running_loop().time
+    route, came_at = await _resolve(request, order.model_key), clock()
+    name, activation, told = _understand(parts, route, order)
+    loaded, status = None, "activated" if order.activate else "noted"
+    if switcher(parts, route) is not None:
+        async with _trying(parts, name, activation):
+            loaded, status = await _load(request, name, route), "loaded"
+    await _set(parts, name, activation, active=order.activate)
+    spent_s = round(clock() - came_at, 3)
+    note(request, "load", model=name, load_s=spent_s)
+    answer = _answer(parts, route, name, status) | told | _got(loaded) | {"took_s": spent_s}
+    return web.json_response(answer | _workflow(parts, route, "load", activation.load))
+
+
+async def activate(request: web.Request) -> web.Response:
+    """`POST /admin/models/activate`: what requests that name no model get; the first of them loads it."""
+    order, parts = await _order(request, ModelOrder)
+    route = await _resolve(request, order.model_key)
+    name, activation, told = _understand(parts, route, order)
+    await _set(parts, name, activation, active=True)
+    parts.gate(route).changed()
+    note(request, "activate", model=name)
+    answer = _answer(parts, route, name, "activated") | told
+    return web.json_response(answer | _workflow(parts, route, "activate", activation.load))
+
+
+async def unload(request: web.Request) -> web.Response:
+    """`POST /admin/models/unload`: take it out once it is idle, and forget what was set for it here."""
+    order, parts = await _order(request, ModelOrder)
+    route = await _resolve(request, order.model_key)
+    name, status = _name(parts, route), "cleared"
+    if switcher(parts, route) is not None:
+        await parts.gate(route).unload(route.key, parts.wait_s(route))
+        status = "unloaded"
+    saved = parts.saved
+    rest = {other: activation for other, activation in saved.models.items() if other != name}
+    active = None if saved.active == name else saved.active
+    await parts.save(replace(saved, active=active, models=rest))
+    note(request, "unload", model=name)
+    return web.json_response(_answer(parts, route, name, status) | _workflow(parts, route, "unload", {}))
+
+
+async def models(request: web.Request) -> web.Response:
+    """`GET /admin/models`: every model that this key may use, with all that is set for it."""
+    parts = request.app[PARTS]
+    await parts.inventory.refresh()
+    listed = [
+        model | _settings(parts, parts.catalog.resolve(model["id"], request[CLIENT]))
+        for model in parts.catalog.listing(request[CLIENT], parts.residents())
+        if "alias_of" not in model
+    ]
+    return web.json_response({"active": parts.saved.active, "models": listed})
+
+
+def _settings(parts: Parts, route: Route) -> dict[str, Any]:
+    backend = parts.config.backends[route.key.backend]
+    return {
+        "kind": backend.kind,
+        "device": route.device,
+        "loadable": switcher(parts, route) is not None,
+        "set_here": _name(parts, route) in parts.saved.models,
+        "default_inference": dict(route.defaults),
+        "force": dict(route.force),
+        "strip": sorted(route.strip),
+        "load_config": dict(route.load),
+        "pin": route.pin,
+        "ttl_s": route.ttl_s,
+    }
+
+
+async def _order(request: web.Request, kind: "type[ModelOrder]") -> tuple[ModelOrder, Parts]:
+    return await read_order(request, kind), request.app[PARTS]
+
+
+async def _resolve(request: web.Request, model: str) -> Route:
+    """Find the route of *model*, which may be new; raises what the catalog does."""
+    parts = request.app[PARTS]
+    try:
+        return parts.catalog.resolve(model, request[CLIENT])
+    except ModelNotFound:
+        await parts.inventory.refresh()
+        return parts.catalog.resolve(model, request[CLIENT])
+
+
+def _name(parts: Parts, route: Route) -> str:
+    """Return the name that *route* is kept under: short where that is clear."""
+    return route.key.model if parts.catalog.key_of(route.key.model) == route.key else str(route.key)
+
+
+def _understand(parts: Parts, route: Route, order: ModelOrder) -> tuple[str, Activation, dict[str, Any]]:
+    """Return the model's name, what is to be set for it, and what the answer tells of that."""
+    name = _name(parts, route)
+    before = parts.saved.models.get(name, Activation())
+    defaults = before.defaults if order.default_inference is None else order.default_inference.given()
+    asked = before.load if order.load_config is None else order.load_config.given()
+    backend = switcher(parts, route)
+    applied = dict(backend.takes(asked)) if backend is not None else {}
+    left = {option: _why(parts, route) for option in asked if option not in applied}
+    told = {"default_inference": dict(defaults), "load_config": {"applied": applied, "not_applied": left}}
+    return name, Activation(defaults, applied if backend is not None else asked), told
+
+
+def _why(parts: Parts, route: Route) -> str:
+    backend = parts.config.backends[route.key.backend]
+    match backend.kind:
+        case "openai":
+            return "dmap cannot load models on this server; see workflow"
+        case "lmstudio" if backend.lms is None:
+            return f"LM Studio's REST API has no such option; backends.{route.key.backend}.lms may"
+        case kind:
+            return f"a backend of {kind} cannot be told this, or not together with the others"
+
+
+@asynccontextmanager
+async def _trying(parts: Parts, name: str, activation: Activation) -> AsyncGenerator[None]:
+    """Have requests for the model go by *activation* while it is being loaded, but promise nothing yet."""
+    parts.trials[name] = activation
+    parts.choose()
+    try:
+        yield
+    finally:
+        parts.trials.pop(name, None)
+        parts.choose()
+
+
+async def _load(request: web.Request, name: str, before: Route) -> Loaded | None:
+    """Load *name* as requests would have it now; one that is there as *before* that goes first."""
+    parts, client = request.app[PARTS], request[CLIENT]
+    route = parts.catalog.resolve(name, client)
+    gate = parts.gate(route)
+    if route.load != before.load:
+        # A backend may take more context than was asked for as good enough; who asks here means it.
+        await gate.unload(route.key, parts.wait_s(route))
+    return await gate.load(route, client.name, priority=client.priority)
+
+
+async def _set(parts: Parts, name: str, activation: Activation, *, active: bool) -> None:
+    saved = parts.saved
+    chosen = replace(saved, models={**saved.models, name: activation})
+    await parts.save(replace(chosen, active=name) if active else chosen)
+    if active:
+        parts.bus.tell("model.activated", {"model": name})
+
+
+def _answer(parts: Parts, route: Route, name: str, status: str) -> dict[str, Any]:
+    is_active = parts.saved.active == name
+    return {"status": status, "model": name, "backend": route.key.backend, "active": is_active}
+
+
+def _got(loaded: Loaded | None) -> dict[str, Any]:
+    """Tell what the load really gave, as far as the backend says."""
+    if loaded is None:
+        return {}
+    given = {"context_length": loaded.context_length, "parallel": loaded.parallel}
+    return {"loaded": given | {"size_bytes": loaded.size_bytes}}
+
+
+def _workflow(parts: Parts, route: Route, action: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    backend = parts.config.backends[route.key.backend]
+    if backend.kind != "openai":
+        return {}
+    return {"workflow": workflow.steps(action, route.key.model, backend.url, options)}

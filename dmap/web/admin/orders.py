@@ -1,0 +1,85 @@
+"""What the bodies of the admin API may say, in camelCase or snake_case, and every problem told at once."""
+
+import logging
+from typing import Any, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dmap.config import Defaults, Load, in_snake
+from dmap.errors import BodyTooLarge, Invalid
+from dmap.logfmt import logfmt
+from dmap.web.inference import CLIENT
+from dmap.web.parts import PARTS
+
+__all__ = ["DeviceOrder", "ModelOrder", "Nothing", "note", "read_order"]
+
+_log = logging.getLogger("dmap.admin")
+
+MAX_ORDER_BYTES = 64 * 1024
+
+
+class Order(BaseModel):
+    """One order: closed, so that a word nobody knows is not taken for done."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled(cls, values: Any) -> Any:
+        return in_snake(values, {"model": "model_key"})
+
+
+class ModelOrder(Order):
+    """
+    What to do with the model called *model_key*.
+
+    *default_inference* are defaults of its requests, *load_config* the options of its load; where they are
+    not given, those that were set before stay.  *activate* counts for a load.
+    """
+
+    model_key: str = Field(min_length=1, max_length=256)
+    activate: bool = True
+    default_inference: Defaults | None = None
+    load_config: Load | None = None
+
+
+class DeviceOrder(Order):
+    """Which *device*, all if none is named; *unload* what is resident there once it is idle."""
+
+    device: str | None = None
+    unload: bool = False
+
+
+class Nothing(Order):
+    """An order without words."""
+
+
+T = TypeVar("T", bound=Order)
+
+
+async def read_order(request: web.Request, kind: type[T]) -> T:
+    """
+    Read the body as an order of this *kind*; no body is an empty one.
+
+    Raises `Invalid` with every problem, and what `Body.read` raises.
+    """
+    with request.app[PARTS].bodies.of(request) as upload:
+        body = await upload.read()
+    if len(body) > MAX_ORDER_BYTES:
+        raise BodyTooLarge(f"an order is at most {MAX_ORDER_BYTES} bytes")
+    try:
+        return kind.model_validate_json(body or b"{}")
+    except ValidationError as exc:
+        raise Invalid([_told(error) for error in exc.errors()]) from exc
+
+
+def _told(error: Any) -> str:
+    path = ".".join(map(str, error["loc"])) or "the body"
+    is_unknown = error["type"] == "extra_forbidden"
+    return f"{path}: {'no such field' if is_unknown else error['msg'].removeprefix('Value error, ')}"
+
+
+def note(request: web.Request, action: str, **fields: Any) -> None:
+    """Leave one line for each change, with who made it."""
+    _log.info(logfmt("admin", {"action": action, "client": request[CLIENT].name, **fields}))

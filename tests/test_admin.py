@@ -1,0 +1,447 @@
+"""The admin API of the running proxy: models really loaded and unloaded, whatever the kind of backend."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from dmap.state import Activation, Saved, StateFile
+from tests.conftest import Proxy
+from tests.fakes import SSE, Exchange, FakeBackend, answer, chunk, delta
+from tests.lmstudio_emulator import Emulator, Knobs, emulator
+from tests.lmstudio_world import SPECS
+
+CHAT = "/v1/chat/completions"
+SMALL = "llama-3.2-1b-instruct"
+BIG = "mistralai/mistral-small-3.2"
+OTHER = next(spec.key for spec in SPECS if not spec.embedding and spec.key != SMALL)
+
+
+class Client:
+    """Asks one proxy, as (status, JSON)."""
+
+    def __init__(self, proxy: Proxy, session: aiohttp.ClientSession) -> None:
+        self.proxy = proxy
+        self.session = session
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        async with self.session.get(path) as answered:
+            return answered.status, await answered.json()
+
+    async def post(self, path: str, **body: Any) -> tuple[int, Any]:
+        async with self.session.post(path, json=body) as answered:
+            return answered.status, await answered.json()
+
+    async def chat(self, model: str | None = None, **fields: Any) -> tuple[int, Any]:
+        named = {"model": model} if model is not None else {}
+        messages = [{"role": "user", "content": "Hello"}]
+        return await self.post(CHAT, messages=messages, **named, **fields)
+
+    async def residents(self) -> list[str]:
+        [device] = (await self.get("/ready"))[1]["devices"].values()
+        return list(device["residents"])
+
+
+@pytest.fixture
+async def lm() -> AsyncGenerator[Emulator]:
+    async with emulator(knobs=Knobs(load_s=0.05)) as lm:
+        yield lm
+
+
+Connect = Callable[[str], Any]
+
+
+@pytest.fixture
+async def connect(start: Any) -> AsyncGenerator[Connect]:
+    """Start a proxy from a configuration and return what asks it."""
+    sessions = []
+
+    async def run(text: str) -> Client:
+        proxy = await start(text)
+        sessions.append(aiohttp.ClientSession(proxy.url))
+        return Client(proxy, sessions[-1])
+
+    yield run
+    for session in sessions:
+        await session.close()
+
+
+@pytest.fixture
+async def studio(connect: Connect, lm: Emulator, tmp_path: Path) -> Client:
+    client: Client = await connect(
+        f"""
+        devices: {{gpu0: {{cooldown_s: 0, patience_s: 1}}}}
+        backends: {{studio: {{kind: lmstudio, url: '{lm.url}', device: gpu0}}}}
+        models: {{{SMALL}: {{aliases: [tiny]}}}}
+        state: {tmp_path}/state.json
+        """
+    )
+    return client
+
+
+@pytest.fixture
+async def plain(connect: Connect, backend: FakeBackend, tmp_path: Path) -> Client:
+    """A server that dmap cannot switch."""
+    client: Client = await connect(
+        f"""
+        backends: {{server: {{kind: openai, url: '{backend.url}'}}}}
+        state: {tmp_path}/state.json
+        """
+    )
+    return client
+
+
+class TestLoad:
+    async def test_it_really_loads(self, studio: Client, lm: Emulator) -> None:
+        """A load is a load: the server has the model, with the options, before the answer comes."""
+        status, told = await studio.post(
+            "/admin/models/load",
+            modelKey="tiny",
+            loadConfig={"contextLength": 8192, "flashAttention": True, "gpu": {"ratio": 0.5}},
+        )
+
+        assert (status, told["status"], told["model"], told["active"]) == (200, "loaded", SMALL, True)
+        assert told["load_config"]["applied"] == {"context_length": 8192, "flash_attention": True}
+        assert list(told["load_config"]["not_applied"]) == ["gpu"]
+        assert told["loaded"]["context_length"] == 8192
+        assert await studio.residents() == [f"studio/{SMALL}"]
+        assert contexts(lm) == [8192]
+
+    async def test_another_context_loads_it_anew(self, studio: Client, lm: Emulator) -> None:
+        """A load with other options than the resident's takes that out first; there is never a second."""
+        for length in (8192, 4096):
+            _, told = await studio.post(
+                "/admin/models/load", model_key=SMALL, load_config={"context_length": length}
+            )
+            assert told["loaded"]["context_length"] == length
+
+        assert contexts(lm) == [4096]
+        assert lm.world.stacks() == []
+
+    async def test_it_waits_for_its_turn(self, studio: Client, lm: Emulator) -> None:
+        """A load never cuts an answer: it goes through the queue like everybody else."""
+        answers = await asyncio.gather(
+            studio.chat(OTHER), studio.post("/admin/models/load", modelKey=SMALL), studio.chat(OTHER)
+        )
+
+        assert [status for status, _ in answers] == [200, 200, 200]
+        assert lm.world.cuts() == []
+
+    async def test_a_failed_load_changes_nothing(self, studio: Client, lm: Emulator) -> None:
+        """A load that fails is told with the server's reason, and nothing of it is kept."""
+        status, told = await studio.post(
+            "/admin/models/load",
+            modelKey=BIG,
+            defaultInference={"temperature": 0.1},
+            loadConfig={"contextLength": 10_000_000},
+        )
+
+        assert (status, told["error"]["code"]) == (502, "model_load_failed")
+        assert studio.proxy.parts.saved == Saved()
+
+    async def test_without_activation(self, studio: Client) -> None:
+        """A load may leave the active model as it is."""
+        _, told = await studio.post("/admin/models/load", modelKey=SMALL, activate=False)
+
+        assert (told["status"], told["active"]) == ("loaded", False)
+        assert (await studio.chat())[0] == 400
+
+
+class TestActivate:
+    async def test_requests_without_a_model(self, studio: Client) -> None:
+        """The active model answers whoever names none; it is loaded when the first one asks."""
+        status, told = await studio.post("/admin/models/activate", modelKey="TINY")
+        before = await studio.residents()
+
+        _, answered = await studio.chat()
+
+        assert (status, told["status"], before) == (200, "activated", [])
+        assert answered["model"] == SMALL
+
+    async def test_its_defaults(self, plain: Client, backend: FakeBackend) -> None:
+        """Defaults of an activation are put into requests that lack them; they can be replaced."""
+        seen = asyncio.Queue[Any]()
+
+        async def reply(exchange: Exchange) -> None:
+            seen.put_nowait(json.loads(exchange.body))
+            await exchange.end(answer(b'{"model": "m", "choices": []}'))
+
+        backend.script = reply
+
+        for temperature in (0.1, 0.2):
+            await plain.post(
+                "/admin/models/activate",
+                modelKey="m",
+                defaultInference={"temperature": temperature, "maxTokens": 7},
+            )
+            await plain.chat()
+            sent = await seen.get()
+            assert (sent["temperature"], sent["max_tokens"]) == (temperature, 7)
+
+    async def test_by_hand(self, plain: Client) -> None:
+        """Where dmap cannot load, the answer says what a person has to do."""
+        status, loaded = await plain.post(
+            "/admin/models/load", modelKey="m", loadConfig={"contextLength": 8192}
+        )
+        _, cleared = await plain.post("/admin/models/unload", modelKey="m")
+
+        assert (status, loaded["status"], cleared["status"]) == (200, "activated", "cleared")
+        assert list(loaded["load_config"]["not_applied"]) == ["context_length"]
+        assert "context_length = 8192" in " ".join(loaded["workflow"])
+        assert cleared["workflow"] and not cleared["active"]
+
+
+class TestUnload:
+    async def test_it_really_unloads(self, studio: Client, lm: Emulator) -> None:
+        """An unload leaves nothing in memory, and no active model."""
+        await studio.post("/admin/models/load", modelKey=SMALL)
+
+        status, told = await studio.post("/admin/models/unload", modelKey=SMALL)
+
+        assert (status, told["status"], told["active"]) == (200, "unloaded", False)
+        assert (lm.world.instances, await studio.residents()) == ({}, [])
+
+    async def test_it_waits_for_answers(self, studio: Client, lm: Emulator) -> None:
+        """An unload waits for the answers that are under way, and cuts none."""
+        asking = asyncio.ensure_future(studio.chat(SMALL, max_tokens=200))
+        await until(lambda: bool(lm.world.instances))
+
+        await studio.post("/admin/models/unload", modelKey=SMALL)
+
+        assert (await asking)[0] == 200
+        assert (lm.world.cuts(), lm.world.instances) == ([], {})
+
+    async def test_what_is_not_loaded(self, studio: Client) -> None:
+        """To unload what is not loaded is no error."""
+        assert (await studio.post("/admin/models/unload", modelKey=SMALL))[0] == 200
+
+
+async def test_the_embedded_engine(connect: Connect, models: Path) -> None:
+    """The embedded engine is loaded with its own options, and says what it gives."""
+    client = await connect(
+        f"""
+        devices: {{gpu0: {{cooldown_s: 0}}}}
+        backends: {{engine: {{kind: gguf, path: {models}, device: gpu0, parallel: 1, threads: 1}}}}
+        """
+    )
+
+    _, told = await client.post(
+        "/admin/models/load",
+        modelKey="tiny-sea",
+        loadConfig={"contextLength": 512, "evalBatchSize": 64, "cpuThreads": 1, "numExperts": 2},
+    )
+    _, again = await client.post("/admin/models/load", modelKey="tiny-sea", loadConfig={"contextLength": 256})
+
+    assert told["load_config"]["applied"] == {"context_length": 512, "eval_batch_size": 64, "cpu_threads": 1}
+    assert list(told["load_config"]["not_applied"]) == ["num_experts"]
+    assert (told["loaded"]["context_length"], again["loaded"]["context_length"]) == (512, 256)
+    assert (await client.chat())[0] == 200
+
+
+class TestOrders:
+    @pytest.mark.parametrize("path", ["load", "unload", "activate"])
+    async def test_an_unknown_model(self, plain: Client, path: str) -> None:
+        """A model that nobody has is 404, and nothing is set."""
+        status, told = await plain.post(f"/admin/models/{path}", modelKey="nobody")
+
+        assert (status, told["error"]["code"]) == (404, "model_not_found")
+        assert plain.proxy.parts.saved == Saved()
+
+    async def test_every_problem_is_told(self, plain: Client) -> None:
+        """All that is wrong with an order is told at once, each with its place."""
+        status, told = await plain.post(
+            "/admin/models/load",
+            activate="perhaps",
+            defaultInference={"temperature": 3, "topP": "x"},
+            loadConfig={"contextLength": 1, "gpu": {"ratio": 2}, "turbo": True},
+        )
+
+        assert status == 400
+        assert sorted(problem.partition(": ")[0] for problem in told["error"]["problems"]) == [
+            "activate",
+            "default_inference.temperature",
+            "default_inference.top_p",
+            "load_config.context_length",
+            "load_config.gpu",
+            "load_config.turbo",
+            "model_key",
+        ]
+
+    @pytest.mark.parametrize(
+        "body", [b"", b"[]", b"{", b"\xff", b"[" * 9000, b'{"modelKey": 5}', b'{"a":' + b"9" * 70_000 + b"}"]
+    )
+    async def test_rubbish(self, plain: Client, body: bytes) -> None:
+        """What is no order is refused in OpenAI's shape."""
+        headers = {"Content-Type": "application/json"}
+        async with plain.session.post("/admin/models/load", data=body, headers=headers) as answered:
+            assert answered.status in (400, 413)
+            assert (await answered.json())["error"]["type"] == "invalid_request_error"
+
+    @pytest.mark.parametrize(
+        "path",
+        ["models/load", "models/unload", "models/activate", "drain", "resume", "reload", "queue/x/cancel"],
+    )
+    async def test_nothing_changes_by_get(self, plain: Client, path: str) -> None:
+        """Whatever changes something is a POST, of JSON."""
+        assert (await plain.get(f"/admin/{path}"))[0] == 405
+        async with plain.session.post(f"/admin/{path}", data={"modelKey": "m"}) as answered:
+            assert answered.status == 400
+
+
+class TestQueue:
+    async def test_who_waits_is_ended(self, connect: Connect, backend: FakeBackend) -> None:
+        """A waiting request is listed, and ended by its id; its client is told so and does not try again."""
+        asked = asyncio.Event()
+
+        async def hang(exchange: Exchange) -> None:
+            asked.set()
+            await exchange.left.wait()
+
+        backend.script = hang
+        client = await connect(
+            f"""
+            backends: {{server: {{kind: openai, url: '{backend.url}', parallel: 1}}}}
+            """
+        )
+        first = asyncio.ensure_future(client.chat("m"))
+        await asked.wait()
+        second = asyncio.ensure_future(client.chat("m"))
+        await until(lambda: len(client.proxy.parts.open) == 2)
+
+        _, told = await client.get("/admin/queue")
+        [waiting] = told["waiting"]["backend server"]
+        assert (waiting["model"], waiting["position"]) == ("server/m", 1)
+        assert len(told["open"]) == 2
+        for entry in told["open"]:
+            assert (await client.post(f"/admin/queue/{entry['id']}/cancel"))[0] == 200
+
+        for status, answered in await asyncio.gather(first, second):
+            assert (status, answered["error"]["code"]) == (503, "cancelled")
+        await client.proxy.settled()
+
+    async def test_a_stream_is_ended(self, plain: Client, backend: FakeBackend) -> None:
+        """A stream that is ended says so inside, and is cut: it never looks complete."""
+
+        async def drip(exchange: Exchange) -> None:
+            await exchange.write(SSE, chunk(delta("one")))
+            await exchange.left.wait()
+
+        backend.script = drip
+        body = {"model": "m", "stream": True, "messages": []}
+        async with plain.session.post(CHAT, json=body) as streaming:
+            id = streaming.headers["x-request-id"]
+            assert (await plain.post(f"/admin/queue/{id}/cancel"))[0] == 200
+
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await streaming.read()
+
+    async def test_an_unknown_request(self, plain: Client) -> None:
+        """To end what is not there is 404."""
+        status, told = await plain.post("/admin/queue/req_1/cancel")
+
+        assert (status, told["error"]["code"]) == (404, "request_not_found")
+
+
+class TestDrain:
+    async def test_a_drained_device_serves_nobody(self, studio: Client, lm: Emulator) -> None:
+        """Who comes while a device is drained waits, and is served when it is resumed."""
+        await studio.post("/admin/models/load", modelKey=SMALL)
+        _, told = await studio.post("/admin/drain", device="gpu0", unload=True)
+        await until(lambda: not lm.world.instances)
+        asking = asyncio.ensure_future(studio.chat(SMALL))
+        await until(lambda: bool(studio.proxy.parts.open))
+        _, queued = await studio.get("/admin/queue")
+
+        _, resumed = await studio.post("/admin/resume")
+
+        assert told["devices"]["gpu0"]["drained"] and not resumed["devices"]["gpu0"]["drained"]
+        assert len(queued["waiting"]["device gpu0"]) == 1
+        assert (await asking)[0] == 200
+
+    async def test_an_unknown_device(self, studio: Client) -> None:
+        """A device that is not there is 400, with those that are."""
+        status, told = await studio.post("/admin/drain", device="gpu7")
+
+        assert (status, told["error"]["param"]) == (400, "device")
+        assert "gpu0" in told["error"]["message"]
+
+
+class TestState:
+    async def test_it_survives(self, studio: Client, tmp_path: Path) -> None:
+        """What was set is on the disk when the answer comes."""
+        await studio.post(
+            "/admin/models/activate",
+            modelKey="tiny",
+            defaultInference={"temperature": 0.5},
+            loadConfig={"contextLength": 8192},
+        )
+        await studio.post("/admin/drain")
+
+        assert StateFile(tmp_path / "state.json").read() == Saved(
+            active=SMALL,
+            models={SMALL: Activation({"temperature": 0.5}, {"context_length": 8192})},
+            drained=frozenset({"gpu0"}),
+        )
+
+    async def test_a_new_daemon_goes_by_it(self, connect: Connect, lm: Emulator, tmp_path: Path) -> None:
+        """A daemon that starts goes by what was set before: active model, load options, drained devices."""
+        file = StateFile(tmp_path / "state.json")
+        await file.write(Saved(SMALL, {SMALL: Activation({}, {"context_length": 8192})}, frozenset({"gpu0"})))
+        client = await connect(
+            f"""
+            devices: {{gpu0: {{cooldown_s: 0}}}}
+            backends: {{studio: {{kind: lmstudio, url: '{lm.url}', device: gpu0}}}}
+            state: {file.path}
+            """
+        )
+        asking = asyncio.ensure_future(client.chat())
+        await until(lambda: bool(client.proxy.parts.open))
+        assert (await client.get("/admin/queue"))[1]["waiting"]["device gpu0"] != []
+
+        await client.post("/admin/resume")
+
+        assert (await asking)[1]["model"] == SMALL
+        assert contexts(lm) == [8192]
+        assert file.read().drained == frozenset()
+
+    async def test_it_cannot_be_kept(self, plain: Client, tmp_path: Path) -> None:
+        """What cannot be saved is in effect all the same, and the answer says how long."""
+        (tmp_path / "state.json.new").mkdir()
+
+        status, told = await plain.post("/admin/models/activate", modelKey="m")
+
+        assert (status, told["error"]["code"]) == (500, "not_saved")
+        assert plain.proxy.parts.saved.active == "m"
+
+
+async def test_the_models(studio: Client) -> None:
+    """The list says of each model where it is, what it takes and what is set for it."""
+    await studio.post("/admin/models/activate", modelKey=SMALL, defaultInference={"topK": 5})
+
+    _, told = await studio.get("/admin/models")
+
+    [small] = [model for model in told["models"] if model["id"] == SMALL]
+    assert told["active"] == SMALL
+    assert (small["kind"], small["device"], small["loadable"], small["set_here"]) == (
+        "lmstudio",
+        "gpu0",
+        True,
+        True,
+    )
+    assert small["default_inference"] == {"top_k": 5}
+
+
+def contexts(lm: Emulator) -> list[int]:
+    """List the context of each instance that is loaded."""
+    return [instance.config["context_length"] for instance in lm.world.instances.values()]
+
+
+async def until(done: Callable[[], bool]) -> None:
+    """Wait, five seconds at most, until *done*."""
+    async with asyncio.timeout(5):
+        while not done():
+            await asyncio.sleep(0.005)
