@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import uvloop
 
-from dmap import __version__, demo, simulate
+from dmap import __version__, demo, keys, simulate, tls
 from dmap.config import ConfigProblem, load, warnings_of
 from dmap.daemon import serve
+from dmap.remote import commands as remote
+from dmap.remote.client import Trouble
 
 __all__ = ["main"]
 
@@ -20,16 +23,30 @@ EX_CONFIG = 78
 EX_INTERRUPTED = 130
 """What a shell makes of SIGINT: 128 and its number."""
 
+_EXIT_CODES = """\
+exit codes: 0 all is well; 1 it could not be done, the last line says why; 2 the command line is wrong;
+78 the configuration is wrong; 130 interrupted.  The commands that ask a running daemon find it by DMAP_URL
+(http://127.0.0.1:8000) and show it the key in DMAP_KEY.
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that *argv* names; return its exit code."""
     try:
         options = _parser().parse_args(argv)
-        return int(options.run(options))
+        code = int(options.run(options))
+        sys.stdout.flush()
+        return code
     except ConfigProblem as exc:
         for problem in exc.problems:
             print(f"dmap: {problem}", file=sys.stderr)
         return EX_CONFIG
+    except Trouble as exc:
+        print(f"dmap: {exc}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # who read our output has seen enough; nor shall the exit flush into nothing
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as exc:
         print(f"dmap: {exc}", file=sys.stderr)
         return 1
@@ -38,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dmap", description="One fair door in front of your model servers.")
+    parser = argparse.ArgumentParser(
+        prog="dmap", description="One fair door in front of your model servers.", epilog=_EXIT_CODES
+    )
     parser.add_argument("--version", action="version", version=f"dmap {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, run, help_text in (
@@ -53,7 +72,20 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_demo)
     command = commands.add_parser("simulate", help="the queue's policy against plain ones, in virtual time")
     command.set_defaults(run=_simulate)
+    remote.add(commands)
+    _add_key(commands.add_parser("key", help="API keys").add_subparsers(required=True, metavar="COMMAND"))
     return parser
+
+
+def _add_key(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("new", help="make a key, and the line that the configuration needs")
+    command.add_argument("name", metavar="NAME", help="what the client is called, in logs and in the queue")
+    for option, help_text in (
+        ("--scopes", "what it may do: inference, debug, admin (inference)"),
+        ("--models", "globs of the models that it may use (*)"),
+    ):
+        command.add_argument(option, nargs="+", default=(), metavar=option[2:-1].upper(), help=help_text)
+    command.set_defaults(run=_new_key)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -69,9 +101,17 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    for warning in warnings_of(load(options.config)):
+    config = load(options.config)
+    if config.listen.tls is not None:
+        tls.check(config.listen.tls)
+    for warning in warnings_of(config):
         print(f"dmap: warning: {warning}", file=sys.stderr)
     print(f"{options.config}: ok")
+    return 0
+
+
+def _new_key(options: argparse.Namespace) -> int:
+    print(keys.notice(options.name, options.scopes, options.models))
     return 0
 
 

@@ -7,14 +7,16 @@ missed.  An event is encoded when it is first read, and only once.
 """
 
 import asyncio
-import itertools
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
-__all__ = ["TYPES", "Bus", "Event", "Listener"]
+__all__ = ["MISSED", "TYPES", "Bus", "Event", "Listener"]
+
+MISSED = "debug.missed"
+"""The one type that is never on the bus: a reader is told by it how many events it has lost."""
 
 TYPES = (
     "request.received",
@@ -37,8 +39,14 @@ TYPES = (
     "config.reloaded",
     "config.refused",
     "access.denied",
+    MISSED,
 )
 """Every type there is; what `?type=` of the debug stream takes."""
+
+PAUSE_S = 0.05
+"""Readers are woken this long after an event, so that a burst of them costs one wake-up."""
+BATCH = 16
+"""So many readers are woken in one turn of the loop; requests come in between."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -50,22 +58,34 @@ class Event:
     *fields* hold plain values, never a body, a key or another secret.
     """
 
-    __slots__ = ("_encoded", "at", "fields", "number", "type")
+    __slots__ = ("_frame", "at", "fields", "number", "type")
 
     def __init__(self, number: int, at: float, type: str, fields: Mapping[str, Any]) -> None:
         self.number = number
         self.at = at
         self.type = type
         self.fields = fields
-        self._encoded: str | None = None
+        self._frame: bytes | None = None
 
     @property
-    def encoded(self) -> str:
-        """This event as a JSON object: `number`, `at`, `type` and its fields side by side."""
-        if self._encoded is None:
+    def frame(self) -> bytes:
+        """
+        This event as a record of an event stream (WHATWG HTML, "Server-sent events").
+
+        Its data is a JSON object: `number`, `at`, `type` and the fields side by side.
+        """
+        if self._frame is None:
             told = {"number": self.number, "at": round(self.at, 3), "type": self.type, **self.fields}
-            self._encoded = _encode(told).decode()
-        return self._encoded
+            self._frame = b"id: %d\nevent: %b\ndata: %b\n\n" % (self.number, self.type.encode(), _json(told))
+        return self._frame
+
+
+def _json(told: Mapping[str, Any]) -> bytes:
+    """Encode on one line, whatever it is: bytes of a client that are no UTF-8 must not stop the readers."""
+    try:
+        return _encode(told)
+    except (TypeError, ValueError):
+        return json.dumps(told, default=str).encode()
 
 
 Listener = Callable[[Event], None]
@@ -76,26 +96,32 @@ class Bus:
     """
     The ring of the last *size* events, and who listens.
 
-    *clock* gives the wall time.  `tell` may be called from the loop's thread only.
+    *clock* gives the wall time; *last* is the number of the latest event, 0 before the first.  *readers* is
+    kept by those who let readers in.  `tell` may be called from the loop's thread only.
     """
 
     def __init__(self, size: int, clock: Callable[[], float]) -> None:
-        self._ring: deque[Event] = deque(maxlen=size)
-        self._clock = clock
-        self._numbers = itertools.count(1)
+        self.clock = clock
+        self.started_at = clock()
+        self.last = 0
+        self.readers = 0
+        self.closed = asyncio.Event()
+        self._size = size
+        self._oldest = 1
+        self._kept: dict[int, Event] = {}
         self._listeners: dict[str, tuple[Listener, ...]] = {}
-        self._news: asyncio.Future[None] | None = None
+        self._waiting: dict[asyncio.Future[None], None] = {}
+        self._bell: asyncio.Handle | None = None
 
     def tell(self, type: str, fields: Mapping[str, Any]) -> None:
         """Let an event of *type*, one of `TYPES`, be known.  The *fields* are kept, not copied."""
-        event = Event(next(self._numbers), self._clock(), type, fields)
-        self._ring.append(event)
+        self.last += 1
+        event = self._kept[self.last] = Event(self.last, self.clock(), type, fields)
+        self._forget()
         for listener in self._listeners.get(type, ()):
             listener(event)
-        if self._news is not None:
-            self._news, news = None, self._news
-            if not news.done():
-                news.set_result(None)
+        if self._waiting and self._bell is None:
+            self._bell = asyncio.get_running_loop().call_later(PAUSE_S, self._wake, len(self._waiting))
 
     def listen(self, listener: Listener, *types: str) -> None:
         """Have *listener* called for every event of these *types* from now on."""
@@ -104,24 +130,42 @@ class Bus:
 
     def resize(self, size: int) -> None:
         """Keep *size* events from now on."""
-        if size != self._ring.maxlen:
-            self._ring = deque(self._ring, maxlen=size)
+        self._size = size
+        self._forget()
 
-    @property
-    def last(self) -> int:
-        """The number of the latest event, 0 before the first."""
-        return self._ring[-1].number if self._ring else 0
+    def since(self, number: int, most: int) -> tuple[list[Event], int]:
+        """Return the next events after *number*, *most* at most, and how many before them are not kept."""
+        first = max(number + 1, self._oldest)
+        until = min(first + most, self.last + 1)
+        return [self._kept[at] for at in range(first, until)], first - number - 1
 
-    def since(self, number: int) -> tuple[Iterator[Event], int]:
-        """Return the events after *number* that are still kept, and how many are not."""
-        if not self._ring or number >= self._ring[-1].number:
-            return iter(()), 0
-        first = self._ring[0].number
-        skipped = max(0, number + 1 - first)
-        return iter(list(itertools.islice(self._ring, skipped, None))), max(0, first - number - 1)
+    async def news(self, number: int) -> None:
+        """Wait until there is an event after *number*, or the bus is closed."""
+        if self.last > number or self.closed.is_set():
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting[waiter] = None
+        try:
+            await waiter
+        finally:
+            self._waiting.pop(waiter, None)
 
-    async def news(self) -> None:
-        """Wait for the next event."""
-        if self._news is None:
-            self._news = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._news)
+    def close(self) -> None:
+        """Send the readers away.  What is told from now on is kept all the same.  Idempotent."""
+        self.closed.set()
+        self._wake(len(self._waiting))
+
+    def _forget(self) -> None:
+        while self.last - self._oldest >= self._size:
+            del self._kept[self._oldest]
+            self._oldest += 1
+
+    def _wake(self, left: int) -> None:
+        """Wake the *left* readers that have waited longest, a batch in each turn of the loop."""
+        for _ in range(min(left, BATCH, len(self._waiting))):
+            waiter = next(iter(self._waiting))
+            del self._waiting[waiter]
+            if not waiter.done():
+                waiter.set_result(None)
+        left = min(left - BATCH, len(self._waiting))
+        self._bell = asyncio.get_running_loop().call_soon(self._wake, left) if left > 0 else None

@@ -166,3 +166,25 @@ def test_ctrl_c_while_it_works():
 def test_the_module_is_the_command():
     """`python -m dmap` is the command `dmap`."""
     assert dmap("--version").stdout == f"dmap {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["load"], ["drain"], ["reload", "x"], ["tail", "--after", "-1"], ["tail", "--after", "x"]]
+    + [["tail", "--after", "1", "--all"], ["status", "x"]],
+)
+def test_a_wrong_remote_command(capsys, arguments):
+    """A command for a running daemon that cannot be understood asks nobody; the exit code is 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+
+    assert ended.value.code == 2
+    assert "usage: dmap" in capsys.readouterr().err
+
+
+def test_a_wrong_address(capsys, monkeypatch):
+    """An address of the daemon that cannot be one is told in one line; the exit code is 1."""
+    monkeypatch.setenv("DMAP_URL", "localhost")
+
+    assert main(["status"]) == 1
+    assert capsys.readouterr() == ("", "dmap: DMAP_URL: write it like http://127.0.0.1:8000\n")

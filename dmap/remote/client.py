@@ -1,0 +1,136 @@
+"""The way to a running daemon: where it is, with which key, and what went wrong in one line."""
+
+import json
+import os
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+__all__ = ["Daemon", "Gone", "Trouble", "daemon_of", "plain"]
+
+URL = "http://127.0.0.1:8000"
+CONNECT_S = 5.0
+ANSWER_S = 30.0
+"""What a question takes at most, but for one that waits for a model."""
+MOST_BYTES = 16 * 1024 * 1024
+"""Of an answer."""
+
+
+class Trouble(Exception):
+    """The daemon refused, or cannot be used as it was asked; the message is one line for a person."""
+
+
+class Gone(Trouble):
+    """The daemon cannot be reached, is busy, or has gone away: it may be worth another try."""
+
+
+class Daemon:
+    """A running daemon at *url*, asked with *key*; make it by `daemon_of`."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url = url
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    async def get(self, path: str) -> Any:
+        """Return the JSON that is at *path*."""
+        async with self.open("GET", path, total_s=ANSWER_S) as response:
+            return await _read(response)
+
+    async def post(self, path: str, body: Mapping[str, Any], *, total_s: float | None = ANSWER_S) -> Any:
+        """Send *body* to *path* and return the answer; *total_s* None waits as long as it takes."""
+        async with self.open("POST", path, body=body, total_s=total_s) as response:
+            return await _read(response)
+
+    @asynccontextmanager
+    async def open(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        total_s: float | None = None,
+        silence_s: float | None = None,
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """
+        Ask, and give the answer to the context, not read yet.
+
+        Raises `Trouble` for what the daemon refuses, and `Gone` when it does not answer: not within
+        *total_s* in all, or not a byte for *silence_s*.
+        """
+        timeout = aiohttp.ClientTimeout(total=total_s, connect=CONNECT_S, sock_read=silence_s)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout, headers=self._headers) as session,
+                session.request(
+                    method, self.url + path, json=body, headers=headers, allow_redirects=False
+                ) as response,
+            ):
+                if response.status != 200:
+                    raise await self._refusal(response)
+                yield response
+        except TimeoutError:
+            raise Gone(f"{self.url} does not answer in time") from None
+        except aiohttp.ClientConnectorError as exc:
+            reason = os.strerror(exc.errno) if exc.errno else str(exc.os_error)
+            raise Gone(
+                f"no dmap answers at {self.url} ({plain(reason)}); DMAP_URL says where it is"
+            ) from None
+        except (aiohttp.ClientError, OSError) as exc:
+            raise Gone(f"the connection to {self.url} broke: {plain(str(exc))[:200]}") from None
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> Trouble:
+        reason = _reason(await _whole(response)) or response.reason or "no reason given"
+        hint = "; DMAP_KEY holds the key" if response.status == 401 else ""
+        text = f"{self.url} refused ({response.status}): {plain(reason)[:2000]}{hint}"
+        return (Gone if response.status in (429, 502, 503, 504) else Trouble)(text)
+
+
+def daemon_of(environment: Mapping[str, str]) -> Daemon:
+    """Find the daemon by `DMAP_URL` and `DMAP_KEY`.  Raises `Trouble` when they cannot be used."""
+    url = environment.get("DMAP_URL") or URL
+    try:
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url or parts.query or parts.fragment or parts.username is not None:
+        raise Trouble("DMAP_URL: write it like http://127.0.0.1:8000")
+    key = environment.get("DMAP_KEY", "")
+    if not (key.isascii() and key.isprintable()):
+        raise Trouble("DMAP_KEY: a key has printable ASCII characters only")
+    return Daemon(url.rstrip("/"), key)
+
+
+async def _read(response: aiohttp.ClientResponse) -> Any:
+    try:
+        return json.loads(await _whole(response))
+    except ValueError:
+        raise Trouble(f"what answers at {response.url.origin()} is not dmap") from None
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > MOST_BYTES:
+            raise Trouble(f"the answer of {response.url.origin()} is over {MOST_BYTES} bytes")
+    return bytes(body)
+
+
+def _reason(body: bytes) -> str:
+    """Return the message of an error in OpenAI's shape, nothing if it has another."""
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return ""
+
+
+def plain(text: str) -> str:
+    """Return *text* with all that a terminal would obey, or a reader be misled by, written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)

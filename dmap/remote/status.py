@@ -1,0 +1,65 @@
+"""`dmap status`: devices, residents, queue and backends of a running daemon, as tables."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dmap.remote.client import plain
+from dmap.remote.words import duration, table
+
+__all__ = ["report"]
+
+_Told = Mapping[str, Any]
+
+
+def report(url: str, told: _Told) -> str:
+    """Write what `/debug/status` of the daemon at *url* tells.  Raises `KeyError` if that is lacking."""
+    lines = [
+        f"dmap {told['version']} at {url}, up {duration(told['uptime_s'])}, {told['open']} open requests"
+    ]
+    for head, rows in (
+        (("DEVICE", "RESIDENT", "LEASES", "WAITING", "SINCE", ""), list(_residents(told["devices"]))),
+        (("BACKEND", "KIND", "DEVICE", "ANSWERS", "LEASES", "WAITING"), list(_backends(told["backends"]))),
+        (("QUEUE", "PLACE", "REQUEST", "CLIENT", "MODEL", "WAITED", "ABOUT"), list(_queue(told))),
+    ):
+        if rows:
+            lines += ["", *table(head, [[plain(cell) for cell in row] for row in rows])]
+    return "\n".join(lines)
+
+
+def _residents(devices: Mapping[str, _Told]) -> Iterator[list[str]]:
+    for name, device in devices.items():
+        for at, resident in enumerate(device["residents"] or [None]):
+            first = name if at == 0 else ""
+            if resident is None:
+                yield [first, "none", "0", str(len(device["waiting"])), "-", _drained(device)]
+            else:
+                note = "leaving" if resident["leaving"] else _drained(device)
+                counts = [str(resident["leases"]), str(resident["waiting"])]
+                yield [first, resident["model"], *counts, f"{duration(resident['for_s'])} ago", note]
+        if device["switch"] is not None:
+            yield ["", *_switch(device["switch"])]
+
+
+def _drained(device: _Told) -> str:
+    return "drained" if device["drained"] else ""
+
+
+def _switch(switch: _Told) -> list[str]:
+    model = f"-> {switch['load']}" if switch["load"] else f"-> without {' '.join(switch['unload'])}"
+    return [model, "-", "-", f"{duration(switch['for_s'])} ago", f"under way: {switch['phase']}"]
+
+
+def _backends(backends: Mapping[str, _Told]) -> Iterator[list[str]]:
+    for name, backend in backends.items():
+        answers = "yes" if backend["answers"] else "NO"
+        queue = [str(backend["leases"]), str(len(backend["waiting"]))] if "leases" in backend else ["-", "-"]
+        yield [name, backend["kind"], backend["device"] or "-", answers, *queue]
+
+
+def _queue(told: _Told) -> Iterator[list[str]]:
+    places = {**told["devices"], **{name: one for name, one in told["backends"].items() if "waiting" in one}}
+    for name, place in places.items():
+        for waiting in place["waiting"]:
+            times = [duration(waiting["waited_s"]), duration(waiting["estimate_s"])]
+            who = [waiting["id"][-8:], waiting["client"], waiting["model"]]
+            yield [name, str(waiting["position"]), *who, *times]

@@ -1,0 +1,84 @@
+"""How dmap stands, for whoever runs it: devices and their residents, who waits, figures, captured bodies."""
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+
+from dmap import __version__
+from dmap.arbiter import Snapshot
+from dmap.gate import Gate
+from dmap.web.parts import PARTS, Parts, gate_name
+
+__all__ = ["captures", "metrics", "status"]
+
+
+async def status(request: web.Request) -> web.Response:
+    """`GET /debug/status`: residents, switch and queue of each device, and whether each backend answers."""
+    parts = request.app[PARTS]
+    told = {
+        "version": __version__,
+        "uptime_s": round(parts.bus.clock() - parts.bus.started_at, 3),
+        "devices": {name: _device(parts.gates[gate_name(name, "")]) for name in parts.config.devices},
+        "backends": {name: _backend(parts, name) for name in parts.config.backends},
+        "open": len(parts.open),
+        "readers": parts.bus.readers,
+        "last_event": parts.bus.last,
+    }
+    return web.json_response(told)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """`GET /debug/metrics`: what `/metrics` has, as JSON."""
+    return web.json_response(request.app[PARTS].metrics.as_dict())
+
+
+async def captures(request: web.Request) -> web.Response:
+    """`GET /debug/captures`: the bodies of the last requests, if `debug.capture` is on; the oldest first."""
+    parts = request.app[PARTS]
+    is_on = parts.config.debug.capture
+    return web.json_response({"capture": is_on, "captures": parts.captures.told() if is_on else []})
+
+
+def _device(gate: Gate) -> dict[str, Any]:
+    now, view = asyncio.get_running_loop().time(), gate.snapshot()
+    residents = [
+        {
+            "model": str(resident.model),
+            "leases": resident.leases,
+            "waiting": resident.waiting,
+            "for_s": round(now - resident.since, 3),
+            "leaving": resident.leaving,
+        }
+        for resident in view.residents
+    ]
+    switch = view.switch and {
+        "load": str(view.switch.load) if view.switch.load is not None else None,
+        "unload": [str(model) for model in view.switch.unload],
+        "phase": view.switch.phase,
+        "for_s": round(now - view.switch.since, 3),
+    }
+    return {"residents": residents, "switch": switch, "drained": view.drained, **_queue(gate, view)}
+
+
+def _backend(parts: Parts, name: str) -> dict[str, Any]:
+    """Tell of one backend; who waits for one that has a device waits there."""
+    backend, gate = parts.config.backends[name], parts.gates.get(gate_name(None, name))
+    device = None if backend.kind == "openai" else backend.device
+    told = {"kind": backend.kind, "device": device, "answers": name in parts.inventory.answering}
+    return told | (_queue(gate, gate.snapshot()) if gate is not None else {})
+
+
+def _queue(gate: Gate, view: Snapshot) -> dict[str, Any]:
+    waiting = [
+        {
+            "id": waiting.name,
+            "client": waiting.client,
+            "model": str(waiting.model),
+            "position": waiting.position,
+            "estimate_s": round(waiting.estimate_s, 3),
+            "waited_s": round(waiting.waited_s, 3),
+        }
+        for waiting in gate.waiting()
+    ]
+    return {"leases": view.leases, "oldest_wait_s": round(view.oldest_wait_s, 3), "waiting": waiting}

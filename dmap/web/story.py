@@ -1,0 +1,88 @@
+"""What is told of one request: its events as it goes, and at its end the one log line."""
+
+import logging
+from typing import Any
+
+from dmap.events import Bus
+from dmap.logfmt import Line
+from dmap.trip import Trip
+
+__all__ = ["ended", "first_byte", "granted", "queued", "received"]
+
+_log = logging.getLogger("dmap.requests")
+_QUIET = ("/health", "/ready", "/metrics")
+_ENDS = {"success": "request.finished", "client_left": "request.cancelled", "cancelled": "request.cancelled"}
+
+
+def received(bus: Bus, trip: Trip) -> None:
+    """Tell that a request for a model was let in; only then will its end be told as an event."""
+    trip.received = True
+    told = {"id": trip.id, "client": trip.client, "method": trip.method, "path": trip.path}
+    bus.tell("request.received", told)
+
+
+def queued(bus: Bus, trip: Trip, position: int, estimate_s: float) -> None:
+    """Tell that the request has to wait, at what place and about how long."""
+    told = {
+        "id": trip.id,
+        "client": trip.client,
+        "model": trip.model,
+        "backend": trip.backend,
+        "position": position,
+        "estimate_s": round(estimate_s, 3),
+    }
+    bus.tell("request.queued", told)
+
+
+def granted(bus: Bus, trip: Trip) -> None:
+    """Tell that the request has its model."""
+    told = {
+        "id": trip.id,
+        "client": trip.client,
+        "model": trip.model,
+        "queue_s": trip.queue_s,
+        "switch_s": trip.switch_s,
+    }
+    bus.tell("request.granted", told)
+
+
+def first_byte(bus: Bus, trip: Trip) -> None:
+    """Tell that the answer has begun."""
+    told = {"id": trip.id, "client": trip.client, "model": trip.model, "first_byte_s": trip.first_byte_s}
+    bus.tell("request.first_byte", told)
+
+
+def ended(bus: Bus, trip: Trip, now: float) -> None:
+    """Tell how it ended, *now* being the loop's time: one log line and, if it was received, one event."""
+    outcome = trip.outcome or "success"
+    fields = {
+        "id": trip.id,
+        "client": trip.client,
+        "method": trip.method,
+        "path": trip.path,
+        "model": trip.model or None,
+        "backend": trip.backend or None,
+        "queue_s": trip.queue_s,
+        "switch_s": trip.switch_s,
+        "first_byte_s": trip.first_byte_s,
+        "total_s": now - trip.arrived_at,
+        "bytes": trip.bytes_out,
+        "tokens_in": trip.tokens_in,
+        "tokens_out": trip.tokens_out,
+        "status": trip.status or None,
+        "outcome": outcome,
+        "reason": trip.reason or None,
+    }
+    _log.log(logging.DEBUG if trip.path in _QUIET else logging.INFO, "%s", Line("request", fields))
+    if trip.received:
+        told = {name: value for name, value in fields.items() if value is not None}
+        bus.tell(_ENDS.get(outcome, "request.failed"), told | _more(trip, now))
+
+
+def _more(trip: Trip, now: float) -> dict[str, Any]:
+    """What the events tell beyond the log line."""
+    more: dict[str, Any] = {"key": trip.key, "stream": trip.stream, "chunks": trip.chunks}
+    answering_s = now - trip.arrived_at - trip.queue_s - (trip.first_byte_s or 0)
+    if trip.tokens_out and trip.first_byte_s is not None and answering_s > 0 and trip.stream:
+        more["tokens_per_s"] = round(trip.tokens_out / answering_s, 2)
+    return more

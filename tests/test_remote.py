@@ -1,0 +1,255 @@
+"""The commands that ask a running daemon: what they send, what they print, how they end."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dmap
+from dmap.remote.client import Trouble, daemon_of
+from dmap.remote.models import summary
+from dmap.remote.status import report
+from tests.conftest import Proxy
+from tests.fakes import END, SSE, answer, chunk
+from tests.test_tail import scripted
+
+Ended = tuple[int, str, str]
+
+ANALYZE = shutil.which("systemd-analyze")
+SYSTEMD = Path(dmap.__file__).parent.parent / "systemd"
+
+
+async def run(url: str, *arguments: str, **environment: str) -> Ended:
+    """Run a command against the daemon at *url* to its end; return exit code, output and complaints."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dmap", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={"DMAP_URL": url, **environment},
+    )
+    async with asyncio.timeout(20):
+        out, err = await child.communicate()
+    assert child.returncode is not None
+    return child.returncode, out.decode(), err.decode()
+
+
+class TestWhereItIs:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "127.0.0.1:8000",
+            "ftp://a",
+            "http://",
+            "http://a:b",
+            "http://a:70000",
+            "http://u:p@a",
+            "http://a?x",
+            "x",
+        ],
+    )
+    def test_a_wrong_address(self, url) -> None:
+        """An address that cannot be asked is told, never guessed at."""
+        with pytest.raises(Trouble, match="DMAP_URL"):
+            daemon_of({"DMAP_URL": url})
+
+    @pytest.mark.parametrize("key", ["a\nb", "ä", "a\x00"])
+    def test_a_wrong_key(self, key) -> None:
+        """A key that cannot be one is told, but not shown."""
+        with pytest.raises(Trouble, match="DMAP_KEY") as caught:
+            daemon_of({"DMAP_KEY": key})
+
+        assert key not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("environment", "url"),
+        [
+            ({}, "http://127.0.0.1:8000"),
+            ({"DMAP_URL": ""}, "http://127.0.0.1:8000"),
+            ({"DMAP_URL": "https://box.lan/dmap/"}, "https://box.lan/dmap"),
+            ({"DMAP_URL": "http://[::1]:8000"}, "http://[::1]:8000"),
+        ],
+    )
+    def test_the_address(self, environment, url) -> None:
+        """Without an address it is the one that dmap listens at by default."""
+        assert daemon_of(environment).url == url
+
+
+class TestStatus:
+    def test_the_tables(self) -> None:
+        """Devices, backends and the queue are tables; what is not there has none."""
+        waiting = {"id": "req_12345678c", "client": "webui", "model": "lm/b", "position": 1}
+        resident = {"model": "lm/a", "leases": 2, "waiting": 0, "for_s": 200.0, "leaving": True}
+        switch = {"load": "lm/b", "unload": ["lm/a"], "phase": "drain", "for_s": 1.5}
+        told = {
+            "version": "1.2",
+            "uptime_s": 3700.0,
+            "open": 3,
+            "devices": {
+                "gpu0": {
+                    "residents": [resident],
+                    "switch": switch,
+                    "drained": False,
+                    "waiting": [waiting | {"waited_s": 4.0, "estimate_s": 0.5}],
+                },
+                "gpu1": {"residents": [], "switch": None, "drained": True, "waiting": []},
+            },
+            "backends": {
+                "lm": {"kind": "lmstudio", "device": "gpu0", "answers": True},
+                "far": {"kind": "openai", "device": None, "answers": False, "leases": 0, "waiting": []},
+            },
+        }
+
+        assert report("http://a", told).splitlines() == [
+            "dmap 1.2 at http://a, up 1 h 1 min, 3 open requests",
+            "",
+            "DEVICE  RESIDENT  LEASES  WAITING           SINCE",
+            "gpu0    lm/a           2        0  3 min 20 s ago  leaving",
+            "        -> lm/b        -        -       1.5 s ago  under way: drain",
+            "gpu1    none           0        0               -  drained",
+            "",
+            "BACKEND  KIND      DEVICE  ANSWERS  LEASES  WAITING",
+            "lm       lmstudio  gpu0    yes           -        -",
+            "far      openai    -       NO            0        0",
+            "",
+            "QUEUE  PLACE  REQUEST   CLIENT  MODEL  WAITED   ABOUT",
+            "gpu0       1  2345678c  webui   lm/b    4.0 s  500 ms",
+        ]
+
+    async def test_of_a_running_daemon(self, proxy: Proxy) -> None:
+        """It shows the daemon that DMAP_URL names."""
+        code, out, err = await run(proxy.url, "status")
+
+        assert (code, err) == (0, "")
+        assert out.startswith("dmap ") and "\nfake     openai  -       yes" in out
+
+    async def test_as_json(self, proxy: Proxy) -> None:
+        """With --json it is all that the daemon tells."""
+        code, out, _ = await run(proxy.url, "status", "--json")
+
+        assert (code, json.loads(out)["backends"]["fake"]["answers"]) == (0, True)
+
+
+@pytest.mark.parametrize("command", ["status", "tail", "reload", "load m"])
+class TestTrouble:
+    async def test_nobody_there(self, command) -> None:
+        """A daemon that cannot be reached is told in one line, with what to do; the exit code is 1."""
+        async with scripted(b"") as (nobody, _):
+            pass
+
+        code, out, err = await run(nobody.url, *command.split())
+
+        assert (code, out) == (1, "")
+        assert (
+            err == f"dmap: no dmap answers at {nobody.url} (Connection refused); DMAP_URL says where it is\n"
+        )
+
+    async def test_a_refusal(self, command) -> None:
+        """What the daemon refuses is told in its own words, and the key nowhere."""
+        refusal = answer(b'{"error": {"message": "it may not"}}', status="403 Forbidden")
+        async with scripted(refusal) as (other, heads):
+            code, out, err = await run(other.url, *command.split(), DMAP_KEY="sk-hush")
+
+        assert (code, out, err) == (1, "", f"dmap: {other.url} refused (403): it may not\n")
+        assert b"Authorization: Bearer sk-hush\r\n" in heads[0]
+
+
+@pytest.mark.parametrize("command", ["status --json", "tail --all", "reload"])
+async def test_a_reader_that_has_seen_enough(command) -> None:
+    """When the reader of its output leaves (`| head`), a command ends without a word."""
+    event = b'data: {"type": "config.reloaded"}\n\n'
+    told = SSE + chunk(event) + END if command.startswith("tail") else answer(b'{"status": "done"}')
+    ours, theirs = os.pipe()
+    os.close(ours)
+    async with scripted(told) as (daemon, _):
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "dmap", *command.split()),
+            stdout=theirs,
+            stderr=asyncio.subprocess.PIPE,
+            env={"DMAP_URL": daemon.url},
+        )
+        os.close(theirs)
+        async with asyncio.timeout(10):
+            _, err = await child.communicate()
+
+    assert (child.returncode, err) == (0, b"")
+
+
+@pytest.mark.parametrize("command", ["status", "reload"])
+async def test_something_else_answers(command) -> None:
+    """What is not dmap is told so, not shown."""
+    async with scripted(answer(b"<html>")) as (other, _):
+        code, out, err = await run(other.url, command)
+
+    assert (code, out, err) == (1, "", f"dmap: what answers at {other.url} is not dmap\n")
+
+
+@pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze (package systemd) is not here")
+@pytest.mark.parametrize("kind", ["service", "timer"])
+def test_the_units_that_load(tmp_path, kind) -> None:
+    """systemd has nothing to say about the units that load a model by the clock."""
+    for unit in SYSTEMD.glob("dmap*"):
+        text = unit.read_text().replace("/opt/dmap/bin/python", sys.executable)
+        (tmp_path / unit.name.replace("@", "@m")).write_text(text)
+
+    ended = subprocess.run(
+        [str(ANALYZE), "verify", "--man=no", str(tmp_path / f"dmap-load@m.{kind}")],
+        env={"SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+class TestOrders:
+    @pytest.mark.parametrize(
+        ("command", "path", "body"),
+        [
+            ("load qwen/m", "/admin/models/load", {"modelKey": "qwen/m", "activate": False}),
+            ("unload m", "/admin/models/unload", {"modelKey": "m"}),
+            ("activate m", "/admin/models/activate", {"modelKey": "m"}),
+            ("drain gpu0", "/admin/drain", {"device": "gpu0"}),
+            ("resume gpu0", "/admin/resume", {"device": "gpu0"}),
+            ("reload", "/admin/reload", {}),
+        ],
+    )
+    async def test_what_is_sent(self, command, path, body) -> None:
+        """Each command is one POST of JSON to the admin API; what it answers is summed up."""
+        async with scripted(answer(b'{"status": "done"}')) as (daemon, heads):
+            code, out, err = await run(daemon.url, *command.split())
+
+        (head,) = heads
+        assert (code, err, out.split()[0]) == (0, "", "done")
+        assert head.startswith(f"POST {path} HTTP/1.1\r\n".encode())
+        assert b"Content-Type: application/json\r\n" in head
+        assert f"Content-Length: {len(json.dumps(body))}\r\n".encode() in head
+
+    def test_the_summary(self) -> None:
+        """The answer is summed up: what was done, what the model got, what was not applied, what is left."""
+        told = {
+            "status": "loaded",
+            "model": "m",
+            "backend": "lm",
+            "active": True,
+            "took_s": 75.0,
+            "loaded": {"context_length": 4096, "parallel": None},
+            "load_config": {"applied": {"context_length": 4096}, "not_applied": {"gpu": "not over REST"}},
+            "default_inference": {"temperature": 0.5, "top_p": 1},
+            "workflow": ["Do this.", "Then that."],
+        }
+
+        assert list(summary(told, "alias")) == [
+            "loaded m on lm in 1 min 15 s",
+            "  got: context_length 4096",
+            "  applied: context_length 4096",
+            "  defaults: temperature 0.5, top_p 1",
+            "  not applied: gpu: not over REST",
+            "  1. Do this.",
+            "  2. Then that.",
+        ]
