@@ -1,0 +1,93 @@
+"""
+Counters and histograms in plain dicts and lists, written as Prometheus' families only when asked for.
+
+prometheus_client's own take a lock per value and look a child up by its labels under another one, and its
+histogram walks its buckets one by one: 13 us for what a finished request leaves, 5 with every child kept at
+hand, against 3 here.  Only the loop's thread may use these.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.utils import floatToGoString
+
+__all__ = ["MODELS", "OTHER", "Counter", "Histogram", "Names"]
+
+MODELS = 256
+"""How many models can have series of their own."""
+OTHER = "(other)"
+"""Stands for the names over the bound; no key, device or backend can have this name."""
+
+
+class Names:
+    """The values of one label: the first *most* names that come, and `OTHER` for all that come later."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: set[str] = set()
+
+    def of(self, name: str) -> str:
+        """Return what stands for *name*."""
+        if name not in self._known:
+            if len(self._known) >= self._most:
+                return OTHER
+            self._known.add(name)
+        return name
+
+
+class Counter:
+    """A counter with a value for each combination of its *labels*."""
+
+    def __init__(self, name: str, meaning: str, *labels: str) -> None:
+        self._about = name, meaning
+        self._labels = labels
+        self._values: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
+
+    def add(self, amount: float, *key: str) -> None:
+        """Add *amount* to the value for *key*, one string per label."""
+        self._values[key] = self._values.get(key, 0.0) + amount
+
+    def family(self) -> CounterMetricFamily:
+        """Return all values."""
+        family = CounterMetricFamily(*self._about, labels=self._labels)
+        for key, value in self._values.items():
+            family.add_metric(key, value)
+        return family
+
+
+class Histogram:
+    """
+    A histogram for each combination of its *labels*; *bounds* are the upper ends of its buckets.
+
+    Without labels it is an `Observer` of prometheus_async.
+    """
+
+    def __init__(self, name: str, meaning: str, *labels: str, bounds: Sequence[float]) -> None:
+        self._about = name, meaning
+        self._labels = labels
+        self._bounds = bounds
+        self._rows: dict[tuple[str, ...], list[float]] = {}
+        if not labels:
+            self._rows[()] = self._empty()
+
+    def observe(self, value: float, *key: str) -> None:
+        """Count *value* under *key*, one string per label."""
+        row = self._rows.get(key)
+        if row is None:
+            row = self._rows[key] = self._empty()
+        row[bisect_left(self._bounds, value)] += 1
+        row[-1] += value
+
+    def family(self) -> HistogramMetricFamily:
+        """Return all histograms."""
+        family = HistogramMetricFamily(*self._about, labels=self._labels)
+        ends = [*map(floatToGoString, self._bounds), "+Inf"]
+        for key, row in self._rows.items():
+            family.add_metric(key, list(zip(ends, accumulate(row[:-1]), strict=True)), row[-1])
+        return family
+
+    def _empty(self) -> list[float]:
+        """A count for each bucket, one for what is over the last, and the sum."""
+        return [0.0] * (len(self._bounds) + 2)

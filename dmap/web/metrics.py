@@ -1,0 +1,45 @@
+"""`GET /metrics`, and the task that measures how late the event loop is."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from prometheus_async.aio import time
+from prometheus_client.aiohttp import make_aiohttp_handler
+
+from dmap.metrics import Metrics
+from dmap.metrics.series import Histogram
+from dmap.web.parts import PARTS
+
+__all__ = ["page", "watched"]
+
+LOOK_S = 1.0
+"""How often the loop's lag is measured."""
+
+
+def page(metrics: Metrics) -> Handler:
+    """
+    Return what serves *metrics* in the format that the scraper asks for, and times itself.
+
+    prometheus_async's own `server_stats` knows the global registry only, which all daemons of a process would
+    share.
+    """
+    return time(metrics.scrape)(make_aiohttp_handler(metrics.registry, disable_compression=True))
+
+
+async def watched(app: web.Application) -> AsyncGenerator[None]:
+    """Measure the loop's lag while *app* runs; for `cleanup_ctx`."""
+    lag = app[PARTS].metrics.lag
+    task = asyncio.get_running_loop().create_task(_watch(lag), name="loop lag")
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _watch(lag: Histogram) -> None:
+    clock = asyncio.get_running_loop().time
+    while True:
+        due = clock() + LOOK_S
+        await asyncio.sleep(LOOK_S)
+        lag.observe(max(0.0, clock() - due))
