@@ -1,0 +1,137 @@
+"""
+How many tokens a prompt has: exactly by its model's own tokenizer, else at the least.
+
+The bound rests on words.  Tokenizers cut a text at white space before they do anything else, so a token
+never holds parts of two words, and a prompt has at least as many tokens as words.  White space counts as
+nothing, and a word without a space in it as one token per `LONGEST` bytes: so runs of anything, which
+tokenizers have long tokens for, are no trap.  `docs/context.md` has the measurement.  Whether it holds for
+a model is learned from the `usage` of its answers (`Learned`).
+
+The counterpart is `web/context.py`, which refuses what does not fit.
+"""
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from types import MappingProxyType
+
+from dmap.config import Config, ConfigProblem
+
+__all__ = ["LEAST_BYTES", "Counter", "Learned", "counters", "units"]
+
+LONGEST = 128
+"""Bytes of the longest token of letters and digits in the vocabularies measured (junk of doubled UTF-8)."""
+SAMPLES, ENOUGH, LOOKS = 8, 64, 512
+"""Answers it takes until the bound counts, after which nothing more is learned, and that are looked at."""
+LEAST = 64
+"""Words of a prompt worth learning from: in a shorter one the chat template weighs too much."""
+LEAST_BYTES = 8 * LEAST
+"""Bytes of a body that may well have so many: reading it costs 15 us, with a shorter one that is saved."""
+
+_SPACE = b" \t\n\r\x0b\f"
+_LETTERS = frozenset(f"{string.ascii_letters}{string.digits}".encode()) | frozenset(range(0x80, 0x100))
+_MARKS = bytes(b"x"[0] if byte in _LETTERS else b" "[0] for byte in range(256))
+_NOTHING = bytes(byte for byte in range(256) if byte not in _LETTERS and byte not in _SPACE)
+_RUN = b"x" * LONGEST
+
+
+def units(texts: Sequence[str]) -> int:
+    """Return how many tokens *texts* have at least: their words, and more for words of great length."""
+    return sum(map(_units, texts))
+
+
+def _units(text: str) -> int:
+    """Punctuation counts as nothing: some vocabularies join it across line ends, as in `;` LF LF `/`."""
+    if not text.isascii():
+        text = " ".join(text.split())
+    marks = text.encode("utf-8", "replace").translate(_MARKS, _NOTHING)
+    return max(marks.count(b" x") + marks.startswith(b"x"), marks.count(_RUN))
+
+
+@dataclass(slots=True)
+class Learned:
+    """
+    What the answers of one model have shown: the fewest tokens per unit, in *samples* of *looks* answers.
+
+    Nothing is known before there are `SAMPLES`.  Once an answer had fewer tokens than units, which is against
+    all that is known of tokenizers, half of the least share seen is what the model is trusted with.
+    """
+
+    samples: int = 0
+    looks: int = 0
+    lowest: float = inf
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has been learned, or tried for long enough."""
+        return self.samples >= ENOUGH or self.looks >= LOOKS
+
+    def add(self, count: int, tokens: int) -> None:
+        """Learn that a prompt of *count* units, not truncated and nothing but text, had *tokens* tokens."""
+        self.looks += 1
+        if count >= LEAST:
+            self.samples += 1
+            self.lowest = min(self.lowest, tokens / count)
+
+    def at_least(self, count: int) -> int:
+        """Return how many tokens *count* units have at least; 0 while that is not known."""
+        if self.samples < SAMPLES:
+            return 0
+        return count if self.lowest >= 1 else int(count * self.lowest / 2)
+
+
+class Counter:
+    """
+    Counts by the tokenizer file at *path*, a `tokenizer.json`.
+
+    Raises whatever `tokenizers` does, which is no narrower than Exception, when the file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self.stamp = _stamp(path)
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.no_truncation()  # a file may carry what its model was trained with
+        self._tokenizer.no_padding()
+
+    def count(self, texts: Sequence[str]) -> int:
+        """
+        Count the tokens of *texts*, some 2 MB a second; other threads run meanwhile.
+
+        That is why it is `encode_batch_fast`: `encode` of tokenizers 0.23 holds the interpreter's lock.
+        """
+        encode = self._tokenizer.encode_batch_fast
+        return sum(len(encode([text], add_special_tokens=False)[0]) for text in texts)
+
+
+def counters(config: Config, before: Mapping[str, Counter] = MappingProxyType({})) -> dict[str, Counter]:
+    """
+    Read the tokenizer files of *config*; return what counts by them, under the models' names casefolded.
+
+    Of those that were read *before*, a file that has not changed is not read again.  Raises `ConfigProblem`
+    for every file that cannot be read, and when the package for it is missing.
+    """
+    wanted = {name: model.tokenizer for name, model in config.models.items() if model.tokenizer}
+    found: dict[str, Counter] = {}
+    problems = []
+    for name, path in wanted.items():
+        known = before.get(name.casefold())
+        try:
+            is_same = known is not None and known.stamp == _stamp(path)
+            found[name.casefold()] = known if known is not None and is_same else Counter(path)
+        except ImportError:
+            problems.append(f"models.{name}.tokenizer: takes a package; run: pip install 'dmap[tokenizer]'")
+        except Exception as exc:
+            problems.append(f"models.{name}.tokenizer: {path} cannot be read: {exc}")
+    if problems:
+        raise ConfigProblem(problems)
+    return found
+
+
+def _stamp(path: Path) -> tuple[Path, int, int]:
+    """Return what changes when another file takes the place of *path*."""
+    stat = path.stat()
+    return path, stat.st_ino, stat.st_mtime_ns

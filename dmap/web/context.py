@@ -1,0 +1,178 @@
+"""
+The context guard: a prompt that cannot fit is refused before it queues, instead of being truncated.
+
+Only the prompt counts, not `max_tokens`: servers stop at the end of the context.  Whoever can count is asked,
+the backend first, then the tokenizer file of the model; else there is the bound of `dmap/tokens.py`.  What
+nobody can tell is let through.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+import aiohttp
+
+from dmap.backends import Backend, Target
+from dmap.config import Config
+from dmap.errors import BackendDown, ContextExceeded
+from dmap.logfmt import logfmt
+from dmap.tokens import LEAST_BYTES, Counter, Learned, units
+from dmap.trip import ModelKey, Route
+from dmap.wire.prompt import LOOK, Prompt, count_of, prompt_of, question
+
+__all__ = ["ContextGuard"]
+
+COUNT_S = 5.0
+"""How long a request waits for its turn to be counted, and again for a backend's count; then it goes on."""
+ASK_AGAIN_S = 60.0
+"""How long a backend that did not count is not asked again."""
+COUNTS = 2
+"""Counts at once, of each kind: they take CPU time that no queue gives out."""
+ANSWER_BYTES = 64 * 2**20
+"""Of a count: llama.cpp lists every token, of `LOOK` at most, some ten bytes each."""
+
+_ENGINE = {
+    "/v1/chat/completions": "/v1/chat/completions/input_tokens",
+    "/v1/responses": "/v1/responses/input_tokens",
+    "/v1/messages": "/v1/messages/count_tokens",
+}
+"""Routes of llama.cpp's server that take the very body, and tell its tokens behind the chat template."""
+_NO_COUNT = (200, 404, 405, 501)
+"""What servers say that do not count; LM Studio says 200 to every path."""
+
+_log = logging.getLogger(__name__)
+
+
+class ContextGuard:
+    """
+    Refuses prompts that do not fit, and learns from those that did.
+
+    *counters* are those of the tokenizer files (`tokens.counters`); they may be set anew.
+    """
+
+    def __init__(
+        self, config: Config, backends: Mapping[str, Backend], counters: Mapping[str, Counter]
+    ) -> None:
+        self.counters = counters
+        self._asked = _Asked(config, backends)
+        self._learned: dict[ModelKey, Learned] = {}
+        self._threads = asyncio.Semaphore(COUNTS)
+
+    async def check(self, route: Route, path: str, body: bytes) -> None:
+        """
+        Refuse *body*, a request for *path* as the backend shall have it, if its prompt cannot fit.
+
+        Raises `ContextExceeded` with both numbers.  A body of no more bytes than the context has tokens is
+        not even looked at, for a token is at least one byte.
+        """
+        context = route.context_length
+        if context is None or len(body) <= context:
+            return
+        prompt = prompt_of(path, body)
+        if prompt is None or prompt.size <= context:
+            return
+        count = await self._exact(route.key, path, body, prompt)
+        least = "" if count is not None and prompt.size <= LOOK else "at least "
+        if count is None:
+            count = self._at_least(route.key, prompt)
+        if count > context:
+            told = f"the prompt has {least}{count:,} tokens, more than the context of {context:,}"
+            raise ContextExceeded(f"{told} that {route.key.model!r} has", param=prompt.param)
+
+    def learn(self, route: Route, path: str, body: bytes, tokens: int | None) -> None:
+        """Learn from an answer that *tokens* were read; only of a prompt that surely was not truncated."""
+        context = route.context_length
+        if not tokens or context is None or not LEAST_BYTES <= len(body) <= context:
+            return
+        learned = self._learned.setdefault(route.key, Learned())
+        if learned.complete:
+            return
+        prompt = prompt_of(path, body)
+        if prompt is not None and prompt.plain:
+            learned.add(units(prompt.texts) + units(prompt.others), tokens)
+
+    async def _exact(self, key: ModelKey, path: str, body: bytes, prompt: Prompt) -> int | None:
+        """Return how many tokens *prompt* has, by its backend or a tokenizer; None if neither can tell."""
+        if not prompt.texts:
+            return prompt.ids
+        count = await self._asked.count(key, path, body, prompt) if prompt.size <= LOOK else None
+        counter = self.counters.get(key.model.casefold())
+        if count is None and counter is not None:
+            count = await self._in_thread(counter, prompt.seen())
+        return None if count is None else count + prompt.ids
+
+    async def _in_thread(self, counter: Counter, texts: list[str]) -> int | None:
+        """Count beside the loop; a client that leaves does not end the thread, so that keeps its turn."""
+        if not await _turn(self._threads):
+            return None
+        counting = asyncio.get_running_loop().run_in_executor(None, counter.count, texts)
+        counting.add_done_callback(lambda _: self._threads.release())
+        return await asyncio.shield(counting)
+
+    def _at_least(self, key: ModelKey, prompt: Prompt) -> int:
+        learned = self._learned.get(key)
+        return prompt.ids + (learned.at_least(units(prompt.seen())) if learned else 0)
+
+
+class _Asked:
+    """The backends as counters: those that can, asked for the count of a prompt."""
+
+    def __init__(self, config: Config, backends: Mapping[str, Backend]) -> None:
+        self._backends = backends
+        self._kinds = {name: backend.kind for name, backend in config.backends.items()}
+        self._silent: dict[str, float] = {}
+        self._turns = asyncio.Semaphore(COUNTS)
+
+    async def count(self, key: ModelKey, path: str, body: bytes, prompt: Prompt) -> int | None:
+        """Return how many tokens *prompt* has; None when the backend of *key* does not tell."""
+        name, now = key.backend, asyncio.get_running_loop().time()
+        if self._kinds[name] == "lmstudio" or now < self._silent.get(name, 0):
+            return None
+        own = _ENGINE.get(path) if self._kinds[name] == "gguf" else None
+        sent = body if own else question(key.model, path, prompt)
+        try:
+            target = self._backends[name].target(key.model, own or "/tokenize")
+        except BackendDown:  # not resident: its engine will refuse what does not fit
+            return None
+        if not await _turn(self._turns):
+            return None
+        try:
+            status, answer = await _post(target, sent)
+        except (aiohttp.ClientError, OSError) as exc:  # TimeoutError is an OSError
+            self._silent[name] = now + ASK_AGAIN_S
+            reason = str(exc) or "no answer in time"
+            _log.warning(logfmt("not_counted", {"backend": name, "model": key.model, "reason": reason}))
+            return None
+        finally:
+            self._turns.release()
+        count = count_of(answer) if status == 200 else None
+        if count is None and status in _NO_COUNT:
+            self._silent[name] = now + ASK_AGAIN_S
+        return count
+
+
+async def _turn(turns: asyncio.Semaphore) -> bool:
+    """Take a turn; False when none is free within `COUNT_S`."""
+    try:
+        async with asyncio.timeout(COUNT_S):
+            return await turns.acquire()
+    except TimeoutError:
+        return False
+
+
+async def _post(target: Target, body: bytes) -> tuple[int, bytes]:
+    """Ask *target* once, within `COUNT_S`; return the status and as much as a count may be long."""
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    url = f"{'https' if target.tls else 'http'}://{host}:{target.port}{target.path}"
+    headers = {"Content-Type": "application/json", **dict(target.headers)}
+    timeout = aiohttp.ClientTimeout(total=COUNT_S)
+    async with (
+        aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
+        session.post(url, data=body, allow_redirects=False) as answer,
+    ):
+        read = bytearray()
+        async for piece in answer.content.iter_any():
+            read += piece
+            if len(read) > ANSWER_BYTES:
+                return answer.status, b""
+        return answer.status, bytes(read)
