@@ -10,7 +10,8 @@ from pathlib import Path
 
 import uvloop
 
-from dmap import __version__, demo, keys, simulate, tls
+from dmap import __version__, demo, simulate, tls, tokens
+from dmap.access import keys
 from dmap.config import ConfigProblem, load, warnings_of
 from dmap.daemon import serve
 from dmap.remote import commands as remote
@@ -104,6 +105,7 @@ def _check(options: argparse.Namespace) -> int:
     config = load(options.config)
     if config.listen.tls is not None:
         tls.check(config.listen.tls)
+    tokens.counters(config)
     for warning in warnings_of(config):
         print(f"dmap: warning: {warning}", file=sys.stderr)
     print(f"{options.config}: ok")

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dmap import access, quota
-from dmap.access import scope_of
+from dmap.access import admission, quota, scope_of
 from dmap.config import ConfigProblem, parse
 from dmap.web.app import make_app
 from dmap.web.reload import reload
@@ -200,7 +199,7 @@ def looked_up(tree: ast.AST) -> set[str]:
 
 def test_keys_are_compared_in_constant_time() -> None:
     """Digests meet in `compare_digest` alone, for every key, and a credential in no comparison at all."""
-    tree = ast.parse(Path(access.__file__).read_text())
+    tree = ast.parse(Path(admission.__file__).read_text())
     secret = {"digest", "credentials", "token", "sha256", "headers"}
 
     meeting = [

@@ -6,7 +6,7 @@ import pytest
 
 from dmap.backends import Loaded
 from dmap.errors import BackendDown, LoadFailed
-from dmap.fleet import Fleet
+from dmap.gate.fleet import Fleet
 from dmap.trip import ModelKey
 from tests.fake_switcher import A, B, FakeSwitcher
 

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from dmap.access.keys import entry, make
 from dmap.cli import main
 from dmap.config import ConfigProblem, Key, parse
-from dmap.keys import entry, make
 
 BACKENDS = "backends: {a: {kind: openai, url: 'http://127.0.0.1:1'}}\n"
 

@@ -16,15 +16,13 @@ import dmap
 LAYERS = (
     "errors logfmt arbiter",  # 0, pure
     "wire",  # 0 too, pure: its refusals are errors
-    "config trip notify engine tiny_vocabulary events lines",  # 1; the engine is a program that backends start
+    "config trip notify events lines",  # 1
+    "engine tiny_vocabulary",  # 1 too; the engine is a program that backends start
     "state",  # 1 too: it reads its files as config does
-    "address keys quota tls metrics tokens tiny_models",  # 2
-    "access",  # 2 too: it looks at addresses and keeps quotas
+    "access tls metrics tokens tiny_models",  # 2
     "catalog",  # 2 too: it asks an access.Client what it may use
     "backends",  # 3
-    "fleet inventory lease partings refusals switchlog",  # 4
-    "changeover",  # 4 too: the switch itself, over a fleet
-    "gate",  # 4 too: has switches carried out by a changeover
+    "inventory gate",  # 4
     "sweep",  # 4 too: one timer for all that has a time limit
     "upstream",  # 5
     "reply",  # 6

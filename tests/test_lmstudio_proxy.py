@@ -176,9 +176,12 @@ async def test_a_token_that_is_not_good_enough(start: Any, given: str) -> None:
             backends: {{studio: {{kind: lmstudio, url: '{lm.url}', device: gpu0{given}}}}}
             """
         )
-        async with aiohttp.ClientSession(proxy.url) as session, session.post(CHAT, json=chat(SMALL)) as answer:
+        async with (
+            aiohttp.ClientSession(proxy.url) as session,
+            session.post(CHAT, json=chat(SMALL)) as answer,
+        ):
             error = (await answer.json())["error"]
 
     assert (answer.status, error["code"]) == (503, "backend_down")
-    assert "LM Studio refused dmap's own credentials (status 401); see backends.studio.api_key" in error["message"]
+    assert "refused dmap's own credentials (status 401); see backends.studio.api_key" in error["message"]
     assert "sk-lm" not in error["message"]

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dmap.access.quota import Failures, Pace, Quotas
 from dmap.errors import Overloaded
-from dmap.quota import Failures, Pace, Quotas
 from tests.fakes import DONE, END, SSE, chat, chunk, post
 
 

@@ -14,8 +14,8 @@ from typing import Any
 from dmap.arbiter import Arbiter, Effect, Needs, Outcome, Switch, Unload
 from dmap.backends import Loaded, ModelInfo
 from dmap.errors import BackendBroke, BackendDown, DmapError
-from dmap.fleet import Fleet, Reading, cause_of, is_down
-from dmap.switchlog import Report, SwitchClock, Tell
+from dmap.gate.fleet import Fleet, Reading, cause_of, is_down
+from dmap.gate.switchlog import Report, SwitchClock, Tell
 from dmap.trip import ModelKey, Route
 
 __all__ = ["Changeover", "needs_of"]

@@ -15,16 +15,16 @@ from typing import Any
 
 from dmap.arbiter import Arbiter, Effect, Grant, Limits, Needs, Refuse, Snapshot, Switch, Unload
 from dmap.backends import Loaded, Switcher
-from dmap.changeover import Changeover, needs_of
 from dmap.errors import DmapError, ShuttingDown, WaitExpired
-from dmap.fleet import Fleet
-from dmap.lease import Beat, Lease, Waiting
-from dmap.partings import Partings
-from dmap.refusals import error_of
-from dmap.switchlog import Tell, nothing
+from dmap.gate.changeover import Changeover, needs_of
+from dmap.gate.fleet import Fleet
+from dmap.gate.lease import Beat, Lease, Waiting
+from dmap.gate.partings import Partings
+from dmap.gate.refusals import error_of
+from dmap.gate.switchlog import Tell, nothing
 from dmap.trip import ModelKey, Route
 
-__all__ = ["Beat", "Gate", "Lease", "Tell", "Waiting"]
+__all__ = ["Gate"]
 
 FRESH_S = 1.0
 """Beats share a snapshot for this long: with a thousand waiters, each one's own would walk them all."""

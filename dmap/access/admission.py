@@ -20,9 +20,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dmap import config
-from dmap.address import Place, Places
+from dmap.access.address import Place, Places
+from dmap.access.quota import Failures, Quotas
 from dmap.errors import AccessDenied, InvalidKey, Overloaded
-from dmap.quota import Failures, Quotas
 
 __all__ = ["Access", "Client", "Tell", "scope_of"]
 
