@@ -14,6 +14,7 @@ from dmap import __version__, demo, simulate, tls, tokens
 from dmap.access import keys
 from dmap.config import ConfigProblem, load, warnings_of
 from dmap.daemon import serve
+from dmap.lines import Lines
 from dmap.remote import commands as remote
 from dmap.remote.client import Trouble
 
@@ -129,5 +130,8 @@ def _simulate(options: argparse.Namespace) -> int:
 def _log_to_stderr(level: int) -> None:
     """No timestamps: journald and container runtimes add their own.  Nor what else costs a system call."""
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    logging._srcfile = None  # nor who logs: see "Optimization" in the logging HOWTO of Python
+    logging.basicConfig(
+        level=level, handlers=[Lines(sys.stderr)], format="%(levelname)s %(name)s %(message)s"
+    )
     logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -6,6 +6,7 @@ The life of the process: sockets, signals, and an end that cuts nobody off witho
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import logging
 import os
@@ -17,16 +18,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from dmap.config import Access, Config, ConfigProblem
-from dmap.errors import BadRequest, ShuttingDown
+from dmap.errors import ShuttingDown
 from dmap.logfmt import logfmt
 from dmap.notify import Notifier, listen_fds
+from dmap.state import StateFile, default_path
 from dmap.web.app import make_app
+from dmap.web.connection import Connection
 from dmap.web.parts import Parts, build
 from dmap.web.reload import reload
-from dmap.wire.headers import request_id
 
 __all__ = ["Daemon", "listening", "serve"]
 
@@ -35,34 +36,11 @@ _log = logging.getLogger(__name__)
 _HTTP = {"keepalive_timeout": 75.0, "max_field_size": 32 * 1024, "max_headers": 100, "lingering_time": 5.0}
 _CANCEL_S = 1.0
 """What a cancelled handler gets to end.  aiohttp waits up to twice this."""
+_HANDSHAKE_S = 20.0
+"""What a client gets to agree on TLS."""
 _PROBE_AFTER_S, _PROBE_EVERY_S, _PROBES = 15, 5, 3
 _BACKLOG = 4096
 """Connections that the kernel holds until we accept them; systemd's own number for its sockets."""
-
-
-class _Connection(web.RequestHandler):
-    """aiohttp's side of one client connection, with dmap's words for what is not HTTP."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer a broken request in OpenAI's shape, without a traceback for each in the log."""
-        if not isinstance(exc, HttpProcessingError) or request.writer.output_size > 0:
-            return super().handle_error(request, status, exc, message)
-        # Never aiohttp's own words: they quote the bytes, and so the key in a broken header.
-        kind, id = type(exc).__name__, request_id({})
-        _log.info(logfmt("bad_http", {"id": id, "client": request.remote, "reason": kind}))
-        refusal = BadRequest(f"the request is not HTTP as dmap reads it ({kind})")
-        headers = {"x-request-id": id, "Server": "dmap"}
-        response = web.json_response(refusal.body(), status=refusal.status, headers=headers)
-        response.force_close()
-        return response
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +55,8 @@ class Daemon:
     def url(self) -> str:
         """The first address, as a URL."""
         host, port = self.addresses[0]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "http" if self.parts.certificate is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def status(self) -> str:
         """Tell in one line who is resident, and how many wait and are served."""
@@ -95,6 +74,7 @@ class Daemon:
         """
         for server in self._servers:
             server.close()
+        self.parts.bus.close()
         for gate in self.parts.gates.values():
             await gate.close()
         with contextlib.suppress(TimeoutError):
@@ -107,17 +87,20 @@ class Daemon:
 
 
 @contextlib.asynccontextmanager
-async def listening(config: Config, given: Sequence[socket.socket] = ()) -> AsyncGenerator[Daemon]:
+async def listening(
+    config: Config, given: Sequence[socket.socket] = (), state: StateFile | None = None
+) -> AsyncGenerator[Daemon]:
     """
     Run a proxy of *config* inside the context; port 0 takes a free one.
 
-    Sockets that are *given*, listening already, are used instead of `listen`, and closed in the end.
+    Sockets that are *given*, listening already, are used instead of `listen`, and closed in the end.  Raises
+    `ConfigProblem` for a certificate that cannot be used.
     """
-    parts = build(config)
+    parts = build(config, state)
     runner = web.AppRunner(
         make_app(parts), handler_cancellation=True, access_log=None, shutdown_timeout=_CANCEL_S
     )
-    servers = await _bind(runner, config, given)
+    servers = await _bind(runner, parts, given)
     try:
         await runner.setup()
         for server in servers:
@@ -130,19 +113,20 @@ async def listening(config: Config, given: Sequence[socket.socket] = ()) -> Asyn
         await runner.cleanup()
 
 
-async def _bind(
-    runner: web.AppRunner, config: Config, given: Sequence[socket.socket]
-) -> list[asyncio.Server]:
+async def _bind(runner: web.AppRunner, parts: Parts, given: Sequence[socket.socket]) -> list[asyncio.Server]:
     """Take the addresses, before anything is started that would have to be stopped if they are taken."""
-    loop = asyncio.get_running_loop()
+    loop, config = asyncio.get_running_loop(), parts.config
+    tls: dict[str, Any] = {}
+    if parts.certificate is not None:
+        tls = {"ssl": parts.certificate.context, "ssl_handshake_timeout": _HANDSHAKE_S}
 
-    def connection() -> _Connection:
+    def connection() -> Connection:
         assert runner.server is not None, "connections come when the runner is set up"
-        return _Connection(runner.server, loop=loop, access_log=None, **_HTTP)  # type: ignore[arg-type]
+        return Connection(runner.server, loop=loop, access_log=None, **_HTTP)  # type: ignore[arg-type]
 
     async def server_at(place: dict[str, Any]) -> asyncio.Server:
         server: asyncio.Server = await loop.create_server(
-            connection, backlog=_BACKLOG, start_serving=False, **place
+            connection, backlog=_BACKLOG, start_serving=False, **tls, **place
         )
         for sock in server.sockets:
             _find_vanished(sock, config.server.client_stall_s)
@@ -215,13 +199,15 @@ async def serve(
         loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reload
     given = _given(config.access)
-    async with notifier.beating(), listening(config, given) as daemon:
+    state = StateFile(config.state or default_path(os.environ))
+    async with notifier.beating(), listening(config, given, state) as daemon:
         by = "systemd" if given else None
         _log.info(logfmt("listening", {"url": daemon.url, "by": by, "backends": ",".join(config.backends)}))
         notifier.status = daemon.status
         notifier.ready()
         if read_again is not None:
-            loop.add_signal_handler(signal.SIGHUP, _reload, daemon.parts, read_again, notifier)
+            daemon.parts.reload = functools.partial(_reload, daemon.parts, read_again, notifier)
+            loop.add_signal_handler(signal.SIGHUP, _on_hangup, daemon.parts.reload)
         on_ready(daemon.url)
         await stop.wait()
         notifier.stopping()
@@ -237,16 +223,25 @@ def _raise_file_limit() -> None:
 
 
 def _reload(parts: Parts, read_again: Callable[[], Config], notifier: Notifier) -> None:
-    """Take the file as it is now; a file that is wrong changes nothing and is told line by line."""
+    """Take the file as it is now; a file that is wrong changes nothing, is told line by line, and raises."""
     notifier.reloading()
     try:
         reload(parts, read_again())
     except ConfigProblem as exc:
         for problem in exc.problems:
             _log.error(logfmt("reload_refused", {"reason": problem}))
+        parts.bus.tell("config.refused", {"problems": exc.problems})
+        raise
     else:
         _log.info(logfmt("reloaded", {}))
-    notifier.ready()
+        parts.bus.tell("config.reloaded", {})
+    finally:
+        notifier.ready()
+
+
+def _on_hangup(read_again: Callable[[], None]) -> None:
+    with contextlib.suppress(ConfigProblem):  # it has been told, and nobody waits for an answer
+        read_again()
 
 
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:

@@ -1,23 +1,37 @@
 """One log line as `event key=value ...`, in a form that no client can forge.  Pure: it writes nothing."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["logfmt"]
+__all__ = ["Line", "logfmt"]
 
 _LONGEST = 256
-_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:/@+-")
+_is_plain = re.compile(r"[A-Za-z0-9._:/@+-]+").fullmatch
 
 
 def logfmt(event: str, fields: Mapping[str, Any]) -> str:
     """Return *event* and the *fields* that are not None; texts are cut at 256 characters and escaped."""
-    told = (f"{name}={_value(value)}" for name, value in fields.items() if value is not None)
-    return " ".join((event, *told))
+    told = [event]
+    for name, value in fields.items():
+        if isinstance(value, float):
+            told.append(f"{name}={value:.3f}")
+        elif value is not None:
+            text = str(value)[:_LONGEST]
+            told.append(f"{name}={text if _is_plain(text) else json.dumps(text)}")
+    return " ".join(told)
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    text = str(value)[:_LONGEST]
-    return text if text and _PLAIN.issuperset(text) else json.dumps(text)
+class Line:
+    """What `logfmt` says, put into words when somebody reads it; the *fields* must stay as they are."""
+
+    __slots__ = ("event", "fields")
+
+    def __init__(self, event: str, fields: Mapping[str, Any]) -> None:
+        self.event = event
+        self.fields = fields
+
+    def __str__(self) -> str:
+        """Return the line."""
+        return logfmt(self.event, self.fields)

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from multidict import CIMultiDict
 
 from dmap.backends import Target
-from dmap.errors import BackendBroke, BackendSlow, LeaseExpired, Relayed
+from dmap.errors import BackendBroke, Relayed
 from dmap.reply import Reply
 from dmap.trip import Trip
-from dmap.upstream import Exchange, Pool, Stale
+from dmap.upstream import Bounds, Exchange, Pool, Stale
 from dmap.wire.headers import to_client
 from dmap.wire.stream import Tail, error_of, model_of, usage_of
 from dmap.wire.verdict import decoded, failure_of
@@ -27,8 +27,6 @@ __all__ = ["run"]
 HOLD_BYTES = 64 * 1024
 """A plain body up to this size is judged before it is passed on; a larger one goes on as it comes."""
 _NO_MARK = "the backend ended the stream before its end mark"
-_IDLE_LOOKS = 4
-"""Silence is looked for this often per `idle_s`, so it is noticed at most a quarter late."""
 
 
 async def run(
@@ -40,57 +38,53 @@ async def run(
     *,
     lease_s: float,
     by_finish: bool = False,
-    is_meant: Callable[[str], bool] | None = None,
+    on_answer: Callable[[str | None], None] = lambda named: None,
 ) -> None:
     """
     Send a request to a backend and pass its answer on; returns when the backend has nothing more to say.
 
-    *is_meant*, if given, tells whether a model that the answer names is the one that was asked.
-    *by_finish* takes a `finish_reason` for the end of a stream that lacks `[DONE]`.  Raises a `DmapError`
-    for whatever keeps the answer from being whole; when cancelled, the backend is cut off at once.
+    *on_answer* is called when the answer begins, with the model that it names, None if it names none; it may
+    raise, before anything of the answer is passed on.  *by_finish* takes a `finish_reason` for the end of a
+    stream that lacks `[DONE]`.  Raises a `DmapError` for whatever keeps the answer from being whole; when
+    cancelled, the backend is cut off at once.
     """
-    try:
-        async with asyncio.timeout(lease_s), await _ask(reply, pool, target, headers, body) as exchange:
-            if is_meant is not None:
-                _refuse_other_model(exchange, is_meant)
+    bounds = Bounds(reply.server.first_byte_s, reply.server.idle_s, lease_s)
+    with await _ask(reply, pool, target, headers, body, bounds) as exchange:
+        try:
+            on_answer(_named(exchange))
             if exchange.status == 200 and _kind(exchange) == "text/event-stream":
                 await _stream(reply, exchange, by_finish)
             else:
                 await _plain(reply, exchange)
-    except TimeoutError as exc:
-        raise LeaseExpired(f"the request held its model for {lease_s:g} s (lease_s of the device)") from exc
+        finally:
+            reply.trip.chunks = exchange.chunks
 
 
 async def _ask(
-    reply: Reply, pool: Pool, target: Target, headers: list[tuple[str, str]], body: bytes
+    reply: Reply, pool: Pool, target: Target, headers: list[tuple[str, str]], body: bytes, bounds: Bounds
 ) -> Exchange:
     """Send the request and wait for the first byte of the answer's body."""
     try:
-        return await _first(reply, await pool.send(target, headers, body))
+        return await _first(reply, pool, await pool.send(target, headers, body, bounds))
     except Stale:
-        return await _first(reply, await pool.send(target, headers, body, fresh=True))
+        return await _first(reply, pool, await pool.send(target, headers, body, bounds, fresh=True))
 
 
-async def _first(reply: Reply, exchange: Exchange) -> Exchange:
-    loop, bound = asyncio.get_running_loop(), reply.server.first_byte_s
-    slow = BackendSlow(f"no first byte from the backend within {bound:g} s (server.first_byte_s)")
-    limit, started = loop.call_later(bound, exchange.stop, slow), loop.time()
+async def _first(reply: Reply, pool: Pool, exchange: Exchange) -> Exchange:
     try:
         await reply.wait(exchange.first, "waiting for the first token")
     except BaseException:
         exchange.abort()
         raise
-    finally:
-        limit.cancel()
-    reply.trip.first_byte_s = loop.time() - started
+    reply.trip.first_byte_s = pool.loop.time() - exchange.sent_at
     return exchange
 
 
-def _refuse_other_model(exchange: Exchange, is_meant: Callable[[str], bool]) -> None:
-    """Refuse another model's answer: LM Studio has one that is alone answer to any name (#366, #619)."""
-    named = model_of(b"".join(exchange.held)) if exchange.status == 200 and _is_readable(exchange) else None
-    if named is not None and not is_meant(named):
-        raise BackendBroke(f"the backend had {named[:256]!r} answer instead of the model that was asked")
+def _named(exchange: Exchange) -> str | None:
+    """Return the model that the first bytes of an answer name."""
+    if exchange.status != 200 or not _is_readable(exchange):
+        return None
+    return model_of(exchange.held[0] if len(exchange.held) == 1 else b"".join(exchange.held))
 
 
 async def _stream(reply: Reply, exchange: Exchange, by_finish: bool) -> None:
@@ -181,13 +175,9 @@ def _kind(exchange: Exchange) -> str:
 
 def _head(exchange: Exchange, trip: Trip) -> "CIMultiDict[str]":
     headers = to_client(exchange.headers)
-    headers["Server-Timing"] = ", ".join(
-        f"{name};dur={1000 * (seconds or 0):.1f}"
-        for name, seconds in (
-            ("queue", trip.queue_s),
-            ("switch", trip.switch_s),
-            ("first_byte", trip.first_byte_s),
-        )
+    headers["Server-Timing"] = (
+        f"queue;dur={1000 * trip.queue_s:.1f}, switch;dur={1000 * trip.switch_s:.1f}, "
+        f"first_byte;dur={1000 * (trip.first_byte_s or 0):.1f}"
     )
     return headers
 
@@ -213,6 +203,8 @@ class _Pump:
             if size > limit:
                 self._fill()
 
+        if exchange.ended:  # most answers come in one piece with their head
+            return self._ended_whole() and size <= limit
         exchange.sink = gather
         await self._until(lambda: exchange.ended or size > limit)
         return self._ended_whole() and size <= limit
@@ -226,11 +218,19 @@ class _Pump:
         exchange.held.clear()
         while not exchange.ended:
             if self._full:
-                await self._reply.drain()
+                await self._drain()
                 self._full = False
                 exchange.resume()
             await self._until(lambda: exchange.ended or self._full)
         self._ended_whole()
+
+    async def _drain(self) -> None:
+        """Wait for the client, but for no longer than the model is this request's."""
+        try:
+            async with asyncio.timeout_at(self._exchange.sent_at + self._exchange.bounds.lease_s):
+                await self._reply.drain()
+        except TimeoutError:
+            self._exchange.look(asyncio.get_running_loop().time())
 
     def _ended_whole(self) -> bool:
         if self._exchange.broken is not None:
@@ -249,12 +249,6 @@ class _Pump:
             self._turn.set_result(None)
 
     async def _until(self, ready: Callable[[], bool]) -> None:
-        """Wait until *ready*; end the exchange when no byte comes for `server.idle_s`."""
-        idle_s, silent = self._reply.server.idle_s, 0
         while not ready():
-            seen = self._exchange.chunks
-            self._turn = asyncio.get_running_loop().create_future()
-            await asyncio.wait({self._turn}, timeout=idle_s / _IDLE_LOOKS)
-            silent = silent + 1 if seen == self._exchange.chunks else 0
-            if silent >= _IDLE_LOOKS:
-                self._exchange.stop(BackendSlow(f"silence from the backend for {idle_s:g} s (server.idle_s)"))
+            self._turn = self._exchange.first.get_loop().create_future()
+            await self._turn

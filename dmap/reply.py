@@ -172,11 +172,14 @@ class Reply:
         self._cut()
 
     def _cut(self, flush_s: float = FLUSH_S) -> None:
-        transport = self._transport()
+        transport, loop = self._transport(), asyncio.get_running_loop()
         if self._request.version < (1, 1):
             _reset_on_close(transport)
+            if transport.get_extra_info("sslcontext") is not None:
+                loop.call_soon(transport.abort)  # to close would say, in TLS, that this is the end
+                return
         transport.close()
-        asyncio.get_running_loop().call_later(flush_s, transport.abort)
+        loop.call_later(flush_s, transport.abort)
 
     def _write(self, data: bytes) -> None:
         self._transport().write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)

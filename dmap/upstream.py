@@ -12,18 +12,18 @@ request written whole, no byte after the end.  Anything else closes it.
 import asyncio
 import errno
 import ssl
-import weakref
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self, cast
+from typing import NamedTuple, Self, cast
 
 import httptools
 
 from dmap.backends import Target
-from dmap.errors import BackendBroke, BackendDown, DmapError, Overloaded
+from dmap.errors import BackendBroke, BackendDown, BackendSlow, DmapError, LeaseExpired, Overloaded
+from dmap.sweep import Sweep
 
-__all__ = ["Exchange", "Pool", "Stale"]
+__all__ = ["Bounds", "Exchange", "Pool", "Stale"]
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_IDLE_S = 3.5
@@ -32,6 +32,8 @@ MAX_IDLE = 64
 """Idle connections kept per backend address."""
 STALE_S = 1.0
 """A reused connection that ends this soon and without a byte had been closed before we wrote to it."""
+_LOOKS = 8
+"""An exchange is looked at this often per bound; silence is then noticed at most a quarter late."""
 
 _Address = tuple[str, int, bool]
 
@@ -40,20 +42,39 @@ class Stale(Exception):
     """The server had closed the idle connection that was reused: it saw nothing of the request."""
 
 
+class Bounds(NamedTuple):
+    """How long an answer may take, in seconds: until its first byte, without a byte after it, and in all."""
+
+    first_byte_s: float
+    idle_s: float
+    lease_s: float
+
+
 class Pool:
-    """The idle connections to all backends.  *connect_s* bounds each attempt to open a new one."""
+    """
+    The idle connections to all backends, and the exchanges under way; make it inside the loop that runs it.
+
+    *connect_s* bounds each attempt to open a new connection.
+    """
 
     def __init__(self, *, connect_s: float) -> None:
         self.connect_s = connect_s
+        self.loop = asyncio.get_running_loop()
+        self.under_way: Sweep[Exchange] = Sweep(self.loop)
         self._idle: dict[_Address, deque[_Connection]] = {}
-        self._active: weakref.WeakSet[Exchange] = weakref.WeakSet()
         self._tls: ssl.SSLContext | None = None
 
     async def send(
-        self, target: Target, headers: list[tuple[str, str]], body: bytes, *, fresh: bool = False
+        self,
+        target: Target,
+        headers: list[tuple[str, str]],
+        body: bytes,
+        bounds: Bounds,
+        *,
+        fresh: bool = False,
     ) -> "Exchange":
         """
-        Send one POST; the exchange then owns the connection and has to be ended with `async with`.
+        Send one POST; the exchange then owns the connection and has to be ended by `with`.
 
         With *fresh* no idle connection is used.  Raises `BackendDown` when no connection can be had, and
         nothing was sent then.
@@ -61,14 +82,14 @@ class Pool:
         connection = None if fresh else self._take((target.host, target.port, target.tls))
         reused = connection is not None
         connection = connection or await self._open(target)
-        exchange = Exchange(connection)
-        self._active.add(exchange)
+        exchange = Exchange(connection, self.loop, bounds)
+        self.under_way.add(exchange)
         connection.write(exchange, _request_head(target, headers, len(body)), body, reused=reused)
         return exchange
 
     def stop(self, error: DmapError) -> None:
         """End every exchange that is under way, broken by *error*."""
-        for exchange in list(self._active):
+        for exchange in self.under_way:
             exchange.stop(error)
 
     async def close(self) -> None:
@@ -80,8 +101,7 @@ class Pool:
 
     def _take(self, address: _Address) -> "_Connection | None":
         """Return the idle connection used last that is still fresh."""
-        now = asyncio.get_running_loop().time()
-        idle = self._idle.get(address, deque())
+        now, idle = self.loop.time(), self._idle.get(address)
         while idle:
             connection = idle.pop()
             if connection.is_open and now - connection.idle_since < MAX_IDLE_S:
@@ -105,11 +125,10 @@ class Pool:
                 del self._idle[connection.address]
 
     async def _open(self, target: Target) -> "_Connection":
-        loop = asyncio.get_running_loop()
         address = (target.host, target.port, target.tls)
         try:
             async with asyncio.timeout(self.connect_s):
-                _, connection = await loop.create_connection(
+                _, connection = await self.loop.create_connection(
                     lambda: _Connection(self, address),
                     target.host,
                     target.port,
@@ -143,12 +162,16 @@ class Exchange:
     *first* is done when the head and the first byte of the body are here, or all of an answer without
     one; it fails with what broke the answer before that, `Stale` when the request may be sent again.
     Body bytes go to *sink*, which starts out collecting them in *held*.  *on_end* is called once, at the
-    end: *broken* is then None if the answer is complete.
+    end: *broken* is then None if the answer is complete, else it may be one of the *bounds* that is over.
+    A backend that is paused is not silent.
     """
 
     __slots__ = (
-        "__weakref__",
         "_connection",
+        "_is_paused",
+        "_seen",
+        "_silent_since",
+        "bounds",
         "broken",
         "by_eof",
         "chunks",
@@ -156,16 +179,25 @@ class Exchange:
         "first",
         "headers",
         "held",
+        "look_s",
+        "named",
         "on_end",
+        "sent_at",
         "sink",
         "status",
     )
 
-    def __init__(self, connection: "_Connection") -> None:
+    def __init__(self, connection: "_Connection", loop: asyncio.AbstractEventLoop, bounds: Bounds) -> None:
         self._connection: _Connection | None = connection
-        self.first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.first: asyncio.Future[None] = loop.create_future()
+        self.bounds = bounds
+        self.look_s = min(bounds) / _LOOKS
+        self.sent_at = self._silent_since = loop.time()
+        self._seen = 0
+        self._is_paused = False
         self.status = 0
         self.headers: list[tuple[str, str]] = []
+        self.named: dict[str, str] = {}
         self.held: list[bytes] = []
         self.sink: Callable[[bytes], None] = self._hold
         self.chunks = 0
@@ -179,24 +211,44 @@ class Exchange:
         if not self.first.done():
             self.first.set_result(None)
 
+    def add_header(self, name: str, value: str) -> None:
+        """Take the next header of the answer's head."""
+        self.headers.append((name, value))
+        self.named.setdefault(name.lower(), value)
+
     def header(self, name: str) -> str | None:
         """Return the first value of header *name*, which is given in lower case."""
-        return next((value for key, value in self.headers if key.lower() == name), None)
+        return self.named.get(name)
 
     def pause(self) -> None:
         """Stop reading the answer; the backend feels it when the kernel's buffers are full."""
+        self._is_paused = True
         if self._connection is not None:
             self._connection.transport.pause_reading()
 
     def resume(self) -> None:
         """Go on reading."""
+        self._is_paused = False
         if self._connection is not None:
             self._connection.transport.resume_reading()
 
+    def look(self, now: float) -> None:
+        """End the answer if one of its bounds is over; for the sweep."""
+        first_byte_s, idle_s, lease_s = self.bounds
+        if now - self.sent_at >= lease_s:
+            self.stop(LeaseExpired(f"the request held its model for {lease_s:g} s (lease_s of the device)"))
+        elif not self.first.done():
+            if now - self.sent_at >= first_byte_s:
+                told = f"no first byte from the backend within {first_byte_s:g} s (server.first_byte_s)"
+                self.stop(BackendSlow(told))
+        elif self._is_paused or self._seen != self.chunks:
+            self._seen, self._silent_since = self.chunks, now
+        elif now - self._silent_since >= idle_s:
+            self.stop(BackendSlow(f"silence from the backend for {idle_s:g} s (server.idle_s)"))
+
     def finish(self, broken: DmapError | Stale | None = None) -> None:
         """Mark the answer complete, or *broken*; called by the connection."""
-        self._connection = None
-        self.ended = True
+        self._release()
         self.broken = broken if isinstance(broken, DmapError) else None
         if not self.first.done():
             self.first.set_exception(broken) if broken else self.first.set_result(None)
@@ -212,18 +264,26 @@ class Exchange:
 
     def abort(self) -> None:
         """Cut the connection if the answer is not complete: that makes the backend stop generating."""
-        connection, self._connection = self._connection, None
-        self.ended = True
+        connection = self._release()
         if connection is not None:
             connection.abort()
 
-    async def __aenter__(self) -> Self:
+    def _release(self) -> "_Connection | None":
+        connection, self._connection = self._connection, None
+        self.ended = True
+        if connection is not None:
+            connection.pool.under_way.discard(self)
+        return connection
+
+    def __enter__(self) -> Self:
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.abort()
+        # Both lead back here: broken up, all that the request held is freed now and not by the collector.
+        self.sink, self.on_end = _drop, None
 
 
 class _Connection(asyncio.Protocol):
@@ -235,7 +295,7 @@ class _Connection(asyncio.Protocol):
         self.address = address
         self.is_open = True
         self.idle_since = 0.0
-        self._pool = pool
+        self.pool = pool
         self._exchange: Exchange | None = None
         self._reset(fresh=True)
 
@@ -251,14 +311,12 @@ class _Connection(asyncio.Protocol):
         self._complete = False
         self._keep_alive = False
         self._excess = False
-        self._sent_at = 0.0
 
     def write(self, exchange: Exchange, head: bytes, body: bytes, *, reused: bool) -> None:
         """Write a request; what comes back from now on is *exchange*'s."""
         if reused:
             self._reset(fresh=False)
         self._exchange = exchange
-        self._sent_at = asyncio.get_running_loop().time()
         self.transport.writelines((head, body))
 
     def close(self) -> None:
@@ -301,13 +359,13 @@ class _Connection(asyncio.Protocol):
         self.is_open = False
         exchange = self._exchange
         if exchange is None:
-            self._pool.forget(self)
+            self.pool.forget(self)
             return
         self._exchange = None
         if self._head_done and not self._sized and exc is None:
             exchange.by_eof = True
             exchange.finish()
-        elif self._silent and not self._fresh and self._is_young():
+        elif self._silent and not self._fresh and self.pool.loop.time() - exchange.sent_at < STALE_S:
             exchange.finish(Stale())
         else:
             cause = f": {exc}" if exc else ""
@@ -328,7 +386,7 @@ class _Connection(asyncio.Protocol):
             return
         self._head_bytes += len(name) + len(value) + 4
         self._check_head(self._head_bytes)
-        self._exchange.headers.append((name.decode("latin-1"), value.decode("latin-1")))
+        self._exchange.add_header(name.decode("latin-1"), value.decode("latin-1"))
 
     def on_headers_complete(self) -> None:
         """Hand the head over, unless it is a 1xx."""
@@ -338,11 +396,12 @@ class _Connection(asyncio.Protocol):
             return
         if 100 <= status < 200:
             exchange.headers.clear()
+            exchange.named.clear()
             return
         self._head_done = True
         exchange.status = status
-        names = {name.lower() for name, _ in exchange.headers}
-        self._sized = bool(names & {"content-length", "transfer-encoding"}) or status in (204, 304)
+        named = exchange.named
+        self._sized = "content-length" in named or "transfer-encoding" in named or status in (204, 304)
 
     def on_body(self, data: bytes) -> None:
         """Push one piece of the body.  The hot path."""
@@ -360,9 +419,6 @@ class _Connection(asyncio.Protocol):
     def _check_head(self, size: int) -> None:
         if size > MAX_HEAD_BYTES:
             self._fail(BackendBroke(f"the head of the backend's answer is over {MAX_HEAD_BYTES} bytes"))
-
-    def _is_young(self) -> bool:
-        return asyncio.get_running_loop().time() - self._sent_at < STALE_S
 
     def _fail(self, error: DmapError) -> None:
         exchange = self._exchange
@@ -382,9 +438,9 @@ class _Connection(asyncio.Protocol):
         self._exchange = None
         written = self.transport.get_write_buffer_size() == 0
         if self._keep_alive and written and not self._excess:
-            self.idle_since = asyncio.get_running_loop().time()
+            self.idle_since = self.pool.loop.time()
             self.transport.resume_reading()
-            self._pool.give_back(self)
+            self.pool.give_back(self)
         elif written:
             self.close()
         else:

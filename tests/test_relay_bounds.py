@@ -1,9 +1,12 @@
 """What nobody can make the relay do: hold more than its buffers, or a model for longer than its bounds."""
 
 import asyncio
+import gc
 
 import pytest
 
+from dmap.reply import Reply
+from dmap.upstream import Exchange
 from tests.fakes import (
     DONE,
     END,
@@ -125,6 +128,28 @@ class TestMemory:
         await exchange.end(SSE, chunk(DONE), END)
 
         assert (await client.answer()).body == DONE
+
+    @pytest.mark.parametrize("stream", [True, False])
+    async def test_what_a_request_held(self, serve, backend, uncollected, stream):
+        """What a request held is freed at its end, and not some day by the collector."""
+        proxy = await serve()
+        client, exchange = await ask(proxy, backend, post(chat(stream=stream)))
+        await exchange.end(*(SSE, chunk(DONE), END) if stream else (answer(b'{"id": "x"}'),))
+        await client.answer()
+
+        client.close()
+        await proxy.parts.presence.gone()
+        await asyncio.sleep(0)
+
+        assert uncollected(Exchange, Reply) == []
+
+
+@pytest.fixture
+def uncollected(serve):
+    """Find what of some kinds is there; the collector rests until the end of the test."""
+    gc.disable()
+    yield lambda *kinds: [one for one in gc.get_objects() if isinstance(one, kinds)]
+    gc.enable()
 
 
 class TestStall:

@@ -146,6 +146,11 @@ def test_an_error_inside(stream, error, size):
         (b'data: {"timings":{"cache_n":2,"prompt_n":1,"predicted_n":5}}\n\n' + DONE, (3, 5)),
         (b'data: {"response":{"usage":{"input_tokens":1,"output_tokens":2}}}\n\n', (1, 2)),
         (b'data: {"type":"message_delta","usage":{"output_tokens":5}}\n\n' + STOP, (None, 5)),
+        (
+            b'data: {"type":"chat.end","result":{"stats":{"input_tokens":6,"total_output_tokens":7}}}\n\n',
+            (6, 7),
+        ),
+        (b'data: {"usage":{"prompt_tokens":1,"completion_tokens":2},"stats":{}}\n\n' + DONE, (1, 2)),
         (b"", (None, None)),
     ],
 )

@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from dmap.access import scope_of
 from dmap.errors import BadRequest, DmapError, Internal, NotBuilt, PathNotFound
 from dmap.logfmt import logfmt
 from dmap.trip import Trip
-from dmap.web import listing
+from dmap.web import admin, cors, debug, listing, metrics, status, story
 from dmap.web.inference import CLIENT, TRIP, proxy
 from dmap.web.parts import PARTS, Parts, running
 from dmap.wire.headers import request_id
@@ -26,7 +27,6 @@ MAX_HEAD_BYTES = 16 * 1024
 
 _log = logging.getLogger("dmap.requests")
 _OPEN = "/health"
-_QUIET = ("/health", "/ready")
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -35,7 +35,7 @@ def make_app(parts: Parts) -> web.Application:
     """Wire *parts* into an application; they are started and stopped with it."""
     app = web.Application(middlewares=[_answer])
     app[PARTS] = parts
-    app.cleanup_ctx.append(running)
+    app.cleanup_ctx.extend((running, metrics.watched))
     app.on_response_prepare.append(_sign)
     for path in ROUTES:
         app.router.add_post(path, proxy, expect_handler=_later)
@@ -45,6 +45,12 @@ def make_app(parts: Parts) -> web.Application:
     app.router.add_get("/api/v1/models", listing.models_v1)
     app.router.add_get("/health", listing.health)
     app.router.add_get("/ready", listing.ready)
+    admin.add_routes(app, _later)
+    app.router.add_get("/debug/stream", debug.stream)
+    app.router.add_get("/debug/status", status.status)
+    app.router.add_get("/debug/metrics", status.metrics)
+    app.router.add_get("/debug/captures", status.captures)
+    app.router.add_get("/metrics", metrics.page(parts.metrics))
     return app
 
 
@@ -60,6 +66,7 @@ async def _answer(request: web.Request, handler: _Handler) -> web.StreamResponse
         path=request.path,
         client=request.remote or "",
         arrived_at=asyncio.get_running_loop().time(),
+        method=request.method,
     )
     try:
         with request.app[PARTS].presence.of(request):
@@ -70,13 +77,16 @@ async def _answer(request: web.Request, handler: _Handler) -> web.StreamResponse
         trip.outcome = "client_left"
         raise
     finally:
-        _tell(request, trip)
+        story.ended(request.app[PARTS].bus, trip, asyncio.get_running_loop().time())
 
 
 async def _told(request: web.Request, trip: Trip, handler: _Handler) -> web.StreamResponse:
     try:
+        asked = cors.preflight(request, request.app[PARTS].config.access)
+        if asked is not None:
+            return asked
         _admit(request, trip)
-        return await handler(request)
+        return await _served(request, trip, handler)
     except DmapError as error:
         return _refusal(trip, error)
     except web.HTTPMethodNotAllowed as exc:
@@ -98,20 +108,39 @@ async def _told(request: web.Request, trip: Trip, handler: _Handler) -> web.Stre
         )
 
 
+async def _served(request: web.Request, trip: Trip, handler: _Handler) -> web.StreamResponse:
+    """Have a request that was let in handled; one that wants a model counts for its key's bounds."""
+    parts = request.app[PARTS]
+    if request.method != "POST" or trip.path not in ROUTES:
+        return await handler(request)
+    with parts.access.hold(request[CLIENT], trip.path):
+        story.received(parts.bus, trip)
+        return await handler(request)
+
+
 def _admit(request: web.Request, trip: Trip) -> None:
     """Refuse what must not be served, before its body is read."""
     if request.path == _OPEN:
         return
     parts = request.app[PARTS]
-    scope = "inference" if request.path in ROUTES else None
-    client = request[CLIENT] = parts.access.admit(request.remote or "", request.headers, scope=scope)
-    trip.client = client.name
+    peer, path, scope = request.remote or "", request.path, scope_of(request.path)
+    client = request[CLIENT] = parts.access.admit(peer, request.headers, scope=scope, path=path)
+    trip.client, trip.key = client.name, client.key
     if request.headers.get("Upgrade", "").lower() == "websocket":
         raise NotBuilt("dmap does not pass WebSockets on yet; 'lms --host' and LM Studio's SDKs need one")
     if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEAD_BYTES:
         raise BadRequest(f"the headers are over {MAX_HEAD_BYTES} bytes")
-    if request.method == "POST" and request.raw_path.partition("?")[0] not in ROUTES:
-        raise PathNotFound(f"there is no route POST {request.raw_path[:256]}; paths are taken literally")
+    if scope == "admin":
+        _refuse_form(request)
+    elif request.method == "POST" and (raw := request.raw_path.partition("?")[0]) not in ROUTES:
+        # Never with its query, which may hold a secret.
+        raise PathNotFound(f"there is no route POST {raw[:256]}; paths are taken literally")
+
+
+def _refuse_form(request: web.Request) -> None:
+    """Refuse what a page of another site can send without asking the browser first: a form, or no body."""
+    if request.method not in ("GET", "HEAD") and request.content_type != "application/json":
+        raise BadRequest("the admin API takes JSON; send 'Content-Type: application/json', body or not")
 
 
 def _refusal(trip: Trip, error: DmapError) -> web.Response:
@@ -125,29 +154,4 @@ async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     trip = request.get(TRIP)
     if trip is not None:
         response.headers["x-request-id"] = trip.id
-
-
-def _tell(request: web.Request, trip: Trip) -> None:
-    """Write the one line that this request leaves."""
-    level = logging.DEBUG if trip.path in _QUIET else logging.INFO
-    if not _log.isEnabledFor(level):
-        return
-    fields = {
-        "id": trip.id,
-        "client": trip.client,
-        "method": request.method,
-        "path": trip.path,
-        "model": trip.model or None,
-        "backend": trip.backend or None,
-        "queue_s": trip.queue_s,
-        "switch_s": trip.switch_s,
-        "first_byte_s": trip.first_byte_s,
-        "total_s": asyncio.get_running_loop().time() - trip.arrived_at,
-        "bytes": trip.bytes_out,
-        "tokens_in": trip.tokens_in,
-        "tokens_out": trip.tokens_out,
-        "status": trip.status or None,
-        "outcome": trip.outcome or "success",
-        "reason": trip.reason or None,
-    }
-    _log.log(level, logfmt("request", fields))
+    cors.sign(request, response, request.app[PARTS].config.access)

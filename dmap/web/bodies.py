@@ -21,7 +21,7 @@ class Bodies:
         self.held_bytes = 0
 
     def of(self, request: web.Request) -> "Body":
-        """Return the body of *request*, for `async with`: it counts as held until the end of that."""
+        """Return the body of *request*, for `with`: it counts as held until the end of that."""
         return Body(self, request)
 
 
@@ -33,10 +33,10 @@ class Body:
         self._request = request
         self._claimed = 0
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bodies.held_bytes -= self._claimed
@@ -47,15 +47,17 @@ class Body:
 
         Raises `BodyTooLarge`, `UploadTimeout`, `Overloaded`, or `BadRequest` when it does not arrive whole.
         """
-        body_s = self._bodies.server.body_s
+        content, body_s = self._request.content, self._bodies.server.body_s
         try:
-            async with asyncio.timeout(None if self._request.content.is_eof() else body_s):
+            if content.is_eof():  # most bodies come in one piece with their head
+                return self._hold(content.read_nowait())
+            async with asyncio.timeout(body_s):
                 return await self._read()
         except TimeoutError as exc:
             raise UploadTimeout(f"the body did not arrive within {body_s:g} s (server.body_s)") from exc
         except (web.RequestPayloadError, aiohttp.ClientPayloadError) as exc:
             # aiohttp's parser has lost its place, and reading on would only log the same with a traceback.
-            self._request.content.feed_eof()
+            content.feed_eof()
             self._request.protocol.close()
             raise BadRequest(f"the body did not arrive whole: {exc}") from exc
 
@@ -63,13 +65,14 @@ class Body:
         """What cannot end well does not begin; but only what has arrived counts as held."""
         self._check(self._request.content_length or 0)
         await self._ask_for_it()
-        chunks = []
-        async for chunk in self._request.content.iter_any():
-            self._check(len(chunk))
-            self._claimed += len(chunk)
-            self._bodies.held_bytes += len(chunk)
-            chunks.append(chunk)
+        chunks = [self._hold(chunk) async for chunk in self._request.content.iter_any()]
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _hold(self, chunk: bytes) -> bytes:
+        self._check(len(chunk))
+        self._claimed += len(chunk)
+        self._bodies.held_bytes += len(chunk)
+        return chunk
 
     async def _ask_for_it(self) -> None:
         """Send `100 Continue` to a client that waits for it (RFC 9110 section 10.1.1)."""

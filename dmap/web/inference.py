@@ -1,8 +1,6 @@
 """The routes that make a model work: one request, from its body to the end of its answer."""
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+import functools
 
 from aiohttp import web
 
@@ -10,16 +8,19 @@ from dmap import relay
 from dmap.access import Client
 from dmap.backends import Backend
 from dmap.backends.lmstudio import LMStudioBackend
-from dmap.catalog import Catalog
 from dmap.config import OpenAIBackend
-from dmap.errors import BackendDown, BadRequest, DmapError, ModelNotFound, PathNotFound
-from dmap.gate import Beat, Lease
+from dmap.errors import BackendBroke, BackendDown, BadRequest, DmapError, ModelNotFound, PathNotFound
+from dmap.gate import Beat, Gate, Lease
 from dmap.reply import Reply
 from dmap.trip import Route, Trip
+from dmap.web import story
+from dmap.web.open_requests import OpenRequest
 from dmap.web.parts import PARTS, Parts
-from dmap.wire.body import guarded, patch, peek
+from dmap.wire.body import guarded, peek
+from dmap.wire.fitting import fit
 from dmap.wire.form import peek_form, put_model
 from dmap.wire.headers import to_backend
+from dmap.wire.parameters import wording
 from dmap.wire.routes import ROUTES, InferenceRoute
 
 __all__ = ["CLIENT", "TRIP", "proxy"]
@@ -34,16 +35,21 @@ async def proxy(request: web.Request) -> web.StreamResponse:
     """Refuse one inference request, or queue for its model and pass the model's answer on."""
     parts, trip, path = request.app[PARTS], request[TRIP], ROUTES[request.path]
     reply = Reply(request, trip, path.dialect, parts.config.server)
-    async with parts.bodies.of(request) as upload:
+    with parts.bodies.of(request) as upload:
         body = await upload.read()
+        if parts.config.debug.capture:
+            parts.captures.note(trip, body, parts.bus.clock())
         try:
             body, route = _understand(request, path, body)
         except ModelNotFound:
             await parts.inventory.refresh()  # it may be new
             body, route = _understand(request, path, body)
         parts.inventory.check(route.key.backend)
+        await parts.context.check(route, path.path, body)
         try:
-            await _serve(request, reply, route, path, body)
+            with OpenRequest(parts.open, trip):
+                await _serve(request, reply, route, path, body)
+            parts.context.learn(route, path.path, body, trip.tokens_in)
         except DmapError as error:
             _report(parts, route, error)
             await reply.fail(error)
@@ -52,12 +58,12 @@ async def proxy(request: web.Request) -> web.StreamResponse:
 
 def _understand(request: web.Request, path: InferenceRoute, body: bytes) -> tuple[bytes, Route]:
     """Find out what *body* asks for and where that goes; return it as the backend shall have it."""
-    catalog, client, trip = request.app[PARTS].catalog, request[CLIENT], request[TRIP]
-    kind = _kind(request, path)
-    if kind != _JSON:
-        body, route, trip.stream = _form(body, kind, catalog, client)
+    trip = request[TRIP]
+    form = _kind(request, path)
+    if form != _JSON:
+        body, route, trip.stream = _form(request, body, form)
     else:
-        body, route, trip.stream = _json(body, path, catalog, client)
+        body, route, trip.stream = _json(request, path, body)
     trip.model, trip.backend = route.key.model, route.key.backend
     kind = request.app[PARTS].config.backends[route.key.backend].kind
     if kind in path.lacking:
@@ -75,19 +81,27 @@ def _kind(request: web.Request, path: InferenceRoute) -> str:
     return kind if path.form and kind.lower().startswith("multipart/") else _JSON
 
 
-def _json(body: bytes, path: InferenceRoute, catalog: Catalog, client: Client) -> tuple[bytes, Route, bool]:
-    call = peek(body)
-    route = catalog.resolve(call.model, client)
+def _json(request: web.Request, path: InferenceRoute, body: bytes) -> tuple[bytes, Route, bool]:
+    parts, client = request.app[PARTS], request[CLIENT]
+    asked = peek(body)
+    route = parts.catalog.resolve(asked.model, client)
+    call = fit(
+        asked,
+        wording(path.path, parts.config.backends[route.key.backend].kind),
+        model=route.key.model,
+        defaults=route.defaults,
+        force=route.force,
+        strip=route.strip,
+    )
     for field, reason in guarded(call, body):
-        if field not in route.permit:
+        if field not in route.permit and field not in client.permit:
             raise BadRequest(f"{field!r} is not permitted for this model: it {reason}", param=field)
-    body = patch(body, call, model=route.key.model, defaults=route.defaults, dialect=path.dialect)
-    return body, route, call.stream
+    return body if call is asked else call.written(), route, call.stream
 
 
-def _form(body: bytes, kind: str, catalog: Catalog, client: Client) -> tuple[bytes, Route, bool]:
+def _form(request: web.Request, body: bytes, kind: str) -> tuple[bytes, Route, bool]:
     model, stream = peek_form(body, kind)
-    route = catalog.resolve(model, client)
+    route = request.app[PARTS].catalog.resolve(model, request[CLIENT])
     return body if model == route.key.model else put_model(body, kind, route.key.model), route, stream
 
 
@@ -102,36 +116,38 @@ def _beat(reply: Reply) -> tuple[Beat | None, float]:
 
 async def _serve(request: web.Request, reply: Reply, route: Route, path: InferenceRoute, body: bytes) -> None:
     """Wait for the model and have it answer; once more if its server was gone before anything was sent."""
-    gate, trip = request.app[PARTS].gate(route), reply.trip
+    gate = request.app[PARTS].gate(route)
     for is_last in (route.device is None, True):
-        async with _queued(gate.lease(route, trip.client, *_beat(reply)), trip):
-            try:
-                return await _relay(request, reply, route, path, body)
-            except BackendDown:
-                if is_last:
-                    raise
+        lease = await _granted(request, reply, gate, route)
+        try:
+            return await _relay(request, reply, route, path, body)
+        except BackendDown:
+            if is_last:
+                raise
+        finally:
+            lease.release()
         await gate.recheck()
 
 
-@asynccontextmanager
-async def _queued(lease: Lease, trip: Trip) -> AsyncGenerator[None]:
-    """Hold *lease*, and note how long that took, also for those who never got it."""
-    clock = asyncio.get_running_loop().time
-    came_at = clock()
+async def _granted(request: web.Request, reply: Reply, gate: Gate, route: Route) -> Lease:
+    """Wait for a lease, which is then to be released, and note how long that took, also if it was in vain."""
+    bus, client, trip = request.app[PARTS].bus, request[CLIENT], reply.trip
+    on_wait = functools.partial(story.queued, bus, trip)
+    lease = gate.lease(route, client.name, *_beat(reply), client.priority, trip.id, on_wait)
     try:
         await lease.__aenter__()
     finally:
-        trip.queue_s += clock() - came_at
-    trip.switch_s += lease.switch_s
-    try:
-        yield
-    finally:
-        lease.release()
+        trip.queue_s += lease.queue_s
+        trip.switch_s += lease.switch_s
+    story.granted(bus, trip)
+    return lease
 
 
 async def _relay(request: web.Request, reply: Reply, route: Route, path: InferenceRoute, body: bytes) -> None:
     parts = request.app[PARTS]
     backend = parts.backends[route.key.backend]
+    if isinstance(backend, LMStudioBackend):
+        await backend.confirm()
     target = backend.target(route.key.model, path.path)
     own = (("Content-Type", _kind(request, path)), ("X-Request-Id", reply.trip.id), *target.headers)
     await relay.run(
@@ -141,16 +157,31 @@ async def _relay(request: web.Request, reply: Reply, route: Route, path: Inferen
         to_backend(request.headers.items(), own),
         body,
         lease_s=parts.lease_s(route),
-        is_meant=_meaning(backend, route.key.model),
+        on_answer=functools.partial(_begun, parts, reply.trip, backend),
         by_finish=isinstance(parts.config.backends[backend.name], OpenAIBackend),
     )
 
 
-def _meaning(backend: Backend, model: str) -> Callable[[str], bool] | None:
-    """Return what tells whether a name in an answer means *model*; only LM Studio mixes them up."""
-    if not isinstance(backend, LMStudioBackend):
-        return None
-    return lambda named: backend.canonical(named) in (None, model)
+def _begun(parts: Parts, trip: Trip, backend: Backend, named: str | None) -> None:
+    """
+    Tell that the answer has begun, and if the model that it names is another one than was asked.
+
+    LM Studio has a model that is alone answer to any name (bug-tracker #366, #619): there it is refused.
+    """
+    story.first_byte(parts.bus, trip)
+    if named is None or _is_meant(backend, trip.model, named):
+        return
+    parts.bus.tell("request.mismatch", {"id": trip.id, "model": trip.model, "answered": named[:256]})
+    if isinstance(backend, LMStudioBackend):
+        raise BackendBroke(f"the backend had {named[:256]!r} answer instead of the model that was asked")
+
+
+def _is_meant(backend: Backend, model: str, named: str) -> bool:
+    """Tell whether *named* means *model*: other servers answer with a path or a dated name."""
+    if isinstance(backend, LMStudioBackend):
+        return named == model or backend.canonical(named) in (None, model)
+    asked, answered = model.casefold(), named.casefold()
+    return asked in answered or answered in asked
 
 
 def _report(parts: Parts, route: Route, error: DmapError) -> None:

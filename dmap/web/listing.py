@@ -101,7 +101,7 @@ def _state(gate: Gate) -> dict[str, Any]:
     now = asyncio.get_running_loop().time()
     view = gate.snapshot()
     switch = view.switch and {
-        "load": str(view.switch.load),
+        "load": str(view.switch.load) if view.switch.load is not None else None,
         "unload": [str(model) for model in view.switch.unload],
         "phase": view.switch.phase,
         "for_s": round(now - view.switch.since, 3),

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from dmap.access import Access
-from dmap.backends.gguf import GGUFBackend
 from dmap.catalog import Catalog
 from dmap.config import Config, ConfigProblem
 from dmap.errors import ModelNotFound
-from dmap.web.parts import Parts, contexts_of, gate_name, limits_of
+from dmap.tls import check
+from dmap.tokens import counters
+from dmap.web.parts import Parts, gate_name, limits_of
 
 __all__ = ["reload"]
 
@@ -17,22 +17,30 @@ def reload(parts: Parts, config: Config) -> None:
     Have *parts* go on under *config*.
 
     Residents, queues and streams are not touched; who waits for a model that is gone is told so.  Raises
-    `ConfigProblem` for what takes a restart, and then all is as it was.
+    `ConfigProblem` for what takes a restart and for a certificate or a tokenizer file that cannot be used,
+    and then all is as it was.
     """
     problems = list(_too_much(parts.config, config))
     if problems:
         raise ConfigProblem(problems)
-    parts.config = config
-    parts.access = Access(config.access)
-    parts.catalog = parts.inventory.catalog = Catalog(config, parts.catalog)
+    read = counters(config, parts.context.counters)
+    if parts.certificate is not None and config.listen.tls is not None:
+        check(config.listen.tls)
+        parts.certificate.take(config.listen.tls)
+    parts.config, parts.context.counters = config, read
+    parts.access = parts.access.renewed(config.access)
+    parts.catalog = parts.inventory.catalog = Catalog(config, parts.catalog, parts.saved)
+    parts.choose()
+    parts.bus.resize(config.debug.ring)
+    if not config.debug.capture:
+        parts.captures.clear()
     parts.bodies.server = config.server
     parts.pool.connect_s = config.server.connect_s
     parts.presence.unread_s = config.server.client_stall_s
-    for backend in parts.backends.values():
-        if isinstance(backend, GGUFBackend):
-            backend.contexts = contexts_of(config)
     for name, device in config.devices.items():
-        parts.gates[gate_name(name, "")].configure(limits_of(device), device.cooldown_s)
+        parts.gates[gate_name(name, "")].configure(
+            limits_of(device), device.cooldown_s, device.backend_gone_s, device.adopt == "evict"
+        )
     gone = ModelNotFound(
         "the model was taken out of the configuration while the request waited", param="model"
     )
@@ -41,8 +49,12 @@ def reload(parts: Parts, config: Config) -> None:
 
 
 def _too_much(old: Config, new: Config) -> Iterator[str]:
-    if new.listen != old.listen:
+    if (new.listen.host, new.listen.port) != (old.listen.host, old.listen.port):
         yield "listen: another address takes a restart"
+    if (new.listen.tls is None) != (old.listen.tls is None):
+        yield "listen.tls: with TLS or without takes a restart"
+    if new.state != old.state:
+        yield "state: another file takes a restart"
     if new.devices.keys() != old.devices.keys():
         yield "devices: one more or less takes a restart"
     for name in sorted(new.backends.keys() | old.backends.keys()):

@@ -6,8 +6,9 @@ answers by a denylist, since what a server says of its own answer is for the cli
 """
 
 import re
-import uuid
+import secrets
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from multidict import CIMultiDict
 
@@ -50,12 +51,14 @@ _NOT_TO_CLIENT = frozenset(
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
 """Headers by which a proxy tells who it speaks for; believed from `access.trusted_proxies` only."""
 
+_REMEMBERED = 256
+"""Header names that are not looked at anew for each message."""
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def to_backend(theirs: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return the request headers for a backend: the allowed ones of *theirs*, then its *own* (its token)."""
-    kept = [(name, value) for name, value in theirs if name.lower() in _TO_BACKEND]
+    kept = [line for line in theirs if _goes_up(line[0])]
     # Encoded answers could not be searched for their end mark.
     return [*kept, ("Accept-Encoding", "identity"), *own]
 
@@ -63,14 +66,19 @@ def to_backend(theirs: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]]
 def to_client(theirs: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
     """Return the answer's headers that may go down, doubles kept."""
     lines = list(theirs)
+    kept = [line for line in lines if _goes_down(line[0])]
     named = {name for line in lines if line[0].lower() == "connection" for name in _names(line[1])}
-    return CIMultiDict(
-        (name, value)
-        for name, value in lines
-        if name.lower() not in _NOT_TO_CLIENT
-        and name.lower() not in named
-        and not name.lower().startswith("access-control-")
-    )
+    return CIMultiDict([line for line in kept if line[0].lower() not in named] if named else kept)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _goes_up(name: str) -> bool:
+    return name.lower() in _TO_BACKEND
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _goes_down(name: str) -> bool:
+    return name.lower() not in _NOT_TO_CLIENT and not name.lower().startswith("access-control-")
 
 
 def _names(value: str) -> Iterable[str]:
@@ -79,5 +87,5 @@ def _names(value: str) -> Iterable[str]:
 
 def request_id(theirs: Mapping[str, str]) -> str:
     """Return the client's own `x-request-id` when it is sane, else a new one."""
-    given = theirs.get("x-request-id", "")
-    return given if _SANE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+    given = theirs.get("x-request-id")
+    return given if given is not None and _SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(16)}"

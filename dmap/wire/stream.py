@@ -152,19 +152,24 @@ def error_of(payload: Any) -> str | None:
 
 
 def usage_of(payload: Any) -> tuple[int | None, int | None]:
-    """Return the tokens (in, out) that an answer's `usage`, or llama.cpp's `timings`, tell."""
+    """Return the tokens (in, out) told as `usage`, as LM Studio's `stats` or as llama.cpp's `timings`."""
     if not isinstance(payload, dict):
         return None, None
-    inner = payload.get("response") or payload.get("message")
-    usage = payload.get("usage") or (inner.get("usage") if isinstance(inner, dict) else None)
-    if isinstance(usage, dict):
-        read = _count(usage, "prompt_tokens", "input_tokens")
-        return read, _count(usage, "completion_tokens", "output_tokens")
+    inner = payload.get("response") or payload.get("message") or payload.get("result")
+    for whole in (payload, inner):
+        usage = (whole.get("usage") or whole.get("stats")) if isinstance(whole, dict) else None
+        if isinstance(usage, dict) and (counts := _counts(usage)) != (None, None):
+            return counts
     timings = payload.get("timings")
     if isinstance(timings, dict):
         cached, read = _count(timings, "cache_n") or 0, _count(timings, "prompt_n")
         return None if read is None else cached + read, _count(timings, "predicted_n")
     return None, None
+
+
+def _counts(usage: dict[str, Any]) -> tuple[int | None, int | None]:
+    read = _count(usage, "prompt_tokens", "input_tokens")
+    return read, _count(usage, "completion_tokens", "output_tokens", "total_output_tokens")
 
 
 def model_of(body: bytes) -> str | None:
@@ -177,7 +182,10 @@ def model_of(body: bytes) -> str | None:
 
 
 def _count(counts: dict[str, Any], *names: str) -> int | None:
-    return next((counts[name] for name in names if isinstance(counts.get(name), int)), None)
+    for name in names:
+        if isinstance(count := counts.get(name), int):
+            return count
+    return None
 
 
 def error_record(error: DmapError, dialect: Dialect) -> bytes:

@@ -1,0 +1,67 @@
+"""
+One timer for everything under way that has a time limit.
+
+Timers of its own for each bound of each request would cost more than its whole way through the relay.
+The bounds are seconds to minutes long, so it does to look at all that is under way now and then.  What a
+look finds, and what becomes of it, is the watched thing's business.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
+
+__all__ = ["Sweep", "Watched"]
+
+
+class Watched(Protocol):
+    """Something under way that wants to be looked at every *look_s* seconds."""
+
+    look_s: float
+
+    def look(self, now: float) -> None:
+        """Act on what is overdue at *now*, the loop's time; it may leave the sweep by that."""
+
+
+_Kind = TypeVar("_Kind", bound=Watched)
+
+
+class Sweep(Generic[_Kind]):
+    """
+    What is under way: `add` it, and `discard` it at its end.
+
+    The timer runs as often as the most impatient of them needs it, and stops when it finds nothing to look
+    at; so a busy sweep sets one timer per round and not one per request.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._watched: set[_Kind] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._every_s = 0.0
+
+    def __iter__(self) -> Iterator[_Kind]:
+        """Iterate over what is under way now; it may leave meanwhile."""
+        return iter(tuple(self._watched))
+
+    def add(self, one: _Kind) -> None:
+        """Look at *one* from now on."""
+        self._watched.add(one)
+        if self._timer is None or one.look_s < self._every_s:
+            self._set_timer(one.look_s)
+
+    def discard(self, one: _Kind) -> None:
+        """Look at *one* no more.  Idempotent."""
+        self._watched.discard(one)
+
+    def _set_timer(self, every_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._every_s, self._timer = every_s, self._loop.call_later(every_s, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for one in self:
+            one.look(now)
+        if self._watched:
+            self._set_timer(min(one.look_s for one in self._watched))

@@ -1,0 +1,110 @@
+"""What a request leaves behind: its events, in order, and at its end one log line."""
+
+import asyncio
+import logging
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, answer, chat, chunk, delta, post
+
+CHAT = "/v1/chat/completions"
+
+
+def events(proxy: Any) -> list[tuple[str, dict[str, Any]]]:
+    """List what was told so far, as (type, fields)."""
+    return [(event.type, dict(event.fields)) for event in proxy.parts.bus.since(0, 1000)[0]]
+
+
+async def test_one_stream(proxy: Any, backend: FakeBackend, caplog: pytest.LogCaptureFixture) -> None:
+    """A stream is received, granted, begun and finished, under one id, and leaves one line."""
+    usage = b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}\n\n'
+    backend.script = lambda e: e.write(SSE, chunk(delta("one")), chunk(usage), chunk(DONE), END)
+    client = await proxy.client()
+
+    with caplog.at_level(logging.INFO, "dmap.requests"):
+        await client.send(post(chat()))
+        await client.answer()
+        await proxy.settled()
+
+    told = events(proxy)
+    assert [type for type, _ in told] == [
+        "request.received",
+        "request.granted",
+        "request.first_byte",
+        "request.finished",
+    ]
+    assert len({fields["id"] for _, fields in told}) == 1
+    assert {
+        name: told[-1][1][name] for name in ("model", "chunks", "tokens_in", "tokens_out", "outcome")
+    } == {
+        "model": "m",
+        "chunks": 3,
+        "tokens_in": 3,
+        "tokens_out": 4,
+        "outcome": "success",
+    }
+    assert len(caplog.records) == 1
+
+
+async def test_who_has_to_wait(start: Any, backend: FakeBackend) -> None:
+    """A request that cannot be served at once is told as queued, with its place, before it is granted."""
+    backend.script = backend.by_hand
+    proxy = await start(f"backends: {{fake: {{kind: openai, url: '{backend.url}', parallel: 1}}}}")
+    first, second = await proxy.client(), await proxy.client()
+    await first.send(post(chat()))
+    answering = await backend.next()
+    await second.send(post(chat()))
+    async with asyncio.timeout(5):
+        while "request.queued" not in [type for type, _ in events(proxy)]:
+            await asyncio.sleep(0.005)
+
+    await answering.end(SSE, chunk(DONE), END)
+    await (await backend.next()).end(SSE, chunk(DONE), END)
+    await second.answer()
+
+    [queued] = [fields for type, fields in events(proxy) if type == "request.queued"]
+    assert (queued["model"], queued["backend"], queued["position"]) == ("m", "fake", 1)
+    assert [type for type, fields in events(proxy) if fields["id"] == queued["id"]][:4] == [
+        "request.received",
+        "request.queued",
+        "request.granted",
+        "request.first_byte",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("named", "mismatches"),
+    [("m", 0), ("M", 0), ("/models/m.gguf", 0), ("m-2026-11-01", 0), ("other", 1)],
+)
+async def test_an_answer_of_another_model(
+    proxy: Any, backend: FakeBackend, named: str, mismatches: int
+) -> None:
+    """An answer that names another model than was asked is told and counted, and passed on all the same."""
+
+    async def reply(exchange: Exchange) -> None:
+        await exchange.end(answer(b'{"model": "%b", "choices": []}' % named.encode()))
+
+    backend.script = reply
+    async with aiohttp.ClientSession(proxy.url) as session:
+        async with session.post(CHAT, json={"model": "m", "messages": []}) as answered:
+            assert answered.status == 200
+        async with session.get("/metrics") as page:
+            text = await page.text()
+
+    told = [fields for type, fields in events(proxy) if type == "request.mismatch"]
+    assert [(fields["model"], fields["answered"]) for fields in told] == [("m", named)] * mismatches
+    assert ('dmap_mismatches_total{model="m"} 1.0' in text) is bool(mismatches)
+
+
+async def test_what_is_refused(proxy: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A request that is refused is told as failed, with the reason."""
+    body = {"model": "nobody", "messages": []}
+    async with aiohttp.ClientSession(proxy.url) as session, session.post(CHAT, json=body) as answered:
+        assert answered.status == 404
+
+    told = events(proxy)
+    assert [type for type, _ in told] == ["request.received", "request.failed"]
+    assert (told[1][1]["status"], told[1][1]["outcome"]) == (404, "model_not_found")
+    assert "model" not in told[1][1]
