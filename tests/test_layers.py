@@ -23,10 +23,7 @@ LAYERS = (
     "catalog",  # 2 too: it asks an access.Client what it may use
     "backends",  # 3
     "inventory gate",  # 4
-    "sweep",  # 4 too: one timer for all that has a time limit
-    "upstream",  # 5
-    "reply",  # 6
-    "relay",  # 6 too: writes to a reply
+    "relay",  # 5 and 6: the client side and the server side of passing an answer on
     "web",  # 7
     "daemon simulate",  # 8
     "demo",  # 9: a daemon with models of its own
@@ -37,12 +34,12 @@ LAYERS = (
 PURE = ("errors", "logfmt", "arbiter", "wire")
 IMPURE = {"asyncio", "logging", "random", "time", "socket", "threading", "os"}
 HOMES = {
-    "aiohttp": {"backends", "reply", "web", "daemon", "remote"},
+    "aiohttp": {"backends", "relay", "web", "daemon", "remote"},
     "aiohttp_sse": {"web"},
     "gguf": {"tiny_models", "tiny_vocabulary"},
-    "httptools": {"upstream"},
+    "httptools": {"relay"},
     "msgspec": {"wire", "events"},
-    "multidict": {"wire", "reply", "relay"},
+    "multidict": {"wire", "relay"},
     "numpy": {"tiny_models"},
     "prometheus_async": {"metrics", "web"},
     "prometheus_client": {"metrics", "web"},

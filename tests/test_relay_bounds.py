@@ -5,8 +5,7 @@ import gc
 
 import pytest
 
-from dmap.reply import Reply
-from dmap.upstream import Exchange
+from dmap.relay import Exchange, Reply
 from tests.fakes import (
     DONE,
     END,

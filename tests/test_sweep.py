@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from dmap.sweep import Sweep
+from dmap.relay.sweep import Sweep
 
 
 class Patient:

@@ -211,9 +211,7 @@ class GGUFBackend:
         asked = wanted.get("context_length", self._context_length)
         context_length = file.context_length(asked)
         if "context_length" in wanted and context_length < asked:
-            _log.warning(
-                logfmt("context_cut", {"model": file.id, "asked": asked, "given": context_length})
-            )
+            _log.warning(logfmt("context_cut", {"model": file.id, "asked": asked, "given": context_length}))
         told = [
             f"--alias={file.id}",
             *("--context", str(context_length)),

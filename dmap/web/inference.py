@@ -11,7 +11,7 @@ from dmap.backends.lmstudio import LMStudioBackend
 from dmap.config import OpenAIBackend
 from dmap.errors import BackendBroke, BackendDown, BadRequest, DmapError, ModelNotFound, PathNotFound
 from dmap.gate import Beat, Gate, Lease
-from dmap.reply import Reply
+from dmap.relay import Reply
 from dmap.trip import Route, Trip
 from dmap.web import story
 from dmap.web.open_requests import OpenRequest

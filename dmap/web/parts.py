@@ -20,11 +20,11 @@ from dmap.events import Bus
 from dmap.gate import Gate
 from dmap.inventory import Inventory
 from dmap.metrics import Metrics
+from dmap.relay import Pool
 from dmap.state import Activation, Saved, StateFile
 from dmap.tls import Certificate
 from dmap.tokens import counters
 from dmap.trip import ModelKey, Route
-from dmap.upstream import Pool
 from dmap.web.bodies import Bodies
 from dmap.web.capture import Captures
 from dmap.web.context import ContextGuard

@@ -15,9 +15,10 @@ from multidict import CIMultiDict
 
 from dmap.backends import Target
 from dmap.errors import BackendBroke, Relayed
-from dmap.reply import Reply
+from dmap.relay.exchange import Bounds, Exchange, Stale
+from dmap.relay.pool import Pool
+from dmap.relay.reply import Reply
 from dmap.trip import Trip
-from dmap.upstream import Bounds, Exchange, Pool, Stale
 from dmap.wire.headers import to_client
 from dmap.wire.stream import Tail, error_of, model_of, usage_of
 from dmap.wire.verdict import decoded, failure_of

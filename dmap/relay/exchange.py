@@ -1,0 +1,169 @@
+"""
+One request and its answer, as it comes from a backend.
+
+It owns its connection until the answer is complete.  Bytes of the body are pushed into a callable as they
+arrive, in the loop's read callback: no task wakes up for a chunk.  What they mean is not its business; see
+`relay`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from dmap.errors import BackendSlow, DmapError, LeaseExpired
+
+if TYPE_CHECKING:
+    from dmap.relay.connection import Connection
+
+__all__ = ["Bounds", "Exchange", "Stale", "drop"]
+
+_LOOKS = 8
+"""An exchange is looked at this often per bound; silence is then noticed at most a quarter late."""
+
+
+class Stale(Exception):
+    """The server had closed the idle connection that was reused: it saw nothing of the request."""
+
+
+class Bounds(NamedTuple):
+    """How long an answer may take, in seconds: until its first byte, without a byte after it, and in all."""
+
+    first_byte_s: float
+    idle_s: float
+    lease_s: float
+
+
+class Exchange:
+    """
+    One request and the answer to it.
+
+    *first* is done when the head and the first byte of the body are here, or all of an answer without
+    one; it fails with what broke the answer before that, `Stale` when the request may be sent again.
+    Body bytes go to *sink*, which starts out collecting them in *held*.  *on_end* is called once, at the
+    end: *broken* is then None if the answer is complete, else it may be one of the *bounds* that is over.
+    A backend that is paused is not silent.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_is_paused",
+        "_seen",
+        "_silent_since",
+        "bounds",
+        "broken",
+        "by_eof",
+        "chunks",
+        "ended",
+        "first",
+        "headers",
+        "held",
+        "look_s",
+        "named",
+        "on_end",
+        "sent_at",
+        "sink",
+        "status",
+    )
+
+    def __init__(self, connection: "Connection", loop: asyncio.AbstractEventLoop, bounds: Bounds) -> None:
+        self._connection: Connection | None = connection
+        self.first: asyncio.Future[None] = loop.create_future()
+        self.bounds = bounds
+        self.look_s = min(bounds) / _LOOKS
+        self.sent_at = self._silent_since = loop.time()
+        self._seen = 0
+        self._is_paused = False
+        self.status = 0
+        self.headers: list[tuple[str, str]] = []
+        self.named: dict[str, str] = {}
+        self.held: list[bytes] = []
+        self.sink: Callable[[bytes], None] = self._hold
+        self.chunks = 0
+        self.ended = False
+        self.broken: DmapError | None = None
+        self.by_eof = False
+        self.on_end: Callable[[], None] | None = None
+
+    def _hold(self, data: bytes) -> None:
+        self.held.append(data)
+        if not self.first.done():
+            self.first.set_result(None)
+
+    def add_header(self, name: str, value: str) -> None:
+        """Take the next header of the answer's head."""
+        self.headers.append((name, value))
+        self.named.setdefault(name.lower(), value)
+
+    def header(self, name: str) -> str | None:
+        """Return the first value of header *name*, which is given in lower case."""
+        return self.named.get(name)
+
+    def pause(self) -> None:
+        """Stop reading the answer; the backend feels it when the kernel's buffers are full."""
+        self._is_paused = True
+        if self._connection is not None:
+            self._connection.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        self._is_paused = False
+        if self._connection is not None:
+            self._connection.transport.resume_reading()
+
+    def look(self, now: float) -> None:
+        """End the answer if one of its bounds is over; for the sweep."""
+        first_byte_s, idle_s, lease_s = self.bounds
+        if now - self.sent_at >= lease_s:
+            self.stop(LeaseExpired(f"the request held its model for {lease_s:g} s (lease_s of the device)"))
+        elif not self.first.done():
+            if now - self.sent_at >= first_byte_s:
+                told = f"no first byte from the backend within {first_byte_s:g} s (server.first_byte_s)"
+                self.stop(BackendSlow(told))
+        elif self._is_paused or self._seen != self.chunks:
+            self._seen, self._silent_since = self.chunks, now
+        elif now - self._silent_since >= idle_s:
+            self.stop(BackendSlow(f"silence from the backend for {idle_s:g} s (server.idle_s)"))
+
+    def finish(self, broken: DmapError | Stale | None = None) -> None:
+        """Mark the answer complete, or *broken*; called by the connection."""
+        self._release()
+        self.broken = broken if isinstance(broken, DmapError) else None
+        if not self.first.done():
+            self.first.set_exception(broken) if broken else self.first.set_result(None)
+            self.first.exception()  # whoever waits may be cancelled before it looks
+        if self.on_end is not None:
+            self.on_end()
+
+    def stop(self, error: DmapError) -> None:
+        """End the answer here if it is not complete, broken by *error*."""
+        if not self.ended:
+            self.abort()
+            self.finish(error)
+
+    def abort(self) -> None:
+        """Cut the connection if the answer is not complete: that makes the backend stop generating."""
+        connection = self._release()
+        if connection is not None:
+            connection.abort()
+
+    def _release(self) -> "Connection | None":
+        connection, self._connection = self._connection, None
+        self.ended = True
+        if connection is not None:
+            connection.pool.under_way.discard(self)
+        return connection
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+        # Both lead back here: broken up, all that the request held is freed now and not by the collector.
+        self.sink, self.on_end = drop, None
+
+
+def drop(data: bytes) -> None:
+    """Take bytes that nobody is to see."""

@@ -1,0 +1,124 @@
+"""The idle connections to all backends, and the exchanges under way."""
+
+import asyncio
+import errno
+import ssl
+from collections import deque
+
+from dmap.backends import Target
+from dmap.errors import BackendDown, DmapError, Overloaded
+from dmap.relay.connection import Address, Connection
+from dmap.relay.exchange import Bounds, Exchange
+from dmap.relay.sweep import Sweep
+
+__all__ = ["Pool"]
+
+MAX_IDLE_S = 3.5
+"""LM Studio and llama-server close an idle connection after 5 s (`Keep-Alive: timeout=5`)."""
+MAX_IDLE = 64
+"""Idle connections kept per backend address."""
+
+
+class Pool:
+    """
+    The idle connections to all backends, and the exchanges under way; make it inside the loop that runs it.
+
+    *connect_s* bounds each attempt to open a new connection.
+    """
+
+    def __init__(self, *, connect_s: float) -> None:
+        self.connect_s = connect_s
+        self.loop = asyncio.get_running_loop()
+        self.under_way: Sweep[Exchange] = Sweep(self.loop)
+        self._idle: dict[Address, deque[Connection]] = {}
+        self._tls: ssl.SSLContext | None = None
+
+    async def send(
+        self,
+        target: Target,
+        headers: list[tuple[str, str]],
+        body: bytes,
+        bounds: Bounds,
+        *,
+        fresh: bool = False,
+    ) -> "Exchange":
+        """
+        Send one POST; the exchange then owns the connection and has to be ended by `with`.
+
+        With *fresh* no idle connection is used.  Raises `BackendDown` when no connection can be had, and
+        nothing was sent then.
+        """
+        connection = None if fresh else self._take((target.host, target.port, target.tls))
+        reused = connection is not None
+        connection = connection or await self._open(target)
+        exchange = Exchange(connection, self.loop, bounds)
+        self.under_way.add(exchange)
+        connection.write(exchange, _request_head(target, headers, len(body)), body, reused=reused)
+        return exchange
+
+    def stop(self, error: DmapError) -> None:
+        """End every exchange that is under way, broken by *error*."""
+        for exchange in self.under_way:
+            exchange.stop(error)
+
+    async def close(self) -> None:
+        """Close every idle connection."""
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.close()
+        self._idle.clear()
+
+    def _take(self, address: Address) -> "Connection | None":
+        """Return the idle connection used last that is still fresh."""
+        now, idle = self.loop.time(), self._idle.get(address)
+        while idle:
+            connection = idle.pop()
+            if connection.is_open and now - connection.idle_since < MAX_IDLE_S:
+                return connection
+            connection.close()
+        return None
+
+    def give_back(self, connection: "Connection") -> None:
+        """Keep *connection* for the next request; called by itself when it has nothing left to read."""
+        idle = self._idle.setdefault(connection.address, deque())
+        while idle and (len(idle) >= MAX_IDLE or connection.idle_since - idle[0].idle_since > MAX_IDLE_S):
+            idle.popleft().close()
+        idle.append(connection)
+
+    def forget(self, connection: "Connection") -> None:
+        """Drop *connection*, which has ended; an address whose last it was is forgotten too."""
+        idle = self._idle.get(connection.address)
+        if idle is not None and connection in idle:
+            idle.remove(connection)
+            if not idle:
+                del self._idle[connection.address]
+
+    async def _open(self, target: Target) -> "Connection":
+        address = (target.host, target.port, target.tls)
+        try:
+            async with asyncio.timeout(self.connect_s):
+                _, connection = await self.loop.create_connection(
+                    lambda: Connection(self, address),
+                    target.host,
+                    target.port,
+                    ssl=self._context(target.tls),
+                )
+        except (OSError, TimeoutError) as exc:
+            if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
+                raise Overloaded("dmap has no file descriptor left", retry_after_s=5) from exc
+            reason = str(exc) or f"no connection within {self.connect_s:g} s"
+            where = f"{target.host}:{target.port}"
+            raise BackendDown(f"the backend at {where} cannot be reached: {reason}", retry_after_s=2) from exc
+        return connection
+
+    def _context(self, tls: bool) -> ssl.SSLContext | None:
+        if tls and self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls if tls else None
+
+
+def _request_head(target: Target, headers: list[tuple[str, str]], length: int) -> bytes:
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    lines = [f"POST {target.path} HTTP/1.1", f"Host: {host}:{target.port}", f"Content-Length: {length}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")  # as aiohttp decoded them
