@@ -25,8 +25,9 @@ from dmap.logfmt import logfmt
 from dmap.notify import Notifier, listen_fds
 from dmap.state import StateFile, default_path
 from dmap.web.app import make_app
+from dmap.web.build import build
 from dmap.web.connection import Connection
-from dmap.web.parts import Parts, build
+from dmap.web.parts import Parts
 from dmap.web.reload import reload
 
 __all__ = ["Daemon", "listening", "serve"]

@@ -21,7 +21,7 @@ from dmap.backends import Loaded
 from dmap.backends.lmstudio import LMStudioBackend
 from dmap.backends.lmstudio_lms import Lms
 from dmap.errors import BackendDown, LoadFailed
-from dmap.web.parts import build
+from dmap.web.build import build
 from tests.lmstudio_emulator import Emulator, Knobs, Traps
 from tests.lmstudio_world import SPECS, Instance, Refusal, World
 

@@ -15,8 +15,9 @@ from dmap.errors import BadRequest, DmapError, Internal, NotBuilt, PathNotFound
 from dmap.logfmt import logfmt
 from dmap.trip import Trip
 from dmap.web import admin, cors, debug, listing, metrics, status, story
+from dmap.web.build import running
 from dmap.web.inference import CLIENT, TRIP, proxy
-from dmap.web.parts import PARTS, Parts, running
+from dmap.web.parts import PARTS, Parts
 from dmap.wire.headers import request_id
 from dmap.wire.routes import ROUTES
 

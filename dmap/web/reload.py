@@ -7,7 +7,8 @@ from dmap.config import Config, ConfigProblem
 from dmap.errors import ModelNotFound
 from dmap.tls import check
 from dmap.tokens import counters
-from dmap.web.parts import Parts, gate_name, limits_of
+from dmap.web.build import limits_of
+from dmap.web.parts import Parts, gate_name
 
 __all__ = ["reload"]
 

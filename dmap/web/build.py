@@ -1,0 +1,167 @@
+"""From a configuration to a running proxy: its parts made, started and stopped in order."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+
+from aiohttp import web
+
+from dmap import config as settings
+from dmap.access import Access
+from dmap.arbiter import Limits
+from dmap.backends import Backend
+from dmap.backends.gguf import GGUFBackend
+from dmap.backends.lmstudio import LMStudioBackend
+from dmap.backends.openai import OpenAIBackend
+from dmap.catalog import Catalog
+from dmap.config import Config
+from dmap.events import Bus
+from dmap.gate import Gate
+from dmap.inventory import Inventory
+from dmap.metrics import Metrics
+from dmap.relay import Pool
+from dmap.state import StateFile
+from dmap.tls import Certificate
+from dmap.tokens import counters
+from dmap.web.bodies import Bodies
+from dmap.web.context import ContextGuard
+from dmap.web.parts import PARTS, Parts, gate_name
+from dmap.web.presence import Presence
+
+__all__ = ["build", "limits_of", "running"]
+
+
+def build(config: Config, state: StateFile | None = None) -> Parts:
+    """Make the parts of a proxy, with what *state* has kept; nothing is started or asked yet."""
+    state = state or StateFile(config.state)
+    saved = state.read()
+    backends = {name: _backend(name, config) for name in config.backends}
+    catalog = Catalog(config, saved=saved)
+    inventory = Inventory(backends, catalog)
+    bus = Bus(config.debug.ring, time.time)  # noqa: TID251 - people read its times
+    gates = dict(_gates(config, backends, bus))
+    parts = Parts(
+        config=config,
+        access=Access(config.access, tell=bus.tell),
+        catalog=catalog,
+        backends=backends,
+        inventory=inventory,
+        gates=gates,
+        pool=Pool(connect_s=config.server.connect_s),
+        bodies=Bodies(config.server),
+        presence=Presence(config.server.client_stall_s),
+        bus=bus,
+        context=ContextGuard(config, backends, counters(config)),
+        certificate=Certificate(config.listen.tls) if config.listen.tls is not None else None,
+        metrics=_metrics(bus, gates, inventory, backends),
+        state=state,
+        saved=saved,
+    )
+    parts.choose()
+    return parts
+
+
+async def running(app: web.Application) -> AsyncGenerator[None]:
+    """Start the parts of *app*, and stop them in the opposite order; for `cleanup_ctx`."""
+    parts = app[PARTS]
+    try:
+        await _start(parts)
+        yield
+    finally:
+        await _stop(parts)
+
+
+async def _start(parts: Parts) -> None:
+    for gate in parts.gates.values():
+        await gate.start()
+    for name in parts.saved.drained & parts.config.devices.keys():
+        parts.gates[gate_name(name, "")].drain(unload=False)
+    await parts.inventory.start()
+    await parts.presence.start()
+
+
+async def _stop(parts: Parts) -> None:
+    """Stop what has been started, be it only a part."""
+    await parts.presence.close()
+    await parts.inventory.close()
+    for gate in parts.gates.values():
+        await gate.close()
+    await parts.pool.close()
+    for backend in parts.backends.values():
+        await backend.close()
+
+
+def _metrics(bus: Bus, gates: Mapping[str, Gate], inventory: Inventory, backends: Iterable[str]) -> Metrics:
+    return Metrics(
+        bus,
+        clock=asyncio.get_running_loop().time,
+        devices=lambda: {name.removeprefix("device "): gate.snapshot() for name, gate in gates.items()},
+        backends=lambda: {name: name in inventory.answering for name in backends},
+    )
+
+
+def _backend(name: str, config: Config) -> Backend:
+    chosen = config.backends[name]
+    match chosen:
+        case settings.OpenAIBackend():
+            return OpenAIBackend(name, chosen.url, api_key=chosen.api_key, connect_s=config.server.connect_s)
+        case settings.LMStudioBackend():
+            return LMStudioBackend(
+                name,
+                chosen.url,
+                api_key=chosen.api_key,
+                connect_s=config.server.connect_s,
+                load_s=chosen.load_s,
+                lms=chosen.lms,
+            )
+        case settings.GGUFBackend():
+            return GGUFBackend(
+                name,
+                chosen.path,
+                parallel=chosen.parallel,
+                context_length=chosen.context_length,
+                threads=chosen.threads,
+                load_s=chosen.load_s,
+            )
+
+
+def _gates(config: Config, backends: Mapping[str, Backend], bus: Bus) -> Iterator[tuple[str, Gate]]:
+    for name, device in config.devices.items():
+        placed = {
+            backend.name: backend
+            for backend in backends.values()
+            if isinstance(backend, (GGUFBackend, LMStudioBackend)) and _device(config, backend.name) == name
+        }
+        yield (
+            gate_name(name, ""),
+            Gate(
+                name,
+                limits_of(device),
+                placed,
+                device.cooldown_s,
+                device.backend_gone_s,
+                adopt=device.adopt == "evict",
+                tell=bus.tell,
+            ),
+        )
+    for name, backend in config.backends.items():
+        if isinstance(backend, settings.OpenAIBackend):
+            limits = Limits(wait_s=backend.wait_s, queue=backend.queue)
+            yield gate_name(None, name), Gate.passing(name, limits, backend.parallel)
+
+
+def _device(config: Config, backend: str) -> str | None:
+    chosen = config.backends[backend]
+    return chosen.device if isinstance(chosen, settings.SWITCHING) else None
+
+
+def limits_of(device: settings.Device) -> Limits:
+    return Limits(
+        max_models=device.max_models,
+        memory_bytes=device.memory,
+        embeddings=device.embeddings,
+        patience_s=device.patience_s,
+        residency=device.residency,
+        wait_s=device.wait_s,
+        queue=device.queue,
+    )
