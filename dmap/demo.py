@@ -25,6 +25,7 @@ devices:
 backends:
   engine: {{kind: gguf, path: {folder}, device: gpu0, context_length: 2048}}
 defaults: {{max_tokens: 60}}
+state: {folder}/state.json
 """
 
 

@@ -75,9 +75,14 @@ class Event:
         Its data is a JSON object: `number`, `at`, `type` and the fields side by side.
         """
         if self._frame is None:
-            told = {"number": self.number, "at": round(self.at, 3), "type": self.type, **self.fields}
+            fields = {name: _rounded(value) for name, value in self.fields.items()}
+            told = {"number": self.number, "at": round(self.at, 3), "type": self.type, **fields}
             self._frame = b"id: %d\nevent: %b\ndata: %b\n\n" % (self.number, self.type.encode(), _json(told))
         return self._frame
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _json(told: Mapping[str, Any]) -> bytes:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import sys
+import tempfile
 
 import uvloop
 
@@ -25,19 +26,21 @@ devices:
   gpu0: {{max_models: 1, cooldown_s: 0.5}}
 backends:
   studio: {{kind: lmstudio, url: '{url}', device: gpu0}}
+state: {folder}/state.json
 """
 
 
-def config(url: str, port: int) -> Config:
-    """Return a configuration that serves the models of the LM Studio at *url* one at a time."""
-    return parse(_CONFIG.format(port=port, url=url), {})
+def config(url: str, port: int, folder: str) -> Config:
+    """Return a configuration for the LM Studio at *url*, one model at a time, its state in *folder*."""
+    return parse(_CONFIG.format(port=port, url=url, folder=folder), {})
 
 
 async def run(port: int, load_s: float) -> None:
     """Run the demo on *port* of loopback until it is interrupted; a load takes *load_s*."""
     _show_switches()
-    async with emulator(knobs=Knobs(load_s=load_s, token_s=0.03, tokens=60)) as studio:
-        await serve(config(studio.url, port), lambda url: _explain(url, studio.url))
+    with tempfile.TemporaryDirectory(prefix="dmap-demo-") as folder:
+        async with emulator(knobs=Knobs(load_s=load_s, token_s=0.03, tokens=60)) as studio:
+            await serve(config(studio.url, port, folder), lambda url: _explain(url, studio.url))
 
 
 def _explain(url: str, studio_url: str) -> None:

@@ -143,6 +143,22 @@ class TestLoad:
         assert (status, told["error"]["code"]) == (502, "model_load_failed")
         assert studio.proxy.parts.saved == Saved()
 
+    async def test_a_failed_load_punishes_nobody_else(self, studio: Client) -> None:
+        """Who uses a model as it was need not wait because somebody's options for it did not work."""
+        impossible = {"modelKey": SMALL, "loadConfig": {"contextLength": 1_000_000_000}}
+        assert (await studio.post("/admin/models/load", **impossible))[0] == 502
+
+        assert (await studio.chat(SMALL))[0] == 200
+
+    async def test_an_embedding_model(self, studio: Client) -> None:
+        """A model that makes embeddings is loaded, but never the active one: chats would go to it."""
+        embed = next(spec.key for spec in SPECS if spec.embedding)
+
+        _, loaded = await studio.post("/admin/models/load", modelKey=embed)
+        refused, _ = await studio.post("/admin/models/activate", modelKey=embed)
+
+        assert (loaded["status"], loaded["active"], refused) == ("loaded", False, 400)
+
     async def test_without_activation(self, studio: Client) -> None:
         """A load may leave the active model as it is."""
         _, told = await studio.post("/admin/models/load", modelKey=SMALL, activate=False)
@@ -355,11 +371,13 @@ class TestDrain:
         asking = asyncio.ensure_future(studio.chat(SMALL))
         await until(lambda: bool(studio.proxy.parts.open))
         _, queued = await studio.get("/admin/queue")
+        _, ready = await studio.get("/ready")
 
         _, resumed = await studio.post("/admin/resume")
 
         assert told["devices"]["gpu0"]["drained"] and not resumed["devices"]["gpu0"]["drained"]
-        assert len(queued["waiting"]["device gpu0"]) == 1
+        assert len(queued["waiting"]["gpu0"]) == 1
+        assert ready["devices"]["gpu0"]["drained"] is True
         assert (await asking)[0] == 200
 
     async def test_an_unknown_device(self, studio: Client) -> None:
@@ -400,7 +418,7 @@ class TestState:
         )
         asking = asyncio.ensure_future(client.chat())
         await until(lambda: bool(client.proxy.parts.open))
-        assert (await client.get("/admin/queue"))[1]["waiting"]["device gpu0"] != []
+        assert (await client.get("/admin/queue"))[1]["waiting"]["gpu0"] != []
 
         await client.post("/admin/resume")
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from dmap.backends import gguf_options, lmstudio_hands, lmstudio_lms
 from dmap.config import Config, ConfigProblem, GGUFBackend, OpenAIBackend, load, parse, warnings_of
+from dmap.config.models import BY_ENGINE, BY_LMS, BY_REST
 
 A = "backends: {a: {kind: openai, url: 'http://h'}}\n"
 HASH = "0123456789abcdef" * 4
@@ -245,7 +247,9 @@ def test_what_a_key_cannot_be_is_told_with_its_path(text, path):
 def test_parameters_in_camel_case():
     """The parameters of inference and of a load may be spelled as LM Studio's SDKs spell them."""
     config = parse(
-        A + "defaults: {maxTokens: 5, topP: 0.5, stopStrings: [x], repeatPenalty: 1.1, stream: true}\n"
+        "devices: {g: {}}\n"
+        "backends: {a: {kind: lmstudio, url: 'http://h', device: g}}\n"
+        "defaults: {maxTokens: 5, topP: 0.5, stopStrings: [x], repeatPenalty: 1.1, stream: true}\n"
         "models: {m: {load: {contextLength: 4096, evalBatchSize: 64, flashAttention: true}}}",
         {},
     )
@@ -262,6 +266,30 @@ def test_parameters_in_camel_case():
         "eval_batch_size": 64,
         "flash_attention": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("backend", "option"),
+    [
+        ("{kind: openai, url: 'http://h'}", "flash_attention: true"),
+        ("{kind: lmstudio, url: 'http://h', device: g}", "gpu_layers: 2"),
+        ("{kind: gguf, path: /, device: g}", "num_experts: 2"),
+    ],
+)
+def test_a_load_that_can_never_work(backend, option):
+    """An option that no backend of the model can be told is a problem: each load of it would fail."""
+    [problem] = problems_of(
+        f"devices: {{g: {{}}}}\nbackends: {{a: {backend}}}\nmodels: {{m: {{load: {{{option}}}}}}}"
+    )
+
+    assert problem.startswith(f"models.m.load.{option.partition(':')[0]}: no backend of this model")
+
+
+def test_options_are_those_of_the_backends():
+    """What the configuration lets through is what the backends take, no more and no less."""
+    assert set(BY_ENGINE) == set(gguf_options._POSSIBLE)
+    assert set(BY_REST) == set(lmstudio_hands.OPTIONS)
+    assert set(BY_LMS) == set(lmstudio_lms.ONLY)
 
 
 def test_a_parameter_in_two_spellings():

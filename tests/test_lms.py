@@ -496,7 +496,10 @@ def test_a_share_of_the_gpu(folder, written, read):
         ({"url": "https://box:1234"}, "backends.studio.lms: lms reaches only http://HOST:PORT"),
         ({"url": "http://[::1]:1234"}, "backends.studio.lms: lms reaches only http://HOST:PORT"),
         ({"url": "http://box/studio/v1"}, "backends.studio.lms: lms reaches only http://HOST:PORT"),
-        ({"load": "gpu: 1", "lms": ""}, "models.m.load.gpu: needs a backend of kind lmstudio with `lms` set"),
+        (
+            {"load": "gpu: 1", "lms": ""},
+            "models.m.load.gpu: no backend .* it needs kind lmstudio with `lms` set",
+        ),
         (
             {"load": "ttl_s: 9, num_experts: 2"},
             "models.m.load.num_experts: cannot be given beside ttl_s, which goes by lms",

@@ -116,6 +116,16 @@ async def test_fields_that_move_memory(ask: Ask, fields: dict[str, Any]) -> None
     assert (status, answer["error"]["param"]) == (400, next(iter(fields)))
 
 
+async def test_embeddings_of_a_chat_model(ask: Ask, lm: Emulator) -> None:
+    """A chat model is not asked for embeddings: LM Studio would load a copy of its own for each request."""
+    await ask(CHAT, chat(SMALL))
+
+    status, answer = await ask("/v1/embeddings", {"model": SMALL, "input": "Hello"})
+
+    assert (status, answer["error"]["param"]) == (400, "model")
+    assert list(lm.world.instances) == [SMALL]
+
+
 async def test_embeddings_beside_chat(ask: Ask, lm: Emulator) -> None:
     """An embedding model stays beside a chat model: neither pushes the other out."""
     await ask(CHAT, chat(SMALL))

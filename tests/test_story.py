@@ -66,6 +66,7 @@ async def test_who_has_to_wait(start: Any, backend: FakeBackend) -> None:
 
     [queued] = [fields for type, fields in events(proxy) if type == "request.queued"]
     assert (queued["model"], queued["backend"], queued["position"]) == ("m", "fake", 1)
+    assert queued["behind"] == "parallel"
     assert [type for type, fields in events(proxy) if fields["id"] == queued["id"]][:4] == [
         "request.received",
         "request.queued",
@@ -96,6 +97,18 @@ async def test_an_answer_of_another_model(
     told = [fields for type, fields in events(proxy) if type == "request.mismatch"]
     assert [(fields["model"], fields["answered"]) for fields in told] == [("m", named)] * mismatches
     assert ('dmap_mismatches_total{model="m"} 1.0' in text) is bool(mismatches)
+
+
+async def test_an_error_that_the_backend_told(proxy: Any, backend: FakeBackend) -> None:
+    """An error that goes down as the backend told it is no success."""
+    body = b'{"error": {"message": "no", "type": "x", "param": null, "code": null}}'
+    backend.script = lambda e: e.end(answer(body, status="422 Unprocessable"))
+    asked = {"model": "m", "messages": []}
+
+    async with aiohttp.ClientSession(proxy.url) as session, session.post(CHAT, json=asked) as answered:
+        assert answered.status == 422
+
+    assert (events(proxy)[-1][0], events(proxy)[-1][1]["outcome"]) == ("request.failed", "backend_error")
 
 
 async def test_what_is_refused(proxy: Any, caplog: pytest.LogCaptureFixture) -> None:

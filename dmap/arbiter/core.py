@@ -233,6 +233,11 @@ class Arbiter:
         """Return what the resident *model* takes."""
         return self._device.residents[model].needs
 
+    @property
+    def drained(self) -> bool:
+        """Whether nobody is served until `resume`."""
+        return self._device.drained
+
     def next_deadline(self) -> float | None:
         """Return when to call `tick` unless something happens before; later than the last event."""
         return self._settlement.next_deadline()

@@ -64,7 +64,7 @@ def _share(value: Any) -> Any:
     except (TypeError, ValueError):
         share = -1.0
     if not 0 <= share <= 1:
-        raise ValueError("write off, max, or a share from 0 to 1")
+        raise ValueError("write off, max, or a share from 0 to 1 (or ratio and layers)")
     return share
 
 
@@ -112,8 +112,8 @@ class Load(Section):
         gpu = values.get("gpu") if isinstance(values, dict) else None
         if not isinstance(gpu, dict):
             return values
-        if unknown := sorted(map(str, gpu.keys() - {"ratio", "layers"})):
-            raise ValueError(f"gpu has ratio and layers, but no {unknown[0]}")
+        if not gpu or gpu.keys() - {"ratio", "layers"}:
+            return values  # which is told of `gpu`, beside what else is wrong
         parts = {"gpu": gpu.get("ratio"), "gpu_layers": gpu.get("layers")}
         return values | {name: value for name, value in parts.items() if value is not None or name == "gpu"}
 
@@ -123,7 +123,21 @@ class Load(Section):
 
 
 BY_LMS = ("gpu", "parallel", "ttl_s", "identifier")
-"""The load options that only the `lms` command of LM Studio takes."""
+"""The load options that of LM Studio only its `lms` command takes; beside them just the context length."""
+BY_REST = ("context_length", "flash_attention", "eval_batch_size", "num_experts", "offload_kv_cache_to_gpu")
+"""The load options that LM Studio takes over REST."""
+BY_ENGINE = (
+    "context_length",
+    "flash_attention",
+    "eval_batch_size",
+    "offload_kv_cache_to_gpu",
+    "gpu",
+    "gpu_layers",
+    "cpu_threads",
+    "rope_frequency_base",
+    "rope_frequency_scale",
+)
+"""The load options that the embedded engine takes; of `gpu` all or nothing."""
 
 
 class Model(Section):

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, model_validator
 
 from dmap.config.access import Access, Listen, is_loopback
 from dmap.config.kinds import SWITCHING, BackendConfig, GGUFBackend, LMStudioBackend, OpenAIBackend
-from dmap.config.models import BY_LMS, Defaults, Model
+from dmap.config.models import BY_ENGINE, BY_LMS, BY_REST, Defaults, Model
 from dmap.config.section import Section
 from dmap.config.types import Count, Integer, Name, Number, Seconds, Size
 
@@ -86,7 +86,7 @@ class Config(Section):
             *self._exposed(),
             *self._dangling(),
             *self._doubles(),
-            *self._beyond_rest(),
+            *self._untakeable(),
             *self._impossible(),
         ]
         if problems:
@@ -109,17 +109,18 @@ class Config(Section):
             if model.backend is not None and model.backend not in self.backends:
                 yield f"models.{name}.backend: there is no backend {model.backend!r} under backends"
 
-    def _beyond_rest(self) -> Iterator[str]:
-        """Find what only `lms` can do where there is none, or where it would have to do more than it can."""
+    def _untakeable(self) -> Iterator[str]:
+        """Find options of a load that no backend which may have the model can be told."""
         for name, model in self.models.items():
-            given = model.load.given()
+            given, homes, at = model.load.given(), self._homes(model), f"models.{name}.load"
+            for option in given:
+                if not any(option in _takes(home) for home in homes):
+                    needed = "; it needs kind lmstudio with `lms` set" if option in BY_LMS else ""
+                    yield f"{at}.{option}: no backend of this model can be told this{needed}"
             by_lms = [option for option in BY_LMS if option in given]
-            if not by_lms:
-                continue
-            if not any(isinstance(one, LMStudioBackend) and one.lms for one in self._homes(model)):
-                yield f"models.{name}.load.{by_lms[0]}: needs a backend of kind lmstudio with `lms` set"
-            for option in sorted(given.keys() - {*BY_LMS, "context_length"}):
-                yield f"models.{name}.load.{option}: cannot be given beside {by_lms[0]}, which goes by lms"
+            if by_lms and all(isinstance(home, LMStudioBackend) for home in homes):
+                for option in sorted(set(BY_REST) & given.keys() - {"context_length"}):
+                    yield f"{at}.{option}: cannot be given beside {by_lms[0]}, which goes by lms"
 
     def _homes(self, model: Model) -> list[OpenAIBackend | GGUFBackend | LMStudioBackend]:
         named = self.backends.get(model.backend or "")
@@ -151,6 +152,19 @@ class Config(Section):
                     yield f"models.{name}.memory: more than the memory of device {device!r}"
             elif model.pin:
                 yield f"models.{name}.pin: name a backend whose models dmap loads"
+            if model.ttl_s is not None and not any(isinstance(one, SWITCHING) for one in self._homes(model)):
+                yield f"models.{name}.ttl_s: dmap cannot unload models on this backend"
         for name, count in pinned.items():
             if count > self.devices[name].max_models:
                 yield f"devices.{name}.max_models: less than the {count} models that are pinned there"
+
+
+def _takes(backend: OpenAIBackend | GGUFBackend | LMStudioBackend) -> tuple[str, ...]:
+    """Return the options of a load that *backend* can be told; for some the context is a fact to go by."""
+    match backend:
+        case GGUFBackend():
+            return BY_ENGINE
+        case LMStudioBackend():
+            return (*BY_REST, *BY_LMS) if backend.lms else BY_REST
+        case _:
+            return ("context_length",)

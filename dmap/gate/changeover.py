@@ -134,7 +134,7 @@ class Changeover:
 
     def _trouble(self, key: ModelKey, exc: Exception) -> DmapError:
         text = f"could not unload {key} on {self._name!r}: {cause_of(exc)}"
-        return BackendDown(text) if is_down(exc) else BackendBroke(text)
+        return BackendDown(text, retry_after_s=5) if is_down(exc) else BackendBroke(text)
 
     async def _change(self, switch: Switch, report: Report) -> Outcome | None:
         """Unload, cool down, load.  Return None when the switch was given up on the way."""

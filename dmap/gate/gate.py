@@ -26,6 +26,8 @@ from dmap.trip import ModelKey, Route
 
 __all__ = ["Gate"]
 
+FEW = 64
+"""With more who wait, a newcomer is told its place roughly: to know it exactly takes a walk over all."""
 FRESH_S = 1.0
 """Beats share a snapshot for this long: with a thousand waiters, each one's own would walk them all."""
 
@@ -129,6 +131,10 @@ class Gate:
         async with self.lease(route, client, priority=priority, name=name):
             return self._changeover.got.get(key)
 
+    def forgive(self, key: ModelKey) -> None:
+        """Let *key* be tried again at once, whatever its last load came to."""
+        self._apply(self._arbiter.recovered(self._now(), key))
+
     async def unload(self, key: ModelKey, wait_s: float | None = None) -> None:
         """
         Have a resident unloaded, pinned or not, once its last lease has ended; return when it is gone.
@@ -145,7 +151,7 @@ class Gate:
                 await future
         except TimeoutError:
             text = f"{key} on {self.name!r} still serves after {wait_s:g} s and was not unloaded"
-            raise WaitExpired(text) from None
+            raise WaitExpired(text, retry_after_s=5) from None
         finally:
             if self._partings.leave(key, future):
                 self._apply(self._arbiter.keep(self._now(), key))
@@ -176,6 +182,11 @@ class Gate:
             return False
         self._refuse(lease, error)
         return True
+
+    @property
+    def drained(self) -> bool:
+        """Whether nobody is served until `resume`."""
+        return self._arbiter.drained
 
     def snapshot(self) -> Snapshot:
         """Return who waits, what is resident and what is changing."""
@@ -255,9 +266,21 @@ class Gate:
         return place.position, place.estimate_s
 
     def prospect(self, lease: Lease) -> tuple[int, float]:
-        """Return roughly the position and wait of a *lease* that has just begun to wait; for the lease."""
-        key = self._passing or lease.route.key
-        return len(self._waiting), self._arbiter.estimate(self._now(), key)
+        """Return the position and wait of a *lease* that has just begun to wait, roughly where many wait."""
+        if len(self._waiting) <= FEW:
+            self._seen = None
+            return self.place(lease)
+        return len(self._waiting), self._arbiter.estimate(self._now(), self._passing or lease.route.key)
+
+    def obstacle(self, model: str) -> str:
+        """Tell in a word or two what requests for *model* wait behind: a drain, a switch, models, others."""
+        if self._arbiter.drained:
+            return "drain"
+        if (switch := self._arbiter.switch) is not None:
+            return f"switch to {switch.load}" if isinstance(switch, Switch) else "unload"
+        residents = sorted(map(str, self._arbiter.residents))
+        is_there = any(key.model in (model, "*") for key in self._arbiter.residents)
+        return "parallel" if is_there else ", ".join(residents)
 
     def _in_use(self, backend: str, model: str) -> bool:
         return self._out[ModelKey(backend, model)] > 0

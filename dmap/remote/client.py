@@ -74,6 +74,11 @@ class Daemon:
                 yield response
         except TimeoutError:
             raise Gone(f"{self.url} does not answer in time") from None
+        except aiohttp.ClientConnectorCertificateError as exc:
+            why = plain(str(exc.certificate_error))[:200]
+            raise Trouble(
+                f"the certificate of {self.url} is not trusted ({why}); SSL_CERT_FILE names one to trust"
+            ) from None
         except aiohttp.ClientConnectorError as exc:
             reason = os.strerror(exc.errno) if exc.errno else str(exc.os_error)
             raise Gone(

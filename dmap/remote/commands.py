@@ -53,10 +53,9 @@ def _add_tail(command: argparse.ArgumentParser) -> None:
 
 
 def _number(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError
-    return number
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError("the number of an event is 0 or more")
+    return int(text)
 
 
 def _tail(options: argparse.Namespace) -> int:

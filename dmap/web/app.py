@@ -19,7 +19,7 @@ from dmap.web.build import running
 from dmap.web.inference import CLIENT, TRIP, proxy
 from dmap.web.parts import PARTS, Parts
 from dmap.wire.headers import request_id
-from dmap.wire.routes import ROUTES
+from dmap.wire.routes import ROUTES, Dialect
 
 __all__ = ["make_app"]
 
@@ -146,7 +146,9 @@ def _refuse_form(request: web.Request) -> None:
 
 def _refusal(trip: Trip, error: DmapError) -> web.Response:
     trip.outcome, trip.reason = error.code, error.message
-    return web.json_response(error.body(), status=error.status, headers=error.headers())
+    route = ROUTES.get(trip.path)
+    told = {"type": "error"} if route is not None and route.dialect is Dialect.MESSAGES else {}
+    return web.json_response(told | error.body(), status=error.status, headers=error.headers())
 
 
 async def _sign(request: web.Request, response: web.StreamResponse) -> None:

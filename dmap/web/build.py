@@ -1,6 +1,7 @@
 """From a configuration to a running proxy: its parts made, started and stopped in order."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 
@@ -18,6 +19,7 @@ from dmap.config import Config
 from dmap.events import Bus
 from dmap.gate import Gate
 from dmap.inventory import Inventory
+from dmap.logfmt import logfmt
 from dmap.metrics import Metrics
 from dmap.relay import Pool
 from dmap.state import StateFile
@@ -29,6 +31,8 @@ from dmap.web.parts import PARTS, Parts, gate_name
 from dmap.web.presence import Presence
 
 __all__ = ["build", "limits_of", "running"]
+
+_log = logging.getLogger(__name__)
 
 
 def build(config: Config, state: StateFile | None = None) -> Parts:
@@ -76,6 +80,8 @@ async def _start(parts: Parts) -> None:
         await gate.start()
     for name in parts.saved.drained & parts.config.devices.keys():
         parts.gates[gate_name(name, "")].drain(unload=False)
+        told = {"device": name, "since": "before this start", "until": "dmap resume"}
+        _log.warning(logfmt("drained", told))
     await parts.inventory.start()
     await parts.presence.start()
 

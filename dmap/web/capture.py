@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dmap.trip import Trip
+from dmap.web.story import outcome_of
 
 __all__ = ["Captures"]
 
@@ -79,7 +80,7 @@ def _told(capture: _Capture) -> dict[str, Any]:
         "model": trip.model or None,
         "stream": trip.stream,
         "status": trip.status or None,
-        "outcome": trip.outcome or ("success" if trip.status else None),
+        "outcome": outcome_of(trip) if trip.status else (trip.outcome or None),
         "reason": trip.reason or None,
         "size_bytes": capture.size_bytes,
         "cut": capture.is_cut,

@@ -66,6 +66,10 @@ def _understand(request: web.Request, path: InferenceRoute, body: bytes) -> tupl
         body, route, trip.stream = _json(request, path, body)
     trip.model, trip.backend = route.key.model, route.key.backend
     kind = request.app[PARTS].config.backends[route.key.backend].kind
+    if kind == "lmstudio" and path.path.endswith("/embeddings") and not route.embedding:
+        # It would load a copy of its own for each such request (bug-tracker #902).
+        told = f"{trip.model!r} makes no embeddings in LM Studio; ask a model that is made for it"
+        raise BadRequest(told, param="model")
     if kind in path.lacking:
         raise PathNotFound(f"backends of {kind} have no {path.path}; {trip.model!r} is on one")
     if path.native not in (None, kind):
@@ -105,11 +109,12 @@ def _form(request: web.Request, body: bytes, kind: str) -> tuple[bytes, Route, b
     return body if model == route.key.model else put_model(body, kind, route.key.model), route, stream
 
 
-def _beat(reply: Reply) -> tuple[Beat | None, float]:
+def _beat(reply: Reply, gate: Gate) -> tuple[Beat | None, float]:
     """Tell a waiting client its place, if its request lets comments through."""
 
     async def beat(position: int, estimate_s: float) -> None:
-        await reply.beat(f"position {position} in the queue, about {estimate_s:.0f} s to go")
+        left = f"about {estimate_s:.0f} s to go" if not gate.drained else "served when its owner resumes it"
+        await reply.beat(f"position {position} in the queue, {left}")
 
     return beat if reply.beats else None, reply.server.heartbeat_s
 
@@ -132,8 +137,8 @@ async def _serve(request: web.Request, reply: Reply, route: Route, path: Inferen
 async def _granted(request: web.Request, reply: Reply, gate: Gate, route: Route) -> Lease:
     """Wait for a lease, which is then to be released, and note how long that took, also if it was in vain."""
     bus, client, trip = request.app[PARTS].bus, request[CLIENT], reply.trip
-    on_wait = functools.partial(story.queued, bus, trip)
-    lease = gate.lease(route, client.name, *_beat(reply), client.priority, trip.id, on_wait)
+    on_wait = functools.partial(story.queued, bus, trip, gate)
+    lease = gate.lease(route, client.name, *_beat(reply, gate), client.priority, trip.id, on_wait)
     try:
         await lease.__aenter__()
     finally:

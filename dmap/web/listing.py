@@ -107,6 +107,7 @@ def _state(gate: Gate) -> dict[str, Any]:
         "for_s": round(now - view.switch.since, 3),
     }
     return {
+        "drained": view.drained,
         "residents": [str(resident.model) for resident in view.residents],
         "switch": switch,
         "waiting": len(view.waiting),

@@ -60,4 +60,4 @@ def _too_much(old: Config, new: Config) -> Iterator[str]:
         yield "devices: one more or less takes a restart"
     for name in sorted(new.backends.keys() | old.backends.keys()):
         if new.backends.get(name) != old.backends.get(name):
-            yield f"backends.{name}: another backend takes a restart"
+            yield f"backends.{name}: a change here takes a restart"

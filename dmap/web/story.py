@@ -4,13 +4,14 @@ import logging
 from typing import Any
 
 from dmap.events import Bus
+from dmap.gate import Gate
 from dmap.logfmt import Line
 from dmap.trip import Trip
 
-__all__ = ["ended", "first_byte", "granted", "queued", "received"]
+__all__ = ["ended", "first_byte", "granted", "outcome_of", "queued", "received"]
 
 _log = logging.getLogger("dmap.requests")
-_QUIET = ("/health", "/ready", "/metrics")
+_QUIET = frozenset(("/health", "/ready", "/metrics", "/debug/status", "/debug/metrics", "/admin/queue"))
 _ENDS = {"success": "request.finished", "client_left": "request.cancelled", "cancelled": "request.cancelled"}
 
 
@@ -21,8 +22,8 @@ def received(bus: Bus, trip: Trip) -> None:
     bus.tell("request.received", told)
 
 
-def queued(bus: Bus, trip: Trip, position: int, estimate_s: float) -> None:
-    """Tell that the request has to wait, at what place and about how long."""
+def queued(bus: Bus, trip: Trip, gate: Gate, position: int, estimate_s: float) -> None:
+    """Tell that the request has to wait, at what place, about how long, and behind what."""
     told = {
         "id": trip.id,
         "client": trip.client,
@@ -30,6 +31,7 @@ def queued(bus: Bus, trip: Trip, position: int, estimate_s: float) -> None:
         "backend": trip.backend,
         "position": position,
         "estimate_s": round(estimate_s, 3),
+        "behind": gate.obstacle(trip.model),
     }
     bus.tell("request.queued", told)
 
@@ -54,7 +56,7 @@ def first_byte(bus: Bus, trip: Trip) -> None:
 
 def ended(bus: Bus, trip: Trip, now: float) -> None:
     """Tell how it ended, *now* being the loop's time: one log line and, if it was received, one event."""
-    outcome = trip.outcome or "success"
+    outcome = outcome_of(trip)
     fields = {
         "id": trip.id,
         "client": trip.client,
@@ -77,6 +79,11 @@ def ended(bus: Bus, trip: Trip, now: float) -> None:
     if trip.received:
         told = {name: value for name, value in fields.items() if value is not None}
         bus.tell(_ENDS.get(outcome, "request.failed"), told | _more(trip, now))
+
+
+def outcome_of(trip: Trip) -> str:
+    """Return how a request ended; an error that its backend told goes down as it is, but is no success."""
+    return trip.outcome or ("backend_error" if trip.status >= 400 else "success")
 
 
 def _more(trip: Trip, now: float) -> dict[str, Any]:

@@ -169,6 +169,8 @@ def usage_of(payload: Any) -> tuple[int | None, int | None]:
 
 def _counts(usage: dict[str, Any]) -> tuple[int | None, int | None]:
     read = _count(usage, "prompt_tokens", "input_tokens")
+    if read is not None:  # Anthropic's `input_tokens` leave out what was in its cache
+        read += sum(_count(usage, f"cache_{what}_input_tokens") or 0 for what in ("read", "creation"))
     return read, _count(usage, "completion_tokens", "output_tokens", "total_output_tokens")
 
 

@@ -22,6 +22,8 @@ _OWN_FAULTS = (
     "failed to load model",  # continue #10150, #12794
 )
 """How LM Studio begins to tell, as 400, what is no fault of the request; folded."""
+_TOO_LONG = "greater than the context length"
+"""How LM Studio tells a prompt that does not fit, with 400 or 500 by route (0.4.25)."""
 _ANSWER_MEMBERS = frozenset(("id", "object", "choices", "data", "output"))
 
 
@@ -50,7 +52,7 @@ def failure_of(status: int, content_type: str, body: bytes, payload: Any) -> Dma
             f"the backend refused dmap's own credentials ({status}); see its api_key in the configuration"
         )
     told = error_of(payload) if _is_error(payload) else None
-    if told is not None and "exceed_context" in _code(payload):
+    if told is not None and ("exceed_context" in _code(payload) or _TOO_LONG in told):
         return Relayed(told, status=400, code="context_length_exceeded", type="invalid_request_error")
     if status == 400 and told is not None and told.casefold().startswith(_OWN_FAULTS):
         return Relayed(told, status=502, code="backend_error")

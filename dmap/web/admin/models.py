@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from dmap.backends import Loaded
-from dmap.errors import ModelNotFound
+from dmap.errors import BadRequest, LoadFailed, ModelNotFound
 from dmap.state import Activation
 from dmap.trip import Route
 from dmap.web.admin import workflow
@@ -25,14 +25,15 @@ async def load(request: web.Request) -> web.Response:
     order, parts, clock = *await _order(request, ModelOrder), asyncio.get_running_loop().time
     route, came_at = await _resolve(request, order.model_key), clock()
     name, activation, told = _understand(parts, route, order)
-    loaded, status = None, "activated" if order.activate else "noted"
+    active = _may_activate(route, order.activate, asked=order.activate is True)
+    loaded, status = {}, "activated" if active else "noted"
     if switcher(parts, route) is not None:
-        async with _trying(parts, name, activation):
-            loaded, status = await _load(request, name, route), "loaded"
-    await _set(parts, name, activation, active=order.activate)
+        async with _trying(parts, route, name, activation):
+            loaded, status = _got(await _load(request, name, route), route), "loaded"
+    await _set(parts, name, activation, active=active)
     spent_s = round(clock() - came_at, 3)
     note(request, "load", model=name, load_s=spent_s)
-    answer = _answer(parts, route, name, status) | told | _got(loaded) | {"took_s": spent_s}
+    answer = _answer(parts, route, name, status) | told | loaded | {"took_s": spent_s}
     return web.json_response(answer | _workflow(parts, route, "load", activation.load))
 
 
@@ -41,7 +42,7 @@ async def activate(request: web.Request) -> web.Response:
     order, parts = await _order(request, ModelOrder)
     route = await _resolve(request, order.model_key)
     name, activation, told = _understand(parts, route, order)
-    await _set(parts, name, activation, active=True)
+    await _set(parts, name, activation, active=_may_activate(route, True, asked=True))
     parts.gate(route).changed()
     note(request, "activate", model=name)
     answer = _answer(parts, route, name, "activated") | told
@@ -135,13 +136,28 @@ def _why(parts: Parts, route: Route) -> str:
             return f"a backend of {kind} cannot be told this, or not together with the others"
 
 
+def _may_activate(route: Route, activate: bool | None, *, asked: bool) -> bool:
+    """Tell whether the model becomes the active one; one for embeddings cannot: chats would go to it."""
+    if asked and route.embedding:
+        raise BadRequest(f"{route.key.model!r} makes embeddings, so it cannot be active", param="activate")
+    return activate is not False and not route.embedding
+
+
 @asynccontextmanager
-async def _trying(parts: Parts, name: str, activation: Activation) -> AsyncGenerator[None]:
-    """Have requests for the model go by *activation* while it is being loaded, but promise nothing yet."""
+async def _trying(parts: Parts, route: Route, name: str, activation: Activation) -> AsyncGenerator[None]:
+    """
+    Have requests for the model go by *activation* while it is being loaded, but promise nothing yet.
+
+    If that fails, those who use the model as it was need not wait for its back-off.
+    """
     parts.trials[name] = activation
     parts.choose()
     try:
         yield
+    except LoadFailed:
+        if activation.load != route.load:
+            parts.gate(route).forgive(route.key)
+        raise
     finally:
         parts.trials.pop(name, None)
         parts.choose()
@@ -160,7 +176,9 @@ async def _load(request: web.Request, name: str, before: Route) -> Loaded | None
 
 async def _set(parts: Parts, name: str, activation: Activation, *, active: bool) -> None:
     saved = parts.saved
-    chosen = replace(saved, models={**saved.models, name: activation})
+    rest = {other: set_ for other, set_ in saved.models.items() if other != name}
+    kept = {name: activation} if activation.defaults or activation.load else {}
+    chosen = replace(saved, models=rest | kept)
     await parts.save(replace(chosen, active=name) if active else chosen)
     if active:
         parts.bus.tell("model.activated", {"model": name})
@@ -171,10 +189,10 @@ def _answer(parts: Parts, route: Route, name: str, status: str) -> dict[str, Any
     return {"status": status, "model": name, "backend": route.key.backend, "active": is_active}
 
 
-def _got(loaded: Loaded | None) -> dict[str, Any]:
-    """Tell what the load really gave, as far as the backend says."""
+def _got(loaded: Loaded | None, route: Route) -> dict[str, Any]:
+    """Tell what the load really gave, or what is known of a model that was there already."""
     if loaded is None:
-        return {}
+        loaded = Loaded(route.size_bytes, route.context_length, route.parallel)
     given = {"context_length": loaded.context_length, "parallel": loaded.parallel}
     return {"loaded": given | {"size_bytes": loaded.size_bytes}}
 

@@ -35,11 +35,12 @@ class ModelOrder(Order):
     What to do with the model called *model_key*.
 
     *default_inference* are defaults of its requests, *load_config* the options of its load; where they are
-    not given, those that were set before stay.  *activate* counts for a load.
+    not given, those that were set before stay.  *activate* counts for a load: None is yes, but for a model
+    that makes embeddings.
     """
 
     model_key: str = Field(min_length=1, max_length=256)
-    activate: bool = True
+    activate: bool | None = None
     default_inference: Defaults | None = None
     load_config: Load | None = None
 

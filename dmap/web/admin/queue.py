@@ -16,7 +16,10 @@ __all__ = ["cancel", "queue"]
 async def queue(request: web.Request) -> web.Response:
     """`GET /admin/queue`: per device and per backend without one, who waits; and all that is open."""
     parts, now = request.app[PARTS], asyncio.get_running_loop().time()
-    waiting = {name: [_waiter(each) for each in gate.waiting()] for name, gate in parts.gates.items()}
+    waiting = {
+        name.removeprefix("device "): [_waiter(each) for each in gate.waiting()]
+        for name, gate in parts.gates.items()
+    }
     return web.json_response({"waiting": waiting, "open": [each.told(now) for each in parts.open]})
 
 
