@@ -602,14 +602,14 @@ class TestBounds:
 
 class TestSnapshot:
     def test_tells_places_and_estimates(self) -> None:
-        """Who waits for the load under way is ahead; who comes after it waits for residency and load."""
+        """Who waits for the load under way is ahead; who comes after waits for its answer and a load."""
         arbiter = fresh()
         arbiter.submit(0, "a", "A", "ann", CHAT)
         arbiter.submit(1, "b", "B", "bob", CHAT)
 
         snapshot = arbiter.snapshot(2)
 
-        assert snapshot.waiting == {"a": Place(1, 8), "b": Place(2, 8 + 40 + 10)}
+        assert snapshot.waiting == {"a": Place(1, 8), "b": Place(2, 8 + 5 + 10)}
         assert snapshot.switch == SwitchView("A", (), "unload", 0)
         assert snapshot.oldest_wait_s == 2
 

@@ -2,7 +2,7 @@
 What the arbiter can tell about the future: who is served when, by plain arithmetic on averages.
 
 An outlook promises nothing and decides nothing.  It assumes that turns come in the order of age, that each
-model ahead uses its residency up, and that answers take as long as they did lately.
+model ahead serves who waits for it by now, within its residency, and that answers take as long as lately.
 """
 
 from collections.abc import Iterator
@@ -67,7 +67,8 @@ def _turns(now: float, device: Device) -> Iterator[_Turn]:
     at, reward = 0.0, 0.0
     for model in _order(now, device):
         at = max(at + reward, _room(now, device, model)) + _load(now, device, model)
-        reward = device.limits.residency * device.costs.of(model)
+        in_all_s = _wait_in_line(device, model, device.waiters.count(model)) + device.answers.of(model)
+        reward = min(device.limits.residency * device.costs.of(model), in_all_s)
         yield model, at
 
 
