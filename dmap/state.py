@@ -111,16 +111,19 @@ class StateFile:
         """
         Save; return when it is on the disk.  One at a time, in the order of the calls.
 
-        Raises `NotSaved`; the old file is as it was then.
+        A caller that is cancelled does not stop it: two threads must not write at once, nor what is in effect
+        be missing on the disk.  Raises `NotSaved`; the old file is as it was then.
         """
-        if self.path is None:
-            return
+        if self.path is not None:
+            await asyncio.shield(self._write(self.path, saved))
+
+    async def _write(self, path: Path, saved: Saved) -> None:
         async with self._turn:
             try:
-                await asyncio.to_thread(_replace, self.path, _text(saved))
+                await asyncio.to_thread(_replace, path, _text(saved))
             except OSError as exc:
                 raise NotSaved(
-                    f"it holds until the next restart only: {self.path} cannot be written: {exc.strerror}"
+                    f"it holds until the next restart only: {path} cannot be written: {exc.strerror}"
                 ) from exc
 
     def _put_aside(self, reason: str) -> None:

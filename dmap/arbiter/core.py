@@ -59,7 +59,6 @@ tells, and such a report is ignored.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from dmap.arbiter import outlook
 from dmap.arbiter.device import Device
@@ -126,6 +125,8 @@ class Arbiter:
         wish = self._device.wishes.get(model)
         if wish is not None and wish.cause is Cause.ASKED:
             del self._device.wishes[model]
+            if self._emptied:
+                self._device.wishes[model] = Wish(Cause.DRAIN, wish.since)
         return self._settlement.settle(now)
 
     def drain(self, now: float, *, unload: bool = False) -> list[Effect]:
@@ -182,8 +183,8 @@ class Arbiter:
             for model, needs in residents.items():
                 if model not in known:
                     self._settle_in(Resident(model, needs, now, 0, used_at=now))
-                elif known[model].needs.pinned != needs.pinned:
-                    known[model].needs = replace(known[model].needs, pinned=needs.pinned)
+                else:
+                    self._device.retie(model, needs)
         return self._settlement.settle(now)
 
     def configure(self, now: float, limits: Limits) -> list[Effect]:
@@ -228,6 +229,10 @@ class Arbiter:
     def is_leaving(self, model: Model) -> bool:
         """Tell whether *model* takes nobody, for it is on its way out."""
         return self._device.is_leaving(model)
+
+    def is_serving(self, model: Model) -> bool:
+        """Tell whether the resident *model* has leases."""
+        return self._device.residents[model].leases > 0
 
     def needs_of(self, model: Model) -> Needs:
         """Return what the resident *model* takes."""

@@ -146,6 +146,13 @@ class Device:
         self.residents[resident.model] = resident
         self.back_off.clear(resident.model)
 
+    def retie(self, model: Model, needs: Needs) -> None:
+        """Have a resident stay as *needs* says by now: pinned or not, and for how long when idle."""
+        resident, asked = self.residents[model], self.needs.get(model)
+        resident.needs = replace(resident.needs, pinned=needs.pinned, ttl_s=needs.ttl_s)
+        if asked is not None:
+            self.needs[model] = replace(asked, pinned=needs.pinned, ttl_s=needs.ttl_s)
+
     def lose(self, model: Model) -> None:
         """Take a resident out, if it is one, and with it the wish that it go."""
         self.residents.pop(model, None)

@@ -93,7 +93,8 @@ def _room(now: float, device: Device, model: Model) -> float:
     staying = [resident.needs for resident in device.residents.values()]
     if policy.fits(device.limits, [device.needs_of(model), *staying]):
         return 0.0
-    return max(0.0, min(choice.releases(now, device, choice.demands_of(now, device)).values()) - now)
+    released = choice.releases(now, device, choice.demands_of(now, device))
+    return max(0.0, min(released.values(), default=now) - now)
 
 
 def _load(now: float, device: Device, model: Model) -> float:

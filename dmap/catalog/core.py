@@ -84,6 +84,10 @@ class Catalog:
         entry = self._names.find(name)
         return entry.key if entry is not None else None
 
+    def route_of(self, key: ModelKey) -> Route | None:
+        """Return the route of the model *key*, whatever its names; None if no backend has told of it."""
+        return next((entry.route for entry in self._names.known if entry.key == key), None)
+
     def has(self, key: ModelKey) -> bool:
         """Tell whether requests still lead to *key*."""
         return self._names.has(key)

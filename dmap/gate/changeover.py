@@ -45,6 +45,7 @@ class Changeover:
         adopt: bool,
     ) -> None:
         self.adopt = adopt
+        self.known: Callable[[ModelKey], Route | None] = _unknown
         self.down: set[ModelKey] = set()
         self.stuck: dict[ModelKey, DmapError] = {}
         self.got: dict[ModelKey, Loaded] = {}
@@ -161,10 +162,18 @@ class Changeover:
         return Outcome(size_bytes=None if given else loaded.size_bytes, parallel=loaded.parallel)
 
     def _surplus(self, switch: Switch, reading: Reading) -> list[ModelKey]:
-        """List what has to go: the switch's victims, and whatever is there that the arbiter never let in."""
-        staying = self._arbiter.residents | {switch.load}
-        strays = (key for key in reading.residents if key not in staying and not self._is_foreign(key))
+        """
+        List what has to go: the switch's victims, and whatever is there that the arbiter never let in.
+
+        That may be what is to be loaded, with other options: a backend would leave it as it is.
+        """
+        strays = (key for key in reading.residents if self._is_stray(key, switch.load))
         return [*switch.unload, *strays]
+
+    def _is_stray(self, key: ModelKey, wanted: ModelKey) -> bool:
+        if key in self._arbiter.residents or self._is_foreign(key):
+            return False
+        return key != wanted or not self.fleet.satisfies(key, self._routes[key])
 
     def _is_foreign(self, key: ModelKey) -> bool:
         """Tell whether a resident is the owner's own business."""
@@ -193,6 +202,8 @@ class Changeover:
                 if epoch == self._arbiter.epoch and self._arbiter.switch is None:
                     self._note_strays(reading, found)
                 self._apply(self._arbiter.observed(self._now(), epoch, found))
+                for key in self._outdated(reading):
+                    self._apply(self._arbiter.unload(self._now(), key))
         finally:
             self._looking = None
 
@@ -210,24 +221,38 @@ class Changeover:
         for event, keys in (("model.appeared", came), ("model.vanished", went)):
             for key in keys:
                 self._tell(event, {"device": self._name, "model": str(key)})
-        for key in [key for key in self.got if key not in found]:
-            del self.got[key]
+        for key in [key for key in self.got if key not in found and key not in reading.residents]:
+            if key.backend not in reading.silent:
+                del self.got[key]
         self._has_looked = True
 
     def _found(self, reading: Reading) -> dict[ModelKey, Needs]:
-        """Say what is resident; a backend that is silent for now keeps what it was believed to have."""
+        """
+        Say what is resident; a backend that is silent for now keeps what it was believed to have.
+
+        What is not as its route asks counts as gone, to be loaded anew, but not while it serves.
+        """
+        outdated = self._outdated(reading)
         found = {
             key: self._found_needs(key, info)
             for key, info in reading.residents.items()
-            if self._is_foreign(key) or self.fleet.satisfies(key, self._routes.get(key))
+            if key in outdated or self._satisfies(key)
         }
         for key in self._arbiter.residents:
             if key.backend in reading.silent and key.backend not in reading.gone:
                 found[key] = self._arbiter.needs_of(key)
         return found
 
+    def _outdated(self, reading: Reading) -> set[ModelKey]:
+        """Tell which residents serve with other options than their routes ask by now: idle, they go."""
+        known = self._arbiter.residents & reading.residents.keys()
+        return {key for key in known if self._arbiter.is_serving(key) and not self._satisfies(key)}
+
+    def _satisfies(self, key: ModelKey) -> bool:
+        return self._is_foreign(key) or self.fleet.satisfies(key, self._routes.get(key))
+
     def _found_needs(self, key: ModelKey, info: ModelInfo) -> Needs:
-        route = self._routes.get(key)
+        route = self.known(key) or self._routes.get(key)
         foreign = self._is_foreign(key)
         if route is None:
             return Needs(info.size_bytes, info.parallel, info.embedding, foreign)
@@ -238,6 +263,10 @@ class Changeover:
             parallel=info.parallel if needs.parallel is None else needs.parallel,
             pinned=needs.pinned or foreign,
         )
+
+
+def _unknown(key: ModelKey) -> Route | None:
+    """Stand in for the catalog until there is one."""
 
 
 def needs_of(route: Route) -> Needs:

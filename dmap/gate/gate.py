@@ -68,6 +68,7 @@ class Gate:
         self._seen: tuple[float, Snapshot] | None = None
         self._out: Counter[ModelKey] = Counter()
         self._partings = Partings()
+        self._closed = False
         self._changeover = Changeover(
             name,
             self._arbiter,
@@ -94,6 +95,10 @@ class Gate:
             switcher.in_use = functools.partial(self._in_use, name)
             switcher.start()
         await self.recheck()
+
+    def know(self, route_of: Callable[[ModelKey], Route | None]) -> None:
+        """Have *route_of* tell of models that nobody has asked for yet; call `changed` when it knows more."""
+        self._changeover.known = route_of
 
     def lease(
         self,
@@ -144,6 +149,8 @@ class Gate:
         model then stays, and so it does if the caller is cancelled while it still serves.
         """
         wait_s = self._limits.wait_s if wait_s is None else wait_s
+        if self._closed:
+            raise ShuttingDown(f"dmap is shutting down; {key} was not unloaded", retry_after_s=5)
         future = self._partings.add(key)
         self._apply(self._arbiter.unload(self._now(), key))
         try:
@@ -226,6 +233,7 @@ class Gate:
 
     async def close(self) -> None:
         """Refuse all who wait, and stop.  Leases that are out may end later.  Idempotent."""
+        self._closed = True
         self._apply(self._arbiter.close(self._now()))
         await self._changeover.close()
         for key in self._partings:

@@ -62,6 +62,8 @@ def build(config: Config, state: StateFile | None = None) -> Parts:
         saved=saved,
     )
     parts.choose()
+    for gate in gates.values():
+        gate.know(lambda key: parts.catalog.route_of(key))
     return parts
 
 
@@ -76,13 +78,13 @@ async def running(app: web.Application) -> AsyncGenerator[None]:
 
 
 async def _start(parts: Parts) -> None:
+    await parts.inventory.start()  # first, so that the gates know which of the residents are pinned
     for gate in parts.gates.values():
         await gate.start()
     for name in parts.saved.drained & parts.config.devices.keys():
         parts.gates[gate_name(name, "")].drain(unload=False)
         told = {"device": name, "since": "before this start", "until": "dmap resume"}
         _log.warning(logfmt("drained", told))
-    await parts.inventory.start()
     await parts.presence.start()
 
 

@@ -1,5 +1,6 @@
 """What one proxy is made of, and what requests look up in it.  The counterpart that makes it is `build`."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -35,8 +36,9 @@ class Parts:
     The parts of one proxy.  A reload replaces *config*, *access* and *catalog*; the others stay.
 
     *gates* has one for each device and one for each backend without a device, under their names.  *saved* is
-    what was set over the admin API, kept in *state*, and *trials* what a load under way is to set.  *open*
-    are the requests that wait or are answered.  *reload* reads the file again; it raises `ConfigProblem`.
+    what was set over the admin API, kept in *state*, and *trials* what a load under way is to set; *turns*
+    keeps orders for one model apart.  *open* are the requests that wait or are answered.  *reload* reads the
+    file again; it raises `ConfigProblem`.
     """
 
     config: Config
@@ -55,6 +57,7 @@ class Parts:
     state: StateFile
     saved: Saved
     trials: dict[str, Activation] = field(default_factory=dict)
+    turns: dict[ModelKey, asyncio.Lock] = field(default_factory=dict)
     open: set[OpenRequest] = field(default_factory=set)
     captures: Captures = field(default_factory=Captures)
     reload: Callable[[], None] | None = None

@@ -42,6 +42,7 @@ def reload(parts: Parts, config: Config) -> None:
         parts.gates[gate_name(name, "")].configure(
             limits_of(device), device.cooldown_s, device.backend_gone_s, device.adopt == "evict"
         )
+        parts.gates[gate_name(name, "")].changed()  # pins and times to live may be others
     gone = ModelNotFound(
         "the model was taken out of the configuration while the request waited", param="model"
     )

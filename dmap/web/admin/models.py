@@ -23,14 +23,16 @@ __all__ = ["activate", "load", "models", "unload"]
 async def load(request: web.Request) -> web.Response:
     """`POST /admin/models/load`: set what is given, load, and make it the active model unless told not to."""
     order, parts, clock = *await _order(request, ModelOrder), asyncio.get_running_loop().time
-    route, came_at = await _resolve(request, order.model_key), clock()
-    name, activation, told = _understand(parts, route, order)
-    active = _may_activate(route, order.activate, asked=order.activate is True)
-    loaded, status = {}, "activated" if active else "noted"
-    if switcher(parts, route) is not None:
-        async with _trying(parts, route, name, activation):
-            loaded, status = _got(await _load(request, name, route), route), "loaded"
-    await _set(parts, name, activation, active=active)
+    came_at, key = clock(), (await _resolve(request, order.model_key)).key
+    async with parts.turns.setdefault(key, asyncio.Lock()):
+        route = await _resolve(request, order.model_key)
+        name, activation, told = _understand(parts, route, order)
+        active = _may_activate(route, order.activate, asked=order.activate is True)
+        loaded, status = {}, "activated" if active else "noted"
+        if switcher(parts, route) is not None:
+            async with _trying(parts, route, name, activation):
+                loaded, status = _got(await _load(request, name, route), route), "loaded"
+        await _set(parts, name, activation, active=active)
     spent_s = round(clock() - came_at, 3)
     note(request, "load", model=name, load_s=spent_s)
     answer = _answer(parts, route, name, status) | told | loaded | {"took_s": spent_s}
