@@ -1,18 +1,21 @@
 """The proxies that are compared: how each is set up, started on its core, and ended."""
 
+import hashlib
+import json
 import os
+import secrets
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 
 from machine import confined_to, find_program, free_port, user_directive, with_children
-from peer import Peer, read_port
+from peer import Door, Figures, Peer, read_port
 
 _ROOT = Path(__file__).parent.parent
 _READY_S = 20
@@ -54,6 +57,35 @@ backends:
   up: {kind: openai, url: "$url"}
 """)
 
+# All that a request can meet. The context is so short that every prompt is measured, but long enough for it.
+_FEATURES = """\
+defaults: {top_p: 0.9, max_tokens: 2048, seed: 7}
+models:
+  bench:
+    aliases: [gpt-4o-mini]
+    defaults: {top_k: 20, min_p: 0.05, repeat_penalty: 1.1, stop: ["</answer>"]}
+    force: {temperature: 0.3}
+    strip: [logit_bias, user]
+    load: {context_length: 950}
+allow_models: ["bench*", "other*"]
+debug: {ring: 2000, capture: false}
+access:
+  allow: [127.0.0.0/8]
+  keys:
+"""
+_KEY = Template("""\
+    - name: $name
+      sha256: $sha256
+      scopes: [inference, debug]
+      models: ["other*", "bench*"]
+      parallel: 100000
+      rate_per_min: 100000000
+      expires: 2100-01-01
+""")
+_KEYS = 20
+_READERS = 2
+_SCRAPE_S = 5
+
 
 class Absent(Exception):
     """A proxy cannot take part; the text says why and what to do."""
@@ -81,20 +113,28 @@ class Ground:
             )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Contender:
-    """A proxy that answers on *port*. Its owner stops it."""
+    """A proxy that answers at *door*, with the *readers* of its debug stream. Its owner stops it."""
 
     name: str
-    port: int
+    door: Door
     process: subprocess.Popen[str]
+    readers: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def pids(self) -> list[int]:
         """Return the process and its descendants: all of them are counted."""
         return with_children(self.process.pid)
 
+    def dismiss(self) -> list[Figures]:
+        """Send the readers away and return what they tell of themselves. Idempotent."""
+        told = [json.loads(reader.communicate()[0] or "{}") for reader in self.readers]
+        self.readers.clear()
+        return told
+
     def stop(self) -> None:
         """End the proxy, politely first. Idempotent."""
+        self.dismiss()
         self.process.terminate()
         try:
             self.process.wait(_STOP_S)
@@ -118,11 +158,40 @@ def start(name: str, ground: Ground) -> Contender:
 
 def _start_dmap(ground: Ground) -> Contender:
     port = free_port()
-    config = ground.folder / "dmap.yaml"
-    config.write_text(_DMAP.substitute(port=port, url=ground.peer.url))
-    command = [sys.executable, "-m", "dmap", "serve", str(config)]
-    process = ground.launch("dmap", command, STATE_DIRECTORY=str(ground.folder))
-    return Contender("dmap", port, process)
+    return _serve("dmap", Door(port), _DMAP.substitute(port=port, url=ground.peer.url), ground)
+
+
+def _start_unwatched(ground: Ground) -> Contender:
+    """Start dmap with every feature but without readers of its debug stream."""
+    return _featured("dmap-unwatched", ground)
+
+
+def _featured(name: str, ground: Ground) -> Contender:
+    """Start dmap with all that `_FEATURES` switches on; the last of its keys is that of the clients."""
+    port, keys = free_port(), [secrets.token_urlsafe(32) for _ in range(_KEYS)]
+    lines = [_KEY.substitute(name=f"client{number}", sha256=_sha256(key)) for number, key in enumerate(keys)]
+    plain = _DMAP.substitute(port=port, url=ground.peer.url)
+    return _serve(name, Door(port, keys[-1]), plain + _FEATURES + "".join(lines), ground)
+
+
+def _start_all(ground: Ground) -> Contender:
+    """Start the same with readers of its debug stream, the first of which asks for the metrics too."""
+    contender = _featured("dmap-all", ground)
+    for number in range(_READERS):
+        contender.readers.append(ground.peer.watch(contender.door, scrape_s=0 if number else _SCRAPE_S))
+    return contender
+
+
+def _serve(name: str, door: Door, config: str, ground: Ground) -> Contender:
+    folder = ground.folder / str(door.port)
+    folder.mkdir()
+    (folder / "dmap.yaml").write_text(config)
+    command = [sys.executable, "-m", "dmap", "serve", str(folder / "dmap.yaml")]
+    return Contender(name, door, ground.launch(name, command, STATE_DIRECTORY=str(folder)))
+
+
+def _sha256(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _start_nginx(ground: Ground) -> Contender:
@@ -134,23 +203,25 @@ def _start_nginx(ground: Ground) -> Contender:
     config = ground.folder / "nginx.conf"
     config.write_text(_NGINX.substitute(values))
     errors = str(ground.folder / "nginx.log")
-    return Contender("nginx", port, ground.launch("nginx", [program, "-e", errors, "-c", str(config)]))
+    return Contender("nginx", Door(port), ground.launch("nginx", [program, "-e", errors, "-c", str(config)]))
 
 
 def _start_go(ground: Ground) -> Contender:
     command = [str(ground.peer.program), "proxy", "-to", ground.peer.url]
     process = ground.launch("go", command, GOMAXPROCS="1")
-    return Contender("go", read_port(process), process)
+    return Contender("go", Door(read_port(process)), process)
 
 
 def _start_naive(ground: Ground) -> Contender:
     port = free_port()
     command = [sys.executable, str(Path(__file__).with_name("naive.py")), str(port), ground.peer.url]
-    return Contender("naive", port, ground.launch("naive", command))
+    return Contender("naive", Door(port), ground.launch("naive", command))
 
 
 KINDS: dict[str, Callable[[Ground], Contender]] = {
     "dmap": _start_dmap,
+    "dmap-all": _start_all,
+    "dmap-unwatched": _start_unwatched,
     "nginx": _start_nginx,
     "go": _start_go,
     "naive": _start_naive,
@@ -159,17 +230,17 @@ KINDS: dict[str, Callable[[Ground], Contender]] = {
 
 def _wait_until_relaying(contender: Contender, ground: Ground) -> None:
     last_s = time.monotonic() + _READY_S
-    while not _relays(contender.port):
+    while not _relays(contender.door):
         if contender.process.poll() is not None or time.monotonic() > last_s:
             raise Absent(f"{contender.name} did not start: {_last_words(contender.name, ground.folder)}")
         time.sleep(0.05)
 
 
-def _relays(port: int) -> bool:
+def _relays(door: Door) -> bool:
     ask = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/chat/completions",
-        data=b'{"model":"bench","messages":[{"role":"user","content":"ready?"}]}',
-        headers={"Content-Type": "application/json"},
+        f"http://127.0.0.1:{door.port}/v1/chat/completions",
+        data=b'{"model":"bench","messages":[{"role":"user","content":"ready?"}],"temperature":1,"user":"me"}',
+        headers={"Content-Type": "application/json", **door.headers()},
     )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
@@ -42,6 +43,22 @@ def _read_line(process: subprocess.Popen[str]) -> Figures:
         limit.cancel()
 
 
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where clients go: a loopback *port*, and the *key* that they show there, if any."""
+
+    port: int
+    key: str = ""
+
+    def flags(self) -> list[str]:
+        """Return what tells the Go program."""
+        return ["-address", f"127.0.0.1:{self.port}", "-key", self.key]
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that show the key."""
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
+
 @dataclass(slots=True)
 class Peer:
     """The fake model server, running, and the program whose other subcommands load a proxy."""
@@ -74,24 +91,37 @@ class Peer:
         self.process.kill()
         self.process.communicate()
 
-    def stream(self, port: int, pids: list[int], *, streams: int, rate: int, window_s: float) -> Figures:
-        """Relay *streams* through *port* and return the figures of one window."""
+    def stream(self, to: Door, pids: list[int], *, streams: int, rate: int, window_s: float) -> Figures:
+        """Relay *streams* through a proxy and return the figures of one window; `whole`: of the whole run."""
         flags = ["-streams", str(streams), "-rate", str(rate), "-window", f"{window_s}s"]
-        return self._measure("stream", port, pids, flags)
+        return self._measure("stream", to, pids, flags)
 
-    def request(self, port: int, pids: list[int], *, clients: int, requests: int) -> Figures:
-        """Ask *requests* times through *port*, from *clients* in a closed loop, and return the figures."""
-        return self._measure("request", port, pids, ["-clients", str(clients), "-requests", str(requests)])
+    def request(self, to: Door, pids: list[int], *, clients: int, requests: int) -> Figures:
+        """Ask *requests* times through a proxy, from *clients* in a closed loop, and return the figures."""
+        return self._measure("request", to, pids, ["-clients", str(clients), "-requests", str(requests)])
 
-    def hold(self, port: int, streams: int) -> tuple[subprocess.Popen[str], Figures]:
+    def hold(self, to: Door, streams: int) -> tuple[subprocess.Popen[str], Figures]:
         """Open idle *streams*; they last until the caller closes the process's stdin and waits for it."""
-        process = self._run("idle", ["-address", f"127.0.0.1:{port}", "-streams", str(streams)])
+        process = self._run("idle", [*to.flags(), "-streams", str(streams)])
         return process, _read_line(process)
 
-    def _measure(self, command: str, port: int, pids: list[int], flags: list[str]) -> Figures:
+    def watch(self, to: Door, *, scrape_s: float = 0) -> subprocess.Popen[str]:
+        """
+        Read dmap's debug stream as soon as it is up, and `/metrics` each *scrape_s* (0: never).
+
+        It ends when its stdin is closed, with a line of figures.
+        """
+        return self._run("watch", [*to.flags(), "-scrape", f"{scrape_s}s"])
+
+    def last_chat(self) -> Figures:
+        """Return the body of the last chat request, as it came to the fake server."""
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{self.url}/last") as answer:
+            return cast(Figures, json.load(answer))
+
+    def _measure(self, command: str, to: Door, pids: list[int], flags: list[str]) -> Figures:
         watched = ["-proxy", ",".join(map(str, pids)), "-upstream", str(self.process.pid)]
         watched += ["-core", str(self.proxy_core)]
-        process = self._run(command, ["-address", f"127.0.0.1:{port}", *watched, *flags])
+        process = self._run(command, [*to.flags(), *watched, *flags])
         try:
             output, _ = process.communicate(timeout=_PATIENCE_S)
         except BaseException:

@@ -44,26 +44,32 @@ class Result:
         return ""
 
 
-def cost_table(results: Sequence[Result], proxies: Sequence[str], absent: Mapping[str, str]) -> Iterator[str]:
-    """Yield the lines of one workload's table; *results* are of that workload alone."""
+def cost_table(
+    results: Sequence[Result],
+    proxies: Sequence[str],
+    absent: Mapping[str, str],
+    rivals: Sequence[str] = _RIVALS,
+) -> Iterator[str]:
+    """Yield the lines of one workload's table, of which *results* are, with ratios to the *rivals*."""
     unit = results[0].unit.removesuffix("s")
     yield (
         f"| proxy | CPU us/{unit} | min | max | "
-        + " | ".join(f"/ {rival} (min-max)" for rival in _RIVALS)
+        + " | ".join(f"/ {rival} (min-max)" for rival in rivals)
         + " | delay p50 us | delay p99 us | core used | by others | rounds |"
     )
-    yield "|---|" + "---:|" * 10
+    yield "|---|" + "---:|" * (8 + len(rivals))
     for proxy in proxies:
-        yield _row(proxy, results, absent)
+        yield _row(proxy, results, absent, rivals)
 
 
-def _row(proxy: str, results: Sequence[Result], absent: Mapping[str, str]) -> str:
+def _row(proxy: str, results: Sequence[Result], absent: Mapping[str, str], rivals: Sequence[str]) -> str:
     own = _valid(results, proxy)
     if not own:
-        return f"| {proxy} | {'absent' if proxy in absent else 'no valid round'} |" + " - |" * 9
+        why = "absent" if proxy in absent else "no valid round"
+        return f"| {proxy} | {why} |" + " - |" * (7 + len(rivals))
     costs = [result.cost_us for result in own]
     cells = [f"**{median(costs):.1f}**", f"{min(costs):.1f}", f"{max(costs):.1f}"]
-    cells += [_ratio_cell(ratios(results, proxy, rival)) for rival in _RIVALS]
+    cells += [_ratio_cell(ratios(results, proxy, rival)) for rival in rivals]
     cells += [f"{_middle(own, delay):.0f}" for delay in (_delay_p50, _delay_p99)]
     cells += [f"{_middle(own, share):.0%}" for share in (_busy, _others)]
     cells += [f"{len(own)}/{sum(r.proxy == proxy for r in results)}"]

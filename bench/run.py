@@ -21,10 +21,10 @@ from typing import Any
 
 from contenders import KINDS, Absent, Contender, Ground, start
 from machine import describe, find_program, memory_kib, split_cores
-from peer import Peer, build
+from peer import Door, Peer, build
 from report import Result, cost_table, generator_line, memory_table, objections
 
-_RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "results"
 _STREAM_EXTRA_S = 1.5  # opening, settling and the streams' ends, beside the window
 _REQUEST_S = 1.5
 _MEMORY_S = 4
@@ -110,7 +110,7 @@ class Session:
 
     def _holds(self, streams: int, rate: int) -> bool:
         peer = self.ground.peer
-        figures = peer.stream(peer.port, [], streams=streams, rate=rate, window_s=_CHECK_S)
+        figures = peer.stream(Door(peer.port), [], streams=streams, rate=rate, window_s=_CHECK_S)
         result = Result(0, f"{streams} streams", "direct", figures)
         self.results.append(result)
         return not result.objection and figures["late_us"]["p99"] < 5000
@@ -121,16 +121,16 @@ class Session:
             turn = number % max(1, len(self.contenders))
             for result in self._round(number + 1, self.contenders[turn:] + self.contenders[:turn]):
                 self.results.append(result)
-                _progress(result)
+                progress(result)
 
     def _round(self, number: int, order: list[Contender]) -> Iterator[Result]:
         peer, plan = self.ground.peer, self.plan
         for streams, rate in self.rates.items():
             for one in order:
-                figures = peer.stream(one.port, one.pids(), streams=streams, rate=rate, window_s=plan.seconds)
+                figures = peer.stream(one.door, one.pids(), streams=streams, rate=rate, window_s=plan.seconds)
                 yield Result(number, f"{streams} streams", one.name, figures)
         for one in order if plan.requests else []:
-            figures = peer.request(one.port, one.pids(), clients=plan.clients, requests=plan.requests)
+            figures = peer.request(one.door, one.pids(), clients=plan.clients, requests=plan.requests)
             yield Result(number, "requests", one.name, figures)
 
     def measure_memory(self) -> None:
@@ -138,7 +138,7 @@ class Session:
         for one in self.contenders if self.plan.idle else []:
             time.sleep(1)
             idle = memory_kib(one.pids())
-            holder, opened = self.ground.peer.hold(one.port, self.plan.idle)
+            holder, opened = self.ground.peer.hold(one.door, self.plan.idle)
             try:
                 time.sleep(1)
                 held = memory_kib(one.pids())
@@ -158,7 +158,8 @@ class Session:
         }
 
 
-def _progress(result: Result) -> None:
+def progress(result: Result) -> None:
+    """Tell the cost of one measurement at once, on stderr."""
     note = f"  NOT COUNTED: {result.objection}" if result.objection else ""
     line = f"  round {result.round} {result.workload} {result.proxy}: {result.cost_us:.1f} us{note}"
     print(line, file=sys.stderr, flush=True)
@@ -199,16 +200,16 @@ def _print_notes(session: Session) -> None:
 
 
 def _save(document: dict[str, Any]) -> Path:
-    path = _RESULTS / time.strftime("%Y%m%d-%H%M%S.json")
+    path = RESULTS / time.strftime("%Y%m%d-%H%M%S.json")
     path.write_text(json.dumps(document, indent=1))
     return path
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Wait until no other run of the bench is under way: two would measure each other."""
-    _RESULTS.mkdir(exist_ok=True)
-    with (_RESULTS / "lock").open("w") as lock:
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -231,7 +232,7 @@ def main(arguments: list[str]) -> int:
     proxies = ", ".join(plan.only)
     print(f"about {plan.expected_s() / 60:.1f} minutes: {plan.rounds} rounds of {proxies}", flush=True)
     with ExitStack() as stack:
-        stack.enter_context(_alone())
+        stack.enter_context(alone())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dmapbench-")))
         peer = Peer.start(build(go, folder), core=other_core, proxy_core=proxy_core)
         stack.callback(peer.stop)
@@ -245,10 +246,11 @@ def main(arguments: list[str]) -> int:
     return 1 if objections(session.results) else 0
 
 
-def _leave(number: int, _: FrameType | None) -> None:
+def leave(number: int, _: FrameType | None) -> None:
+    """End the program so that all that it started is stopped; for signals."""
     raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, leave)
     raise SystemExit(main(sys.argv[1:]))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -38,12 +39,29 @@ func (c *client) post(request []byte) (*http.Response, error) {
 	return response, err
 }
 
-// chatRequest is a whole request of about 1 KB, written by a chat app.
-func chatRequest(address string, q question) []byte {
+// door is where the requests of a measurement go, and the key they show there.
+type door struct{ address, key string }
+
+func (d *door) flags(set *flag.FlagSet) {
+	set.StringVar(&d.address, "address", "", "host:port of the proxy")
+	set.StringVar(&d.key, "key", "", "what the proxy asks its clients for; without it none is sent")
+}
+
+// authorization is the whole header, or nothing.
+func (d door) authorization() string {
+	if d.key == "" {
+		return ""
+	}
+	return "Authorization: Bearer " + d.key + "\r\n"
+}
+
+// chatRequest is a whole request of about 1 KB, written by a chat app. Its last
+// members are what a proxy that edits requests is told to change or take out.
+func (d door) chatRequest(q question) []byte {
 	body := fmt.Sprintf(`{"model":"bench","messages":[{"role":"user","content":"%s"}],`+
-		`"max_tokens":%d,"seed":%d,"stream":%t}`,
+		`"max_tokens":%d,"seed":%d,"stream":%t,"temperature":1,"logit_bias":{},"user":"bench"}`,
 		strings.Repeat("Tell me about the old mill by the river. ", 20), q.MaxTokens, q.Seed, q.Stream)
 	return []byte(fmt.Sprintf("POST /v1/chat/completions HTTP/1.1\r\nHost: %s\r\nAccept: */*\r\n"+
-		"User-Agent: dmapbench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
-		address, len(body), body))
+		"User-Agent: dmapbench\r\n%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		d.address, d.authorization(), len(body), body))
 }

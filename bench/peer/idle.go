@@ -12,11 +12,12 @@ import (
 // silent. It reports once all are open, and lets go when its stdin is closed.
 func runIdle(arguments []string) error {
 	flags := flag.NewFlagSet("idle", flag.ExitOnError)
-	address := flags.String("address", "", "host:port of the proxy")
+	var proxy door
+	proxy.flags(flags)
 	number := flags.Int("streams", 1000, "streams to hold")
 	flags.Parse(arguments)
 	var failed faults
-	clients := holdStreams(*address, *number, &failed)
+	clients := holdStreams(proxy, *number, &failed)
 	report(map[string]any{"streams": len(clients), "faults": failed.count, "reasons": failed.first})
 	io.Copy(io.Discard, os.Stdin)
 	for _, c := range clients {
@@ -25,7 +26,7 @@ func runIdle(arguments []string) error {
 	return nil
 }
 
-func holdStreams(address string, number int, failed *faults) (clients []*client) {
+func holdStreams(proxy door, number int, failed *faults) (clients []*client) {
 	var lock sync.Mutex
 	var busy sync.WaitGroup
 	doors := make(chan struct{}, opening)
@@ -34,7 +35,7 @@ func holdStreams(address string, number int, failed *faults) (clients []*client)
 		doors <- struct{}{}
 		go func() {
 			defer func() { <-doors; busy.Done() }()
-			c, err := holdStream(address)
+			c, err := holdStream(proxy)
 			lock.Lock()
 			defer lock.Unlock()
 			if err != nil {
@@ -48,12 +49,12 @@ func holdStreams(address string, number int, failed *faults) (clients []*client)
 	return clients
 }
 
-func holdStream(address string) (*client, error) {
-	c, err := dial(address, 5*time.Minute)
+func holdStream(proxy door) (*client, error) {
+	c, err := dial(proxy.address, 5*time.Minute)
 	if err != nil {
 		return nil, err
 	}
-	response, err := c.post(chatRequest(address, question{Stream: true, MaxTokens: 1}))
+	response, err := c.post(proxy.chatRequest(question{Stream: true, MaxTokens: 1}))
 	if err != nil {
 		c.Close()
 		return nil, err

@@ -15,11 +15,12 @@ var commands = map[string]func(arguments []string) error{
 	"stream":   runStream,
 	"request":  runRequest,
 	"idle":     runIdle,
+	"watch":    runWatch,
 }
 
 func main() {
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fail(fmt.Errorf("usage: dmapbench upstream|proxy|stream|request|idle [flags]"))
+		fail(fmt.Errorf("usage: dmapbench upstream|proxy|stream|request|idle|watch [flags]"))
 	}
 	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
 		fail(err)

@@ -14,7 +14,7 @@ const warmUps = 20 // requests per client before the window
 // requests is one run of the closed loop: each client asks again as soon as it
 // has its answer, until the number is used up.
 type requests struct {
-	address         string
+	door
 	clients, number int
 	left            atomic.Int64
 	right           atomic.Int64
@@ -25,7 +25,7 @@ type requests struct {
 func runRequest(arguments []string) error {
 	flags := flag.NewFlagSet("request", flag.ExitOnError)
 	r := &requests{delayUs: newHistogram()}
-	flags.StringVar(&r.address, "address", "", "host:port of the proxy")
+	r.door.flags(flags)
 	flags.IntVar(&r.clients, "clients", 16, "concurrent clients")
 	flags.IntVar(&r.number, "requests", 10000, "requests in all")
 	var watched processes
@@ -79,7 +79,7 @@ func (r *requests) run(clients []*client, number int) {
 }
 
 func (r *requests) loop(c *client) error {
-	request := chatRequest(r.address, question{MaxTokens: 180, Seed: 1})
+	request := r.chatRequest(question{MaxTokens: 180, Seed: 1})
 	for r.left.Add(-1) >= 0 {
 		start := monotonic()
 		if err := r.ask(c, request); err != nil {

@@ -13,13 +13,14 @@ import (
 const (
 	settle  = 300 * time.Millisecond // between the last stream's opening and the window
 	spare   = 900 * time.Millisecond // how long opening may take before streams end inside the window
+	after   = 200 * time.Millisecond // between the last stream's end and the end of the whole run
 	opening = 16                     // streams opened at a time; listen queues can be as short as 100
 )
 
 // streams is one run of the stream load. The counters see all of the run; the
 // histograms only the window.
 type streams struct {
-	address         string
+	door
 	number, rate    int
 	window          time.Duration
 	records, octets atomic.Int64
@@ -32,11 +33,12 @@ type streams struct {
 }
 
 // runStream opens the streams, measures a window while all of them run, then
-// waits for their ends and checks every byte.
+// waits for their ends and checks every byte. The whole run, with what beginning
+// and ending the streams costs, has figures of its own.
 func runStream(arguments []string) error {
 	flags := flag.NewFlagSet("stream", flag.ExitOnError)
 	s := &streams{delayUs: newHistogram(), lateUs: newHistogram()}
-	flags.StringVar(&s.address, "address", "", "host:port of the proxy")
+	s.door.flags(flags)
 	flags.IntVar(&s.number, "streams", 48, "concurrent streams")
 	flags.IntVar(&s.rate, "rate", 100, "chunks per second and stream")
 	flags.DurationVar(&s.window, "window", 5*time.Second, "length of the window")
@@ -47,6 +49,7 @@ func runStream(arguments []string) error {
 }
 
 func (s *streams) measure(watched processes) map[string]any {
+	first := watched.now()
 	s.open()
 	time.Sleep(settle)
 	s.inWindow.Store(true)
@@ -62,6 +65,8 @@ func (s *streams) measure(watched processes) map[string]any {
 		s.faults.add(fmt.Errorf("%d streams ended before the window did", early))
 	}
 	s.ended.Wait()
+	time.Sleep(after)
+	figures["whole"] = between(first, watched.now())
 	return s.complete(figures)
 }
 
@@ -70,6 +75,7 @@ func (s *streams) complete(figures map[string]any) map[string]any {
 	figures["offered"] = float64(s.number*s.rate) * s.window.Seconds()
 	figures["all_chunks"] = s.records.Load()
 	figures["all_bytes"] = s.octets.Load()
+	figures["all_reads"] = s.reads.Load()
 	figures["sent_chunks"] = s.number * s.count()
 	figures["sent_bytes"] = s.number * streamBytes(s.count())
 	figures["delay_us"] = s.delayUs.summary()
@@ -86,7 +92,7 @@ func (s *streams) count() int {
 
 // open returns when each stream has its first record, or has failed.
 func (s *streams) open() {
-	request := chatRequest(s.address, question{Stream: true, MaxTokens: s.count(), Seed: int64(1_000_000 / s.rate)})
+	request := s.chatRequest(question{Stream: true, MaxTokens: s.count(), Seed: int64(1_000_000 / s.rate)})
 	doors := make(chan struct{}, opening)
 	s.opened.Add(s.number)
 	s.ended.Add(s.number)

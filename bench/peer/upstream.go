@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,6 +25,9 @@ var completion = `{"choices":[{"finish_reason":"stop","index":0,"message":{"role
 	strings.Repeat("Rain fell on the timber yard. ", 25) + `"}}],"created":1790000000,"model":"bench",` +
 	`"system_fingerprint":"b1000-bench","object":"chat.completion","usage":{"completion_tokens":180,` +
 	`"prompt_tokens":210,"total_tokens":390},"id":"chatcmpl-0"}`
+
+// lastChat is the body of the latest chat request: what a proxy made of it.
+var lastChat atomic.Value
 
 // question is what the fake server reads of a chat request. The knobs of a
 // stream travel in fields that every proxy passes on: max_tokens is the number
@@ -78,7 +82,11 @@ func answer(connection net.Conn, w *wheel, path string, body []byte) error {
 	switch path {
 	case "/v1/models":
 		return writeJSON(connection, "200 OK", modelList)
+	case "/last":
+		last, _ := lastChat.Load().([]byte)
+		return writeJSON(connection, "200 OK", string(last))
 	case "/v1/chat/completions":
+		lastChat.Store(body)
 		var q question
 		if err := json.Unmarshal(body, &q); err != nil {
 			return writeJSON(connection, "400 Bad Request", `{"error":{"message":"not JSON"}}`)
