@@ -9,7 +9,7 @@ import pytest
 
 from dmap.arbiter import Limits
 from dmap.backends import Loaded
-from dmap.errors import BackendBroke, BackendDown, LoadFailed, Overloaded, ShuttingDown, WaitExpired
+from dmap.errors import BackendBroke, BackendDown, LoadFailed, ShuttingDown, WaitExpired
 from dmap.gate import Gate
 from dmap.trip import ModelKey
 from tests.fake_switcher import A, B, FakeSwitcher, ask, cancelled, idle, until
@@ -438,29 +438,6 @@ class TestWaiting:
         await cancelled(second)
         studio.loading.release.set()
         (await first).release()
-
-    async def test_one_may_be_cancelled(self, gate: Gate, studio: FakeSwitcher) -> None:
-        """The waiting lease of a name is refused with the error given, and its wait is told."""
-        async with gate.lease(A, "me"):
-            lease = gate.lease(B, "you", name="one")
-            task = asyncio.create_task(lease.__aenter__())
-            await until(lambda: len(gate.waiting()) == 1)
-
-            later = asyncio.get_running_loop().call_later
-            later(0.01, gate.cancel, "one", Overloaded("cancelled by the owner"))
-
-            with pytest.raises(Overloaded, match="cancelled by the owner"):
-                await task
-            assert not gate.cancel("one", Overloaded("no longer waits"))
-        assert lease.queue_s > 0
-        assert studio.loading.calls == ["a"]
-
-    async def test_who_does_not_wait_cannot_be_cancelled(self, gate: Gate) -> None:
-        """A lease that is out, an unknown name and no name at all are nobody's place."""
-        async with gate.lease(A, "me", name="one"):
-            assert not gate.cancel("one", Overloaded("no"))
-            assert not gate.cancel("two", Overloaded("no"))
-            assert not gate.cancel("", Overloaded("no"))
 
     async def test_the_wait_of_one_who_left_is_told(self, gate: Gate, studio: FakeSwitcher) -> None:
         """A lease that was never held knows how long it waited, and for how much of it for its switch."""

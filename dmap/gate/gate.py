@@ -20,16 +20,12 @@ from dmap.gate.changeover import Changeover, needs_of
 from dmap.gate.fleet import Fleet
 from dmap.gate.lease import Beat, Lease, Waiting
 from dmap.gate.partings import Partings
+from dmap.gate.places import Places
 from dmap.gate.refusals import error_of
 from dmap.gate.switchlog import Tell, nothing
 from dmap.trip import ModelKey, Route
 
 __all__ = ["Gate"]
-
-FEW = 64
-"""With more who wait, a newcomer is told its place roughly: to know it exactly takes a walk over all."""
-FRESH_S = 1.0
-"""Beats share a snapshot for this long: with a thousand waiters, each one's own would walk them all."""
 
 
 class Gate:
@@ -65,9 +61,9 @@ class Gate:
         self._told_at = 0.0
         self._timer: asyncio.Handle | None = None
         self._due = 0.0
-        self._seen: tuple[float, Snapshot] | None = None
         self._out: Counter[ModelKey] = Counter()
         self._partings = Partings()
+        self._places = Places(self._arbiter, self._waiting, self._now)
         self._closed = False
         self._changeover = Changeover(
             name,
@@ -115,7 +111,7 @@ class Gate:
 
         *beat* is awaited by the caller itself every *beat_after_s* while it waits; if it raises, the
         place in the queue is given up.  Higher *priority* is served before lower.  *name* is what `waiting`
-        and `cancel` know it by.  *on_wait* is called, with what *beat* is told, if it has to wait at all.
+        knows it by.  *on_wait* is called, with what *beat* is told, if it has to wait at all.
         """
         return Lease(self, route, client, beat, beat_after_s, priority, name, on_wait)
 
@@ -173,22 +169,7 @@ class Gate:
 
     def waiting(self) -> list[Waiting]:
         """List who waits, the next one first."""
-        now = self._now()
-        places = self._arbiter.snapshot(now).waiting
-        lines = [
-            Waiting(lease.name, lease.client, lease.route.key, place.position, place.estimate_s, waited_s)
-            for lease in self._waiting.values()
-            for place, waited_s in [(places[lease.id], now - lease.since)]
-        ]
-        return sorted(lines, key=lambda line: line.position)
-
-    def cancel(self, name: str, error: DmapError) -> bool:
-        """Refuse the waiting lease called *name* with *error*; tell whether there is one."""
-        lease = next((lease for lease in self._waiting.values() if lease.name == name), None)
-        if lease is None or not name:
-            return False
-        self._refuse(lease, error)
-        return True
+        return self._places.all()
 
     @property
     def drained(self) -> bool:
@@ -266,29 +247,16 @@ class Gate:
         self._apply(self._arbiter.withdraw(now, lease.id))
 
     def place(self, lease: Lease) -> tuple[int, float]:
-        """Return the position and the estimated wait of *lease*, as they were `FRESH_S` ago at the most."""
-        now = self._now()
-        if self._seen is None or now - self._seen[0] > FRESH_S or lease.id not in self._seen[1].waiting:
-            self._seen = now, self._arbiter.snapshot(now)
-        place = self._seen[1].waiting[lease.id]
-        return place.position, place.estimate_s
+        """Return the position and the estimated wait of *lease*, as they were a moment ago; for the lease."""
+        return self._places.of(lease)
 
     def prospect(self, lease: Lease) -> tuple[int, float]:
-        """Return the position and wait of a *lease* that has just begun to wait, roughly where many wait."""
-        if len(self._waiting) <= FEW:
-            self._seen = None
-            return self.place(lease)
-        return len(self._waiting), self._arbiter.estimate(self._now(), self._passing or lease.route.key)
+        """Return the same, roughly, for a *lease* that has just begun to wait; for the lease."""
+        return self._places.of_newcomer(lease, self._passing or lease.route.key)
 
     def obstacle(self, model: str) -> str:
         """Tell in a word or two what requests for *model* wait behind: a drain, a switch, models, others."""
-        if self._arbiter.drained:
-            return "drain"
-        if (switch := self._arbiter.switch) is not None:
-            return f"switch to {switch.load}" if isinstance(switch, Switch) else "unload"
-        residents = sorted(map(str, self._arbiter.residents))
-        is_there = any(key.model in (model, "*") for key in self._arbiter.residents)
-        return "parallel" if is_there else ", ".join(residents)
+        return self._places.obstacle(model)
 
     def _in_use(self, backend: str, model: str) -> bool:
         return self._out[ModelKey(backend, model)] > 0
