@@ -59,7 +59,8 @@ def _received(event: _Event) -> Iterator[str]:
 
 
 def _queued(event: _Event) -> Iterator[str]:
-    yield f"waits for {event['model']}"
+    behind = f" behind {event['behind']}" if event.get("behind") else ""
+    yield f"waits for {event['model']}{behind}"
     yield f"position {event['position']}"
     yield f"about {duration(event['estimate_s'])}"
 
