@@ -594,13 +594,13 @@ async def test_what_others_unloaded_is_found_before_a_request(bench):
 
 
 async def test_who_confirms_at_once_shares_a_look(bench):
-    """Many requests at once cost one look."""
+    """Many requests at once cost two looks at most: one for the first, one for who came meanwhile."""
     await bench.backend.load(SMALL, {})
     seen = len(bench.asked(V1))
 
     await asyncio.gather(*(bench.backend.confirm() for _ in range(20)))
 
-    assert len(bench.asked(V1)) == seen + 1
+    assert 1 <= len(bench.asked(V1)) - seen <= 2
     assert bench.backend.target(SMALL, CHAT)
 
 

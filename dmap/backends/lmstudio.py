@@ -89,7 +89,8 @@ class LMStudioBackend:
         )
         self._watch = Watch(self._client, self._watched, lambda: self.changed(), watch_s=watch_s)
         self._lock = asyncio.Lock()
-        self._confirming: asyncio.Task[None] | None = None
+        self._confirming = asyncio.Lock()
+        self._confirmed_at = -1.0
 
     def start(self) -> None:
         """Begin to watch for what happens outside dmap.  Idempotent; `close` ends it."""
@@ -173,19 +174,21 @@ class LMStudioBackend:
         Look once more, so that `target` knows what others have unloaded since; for just before a request.
 
         Else that request would have LM Studio load the model on its own, or have another one answer.  Who
-        comes while a look is under way takes that one.  A list that does not come in `CONFIRM_S` proves
-        nothing, and stops nobody.
+        comes while a look is under way waits for the next, and shares that: the one under way may have seen
+        what is so no longer.  A list that does not come in `CONFIRM_S` proves nothing, and stops nobody.
         """
-        if self._confirming is None:
-            self._confirming = asyncio.get_running_loop().create_task(
-                self._confirm(), name=f"confirm {self.name}"
-            )
-        await asyncio.wait((self._confirming,), timeout=CONFIRM_S)
+        clock = asyncio.get_running_loop().time
+        came_at = clock()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CONFIRM_S), self._confirming:
+                if self._confirmed_at < came_at:
+                    began_at = clock()
+                    with contextlib.suppress(BackendDown):
+                        await self._view.see()
+                    self._confirmed_at = began_at
 
     async def close(self) -> None:
         """Stop watching and asking.  What LM Studio has loaded stays, a load under way goes on there."""
-        if self._confirming is not None:
-            self._confirming.cancel()
         await self._watch.close()
         await self._hands.close()
         await self._client.close()
@@ -199,13 +202,6 @@ class LMStudioBackend:
             self.told(found)
         else:
             self.told(described(found))
-
-    async def _confirm(self) -> None:
-        try:
-            with contextlib.suppress(BackendDown):
-                await self._view.see()
-        finally:
-            self._confirming = None
 
     async def _watched(self) -> Look | None:
         """Look for the watch; None if something of ours was under way."""
