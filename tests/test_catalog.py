@@ -225,7 +225,7 @@ def test_the_context_of_a_model(load, told, context):
 def test_an_activation_goes_before_the_file():
     """What was set for a model goes before the file's word on it, which goes before that on all models."""
     made = catalog(
-        BOX
+        "devices: {g: {}}\nbackends: {box: {kind: lmstudio, url: 'http://h', device: g}}\n"
         + "defaults: {temperature: 0.1, top_p: 0.1, top_k: 1}\n"
         + "models: {m: {defaults: {temperature: 0.2, top_p: 0.2}, load: {num_experts: 2}}}",
         box=["m", "n"],
