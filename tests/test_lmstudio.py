@@ -593,6 +593,22 @@ async def test_what_others_unloaded_is_found_before_a_request(bench):
         bench.backend.target(SMALL, CHAT)
 
 
+async def test_what_others_load_anew_is_found_before_a_request():
+    """A model that somebody unloads and loads again is not taken for the one before: it does not answer yet."""
+    async with running(v0_lags=False, slow_s=0.1) as bench:
+        await bench.backend.load(SMALL, {})
+        await bench.residents()  # by then both lists have said so
+        bench.world.unload(SMALL)
+        loading = asyncio.create_task(bench.world.load(SMALL))
+        await bench.happened("load_start", 2)
+
+        await bench.backend.confirm()
+
+        with pytest.raises(BackendDown, match="not loaded"):
+            bench.backend.target(SMALL, CHAT)
+        await loading
+
+
 async def test_who_confirms_at_once_shares_a_look(bench):
     """Many requests at once cost two looks at most: one for the first, one for who came meanwhile."""
     await bench.backend.load(SMALL, {})
