@@ -5,8 +5,8 @@ The v1 list names an instance from the *start* of its load (measured: 0.2 s into
 ready.  The v0 list has a `state`, which says `loading` for as long as that takes, but may lag behind a load
 that is done.  So both have to agree, but for three cases:
 
-1. What our own load's 200 proved, or an earlier look found, stays ready while v1 lists it.  Only if v0 goes
-   back from `loaded` to `loading`, somebody has loaded it anew.
+1. What our own load's 200 proved stays ready while v1 lists it, until v0 has said `loaded` too.  From then on
+   v0 has nothing to lag behind: whatever else it says, somebody has unloaded it, or loads it anew.
 2. Where the two disagree for `disagree_s`, v1 is right.  `loading` is no disagreement.
 3. Where v0 is gone, v1 is right at once.
 
@@ -22,6 +22,7 @@ from dmap.backends.lmstudio_client import Client, Fault
 from dmap.backends.lmstudio_models import (
     LOADED,
     LOADING,
+    UNKNOWN,
     Disk,
     Instance,
     Listed,
@@ -83,23 +84,27 @@ class Eyes:
 
     async def look(self) -> Look:
         """
-        Ask both lists, v0 first: what v1 no longer lists by then is gone.
+        Ask both lists, v1 first: v0 then tells what has become by now of what was listed there.
 
         Raises `BackendDown` when the server does not answer, or neither list is there.
         """
         began = self._now()
+        disk = await self._listed()
         v0, gone = await self._states()
+        if isinstance(disk, Disk):
+            return self._judge(disk, v0, gone, began)
+        if disk.missing and v0 is not None:
+            older = disk_of_v0(v0)
+            return Look(older, frozenset(instance.id for _, instance in older.instances()), native=False)
+        raise self._client.down(f"does not list its models: {self._client.reason(disk)}") from disk
+
+    async def _listed(self) -> Disk | Fault:
+        """Return what v1 lists, or why it does not."""
         try:
             items = (await self._client.get(V1)).get("models")
-            if not isinstance(items, list):
-                raise Fault(200, f"no list of models in the answer of {V1}")
         except Fault as fault:
-            if fault.missing and v0 is not None:
-                disk = disk_of_v0(v0)
-                ready = frozenset(instance.id for _, instance in disk.instances())
-                return Look(disk, ready, native=False)
-            raise self._client.down(f"does not list its models: {self._client.reason(fault)}") from fault
-        return self._judge(read_v1(items), v0, gone, began)
+            return fault
+        return read_v1(items) if isinstance(items, list) else Fault(200, f"no list of models at {V1}")
 
     def prove(self, id: str) -> None:
         """Take note that *id* answers: its load's own 200 said so."""
@@ -110,21 +115,12 @@ class Eyes:
         self._proven.pop(id, None)
 
     async def _states(self) -> tuple[Entries | None, bool]:
-        """
-        Return v0's entries, None if it did not tell this time, and whether it is gone for good.
-
-        It may say an HTML 500 just when a load begins (seen once in 79 probes of 0.4.23), which is when its
-        word counts: so it is asked twice.
-        """
-        for _ in range(2):
-            try:
-                items = (await self._client.get(V0)).get("data")
-            except Fault as fault:
-                if fault.missing:
-                    return None, True
-            else:
-                return (read_v0(items), False) if isinstance(items, list) else (None, False)
-        return None, False
+        """Return v0's entries, None if it did not tell this time, and whether it is gone for good."""
+        try:
+            items = (await self._client.get(V0)).get("data")
+        except Fault as fault:
+            return None, fault.missing
+        return (read_v0(items), False) if isinstance(items, list) else (None, False)
 
     def _judge(self, disk: Disk, v0: Entries | None, gone: bool, began: float) -> Look:
         now = self._now()
@@ -145,7 +141,7 @@ class Eyes:
         proof = self._proven.get(instance.id)
         if proof is not None:
             proof.confirmed |= state == LOADED
-        if state == LOADED or (proof is not None and not (proof.confirmed and state == LOADING)):
+        if state == LOADED or (proof is not None and (state == UNKNOWN or not proof.confirmed)):
             return True
         doubted_s = now - self._doubted.setdefault(instance.id, now)
         return state != LOADING and doubted_s >= self._disagree_s
