@@ -2,13 +2,16 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from dmap.arbiter import Limits
 from dmap.backends import Loaded, ModelInfo
-from dmap.gate import Gate, Lease
+from dmap.gate import Gate, Lease, Tell
+from dmap.gate.switchlog import nothing
 from dmap.trip import ModelKey, Route
 
 A, B, C = (Route(ModelKey("studio", model), device="gpu0") for model in "abc")
@@ -119,3 +122,17 @@ async def cancelled(task: "asyncio.Task[Any]") -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@asynccontextmanager
+async def running_gate(studio: FakeSwitcher, tell: Tell = nothing) -> AsyncGenerator[Gate]:
+    """Run a gate without a cool-down; at the end nothing may be left of anybody."""
+    gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0, tell=tell)
+    await gate.start()
+    yield gate
+    assert gate.snapshot().waiting == {}
+    assert gate.snapshot().leases == 0
+    await gate.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert not studio.unloaded_while_serving
+    assert not studio.two_at_once

@@ -11,7 +11,7 @@ from dmap.backends import Loaded
 from dmap.errors import BackendDown, LoadFailed, Overloaded, ShuttingDown, WaitExpired
 from dmap.gate import Gate
 from dmap.trip import ModelKey, Route
-from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, until
+from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, running_gate, until
 
 
 @pytest.fixture
@@ -22,16 +22,9 @@ def studio() -> FakeSwitcher:
 
 @pytest.fixture
 async def gate(studio: FakeSwitcher) -> AsyncGenerator[Gate]:
-    """Run a gate without a cool-down; at the end nothing may be left of anybody."""
-    gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
-    await gate.start()
-    yield gate
-    assert gate.snapshot().waiting == {}
-    assert gate.snapshot().leases == 0
-    await gate.close()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert not studio.unloaded_while_serving
-    assert not studio.two_at_once
+    """Run a gate that must leave nothing behind."""
+    async with running_gate(studio) as gate:
+        yield gate
 
 
 class TestLease:

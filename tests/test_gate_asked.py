@@ -12,7 +12,7 @@ from dmap.backends import Loaded
 from dmap.errors import BackendBroke, BackendDown, LoadFailed, ShuttingDown, WaitExpired
 from dmap.gate import Gate
 from dmap.trip import ModelKey
-from tests.fake_switcher import A, B, FakeSwitcher, ask, cancelled, idle, until
+from tests.fake_switcher import A, B, FakeSwitcher, ask, cancelled, idle, running_gate, until
 
 
 @pytest.fixture
@@ -29,22 +29,9 @@ def told() -> list[tuple[str, Mapping[str, Any]]]:
 
 @pytest.fixture
 async def gate(studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]) -> AsyncGenerator[Gate]:
-    """Run a gate without a cool-down; at the end nothing may be left of anybody."""
-    gate = Gate(
-        "gpu0",
-        Limits(),
-        {"studio": studio},
-        cooldown_s=0,
-        tell=lambda name, fields: told.append((name, fields)),
-    )
-    await gate.start()
-    yield gate
-    assert gate.snapshot().waiting == {}
-    assert gate.snapshot().leases == 0
-    await gate.close()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert not studio.unloaded_while_serving
-    assert not studio.two_at_once
+    """Run a gate that tells its events and must leave nothing behind."""
+    async with running_gate(studio, lambda name, fields: told.append((name, fields))) as gate:
+        yield gate
 
 
 def residents(gate: Gate) -> list[ModelKey]:

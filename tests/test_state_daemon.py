@@ -1,5 +1,6 @@
 """What the admin API has answered is on the disk, however the daemon ends."""
 
+import asyncio
 import json
 import os
 import random
@@ -27,8 +28,6 @@ KILLS = int(os.environ.get("DMAP_TEST_KILLS", "3"))
 @pytest.mark.timeout(300)
 async def test_killed_between_two_orders(tmp_path: Path) -> None:
     """A daemon that is killed at any moment leaves the last order it answered, or the one under way."""
-    import asyncio
-
     chance, state = random.Random(4), tmp_path / "state.json"
     path = tmp_path / "config.yaml"
     path.write_text(CONFIG.format(port=0, state=state))

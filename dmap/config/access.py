@@ -66,6 +66,7 @@ class Access(Section):
 
 
 def is_loopback(host: str) -> bool:
+    """Tell whether only this host can reach *host*, an address or a name."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

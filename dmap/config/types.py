@@ -65,6 +65,7 @@ def _number(value: Any) -> Any:
 
 
 def several(value: Any) -> Any:
+    """Take one text for a list of one."""
     return (value,) if isinstance(value, str) else value
 
 

@@ -164,6 +164,7 @@ def _device(config: Config, backend: str) -> str | None:
 
 
 def limits_of(device: settings.Device) -> Limits:
+    """Return the bounds of *device* as its arbiter takes them."""
     return Limits(
         max_models=device.max_models,
         memory_bytes=device.memory,

@@ -9,6 +9,7 @@ from dmap.errors import ModelNotFound
 from dmap.gate import Gate
 from dmap.web.inference import CLIENT
 from dmap.web.parts import PARTS, Parts, gate_name
+from dmap.web.views import switch_told
 
 __all__ = ["health", "model", "models", "models_v0", "models_v1", "ready"]
 
@@ -100,16 +101,10 @@ def _queue(parts: Parts, backend: str) -> dict[str, Any]:
 def _state(gate: Gate) -> dict[str, Any]:
     now = asyncio.get_running_loop().time()
     view = gate.snapshot()
-    switch = view.switch and {
-        "load": str(view.switch.load) if view.switch.load is not None else None,
-        "unload": [str(model) for model in view.switch.unload],
-        "phase": view.switch.phase,
-        "for_s": round(now - view.switch.since, 3),
-    }
     return {
         "drained": view.drained,
         "residents": [str(resident.model) for resident in view.residents],
-        "switch": switch,
+        "switch": switch_told(view.switch, now),
         "waiting": len(view.waiting),
         "leases": view.leases,
         "oldest_wait_s": round(view.oldest_wait_s, 3),

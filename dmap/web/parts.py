@@ -111,6 +111,7 @@ def switcher(parts: Parts, route: Route) -> Switcher | None:
 
 
 def gate_name(device: str | None, backend: str) -> str:
+    """Return the name of the gate that requests for *backend* pass: its device's, or one of its own."""
     return f"device {device}" if device is not None else f"backend {backend}"
 
 

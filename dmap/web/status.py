@@ -9,6 +9,7 @@ from dmap import __version__
 from dmap.arbiter import Snapshot
 from dmap.gate import Gate
 from dmap.web.parts import PARTS, Parts, gate_name
+from dmap.web.views import switch_told, waiting_told
 
 __all__ = ["captures", "metrics", "status"]
 
@@ -52,12 +53,7 @@ def _device(gate: Gate) -> dict[str, Any]:
         }
         for resident in view.residents
     ]
-    switch = view.switch and {
-        "load": str(view.switch.load) if view.switch.load is not None else None,
-        "unload": [str(model) for model in view.switch.unload],
-        "phase": view.switch.phase,
-        "for_s": round(now - view.switch.since, 3),
-    }
+    switch = switch_told(view.switch, now)
     return {"residents": residents, "switch": switch, "drained": view.drained, **_queue(gate, view)}
 
 
@@ -70,15 +66,5 @@ def _backend(parts: Parts, name: str) -> dict[str, Any]:
 
 
 def _queue(gate: Gate, view: Snapshot) -> dict[str, Any]:
-    waiting = [
-        {
-            "id": waiting.name,
-            "client": waiting.client,
-            "model": str(waiting.model),
-            "position": waiting.position,
-            "estimate_s": round(waiting.estimate_s, 3),
-            "waited_s": round(waiting.waited_s, 3),
-        }
-        for waiting in gate.waiting()
-    ]
+    waiting = [waiting_told(each) for each in gate.waiting()]
     return {"leases": view.leases, "oldest_wait_s": round(view.oldest_wait_s, 3), "waiting": waiting}

@@ -1,14 +1,13 @@
 """`/admin/queue`: who waits and who is answered, and how to end it."""
 
 import asyncio
-from typing import Any
 
 from aiohttp import web
 
 from dmap.errors import Cancelled, RequestNotFound
-from dmap.gate import Waiting
 from dmap.web.admin.orders import Nothing, note, read_order
 from dmap.web.parts import PARTS
+from dmap.web.views import waiting_told
 
 __all__ = ["cancel", "queue"]
 
@@ -17,21 +16,10 @@ async def queue(request: web.Request) -> web.Response:
     """`GET /admin/queue`: per device and per backend without one, who waits; and all that is open."""
     parts, now = request.app[PARTS], asyncio.get_running_loop().time()
     waiting = {
-        name.removeprefix("device "): [_waiter(each) for each in gate.waiting()]
+        name.removeprefix("device "): [waiting_told(each) for each in gate.waiting()]
         for name, gate in parts.gates.items()
     }
     return web.json_response({"waiting": waiting, "open": [each.told(now) for each in parts.open]})
-
-
-def _waiter(each: Waiting) -> dict[str, Any]:
-    return {
-        "id": each.name,
-        "client": each.client,
-        "model": str(each.model),
-        "position": each.position,
-        "estimate_s": round(each.estimate_s, 3),
-        "waited_s": round(each.waited_s, 3),
-    }
 
 
 async def cancel(request: web.Request) -> web.Response:
