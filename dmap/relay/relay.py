@@ -15,7 +15,7 @@ from multidict import CIMultiDict
 
 from dmap.backends import Target
 from dmap.errors import BackendBroke, Relayed
-from dmap.relay.exchange import Bounds, Exchange, Stale
+from dmap.relay.exchange import Bounds, Exchange, Stale, drop
 from dmap.relay.pool import Pool
 from dmap.relay.reply import Reply
 from dmap.trip import Trip
@@ -91,8 +91,10 @@ def _named(exchange: Exchange) -> str | None:
 async def _stream(reply: Reply, exchange: Exchange, by_finish: bool) -> None:
     """Pass an event stream on and see that it came to its end mark."""
     tail = Tail()
+    for data in exchange.held:
+        tail.feed(data)
     readable = _is_readable(exchange)
-    _refuse_start(reply, exchange, readable)
+    _refuse_start(reply, exchange, tail, readable)
     await reply.commit(200, _head(exchange, reply.trip), sse=True)
     try:
         await _Pump(reply, exchange).pass_on(tail.feed)
@@ -105,17 +107,15 @@ async def _stream(reply: Reply, exchange: Exchange, by_finish: bool) -> None:
         raise BackendBroke(_NO_MARK)
 
 
-def _refuse_start(reply: Reply, exchange: Exchange, readable: bool) -> None:
+def _refuse_start(reply: Reply, exchange: Exchange, tail: Tail, readable: bool) -> None:
     """Make a stream that begins with an error, or is empty, the error it should have been."""
     if reply.trip.committed:
         if not readable:
             raise BackendBroke("the backend's stream is encoded, and comments went before it that are not")
         return
-    first = Tail()
-    first.feed(b"".join(exchange.held))
-    if first.error:
-        raise Relayed(first.error, status=502, code="backend_error")
-    if not exchange.held and readable and not first.ended(reply.dialect):
+    if tail.error:
+        raise Relayed(tail.error, status=502, code="backend_error")
+    if not exchange.held and readable and not tail.ended(reply.dialect):
         raise BackendBroke(_NO_MARK)
 
 
@@ -134,7 +134,7 @@ async def _plain(reply: Reply, exchange: Exchange) -> None:
     await reply.commit(
         exchange.status, _head(exchange, reply.trip), length=int(length) if length else None, sse=False
     )
-    last: deque[bytes] = deque(maxlen=1)
+    last: deque[bytes] = deque(exchange.held, maxlen=1)
     await pump.pass_on(last.append)
     if exchange.by_eof and readable and "json" in _kind(exchange) and last[0].rstrip()[-1:] not in b"}]":
         raise BackendBroke("the backend's answer is cut short: it is no whole JSON")
@@ -211,9 +211,10 @@ class _Pump:
         return self._ended_whole() and size <= limit
 
     async def pass_on(self, watch: Callable[[bytes], None]) -> None:
-        """Push what was held and all that follows to the client, at the client's pace."""
+        """Push what was held and all that follows to the client, at its pace; *watch* sees what follows."""
         exchange = self._exchange
-        push = exchange.sink = self._reply.pusher(watch, self._fill)
+        exchange.sink = self._reply.pusher(watch, self._fill)
+        push = self._reply.pusher(drop, self._fill)
         for data in exchange.held:
             push(data)
         exchange.held.clear()
