@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from dmap.trip import ModelInfo
 
-__all__ = ["Backend", "Loaded", "ModelInfo", "Switcher", "Target"]
+__all__ = ["Backend", "Loaded", "ModelInfo", "Switcher", "Target", "is_alike"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,15 @@ class Target:
 
 
 class Backend(Protocol):
-    """A model server."""
+    """
+    A model server.
+
+    Where *substitutes* is true it may have another model answer than was asked, and such an answer is
+    refused; other servers only have names of their own for what they serve.
+    """
 
     name: str
+    substitutes: bool
 
     async def models(self) -> Sequence[ModelInfo]:
         """
@@ -49,6 +55,12 @@ class Backend(Protocol):
 
     def target(self, model: str, path: str) -> Target:
         """Tell where a request for *model* on our route *path* goes; `BackendDown` if it is not up."""
+
+    async def confirm(self) -> None:
+        """Make sure of what `target` goes by, just before a request, where others may have changed it."""
+
+    def means(self, model: str, named: str) -> bool:
+        """Tell whether an answer that calls its model *named* is *model*'s."""
 
     async def close(self) -> None:
         """Let go of everything the backend owns, child processes included.  Idempotent."""
@@ -87,3 +99,9 @@ class Switcher(Backend, Protocol):
 
     async def unload(self, model: str) -> None:
         """Take *model* out; return when its memory is free.  Idempotent."""
+
+
+def is_alike(model: str, named: str) -> bool:
+    """Tell whether *named* may be a name of *model*: many servers answer with a path or a dated name."""
+    asked, answered = model.casefold(), named.casefold()
+    return asked in answered or answered in asked

@@ -19,7 +19,7 @@ from typing import Any
 
 import aiohttp
 
-from dmap.backends import Loaded, ModelInfo, Target
+from dmap.backends import Loaded, ModelInfo, Target, is_alike
 from dmap.backends.gguf_child import HOST, Child
 from dmap.backends.gguf_folder import Folder, ModelFile
 from dmap.backends.gguf_options import arguments, checked, taken
@@ -59,6 +59,8 @@ class GGUFBackend:
     *contexts* tells the context length that a model will be loaded with, by id, where that is not
     *context_length*: for what `models` tells of those that are not resident.  It may be set anew.
     """
+
+    substitutes = False
 
     def __init__(
         self,
@@ -154,6 +156,13 @@ class GGUFBackend:
             raise BackendDown(f"model {model!r} is not resident on backend {self.name!r}; load it first")
         headers = (("Authorization", f"Bearer {resident.child.key}"),)
         return Target(host=HOST, port=resident.port, tls=False, path=path, headers=headers)
+
+    async def confirm(self) -> None:
+        """Nobody else starts or ends these engines; one that dies is noticed at once."""
+
+    def means(self, model: str, named: str) -> bool:
+        """Tell whether *named* is *model*, by its looks."""
+        return is_alike(model, named)
 
     async def close(self) -> None:
         """End the watch and all children at once; loads under way fail, later ones too."""

@@ -48,7 +48,11 @@ class LMStudioBackend:
     *in_use* may be set by the gate, to tell whether requests for a model are out, be it for a copy that is
     gone: LM Studio may have loaded it again for them.  Such a model is not taken out under them.  *told* may
     be set too: it is called with what each look has found, or why there was no answer.
+
+    A model that is alone answers to any name (bug-tracker #366, #619), hence *substitutes*.
     """
+
+    substitutes = True
 
     def __init__(
         self,
@@ -186,6 +190,10 @@ class LMStudioBackend:
                     with contextlib.suppress(BackendDown):
                         await self._view.see()
                     self._confirmed_at = began_at
+
+    def means(self, model: str, named: str) -> bool:
+        """Tell whether *named* is a name of *model* by the last look, or of no model that is known."""
+        return named == model or self.canonical(named) in (None, model)
 
     async def close(self) -> None:
         """Stop watching and asking.  What LM Studio has loaded stays, a load under way goes on there."""

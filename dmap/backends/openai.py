@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from dmap.backends import Target
+from dmap.backends import Target, is_alike
 from dmap.errors import BackendDown
 from dmap.trip import ModelInfo
 
@@ -26,6 +26,8 @@ _LIST_BYTES = 4 * 2**20
 
 class OpenAIBackend:
     """The server at *url* (with or without a closing `/v1`), asked with *api_key* if one is given."""
+
+    substitutes = False
 
     def __init__(self, name: str, url: str, *, api_key: str | None, connect_s: float) -> None:
         parts = urlsplit(url)
@@ -61,6 +63,13 @@ class OpenAIBackend:
     def target(self, model: str, path: str) -> Target:
         """Tell where a request for our route *path* goes; the same for every model."""
         return Target(self._host, self._port, self._tls, self._prefix + path, self._headers)
+
+    async def confirm(self) -> None:
+        """Nothing here depends on what is resident."""
+
+    def means(self, model: str, named: str) -> bool:
+        """Tell whether *named* is *model*, by its looks."""
+        return is_alike(model, named)
 
     async def close(self) -> None:
         """Nothing is kept open between two questions."""

@@ -7,7 +7,6 @@ from aiohttp import web
 from dmap import relay
 from dmap.access import Client
 from dmap.backends import Backend
-from dmap.backends.lmstudio import LMStudioBackend
 from dmap.config import OpenAIBackend
 from dmap.errors import BackendBroke, BackendDown, BadRequest, DmapError, ModelNotFound, PathNotFound
 from dmap.gate import Beat, Gate, Lease
@@ -151,8 +150,7 @@ async def _granted(request: web.Request, reply: Reply, gate: Gate, route: Route)
 async def _relay(request: web.Request, reply: Reply, route: Route, path: InferenceRoute, body: bytes) -> None:
     parts = request.app[PARTS]
     backend = parts.backends[route.key.backend]
-    if isinstance(backend, LMStudioBackend):
-        await backend.confirm()
+    await backend.confirm()
     target = backend.target(route.key.model, path.path)
     own = (("Content-Type", _kind(request, path)), ("X-Request-Id", reply.trip.id), *target.headers)
     await relay.run(
@@ -168,25 +166,13 @@ async def _relay(request: web.Request, reply: Reply, route: Route, path: Inferen
 
 
 def _begun(parts: Parts, trip: Trip, backend: Backend, named: str | None) -> None:
-    """
-    Tell that the answer has begun, and if the model that it names is another one than was asked.
-
-    LM Studio has a model that is alone answer to any name (bug-tracker #366, #619): there it is refused.
-    """
+    """Tell that the answer has begun, and if the model that it names is another one than was asked."""
     story.first_byte(parts.bus, trip)
-    if named is None or _is_meant(backend, trip.model, named):
+    if named is None or backend.means(trip.model, named):
         return
     parts.bus.tell("request.mismatch", {"id": trip.id, "model": trip.model, "answered": named[:256]})
-    if isinstance(backend, LMStudioBackend):
+    if backend.substitutes:
         raise BackendBroke(f"the backend had {named[:256]!r} answer instead of the model that was asked")
-
-
-def _is_meant(backend: Backend, model: str, named: str) -> bool:
-    """Tell whether *named* means *model*: other servers answer with a path or a dated name."""
-    if isinstance(backend, LMStudioBackend):
-        return named == model or backend.canonical(named) in (None, model)
-    asked, answered = model.casefold(), named.casefold()
-    return asked in answered or answered in asked
 
 
 def _report(parts: Parts, route: Route, error: DmapError) -> None:
