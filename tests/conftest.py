@@ -11,7 +11,7 @@ import uvloop
 from dmap.config import Config, parse
 from dmap.daemon import Daemon, listening
 from dmap.tiny_models import make
-from tests.fakes import FakeBackend, RawClient, fake_backend
+from tests.fakes import FakeBackend, RawClient, fake_backend, soon
 
 MODELS = ("tiny-sea", "tiny-kitchen", "tiny-brief", "tiny-embed", "slow")
 
@@ -60,9 +60,7 @@ class Proxy:
 
     async def settled(self) -> None:
         """Wait, a second at most, until nothing is held any more."""
-        async with asyncio.timeout(1):
-            while self.leftovers:
-                await asyncio.sleep(0.005)
+        await soon(lambda: not self.leftovers, 1)
 
     async def close(self) -> None:
         await self._stack.aclose()

@@ -23,10 +23,29 @@ Script = Callable[["Exchange"], Awaitable[None]]
 
 SOON_S = 0.1
 """How soon a client's leaving has to be felt by the backend."""
+TURN_S = 0.005
+"""The time between two looks at what is awaited."""
+HERE_S = 10.0
+"""How long is waited for what has to come; only a machine that stands still takes that long."""
 
 SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 DONE = b"data: [DONE]\n\n"
 END = b"0\r\n\r\n"
+
+
+async def soon(is_so: Callable[[], bool], within_s: float) -> None:
+    """
+    Wait until something is so; raise TimeoutError if it is not within *within_s*.
+
+    The time is counted in turns of our loop: what a busy machine takes away makes a turn longer, and is not
+    held against dmap, which runs in the same loop.
+    """
+    for _ in range(round(within_s / TURN_S)):
+        if is_so():
+            return
+        await asyncio.sleep(TURN_S)
+    if not is_so():
+        raise TimeoutError(f"still not so after {within_s:g} s")
 
 
 def chunk(data: bytes) -> bytes:
@@ -107,8 +126,7 @@ class Exchange:
 
     async def abandoned(self, within_s: float = SOON_S) -> None:
         """Wait until dmap has let go of this connection, which has to be soon."""
-        async with asyncio.timeout(within_s):
-            await self.left.wait()
+        await soon(self.left.is_set, within_s)
 
 
 class _Reader(asyncio.StreamReader):
@@ -164,7 +182,7 @@ class FakeBackend:
 
     async def next(self) -> Exchange:
         """Return the next request to answer by hand."""
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(HERE_S):
             return await self._inbox.get()
 
     async def serve(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
@@ -263,12 +281,12 @@ class RawClient:
 
     async def until(self, mark: bytes) -> bytes:
         """Read up to and with *mark*."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HERE_S):
             return await self.reader.readuntil(mark)
 
     async def all(self) -> bytes:
         """Read to the end; a reset raises ConnectionResetError."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HERE_S):
             return await self.reader.read()
 
     async def head(self) -> "Head":
@@ -278,11 +296,11 @@ class RawClient:
     async def body(self, head: "Head") -> bytes:
         """Read the body that *head* announces, without its framing."""
         if "content-length" in head.headers:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HERE_S):
                 return await self.reader.readexactly(int(head.headers["content-length"]))
         body = b""
         while size := int(await self.until(b"\r\n"), 16):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HERE_S):
                 body += (await self.reader.readexactly(size + 2))[:-2]
         assert await self.until(b"\r\n") == b"\r\n"
         return body
@@ -388,9 +406,7 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 async def holding(proxy: Any, count: int) -> None:
     """Wait, a second at most, until just *count* requests wait or have a lease."""
-    async with asyncio.timeout(1):
-        while _tickets(proxy) != count:
-            await asyncio.sleep(0.005)
+    await soon(lambda: _tickets(proxy) == count, 1)
 
 
 def _tickets(proxy: Any) -> int:
@@ -399,13 +415,12 @@ def _tickets(proxy: Any) -> int:
 
 
 async def still(count: Callable[[], int], for_s: float = 0.15) -> int:
-    """Wait until *count* has stopped growing for *for_s*; return it."""
-    seen, since = count(), asyncio.get_running_loop().time()
-    async with asyncio.timeout(5):
-        while asyncio.get_running_loop().time() - since < for_s:
-            await asyncio.sleep(0.01)
-            if count() != seen:
-                seen, since = count(), asyncio.get_running_loop().time()
+    """Wait until *count* has stopped growing for *for_s*, by the turns of our loop; return it."""
+    seen, quiet = count(), 0
+    async with asyncio.timeout(HERE_S):
+        while quiet < for_s / TURN_S:
+            await asyncio.sleep(TURN_S)
+            seen, quiet = count(), quiet + 1 if count() == seen else 0
     return seen
 
 
@@ -433,7 +448,7 @@ async def served(
         await proxy.close()
         backend.cut_all()
         await proxy.settled()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(HERE_S):
             await proxy.parts.presence.gone()
     gc.collect()  # only then a task or a future whose exception nobody looked at complains
     gc.unfreeze()

@@ -189,6 +189,15 @@ class TestLoad:
         assert await gate.load(A, "me") is None
         await gate.close()
 
+    async def test_goes_by_the_catalog(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A request that was resolved before its model got other options does not bring the old ones back."""
+        gate.know({A.key: replace(A, load={"context_length": 4096})}.get)
+
+        async with gate.lease(A, "me"):
+            pass
+
+        assert studio.options == [{"context_length": 4096}]
+
     async def test_with_other_options_loads_anew(self, gate: Gate, studio: FakeSwitcher) -> None:
         """A resident that is not as asked is unloaded, and loaded with the new options."""
         await gate.load(A, "me")

@@ -26,7 +26,8 @@ class Changeover:
     The switch task and the look task of one device.
 
     *apply* carries out what the arbiter answers, *now* is the gate's time, *routes* the latest route of
-    each model.  Without *adopt* the models that dmap did not load are left alone, as if they were pinned.
+    each model that was asked for; *known* may tell of a later one, or of a model that nobody asked for.
+    Without *adopt* the models that dmap did not load are left alone, as if they were pinned.
 
     *down* holds the models whose last switch failed because a backend did not answer, *stuck* those whose
     last unloading failed, with the reason, and *got* what the loads of the residents really gave.
@@ -155,11 +156,13 @@ class Changeover:
 
     async def _load(self, key: ModelKey, report: Report) -> Outcome:
         report.loading_since = self._now()
-        loaded = self.got[key] = await self.fleet.load(key, self._routes[key].load)
+        route = self._route(key)
+        assert route is not None, "nothing is loaded that nobody has asked for"
+        loaded = self.got[key] = await self.fleet.load(key, route.load)
         report.loaded(self._now(), loaded)
         self.down.discard(key)
-        given = self._routes[key].size_given
-        return Outcome(size_bytes=None if given else loaded.size_bytes, parallel=loaded.parallel)
+        size = None if route.size_given else loaded.size_bytes
+        return Outcome(size_bytes=size, parallel=loaded.parallel)
 
     def _surplus(self, switch: Switch, reading: Reading) -> list[ModelKey]:
         """
@@ -173,7 +176,11 @@ class Changeover:
     def _is_stray(self, key: ModelKey, wanted: ModelKey) -> bool:
         if key in self._arbiter.residents or self._is_foreign(key):
             return False
-        return key != wanted or not self.fleet.satisfies(key, self._routes[key])
+        return key != wanted or not self.fleet.satisfies(key, self._route(key))
+
+    def _route(self, key: ModelKey) -> Route | None:
+        """Return the route of *key* as it is now; a request may have been resolved before it changed."""
+        return self.known(key) or self._routes.get(key)
 
     def _is_foreign(self, key: ModelKey) -> bool:
         """Tell whether a resident is the owner's own business."""
@@ -249,10 +256,10 @@ class Changeover:
         return {key for key in known if self._arbiter.is_serving(key) and not self._satisfies(key)}
 
     def _satisfies(self, key: ModelKey) -> bool:
-        return self._is_foreign(key) or self.fleet.satisfies(key, self._routes.get(key))
+        return self._is_foreign(key) or self.fleet.satisfies(key, self._route(key))
 
     def _found_needs(self, key: ModelKey, info: ModelInfo) -> Needs:
-        route = self.known(key) or self._routes.get(key)
+        route = self._route(key)
         foreign = self._is_foreign(key)
         if route is None:
             return Needs(info.size_bytes, info.parallel, info.embedding, foreign)
