@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import uvloop
@@ -93,8 +94,6 @@ def _add_key(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def _serve(options: argparse.Namespace) -> int:
     config = load(options.config)
     _log_to_stderr(logging.INFO)
-    for warning in warnings_of(config):
-        logging.getLogger("dmap.config").warning(warning)
     try:
         uvloop.run(serve(config, read_again=lambda: load(options.config)))
     except socket.gaierror as exc:
@@ -107,7 +106,7 @@ def _check(options: argparse.Namespace) -> int:
     if config.listen.tls is not None:
         tls.check(config.listen.tls)
     tokens.counters(config)
-    for warning in warnings_of(config):
+    for warning in warnings_of(config, datetime.now(UTC)):
         print(f"dmap: warning: {warning}", file=sys.stderr)
     print(f"{options.config}: ok")
     return 0

@@ -15,11 +15,12 @@ import signal
 import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
 
-from dmap.config import Access, Config, ConfigProblem
+from dmap.config import Access, Config, ConfigProblem, warnings_of
 from dmap.errors import ShuttingDown
 from dmap.logfmt import logfmt
 from dmap.notify import Notifier, listen_fds
@@ -204,6 +205,7 @@ async def serve(
     async with notifier.beating(), listening(config, given, state) as daemon:
         by = "systemd" if given else None
         _log.info(logfmt("listening", {"url": daemon.url, "by": by, "backends": ",".join(config.backends)}))
+        _advise(config)
         notifier.status = daemon.status
         notifier.ready()
         if read_again is not None:
@@ -234,10 +236,16 @@ def _reload(parts: Parts, read_again: Callable[[], Config], notifier: Notifier) 
         parts.bus.tell("config.refused", {"problems": exc.problems})
         raise
     else:
+        _advise(parts.config)
         _log.info(logfmt("reloaded", {}))
         parts.bus.tell("config.reloaded", {})
     finally:
         notifier.ready()
+
+
+def _advise(config: Config) -> None:
+    for warning in warnings_of(config, datetime.now(UTC)):
+        _log.warning(logfmt("advice", {"reason": warning}))
 
 
 def _on_hangup(read_again: Callable[[], None]) -> None:

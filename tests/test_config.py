@@ -9,11 +9,12 @@ import pytest
 
 from dmap.backends import gguf_options, lmstudio_hands, lmstudio_lms
 from dmap.config import Config, ConfigProblem, GGUFBackend, OpenAIBackend, load, parse, warnings_of
-from dmap.config.models import BY_ENGINE, BY_LMS, BY_REST
+from dmap.config.models import BY_ENGINE, BY_LMS, BY_REST, Model
 
 A = "backends: {a: {kind: openai, url: 'http://h'}}\n"
 HASH = "0123456789abcdef" * 4
 OTHER = "f" * 64
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
 
 def problems_of(text: str, **environ: str) -> list[str]:
@@ -586,7 +587,31 @@ def test_an_open_door_is_warned_of():
     """That anyone may come in is told at the start."""
     config = parse(A + "listen: {host: 0.0.0.0}\naccess: {open: true}", {})
 
-    assert warnings_of(config) == ["access.open: anyone who reaches this host may use every model"]
+    assert warnings_of(config, NOW) == ["access.open: anyone who reaches this host may use every model"]
+
+
+@pytest.mark.parametrize(
+    ("rest", "warning"),
+    [
+        ("devices: {g: {}}", "devices.g: no backend is on this device"),
+        (
+            f"access: {{keys: [{{name: old, sha256: {HASH}, expires: 2026-06-01}}]}}",
+            "access.keys: 'old' expired on 2026-06-01",
+        ),
+    ],
+)
+def test_what_has_no_effect_is_warned_of(rest, warning):
+    """What somebody wrote in vain is told at the start."""
+    assert warnings_of(parse(A + rest, {}), NOW) == [warning]
+
+
+def test_a_pin_that_outlives_its_time_is_warned_of():
+    """A pinned model does not go when nobody asks for it."""
+    config = _crowd(1, "{}").model_copy(update={"models": {"m0": Model(pin=True, ttl_s=60)}})
+
+    assert warnings_of(config, NOW) == [
+        "models.m0.ttl_s: a pinned model stays, however long nobody asks for it"
+    ]
 
 
 def _crowd(models: int, device: str) -> Config:
@@ -607,6 +632,6 @@ def _crowd(models: int, device: str) -> Config:
 )
 def test_long_waits_are_warned_of(models, device, warned):
     """Models times (residency + 1) times the cost of a load may not exceed `wait_s` without a word."""
-    warnings = warnings_of(_crowd(models, device), load_s=10)
+    warnings = warnings_of(_crowd(models, device), NOW, load_s=10)
 
     assert [warning.partition(":")[0] for warning in warnings] == list(itertools.repeat("devices.g", warned))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -73,7 +74,7 @@ def test_it_loads(example):
         LMStudioBackend,
         OpenAIBackend,
     ]
-    assert warnings_of(config) == []
+    assert warnings_of(config, datetime.now(UTC)) == []
 
 
 def test_every_field_occurs(example):

@@ -39,7 +39,7 @@ class Running:
         for _ in range(times):
             told = len(self.answers)
             self.process.child.send_signal(signal.SIGHUP)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 while len(self.answers) == told:
                     await asyncio.sleep(0.002)
 
@@ -79,6 +79,15 @@ async def test_what_is_new_holds_for_the_next_request(client: AsyncOpenAI, runni
     assert running.process.engines == engines
 
 
+async def test_what_its_owner_may_not_want_is_told(running: Running) -> None:
+    """A key that has expired already is warned of, as it is at the start."""
+    key = f"{{name: old, sha256: {'a' * 64}, expires: 2020-01-01}}"
+
+    await running.reload(running.text() + f"access: {{keys: [{key}]}}\n")
+
+    assert "'old' expired on 2020-01-01" in running.process.log[-2]
+
+
 async def test_a_file_that_is_wrong_changes_nothing(client: AsyncOpenAI, running: Running) -> None:
     """A file with mistakes is refused whole, each mistake in the log; dmap goes on as before."""
     await running.reload(running.text(tokens=9) + "sever: {}\n")
@@ -98,7 +107,7 @@ async def test_what_takes_a_restart_is_told(client: AsyncOpenAI, running: Runnin
     running.file.write_text(f"listen: {{port: {0 if more == 'x' else 1}}}\n{changed}")
 
     running.process.child.send_signal(signal.SIGHUP)
-    await asyncio.wait_for(told(running), 5)
+    await asyncio.wait_for(told(running), 30)
 
     assert "takes a restart" in running.answers[0]
     assert await tokens(client) == 5
@@ -111,7 +120,7 @@ async def told(running: Running) -> None:
 
 async def test_who_waits_for_a_model_that_is_gone(client: AsyncOpenAI, running: Running) -> None:
     """When a model is taken out, its stream goes on to its end and those who wait for it get 404."""
-    stream = await client.chat.completions.create(model="slow", messages=HELLO, max_tokens=120, stream=True)
+    stream = await client.chat.completions.create(model="slow", messages=HELLO, max_tokens=300, stream=True)
     first = await anext(aiter(stream))
     waiting = asyncio.ensure_future(tokens(client, "slow"))
     await until_waiting(client, 1)
@@ -127,7 +136,7 @@ async def test_who_waits_for_a_model_that_is_gone(client: AsyncOpenAI, running: 
 
 async def test_a_device_is_configured_anew(client: AsyncOpenAI, running: Running) -> None:
     """Bounds of a device that were changed hold for those who wait already."""
-    stream = await client.chat.completions.create(model="slow", messages=HELLO, max_tokens=400, stream=True)
+    stream = await client.chat.completions.create(model="slow", messages=HELLO, max_tokens=1500, stream=True)
     await anext(aiter(stream))
     waiting = asyncio.ensure_future(tokens(client))
     await until_waiting(client, 1)
@@ -160,6 +169,6 @@ async def anything(stream: Any) -> list[Any]:
 async def until_waiting(client: AsyncOpenAI, count: int) -> None:
     """Wait until *count* requests wait at the device."""
     url = "http://" + str(client.base_url).split("/")[2] + "/ready"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await client.get(url, cast_to=object))["devices"]["gpu0"]["waiting"] != count:  # type: ignore[index]
             await asyncio.sleep(0.005)

@@ -1,19 +1,20 @@
 """What the file allows but its owner may not want."""
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from dmap.config.access import is_loopback
 from dmap.config.kinds import GGUFBackend
 from dmap.config.schema import Config
 
 
-def warnings_of(config: Config, load_s: float = 10) -> list[str]:
+def warnings_of(config: Config, now: datetime, load_s: float = 10) -> list[str]:
     """
     Tell what the file allows but its owner may not want.
 
-    *load_s* is the cost of a load that nobody has measured yet.
+    *now* has a time zone; *load_s* is the cost of a load that nobody has measured yet.
     """
-    return [*_long_waits(config, load_s), *_too_open(config)]
+    return [*_long_waits(config, load_s), *_too_open(config), *_idle(config), *_expired(config, now)]
 
 
 def _long_waits(config: Config, load_s: float) -> Iterator[str]:
@@ -40,3 +41,19 @@ def _too_open(config: Config) -> Iterator[str]:
     access = config.access
     if not is_loopback(config.listen.host) and access.open and not (access.keys or access.allow):
         yield "access.open: anyone who reaches this host may use every model"
+
+
+def _idle(config: Config) -> Iterator[str]:
+    """Find what is set and has no effect."""
+    used = {getattr(backend, "device", None) for backend in config.backends.values()}
+    for name in sorted(config.devices.keys() - used):
+        yield f"devices.{name}: no backend is on this device"
+    for name, model in config.models.items():
+        if model.pin and model.ttl_s is not None:
+            yield f"models.{name}.ttl_s: a pinned model stays, however long nobody asks for it"
+
+
+def _expired(config: Config, now: datetime) -> Iterator[str]:
+    for key in config.access.keys:
+        if key.expires is not None and key.expires <= now:
+            yield f"access.keys: {key.name!r} expired on {key.expires:%Y-%m-%d}"
