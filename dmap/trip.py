@@ -71,7 +71,8 @@ class Trip:
     """
     One request's facts, filled in as it goes and told once at its end.
 
-    Times ending in `_at` are the loop's clock, those ending in `_s` are seconds.  *key* tells that *client*
+    Times ending in `_at` are the loop's clock, those ending in `_s` are seconds.  *tokens_per_s*
+    is what the server tells of its speed.  *key* tells that *client*
     is the name of an API key, *received* that the request was let in.  *committed* is set when the response
     head is out: from then on no HTTP error can be told.
     """
@@ -93,6 +94,7 @@ class Trip:
     chunks: int = 0
     tokens_in: int | None = None
     tokens_out: int | None = None
+    tokens_per_s: float | None = None
     status: int = 0
     outcome: str = ""
     reason: str = ""

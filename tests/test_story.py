@@ -1,13 +1,13 @@
 """What a request leaves behind: its events, in order, and at its end one log line."""
 
-import asyncio
+import json
 import logging
 from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, answer, chat, chunk, delta, post
+from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, answer, chat, chunk, delta, post, soon
 
 CHAT = "/v1/chat/completions"
 
@@ -48,6 +48,27 @@ async def test_one_stream(proxy: Any, backend: FakeBackend, caplog: pytest.LogCa
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize(
+    ("answered", "rate"),
+    [
+        ({"usage": {"completion_tokens": 4}, "timings": {"predicted_per_second": 51.239}}, 51.24),
+        ({"usage": {"completion_tokens": 4}}, None),
+    ],
+)
+async def test_the_speed_of_an_answer(
+    proxy: Any, backend: FakeBackend, answered: dict[str, Any], rate: float | None
+) -> None:
+    """The end of a plain answer tells its server's own speed; a time that holds the prefill is none."""
+    backend.script = lambda e: e.end(answer(json.dumps({"id": "x", "model": "m", **answered}).encode()))
+    client = await proxy.client()
+
+    await client.send(post(chat(stream=False)))
+    await client.answer()
+    await proxy.settled()
+
+    assert events(proxy)[-1][1].get("tokens_per_s") == rate
+
+
 async def test_who_has_to_wait(start: Any, backend: FakeBackend) -> None:
     """A request that cannot be served at once is told as queued, with its place, before it is granted."""
     backend.script = backend.by_hand
@@ -56,9 +77,7 @@ async def test_who_has_to_wait(start: Any, backend: FakeBackend) -> None:
     await first.send(post(chat()))
     answering = await backend.next()
     await second.send(post(chat()))
-    async with asyncio.timeout(5):
-        while "request.queued" not in [type for type, _ in events(proxy)]:
-            await asyncio.sleep(0.005)
+    await soon(lambda: "request.queued" in [type for type, _ in events(proxy)], 5)
 
     await answering.end(SSE, chunk(DONE), END)
     await (await backend.next()).end(SSE, chunk(DONE), END)
@@ -95,8 +114,24 @@ async def test_an_answer_of_another_model(
             text = await page.text()
 
     told = [fields for type, fields in events(proxy) if type == "request.mismatch"]
-    assert [(fields["model"], fields["answered"]) for fields in told] == [("m", named)] * mismatches
+    expected = [("127.0.0.1", "m", named)] * mismatches
+    assert [(fields["client"], fields["model"], fields["answered"]) for fields in told] == expected
+    reasons = [fields.get("reason") for type, fields in events(proxy) if type == "request.finished"]
+    assert reasons == [f"answered as {named!r}" if mismatches else None]
     assert ('dmap_mismatches_total{model="m"} 1.0' in text) is bool(mismatches)
+
+
+async def test_an_error_in_anthropics_dialect(proxy: Any, backend: FakeBackend) -> None:
+    """An error that a backend told in OpenAI's shape gets the member by which Anthropic's clients know it."""
+    backend.script = lambda e: e.end(answer(b'{"error": {"message": "no"}}', status="422 Unprocessable"))
+    asked = {"model": "m", "max_tokens": 1, "messages": []}
+
+    async with (
+        aiohttp.ClientSession(proxy.url) as session,
+        session.post("/v1/messages", json=asked) as answered,
+    ):
+        assert await answered.json() == {"type": "error", "error": {"message": "no"}}
+        assert answered.status == 422
 
 
 async def test_an_error_that_the_backend_told(proxy: Any, backend: FakeBackend) -> None:

@@ -156,7 +156,25 @@ def test_an_error_inside(stream, error, size):
 )
 def test_tokens_are_counted(stream, tokens, size):
     """The tokens that a stream tells in its last records are read, by any server's words."""
-    assert fed(stream, size).tokens() == tokens
+    assert fed(stream, size).usage()[:2] == tokens
+
+
+@pytest.mark.parametrize(
+    ("payload", "rate"),
+    [
+        ({"timings": {"predicted_n": 5, "predicted_per_second": 51.5}}, 51.5),
+        ({"usage": {"completion_tokens": 5}, "timings": {"predicted_per_second": 8}}, 8.0),
+        ({"usage": {"completion_tokens": 5}, "stats": {"tokens_per_second": 51.4}}, 51.4),
+        ({"type": "chat.end", "result": {"stats": {"tokens_per_second": 29.75}}}, 29.75),
+        ({"timings": {"predicted_per_second": 0}}, None),
+        ({"timings": {"predicted_per_second": "8"}}, None),
+        ({"stats": {"tokens_per_second": float("inf")}}, None),
+        ({"usage": {"completion_tokens": 5}}, None),
+    ],
+)
+def test_speed_is_told(payload, rate):
+    """How fast a server wrote is taken from its own words; what is no speed is none."""
+    assert usage_of(payload).tokens_per_s == rate
 
 
 @pytest.mark.parametrize(
@@ -185,7 +203,7 @@ def test_errors_are_recognised(payload, error):
 )
 def test_no_usage(payload):
     """What tells no tokens, or no numbers, is nothing."""
-    assert usage_of(payload) == (None, None)
+    assert usage_of(payload) == (None, None, None)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from dmap.relay.reply import Reply
 from dmap.trip import Trip
 from dmap.wire.headers import to_client
 from dmap.wire.stream import Tail, error_of, model_of, usage_of
-from dmap.wire.verdict import decoded, failure_of
+from dmap.wire.verdict import decoded, failure_of, in_dialect
 
 __all__ = ["run"]
 
@@ -100,7 +100,7 @@ async def _stream(reply: Reply, exchange: Exchange, by_finish: bool) -> None:
         await _Pump(reply, exchange).pass_on(tail.feed)
     finally:
         reply.torn = tail.torn
-    reply.trip.tokens_in, reply.trip.tokens_out = tail.tokens()
+    reply.trip.tokens_in, reply.trip.tokens_out, reply.trip.tokens_per_s = tail.usage()
     if tail.error:
         reply.trip.outcome = "backend_error"
     if readable and not tail.ended(reply.dialect, by_finish=by_finish):
@@ -156,8 +156,9 @@ def _judge(reply: Reply, exchange: Exchange, body: bytes) -> None:
         )
     if failure is not None:
         raise failure
-    reply.trip.tokens_in, reply.trip.tokens_out = usage_of(payload)
-    reply.keep(exchange.status, _head(exchange, reply.trip), body)
+    reply.trip.tokens_in, reply.trip.tokens_out, reply.trip.tokens_per_s = usage_of(payload)
+    told = in_dialect(reply.dialect, payload, body) if exchange.status >= 400 else body
+    reply.keep(exchange.status, _head(exchange, reply.trip), told)
 
 
 def _refuse_plain(reply: Reply, exchange: Exchange) -> None:

@@ -170,7 +170,9 @@ def _begun(parts: Parts, trip: Trip, backend: Backend, named: str | None) -> Non
     story.first_byte(parts.bus, trip)
     if named is None or backend.means(trip.model, named):
         return
-    parts.bus.tell("request.mismatch", {"id": trip.id, "model": trip.model, "answered": named[:256]})
+    trip.reason = f"answered as {named[:256]!r}"
+    told = {"id": trip.id, "client": trip.client, "model": trip.model, "answered": named[:256]}
+    parts.bus.tell("request.mismatch", told)
     if backend.substitutes:
         raise BackendBroke(f"the backend had {named[:256]!r} answer instead of the model that was asked")
 

@@ -89,7 +89,13 @@ def outcome_of(trip: Trip) -> str:
 def _more(trip: Trip, now: float) -> dict[str, Any]:
     """What the events tell beyond the log line."""
     more: dict[str, Any] = {"key": trip.key, "stream": trip.stream, "chunks": trip.chunks}
-    answering_s = now - trip.arrived_at - trip.queue_s - (trip.first_byte_s or 0)
-    if trip.tokens_out and trip.first_byte_s is not None and answering_s > 0 and trip.stream:
-        more["tokens_per_s"] = round(trip.tokens_out / answering_s, 2)
-    return more
+    rate = trip.tokens_per_s or _measured(trip, now)
+    return more | {"tokens_per_s": round(rate, 2)} if rate is not None else more
+
+
+def _measured(trip: Trip, now: float) -> float | None:
+    """Return the tokens per second of a stream whose server does not tell, by the time it took to arrive."""
+    if not (trip.stream and trip.tokens_out and trip.first_byte_s is not None):
+        return None
+    answering_s = now - trip.arrived_at - trip.queue_s - trip.first_byte_s
+    return trip.tokens_out / answering_s if answering_s > 0 else None

@@ -7,16 +7,17 @@ Event streams are records separated by an empty line (WHATWG HTML, "Server-sent 
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from dmap.errors import DmapError
 from dmap.wire.routes import Dialect
 
-__all__ = ["Tail", "error_of", "error_record", "model_of", "usage_of"]
+__all__ = ["Tail", "Usage", "error_of", "error_record", "model_of", "usage_of"]
 
 _ENDS = (b"\n\n", b"\r\n\r\n")
 _BREAK = re.compile(rb"\r?\n\r?\n")
@@ -32,6 +33,14 @@ _LAST_EVENTS = {
     Dialect.MESSAGES: frozenset(("message_stop",)),
     Dialect.LMSTUDIO: frozenset(("chat.end",)),
 }
+
+
+class Usage(NamedTuple):
+    """What its server tells of an answer: the tokens read, those written, and how many of them per second."""
+
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    tokens_per_s: float | None = None
 
 
 class Tail:
@@ -100,13 +109,13 @@ class Tail:
         tail = (record.lstrip() for record in _BREAK.split((self._before + self._last).strip()))
         return [record for record in tail if not record.startswith(b":")]
 
-    def tokens(self) -> tuple[int | None, int | None]:
-        """Return the tokens read and written, as the last records tell them; None where they do not."""
+    def usage(self) -> Usage:
+        """Return what the last records tell of the answer's tokens; None where they do not."""
         for record in reversed(_BREAK.split(self._before + self._last)):
-            counts = usage_of(_payload(record))
-            if counts != (None, None):
-                return counts
-        return None, None
+            told = usage_of(_payload(record))
+            if told[:2] != (None, None):
+                return told
+        return Usage()
 
 
 def _errors(data: bytes) -> Iterator[str]:
@@ -151,20 +160,35 @@ def error_of(payload: Any) -> str | None:
     return str(error) if error else None
 
 
-def usage_of(payload: Any) -> tuple[int | None, int | None]:
-    """Return the tokens (in, out) told as `usage`, as LM Studio's `stats` or as llama.cpp's `timings`."""
+def usage_of(payload: Any) -> Usage:
+    """Return what is told as `usage`, as LM Studio's `stats` or as llama.cpp's `timings`."""
     if not isinstance(payload, dict):
-        return None, None
+        return Usage()
     inner = payload.get("response") or payload.get("message") or payload.get("result")
-    for whole in (payload, inner):
-        usage = (whole.get("usage") or whole.get("stats")) if isinstance(whole, dict) else None
+    wholes = [whole for whole in (payload, inner) if isinstance(whole, dict)]
+    return Usage(*_tokens(wholes), _rate(wholes))
+
+
+def _tokens(wholes: list[dict[str, Any]]) -> tuple[int | None, int | None]:
+    for whole in wholes:
+        usage = whole.get("usage") or whole.get("stats")
         if isinstance(usage, dict) and (counts := _counts(usage)) != (None, None):
             return counts
-    timings = payload.get("timings")
+    timings = wholes[0].get("timings")
     if isinstance(timings, dict):
         cached, read = _count(timings, "cache_n") or 0, _count(timings, "prompt_n")
         return None if read is None else cached + read, _count(timings, "predicted_n")
     return None, None
+
+
+def _rate(wholes: list[dict[str, Any]]) -> float | None:
+    """Find the speed of writing: of llama.cpp `predicted_per_second`, of LM Studio `tokens_per_second`."""
+    told = [whole.get(name) for whole in wholes for name in ("timings", "stats")]
+    for one in (one for one in told if isinstance(one, dict)):
+        rate = one.get("predicted_per_second", one.get("tokens_per_second"))
+        if isinstance(rate, (int, float)) and 0 < rate < math.inf:
+            return float(rate)
+    return None
 
 
 def _counts(usage: dict[str, Any]) -> tuple[int | None, int | None]:

@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from dmap.errors import BackendBroke, DmapError, Relayed
+from dmap.wire.routes import Dialect
 from dmap.wire.stream import error_of
 
-__all__ = ["decoded", "failure_of"]
+__all__ = ["decoded", "failure_of", "in_dialect"]
 
 _EXCERPT = 300
 _OWN_FAULTS = (
@@ -66,6 +67,13 @@ def failure_of(status: int, content_type: str, body: bytes, payload: Any) -> Dma
     if "json" in content_type.lower() and payload is None and status != 204:
         return BackendBroke("the backend's answer is cut short: it is no whole JSON")
     return None
+
+
+def in_dialect(dialect: Dialect, payload: Any, body: bytes) -> bytes:
+    """Return an error's *body* with the `type` that Anthropic's clients know it by, if it has none."""
+    if dialect is not Dialect.MESSAGES or not isinstance(payload, dict) or "type" in payload:
+        return body
+    return msgspec.json.encode({"type": "error", **payload})
 
 
 def _is_error(payload: Any) -> bool:
