@@ -222,6 +222,7 @@ def test_a_refusal_does_not_tell_the_key(lists, peer, headers, scope):
         ("/v1/models", None),
         ("/v1/models/qwen/7b", None),
         ("/api/v0/models", None),
+        ("/api/v0/models/qwen/7b", None),
         ("/api/v1/models", None),
         ("/ready", None),
         ("/metrics", None),

@@ -158,6 +158,7 @@ async def test_every_route_needs_what_it_should(closed: Any) -> None:
 
     assert {path for path in paths if scope_of(path) is None} == {
         "/api/v0/models",
+        "/api/v0/models/{id}",
         "/api/v1/models",
         "/health",
         "/metrics",

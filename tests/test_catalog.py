@@ -3,7 +3,7 @@
 import pytest
 
 from dmap.access import Client
-from dmap.catalog import Catalog
+from dmap.catalog import Catalog, openai, v0, v1
 from dmap.config import parse
 from dmap.errors import AccessDenied, BackendDown, BadRequest, ModelNotFound
 from dmap.state import Activation, Saved
@@ -499,3 +499,165 @@ def test_who_knows_what_is_resident(text, backend, told, loaded, resident):
     made = catalog(text, **{backend: [ModelInfo("m", resident=told)]})
 
     assert [model["resident"] for model in made.listing(ANYONE, loaded)] == [resident]
+
+
+# One of the list
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("both", "both"), ("BOTH", "both"), ("a/both", "both"), ("b/both", "b/both"), ("B/Both", "b/both")],
+)
+def test_one_of_two_with_the_same_name(name, shown):
+    """A model whose name means another one is shown under its backend's name and its own."""
+    made = catalog(TWO, a=["both"], b=["both"])
+
+    assert openai(made.show(name, ANYONE, []))["id"] == shown
+
+
+def test_one_is_shown_as_it_is_listed():
+    """A model by itself is described as in the list, under an alias, too."""
+    made = catalog(TWO + "models: {m: {aliases: [gpt]}}", a=["m"], b=[])
+    made.choose(Saved(active="m"))
+
+    assert [openai(made.show(name, ANYONE, [])) for name in ("m", "gpt")] == made.listing(ANYONE, [])
+
+
+def test_one_that_is_not_for_this_client():
+    """A model that a client may not use is not told from one that there is not."""
+    made = catalog(TWO, a=["llama"], b=[])
+
+    with pytest.raises(ModelNotFound) as unknown:
+        made.show("lama", Client("k", ("q*",)), [])
+    with pytest.raises(ModelNotFound) as forbidden:
+        made.show("llama", Client("k", ("q*",)), [])
+
+    assert str(forbidden.value.body()) == str(unknown.value.body()).replace("lama", "llama")
+
+
+# LM Studio's lists
+
+
+OWN = {"type": "llm", "publisher": "p", "key": "m", "display_name": "M", "quantization": None}
+OWN |= {"size_bytes": 7, "params_string": "1B", "max_context_length": 131072, "format": "mlx"}
+OWN |= {"more": [1.5, {"x": None}]}
+
+
+def test_what_only_the_server_knows_is_shown():
+    """A model is shown in its server's own words, keys that nobody knows included."""
+    made = catalog(STUDIO, lm=[ModelInfo("m", resident=False, v1=OWN)])
+
+    assert v1(made.show("m", ANYONE, [])) == OWN | {"loaded_instances": []}
+    assert v0(made.show("m", ANYONE, [])) == {
+        "id": "m",
+        "object": "model",
+        "type": "llm",
+        "publisher": "p",
+        "arch": "unknown",
+        "compatibility_type": "mlx",
+        "quantization": "unknown",
+        "state": "not-loaded",
+        "max_context_length": 131072,
+    }
+
+
+def test_names_of_other_models_are_not_shown():
+    """Of variants and instances only those are shown whose names mean this model."""
+    named = ("m@q4", "m:2", "secret", "gpt")
+    own = OWN | {
+        "variants": ["m@q4", "secret", "nobody", "gpt", 5],
+        "selected_variant": "secret",
+        "loaded_instances": [{"id": "secret"}, {"id": "m:2", "config": {"context_length": 9}}, {"id": "gpt"}],
+    }
+    text = STUDIO + "models: {secret: {aliases: [gpt]}}"
+    made = catalog(text, lm=["secret", ModelInfo("m", resident=True, names=named, v1=own)])
+
+    shown = v1(made.show("m", Client("k", ("m",)), [ModelKey("lm", "m")]))
+
+    assert shown["variants"] == ["m@q4"]
+    assert shown["loaded_instances"] == [{"id": "m:2", "config": {"context_length": 9}}]
+    assert "selected_variant" not in shown
+
+
+def test_a_resident_that_its_server_does_not_list_yet():
+    """What the arbiter has loaded is shown as loaded, with the context that it was given."""
+    made = catalog(STUDIO, lm=[ModelInfo("m", resident=False, context_length=4096, v1=OWN)])
+
+    shown = made.show("m", ANYONE, [ModelKey("lm", "m")])
+
+    assert v1(shown)["loaded_instances"] == [{"id": "m", "config": {"context_length": 4096}}]
+    assert (v0(shown)["state"], v0(shown)["loaded_context_length"]) == ("loaded", 4096)
+
+
+def test_what_the_older_list_alone_tells():
+    """A server that has only the older list is shown in its words, as far as they go in the native one."""
+    older = {"id": "m:1", "object": "model", "type": "vlm", "publisher": "p", "arch": "qwen2_vl"}
+    older |= {"compatibility_type": "mlx", "quantization": "4bit", "max_context_length": 32768}
+    told = {**older, "state": "loaded", "loaded_context_length": 99}
+    made = catalog(STUDIO, lm=[ModelInfo("m", resident=True, v0=told)])
+
+    shown = made.show("m", ANYONE, [])
+
+    assert v0(shown) == {**older, "id": "m", "state": "not-loaded"}
+    assert v1(shown) == {
+        "type": "llm",
+        "publisher": "p",
+        "key": "m",
+        "display_name": "m",
+        "architecture": "qwen2_vl",
+        "quantization": {"name": "4bit", "bits_per_weight": None},
+        "size_bytes": 0,
+        "params_string": None,
+        "loaded_instances": [],
+        "max_context_length": 32768,
+        "format": "mlx",
+    }
+
+
+def test_what_a_server_of_another_kind_tells():
+    """What a server tells in part stands in LM Studio's fields, the rest as what nobody knows."""
+    told = {"max_context_length": 32768, "format": "gguf"}
+    info = ModelInfo("e", resident=False, size_bytes=5, context_length=512, embedding=True, v1=told)
+    made = catalog(BOX, box=[info])
+
+    shown = made.show("e", ANYONE, [ModelKey("box", "e")])
+
+    assert v1(shown) == {
+        "type": "embedding",
+        "publisher": "box",
+        "key": "e",
+        "display_name": "e",
+        "quantization": None,
+        "size_bytes": 5,
+        "params_string": None,
+        "loaded_instances": [{"id": "e", "config": {"context_length": 512}}],
+        "max_context_length": 32768,
+        "format": "gguf",
+    }
+    assert v0(shown) == {
+        "id": "e",
+        "object": "model",
+        "type": "embeddings",
+        "publisher": "box",
+        "arch": "unknown",
+        "compatibility_type": "gguf",
+        "quantization": "unknown",
+        "state": "loaded",
+        "max_context_length": 32768,
+        "loaded_context_length": 512,
+    }
+
+
+@pytest.mark.parametrize("odd", ["x", 5, None, [None], {"x": 1}, True, 1.5])
+def test_a_record_that_makes_no_sense(odd):
+    """Whatever a server puts into the fields of its lists, the model is listed, and nothing else."""
+    names = ("variants", "selected_variant", "loaded_instances", "capabilities", "quantization", "format")
+    older = {"quantization": odd, "compatibility_type": odd, "type": odd, "arch": odd}
+    native = dict.fromkeys(names, odd)
+    told = [ModelInfo("m", resident=True, v1=native), ModelInfo("n", resident=True, v0=older)]
+    made = catalog(STUDIO, lm=told)
+
+    shown = [made.show(name, ANYONE, [ModelKey("lm", name)]) for name in ("m", "n")]
+
+    assert [v1(one)["key"] for one in shown] == [v0(one)["id"] for one in shown] == ["m", "n"]
+    assert [len(v1(one)["loaded_instances"]) for one in shown] == [1, 1]

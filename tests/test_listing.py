@@ -7,7 +7,7 @@ import pytest
 
 from tests.fakes import Answer, chat, post
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(60)
 
 SHA = {name: hashlib.sha256(f"sk-{name}".encode()).hexdigest() for name in ("all", "some", "ops")}
 KEYS = f"""
@@ -125,6 +125,9 @@ async def test_a_rebound_name_does_not_look(serve, path):
         ("/v1/models/org/m", "org/m"),
         ("/v1/models/org%2Fm", "org/m"),
         ("/v1/models/named?x=1", "named"),
+        ("/v1/models/M", "m"),
+        ("/v1/models/GPT", "m"),
+        ("/v1/models/fake/m", "m"),
     ],
 )
 async def test_one_model(serve, path, model):
@@ -136,10 +139,14 @@ async def test_one_model(serve, path, model):
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/models/x", "/v1/models/M", "/v1/models/m/", "/v1/models/%00", "/v1/models/..%2fm"]
+    "path",
+    [
+        *("/v1/models/x", "/v1/models/m@q4", "/v1/models/m/", "/v1/models/%00", "/v1/models/..%2fm"),
+        *("/api/v0/models/x", "/api/v0/models/../../../admin/models", "/api/v0/models/..%2f..%2f..%2fadmin"),
+    ],
 )
 async def test_no_such_model(serve, path):
-    """A name that is not on the list is 404, as OpenAI says it."""
+    """A name that means no model is 404, as OpenAI says it."""
     answer = await get(await serve(MODELS), path)
 
     assert (answer.status, answer.error["code"], answer.error["param"]) == (404, "model_not_found", "model")
@@ -178,6 +185,7 @@ async def test_not_ready_without_one(serve):
     assert (ready.status, health.status) == (503, 200)
     assert json.loads(ready.body)["backends"]["fake"]["answers"] is False
     assert ids(await get(proxy, "/v1/models")) == []
+    assert (await get(proxy, "/v1/models/m")).status == 503
 
 
 async def test_a_model_of_a_backend_that_never_answered(serve):

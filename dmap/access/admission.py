@@ -39,7 +39,7 @@ _SCOPES = {"v1": "inference", "api": "inference", "debug": "debug", "admin": "ad
 
 def scope_of(path: str) -> str | None:
     """Return the scope that a key needs for *path*; None where any will do (lists, `/ready`)."""
-    if path in _LISTS or path.startswith("/v1/models/"):
+    if path in _LISTS or path.startswith(("/v1/models/", "/api/v0/models/")):
         return None
     return _SCOPES.get(path[1:].partition("/")[0])
 

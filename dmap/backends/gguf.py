@@ -196,6 +196,7 @@ class GGUFBackend:
             context_length=loaded.context_length if loaded else context_length,
             parallel=self._parallel,
             embedding=file.embedding,
+            v1=file.listed(),
         )
 
     async def _start(self, file: ModelFile, wanted: Mapping[str, Any]) -> Loaded:

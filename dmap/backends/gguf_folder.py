@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dmap.backends.gguf_header import Header, read_header
 
@@ -31,6 +32,12 @@ class ModelFile:
         """Return *wanted* tokens, or what the model was trained for if that is less."""
         trained = self.header.context_length if self.header else None
         return min(wanted, trained) if trained else wanted
+
+    def listed(self) -> dict[str, Any]:
+        """Return what the file tells, in the words of LM Studio's native list."""
+        trained = self.header.context_length if self.header else None
+        told = {"size_bytes": self.file_bytes, "format": "gguf"}
+        return {**told, "max_context_length": trained} if trained else told
 
     def memory(self, context_length: int | None, parallel: int) -> int:
         """Estimate the resident's bytes: its weights and the attention cache of *parallel* requests."""

@@ -92,6 +92,7 @@ class Eyes:
         disk = await self._listed()
         v0, gone = await self._states()
         if isinstance(disk, Disk):
+            disk.v0 = v0 or {}
             return self._judge(disk, v0, gone, began)
         if disk.missing and v0 is not None:
             older = disk_of_v0(v0)

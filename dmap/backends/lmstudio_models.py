@@ -7,7 +7,7 @@ without a name is passed over.  The counterpart is `lmstudio_look`, which asks f
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["Disk", "Instance", "Listed", "disk_of_v0", "objection", "read_v0", "read_v1", "state_of"]
@@ -29,13 +29,18 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One model on disk with its instances; *key* is its one true name, *names* are all others it goes by."""
+    """
+    One model on disk with its instances; *key* is its one true name, *names* are all others it goes by.
+
+    *v1* is its entry in that list as it came, for clients that ask for that list.
+    """
 
     key: str
     embedding: bool = False
     size_bytes: int | None = None
     names: tuple[str, ...] = ()
     instances: tuple[Instance, ...] = ()
+    v1: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def other_names(self) -> tuple[str, ...]:
         """Return every name but the key: its variants, and the ids of its instances."""
@@ -58,10 +63,11 @@ class Listed:
 
 
 class Disk:
-    """All that LM Studio has on disk, under every name."""
+    """All that LM Studio has on disk, under every name; *v0* are the entries of that list, by folded ids."""
 
-    def __init__(self, models: Iterable[Listed]) -> None:
+    def __init__(self, models: Iterable[Listed], v0: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         self.models = {model.key: model for model in models}
+        self.v0: Mapping[str, Mapping[str, Any]] = v0 or {}
         self._keys: dict[str, str] = {}
         for model in self.models.values():
             self._keys.setdefault(model.key.casefold(), model.key)
@@ -73,6 +79,11 @@ class Disk:
         """Return the key of the model called *name*: a key, an instance id or a `@quant`, in any case."""
         folded = name.casefold()
         return self._keys.get(folded) or self._keys.get(folded.partition("@")[0])
+
+    def older(self, model: Listed) -> Mapping[str, Any]:
+        """Return v0's entry of *model*, which may bear the id of an instance; nothing if there is none."""
+        ids = (model.key, *(one.id for one in model.instances if self.canonical(one.id) == model.key))
+        return next((self.v0[id.casefold()] for id in ids if id.casefold() in self.v0), {})
 
     def instances(self) -> Iterator[tuple[Listed, Instance]]:
         """Yield every instance with its model."""
@@ -110,7 +121,7 @@ def read_v0(items: Iterable[Any]) -> dict[str, Mapping[str, Any]]:
 
 def disk_of_v0(entries: Mapping[str, Mapping[str, Any]]) -> Disk:
     """Make do with v0 alone, as of LM Studio 0.3: states and context lengths, no sizes, no instance ids."""
-    return Disk(
+    models = (
         Listed(
             key=entry["id"],
             embedding=_is_embedding(entry),
@@ -122,6 +133,7 @@ def disk_of_v0(entries: Mapping[str, Mapping[str, Any]]) -> Disk:
         )
         for entry in entries.values()
     )
+    return Disk(models, entries)
 
 
 def state_of(entry: Mapping[str, Any] | None) -> str:
@@ -143,6 +155,7 @@ def _listed(item: Mapping[str, Any]) -> Listed:
             for one in (loaded if isinstance(loaded, list) else ())
             if isinstance(one, dict) and _text(one.get("id"))
         ),
+        v1=item,
     )
 
 

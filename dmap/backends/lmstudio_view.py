@@ -120,4 +120,13 @@ def _describe(look: Look, model: Listed) -> ModelInfo:
         parallel=instance.parallel if instance else (None if model.embedding else PARALLEL),
         embedding=model.embedding,
         names=model.other_names(),
+        v0=look.disk.older(model),
+        v1={**model.v1, "loaded_instances": _answering(look, model)} if model.v1 else {},
     )
+
+
+def _answering(look: Look, model: Listed) -> list[Any]:
+    """Return the instances of *model* in v1's own words, without those whose load is under way."""
+    loaded = model.v1.get("loaded_instances")
+    listed = loaded if isinstance(loaded, list) else []
+    return [one for one in listed if isinstance(one, dict) and one.get("id") in look.ready]

@@ -6,6 +6,7 @@ from typing import Any
 
 from dmap.access import Client
 from dmap.catalog.entries import known_models, with_activations
+from dmap.catalog.lists import Shown, openai
 from dmap.catalog.names import Entry, Names
 from dmap.config import Config
 from dmap.errors import AccessDenied, BackendDown, BadRequest, ModelNotFound
@@ -94,12 +95,36 @@ class Catalog:
 
     def listing(self, client: Client, residents: Iterable[ModelKey]) -> list[dict[str, Any]]:
         """Return the models that *client* may use, as OpenAI lists them; *residents*, the active marked."""
-        loaded, active = set(residents), self._active()
+        return [openai(shown) for shown in self.shown(client, residents)]
+
+    def shown(self, client: Client, residents: Iterable[ModelKey]) -> list[Shown]:
+        """Return the models that *client* may use, each under its name and its aliases."""
+        loaded = set(residents)
         return [
-            _listed(name, entry, resident=_is_resident(entry, loaded), active=entry is active)
+            self._shown(name, entry, loaded)
             for name, entry in self._names.listed()
             if client.may_use(*entry.names)
         ]
+
+    def show(self, name: str, client: Client, residents: Iterable[ModelKey]) -> Shown:
+        """
+        Return the model that a request for *name* would get, under the name that the list has for it.
+
+        Raises `ModelNotFound`, also where *client* may not use it, or `BackendDown` as `resolve` does.
+        """
+        entry = self._names.find(name)
+        if entry is None:
+            raise self._unknown(name, asked=True)
+        if not client.may_use(*entry.names):
+            raise _no_such(name)
+        names = (name,) if name in entry.names else (entry.name, str(entry.key), name)
+        chosen = next(each for each in names if self._names.find(each) is entry)
+        return self._shown(chosen, entry, set(residents))
+
+    def _shown(self, name: str, entry: Entry, loaded: set[ModelKey]) -> Shown:
+        own = (each for each in (entry.name, *entry.info.names) if self._names.find(each) is entry)
+        is_active = entry is self._active()
+        return Shown(name, entry, _is_resident(entry, loaded), is_active, frozenset(own))
 
     def _active(self) -> Entry | None:
         return self._names.find(self._saved.active) if self._saved.active is not None else None
@@ -128,9 +153,7 @@ class Catalog:
             reason = self._silence.get(silent[0], f"the backend {silent[0]!r} has not answered")
             return BackendDown(f"{shown} is not known yet: {reason}", retry_after_s=5)
         if asked:
-            return ModelNotFound(
-                f"the model {shown} does not exist; GET /v1/models lists them", param="model"
-            )
+            return _no_such(model)
         return ModelNotFound(
             f"the request names no model, and the active one, {shown}, is gone: name one that GET /v1/models "
             "lists, or have one activated by POST /admin/models/activate",
@@ -151,19 +174,7 @@ def _is_resident(entry: Entry, loaded: set[ModelKey]) -> bool:
     return entry.key in loaded if entry.route.device is not None else entry.info.resident
 
 
-def _listed(name: str, entry: Entry, *, resident: bool, active: bool) -> dict[str, Any]:
-    """Describe one model; beyond OpenAI's four members: where it is, what it takes, what it stands for."""
-    listed: dict[str, Any] = {
-        "id": name,
-        "object": "model",
-        "created": 0,
-        "owned_by": entry.key.backend,
-        "resident": resident,
-        "context_length": entry.info.context_length,
-        "embedding": entry.info.embedding,
-    }
-    if name != entry.name:
-        listed["alias_of"] = entry.name
-    if active:
-        listed["active"] = True
-    return listed
+def _no_such(model: str) -> ModelNotFound:
+    return ModelNotFound(
+        f"the model {model[:_SHOWN]!r} does not exist; GET /v1/models lists them", param="model"
+    )

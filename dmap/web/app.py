@@ -43,6 +43,7 @@ def make_app(parts: Parts) -> web.Application:
     app.router.add_get("/v1/models", listing.models)
     app.router.add_get("/v1/models/{id:.+}", listing.model)
     app.router.add_get("/api/v0/models", listing.models_v0)
+    app.router.add_get("/api/v0/models/{id:.+}", listing.model_v0)
     app.router.add_get("/api/v1/models", listing.models_v1)
     app.router.add_get("/health", listing.health)
     app.router.add_get("/ready", listing.ready)

@@ -5,70 +5,52 @@ from typing import Any
 
 from aiohttp import web
 
-from dmap.errors import ModelNotFound
+from dmap.catalog import Shown, openai, v0, v1
 from dmap.gate import Gate
 from dmap.web.inference import CLIENT
 from dmap.web.parts import PARTS, Parts, gate_name
 from dmap.web.views import switch_told
 
-__all__ = ["health", "model", "models", "models_v0", "models_v1", "ready"]
+__all__ = ["health", "model", "model_v0", "models", "models_v0", "models_v1", "ready"]
 
 
 async def models(request: web.Request) -> web.Response:
     """`GET /v1/models`: what this client may use, over all backends."""
-    return web.json_response({"object": "list", "data": await _listing(request)})
+    return web.json_response({"object": "list", "data": [openai(shown) for shown in await _shown(request)]})
 
 
 async def model(request: web.Request) -> web.Response:
-    """`GET /v1/models/{id}`: one of them."""
-    wanted = request.match_info["id"]
-    for listed in await _listing(request):
-        if listed["id"] == wanted:
-            return web.json_response(listed)
-    raise ModelNotFound(f"the model {wanted[:256]!r} does not exist or is not yours", param="model")
+    """`GET /v1/models/{id}`: one of them, by any name that a request may use."""
+    return web.json_response(openai(await _wanted(request)))
 
 
 async def models_v0(request: web.Request) -> web.Response:
     """`GET /api/v0/models`: the same for clients of LM Studio's older REST API."""
-    listed = [
-        {
-            "id": model["id"],
-            "object": "model",
-            "type": "embeddings" if model["embedding"] else "llm",
-            "state": "loaded" if model["resident"] else "not-loaded",
-            "max_context_length": model["context_length"],
-        }
-        for model in await _listing(request)
-        if "alias_of" not in model
-    ]
+    listed = [v0(shown) for shown in await _shown(request) if not shown.is_alias]
     return web.json_response({"object": "list", "data": listed})
 
 
+async def model_v0(request: web.Request) -> web.Response:
+    """`GET /api/v0/models/{id}`: one of these, by any name that a request may use."""
+    return web.json_response(v0(await _wanted(request)))
+
+
 async def models_v1(request: web.Request) -> web.Response:
-    """`GET /api/v1/models`: the same for clients of LM Studio's native REST API."""
-    listed = [
-        {
-            "type": "embedding" if model["embedding"] else "llm",
-            "key": model["id"],
-            "display_name": model["id"],
-            "max_context_length": model["context_length"],
-            "loaded_instances": _instances(model),
-        }
-        for model in await _listing(request)
-        if "alias_of" not in model
-    ]
+    """`GET /api/v1/models`: the same for clients of LM Studio's native REST API, which has no other."""
+    listed = [v1(shown) for shown in await _shown(request) if not shown.is_alias]
     return web.json_response({"models": listed})
 
 
-def _instances(model: dict[str, Any]) -> list[dict[str, Any]]:
-    config = {"context_length": model["context_length"]}
-    return [{"id": model["id"], "config": config}] if model["resident"] else []
-
-
-async def _listing(request: web.Request) -> list[dict[str, Any]]:
+async def _shown(request: web.Request) -> list[Shown]:
     parts = request.app[PARTS]
     await parts.inventory.refresh()
-    return parts.catalog.listing(request[CLIENT], parts.residents())
+    return parts.catalog.shown(request[CLIENT], parts.residents())
+
+
+async def _wanted(request: web.Request) -> Shown:
+    parts = request.app[PARTS]
+    await parts.inventory.refresh()
+    return parts.catalog.show(request.match_info["id"], request[CLIENT], parts.residents())
 
 
 async def health(request: web.Request) -> web.Response:

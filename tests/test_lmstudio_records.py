@@ -1,0 +1,87 @@
+"""What is kept of LM Studio's lists for those who ask dmap for them."""
+
+import json
+from typing import Any
+
+import pytest
+
+from dmap.backends.lmstudio_look import Look
+from dmap.backends.lmstudio_models import Disk, read_v0, read_v1
+from dmap.backends.lmstudio_view import described
+from dmap.catalog.lists import RECORD_BYTES, Shown, v0, v1
+from dmap.catalog.names import Entry
+from dmap.config.models import Model
+from dmap.trip import ModelInfo, ModelKey, Route
+
+M = {"key": "m", "type": "llm", "size_bytes": 5, "max_context_length": 131072, "more": [{"x": None}]}
+
+
+def instance(id: str) -> dict[str, Any]:
+    return {"id": id, "config": {"context_length": 4096, "parallel": 4}}
+
+
+def shown(**records: Any) -> Shown:
+    """A model of which its server has these *records*."""
+    key = ModelKey("studio", "m")
+    entry = Entry(key, ModelInfo("m", resident=False, **records), Model(), Route(key), False)
+    return Shown("m", entry, resident=False, active=False, own=frozenset("m"))
+
+
+def test_an_entry_is_kept_as_it_came():
+    """A model has its entry of the native list, with those of its instances that answer."""
+    item = M | {"loaded_instances": [instance("m"), instance("m:2"), "odd", {"id": 5}]}
+
+    (info,) = described(Look(read_v1([item]), frozenset({"m:2"})))
+
+    assert info.v1 == M | {"loaded_instances": [instance("m:2")]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps("x" * RECORD_BYTES),
+        json.dumps(["x"] * RECORD_BYTES),
+        "NaN",
+        "-Infinity",
+        "1e999",
+    ],
+    ids=["long", "wide", "nan", "infinity", "over"],
+)
+def test_what_is_no_json_or_too_large_is_not_passed_on(text):
+    """Of an entry that cannot be passed on, or is too large, nothing is; its model is listed without."""
+    item = M | {"description": json.loads(text), "publisher": "them"}
+
+    native, older = v1(shown(v1=item)), v0(shown(v0=item))
+
+    assert (native["publisher"], "description" in native) == ("studio", False)
+    assert (older["publisher"], "description" in older) == ("studio", False)
+
+
+def test_an_entry_of_just_the_size_is_passed_on():
+    """The bound is that of the entry as JSON."""
+    item = M | {"description": ""}
+    item["description"] = "x" * (RECORD_BYTES - len(json.dumps(item)))
+
+    assert v1(shown(v1=item))["description"] == item["description"]
+
+
+def test_the_older_entry_belongs_to_its_model():
+    """The older list names what is loaded by its instance; an instance under another model's name is none."""
+    disk = read_v1(
+        [
+            {"key": "m", "loaded_instances": [instance("mine")]},
+            {"key": "n", "loaded_instances": [instance("Other")]},
+            {"key": "other"},
+            {"key": "gone"},
+        ]
+    )
+    entries = read_v0([{"id": "Mine", "arch": "a"}, {"id": "other", "arch": "b"}])
+
+    found = described(Look(Disk(disk.models.values(), entries)))
+
+    assert {info.id: info.v0.get("arch") for info in found} == {
+        "m": "a",
+        "n": None,
+        "other": "b",
+        "gone": None,
+    }
