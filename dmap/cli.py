@@ -1,6 +1,7 @@
 """The command line."""
 
 import argparse
+import functools
 import logging
 import os
 import socket
@@ -81,14 +82,32 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_key(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    command = commands.add_parser("new", help="make a key, and the line that the configuration needs")
-    command.add_argument("name", metavar="NAME", help="what the client is called, in logs and in the queue")
+    command = commands.add_parser(
+        "new",
+        help="make a key, and the line that the configuration needs",
+        usage="dmap key new [-h] NAME [--scopes SCOPE,...] [--models MODEL,...]",
+    )
+    name = "what the client is called, in logs and in the queue"
+    command.add_argument("name", nargs="?", metavar="NAME", help=name)
     for option, help_text in (
         ("--scopes", "what it may do: inference, debug, admin (inference)"),
         ("--models", "globs of the models that it may use (*)"),
     ):
-        command.add_argument(option, nargs="+", default=(), metavar=option[2:-1].upper(), help=help_text)
-    command.set_defaults(run=_new_key)
+        command.add_argument(
+            option,
+            dest="given",
+            action="append",
+            nargs="+",
+            default=[],
+            type=functools.partial(_said, option),
+            metavar=option[2:-1].upper(),
+            help=f"{help_text}; several with commas",
+        )
+    command.set_defaults(run=_new_key, refuse=command.error)
+
+
+def _said(option: str, text: str) -> tuple[str, str]:
+    return option, text
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -113,8 +132,21 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _new_key(options: argparse.Namespace) -> int:
-    print(keys.notice(options.name, options.scopes, options.models))
+    name, given = options.name, options.given
+    if name is None and given and len(given[-1]) > 1:
+        _, name = given[-1].pop()  # an option takes all words up to the next one, and so the last
+    if name is None:
+        options.refuse("NAME is missing")
+    scopes, models = _all_of("--scopes", given), _all_of("--models", given)
+    try:
+        print(keys.notice(name, scopes, models))
+    except ConfigProblem as exc:
+        options.refuse(keys.complaint(exc))
     return 0
+
+
+def _all_of(option: str, given: list[list[tuple[str, str]]]) -> list[str]:
+    return [word for said in given for of, text in said if of == option for word in text.split(",")]
 
 
 def _demo(options: argparse.Namespace) -> int:

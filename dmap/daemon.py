@@ -6,6 +6,7 @@ The life of the process: sockets, signals, and an end that cuts nobody off witho
 
 import asyncio
 import contextlib
+import errno
 import functools
 import ipaddress
 import logging
@@ -65,7 +66,7 @@ class Daemon:
         views = [gate.snapshot() for gate in self.parts.gates.values()]
         residents = sorted(str(resident.model) for view in views for resident in view.residents)
         waiting, leases = sum(len(view.waiting) for view in views), sum(view.leases for view in views)
-        return f"resident: {', '.join(residents) or 'none'}; {waiting} waiting, {leases} leases"
+        return f"resident: {', '.join(residents) or 'none'}; {waiting} waiting, {leases} served"
 
     async def drain(self, hurry: asyncio.Event) -> None:
         """
@@ -136,7 +137,40 @@ async def _bind(runner: web.AppRunner, parts: Parts, given: Sequence[socket.sock
 
     if given:
         return [await server_at({"sock": sock}) for sock in given]
-    return [await server_at({"host": config.listen.host, "port": config.listen.port, "reuse_address": True})]
+    host, port = config.listen.host, config.listen.port
+    if _is_every_address(host):
+        return [await server_at({"sock": _of_both_families(host, port)})]
+    return [await server_at({"host": host, "port": port, "reuse_address": True})]
+
+
+def _is_every_address(host: str) -> bool:
+    """Tell whether *host* is `::`, however it is written."""
+    try:
+        return ipaddress.ip_address(host) == ipaddress.IPv6Address("::")
+    except ValueError:
+        return False
+
+
+def _of_both_families(host: str, port: int) -> socket.socket:
+    """
+    Take *port* of all addresses of this host: `create_server` would take those of IPv6 alone (RFC 3493, 5.3).
+
+    Clients of IPv4 come as `::ffff:192.0.2.1`, and count as what they are.
+    """
+    try:
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    except OSError as exc:
+        if exc.errno != errno.EAFNOSUPPORT:
+            raise
+        raise OSError(f"listen.host: this host has no IPv6; write 0.0.0.0 instead of {host}") from exc
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind((host, port))
+    except OSError as exc:
+        sock.close()
+        raise OSError(f"listen: {(host, port)}: {os.strerror(exc.errno or 0).lower()}") from exc
+    return sock
 
 
 def _given(access: Access) -> list[socket.socket]:

@@ -4,7 +4,7 @@
 #
 #   PREFIX   the venv (/opt/dmap)         DESTDIR  where the tree begins; if set, systemctl is left alone
 #   UNITDIR  /etc/systemd/system          PYTHON   makes the venv (python3); the service runs on it
-#   EXTRAS   '[engine]' adds llama.cpp, for backends of kind gguf
+#   EXTRAS   '[engine]' adds llama.cpp, for backends of kind gguf; '[tokenizer]' what models' `tokenizer` takes
 set -eu
 umask 022
 
@@ -64,7 +64,18 @@ install_all() {
     fi
 }
 
+# The timers of models, which `systemctl enable` has made links to, in /etc whatever UNITDIR is.
+uninstall_timers() {
+    if on_this_host; then
+        systemctl stop 'dmap-load@*'
+    fi
+    for link in "$DESTDIR"/etc/systemd/system/timers.target.wants/dmap-load@*.timer; do
+        [ ! -L "$link" ] || rm "$link"
+    done
+}
+
 uninstall_all() {
+    uninstall_timers
     if on_this_host; then
         for unit in dmap.socket dmap.service; do
             [ ! -e "$units/$unit" ] || systemctl disable --now "$unit"

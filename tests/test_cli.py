@@ -38,7 +38,7 @@ def taken_port() -> Iterator[int]:
 def dmap(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     command = [sys.executable, "-m", "dmap", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
 
 
 def complaints(stderr: str) -> list[str]:
@@ -96,9 +96,10 @@ def test_no_file(tmp_path, capsys, name):
         ("access: {allow: [10.0.0.0/8]}", 0),
     ],
 )
-def test_beyond_loopback_only_protected(written, capsys, rest, code):
+@pytest.mark.parametrize("host", ["0.0.0.0", "'::'"])
+def test_beyond_loopback_only_protected(written, capsys, host, rest, code):
     """A file that would open dmap to the world unprotected is refused."""
-    path = written(f"{A}listen: {{host: 0.0.0.0}}\n{rest}")
+    path = written(f"{A}listen: {{host: {host}}}\n{rest}")
 
     assert main(["check-config", path]) == code
     assert ("access.keys" in capsys.readouterr().err) == (code == 78)
@@ -143,6 +144,41 @@ def test_a_host_that_is_not_there(written):
     assert ended.returncode == 1
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+def test_a_port_in_use_of_every_address(written, taken_port):
+    """A port that is taken on one of the addresses is told with where dmap was to listen."""
+    ended = dmap("serve", written(f"{A}listen: {{host: '::', port: {taken_port}}}\naccess: {{open: true}}"))
+
+    assert complaints(ended.stderr) == [f"dmap: listen: ('::', {taken_port}): address already in use"]
+    assert ended.returncode == 1
+
+
+NO_IPV6 = """
+import errno, os, socket, sys
+from dmap.cli import main
+
+def kernel(event, arguments):
+    if event == "socket.__new__" and arguments[1] == socket.AF_INET6:
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+sys.addaudithook(kernel)
+sys.exit(main(["serve", sys.argv[1]]))
+"""
+"""Refuses sockets of IPv6, as a kernel with `ipv6.disable=1` does."""
+
+
+def test_a_host_without_ipv6(written):
+    """Where there is no IPv6, `::` is refused, with what to write instead."""
+    path = written(f"{A}listen: {{host: '::', port: 0}}\naccess: {{open: true}}")
+
+    ended = subprocess.run([sys.executable, "-c", NO_IPV6, path], capture_output=True, text=True, timeout=100)
+
+    assert complaints(ended.stderr) == [
+        "dmap: listen.host: this host has no IPv6; write 0.0.0.0 instead of ::"
+    ]
+    assert ended.returncode == 1
+
+
 INTERRUPTED = """
 import signal, sys
 from dmap.cli import main
@@ -158,7 +194,7 @@ def test_ctrl_c_while_it_works():
     """Ctrl-C ends a command that serves nobody without a traceback."""
     command = [sys.executable, "-c", INTERRUPTED]
 
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100)
 
     assert (ended.returncode, ended.stderr) == (130, "")
 

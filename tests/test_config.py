@@ -120,6 +120,8 @@ def test_values(path, written, value):
         ("access.allow", "[10.0.0.1/8]"),
         ("access.allow", "[10]"),
         ("access.allow", "[lan]"),
+        ("access.allow", "['::ffff:192.168.1.20']"),
+        ("access.allow", "['::ffff:10.0.0.0/104']"),
         ("access.trusted_proxies", "[nginx]"),
         ("defaults.temperature", "2.1"),
         ("defaults.top_p", "-0.1"),

@@ -3,18 +3,37 @@
 import asyncio
 import contextlib
 import hashlib
+import logging
 import re
 import signal
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
 
 import psutil
 import pytest
 
-from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, RawClient, chat, chunk, delta, post, told
+from tests.conftest import Proxy
+from tests.fakes import (
+    DONE,
+    END,
+    HERE_S,
+    SSE,
+    Answer,
+    Exchange,
+    FakeBackend,
+    RawClient,
+    chat,
+    chunk,
+    delta,
+    post,
+    told,
+)
 from tests.process import Process, daemon
 
-pytestmark = pytest.mark.timeout(30)
+pytestmark = pytest.mark.timeout(90)
+SOON_S = 8
+"""How soon it has to end; `shutdown_s` would be 20."""
 
 Serve = Callable[..., Awaitable[Process]]
 Connect = Callable[[Process], Awaitable[RawClient]]
@@ -57,10 +76,10 @@ async def streaming(client: RawClient, backend: FakeBackend) -> Exchange:
     return exchange
 
 
-async def ended(process: Process, within_s: float) -> int:
-    """Wait for the end; return the exit code."""
-    async with asyncio.timeout(within_s):
-        return await process.child.wait()
+async def ended(process: Process) -> int:
+    """Wait for the end, which has to be soon; return the exit code."""
+    async with asyncio.timeout(SOON_S):
+        return await process.ended()
 
 
 def tell(process: Process, number: signal.Signals = signal.SIGTERM) -> None:
@@ -70,7 +89,7 @@ def tell(process: Process, number: signal.Signals = signal.SIGTERM) -> None:
 async def stopping(process: Process, connect: Connect) -> None:
     """Tell the daemon to end, and wait until nobody can connect any more."""
     tell(process)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HERE_S):
         with contextlib.suppress(ConnectionError):
             while True:
                 (await connect(process)).close()
@@ -86,7 +105,7 @@ async def test_idle_it_ends_at_once(serve, connect, number):
 
     tell(process, number)
 
-    assert await ended(process, 3) == 0
+    assert await ended(process) == 0
     assert "Traceback" not in "".join(process.log)
 
 
@@ -100,7 +119,7 @@ async def test_a_stream_is_finished(serve, backend, connect):
     await exchange.end(chunk(delta("two")), chunk(DONE), END)
 
     assert await client.until(END) == chunk(delta("two")) + chunk(DONE) + END
-    assert await ended(process, 3) == 0
+    assert await ended(process) == 0
     assert process.log[-1].startswith("INFO dmap.requests request ")
     assert "outcome=success" in process.log[-1]
 
@@ -121,12 +140,12 @@ async def test_who_waits_is_refused(serve, backend, connect):
     assert answer.head.headers["retry-after"] == "5"
     await exchange.end(chunk(DONE), END)
     assert (await client.all()).endswith(chunk(DONE) + END)
-    assert await ended(process, 3) == 0
+    assert await ended(process) == 0
 
 
 async def somebody_waits(client: RawClient) -> None:
     """Wait until `/ready` tells of somebody who waits."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HERE_S):
         body = b""
         while b'"waiting": 1' not in body:
             await client.send(b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
@@ -144,7 +163,7 @@ async def test_a_stream_that_takes_too_long_is_told_and_cut(serve, backend, conn
     rest = await client.all()
     assert told(rest)["error"]["code"] == "shutting_down"
     assert END not in rest
-    assert await ended(process, 3) == 0
+    assert await ended(process) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -158,7 +177,7 @@ async def test_a_second_signal_ends_it_at_once(serve, backend, connect, number):
     tell(process, number)
 
     assert told(await client.all())["error"]["code"] == "shutting_down"
-    assert await ended(process, 3) == 0
+    assert await ended(process) == 0
     await exchange.abandoned()
     assert "Traceback" not in "".join(process.log)
 
@@ -171,7 +190,7 @@ async def test_a_request_half_sent_does_not_hold_it(serve, connect):
 
     tell(process)
 
-    assert await ended(process, 4) == 0
+    assert await ended(process) == 0
 
 
 async def test_it_leaves_no_process_behind(serve):
@@ -181,7 +200,7 @@ async def test_it_leaves_no_process_behind(serve):
 
     tell(process)
 
-    assert await ended(process, 3) == 0
+    assert await ended(process) == 0
     assert before == []
 
 
@@ -199,7 +218,7 @@ async def test_no_key_is_in_the_log(serve, backend, connect):
 
     tell(process)
 
-    assert await ended(process, 3) == 0
+    assert await ended(process) == 0
     log = "".join(process.log)
     assert [word for word in ("RIGHT", "WRONG", "PRIVATE", digest) if word in log] == []
     assert re.findall(r"client=(\S+) .* outcome=(\S+)", log) == [
@@ -217,3 +236,52 @@ async def test_a_backend_that_hangs_does_not_hold_the_start(serve, connect, back
     await client.send(b"GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
 
     assert (await client.answer()).status == 503
+
+
+async def answered(proxy: Proxy, host: str, request: bytes) -> Answer:
+    """Ask *proxy* at one of this host's addresses."""
+    reader, writer = await asyncio.open_connection(host, proxy.daemon.addresses[0][1])
+    try:
+        client = RawClient(reader, writer)
+        await client.send(request)
+        return await client.answer()
+    finally:
+        writer.close()
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
+class TestBothFamilies:
+    """`listen.host: "::"`."""
+
+    @pytest.fixture
+    async def proxy(self, start, backend) -> Proxy:
+        """Run a proxy at every address of this host; it trusts nginx here to name clients of the LAN."""
+        return await start(
+            "listen: {host: '::'}\n"
+            "access: {allow: [192.168.1.0/24], trusted_proxies: [127.0.0.1]}\n"
+            f"backends: {{fake: {{kind: openai, url: '{backend.url}'}}}}"
+        )
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+    async def test_each_is_served(self, proxy, host):
+        """Clients of IPv4 and of IPv6 are served; loopback of both may see what is private."""
+        request = b"GET /debug/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+        assert (await answered(proxy, host, request)).status == 200
+        assert proxy.daemon.addresses[0][0] == "::"
+
+    async def test_the_name_of_a_client(self, proxy, caplog):
+        """In the log a client of IPv4 has the address that it has."""
+        caplog.set_level(logging.INFO, "dmap.requests")
+
+        await answered(proxy, "127.0.0.1", post(chat()))
+        await answered(proxy, "127.0.0.1", post(chat(), headers="X-Real-IP: 192.0.2.1\r\n"))
+
+        assert re.findall(r"client=(\S+)", caplog.text) == ["127.0.0.1"] * 2
+
+    @pytest.mark.parametrize(("client", "status"), [("192.168.1.20", 200), ("192.168.2.20", 403)])
+    async def test_a_trusted_proxy(self, proxy, client, status):
+        """A proxy that is trusted by its address of IPv4 is trusted here too."""
+        request = f"GET /ready HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\n\r\n".encode()
+
+        assert (await answered(proxy, "127.0.0.1", request)).status == status

@@ -50,19 +50,43 @@ def test_what_the_configuration_refuses_is_not_printed(name, scopes):
         entry(name, "k", scopes)
 
 
-def test_the_command(capsys):
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["webui", "--models", "qwen*", "gpt-*", "--scopes", "inference", "admin"],
+        ["webui", "--models", "qwen*,gpt-*", "--scopes", "inference,admin"],
+        ["--scopes", "inference,admin", "--models", "qwen*,gpt-*", "webui"],
+        ["--scopes", "inference", "--scopes", "admin", "--models=qwen*", "--models", "gpt-*", "webui"],
+        ["--scopes=inference", "--scopes=admin", "webui", "--models", "qwen*", "gpt-*"],
+    ],
+)
+def test_the_command(capsys, words):
     """`dmap key new` prints the key on a line of its own, and below it the line to paste."""
-    assert main(["key", "new", "webui", "--models", "qwen*", "gpt-*", "--scopes", "inference"]) == 0
+    assert main(["key", "new", *words]) == 0
 
     key, *_, line = capsys.readouterr().out.splitlines()
     noted = read(line.strip().removeprefix("- "))
     assert noted.sha256 == hashlib.sha256(key.encode()).hexdigest()
-    assert (noted.name, noted.models, noted.scopes) == ("webui", ("qwen*", "gpt-*"), ("inference",))
+    assert (noted.name, noted.models, noted.scopes) == ("webui", ("qwen*", "gpt-*"), ("inference", "admin"))
 
 
-def test_a_wrong_name(capsys):
-    """A name that cannot be is told, and no key is made."""
-    assert main(["key", "new", "two words"]) == 78
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["two words"], "NAME: up to 64 letters, digits,"),
+        (["--scopes", "admin", "x,y"], "NAME: up to 64 letters, digits,"),
+        (["x", "--scopes", "admin,root"], "--scopes: there are inference, debug and admin"),
+        (["x", "--scopes", ""], "--scopes: there are inference, debug and admin"),
+        (["--scopes", "admin"], "NAME is missing"),
+        (["--scopes", "admin", "--scopes", "debug"], "NAME is missing"),
+        ([], "NAME is missing"),
+    ],
+)
+def test_a_wrong_word(capsys, words, said):
+    """What cannot be is told in the words of the command line, and no key is made; the exit code is 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(["key", "new", *words])
 
-    said = capsys.readouterr()
-    assert said.out == "" and "access.keys[0].name" in said.err
+    told = capsys.readouterr()
+    assert (ended.value.code, told.out) == (2, "")
+    assert f"dmap key new: error: {said}" in told.err

@@ -17,6 +17,7 @@ from dmap.remote.status import report
 from tests.conftest import Proxy
 from tests.fakes import END, SSE, answer, chunk
 from tests.test_tail import scripted
+from tests.test_tls import made
 
 Ended = tuple[int, str, str]
 
@@ -32,7 +33,7 @@ async def run(url: str, *arguments: str, **environment: str) -> Ended:
         stderr=asyncio.subprocess.PIPE,
         env={"DMAP_URL": url, **environment},
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         out, err = await child.communicate()
     assert child.returncode is not None
     return child.returncode, out.decode(), err.decode()
@@ -72,31 +73,41 @@ class TestWhereItIs:
             ({"DMAP_URL": ""}, "http://127.0.0.1:8000"),
             ({"DMAP_URL": "https://box.lan/dmap/"}, "https://box.lan/dmap"),
             ({"DMAP_URL": "http://[::1]:8000"}, "http://[::1]:8000"),
+            ({"DMAP_URL": "http://box:8000/v1"}, "http://box:8000"),
+            ({"DMAP_URL": "http://0.0.0.0:8000"}, "http://127.0.0.1:8000"),
+            ({"DMAP_URL": "https://[::]:8000"}, "https://[::1]:8000"),
+            ({"DMAP_URL": "https://box.lan/dmap/v1/"}, "https://box.lan/dmap"),
         ],
     )
     def test_the_address(self, environment, url) -> None:
-        """Without an address it is the one that dmap listens at by default."""
+        """Without an address it is dmap's default; one out of its log, or of its clients, will do."""
         assert daemon_of(environment).url == url
 
 
 class TestStatus:
     def test_the_tables(self) -> None:
-        """Devices, backends and the queue are tables; what is not there has none."""
+        """
+        Devices, backends and the queue are tables; what is not there has none.
+
+        A device's waiters are counted together, and one that serves nobody has no estimate for them.
+        """
         waiting = {"id": "req_12345678c", "client": "webui", "model": "lm/b", "position": 1}
+        waiting |= {"waited_s": 4.0, "estimate_s": 0.5}
         resident = {"model": "lm/a", "leases": 2, "waiting": 0, "for_s": 200.0, "leaving": True}
         switch = {"load": "lm/b", "unload": ["lm/a"], "phase": "drain", "for_s": 1.5}
         told = {
             "version": "1.2",
             "uptime_s": 3700.0,
-            "open": 3,
+            "open": 1,
+            "active": "lm/a",
             "devices": {
                 "gpu0": {
-                    "residents": [resident],
+                    "residents": [resident, resident | {"model": "lm/e", "leaving": False}],
                     "switch": switch,
                     "drained": False,
-                    "waiting": [waiting | {"waited_s": 4.0, "estimate_s": 0.5}],
+                    "waiting": [waiting, waiting | {"id": "req_12345678d", "position": 2}],
                 },
-                "gpu1": {"residents": [], "switch": None, "drained": True, "waiting": []},
+                "gpu1": {"residents": [], "switch": None, "drained": True, "waiting": [waiting]},
             },
             "backends": {
                 "lm": {"kind": "lmstudio", "device": "gpu0", "answers": True},
@@ -105,12 +116,13 @@ class TestStatus:
         }
 
         assert report("http://a", told).splitlines() == [
-            "dmap 1.2 at http://a, up 1 h 1 min, 3 open requests",
+            "dmap 1.2 at http://a, up 1 h 1 min, 1 open request, active model lm/a",
             "",
             "DEVICE  RESIDENT  LEASES  WAITING           SINCE",
-            "gpu0    lm/a           2        0  3 min 20 s ago  leaving",
+            "gpu0    lm/a           2        2  3 min 20 s ago  leaving",
+            "        lm/e           2        -  3 min 20 s ago",
             "        -> lm/b        -        -       1.5 s ago  under way: drain",
-            "gpu1    none           0        0               -  drained",
+            "gpu1    none           0        1               -  drained",
             "",
             "BACKEND  KIND      DEVICE  ANSWERS  LEASES  WAITING",
             "lm       lmstudio  gpu0    yes           -        -",
@@ -118,6 +130,8 @@ class TestStatus:
             "",
             "QUEUE  PLACE  REQUEST   CLIENT  MODEL  WAITED   ABOUT",
             "gpu0       1  2345678c  webui   lm/b    4.0 s  500 ms",
+            "gpu0       2  2345678d  webui   lm/b    4.0 s  500 ms",
+            "gpu1       1  2345678c  webui   lm/b    4.0 s       -",
         ]
 
     async def test_of_a_running_daemon(self, proxy: Proxy) -> None:
@@ -158,6 +172,36 @@ class TestTrouble:
         assert b"Authorization: Bearer sk-hush\r\n" in heads[0]
 
 
+@pytest.mark.parametrize("command", ["status", "tail"])
+class TestTheWrongScheme:
+    async def test_http_where_there_is_tls(self, command, start, tmp_path) -> None:
+        """A daemon with TLS that is asked without is told with what DMAP_URL may lack."""
+        pair = made(tmp_path, "first")
+        proxy = await start(
+            f"listen: {{tls: {{cert: '{pair.cert}', key: '{pair.key}'}}}}\n"
+            "backends: {a: {kind: openai, url: 'http://127.0.0.1:1'}}"
+        )
+        url = proxy.url.replace("https:", "http:")
+
+        code, out, err = await run(url, command)
+
+        assert (code, out) == (1, "")
+        assert err == (
+            f"dmap: the connection to {url} broke: Server disconnected; if it has TLS, DMAP_URL is https://...\n"
+        )
+
+    async def test_https_where_there_is_none(self, command, proxy: Proxy) -> None:
+        """A daemon without TLS that is asked with it is told so."""
+        url = proxy.url.replace("http:", "https:")
+
+        code, out, err = await run(url, command)
+
+        assert (code, out) == (1, "")
+        assert err.startswith(f"dmap: no TLS with {url} (") and err.endswith(
+            "); DMAP_URL may be http://...\n"
+        )
+
+
 @pytest.mark.parametrize("command", ["status --json", "tail --all", "reload"])
 async def test_a_reader_that_has_seen_enough(command) -> None:
     """When the reader of its output leaves (`| head`), a command ends without a word."""
@@ -173,7 +217,7 @@ async def test_a_reader_that_has_seen_enough(command) -> None:
             env={"DMAP_URL": daemon.url},
         )
         os.close(theirs)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             _, err = await child.communicate()
 
     assert (child.returncode, err) == (0, b"")

@@ -107,12 +107,12 @@ class TestNotify:
         asking = asyncio.ensure_future(asked(running.url, post(chat(), headers="Connection: close\r\n")))
         exchange = await backend.next()
 
-        busy = await ear.until("STATUS=.* 1 leases")
+        busy = await ear.until("STATUS=.* 1 served")
         exchange.cut()
         await asking
 
-        assert busy == "STATUS=resident: fake/*; 0 waiting, 1 leases"
-        assert await ear.until("STATUS=.* 0 leases")
+        assert busy == "STATUS=resident: fake/*; 0 waiting, 1 served"
+        assert await ear.until("STATUS=.* 0 served")
 
     async def test_watchdog(self, running, ear):
         """The watchdog is fed more often than it has to be."""
@@ -424,6 +424,19 @@ class TestInstall:
         assert mine.read_text() == "mine"
         assert ended.returncode == 0
         assert [path.name for path in (tmp_path / "root").rglob("*") if path.is_file()] == ["config.yaml"]
+
+    def test_enabled_timers(self, make, tmp_path):
+        """Timers that were enabled for models go too, whatever is in their names; others' stay."""
+        make("install-service", UNITDIR="/lib/systemd/system")
+        wants = tmp_path / "root/etc/systemd/system/timers.target.wants"
+        wants.mkdir(parents=True)
+        for timer in ("dmap-load@m.timer", r"dmap-load@qwen-qwen3\x2d8b.timer", "logrotate.timer"):
+            (wants / timer).symlink_to("/lib/systemd/system/a.timer")
+
+        ended = make("uninstall-service", UNITDIR="/lib/systemd/system")
+
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert [link.name for link in wants.iterdir()] == ["logrotate.timer"]
 
     def test_a_prefix_in_use(self, make, tmp_path):
         """A folder with something else in it is neither filled nor, later, removed."""

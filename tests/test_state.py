@@ -97,6 +97,17 @@ async def test_what_cannot_be_written(tmp_path: Path) -> None:
     assert file.read() == FULL
 
 
+async def test_nothing_is_left_of_a_save_that_failed(tmp_path: Path) -> None:
+    """What was written for a save that fails is taken away again."""
+    path = tmp_path / "state.json"
+    (path / "in the way").mkdir(parents=True)
+
+    with pytest.raises(NotSaved):
+        await StateFile(path).write(FULL)
+
+    assert [left.name for left in tmp_path.iterdir()] == ["state.json"]
+
+
 async def test_the_last_save_wins(tmp_path: Path) -> None:
     """Saves at the same time go one after the other, in the order of the calls."""
     file = StateFile(tmp_path / "state.json")

@@ -114,7 +114,13 @@ class TestLines:
                 "b/m in 2.0 s, context 4096, parallel 4",
             ),
             ("switch.failed", {"model": "b/m", "reason": "no memory"}, "b/m, no memory"),
-            ("switch.cancelled", {"load": "b/m"}, "load=b/m"),
+            (
+                "switch.cancelled",
+                {"model": "b/m", "unload_s": 0.5, "load_s": 1.0},
+                "b/m given up after 1.5 s",
+            ),
+            ("switch.cancelled", {"load": "b/m"}, "b/m given up"),
+            ("switch.cancelled", {"load": None, "unload": ["b/n"], "drain_s": 2.0}, "given up after 2.0 s"),
             ("model.appeared", {"model": "b/m"}, "b/m"),
         ],
     )
@@ -128,7 +134,7 @@ class TestLines:
             ("model.activated", {"model": "m", "by": "owner"}, "m, by owner"),
             ("config.refused", {"problems": ["a: no", "b: no"]}, "a: no, b: no"),
             ("config.reloaded", {"by": "SIGHUP"}, "by=SIGHUP"),
-            ("debug.missed", {"missed": 7}, "7 events are lost: the reader was too slow, or too long away"),
+            ("debug.missed", {"missed": 7}, "7 events lost: the reader was too slow, or too long away"),
             ("of.tomorrow", {"a": 1, "b": [2]}, "a=1, b=[2]"),
             ("request.finished", {"total_s": "soon"}, "total_s=soon"),
             ("switch.loaded", {}, ""),
@@ -218,7 +224,7 @@ class Screen:
     async def watch(self, daemon: Daemon, tail: Tail) -> None:
         """Follow until there are enough events."""
         following = asyncio.create_task(follow(daemon, tail, self.show, self.said.append))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await self.full.wait()
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)

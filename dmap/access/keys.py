@@ -7,12 +7,18 @@ import json
 import secrets
 from collections.abc import Sequence
 
-from dmap.config import parse
+from dmap.config import ConfigProblem, parse
 
-__all__ = ["entry", "make", "notice"]
+__all__ = ["complaint", "entry", "make", "notice"]
 
 _BYTES = 32
 """Of chance, so that nobody can guess one: 256 bits."""
+
+_TOLD = {
+    "access.keys[0].name:": "NAME: up to 64 letters, digits, '.', '_' and '-', first a letter or a digit",
+    "access.keys[0].scopes[": "--scopes: there are inference, debug and admin",
+}
+"""What the configuration says of a word, and what to say of it on the command line."""
 
 _FILE = """
 access: {{keys: [{entry}]}}
@@ -53,3 +59,10 @@ def entry(name: str, key: str, scopes: Sequence[str] = (), models: Sequence[str]
     line = f"{{{', '.join(written)}}}"
     parse(_FILE.format(entry=line), {})
     return line
+
+
+def complaint(refused: ConfigProblem) -> str:
+    """Say why there is no `entry`, in the words of the command line."""
+    return next(
+        (said for path, said in _TOLD.items() if refused.problems[0].startswith(path)), refused.problems[0]
+    )

@@ -74,14 +74,14 @@ class Quotas:
             usage = self._usages[name] = _Usage()
         if parallel is not None and usage.running >= parallel:
             raise Overloaded(
-                f"the key {name!r} has {usage.running} requests under way, its most is {parallel} (parallel)",
+                f"the key {name!r} has {usage.running} under way, its most is {parallel} at once (parallel)",
                 retry_after_s=usage.mean_s / parallel,
             )
         if per_min is not None:
             wait_s = usage.pace.wait_s(per_min, now)
             if wait_s:
                 raise Overloaded(
-                    f"the key {name!r} may begin {per_min} requests in a minute (rate_per_min)",
+                    f"the key {name!r} may begin {per_min} in a minute (rate_per_min)",
                     retry_after_s=wait_s,
                 )
             usage.pace.take(per_min, now)

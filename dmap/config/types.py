@@ -11,6 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+"""Clients of IPv4, as a socket of both families has them; for us they are addresses of IPv4."""
 _NO_KEY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """The SHA-256 of nothing: what `printf %s "$KEY" | sha256sum` says when the variable is not set."""
 
@@ -27,9 +29,11 @@ def _bytes(value: Any) -> Any:
 
 def _network(value: str) -> str:
     try:
-        ipaddress.ip_network(value)
+        network = ipaddress.ip_network(value)
     except ValueError:
         raise ValueError("not an address or a network; write it like 192.168.1.0/24") from None
+    if network.version == 6 and network.subnet_of(_MAPPED):
+        raise ValueError("an address of IPv4 in IPv6's form; write it as IPv4, like 192.168.1.0/24")
     return value
 
 

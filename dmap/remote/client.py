@@ -79,13 +79,23 @@ class Daemon:
             raise Trouble(
                 f"the certificate of {self.url} is not trusted ({why}); SSL_CERT_FILE names one to trust"
             ) from None
+        except aiohttp.ClientConnectorSSLError as exc:
+            reason = plain(str(exc.os_error))[:200]
+            raise Trouble(f"no TLS with {self.url} ({reason}); DMAP_URL may be http://...") from None
         except aiohttp.ClientConnectorError as exc:
             reason = os.strerror(exc.errno) if exc.errno else str(exc.os_error)
             raise Gone(
                 f"no dmap answers at {self.url} ({plain(reason)}); DMAP_URL says where it is"
             ) from None
         except (aiohttp.ClientError, OSError) as exc:
-            raise Gone(f"the connection to {self.url} broke: {plain(str(exc))[:200]}") from None
+            raise Gone(
+                f"the connection to {self.url} broke: {plain(str(exc))[:200]}{self._hint(exc)}"
+            ) from None
+
+    def _hint(self, exc: Exception) -> str:
+        """A server with TLS hangs up on who speaks without; so do others, for reasons of their own."""
+        is_plain = isinstance(exc, aiohttp.ServerDisconnectedError) and self.url.startswith("http:")
+        return "; if it has TLS, DMAP_URL is https://..." if is_plain else ""
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> Trouble:
         reason = _reason(await _whole(response)) or response.reason or "no reason given"
@@ -95,7 +105,12 @@ class Daemon:
 
 
 def daemon_of(environment: Mapping[str, str]) -> Daemon:
-    """Find the daemon by `DMAP_URL` and `DMAP_KEY`.  Raises `Trouble` when they cannot be used."""
+    """
+    Find the daemon by `DMAP_URL`, with or without `/v1`, and `DMAP_KEY`.
+
+    Every address to listen at, as the log has it, is this host to ask.  Raises `Trouble` when they cannot be
+    used.
+    """
     url = environment.get("DMAP_URL") or URL
     try:
         parts = urlsplit(url)
@@ -107,7 +122,9 @@ def daemon_of(environment: Mapping[str, str]) -> Daemon:
     key = environment.get("DMAP_KEY", "")
     if not (key.isascii() and key.isprintable()):
         raise Trouble("DMAP_KEY: a key has printable ASCII characters only")
-    return Daemon(url.rstrip("/"), key)
+    if parts.hostname in ("0.0.0.0", "::"):
+        url = url.replace("0.0.0.0", "127.0.0.1", 1).replace("[::]", "[::1]", 1)
+    return Daemon(url.rstrip("/").removesuffix("/v1").rstrip("/"), key)
 
 
 async def _read(response: aiohttp.ClientResponse) -> Any:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from dmap.remote.client import plain
-from dmap.remote.words import duration
+from dmap.remote.words import count, duration
 
 __all__ = ["line"]
 
@@ -127,6 +127,14 @@ def _failed(event: _Event) -> Iterator[str]:
     yield event["reason"]
 
 
+def _cancelled(event: _Event) -> Iterator[str]:
+    spent_s = sum(event.get(name) or 0.0 for name in ("drain_s", "unload_s", "load_s"))
+    after = f" after {duration(spent_s)}" if spent_s else ""
+    yield f"{event.get('model') or event.get('load') or ''} given up{after}".lstrip()
+    if event.get("reason"):
+        yield event["reason"]
+
+
 def _model(event: _Event) -> Iterator[str]:
     yield event["model"]
     if "by" in event:
@@ -143,7 +151,7 @@ def _denied(event: _Event) -> Iterator[str]:
 
 
 def _missed(event: _Event) -> Iterator[str]:
-    yield f"{event['missed']} events are lost: the reader was too slow, or too long away"
+    yield f"{count(event['missed'], 'event')} lost: the reader was too slow, or too long away"
 
 
 _SAID: Mapping[str, Callable[[_Event], Iterator[str]]] = {
@@ -160,6 +168,7 @@ _SAID: Mapping[str, Callable[[_Event], Iterator[str]]] = {
     "switch.unloaded": _unloaded,
     "switch.loaded": _loaded,
     "switch.failed": _failed,
+    "switch.cancelled": _cancelled,
     "model.appeared": _model,
     "model.vanished": _model,
     "model.activated": _model,

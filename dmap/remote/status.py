@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dmap.remote.client import plain
-from dmap.remote.words import duration, table
+from dmap.remote.words import count, duration, table
 
 __all__ = ["report"]
 
@@ -13,9 +13,9 @@ _Told = Mapping[str, Any]
 
 def report(url: str, told: _Told) -> str:
     """Write what `/debug/status` of the daemon at *url* tells.  Raises `KeyError` if that is lacking."""
-    lines = [
-        f"dmap {told['version']} at {url}, up {duration(told['uptime_s'])}, {told['open']} open requests"
-    ]
+    first = f"dmap {told['version']} at {url}, up {duration(told['uptime_s'])}"
+    active = f", active model {plain(told['active'])}" if told.get("active") else ""
+    lines = [f"{first}, {count(told['open'], 'open request')}{active}"]
     for head, rows in (
         (("DEVICE", "RESIDENT", "LEASES", "WAITING", "SINCE", ""), list(_residents(told["devices"]))),
         (("BACKEND", "KIND", "DEVICE", "ANSWERS", "LEASES", "WAITING"), list(_backends(told["backends"]))),
@@ -29,12 +29,12 @@ def report(url: str, told: _Told) -> str:
 def _residents(devices: Mapping[str, _Told]) -> Iterator[list[str]]:
     for name, device in devices.items():
         for at, resident in enumerate(device["residents"] or [None]):
-            first = name if at == 0 else ""
+            first, waiting = (name, str(len(device["waiting"]))) if at == 0 else ("", "-")
             if resident is None:
-                yield [first, "none", "0", str(len(device["waiting"])), "-", _drained(device)]
+                yield [first, "none", "0", waiting, "-", _drained(device)]
             else:
                 note = "leaving" if resident["leaving"] else _drained(device)
-                counts = [str(resident["leases"]), str(resident["waiting"])]
+                counts = [str(resident["leases"]), waiting]
                 yield [first, resident["model"], *counts, f"{duration(resident['for_s'])} ago", note]
         if device["switch"] is not None:
             yield ["", *_switch(device["switch"])]
@@ -60,6 +60,8 @@ def _queue(told: _Told) -> Iterator[list[str]]:
     places = {**told["devices"], **{name: one for name, one in told["backends"].items() if "waiting" in one}}
     for name, place in places.items():
         for waiting in place["waiting"]:
-            times = [duration(waiting["waited_s"]), duration(waiting["estimate_s"])]
+            # On a drained device the estimate is the time to the refusal.
+            about = "-" if place.get("drained") else duration(waiting["estimate_s"])
+            times = [duration(waiting["waited_s"]), about]
             who = [waiting["id"][-8:], waiting["client"], waiting["model"]]
             yield [name, str(waiting["position"]), *who, *times]

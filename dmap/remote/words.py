@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-__all__ = ["duration", "table"]
+__all__ = ["count", "duration", "table"]
 
 _FIGURE = re.compile(r"-|\d+|\d\S* .*")
 
@@ -19,6 +19,11 @@ def duration(seconds: float) -> str:
         if unit == "d" or whole < {"min": 3600, "h": 86400}[unit]:
             return f"{whole // size} {unit} {whole % size // smaller} {part}"
     raise AssertionError("a day is the largest unit")
+
+
+def count(number: int, noun: str) -> str:
+    """Write *number* with its *noun*, whose plural has an `s`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

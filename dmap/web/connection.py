@@ -25,6 +25,12 @@ class Connection(web.RequestHandler):
 
     __slots__ = ()
 
+    @property
+    def peername(self) -> Any:
+        """Where the client is; one of IPv4 on a socket of both families at its address of IPv4 (RFC 4291)."""
+        peer = super().peername
+        return (peer[0].removeprefix("::ffff:"), *peer[1:]) if peer and "." in peer[0] else peer
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -53,7 +59,7 @@ class Connection(web.RequestHandler):
         exc = options.get("exc_info")
         if not isinstance(exc, web.RequestPayloadError):
             return super().log_exception(*args, **options)
-        peer = self.transport.get_extra_info("peername") if self.transport is not None else None
+        peer = self.peername
         _log.info(logfmt("bad_http", {"client": peer[0] if peer else None, "reason": type(exc).__name__}))
 
 

@@ -22,6 +22,7 @@ async def status(request: web.Request) -> web.Response:
         "uptime_s": round(parts.bus.clock() - parts.bus.started_at, 3),
         "devices": {name: _device(parts.gates[gate_name(name, "")]) for name in parts.config.devices},
         "backends": {name: _backend(parts, name) for name in parts.config.backends},
+        "active": parts.catalog.active,
         "open": len(parts.open),
         "readers": parts.bus.readers,
         "last_event": parts.bus.last,
