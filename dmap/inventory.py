@@ -68,17 +68,26 @@ class Inventory:
             async with asyncio.timeout(START_S):
                 await asyncio.gather(*(self._ask(name) for name in stale))
 
-    def check(self, backend: str) -> None:
-        """Raise `BackendDown` if *backend* did not answer last time."""
+    def check(self, backend: str, model: str | None = None) -> None:
+        """
+        Raise `BackendDown` if *backend* did not answer last time.
+
+        Raise `LoadFailed` if it cannot be told to load and does not have *model*: who asks for that would
+        only have the others wait until it is refused.
+        """
         if backend in self._down:
-            raise BackendDown(
-                f"the backend {backend!r} is down: {self._down[backend]}", retry_after_s=PROBE_S
-            )
+            reason = self._down[backend]
+            told = reason if repr(backend) in reason else f"the backend {backend!r} is down: {reason}"
+            raise BackendDown(told, retry_after_s=PROBE_S)
+        studio = self._backends[backend]
+        if model is not None and isinstance(studio, LMStudioBackend):
+            studio.check(model)
 
     def report(self, backend: str, error: BackendDown) -> None:
         """Take note that a request found *backend* down, and have it probed."""
         if backend not in self._down:
-            _log.warning(logfmt("backend_down", {"backend": backend, "reason": error.message}))
+            url = getattr(self._backends[backend], "url", None)  # which the reason, for clients, leaves out
+            _log.warning(logfmt("backend_down", {"backend": backend, "url": url, "reason": error.message}))
             self._alarm[backend].set()
         self._down[backend] = error.message
 
@@ -117,4 +126,4 @@ class Inventory:
             return
         self.catalog.update(name, found)
         if self._down.pop(name, None) is not None:
-            _log.info(logfmt("backend_up", {"backend": name}))
+            _log.warning(logfmt("backend_up", {"backend": name}))

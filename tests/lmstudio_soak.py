@@ -10,7 +10,7 @@ import contextlib
 import json
 import random
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,6 +85,10 @@ class Studio:
     def stacks(self, by: str) -> list[dict[str, Any]]:
         return [one for world in self.lives for one in world.stacks() if one["by"] == by]
 
+    def uncalled(self) -> list[dict[str, Any]]:
+        """List dmap's mistakes: loads on demand of what was never there, or what it had unloaded itself."""
+        return [one for world in self.lives for one in _uncalled(world.events)]
+
     def loads(self, by: str) -> int:
         return sum(one["by"] == by for world in self.lives for one in world.happened("load_start"))
 
@@ -95,6 +99,16 @@ class Studio:
     def wrong(self) -> int:
         """Count the requests that a model took which they did not name, whatever became of the answer."""
         return sum(len(world.wrong()) for world in self.lives)
+
+
+def _uncalled(events: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    unloaded_by: dict[str, str] = {}
+    for event in events:
+        if event["event"] == "gone":
+            unloaded_by[event["model"]] = event["by"]
+        is_called = event["event"] == "load_start" and event["by"] == "jit"
+        if is_called and unloaded_by.get(event["model"], "rest") == "rest":
+            yield event
 
 
 @dataclass

@@ -11,8 +11,8 @@ import pytest
 
 from dmap.state import Activation, Saved, StateFile
 from tests.conftest import Proxy
-from tests.fakes import SSE, Exchange, FakeBackend, answer, chunk, delta
-from tests.lmstudio_emulator import Emulator, Knobs, emulator
+from tests.fakes import SSE, Exchange, FakeBackend, answer, chunk, delta, soon
+from tests.lmstudio_emulator import Emulator, Knobs, Traps, emulator
 from tests.lmstudio_world import SPECS
 
 CHAT = "/v1/chat/completions"
@@ -211,6 +211,111 @@ class TestActivate:
         assert cleared["workflow"] and not cleared["active"]
 
 
+class TestAnOlderLMStudio:
+    """It has no native API, so that dmap keeps what is set, and says what its owner has to do."""
+
+    @pytest.fixture
+    async def older(self, connect: Connect, tmp_path: Path) -> AsyncGenerator[Client]:
+        """A proxy before one that has `SMALL` loaded."""
+        async with emulator(Traps(native=False), Knobs(v0_lag_s=0)) as lm:
+            await lm.world.load(SMALL)
+            client: Client = await connect(
+                f"""
+                devices: {{gpu0: {{cooldown_s: 0}}}}
+                backends: {{studio: {{kind: lmstudio, url: '{lm.url}', device: gpu0}}}}
+                state: {tmp_path}/state.json
+                """
+            )
+            yield client
+
+    @pytest.mark.parametrize("action", ["load", "activate"])
+    async def test_a_load(self, older: Client, tmp_path: Path, action: str) -> None:
+        """A load sets the active model, its defaults and options, and lists the steps for a person."""
+        status, told = await older.post(
+            f"/admin/models/{action}",
+            modelKey=OTHER,
+            defaultInference={"temperature": 0.5},
+            loadConfig={"contextLength": 8192, "gpu": {"ratio": 0.5}},
+        )
+
+        assert (status, told["status"], told["active"]) == (200, "activated", True)
+        assert told["load_config"]["applied"] == {}
+        assert list(told["load_config"]["not_applied"]) == ["context_length", "gpu"]
+        assert "too old for dmap to switch models there" in told["workflow"][0]
+        assert told["workflow"][1] == "Load it with context_length = 8192, gpu = 0.5."
+        assert StateFile(tmp_path / "state.json").read() == Saved(
+            active=OTHER, models={OTHER: Activation({"temperature": 0.5}, {"context_length": 8192})}
+        )
+
+    async def test_an_unload(self, older: Client) -> None:
+        """An unload forgets what was set and leaves the model where it is."""
+        await older.post("/admin/models/load", modelKey=SMALL)
+
+        status, told = await older.post("/admin/models/unload", modelKey=SMALL)
+
+        assert (status, told["status"], told["active"]) == (200, "cleared", False)
+        assert "by hand" in told["workflow"][0]
+        assert await older.residents() == [f"studio/{SMALL}"]
+        assert older.proxy.parts.saved == Saved()
+
+    async def test_a_request_without_a_model(self, older: Client) -> None:
+        """The active model answers if it is loaded there, with its defaults."""
+        await older.post("/admin/models/load", modelKey=SMALL, loadConfig={"contextLength": 100_000})
+
+        status, answered = await older.chat()
+
+        assert (status, answered["model"]) == (200, SMALL)
+
+    async def test_the_list(self, older: Client) -> None:
+        """No model of it is loadable."""
+        _, told = await older.get("/admin/models")
+
+        assert {model["loadable"] for model in told["models"]} == {False}
+
+
+@pytest.mark.parametrize(
+    ("lms", "words"),
+    [
+        (
+            "",
+            {
+                "gpu": "LM Studio's REST API has no such option; backends.studio.lms may",
+                "gpu_layers": "LM Studio cannot be told this",
+                "cpu_threads": "LM Studio cannot be told this",
+                "rope_frequency_base": "LM Studio cannot be told this",
+            },
+        ),
+        (
+            ", lms: /bin/true",
+            {
+                "flash_attention": "only REST can be told this, and not beside what takes lms",
+                "gpu_layers": "LM Studio cannot be told this",
+                "cpu_threads": "LM Studio cannot be told this",
+                "rope_frequency_base": "LM Studio cannot be told this",
+            },
+        ),
+    ],
+    ids=["REST", "lms"],
+)
+async def test_why_an_option_is_not_applied(
+    connect: Connect, lm: Emulator, lms: str, words: dict[str, str]
+) -> None:
+    """The reason names `lms` for what that takes, and nothing for what no way of LM Studio's takes."""
+    client = await connect(
+        f"""
+        devices: {{gpu0: {{}}}}
+        backends: {{studio: {{kind: lmstudio, url: '{lm.url}', device: gpu0{lms}}}}}
+        """
+    )
+    options = {"gpu": {"ratio": 0.5, "layers": 9}, "cpuThreads": 2, "ropeFrequencyBase": 1.0}
+
+    _, told = await client.post(
+        "/admin/models/activate", modelKey=SMALL, loadConfig=options | {"flashAttention": True}
+    )
+
+    assert told["load_config"]["not_applied"] == words
+
+
 class TestUnload:
     async def test_it_really_unloads(self, studio: Client, lm: Emulator) -> None:
         """An unload leaves nothing in memory, and no active model."""
@@ -279,12 +384,43 @@ class TestOrders:
         assert status == 400
         assert sorted(problem.partition(": ")[0] for problem in told["error"]["problems"]) == [
             "activate",
-            "default_inference.temperature",
-            "default_inference.top_p",
-            "load_config.context_length",
-            "load_config.gpu",
-            "load_config.turbo",
+            "defaultInference.temperature",
+            "defaultInference.topP",
+            "loadConfig.contextLength",
+            "loadConfig.gpu",
+            "loadConfig.turbo",
             "model_key",
+        ]
+
+    @pytest.mark.parametrize(
+        ("section", "field", "value"),
+        [
+            ("defaultInference", "maxTokens", -1),
+            ("defaultInference", "max_tokens", -1),
+            ("default_inference", "maxOutputTokens", -1),
+            ("default_inference", "max_completion_tokens", -1),
+            ("defaultInference", "stopStrings", 7),
+            ("loadConfig", "offloadKvCache", "x"),
+            ("load_config", "gpu_layers", "x"),
+        ],
+    )
+    async def test_a_problem_is_named_as_it_was_written(
+        self, plain: Client, section: str, field: str, value: object
+    ) -> None:
+        """A field that is wrong has the name that the client gave it."""
+        _, told = await plain.post("/admin/models/activate", model="m", **{section: {field: value}})
+
+        assert told["error"]["param"] == f"{section}.{field}"
+
+    async def test_a_problem_with_a_part_of_gpu(self, plain: Client) -> None:
+        """So has one inside LM Studio's own `gpu`, and the model's name."""
+        _, told = await plain.post(
+            "/admin/models/load", model=5, loadConfig={"gpu": {"ratio": 1, "layers": -1}}
+        )
+
+        assert [problem.partition(": ")[0] for problem in told["error"]["problems"]] == [
+            "model",
+            "loadConfig.gpu.layers",
         ]
 
     @pytest.mark.parametrize(
@@ -459,7 +595,5 @@ def contexts(lm: Emulator) -> list[int]:
 
 
 async def until(done: Callable[[], bool]) -> None:
-    """Wait, five seconds at most, until *done*."""
-    async with asyncio.timeout(5):
-        while not done():
-            await asyncio.sleep(0.005)
+    """Wait until *done*."""
+    await soon(done, 5)

@@ -28,7 +28,7 @@ async def demo() -> AsyncGenerator[asyncio.subprocess.Process]:
     try:
         yield child
         child.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(child.wait(), 10) == 0
+        assert await asyncio.wait_for(child.wait(), 30) == 0
     finally:
         if child.returncode is None:
             child.kill()
@@ -39,7 +39,7 @@ async def until(child: asyncio.subprocess.Process, pattern: str) -> list[str]:
     """Read up to a line that matches *pattern*; return all lines."""
     assert child.stdout is not None
     lines = [""]
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while not re.search(pattern, lines[-1]):
             line = await child.stdout.readline()
             assert line, f"no line like {pattern!r} in {lines}"

@@ -11,9 +11,9 @@ from dmap.backends import ModelInfo, Target
 from dmap.backends.lmstudio import LMStudioBackend
 from dmap.catalog import Catalog
 from dmap.config import parse
-from dmap.errors import BackendDown
+from dmap.errors import BackendDown, LoadFailed
 from dmap.inventory import Inventory
-from tests.lmstudio_emulator import emulator
+from tests.lmstudio_emulator import Knobs, Traps, emulator
 
 STUDIO = "{devices: {gpu0: {}}, backends: {studio: {kind: lmstudio, url: 'http://a', device: gpu0}}}"
 SMALL = "llama-3.2-1b-instruct"
@@ -111,10 +111,12 @@ async def test_a_fresh_answer_is_not_asked_for_again(house):
 async def test_who_comes_meanwhile_takes_the_same_answer(house):
     """Who looks while a backend is being asked waits for that answer and does not ask once more."""
     house.a.release.clear()
+    house.b.release.clear()
 
     both = asyncio.gather(house.inventory.refresh(), house.inventory.refresh())
-    await house.b.answered.wait()
+    await until(lambda: house.a.asked and house.b.asked)
     house.a.release.set()
+    house.b.release.set()
     await both
 
     assert house.models == ["m", "n"]
@@ -126,7 +128,7 @@ async def test_one_that_is_down_is_not_waited_for(house):
     house.inventory.report("a", BackendDown("refused"))
     house.a.release.clear()
 
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         await house.inventory.refresh()
 
     assert (house.a.asked, house.models) == (0, ["n"])
@@ -144,7 +146,7 @@ async def test_a_backend_found_down_is_probed(house, caplog):
     with pytest.raises(BackendDown, match="refused once more"):
         house.inventory.check("a")
     assert house.models == ["m", "n"]
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(30):
         await house.a.answered.wait()
         await asyncio.sleep(0)
     house.inventory.check("a")
@@ -160,7 +162,7 @@ async def test_close_ends_what_is_being_asked(house):
     house.a.release.clear()
     house.inventory.report("a", BackendDown("refused"))
 
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         await house.inventory.close()
 
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("inventory")]
@@ -168,7 +170,7 @@ async def test_close_ends_what_is_being_asked(house):
 
 async def test_an_lm_studio_is_known_as_its_watch_finds_it():
     """An LM Studio's end, its return and what is loaded there are known with the next look of its watch."""
-    async with emulator() as lm, asyncio.timeout(5):
+    async with emulator() as lm, asyncio.timeout(30):
         backend = LMStudioBackend("studio", lm.url, watch_s=0.02)
         catalog = Catalog(parse(STUDIO, {}))
         inventory = Inventory({"studio": backend}, catalog)
@@ -177,7 +179,7 @@ async def test_an_lm_studio_is_known_as_its_watch_finds_it():
 
         await lm.kill()
         await until(lambda: inventory.answering == [])
-        with pytest.raises(BackendDown, match="the backend 'studio' is down"):
+        with pytest.raises(BackendDown, match="does not answer: "):
             inventory.check("studio")
         await lm.start()
         await until(lambda: inventory.answering == ["studio"])
@@ -185,6 +187,53 @@ async def test_an_lm_studio_is_known_as_its_watch_finds_it():
 
         listed = {model["id"]: model["context_length"] for model in catalog.listing(Client("c"), ())}
         assert listed[SMALL] == 2048
+        await inventory.close()
+        await backend.close()
+
+
+async def test_an_outage_of_an_lm_studio_is_two_lines(caplog):
+    """Its end and its return are one line each; the log has its address, clients are told without."""
+    caplog.set_level(logging.INFO)
+    async with emulator() as lm, asyncio.timeout(30):
+        backend = LMStudioBackend("studio", lm.url, watch_s=3600)  # no look is under way at the kill
+        inventory = Inventory({"studio": backend}, Catalog(parse(STUDIO, {})))
+        await inventory.start()
+        backend.start()
+        changes = asyncio.Queue()
+        backend.changed = lambda: changes.put_nowait(None)
+        await until(lambda: "jit_is_on" in caplog.text)
+        caplog.clear()
+
+        await lm.kill()
+        with pytest.raises(BackendDown):
+            await backend.models()
+        await changes.get()
+        with pytest.raises(BackendDown) as told:
+            inventory.check("studio")
+        await lm.start()
+        await changes.get()
+
+        why = "the backend 'studio' (LM Studio) does not answer: connection refused"
+        assert told.value.message == why
+        assert [record.getMessage() for record in caplog.records if record.name.startswith("dmap")] == [
+            f'backend_down backend=studio url={lm.url} reason="{why}"',
+            "backend_up backend=studio",
+        ]
+        await inventory.close()
+        await backend.close()
+
+
+async def test_what_an_older_lm_studio_lacks_is_refused_before_it_queues():
+    """Only what is loaded on a server that cannot switch may wait there: the rest would hold others up."""
+    async with emulator(Traps(native=False), Knobs(v0_lag_s=0)) as lm, asyncio.timeout(30):
+        await lm.world.load(SMALL)
+        backend = LMStudioBackend("studio", lm.url)
+        inventory = Inventory({"studio": backend}, Catalog(parse(STUDIO, {})))
+        await inventory.start()
+
+        inventory.check("studio", SMALL)
+        with pytest.raises(LoadFailed, match="too old to switch over REST"):
+            inventory.check("studio", "openai/gpt-oss-20b")
         await inventory.close()
         await backend.close()
 

@@ -122,7 +122,7 @@ async def running(
     """Run a backend before an emulator with *knobs*; `slow_s` is how long one of its loads takes."""
     (home / ".lmstudio").mkdir()
     given = replace(Knobs(), load_s=knobs.pop("slow_s", 0.02), v0_lag_s=0.0, api_token=api_key, **knobs)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         lm = Studio(World(SPECS, Traps(), given))
         await lm.start()
         backend = LMStudioBackend("studio", lm.url, lms=lms, load_s=load_s, poll_s=0.005, api_key=api_key)
@@ -386,7 +386,7 @@ async def test_a_stubborn_command_is_killed(home):
 
 async def test_a_load_that_takes_too_long_is_called_off(home):
     """`load_s` bounds a load by lms, which ends with it."""
-    async with running(home, slow_s=9.0, load_s=0.6) as bench:
+    async with running(home, slow_s=60.0, load_s=0.6) as bench:
         with pytest.raises(LoadFailed, match=r"load_s is 0\.6"):
             await bench.backend.load(SMALL, {"gpu": "max"})
 

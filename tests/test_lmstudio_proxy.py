@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.lmstudio_emulator import Emulator, Knobs, emulator
+from tests.lmstudio_emulator import Emulator, Knobs, Traps, emulator
 from tests.lmstudio_world import SPECS
 
 SMALL, OTHER, BIG = "llama-3.2-1b-instruct", "ibm/granite-4-micro", "openai/gpt-oss-20b"
@@ -152,7 +152,7 @@ async def test_a_server_that_comes_back(ask: Ask, lm: Emulator) -> None:
     down, _ = await ask(CHAT, chat(SMALL))
 
     await lm.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (back := await ask(CHAT, chat(SMALL)))[0] != 200:
             await asyncio.sleep(0.05)
 
@@ -174,6 +174,34 @@ async def test_a_crowd(ask: Ask, lm: Emulator) -> None:
 
     assert all(all(answers) for answers in served)
     assert (lm.world.cuts(), lm.world.stacks(), lm.world.wrong(), lm.world.most()) == ([], [], [], 1)
+
+
+async def test_an_older_server(start: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """One that cannot be told to load is warned of; it serves what is loaded there, and never loads more."""
+    knobs = Knobs(v0_lag_s=0)
+    async with emulator(Traps(native=False), knobs) as lm:
+        await lm.world.load(SMALL)
+        proxy = await start(
+            f"""
+            devices: {{gpu0: {{max_models: 1, cooldown_s: 0, patience_s: 1}}}}
+            backends: {{studio: {{kind: lmstudio, url: '{lm.url}', device: gpu0}}}}
+            models: {{{SMALL}: {{load: {{context_length: 100000}}}}}}
+            """
+        )
+        async with aiohttp.ClientSession(proxy.url) as session, asyncio.timeout(30):
+            served, refused, again = [await said(session, model) for model in (SMALL, OTHER, SMALL)]
+            while "cannot_switch" not in caplog.text:
+                await asyncio.sleep(0.01)
+
+        assert (served[0], served[1]["model"], again[0]) == (200, SMALL, 200)
+        assert (refused[0], refused[1]["error"]["code"]) == (502, "model_load_failed")
+        assert "is too old to switch over REST, which came with 0.4.0" in refused[1]["error"]["message"]
+        assert [event["model"] for event in lm.world.happened("load_start")] == [SMALL]
+
+
+async def said(session: aiohttp.ClientSession, model: str) -> tuple[int, Any]:
+    async with session.post(CHAT, json=chat(model)) as answer:
+        return answer.status, await answer.json()
 
 
 @pytest.mark.parametrize("given", ["", ", api_key: sk-lm-wrongone:12345678901234567890"])

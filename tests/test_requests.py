@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes import DONE, END, SSE, answer, chat, chunk, delta, holding, post, served, told, zipped
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(60)
 
 PATH = "/v1/chat/completions"
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
@@ -289,7 +289,7 @@ class TestTooMuch:
 
     async def test_for_its_patience_after_a_heartbeat(self, serve, backend):
         """Who has heard comments is told so inside the stream."""
-        proxy = await serve(server="{heartbeat_s: 0.05}", backend_options="parallel: 1, wait_s: 0.2")
+        proxy = await serve(server="{heartbeat_s: 0.05}", backend_options="parallel: 1, wait_s: 1")
         await sent(proxy, post(chat()))
         await holding(proxy, 1)
 
@@ -360,7 +360,7 @@ class TestPipeline:
 
         getattr(client, leave)()
 
-        await exchange.abandoned(3)
+        await exchange.abandoned(6)  # the kernel is asked once a second
         await proxy.settled()
         assert len(backend.requests) == 1
 
@@ -373,7 +373,7 @@ class TestPipeline:
 
         client.close()
 
-        await exchange.abandoned(4)
+        await exchange.abandoned(8)
         await proxy.settled()
 
     async def test_a_flood_is_served_as_well(self, proxy, backend):
@@ -583,7 +583,7 @@ class TestTheLine:
 
 class TestDown:
     async def test_a_refusal_does_not_grow(self, start):
-        """However often a backend that is down is asked for, the refusal says so once."""
+        """However often a backend that is down is asked for, the refusal says so once, and not where it is."""
         proxy = await start(
             "backends: {f: {kind: openai, url: 'http://127.0.0.1:1'}}\nmodels: {m: {backend: f}}"
         )
@@ -592,4 +592,4 @@ class TestDown:
             given = await client.answer()
 
         assert given.status == 503
-        assert given.error["message"].count("is down") == 1
+        assert given.error["message"] == "the backend 'f' does not list its models: connection refused"

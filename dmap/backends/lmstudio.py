@@ -68,6 +68,7 @@ class LMStudioBackend:
         lms: Path | None = None,
     ) -> None:
         self.name = name
+        self.url = url
         self.changed: Callable[[], None] = _nothing
         self.in_use: Callable[[str], bool] = _nobody
         self.told: Callable[[Sequence[ModelInfo] | BackendDown], None] = _ignored
@@ -91,7 +92,9 @@ class LMStudioBackend:
             load_s=load_s,
             poll_s=poll_s,
         )
-        self._watch = Watch(self._client, self._watched, lambda: self.changed(), watch_s=watch_s)
+        self._watch = Watch(
+            self._client, self._watched, lambda: self.changed(), is_ours=self._view.is_ours, watch_s=watch_s
+        )
         self._lock = asyncio.Lock()
         self._confirming = asyncio.Lock()
         self._confirmed_at = -1.0
@@ -122,10 +125,14 @@ class LMStudioBackend:
         """
         Tell whether *model* is resident, answers to its key, and is as *options* ask, by the last look.
 
-        So is one that this server gave less context for the same options before: asking again is no use.
+        So is one that this server gave less context for the same options before, or that it cannot be told
+        to load at all: asking again is no use.
         """
-        listed = self._view.last.disk.models.get(model)
-        return listed is not None and self._view.adoptable(self._view.last, listed, options) is not None
+        last = self._view.last
+        listed = last.disk.models.get(model)
+        if listed is None or not last.native:
+            return model in self._view.residents
+        return self._view.adoptable(last, listed, options) is not None
 
     def takes(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return those of *options* that one load can be given: over REST, or by `lms` if some need it."""
@@ -165,6 +172,16 @@ class LMStudioBackend:
                     reason = "" if self._view.is_ours(listed, instance) else "surplus"
                     await self._loads.take_out(look, listed, instance, reason)
         raise self._client.down(f"still has model {model!r}, which it was asked {TRIES} times to unload")
+
+    @property
+    def switches(self) -> bool:
+        """Whether dmap can load and unload there, by the last look: before 0.4.0 only its owner could."""
+        return self._view.last.native
+
+    def check(self, model: str) -> None:
+        """Raise `LoadFailed` if *model* is neither loaded, by the last look, nor can be."""
+        if not self.switches and model not in self._view.residents:
+            raise self._loads.too_old(model)
 
     def target(self, model: str, path: str) -> Target:
         """Tell where a request for *model* goes; `BackendDown` if the last look did not find it resident."""

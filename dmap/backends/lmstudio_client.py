@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from dmap.backends import Target
+from dmap.backends.trouble import trouble_of
 from dmap.errors import BackendDown
 
 __all__ = ["Client", "Fault"]
@@ -97,8 +98,8 @@ class Client:
             await self._session.close()
 
     def down(self, words: str) -> BackendDown:
-        """Return the error that says that LM Studio does not answer, or not to us."""
-        return BackendDown(f"the backend {self.name!r} (LM Studio at {self.url}) {words}", retry_after_s=5)
+        """Return the error that says that LM Studio does not answer, or not to us; clients read it."""
+        return BackendDown(f"the backend {self.name!r} (LM Studio) {words}", retry_after_s=5)
 
     def reason(self, fault: Fault) -> str:
         """Return *fault* in words for a client; a token that is not good enough is told without it."""
@@ -125,7 +126,7 @@ class Client:
                 raise
             raise self.down(f"has not answered for {within_s:g} s") from exc
         except (aiohttp.ClientError, OSError) as exc:
-            raise self.down(f"does not answer: {exc or type(exc).__name__}") from exc
+            raise self.down(f"does not answer: {trouble_of(exc)}") from exc
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:

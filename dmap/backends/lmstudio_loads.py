@@ -108,12 +108,10 @@ class Loads:
             look, late = await self.settled()
             listed = look.find(model)
             if listed is None:
-                raise LoadFailed(
-                    f"cannot load model {model!r}: LM Studio at {self._client.url} does not list it"
-                )
+                raise LoadFailed(f"cannot load model {model!r}: LM Studio does not list it")
+            if not look.native:
+                return look, listed, self._as_it_is(look, listed)
             kept = self._view.adoptable(look, listed, wanted)
-            if kept is None and not look.native:
-                raise self._too_old(model)
             going = list(self._going(look, listed, kept, late))
             for other, instance, reason in going:
                 await self.unused(other.key)
@@ -122,6 +120,12 @@ class Loads:
             if kept is not None or not going:
                 return look, listed, kept
         return None
+
+    def _as_it_is(self, look: Look, listed: Listed) -> Instance:
+        """Return what answers for a model of a server that cannot be told to load it otherwise."""
+        if not (ready := look.ready_of(listed)):
+            raise self.too_old(listed.key)
+        return ready[0]
 
     def _going(
         self, look: Look, wanted: Listed, kept: Instance | None, late: frozenset[str]
@@ -151,7 +155,7 @@ class Loads:
             raise LoadFailed(f"cannot load model {key!r}: {reason}") from exc
         except Fault as fault:
             if fault.missing:
-                raise self._too_old(key) from fault
+                raise self.too_old(key) from fault
             if goes_by_lms(wanted):
                 await self._view.see()  # `BackendDown` if it is that: `lms` tells it in too many ways
             if not left or not (fault.canceled or fault.garbled):
@@ -217,7 +221,7 @@ class Loads:
         Return False if LM Studio refuses, as it may when a load of the same name has just begun.
         """
         if not look.native:
-            raise LoadFailed(f"cannot unload model {model.key!r}: {self._old()}")
+            raise LoadFailed(f"cannot unload model {model.key!r}: {self._old()}; unload it there by hand")
         if reason:
             self._tell("instance_unloaded", model.key, instance=instance.id, reason=reason)
         try:
@@ -236,9 +240,11 @@ class Loads:
     # Words
 
     def _old(self) -> str:
-        return f"the LM Studio at {self._client.url} is too old to switch over REST, which came with 0.4.0"
+        name = self._client.name
+        return f"the LM Studio of backend {name!r} is too old to switch over REST, which came with 0.4.0"
 
-    def _too_old(self, model: str) -> LoadFailed:
+    def too_old(self, model: str) -> LoadFailed:
+        """Return the error for who needs *model* of a server that dmap cannot tell to load it."""
         return LoadFailed(f"cannot load model {model!r}: {self._old()}; load it there by hand, or update it")
 
     def _tell(self, event: str, model: str, **fields: Any) -> None:

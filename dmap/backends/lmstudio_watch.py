@@ -13,7 +13,8 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from dmap.backends.lmstudio_client import Client, Fault
-from dmap.backends.lmstudio_look import Look
+from dmap.backends.lmstudio_look import V1, Look
+from dmap.backends.lmstudio_models import Instance, Listed
 from dmap.errors import BackendDown
 from dmap.logfmt import logfmt
 
@@ -29,12 +30,20 @@ _JIT = (
     "second model or evict one; switch off Just in Time Model Loading in its server settings"
 )
 
+_TOO_OLD = (
+    f"this LM Studio has no {V1}, which came with 0.4.0, so dmap cannot load or unload there: it serves what "
+    "is loaded by hand and refuses the rest; update LM Studio, or load by hand what clients ask for"
+)
+_COPY = "takes it out when it next loads or unloads this model"
+
 
 class Watch:
     """
     Owns the task that looks every *watch_s*; *see* looks, and returns None if dmap was at work meanwhile.
 
-    *changed* is called after every change that was not dmap's; one line is logged for each.
+    *changed* is called after every change that was not dmap's, and when the server goes or comes; one line is
+    logged for each, but for going and coming, which `inventory` tells.  *is_ours* tells whether an instance
+    is one that dmap uses.
     """
 
     def __init__(
@@ -43,13 +52,17 @@ class Watch:
         see: Callable[[], Awaitable[Look | None]],
         changed: Callable[[], None],
         *,
+        is_ours: Callable[[Listed, Instance], bool],
         watch_s: float,
     ) -> None:
         self._client = client
         self._see = see
         self._changed = changed
+        self._is_ours = is_ours
         self._watch_s = watch_s
         self._known: frozenset[str] | None = None
+        self._copies: frozenset[tuple[str, str]] = frozenset()
+        self._native = True
         self._down = False
         self._warned = False
         self._alarm = asyncio.Event()
@@ -89,21 +102,41 @@ class Watch:
             look = await self._see()
             if look is not None and not self._warned:
                 await self._warn(look)
-        except BackendDown as error:
-            self._note_down(error)
+        except BackendDown:
+            self._note(down=True)
             return
-        if self._down:
-            self._down = False
-            self._tell(logging.WARNING, "server_up")
-            self._changed()
+        self._note(down=False)
         if look is not None:
+            self._note_native(look)
+            self._note_copies(look)
             self._compare(look.residents())
 
-    def _note_down(self, error: BackendDown) -> None:
-        if not self._down:
-            self._down = True
-            self._tell(logging.WARNING, "server_down", reason=error.message)
+    def _note(self, *, down: bool) -> None:
+        if self._down != down:
+            self._down = down
             self._changed()
+
+    def _note_native(self, look: Look) -> None:
+        """Tell when the server turns out to be too old to switch, and when it is so no more."""
+        if self._native == look.native:
+            return
+        self._native = look.native
+        if look.native:
+            self._tell(logging.WARNING, "can_switch")
+        else:
+            self._tell(logging.WARNING, "cannot_switch", warning=_TOO_OLD)
+        self._changed()
+
+    def _note_copies(self, look: Look) -> None:
+        """Tell once of each instance beside the one that dmap uses: it takes memory and serves nobody."""
+        copies = frozenset(
+            (model.key, instance.id)
+            for model, instance in look.disk.instances()
+            if len(model.instances) > 1 and not self._is_ours(model, instance)
+        )
+        for key, id in sorted(copies - self._copies):
+            self._tell(logging.WARNING, "model_doubled", model=key, instance=id, by="not dmap", dmap=_COPY)
+        self._copies = copies
 
     def _compare(self, residents: frozenset[str]) -> None:
         known, self._known = self._known, residents

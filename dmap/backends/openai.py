@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from dmap.backends import Target, is_alike
+from dmap.backends.trouble import trouble_of
 from dmap.errors import BackendDown
 from dmap.trip import ModelInfo
 
@@ -32,6 +33,7 @@ class OpenAIBackend:
     def __init__(self, name: str, url: str, *, api_key: str | None, connect_s: float) -> None:
         parts = urlsplit(url)
         self.name = name
+        self.url = url
         self._host = parts.hostname or ""
         self._tls = parts.scheme == "https"
         self._port = parts.port or (443 if self._tls else 80)
@@ -54,10 +56,8 @@ class OpenAIBackend:
             ):
                 payload = await _json(answer)
         except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as exc:
-            reason = str(exc) or "no answer in time"
-            raise BackendDown(
-                f"the backend {self.name!r} does not list its models: {reason}", retry_after_s=5
-            ) from exc
+            told = f"the backend {self.name!r} does not list its models: {_reason(exc)}"
+            raise BackendDown(told, retry_after_s=5) from exc
         return [_info(item) for item in payload]
 
     def target(self, model: str, path: str) -> Target:
@@ -73,6 +73,12 @@ class OpenAIBackend:
 
     async def close(self) -> None:
         """Nothing is kept open between two questions."""
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, TimeoutError):
+        return "no answer in time"
+    return trouble_of(exc) if isinstance(exc, aiohttp.ClientError) else str(exc)
 
 
 async def _json(answer: aiohttp.ClientResponse) -> list[dict[str, Any]]:

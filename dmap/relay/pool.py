@@ -6,6 +6,7 @@ import ssl
 from collections import deque
 
 from dmap.backends import Target
+from dmap.backends.trouble import trouble_of
 from dmap.errors import BackendDown, DmapError, Overloaded
 from dmap.relay.connection import Address, Connection
 from dmap.relay.exchange import Bounds, Exchange
@@ -106,9 +107,9 @@ class Pool:
         except (OSError, TimeoutError) as exc:
             if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
                 raise Overloaded("dmap has no file descriptor left", retry_after_s=5) from exc
-            reason = str(exc) or f"no connection within {self.connect_s:g} s"
-            where = f"{target.host}:{target.port}"
-            raise BackendDown(f"the backend at {where} cannot be reached: {reason}", retry_after_s=2) from exc
+            late = f"no connection within {self.connect_s:g} s"
+            reason = trouble_of(exc) if exc.errno is not None else late
+            raise BackendDown(f"the backend cannot be reached: {reason}", retry_after_s=2) from exc
         return connection
 
     def _context(self, tls: bool) -> ssl.SSLContext | None:

@@ -43,7 +43,7 @@ async def proxy(request: web.Request) -> web.StreamResponse:
         except ModelNotFound:
             await parts.inventory.refresh()  # it may be new
             body, route = _understand(request, path, body)
-        parts.inventory.check(route.key.backend)
+        parts.inventory.check(route.key.backend, route.key.model)
         await parts.context.check(route, path.path, body)
         try:
             with OpenRequest(parts.open, trip):

@@ -8,7 +8,10 @@ from typing import Any
 
 from aiohttp import web
 
-from dmap.backends import Loaded
+from dmap.backends import Loaded, Switcher
+from dmap.backends.lmstudio import LMStudioBackend
+from dmap.config import GGUFBackend
+from dmap.config.models import BY_LMS, BY_REST
 from dmap.errors import BadRequest, LoadFailed, ModelNotFound
 from dmap.state import Activation
 from dmap.trip import Route
@@ -29,14 +32,14 @@ async def load(request: web.Request) -> web.Response:
         name, activation, told = _understand(parts, route, order)
         active = _may_activate(route, order.activate, asked=order.activate is True)
         loaded, status = {}, "activated" if active else "noted"
-        if switcher(parts, route) is not None:
+        if _loader(parts, route) is not None:
             async with _trying(parts, route, name, activation):
                 loaded, status = _got(await _load(request, name, route), route), "loaded"
         await _set(parts, name, activation, active=active)
     spent_s = round(clock() - came_at, 3)
     note(request, "load", model=name, load_s=spent_s)
     answer = _answer(parts, route, name, status) | told | loaded | {"took_s": spent_s}
-    return web.json_response(answer | _workflow(parts, route, "load", activation.load))
+    return web.json_response(answer | _workflow(parts, route, "load", _asked(order, activation)))
 
 
 async def activate(request: web.Request) -> web.Response:
@@ -48,7 +51,7 @@ async def activate(request: web.Request) -> web.Response:
     parts.gate(route).changed()
     note(request, "activate", model=name)
     answer = _answer(parts, route, name, "activated") | told
-    return web.json_response(answer | _workflow(parts, route, "activate", activation.load))
+    return web.json_response(answer | _workflow(parts, route, "activate", _asked(order, activation)))
 
 
 async def unload(request: web.Request) -> web.Response:
@@ -56,7 +59,7 @@ async def unload(request: web.Request) -> web.Response:
     order, parts = await _order(request, ModelOrder)
     route = await _resolve(request, order.model_key)
     name, status = _name(parts, route), "cleared"
-    if switcher(parts, route) is not None:
+    if _loader(parts, route) is not None:
         await parts.gate(route).unload(route.key, parts.wait_s(route))
         status = "unloaded"
     saved = parts.saved
@@ -84,7 +87,7 @@ def _settings(parts: Parts, route: Route) -> dict[str, Any]:
     return {
         "kind": backend.kind,
         "device": route.device,
-        "loadable": switcher(parts, route) is not None,
+        "loadable": _loader(parts, route) is not None,
         "set_here": _name(parts, route) in parts.saved.models,
         "default_inference": dict(route.defaults),
         "force": dict(route.force),
@@ -93,6 +96,12 @@ def _settings(parts: Parts, route: Route) -> dict[str, Any]:
         "pin": route.pin,
         "ttl_s": route.ttl_s,
     }
+
+
+def _loader(parts: Parts, route: Route) -> Switcher | None:
+    """Return the backend of *route* if it can be told to load and unload now; an old LM Studio cannot."""
+    backend = switcher(parts, route)
+    return None if isinstance(backend, LMStudioBackend) and not backend.switches else backend
 
 
 async def _order(request: web.Request, kind: "type[ModelOrder]") -> tuple[ModelOrder, Parts]:
@@ -119,23 +128,32 @@ def _understand(parts: Parts, route: Route, order: ModelOrder) -> tuple[str, Act
     name = _name(parts, route)
     before = parts.saved.models.get(name, Activation())
     defaults = before.defaults if order.default_inference is None else order.default_inference.given()
-    asked = before.load if order.load_config is None else order.load_config.given()
+    asked = _asked(order, before)
     backend = switcher(parts, route)
-    applied = dict(backend.takes(asked)) if backend is not None else {}
-    left = {option: _why(parts, route) for option in asked if option not in applied}
+    kept = dict(backend.takes(asked)) if backend is not None else asked
+    applied = kept if _loader(parts, route) is not None else {}
+    left = {option: _why(parts, route, option) for option in asked if option not in applied}
     told = {"default_inference": dict(defaults), "load_config": {"applied": applied, "not_applied": left}}
-    return name, Activation(defaults, applied if backend is not None else asked), told
+    return name, Activation(defaults, kept), told
 
 
-def _why(parts: Parts, route: Route) -> str:
+def _asked(order: ModelOrder, before: Activation) -> Mapping[str, Any]:
+    """Return the options of the load: those of *order*, or those that were set *before* if it has none."""
+    return before.load if order.load_config is None else order.load_config.given()
+
+
+def _why(parts: Parts, route: Route, option: str) -> str:
+    """Tell why *option* of a load is not applied."""
     backend = parts.config.backends[route.key.backend]
-    match backend.kind:
-        case "openai":
-            return "dmap cannot load models on this server; see workflow"
-        case "lmstudio" if backend.lms is None:
-            return f"LM Studio's REST API has no such option; backends.{route.key.backend}.lms may"
-        case kind:
-            return f"a backend of {kind} cannot be told this, or not together with the others"
+    if _loader(parts, route) is None:
+        return "dmap cannot load models on this server; see workflow"
+    if backend.kind != "lmstudio":
+        return f"a backend of {backend.kind} cannot be told this, or not together with the others"
+    if option in BY_LMS:
+        return f"LM Studio's REST API has no such option; backends.{route.key.backend}.lms may"
+    if option in BY_REST:
+        return "only REST can be told this, and not beside what takes lms"
+    return "LM Studio cannot be told this"
 
 
 def _may_activate(route: Route, activate: bool | None, *, asked: bool) -> bool:
@@ -201,6 +219,7 @@ def _got(loaded: Loaded | None, route: Route) -> dict[str, Any]:
 
 def _workflow(parts: Parts, route: Route, action: str, options: Mapping[str, Any]) -> dict[str, Any]:
     backend = parts.config.backends[route.key.backend]
-    if backend.kind != "openai":
+    if _loader(parts, route) is not None or isinstance(backend, GGUFBackend):
         return {}
-    return {"workflow": workflow.steps(action, route.key.model, backend.url, options)}
+    studio = backend.kind == "lmstudio"
+    return {"workflow": workflow.steps(action, route.key.model, backend.url, options, is_studio=studio)}

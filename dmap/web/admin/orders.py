@@ -1,10 +1,11 @@
 """What the bodies of the admin API may say, in camelCase or snake_case, and every problem told at once."""
 
 import logging
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from dmap.config import Defaults, Load, in_snake
 from dmap.errors import BodyTooLarge, Invalid
@@ -17,6 +18,19 @@ __all__ = ["DeviceOrder", "ModelOrder", "Nothing", "note", "read_order"]
 _log = logging.getLogger("dmap.admin")
 
 MAX_ORDER_BYTES = 64 * 1024
+
+Spelling = dict[str, tuple[str, "Spelling"]]
+"""How an order writes its fields: by our name for each, its own and the spelling of what is inside."""
+
+_JSON = TypeAdapter[Any](Any)
+_OTHERS = {
+    "model": "model_key",
+    "stop_strings": "stop",
+    "max_completion_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
+    "offload_kv_cache": "offload_kv_cache_to_gpu",
+}
+"""Other words for our fields, as `Order`, `Defaults` and `Load` take them."""
 
 
 class Order(BaseModel):
@@ -72,13 +86,36 @@ async def read_order(request: web.Request, kind: type[T]) -> T:
     try:
         return kind.model_validate_json(body or b"{}")
     except ValidationError as exc:
-        raise Invalid([_told(error) for error in exc.errors()]) from exc
+        raise Invalid(_problems(exc.errors(), body)) from exc
 
 
-def _told(error: Any) -> str:
-    path = ".".join(map(str, error["loc"])) or "the body"
+def _problems(errors: Sequence[Any], body: bytes) -> list[str]:
+    """Tell what is wrong, each with its place as *body* spells it; what is no JSON has no places."""
+    has_places = any(error["loc"] for error in errors)
+    spelling = _spelling(_JSON.validate_json(body or b"{}")) if has_places else {}
+    return [_told(error, spelling) for error in errors]
+
+
+def _told(error: Any, spelling: Spelling) -> str:
+    path = ".".join(_as_written(error["loc"], spelling)) or "the body"
     is_unknown = error["type"] == "extra_forbidden"
     return f"{path}: {'no such field' if is_unknown else error['msg'].removeprefix('Value error, ')}"
+
+
+def _spelling(order: Any) -> Spelling:
+    """Return how *order* writes each of its fields, by our names for them."""
+    if not isinstance(order, dict):
+        return {}
+    ours = ((str(*in_snake({name: None}, _OTHERS)), name) for name in order)
+    return {our: (name, _spelling(order[name])) for our, name in ours}
+
+
+def _as_written(place: Iterable[str | int], spelling: Spelling) -> Iterator[str]:
+    """Yield the steps to *place*, which is in our spelling, in that of the order."""
+    for step in place:
+        as_it_is = "gpu.layers" if step == "gpu_layers" else str(step)  # `Load` takes `gpu` apart
+        written, spelling = spelling.get(str(step), (as_it_is, {}))
+        yield written
 
 
 def note(request: web.Request, action: str, **fields: Any) -> None:
