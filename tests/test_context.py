@@ -7,15 +7,21 @@ import logging
 import aiohttp
 import pytest
 from aiohttp import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from dmap.config import ConfigProblem
+from dmap.errors import ContextExceeded
 from dmap.tokens import SAMPLES
+from dmap.trip import ModelKey, Route
+from dmap.web.context import ContextGuard
 from dmap.web.reload import reload
 from tests.conftest import config_of
 from tests.fakes import answer, post
 from tests.lmstudio_emulator import Emulator, Knobs
 from tests.lmstudio_world import SPECS, World
+from tests.test_tokens import PIECES, TOKENIZERS, count
 
 CHAT = "/v1/chat/completions"
 SMALL, BIG = "llama-3.2-1b-instruct", "openai/gpt-oss-20b"
@@ -136,6 +142,19 @@ async def test_a_model_that_is_not_loaded(engine):
 
     assert (status, got["error"]["code"]) == (400, "context_length_exceeded")
     assert got["error"]["message"].startswith("request (")
+
+
+async def test_what_was_learned_spares_the_load(engine):
+    """A prompt is refused without loading its model once its answers have taught enough."""
+    ask = asker(engine.url)
+    await asyncio.gather(*(ask(chat(" tide" * 200, "tiny-sea")) for _ in range(SAMPLES)))
+    await ask(chat("Hello", "tiny-kitchen"))
+
+    status, got = await ask(chat(" tide" * 300, "tiny-sea"))
+
+    told = "the prompt has at least 300 tokens, more than the context of 256 that 'tiny-sea' has"
+    residents = {key.model for key in engine.parts.residents()}
+    assert (status, got["error"]["message"], residents) == (400, told, {"tiny-kitchen"})
 
 
 async def test_a_tokenizer_file_spares_the_load(start, models, letters):
@@ -331,15 +350,41 @@ async def test_the_bound_is_learned_from_answers(limited, backend, tokens, statu
     assert told in json.dumps(got)
 
 
-async def test_a_truncated_prompt_teaches_nothing(limited, backend):
-    """The tokens of a prompt that may have been cut say nothing of its words."""
+@pytest.mark.parametrize(
+    ("lesson", "tokens"),
+    [(words(600), 780), (words(600), 1000), (words(130) + " " * 9000, 180), (words(900), 1024)],
+)
+async def test_long_prompts_teach(limited, backend, lesson, tokens):
+    """Prompts of more bytes than the context has tokens, an agent's, teach like others."""
+    proxy = await limited(context=1024)
+    backend.script = says({}, tokens, status="404 Not Found")
+    ask = asker(proxy.url)
+    await teach(ask, lesson)
+
+    assert (await ask(chat(words(1100))))[0] == 400
+
+
+@pytest.mark.parametrize("lesson", [words(60), words(60) + " " * 2000])
+async def test_short_prompts_do_not_teach(limited, backend, lesson):
+    """Of a prompt of few words most is the chat template, so however many they are, they teach nothing."""
     proxy = await limited(context=1024)
     backend.script = says({}, 260, status="404 Not Found")
     ask = asker(proxy.url)
-    await teach(ask, words(900))
+    await teach(ask, lesson)
+
+    assert (await ask(chat(words(1100))))[0] == 200
+
+
+@pytest.mark.parametrize(("tokens", "status"), [(514, 400), (1020, 400), (511, 200)])
+async def test_a_truncated_prompt_teaches_nothing(limited, backend, tokens, status):
+    """Too few tokens for the words are no lesson where a truncation, which leaves half, may be the reason."""
+    proxy = await limited(context=1024)
+    backend.script = says({}, tokens, status="404 Not Found")
+    ask = asker(proxy.url)
+    await teach(ask, words(1023))
     await teach(ask)
 
-    assert (await ask(chat(words(1100))))[0] == 400
+    assert (await ask(chat(words(1100))))[0] == status
 
 
 @pytest.mark.parametrize(
@@ -353,6 +398,88 @@ async def test_what_may_fit_is_not_refused(limited, backend, text):
     await teach(ask)
 
     assert (await ask(chat(text)))[0] == 200
+
+
+TRUNCATED = {
+    "not": lambda tokens, context: tokens,
+    "to what fits": min,
+    "to half": lambda tokens, context: tokens if tokens <= context else context // 2 + 2,
+}
+"""How many tokens servers read of a prompt, as they tell in `usage`."""
+WORSE = {
+    "to the last message": lambda tokens, context: tokens if tokens <= context else 9,
+    "to what was not cached": lambda tokens, context: tokens % 100,
+    "to nonsense": lambda tokens, context: 1,
+}
+STUDIO = config_of("""
+    devices: {gpu0: {}}
+    backends: {studio: {kind: lmstudio, url: 'http://127.0.0.1:9', device: gpu0}}
+    """)
+
+_guarded = settings(max_examples=50, derandomize=True, deadline=None, database=None)
+_texts = st.lists(st.tuples(PIECES, st.integers(1, 60)).map(lambda both: both[0] * both[1]), max_size=12)
+
+
+class Taught:
+    """A guard that has seen answers from a server that cuts prompts to *read* of their tokens."""
+
+    def __init__(self, tokenizer, read, context):
+        self.guard = ContextGuard(STUDIO, {}, {})
+        self.route = Route(ModelKey("studio", "m"), context_length=context)
+        self.read = lambda text: read(count(tokenizer, text), context)
+
+    def see(self, *texts):
+        for text in texts:
+            self.guard.learn(self.route, CHAT, json.dumps(chat(text)).encode(), self.read(text))
+        return self
+
+    def refuses(self, text):
+        return refuses(self.guard, self.route, text)
+
+
+def refuses(guard, route, text):
+    try:
+        asyncio.run(guard.check(route, CHAT, json.dumps(chat(text)).encode()))
+    except ContextExceeded:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@_guarded
+@given(
+    read=st.sampled_from([*TRUNCATED.values(), *WORSE.values()]),
+    context=st.integers(64, 1024),
+    texts=_texts,
+    last=PIECES.map(lambda piece: piece * 120),
+)
+def test_what_fits_is_never_refused(name, read, context, texts, last):
+    """Whatever a server answered, and however it truncates, a prompt that fits is let through."""
+    taught = Taught(TOKENIZERS[name], read, context).see(*[LESSON] * SAMPLES, *texts)
+
+    assert not (taught.refuses(last) and count(TOKENIZERS[name], last) <= context)
+
+
+@pytest.mark.parametrize("read", TRUNCATED)
+@_guarded
+@given(context=st.integers(512, 1024), texts=_texts, more=st.integers(1, 99))
+def test_truncations_do_not_unteach(read, context, texts, more):
+    """However many prompts were truncated, as servers are known to do it, the bound holds."""
+    taught = Taught(TOKENIZERS["greedy"], TRUNCATED[read], context).see(*[LESSON] * SAMPLES, *texts)
+
+    assert taught.refuses(words(context + more))
+
+
+@pytest.mark.parametrize(("spaces", "bounded"), [(2**19, True), (2**20, False)])
+def test_very_long_bodies_do_not_teach(spaces, bounded):
+    """A body that is too long to be read again is no lesson."""
+    guard = ContextGuard(STUDIO, {}, {})
+    route = Route(ModelKey("studio", "m"), context_length=1024)
+    body = json.dumps(chat(LESSON + " " * spaces)).encode()
+
+    [guard.learn(route, CHAT, body, 260) for _ in range(SAMPLES)]
+
+    assert refuses(guard, route, words(1100)) == bounded
 
 
 # LM Studio, which truncates

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from dmap.config import ConfigProblem
 from dmap.tiny_vocabulary import KITCHEN, SEA, Vocabulary
-from dmap.tokens import ENOUGH, LEAST, LONGEST, LOOKS, SAMPLES, Learned, counters, units
+from dmap.tokens import ENOUGH, LEAST, LONGEST, LOOKED_BYTES, SAMPLES, Learned, counters, units
 from dmap.wire.prompt import LOOK, count_of, prompt_of, question
 from tests.conftest import config_of
 
@@ -71,14 +71,16 @@ def user(content):
 
 
 def taught(*samples):
-    """Have a model's answers seen, each as (units, tokens)."""
+    """Have a model's answers seen, each as (units, tokens), of prompts that were not truncated."""
     learned = Learned()
     for units_seen, tokens in samples:
-        learned.add(units_seen, tokens)
+        learned.add(units_seen, units_seen, tokens, is_whole=True)
     return learned
 
 
 # The bound
+
+_bounded = settings(max_examples=50, derandomize=True, deadline=None, database=None)
 
 PIECES = st.one_of(
     st.text(),
@@ -90,7 +92,7 @@ PIECES = st.one_of(
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(deadline=None, max_examples=50)
+@_bounded
 @given(pieces=st.lists(PIECES, max_size=30))
 def test_the_bound_is_one(name, pieces):
     """No text has fewer tokens by a real tokenizer than `units` says."""
@@ -100,7 +102,7 @@ def test_the_bound_is_one(name, pieces):
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(deadline=None, max_examples=50)
+@_bounded
 @given(texts=st.lists(st.lists(PIECES, max_size=9).map("".join), min_size=SAMPLES, max_size=20), last=PIECES)
 def test_what_fits_is_never_too_much(name, texts, last):
     """Whatever was learned from answers, the bound for the next prompt is at most what it really has."""
@@ -139,7 +141,7 @@ def test_nothing_is_known_at_first():
 
     assert learned.at_least(10**9) == 0
 
-    learned.add(100, 130)
+    learned.add(100, 100, 130, is_whole=False)
 
     assert learned.at_least(10**9) == 10**9
 
@@ -148,20 +150,47 @@ def test_short_prompts_teach_nothing():
     """A prompt of few words says more about the chat template than about the tokenizer."""
     learned = taught(*[(LEAST - 1, 10_000)] * 100)
 
-    assert (learned.samples, learned.complete, learned.at_least(10**6)) == (0, False, 0)
+    assert (learned.complete, learned.at_least(10**6)) == (False, 0)
 
 
 def test_looking_ends():
-    """A model whose prompts never teach anything is given up."""
-    assert taught(*[(LEAST - 1, 10_000)] * LOOKS).complete
+    """A model whose prompts teach nothing is given up."""
+    assert Learned(looked_bytes=LOOKED_BYTES).complete
 
 
-@pytest.mark.parametrize(("tokens", "least"), [(1, 50), (5000, 2500), (10_000, 10_000), (90_000, 10_000)])
-def test_fewer_tokens_than_words_are_believed(tokens, least):
-    """One answer with fewer tokens than words lowers the bound to half of what it showed, for good."""
-    learned = taught((100, max(1, tokens // 100)), *[(100, 200)] * ENOUGH)
+@pytest.mark.parametrize(
+    ("answers", "least", "complete"),
+    [
+        ([(100, 99)], 0, False),
+        ([(100, 200)] * SAMPLES + [(100, 99)], 0, False),
+        ([(100, 99)] + [(100, 200)] * (ENOUGH - 1), 0, False),
+        ([(100, 99)] + [(100, 200)] * ENOUGH, 10_000, True),
+        ([(100, 200)] * ENOUGH, 10_000, True),
+    ],
+)
+def test_fewer_tokens_than_words_are_believed(answers, least, complete):
+    """Once an answer had fewer tokens than words there is no bound, until very many in a row had not."""
+    learned = taught(*answers)
 
-    assert (learned.at_least(10_000), learned.complete) == (least, True)
+    assert (learned.at_least(10_000), learned.complete) == (least, complete)
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "tokens", "is_whole", "bound"),
+    [
+        (400, 400, 399, True, 0),
+        (400, 400, 399, False, 1000),
+        (100, 400, 399, True, 1000),
+        (100, 400, 99, True, 0),
+    ],
+)
+def test_what_says_nothing(least, most, tokens, is_whole, bound):
+    """What a truncation may explain, or tools that the template leaves out, is not held against a model."""
+    learned = taught(*[(100, 130)] * SAMPLES)
+
+    learned.add(least, most, tokens, is_whole=is_whole)
+
+    assert learned.at_least(1000) == bound
 
 
 # The text of a prompt
@@ -253,10 +282,13 @@ def test_what_need_not_fit(path, body):
         (chat(user("a"), tools=[{"name": "f"}]), True, ("[{'name': 'f'}]",)),
         (chat(user([{"type": "image_url", "image_url": {}}, {"type": "text", "text": "a"}])), False, ()),
         (chat(user([{"type": "input_audio", "input_audio": {}}])), False, ()),
+        (chat(user("a"), previous_response_id="resp_1"), False, ()),
+        (chat(user("a"), conversation={"id": "conv_1"}), False, ()),
+        (chat(user("a"), previous_response_id=None), True, ()),
     ],
 )
 def test_what_is_learned_from(body, plain, others):
-    """A prompt with images teaches nothing; tools are no text of it, but are among its tokens."""
+    """A prompt with images or an earlier part teaches nothing; tools may be among its tokens, or not."""
     prompt = prompt_of(CHAT, body)
 
     assert (prompt.plain, prompt.others) == (plain, others)
@@ -276,6 +308,7 @@ ANYTHING = st.recursive(
 )
 
 
+@_bounded
 @given(ANYTHING)
 def test_any_json_is_read(value):
     """Whatever stands where the prompt should be, reading it ends, and its texts are bounded by the body."""

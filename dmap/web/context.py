@@ -16,7 +16,7 @@ from dmap.backends import Backend, Target
 from dmap.config import Config
 from dmap.errors import BackendDown, ContextExceeded
 from dmap.logfmt import logfmt
-from dmap.tokens import LEAST_BYTES, Counter, Learned, units
+from dmap.tokens import LEAST_BYTES, MOST_BYTES, Counter, Learned, units
 from dmap.trip import ModelKey, Route
 from dmap.wire.prompt import LOOK, Prompt, count_of, prompt_of, question
 
@@ -80,16 +80,25 @@ class ContextGuard:
             raise ContextExceeded(f"{told} that {route.key.model!r} has", param=prompt.param)
 
     def learn(self, route: Route, path: str, body: bytes, tokens: int | None) -> None:
-        """Learn from an answer that *tokens* were read; only of a prompt that surely was not truncated."""
+        """
+        Learn from an answer that *tokens* were read, whether or not *body* could be too long.
+
+        The prompt was not truncated if it has no more bytes than the context has tokens.  Nor, in all
+        likelihood, if it has no more words than that and at most half of the context was read: Ollama's
+        runner leaves half and two tokens (ollama#17427), and what cuts no more than it has to leaves more.
+        """
         context = route.context_length
-        if not tokens or context is None or not LEAST_BYTES <= len(body) <= context:
+        if not tokens or context is None or not LEAST_BYTES <= len(body) <= MOST_BYTES:
             return
         learned = self._learned.setdefault(route.key, Learned())
         if learned.complete:
             return
+        learned.looked_bytes += len(body)
         prompt = prompt_of(path, body)
         if prompt is not None and prompt.plain:
-            learned.add(units(prompt.texts) + units(prompt.others), tokens)
+            least = units(prompt.texts)
+            is_whole = len(body) <= context or max(least, 2 * tokens) <= context
+            learned.add(least, least + units(prompt.others), tokens, is_whole=is_whole)
 
     async def _exact(self, key: ModelKey, path: str, body: bytes, prompt: Prompt) -> int | None:
         """Return how many tokens *prompt* has, by its backend or a tokenizer; None if neither can tell."""

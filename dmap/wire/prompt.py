@@ -48,6 +48,8 @@ class _Body(msgspec.Struct):
     tools: Any = None
     truncation: Any = None
     truncate_prompt_tokens: Any = None
+    previous_response_id: Any = None
+    conversation: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,9 @@ class Prompt:
     What has to fit into one context, of several prompts in a request the longest.
 
     *ids* counts tokens that the client gave as numbers.  *others* are the texts of tools and of other
-    prompts, which are not held against it.  *plain* is False when it holds more than text, such as images.
-    *param* names the member of the body.  *turns* are its messages with nothing but text.
+    prompts, which are not held against it.  *plain* is False when it holds more than text, such as images, or
+    goes on from what the server has kept.  *param* names the member of the body.  *turns* are its messages
+    with nothing but text.
     """
 
     texts: tuple[str, ...]
@@ -101,6 +104,7 @@ def prompt_of(path: str, body: bytes) -> Prompt | None:
         return _longest(getattr(whole, names[-1]), names[-1])
     texts, plain = _texts([getattr(whole, name) for name in names])
     others = (str(whole.tools),) if whole.tools else ()
+    plain = plain and whole.previous_response_id is None and whole.conversation is None
     return Prompt(tuple(texts), names[-1], others=others, plain=plain, turns=_turns(whole.messages))
 
 
