@@ -1,12 +1,31 @@
 """Captured bodies: few, short, and without what is nobody's business."""
 
 import json
+from functools import reduce
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dmap.trip import Trip
 from dmap.web.capture import KEPT_CHARACTERS, REQUESTS, Captures
 from tests.test_debug import asked
+
+NAMES = ["authorization", "Authorization", "api_key", "apiKey", "api-key", "x-api-key", "OPENAI_API_KEY"]
+NAMES += [
+    "access_token",
+    "token",
+    "tokens",
+    "password",
+    "db.password",
+    "client_secret",
+    "Cookie",
+    "credentials",
+]
+NAMES += ["private_key", "privateKey", "ssh-private-key", "bearer", "bearerToken", "passphrase", "accessKey"]
+
+HUSH = "hu,sh}]"
+"""A planted secret; it has what could be taken for the end of a value."""
 
 
 def trip(id: str = "req_1") -> Trip:
@@ -22,16 +41,78 @@ def kept(body: object) -> str:
 
 
 class TestRedaction:
-    @pytest.mark.parametrize(
-        "name",
-        ["authorization", "Authorization", "api_key", "apiKey", "api-key", "x-api-key", "OPENAI_API_KEY"]
-        + ["access_token", "token", "password", "db.password", "client_secret", "Cookie", "credentials"],
-    )
+    @pytest.mark.parametrize("name", NAMES)
     def test_what_is_called_like_a_secret(self, name) -> None:
         """The string of a field that is called like a secret is not kept, however deep it lies."""
         body = {"tools": [{name: 'hush "hush" hush', "kind": "mcp"}], "model": "m"}
 
         assert json.loads(kept(body)) == {"tools": [{name: "***", "kind": "mcp"}], "model": "m"}
+
+    @pytest.mark.parametrize(
+        "value",
+        [["hush"], {"a": 1, "b": {"c": ["hush"]}}, [], 12345, True, None, "", 'a\\\\"b\\', [[{}], "]"]],
+    )
+    @pytest.mark.parametrize("name", ["password", "private_key", "secret", "token"])
+    def test_any_value(self, name, value) -> None:
+        """Whatever a secret is, a list, an object or a number, the whole of it is not kept."""
+        body = {"tools": [{name: value, "kind": "mcp"}], "model": "m"}
+
+        assert json.loads(kept(body)) == {"tools": [{name: "***", "kind": "mcp"}], "model": "m"}
+
+    @pytest.mark.parametrize("depth", [1, 2, 3])
+    @pytest.mark.parametrize("value", ["hush", ["hush", 'a"b'], {"a": "hush"}, 5])
+    def test_json_inside_strings(self, depth, value) -> None:
+        """JSON in a string, in a string, is no better a place for any value of a secret."""
+        wraps = [lambda inner: {"arguments": json.dumps(inner), "after": "x"}] * depth
+
+        body = reduce(lambda inner, wrap: wrap(inner), wraps, {"secret": value, "unit": "C"})
+
+        told = reduce(lambda outer, _: json.loads(outer["arguments"]), wraps, json.loads(kept(body)))
+        assert told == {"secret": "***", "unit": "C"}
+
+    @settings(max_examples=300, derandomize=True, deadline=None, database=None)
+    @given(
+        name=st.sampled_from(NAMES),
+        value=st.recursive(
+            st.just(HUSH),
+            lambda inner: (
+                st.lists(inner, min_size=1, max_size=3)
+                | st.dictionaries(st.text(max_size=5), inner, min_size=1, max_size=3)
+            ),
+        ),
+        beside=st.dictionaries(
+            st.text(max_size=5), st.text(max_size=9) | st.lists(st.integers()), max_size=3
+        ),
+        is_inside=st.booleans(),
+        cut=st.integers(0, 400),
+        lost=st.integers(0, 400),
+    )
+    def test_planted(self, name, value, beside, is_inside, cut, lost) -> None:
+        """A planted secret is not kept, be the JSON whole, in a string, cut off, or short of a bracket."""
+        inner = {**beside, name: value, "last": 1}
+        body = json.dumps({"arguments": json.dumps(inner)} if is_inside else inner)
+        whole, short = kept(body.encode()), kept(body[:cut].encode())
+        brackets = [at for at, one in enumerate(body) if one in "[]}"]
+        gone = brackets[lost % len(brackets)]
+        broken = body[:gone] + body[gone + 1 :]
+
+        assert "hu,s" not in whole + short + kept(broken.encode())
+        assert json.loads(whole)
+
+    @pytest.mark.parametrize(
+        ("body", "told"),
+        [
+            ('{"password": ["hush", "hush', '{"password": "***"'),
+            ('{"password": {"a": ["hush"}, "b": "hush"', '{"password": "***"'),
+            ('{"password": hush, "n": 1}', '{"password": "***", "n": 1}'),
+            ('{"password": ', '{"password": "***"'),
+            ('{"a": "{\\"password\\": [\\"hu", "n": 1}', '{"a": "{\\"password\\": \\"***\\"", "n": 1}'),
+            ('{"token": 12345, "n": 1', '{"token": "***", "n": 1'),
+        ],
+    )
+    def test_what_is_broken(self, body, told) -> None:
+        """JSON that is cut off or broken hides its secrets like any other."""
+        assert kept(body.encode()) == told
 
     def test_json_inside_a_string(self) -> None:
         """The arguments of a tool's call are JSON in a string, and no better a place for a secret."""
@@ -43,7 +124,7 @@ class TestRedaction:
 
     def test_a_secret_that_is_cut(self) -> None:
         """A secret that the end of what is kept goes through is not kept."""
-        assert kept(b'{"model": "m", "password": "hush hu') == '{"model": "m", "password": "***'
+        assert kept(b'{"model": "m", "password": "hush hu') == '{"model": "m", "password": "***"'
 
     @pytest.mark.parametrize("text", ["Bearer abcdef.12345", "Basic dXNlcjpwYXNz", "sk-abcdefgh12345"])
     def test_what_looks_like_a_credential(self, text) -> None:
@@ -55,6 +136,8 @@ class TestRedaction:
         [
             {"max_tokens": 5, "stop": ["token"], "messages": [{"role": "user", "content": "My password?"}]},
             {"content": "a/rather/long/path/" * 4, "token_ids": [1, 2, 3], "seed": None},
+            {"thinking": {"budget_tokens": 1024}, "add_special_tokens": False, "min_tokens": None},
+            {"properties": {"key": {"type": "string"}}, "monkey": "x", "modelKey": "m"},
         ],
     )
     def test_what_is_no_secret(self, body) -> None:

@@ -2,11 +2,13 @@
 The bodies of the last requests, for whoever set `debug.capture: true`; off, nothing is looked at or kept.
 
 What is kept is short and has its secrets taken out before it is kept: runs of base64 (images, sound) and
-the values of fields that are called like a secret.  The counterpart is `GET /debug/captures`.
+the values of fields that are called like a secret, of whatever type.  The counterpart is
+`GET /debug/captures`.
 """
 
 import re
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +24,17 @@ EXAMINED_BYTES = 4 * 1024 * 1024
 KEPT_CHARACTERS = 64 * 1024
 """Of each body that are kept, once the secrets and the base64 are out."""
 
-# The end of a name and the string after it, in a JSON text and in JSON within its strings, where each quote
-# has backslashes before it.  What was cut has no last quote.
+# The end of a name, in a JSON text and in JSON within its strings, where quotes have backslashes before them.
 _SECRET = re.compile(
-    r"((?:authorization|api[_-]?key|token|secret|password|passwd|credential|cookie)[\w.-]{0,64}"
-    r'(\\{0,7}")\s{0,16}:\s{0,16}\2).*?((?<!\\)\2|\Z)',
-    re.IGNORECASE | re.DOTALL,
+    r"(?:(?P<token>token)|authorization|bearer|(?:api|private|access)[_-]?key|secret|password|passwd|passphrase"
+    r"|credential|cookie)(?P<rest>[\w.-]{0,64})(?P<quote>\\{0,15}\")\s{0,16}:\s{0,16}",
+    re.IGNORECASE,
 )
+_COUNTS = re.compile(r"[\s\d.,\[\]+-]*|(?:true|false|null)\s*")
+"""What is no secret under a name such as `max_tokens` or `token_ids`."""
+_MARK = re.compile(r'\\+"?|["\[\]{},]')
+_CLOSERS = {"[": "]", "{": "}"}
+_SPACE = r"(?:\s|\\+[nrt])*"
 _BEARER = re.compile(r"\b(Bearer |Basic |sk-)[\w.~+/=-]{8,}")
 _DATA_URL = re.compile(r"(;base64,)([\w+/=-]+)", re.ASCII)
 _BASE64 = re.compile(r"()((?<![\w+/=-])[\w+/=-]{200,})", re.ASCII)
@@ -93,4 +99,47 @@ def _without_base64(found: "re.Pattern[str]", text: str) -> str:
 
 
 def _without_secrets(text: str) -> str:
-    return _BEARER.sub(r"\1***", _SECRET.sub(r"\1***\3", text))
+    return _BEARER.sub(r"\1***", "".join(_shown(text)))
+
+
+def _shown(text: str) -> Iterator[str]:
+    at = 0
+    while name := _SECRET.search(text, at):
+        yield text[at : name.end()]
+        at = _end(text, name.end(), name["quote"])
+        value = text[name.end() : at]
+        is_count = name["token"] and name["rest"] and _COUNTS.fullmatch(value)
+        yield value if is_count else f"{name['quote']}***{name['quote']}"
+    yield text[at:]
+
+
+def _end(text: str, start: int, quote: str) -> int:
+    """
+    Find the end of the JSON value at *start*, whose strings are in *quote*.
+
+    It is where an object can end or go on.  So of broken JSON too much is taken rather than too little, but
+    never more than the string it is in.
+    """
+    can_end = re.compile(rf'{_SPACE}(?:\Z|\}}|,{_SPACE}{re.escape(quote)}[^"]{{0,256}}"{_SPACE}:)').match
+    closers: list[str] = []
+    is_string = False
+    for mark in _MARK.finditer(text, start):
+        what = mark[0]
+        if what[-1] == '"':
+            deeper = len(what) - len(quote)
+            if deeper < 0:  # the end of the string that all this is in
+                return mark.start()
+            if deeper % (2 * len(quote)) == 0:  # else it is escaped
+                is_string = not is_string
+        elif is_string:
+            continue
+        elif what in _CLOSERS:
+            closers.append(_CLOSERS[what])
+        elif closers and what == closers[-1]:
+            closers.pop()
+        elif not closers and what in "]}":
+            return mark.start()
+        at = mark.start() if what == "," else mark.end()
+        if not closers and not is_string and can_end(text, at):
+            return at
+    return len(text)
