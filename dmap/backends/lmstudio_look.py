@@ -15,7 +15,7 @@ A server without v1 (before 0.4.0) tells by v0 alone; it cannot be told to load 
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dmap.backends.lmstudio_client import Client, Fault
@@ -81,6 +81,7 @@ class Eyes:
         self._disagree_s = disagree_s
         self._proven: dict[str, _Proof] = {}
         self._doubted: dict[str, float] = {}
+        self._unloaded: dict[str, float] = {}
 
     async def look(self) -> Look:
         """
@@ -92,8 +93,7 @@ class Eyes:
         disk = await self._listed()
         v0, gone = await self._states()
         if isinstance(disk, Disk):
-            disk.v0 = v0 or {}
-            return self._judge(disk, v0, gone, began)
+            return self._judge(_with_begun(disk, v0 or {}), v0, gone, began)
         if disk.missing and v0 is not None:
             older = disk_of_v0(v0)
             return Look(older, frozenset(instance.id for _, instance in older.instances()), native=False)
@@ -110,10 +110,12 @@ class Eyes:
     def prove(self, id: str) -> None:
         """Take note that *id* answers: its load's own 200 said so."""
         self._proven[id] = _Proof(self._now(), confirmed=False)
+        self._unloaded.pop(id, None)
 
     def forget(self, id: str) -> None:
         """Take note that *id* was unloaded."""
         self._proven.pop(id, None)
+        self._unloaded[id] = self._now()
 
     async def _states(self) -> tuple[Entries | None, bool]:
         """Return v0's entries, None if it did not tell this time, and whether it is gone for good."""
@@ -128,14 +130,20 @@ class Eyes:
         ready = frozenset(
             instance.id
             for model, instance in disk.instances()
-            if gone or self._is_ready(model, instance, v0 or {}, now)
+            if not self._is_leaving(instance, now)
+            and (gone or self._is_ready(model, instance, v0 or {}, now))
         )
         listed = {instance.id for _, instance in disk.instances()}
+        self._unloaded = {id: at for id, at in self._unloaded.items() if id in listed or at >= began}
         meanwhile = {id: proof for id, proof in self._proven.items() if proof.at >= began}
         seen = {id: self._proven.get(id) or _Proof(now, confirmed=True) for id in ready}
         self._proven = {**seen, **meanwhile}
         self._doubted = {id: since for id, since in self._doubted.items() if id in listed - ready}
         return Look(disk, ready)
+
+    def _is_leaving(self, instance: Instance, now: float) -> bool:
+        """Tell whether *instance* was unloaded, and the lists only lag behind."""
+        return now - self._unloaded.get(instance.id, -self._disagree_s) < self._disagree_s
 
     def _is_ready(self, model: Listed, instance: Instance, v0: Entries, now: float) -> bool:
         state = state_of(v0.get(instance.id.casefold()) or v0.get(model.key.casefold()))
@@ -149,3 +157,15 @@ class Eyes:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _with_begun(disk: Disk, v0: Entries) -> Disk:
+    """Add the loads that v0 knows of and v1 does not, which was asked before: they began between the two."""
+    begun = {
+        key: replace(model, instances=(Instance(key),))
+        for key, model in disk.models.items()
+        if not model.instances and state_of(v0.get(key.casefold())) == LOADING
+    }
+    disk = Disk({**disk.models, **begun}.values()) if begun else disk
+    disk.v0 = v0
+    return disk

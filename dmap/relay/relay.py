@@ -9,7 +9,7 @@ still has its HTTP status.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from multidict import CIMultiDict
 
@@ -38,19 +38,22 @@ async def run(
     body: bytes,
     *,
     lease_s: float,
+    again: Callable[[], Awaitable[Target]],
     by_finish: bool = False,
     on_answer: Callable[[str | None], None] = lambda named: None,
 ) -> None:
     """
     Send a request to a backend and pass its answer on; returns when the backend has nothing more to say.
 
+    *again* is asked where to send the request a second time, if the idle connection that it went out on had
+    been closed by the server; it may raise instead, for the server may have been restarted since.
     *on_answer* is called when the answer begins, with the model that it names, None if it names none; it may
     raise, before anything of the answer is passed on.  *by_finish* takes a `finish_reason` for the end of a
     stream that lacks `[DONE]`.  Raises a `DmapError` for whatever keeps the answer from being whole; when
     cancelled, the backend is cut off at once.
     """
     bounds = Bounds(reply.server.first_byte_s, reply.server.idle_s, lease_s)
-    with await _ask(reply, pool, target, headers, body, bounds) as exchange:
+    with await _ask(reply, pool, target, headers, body, bounds, again) as exchange:
         try:
             on_answer(_named(exchange))
             if exchange.status == 200 and _kind(exchange) == "text/event-stream":
@@ -62,13 +65,19 @@ async def run(
 
 
 async def _ask(
-    reply: Reply, pool: Pool, target: Target, headers: list[tuple[str, str]], body: bytes, bounds: Bounds
+    reply: Reply,
+    pool: Pool,
+    target: Target,
+    headers: list[tuple[str, str]],
+    body: bytes,
+    bounds: Bounds,
+    again: Callable[[], Awaitable[Target]],
 ) -> Exchange:
     """Send the request and wait for the first byte of the answer's body."""
     try:
         return await _first(reply, pool, await pool.send(target, headers, body, bounds))
     except Stale:
-        return await _first(reply, pool, await pool.send(target, headers, body, bounds, fresh=True))
+        return await _first(reply, pool, await pool.send(await again(), headers, body, bounds, fresh=True))
 
 
 async def _first(reply: Reply, pool: Pool, exchange: Exchange) -> Exchange:

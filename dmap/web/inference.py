@@ -6,7 +6,7 @@ from aiohttp import web
 
 from dmap import relay
 from dmap.access import Client
-from dmap.backends import Backend
+from dmap.backends import Backend, Target
 from dmap.config import OpenAIBackend
 from dmap.errors import BackendBroke, BackendDown, BadRequest, DmapError, ModelNotFound, PathNotFound
 from dmap.gate import Beat, Gate, Lease
@@ -150,8 +150,12 @@ async def _granted(request: web.Request, reply: Reply, gate: Gate, route: Route)
 async def _relay(request: web.Request, reply: Reply, route: Route, path: InferenceRoute, body: bytes) -> None:
     parts = request.app[PARTS]
     backend = parts.backends[route.key.backend]
-    await backend.confirm()
-    target = backend.target(route.key.model, path.path)
+
+    async def confirmed() -> Target:
+        await backend.confirm()
+        return backend.target(route.key.model, path.path)
+
+    target = await confirmed()
     own = (("Content-Type", _kind(request, path)), ("X-Request-Id", reply.trip.id), *target.headers)
     await relay.run(
         reply,
@@ -160,6 +164,7 @@ async def _relay(request: web.Request, reply: Reply, route: Route, path: Inferen
         to_backend(request.headers.items(), own),
         body,
         lease_s=parts.lease_s(route),
+        again=confirmed,
         on_answer=functools.partial(_begun, parts, reply.trip, backend),
         by_finish=isinstance(parts.config.backends[backend.name], OpenAIBackend),
     )

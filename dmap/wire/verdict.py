@@ -21,6 +21,7 @@ _OWN_FAULTS = (
     "model is unloaded",
     "no models loaded",  # #1730
     "failed to load model",  # continue #10150, #12794
+    "invalid model identifier",  # dmap asks for what is listed only: it was unloaded since (rlmstudio)
 )
 """How LM Studio begins to tell, as 400, what is no fault of the request; folded."""
 _TOO_LONG = "greater than the context length"
@@ -55,7 +56,7 @@ def failure_of(status: int, content_type: str, body: bytes, payload: Any) -> Dma
     told = error_of(payload) if _is_error(payload) else None
     if told is not None and ("exceed_context" in _code(payload) or _TOO_LONG in told):
         return Relayed(told, status=400, code="context_length_exceeded", type="invalid_request_error")
-    if status == 400 and told is not None and told.casefold().startswith(_OWN_FAULTS):
+    if status in (400, 404) and told is not None and told.casefold().startswith(_OWN_FAULTS):
         return Relayed(told, status=502, code="backend_error")
     if status >= 400:
         in_shape = told is not None and isinstance(payload.get("error"), dict)
