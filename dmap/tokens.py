@@ -31,6 +31,7 @@ LEAST = 64
 LEAST_BYTES, MOST_BYTES = 8 * LEAST, 2**20
 """Bodies worth reading: in fewer bytes there are hardly so many words, and in more it takes over 3 ms."""
 
+_HOW = "run: .venv/bin/pip install -e '.[tokenizer]' (a service: EXTRAS='[tokenizer]' make install-service)"
 _SPACE = b" \t\n\r\x0b\f"
 _LETTERS = frozenset(f"{string.ascii_letters}{string.digits}".encode()) | frozenset(range(0x80, 0x100))
 _MARKS = bytes(b"x"[0] if byte in _LETTERS else b" "[0] for byte in range(256))
@@ -127,7 +128,7 @@ def counters(config: Config, before: Mapping[str, Counter] = MappingProxyType({}
             is_same = known is not None and known.stamp == _stamp(path)
             found[name.casefold()] = known if known is not None and is_same else Counter(path)
         except ImportError:
-            problems.append(f"models.{name}.tokenizer: takes a package; run: pip install 'dmap[tokenizer]'")
+            problems.append(f"models.{name}.tokenizer: takes the package tokenizers; {_HOW}")
         except Exception as exc:
             problems.append(f"models.{name}.tokenizer: {path} cannot be read: {exc}")
     if problems:

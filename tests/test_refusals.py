@@ -247,7 +247,7 @@ EXPIRED = Refusal(503, "server_error", "wait_expired", words=("0.2 s",), again="
 
 @pytest.mark.parametrize(
     ("options", "key", "under_way", "words"),
-    [("parallel: 1, queue: 1", "sk-all", 2, ("1 requests wait",)), ("", "sk-one", 1, ("'one'", "1"))],
+    [("parallel: 1, queue: 1", "sk-all", 2, ("is full, at 1",)), ("", "sk-one", 1, ("'one'", "1"))],
     ids=["queue", "parallel"],
 )
 async def test_a_full_queue_and_a_clients_limit(serve, options, key, under_way, words):

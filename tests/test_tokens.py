@@ -413,7 +413,8 @@ def test_without_the_package(file, monkeypatch):
     with pytest.raises(ConfigProblem) as caught:
         counters(config(file))
     assert caught.value.problems == [
-        "models.Big.tokenizer: takes a package; run: pip install 'dmap[tokenizer]'"
+        "models.Big.tokenizer: takes the package tokenizers; run: .venv/bin/pip install -e '.[tokenizer]' "
+        "(a service: EXTRAS='[tokenizer]' make install-service)"
     ]
 
 

@@ -12,7 +12,7 @@ def error_of(refusal: Refuse, key: ModelKey, device: str, limits: Limits, *, is_
     detail, retry_after_s = refusal.detail, refusal.retry_after_s
     match refusal.reason:
         case Reason.QUEUE_FULL:
-            text = f"{limits.queue} requests wait for {device!r} already; try again later"
+            text = f"the queue of {device!r} is full, at {limits.queue}; try again later"
             return Overloaded(text, retry_after_s=retry_after_s)
         case Reason.WAIT_EXPIRED:
             text = f"waited {limits.wait_s:g} s for {key} on {device!r}; try again later"
