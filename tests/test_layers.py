@@ -19,7 +19,7 @@ LAYERS = (
     "config trip notify events lines",  # 1
     "engine tiny_vocabulary",  # 1 too; the engine is a program that backends start
     "state",  # 1 too: it reads its files as config does
-    "access tls metrics tokens tiny_models",  # 2
+    "access tls sockets metrics tokens tiny_models",  # 2
     "catalog",  # 2 too: it asks an access.Client what it may use
     "backends",  # 3
     "inventory gate",  # 4

@@ -1,0 +1,84 @@
+"""The sockets that dmap listens at: taken, or given by systemd, and how the kernel is to treat them."""
+
+import errno
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator
+
+from dmap.config import Access, ConfigProblem
+from dmap.notify import listen_fds
+
+__all__ = ["find_vanished", "given_to_us", "is_every_address", "of_both_families"]
+
+_PROBE_AFTER_S, _PROBE_EVERY_S, _PROBES = 15, 5, 3
+
+
+def is_every_address(host: str) -> bool:
+    """Tell whether *host* is `::`, however it is written."""
+    try:
+        return ipaddress.ip_address(host) == ipaddress.IPv6Address("::")
+    except ValueError:
+        return False
+
+
+def of_both_families(host: str, port: int) -> socket.socket:
+    """
+    Take *port* of all addresses of this host: `create_server` would take those of IPv6 alone (RFC 3493, 5.3).
+
+    Clients of IPv4 come as `::ffff:192.0.2.1`, and count as what they are.
+    """
+    try:
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    except OSError as exc:
+        if exc.errno != errno.EAFNOSUPPORT:
+            raise
+        raise OSError(f"listen.host: this host has no IPv6; write 0.0.0.0 instead of {host}") from exc
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind((host, port))
+    except OSError as exc:
+        sock.close()
+        raise OSError(f"listen: {(host, port)}: {os.strerror(exc.errno or 0).lower()}") from exc
+    return sock
+
+
+def given_to_us(access: Access) -> list[socket.socket]:
+    """
+    Return the sockets that systemd listens at for us, none where it does not.
+
+    Raises `ConfigProblem` for what cannot be served, or must not be with *access* as it is.
+    """
+    sockets = [socket.socket(fileno=descriptor) for descriptor in listen_fds(os.environ, os.getpid())]
+    problems = [problem for sock in sockets for problem in _problems(sock, access)]
+    if problems:
+        raise ConfigProblem(problems)
+    return sockets
+
+
+def _problems(sock: socket.socket, access: Access) -> Iterator[str]:
+    address, is_limited = sock.getsockname(), access.keys or access.allow or access.open
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
+        yield f"the socket unit gives {address!r}; write HOST:PORT after ListenStream="
+    elif not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        yield "the socket unit gives a connection; write Accept=no"
+    elif not ipaddress.ip_address(address[0]).is_loopback and not is_limited:
+        yield (
+            f"the socket unit listens at {address[0]}, which is open to others; "
+            "set access.keys or access.allow (or access.open: true)"
+        )
+
+
+def find_vanished(sock: socket.socket, stall_s: float) -> None:
+    """
+    Have the kernel notice hosts that vanish without a word; accepted sockets inherit all of this.
+
+    `TCP_USER_TIMEOUT` also ends a connection whose window stays shut, so it is longer than the stall bound.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_AFTER_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_EVERY_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+    patience_ms = int(1000 * (stall_s + _PROBE_AFTER_S + _PROBES * _PROBE_EVERY_S))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
