@@ -41,6 +41,14 @@ def resident(**limits: float) -> Arbiter:
     return arbiter
 
 
+def busy(*, asked_again: float, **limits: float) -> Arbiter:
+    """Return the same with A's first answer over after 2 s, and the lease `a2` since *asked_again*."""
+    arbiter = resident(**limits)
+    arbiter.withdraw(10, "a")
+    arbiter.submit(asked_again, "a2", "A", "ann", CHAT)
+    return arbiter
+
+
 def found(*models: str, needs: Needs = CHAT, **limits: float) -> Arbiter:
     """Return an arbiter whose device had *models* when it was looked at, in second 0."""
     arbiter = fresh(**limits)
@@ -643,6 +651,45 @@ class TestSnapshot:
 
         assert arbiter.snapshot(3).waiting == {3: Place(1, 3), 4: Place(2, 6)}
 
+    def test_expects_a_busy_model_to_go_when_it_is_idle(self) -> None:
+        """Who waits behind a model in use waits for the rest of its answer and a load, not for patience."""
+        arbiter = busy(asked_again=20)
+        arbiter.submit(21, "b", "B", "bob", CHAT)
+
+        assert arbiter.snapshot(21).waiting == {"b": Place(1, 1 + 8)}
+        assert arbiter.withdraw(22, "a2") == [switch("B", "A")]
+
+    def test_expects_a_model_to_be_kept_for_its_client(self) -> None:
+        """To that comes the time for which the client is given to ask again."""
+        arbiter = busy(asked_again=12)
+        arbiter.submit(13, "b", "B", "bob", CHAT)
+
+        assert arbiter.snapshot(13).waiting == {"b": Place(1, 1 + 3 + 8)}
+        assert arbiter.withdraw(14, "a2") == []
+        assert arbiter.tick(17) == [switch("B", "A")]
+
+    def test_expects_clients_to_come_back_as_lately(self) -> None:
+        """Where others had to wait for a busy model for long, the next one is told to expect the same."""
+        arbiter = busy(asked_again=12)
+        arbiter.submit(13, "b", "B", "bob", CHAT)
+        arbiter.submit(14, "a3", "A", "amy", CHAT)
+        arbiter.withdraw(14, "a2")
+        arbiter.withdraw(33, "a3")
+        pass_through(arbiter, 33, 8)
+        arbiter.submit(41, "c", "C", "cid", CHAT)
+
+        assert arbiter.snapshot(41).waiting == {"c": Place(1, 20 + 8)}
+
+    def test_tells_a_full_queue_the_same(self) -> None:
+        """Who is refused is told what it would have had to wait, behind those who do."""
+        arbiter = busy(asked_again=20, queue=1)
+        arbiter.submit(21, "b", "B", "bob", CHAT)
+
+        assert arbiter.submit(21, "b2", "B", "bea", CHAT) == [Refuse("b2", Reason.QUEUE_FULL, "", 1 + 8)]
+        assert arbiter.submit(21, "c", "C", "cid", CHAT) == [
+            Refuse("c", Reason.QUEUE_FULL, "", 1 + 8 + 2 + 8)
+        ]
+
 
 def test_a_thousand_tickets_are_cheap() -> None:
     """A thousand requests at once for three models take well under half a second of CPU."""
@@ -653,6 +700,21 @@ def test_a_thousand_tickets_are_cheap() -> None:
 
     assert effects == {"switches": 3, "grants": 1000}
     assert time.process_time() - began < 0.5
+
+
+def test_an_estimate_is_cheap() -> None:
+    """What a full queue tells those it refuses is found quickly, however many wait or are served."""
+    arbiter = resident(queue=1000)
+    for ticket in range(1000):
+        arbiter.submit(9, ticket, "A", ticket % 100, CHAT)
+    for ticket in range(1000, 2000):
+        arbiter.submit(9, ticket, ticket % 10, ticket % 100, CHAT)
+    began = time.process_time()
+
+    refusals = [arbiter.submit(9, ticket, 0, "bob", CHAT) for ticket in range(2000, 2200)]
+
+    assert refusals[-1][0].retry_after_s > 0
+    assert time.process_time() - began < 1
 
 
 def _serve(arbiter: Arbiter, count: int) -> dict[str, int]:

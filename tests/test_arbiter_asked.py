@@ -146,13 +146,13 @@ class TestUnload:
         assert snapshot.waiting["a"].estimate_s == 10
 
     def test_estimates_the_wait_for_what_is_leaving(self) -> None:
-        """Who waits for a model that is to go waits for its last answer and its load."""
+        """Who waits for a model that is to go waits for the rest of its last answer and its load."""
         arbiter = found("A")
         arbiter.submit(1, "a1", "A", "ann", CHAT)
         arbiter.unload(2, "A")
         arbiter.submit(3, "a2", "A", "amy", CHAT)
 
-        assert arbiter.snapshot(3).waiting["a2"].estimate_s == 5 + 10
+        assert arbiter.snapshot(3).waiting["a2"].estimate_s == 5 - 2 + 10
 
 
 class TestTtl:

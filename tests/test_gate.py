@@ -138,7 +138,7 @@ class TestCancellation:
 
     async def test_during_cool_down(self, studio: FakeSwitcher) -> None:
         """A switch whose only waiter leaves during the cool-down does not load."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0.01)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0.3)
         await gate.start()
         async with gate.lease(A, "me"):
             pass

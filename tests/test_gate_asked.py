@@ -12,7 +12,7 @@ from dmap.backends import Loaded
 from dmap.errors import BackendBroke, BackendDown, LoadFailed, ShuttingDown, WaitExpired
 from dmap.gate import Gate
 from dmap.trip import ModelKey
-from tests.fake_switcher import A, B, FakeSwitcher, ask, cancelled, idle, running_gate, until
+from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, running_gate, until
 
 
 @pytest.fixture
@@ -472,32 +472,25 @@ class TestEvents:
     async def test_of_a_switch(
         self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
     ) -> None:
-        """A switch is told as it goes: started, drained if anyone had to finish, unloaded, loaded."""
+        """A switch is told as it goes: started when it is decided, drained, unloaded, loaded."""
         studio.loaded = Loaded(context_length=4096, parallel=2)
         lease = await gate.lease(A, "me").__aenter__()
         told.clear()
         task = ask(gate, B)
         unloading = asyncio.create_task(gate.unload(A.key))
         await until(lambda: gate.snapshot().switch is not None)
+        assert [name for name, _ in told] == ["switch.started"]
         asyncio.get_running_loop().call_later(0.01, lease.release)
         await unloading
         (await task).release()
 
         (started, drained, unloaded, loaded) = told
 
-        drain_s = started[1]["drain_s"]
-        assert started == (
-            "switch.started",
-            {
-                "device": "gpu0",
-                "load": "studio/b",
-                "unload": ["studio/a"],
-                "reason": "patience",
-                "drain_s": drain_s,
-            },
-        )
+        what = {"device": "gpu0", "load": "studio/b", "reason": "patience"}
+        drain_s = drained[1]["drain_s"]
+        assert started == ("switch.started", {**what, "unload": ["studio/a"], "drain_s": 0})
         assert drain_s > 0
-        assert drained == ("switch.drained", {"device": "gpu0", "load": "studio/b", "drain_s": drain_s})
+        assert drained == ("switch.drained", {**what, "drain_s": drain_s})
         assert unloaded[0] == "switch.unloaded"
         assert unloaded[1].keys() == {"device", "model", "unload_s"}
         assert (loaded[0], loaded[1] | {"load_s": 0}) == (
@@ -514,7 +507,7 @@ class TestEvents:
 
         await gate.unload(A.key)
 
-        assert [name for name, _ in told] == ["switch.started", "switch.unloaded"]
+        assert [name for name, _ in told] == ["switch.started", "switch.drained", "switch.unloaded"]
         assert told[0][1]["load"] is None
         assert told[0][1]["reason"] == "asked"
 
@@ -544,7 +537,72 @@ class TestEvents:
         studio.looking.release.set()
         await idle(gate)
 
-        assert [name for name, _ in told] == ["switch.started", "switch.cancelled"]
+        assert [name for name, _ in told] == ["switch.started", "switch.drained", "switch.cancelled"]
+
+    async def test_of_a_drain_that_is_given_up(
+        self,
+        gate: Gate,
+        told: list[tuple[str, Mapping[str, Any]]],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """A switch that nobody wants any more while its victims still serve is cancelled, and no log line."""
+        gate.configure(Limits(patience_s=0, residency=0))
+        async with gate.lease(A, "me"):
+            told.clear()
+            caplog.clear()
+            task = ask(gate, B)
+            await until(lambda: bool(told))
+
+            await cancelled(task)
+
+        assert [(name, fields.get("load", fields.get("model"))) for name, fields in told] == [
+            ("switch.started", "studio/b"),
+            ("switch.cancelled", "studio/b"),
+        ]
+        assert not caplog.messages
+
+    async def test_of_a_drain_that_another_model_ends(
+        self, gate: Gate, told: list[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """The end of a switch is told before the begin of the one that is decided in its place."""
+        gate.configure(Limits(patience_s=0, residency=0))
+        async with gate.lease(A, "me"):
+            told.clear()
+            first = ask(gate, B, "bob")
+            await until(lambda: bool(told))
+            second = ask(gate, C, "cid")
+            await until(lambda: len(gate.snapshot().waiting) == 2)
+            await cancelled(first)
+        (await second).release()
+
+        assert [name for name, _ in told[:4]] == [
+            "switch.started",
+            "switch.cancelled",
+            "switch.started",
+            "switch.drained",
+        ]
+
+    async def test_of_a_switch_that_the_end_cuts_short(
+        self, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """A load that dmap's own end interrupts is told as cancelled."""
+        gate = Gate(
+            "gpu0",
+            Limits(),
+            {"studio": studio},
+            cooldown_s=0,
+            tell=lambda name, fields: told.append((name, fields)),
+        )
+        await gate.start()
+        studio.loading.hold()
+        task = ask(gate, A)
+        await studio.loading.started.wait()
+
+        await gate.close()
+
+        assert [name for name, _ in told] == ["switch.started", "switch.drained", "switch.cancelled"]
+        with pytest.raises(ShuttingDown):
+            await task
 
     async def test_of_models_that_come_and_go(
         self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]

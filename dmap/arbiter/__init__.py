@@ -7,7 +7,7 @@ counterpart that carries the effects out is `dmap.gate`, and `dmap.simulate` run
 
 from dmap.arbiter.core import Arbiter
 from dmap.arbiter.effects import Cause, Effect, Grant, Reason, Refuse, Switch, Unload
-from dmap.arbiter.state import Limits, Needs, Outcome, Place, ResidentView, Snapshot, SwitchView
+from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, ResidentView, Snapshot, SwitchView
 
 __all__ = [
     "Arbiter",
@@ -18,6 +18,7 @@ __all__ = [
     "Needs",
     "Outcome",
     "Place",
+    "Plan",
     "Reason",
     "Refuse",
     "ResidentView",

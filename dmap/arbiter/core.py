@@ -222,6 +222,11 @@ class Arbiter:
         return plan.switch if plan is not None else None
 
     @property
+    def plan(self) -> Plan | None:
+        """The switch decided on, whether its victims still serve or it is out.  Only to be looked at."""
+        return self._device.plan
+
+    @property
     def residents(self) -> frozenset[Model]:
         """The models believed to be resident."""
         return frozenset(self._device.residents)

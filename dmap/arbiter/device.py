@@ -4,7 +4,7 @@ All that the arbiter knows of one device, and the bookkeeping that keeps it cons
 Nothing here decides: `core` edits it, `choice` and `outlook` read it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from dmap.arbiter import policy
@@ -24,6 +24,7 @@ class Device:
 
     *alone* holds the models whose load failed beside others: True while they are to have the device to
     themselves, False once that did not help either.  *wishes* are the models that are to go when idle.
+    *stays* are the times for which residents kept others waiting.
     """
 
     limits: Limits
@@ -34,6 +35,7 @@ class Device:
     plan: Plan | None = None
     costs: Averages = field(default_factory=lambda: Averages(COST_GUESS_S))
     answers: Averages = field(default_factory=lambda: Averages(ANSWER_GUESS_S))
+    stays: Averages = field(default_factory=lambda: Averages(0.0))
     habits: Habits = field(default_factory=Habits)
     strikes: Strikes = field(default_factory=Strikes)
     back_off: BackOff = field(default_factory=BackOff)
@@ -132,6 +134,23 @@ class Device:
             self.habits.answered(now, client, model)
             resident.expected.add(client)
         return resident
+
+    def contended_s(self, now: float, resident: Resident) -> float:
+        """Return for how long *resident* has kept models waiting that are not there."""
+        oldest = min((self.waiters.head(model).since for model in self.absent()), default=now)
+        return now - max(oldest, resident.since)
+
+    def newest(self, resident: Resident) -> Lease | None:
+        """Return the latest lease on *resident* that has not ended."""
+        found = (lease for lease in reversed(self.leases.values()) if lease.resident is resident)
+        return next(found, None)
+
+    def part(self, now: float, models: Iterable[Model]) -> None:
+        """Learn from residents that go for the sake of others, if they kept them waiting at all."""
+        for model in models:
+            stay_s = self.contended_s(now, self.residents[model])
+            if stay_s > 0:
+                self.stays.learn(model, stay_s)
 
     def loaded(self, model: Model, outcome: Outcome) -> Needs:
         """Return what a model takes now that it is loaded.  A *parallel* asked for outranks the report."""

@@ -51,6 +51,12 @@ class Habit:
     answered_at: float | None = None
     gap_s: float | None = None
 
+    def linger_s(self, longest_s: float) -> float | None:
+        """Tell for how long after an answer the next request is due; None if that is unknown or too long."""
+        if self.gap_s is None or self.gap_s > longest_s:
+            return None
+        return max(LINGER * self.gap_s, GRACE * longest_s)
+
 
 class Habits:
     """How soon clients ask the same model again after an answer."""
@@ -83,9 +89,15 @@ class Habits:
     def due_until(self, client: Client, model: Model, longest_s: float) -> float | None:
         """Tell until when the client's next request is due; None if its gap is unknown or too long."""
         habit = self._habits.get((client, model))
-        if habit is None or habit.gap_s is None or habit.answered_at is None or habit.gap_s > longest_s:
+        if habit is None or habit.answered_at is None:
             return None
-        return habit.answered_at + max(LINGER * habit.gap_s, GRACE * longest_s)
+        linger_s = habit.linger_s(longest_s)
+        return None if linger_s is None else habit.answered_at + linger_s
+
+    def linger_s(self, client: Client, model: Model, longest_s: float) -> float:
+        """Tell for how long after an answer the client's next request will be due; 0 where it never is."""
+        habit = self._habits.get((client, model))
+        return (habit.linger_s(longest_s) if habit is not None else None) or 0.0
 
     def _forget(self) -> None:
         if len(self._habits) > HABITS:

@@ -1,8 +1,9 @@
 """
 What the arbiter can tell about the future: who is served when, by plain arithmetic on averages.
 
-An outlook promises nothing and decides nothing.  It assumes that turns come in the order of age, that each
-model ahead serves who waits for it by now, within its residency, and that answers take as long as lately.
+An outlook promises nothing and decides nothing.  It assumes that turns come in the order of age, that
+answers take as long as lately, and that a resident goes when those who use it or wait for it by now have
+their answers, but not before the time for which others had to wait for it lately: clients come back.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from dmap.arbiter.state import Place, Plan, Resident, ResidentView, Snapshot, Sw
 
 # Where the model of a line is ready to serve: the model, and in how many seconds.
 _Turn = tuple[Model, float]
+
+OVERDUE = 0.5
+"""What is left of an answer is this share of the average at the least, however long it has run."""
 
 
 def snapshot(now: float, device: Device) -> Snapshot:
@@ -33,9 +37,7 @@ def estimate(now: float, device: Device, model: Model) -> float:
     """Estimate how long one more ticket for *model* would wait, were it let in now; `wait_s` if drained."""
     if device.drained:
         return device.limits.wait_s
-    start = dict(_turns(now, device)).get(model)
-    if start is None:
-        start = max((at for _, at in _turns(now, device)), default=0.0) + device.costs.of(model)
+    start = dict(_turns(now, device, model))[model] + _slot_s(now, device, model)
     return start + _wait_in_line(device, model, device.waiters.count(model))
 
 
@@ -43,8 +45,9 @@ def _places(now: float, device: Device) -> dict[TicketId, Place]:
     places: dict[TicketId, Place] = {}
     for model, start in _turns(now, device):
         line = device.waiters.in_turn(now, model, device.limits, device.answers.of(model))
+        slot_s = _slot_s(now, device, model)
         for ahead, ticket in enumerate(line):
-            wait_s = start + _wait_in_line(device, model, ahead)
+            wait_s = start + slot_s + _wait_in_line(device, model, ahead)
             if device.drained:
                 wait_s = ticket.since + device.limits.wait_s - now
             places[ticket.id] = Place(len(places) + 1, wait_s)
@@ -54,47 +57,111 @@ def _places(now: float, device: Device) -> dict[TicketId, Place]:
 def _wait_in_line(device: Device, model: Model, ahead: int) -> float:
     resident = device.residents.get(model)
     parallel = resident.needs.parallel if resident else device.needs[model].parallel
-    if parallel is None:
-        return 0.0
-    rounds = ahead // parallel + (1 if resident is not None and resident.is_full else 0)
-    return rounds * device.answers.of(model)
+    return 0.0 if parallel is None else ahead // parallel * device.answers.of(model)
 
 
-def _turns(now: float, device: Device) -> Iterator[_Turn]:
+def _slot_s(now: float, device: Device, model: Model) -> float:
+    """Return in how many seconds *model*, if it is resident, will have a slot."""
+    resident = device.residents.get(model)
+    return _drain_s(now, device, resident) if resident is not None and resident.is_full else 0.0
+
+
+def _turns(now: float, device: Device, newcomer: Model | None = None) -> Iterator[_Turn]:
+    """Tell when each model will serve that is resident or that somebody waits for, or a *newcomer* would."""
     for model in device.residents:
         if not device.is_leaving(model):
             yield model, 0.0
-    at, reward = 0.0, 0.0
-    for model in _order(now, device):
-        at = max(at + reward, _room(now, device, model)) + _load(now, device, model)
-        in_all_s = _wait_in_line(device, model, device.waiters.count(model)) + device.answers.of(model)
-        reward = min(device.limits.residency * device.costs.of(model), in_all_s)
+    order = _order(device, newcomer)
+    departures = _departures(now, device, order) if order else {}
+    at, stay_s = 0.0, 0.0
+    for model in order:
+        at = max(at + stay_s, _room(now, device, model, departures)) + _load(now, device, model)
+        stay_s = _stay_s(device, model)
         yield model, at
 
 
-def _order(now: float, device: Device) -> list[Model]:
-    first = [device.plan.load] if device.plan is not None and device.plan.load is not None else []
-    later = [model for model in device.waiters.models() if model not in first and _away(device, model)]
-    return first + sorted(later, key=lambda model: device.waiters.head(model).since)
+def _stay_s(device: Device, model: Model) -> float:
+    """Return how long *model*, once loaded, will serve before the next one comes in."""
+    in_all_s = _wait_in_line(device, model, device.waiters.count(model)) + device.answers.of(model)
+    return max(min(device.limits.residency * device.costs.of(model), in_all_s), device.stays.of(model))
+
+
+def _order(device: Device, newcomer: Model | None) -> list[Model]:
+    """List the models to be loaded, the one under way first, then by age."""
+    waiters, plan = device.waiters, device.plan
+    order = sorted(waiters.models(), key=lambda model: waiters.head(model).since)
+    if plan is not None and plan.load is not None:
+        order.insert(0, plan.load)
+    if newcomer is not None:
+        order.append(newcomer)
+    return [model for model in dict.fromkeys(order) if _away(device, model)]
 
 
 def _away(device: Device, model: Model) -> bool:
     return model not in device.residents or device.is_leaving(model)
 
 
-def _room(now: float, device: Device, model: Model) -> float:
+def _room(now: float, device: Device, model: Model, departures: dict[Model, float]) -> float:
     """Return in how many seconds the residents would make room; of no concern once a plan is made."""
     plan = device.plan
     if plan is not None:
-        drains = plan.switch is None and model == plan.load
-        return max((device.answers.of(victim) for victim in plan.victims), default=0.0) if drains else 0.0
-    if model in device.residents:
-        return device.answers.of(model) if device.residents[model].leases else 0.0
-    staying = [resident.needs for resident in device.residents.values()]
-    if policy.fits(device.limits, [device.needs_of(model), *staying]):
+        leaving = plan.victims if plan.switch is None and model == plan.load else ()
+    elif model in device.residents:
+        leaving = (model,)
+    else:
+        leaving = _victims(device, model, departures)
+    return max((departures[victim] for victim in leaving if victim in departures), default=0.0)
+
+
+def _victims(device: Device, model: Model, departures: dict[Model, float]) -> tuple[Model, ...]:
+    def burden(resident: Resident) -> tuple[float]:
+        return (departures[resident.model],)
+
+    wanted, residents = device.needs_of(model), device.residents.values()
+    leaving = policy.victims(device.limits, residents, wanted, burden, device.is_fixed)
+    return tuple(resident.model for resident in leaving or ())
+
+
+def _departures(now: float, device: Device, order: list[Model]) -> dict[Model, float]:
+    """Tell for each resident in how many seconds it would be gone for the sake of the models in *order*."""
+    demands = choice.demands_of(now, device)
+    last = order[-1]
+    if not device.waiters.count(last):
+        demands.append(policy.Demand(last, device.needs_of(last), now, 1, 1, 0, device.costs.of(last)))
+    released = choice.releases(now, device, demands)
+    return {
+        model: _departure(now, device, resident, max(released.get(model, now) - now, 0.0))
+        for model, resident in device.residents.items()
+    }
+
+
+def _departure(now: float, device: Device, resident: Resident, release_s: float) -> float:
+    """Return the same for *resident*, which is released in *release_s*, or when it idles before."""
+    model, waiting = resident.model, device.waiters.count(resident.model)
+    drain_s = _drain_s(now, device, resident)
+    if device.is_leaving(model):
+        return drain_s
+    if not resident.leases and not waiting:
+        return release_s
+    idle_s = drain_s + _wait_in_line(device, model, waiting) + _linger_s(device, resident)
+    stay_s = device.stays.of(model) - device.contended_s(now, resident)
+    return min(max(idle_s, stay_s), release_s + drain_s)
+
+
+def _drain_s(now: float, device: Device, resident: Resident) -> float:
+    lease = device.newest(resident)
+    if lease is None:
         return 0.0
-    released = choice.releases(now, device, choice.demands_of(now, device))
-    return max(0.0, min(released.values(), default=now) - now)
+    answer_s = device.answers.of(resident.model)
+    return max(answer_s - (now - lease.since), OVERDUE * answer_s)
+
+
+def _linger_s(device: Device, resident: Resident) -> float:
+    """Return for how long *resident*, once idle, would be kept for the client that it took last."""
+    lease = device.newest(resident)
+    if lease is None:
+        return 0.0
+    return device.habits.linger_s(lease.ticket.client, resident.model, device.costs.of(resident.model))
 
 
 def _load(now: float, device: Device, model: Model) -> float:

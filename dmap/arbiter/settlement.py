@@ -120,5 +120,6 @@ class Settlement:
             plan.switch = Unload(plan.victims[0], plan.cause, drain_s)
         else:
             plan.switch = Switch(plan.load, unload, plan.cause, drain_s)
+            self._device.part(now, unload)
         self._device.epoch += 1
         self.effects.append(plan.switch)

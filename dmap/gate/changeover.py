@@ -46,7 +46,7 @@ class Changeover:
         adopt: bool,
     ) -> None:
         self.adopt = adopt
-        self.known: Callable[[ModelKey], Route | None] = _unknown
+        self.known: Callable[[ModelKey], Route | None] = routes.get
         self.down: set[ModelKey] = set()
         self.stuck: dict[ModelKey, DmapError] = {}
         self.got: dict[ModelKey, Loaded] = {}
@@ -58,11 +58,23 @@ class Changeover:
         self._apply = apply
         self._now = now
         self._tell = tell
+        self._report: Report | None = None
         self._has_looked = False
         self._switching: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._look_again = False
         self._closed = False
+
+    def heed(self) -> None:
+        """Tell of the arbiter's plan: that there is one, that its victims are idle, and that it is over."""
+        plan, report = None if self._closed else self._arbiter.plan, self._report
+        if report is not None and report.plan is not plan:
+            report.close(self._now())
+            report = self._report = None
+        if plan is not None and report is None:
+            report = self._report = Report(self._name, plan, self._tell)
+        if report is not None and report.plan.switch is not None and not report.is_out:
+            report.out(self._now(), report.plan.switch)
 
     def switch(self) -> None:
         """Carry out the arbiter's switch, now or after the one under way."""
@@ -81,24 +93,25 @@ class Changeover:
             await asyncio.wait((task,))
 
     async def close(self) -> None:
-        """Cancel both tasks and wait for their end."""
+        """Cancel both tasks and wait for their end; what is under way then is told as given up."""
         self._closed = True
         tasks = [task for task in (self._switching, self._looking) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.heed()
 
     # Switches
 
     async def _switch(self) -> None:
         try:
             while (switch := self._arbiter.switch) is not None:
-                report = Report(self._name, switch, self._now(), self._tell)
+                report = self._report
+                assert report is not None, "a switch that is out was told when it was planned"
                 if isinstance(switch, Switch):
                     await self._carry_out(switch, report)
                 else:
                     await self._take_out(switch, report)
-                report.close(self._now())
         finally:
             self._switching = None
         if self._look_again:
@@ -270,10 +283,6 @@ class Changeover:
             parallel=info.parallel if needs.parallel is None else needs.parallel,
             pinned=needs.pinned or foreign,
         )
-
-
-def _unknown(key: ModelKey) -> Route | None:
-    """Stand in for the catalog until there is one."""
 
 
 def needs_of(route: Route) -> Needs:

@@ -298,6 +298,7 @@ class Gate:
                     self._answer(ticket, effect)
                 case Switch() | Unload():
                     self._changeover.switch()
+        self._changeover.heed()
         if self._partings:
             self._note_partings()
         self._set_timer()

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dmap.arbiter import Switch, Unload
+from dmap.arbiter import Plan, Switch, Unload
 from dmap.backends import Loaded
 from dmap.logfmt import logfmt
 from dmap.trip import ModelKey
@@ -27,26 +27,36 @@ def nothing(name: str, fields: Mapping[str, Any]) -> None:
 
 class Report:
     """
-    One switch, from its start to its end: call one of the endings, then `close`.
+    One switch, from the *plan* to its end: call `out`, one of the endings, then `close`.
 
     *unload_s* includes the reading before and the cool-down after the unloading.
     """
 
-    def __init__(self, device: str, switch: Switch | Unload, now: float, tell: Tell) -> None:
+    def __init__(self, device: str, plan: Plan, tell: Tell) -> None:
+        self.plan = plan
         self.loading_since: float | None = None
         self._device = device
-        self._began_at = now
         self._tell = tell
-        self._is_load = isinstance(switch, Switch)
-        self._model: ModelKey = switch.load if isinstance(switch, Switch) else switch.model
-        self._unload: tuple[ModelKey, ...] = switch.unload if isinstance(switch, Switch) else (switch.model,)
-        self._cause = switch.cause.value
-        self._drain_s = switch.drain_s
+        self._model: ModelKey = plan.victims[0] if plan.load is None else plan.load
+        self._is_load = plan.load is not None
+        self._unload: tuple[ModelKey, ...] = plan.victims
+        self._drain_s = plan.switch.drain_s if plan.switch is not None else 0.0
+        self._began_at: float | None = None
         self._outcome = "given_up"
         self._error: str | None = None
-        self._event("switch.started", unload=[*map(str, self._unload)], reason=self._cause, **self._drained())
-        if switch.drain_s > 0:
-            self._event("switch.drained", **self._drained())
+        self._event("switch.started", unload=[*map(str, plan.victims)], **self._what())
+
+    @property
+    def is_out(self) -> bool:
+        """Whether the victims are idle, and the switch is being carried out."""
+        return self._began_at is not None
+
+    def out(self, now: float, switch: Switch | Unload) -> None:
+        """Tell that the victims are idle: *switch* is carried out from now on."""
+        self._began_at = now
+        self._unload = switch.unload if isinstance(switch, Switch) else (switch.model,)
+        self._drain_s = switch.drain_s
+        self._event("switch.drained", **self._what())
 
     def unloaded(self, key: ModelKey, unload_s: float) -> None:
         """Tell that a model went, in *unload_s*."""
@@ -71,14 +81,16 @@ class Report:
         self._event("switch.failed", model=str(self._model), reason=reason, **self._times(now))
 
     def close(self, now: float) -> None:
-        """Write the log line; a switch without an ending was given up."""
+        """Write the log line of a switch that was out; one without an ending was given up."""
         if self._outcome == "given_up":
             self._event("switch.cancelled", model=str(self._model), **self._times(now))
+        if not self.is_out:
+            return
         line = {
             "device": self._device,
             "unload": ",".join(map(str, self._unload)) or "-",
             "load": self._model if self._is_load else "-",
-            "reason": self._cause,
+            "reason": self.plan.cause.value,
             "drain_s": self._drain_s,
             **self._times(now),
             "outcome": self._outcome,
@@ -89,11 +101,13 @@ class Report:
     def _event(self, name: str, **fields: Any) -> None:
         self._tell(name, {"device": self._device, **fields})
 
-    def _drained(self) -> dict[str, Any]:
-        return {"load": str(self._model) if self._is_load else None, "drain_s": self._drain_s}
+    def _what(self) -> dict[str, Any]:
+        load = str(self._model) if self._is_load else None
+        return {"load": load, "reason": self.plan.cause.value, "drain_s": self._drain_s}
 
     def _times(self, now: float) -> dict[str, float]:
-        unload_s = (now if self.loading_since is None else self.loading_since) - self._began_at
+        began_at = now if self._began_at is None else self._began_at
+        unload_s = (now if self.loading_since is None else self.loading_since) - began_at
         return {"unload_s": unload_s, "load_s": self._load_s(now)}
 
     def _load_s(self, now: float) -> float:

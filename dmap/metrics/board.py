@@ -175,7 +175,7 @@ class _Switches:
             "dmap_drain_seconds", "How long a switch waited for leases to end", "device", bounds=WAITS_S
         )
         self.loads = Histogram("dmap_load_seconds", "What loading a model took", "model", bounds=SWITCHES_S)
-        bus.listen(self._started, "switch.started")
+        bus.listen(self._started, "switch.drained")
         bus.listen(self._unloaded, "switch.unloaded")
         bus.listen(self._loaded, "switch.loaded")
         bus.listen(self._failed, "switch.failed")
