@@ -15,6 +15,7 @@ import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,8 @@ SOON_S = 0.1
 """How soon a client's leaving has to be felt by the backend."""
 TURN_S = 0.005
 """The time between two looks at what is awaited."""
-HERE_S = 10.0
+QUIET_TURNS = 30
+HERE_S = 15.0
 """How long is waited for what has to come; only a machine that stands still takes that long."""
 
 SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -394,6 +396,14 @@ def _narrow(address: tuple[str, int], window: int) -> socket.socket:
     return sock
 
 
+def _in_kernel(*ports: int) -> int:
+    """Return how many bytes the kernel holds of the connections to *ports*: sent, and not read yet."""
+    marks = [f":{port:04X} " for port in ports]
+    table = Path("/proc/net/tcp").read_text().splitlines()
+    queues = [line.split()[4] for line in table if any(mark in line for mark in marks)]
+    return sum(int(size, 16) for queue in queues for size in queue.split(":"))
+
+
 def _socket(writer: asyncio.StreamWriter) -> socket.socket:
     return writer.get_extra_info("socket")
 
@@ -414,14 +424,23 @@ def _tickets(proxy: Any) -> int:
     return sum(view.leases + len(view.waiting) for view in views)
 
 
-async def still(count: Callable[[], int], for_s: float = 0.15) -> int:
-    """Wait until *count* has stopped growing for *for_s*, by the turns of our loop; return it."""
-    seen, quiet = count(), 0
+async def held(proxy: Any, backend: FakeBackend, exchange: Exchange) -> int:
+    """
+    Return how many bytes of an answer are neither with the client nor in the kernel, once they get no more.
+
+    How much the kernel takes is its own affair: some 300 KiB at once, and megabytes bit by bit.
+    """
+
+    def count() -> int:
+        return exchange.accepted - _in_kernel(backend.port, proxy.daemon.addresses[0][1])
+
+    most, quiet = count(), 0
     async with asyncio.timeout(HERE_S):
-        while quiet < for_s / TURN_S:
+        while quiet < QUIET_TURNS:
             await asyncio.sleep(TURN_S)
-            seen, quiet = count(), quiet + 1 if count() == seen else 0
-    return seen
+            before, most = most, max(most, count())
+            quiet = 0 if most > before else quiet + 1
+    return most
 
 
 @asynccontextmanager

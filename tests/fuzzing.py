@@ -26,7 +26,7 @@ from dmap.config import parse
 from dmap.daemon import Daemon, listening
 from dmap.web.reload import reload
 from tests.conftest import Proxy
-from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, answer, chunk, delta, fake_backend
+from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, answer, chat, chunk, delta, fake_backend, post
 from tests.fuzz_visit import Visit
 from tests.lmstudio_emulator import Emulator
 from tests.lmstudio_world import SPECS, Knobs, Refusal, World
@@ -73,6 +73,11 @@ KEYS = (
 )
 
 
+BY_THE_BOOK = {
+    "/admin/models/unload": {"modelKey": SPECS[0].key},
+    "/admin/models/load": {"modelKey": SPECS[0].key, "loadConfig": {"contextLength": 2048}},
+    "/v1/chat/completions": chat(model=SPECS[0].key),
+}
 REFUSAL = b'{"error": {"message": "no", "type": "invalid_request_error", "code": 400}}'
 
 
@@ -181,6 +186,16 @@ class Campaign:
         self.alarms.lines.clear()
         for keyed, site in self.sites.items():
             self.findings += [f"keyed={keyed} left: {what}" for what in await self._left(site)]
+
+    async def goes_on(self) -> None:
+        """Have each proxy load a model by order and answer with it, whatever came before; count just that."""
+        for keyed, site in self.sites.items():
+            site.loads = site.answers = 0
+            for gate in site.proxy.parts.gates.values():
+                gate.resume()
+            for path, body in BY_THE_BOOK.items():
+                sent = post(body, path, headers="Authorization: Bearer sk-all\r\n" if keyed else "")
+                await self._one(Ask((sent,), sane=True, leave="wait", keyed=keyed))
 
     def held_bytes(self) -> int:
         """Return what Python holds of memory taken since tracemalloc was started, garbage taken out."""

@@ -1,14 +1,20 @@
-"""What a test says to a tiny model; `conftest.models` makes the files."""
+"""What a test says to a tiny model, and what it hears; `conftest.models` makes the files."""
 
 from typing import Any
 
 from dmap import tiny_models
-from dmap.tiny_vocabulary import END, Vocabulary
+from dmap.tiny_vocabulary import END, KITCHEN, SEA, Vocabulary
 
 
 def end_token(model: str) -> int:
     """Return the id of the token that ends an answer of *model*."""
     return Vocabulary(tiny_models.SPECS[model].words).tokens.index(END)
+
+
+def subjects(text: str | None) -> set[str]:
+    """Return of which subjects a text has words; the words that every tiny model knows tell nothing."""
+    words = set((text or "").split())
+    return {name for name, theme in [("sea", SEA), ("kitchen", KITCHEN)] if words & set(theme.split())}
 
 
 def tool_call(model: str) -> dict[str, Any]:

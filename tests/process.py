@@ -20,6 +20,7 @@ class Process:
     child: asyncio.subprocess.Process
     url: str = ""
     log: list[str] = field(default_factory=list)
+    _reading: asyncio.Task[None] | None = None
 
     @property
     def engines(self) -> list[int]:
@@ -29,15 +30,26 @@ class Process:
     async def until_logged(self, pattern: str) -> str:
         """Read the log until a line matches *pattern*; return that line."""
         assert self.child.stderr is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while line := (await self.child.stderr.readline()).decode():
                 self.log.append(line)
                 if re.search(pattern, line):
                     return line
         raise AssertionError(f"the daemon ended without a line like {pattern!r}: {self.log}")
 
+    def keep_reading(self) -> None:
+        """Read the log from now on, so that the daemon never waits for us."""
+        self._reading = asyncio.create_task(self.drain_log())
+
+    async def ended(self) -> int:
+        """Wait for the end of the process and for its last words; return the exit code."""
+        code = await self.child.wait()
+        if self._reading is not None:
+            await self._reading
+        return code
+
     async def drain_log(self) -> None:
-        """Keep reading the log, so that the daemon never waits for us."""
+        """Read the log to its end."""
         assert self.child.stderr is not None
         while line := (await self.child.stderr.readline()).decode():
             self.log.append(line)
@@ -56,11 +68,10 @@ async def daemon(folder: Path, config: str, **environment: str) -> AsyncGenerato
     process = Process(child)
     line = await process.until_logged(r"listening url=")
     process.url = re.search(r"url=(\S+)", line)[1]  # type: ignore[index]
-    reading = asyncio.create_task(process.drain_log())
+    process.keep_reading()
     try:
         yield process
     finally:
         if child.returncode is None:
             child.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(child.wait(), 30) == 0, process.log[-20:]
-        await reading
+        assert await asyncio.wait_for(process.ended(), 30) == 0, process.log[-20:]

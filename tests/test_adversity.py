@@ -17,6 +17,7 @@ from dmap.state import Activation, Saved, StateFile
 from dmap.web.reload import reload
 from tests.conftest import Proxy, config_of
 from tests.fake_switcher import A, B, FakeSwitcher
+from tests.fakes import HERE_S
 from tests.lmstudio_clients import Call, Client, Tally, drawn
 from tests.lmstudio_emulator import Emulator, Knobs, emulator
 
@@ -69,7 +70,7 @@ class TestGate:
         await gate.start()
         await gate.load(A, "me")
         await gate.close()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(HERE_S):
             with pytest.raises(ShuttingDown):
                 await gate.unload(A.key)
 
@@ -129,7 +130,7 @@ async def loaded(session: aiohttp.ClientSession, length: int, order: str = "load
 
 async def waiting(proxy: Proxy, count: int) -> None:
     """Wait until so many wait at the device."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(proxy.parts.gates["device gpu0"].snapshot().waiting) != count:
             await asyncio.sleep(0.002)
 
@@ -162,7 +163,7 @@ async def test_an_order_that_is_left_takes_no_other_along(
     session: aiohttp.ClientSession, engine: Proxy
 ) -> None:
     """Who leaves while its load waits changes nothing of what another has ordered for the same model."""
-    async with session.post(CHAT, json=asked("tiny-sea", 200)) as answer:
+    async with session.post(CHAT, json=asked("tiny-sea", 1000)) as answer:
         await answer.content.readline()
         staying = asyncio.create_task(loaded(session, 512))
         leaving = asyncio.create_task(loaded(session, 768))

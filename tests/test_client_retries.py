@@ -45,7 +45,7 @@ class Tries:
 
     async def next(self) -> tuple[int, float, float]:
         """Return the next one."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             return await self.seen.get()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.fakes import post, served
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.fixture

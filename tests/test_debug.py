@@ -14,7 +14,7 @@ import pytest
 from dmap.events import Event
 from dmap.web.debug import BUFFER_BYTES, READERS, Filter
 from tests.conftest import Proxy
-from tests.fakes import FakeBackend, RawClient, chat, narrow, post, told
+from tests.fakes import HERE_S, FakeBackend, RawClient, chat, narrow, post, soon, told
 from tests.process import daemon
 
 Watch = Callable[..., Awaitable["Watcher"]]
@@ -85,9 +85,7 @@ async def asked(proxy: Proxy, path: str) -> Any:
 
 async def until(is_so: Callable[[], bool]) -> None:
     """Wait, two seconds at most, until something is so."""
-    async with asyncio.timeout(2):
-        while not is_so():
-            await asyncio.sleep(0.005)
+    await soon(is_so, 2)
 
 
 def tell(proxy: Proxy, count: int, size: int = 0) -> None:
@@ -273,7 +271,7 @@ class TestReaders:
         proxy.parts.bus.close()
 
         assert (await watcher.client.until(b"0\r\n\r\n")).endswith(b"0\r\n\r\n")
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(HERE_S):
             await proxy.parts.presence.gone()
         client = await proxy.client()
         await client.send(get("/debug/stream"))
@@ -292,7 +290,7 @@ async def test_sigterm(tmp_path, backend: FakeBackend) -> None:
         process.child.send_signal(signal.SIGTERM)
 
         assert (await client.all()).endswith(b"0\r\n\r\n")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HERE_S):
             assert await process.child.wait() == 0
         writer.close()
 

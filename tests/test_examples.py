@@ -20,7 +20,7 @@ from tests.test_node_client import soon_done
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NPM, NODE = shutil.which("npm"), shutil.which("node")
 BUILD_S = 60.0
-LEFT_S = 2.0
+LEFT_S = 10.0
 """How soon a backend has to feel that another process has left."""
 TIMER_S = 0.01
 """How much Node's timers may come early."""
@@ -49,7 +49,7 @@ class Program:
     async def until(self, text: str) -> str:
         """Return the output up to *text*."""
         assert self.child.stdout is not None
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             return (await self.child.stdout.readuntil(text.encode())).decode()
 
     async def end(self) -> tuple[int, str, str]:
@@ -255,7 +255,7 @@ class TestTypeScript:
         held = await backend.next()
 
         program = await run(proxy.url, *node(built, "m", "--whole", "Hello"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             refused_at = await refused.get()
         backend.script = lambda exchange: exchange.write(whole("Hello"))
         await held.end(whole("Hello"))

@@ -17,9 +17,12 @@ from dmap.backends import gguf_watch
 from dmap.backends.gguf import GGUFBackend
 from dmap.backends.gguf_child import Tail
 from dmap.errors import BackendDown, LoadFailed
-from tests.models import tool_call
+from tests.models import subjects, tool_call
 
-LIMIT_S = 20
+LIMIT_S = 60
+"""Only a machine that stands still takes that long."""
+AT_ONCE_S = 4
+"""Sooner than the watch would find out, which asks three times, 10 s apart."""
 CHAT = "/v1/chat/completions"
 ASK = {"messages": [{"role": "user", "content": "what is new"}], "max_tokens": 20}
 
@@ -58,8 +61,8 @@ async def freeze(process: psutil.Process) -> None:
     await until(lambda: process.status() == psutil.STATUS_STOPPED)
 
 
-async def until(condition, limit_s=5.0):
-    async with asyncio.timeout(limit_s):
+async def until(condition):
+    async with asyncio.timeout(LIMIT_S):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -104,11 +107,10 @@ async def test_a_loaded_model_answers_in_its_own_words(engine):
     await engine.load("tiny-sea", {})
     await engine.load("tiny-kitchen", {})
 
-    sea = set((await said(engine, "tiny-sea", seed=1))["message"]["content"].split())
-    kitchen = set((await said(engine, "tiny-kitchen", seed=1))["message"]["content"].split())
+    sea = (await said(engine, "tiny-sea", max_tokens=40))["message"]["content"]
+    kitchen = (await said(engine, "tiny-kitchen", max_tokens=40))["message"]["content"]
 
-    assert sea & {"captain", "current", "keel", "ferry", "foam", "mast", "coral", "shoal", "harbour"}
-    assert kitchen & {"roast", "parsley", "spoon", "recipe", "dough", "pan", "stew", "honey", "skillet"}
+    assert (subjects(sea), subjects(kitchen)) == ({"sea"}, {"kitchen"})
     assert sorted(await resident(engine)) == ["tiny-kitchen", "tiny-sea"]
 
 
@@ -428,11 +430,11 @@ async def test_a_load_can_be_cancelled_at_any_moment(engine, moment_s):
 
 async def test_a_load_that_hangs_is_bounded(models):
     """A child that says nothing for load_s is killed, and the message names the bound."""
-    backend = GGUFBackend("engine", models, load_s=0.3)
+    backend = GGUFBackend("engine", models, load_s=2)
     load = asyncio.create_task(backend.load("slow", {}))
     await freeze(await only_engine())
 
-    with pytest.raises(LoadFailed, match="load_s is 0.3"):
+    with pytest.raises(LoadFailed, match="load_s is 2"):
         await load
     assert engines() == []
     await backend.close()
@@ -481,7 +483,7 @@ async def test_a_child_killed_mid_stream_is_noticed_at_once(engine, caplog):
 
         with pytest.raises(aiohttp.ClientPayloadError):
             await answer.read()
-    await asyncio.wait_for(told.wait(), 1)
+    await asyncio.wait_for(told.wait(), AT_ONCE_S)
     assert await resident(engine) == []
     assert engines() == []
     [line] = [record.getMessage() for record in caplog.records if record.name.startswith("dmap")]
@@ -511,7 +513,7 @@ async def test_a_death_is_one_line_whatever_the_name(tmp_path, models, caplog):
 
     (await only_engine()).kill()
 
-    await asyncio.wait_for(told.wait(), 1)
+    await asyncio.wait_for(told.wait(), AT_ONCE_S)
     [line] = lines(caplog)
     assert line.startswith('engine_died model="two\\nlines" pid=') and "\n" not in line
     await backend.close()
@@ -535,7 +537,7 @@ async def watched(models, health_s):
 
 async def test_a_hung_child_is_killed(models, caplog):
     """A resident that answers no more is killed, told to the gate and the log; the others are left alone."""
-    async with watched(models, 0.1) as (backend, told):
+    async with watched(models, 0.3) as (backend, told):
         await backend.load("tiny-sea", {})
         hung = await only_engine()
         await backend.load("tiny-kitchen", {})
@@ -581,7 +583,7 @@ async def test_a_busy_child_is_not_hung(models, monkeypatch, caplog):
             await said(backend, "slow", messages=[{"role": "user", "content": f"{number}" + " stew" * 300}])
 
     monkeypatch.setattr(gguf_watch, "_answers", counting)
-    async with watched(models, 0.3) as (backend, told):
+    async with watched(models, 0.5) as (backend, told):
         await backend.load("slow", {})
 
         await asyncio.gather(*map(ask, range(3)))
@@ -636,7 +638,7 @@ async def test_children_end_with_a_killed_parent(parent):
 
     parent.kill()
 
-    await until(lambda: is_gone(child), 1)
+    await until(lambda: is_gone(child))
 
 
 async def test_a_loading_child_ends_with_a_killed_parent(parent):
@@ -647,7 +649,7 @@ async def test_a_loading_child_ends_with_a_killed_parent(parent):
 
     parent.kill()
 
-    await until(lambda: is_gone(child.pid), 1)
+    await until(lambda: is_gone(child.pid))
 
 
 def maps(pid: int, name: str) -> bool:

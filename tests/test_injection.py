@@ -8,7 +8,7 @@ import pytest
 from dmap.state import Activation, Saved
 from tests.fakes import SSE, answer, chunk, delta, post, served, told
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(60)
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 ANSWER = answer(b'{"id": "1", "object": "chat.completion", "model": "m", "choices": []}')
@@ -148,7 +148,7 @@ async def test_embeddings_get_nothing(serve, backend, path):
     assert await arrived(proxy, backend, post(body, path), EMBEDDING) == body
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("path", "body", "counted"),
     [

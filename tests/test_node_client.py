@@ -16,7 +16,7 @@ WHOLE = b'{"id": "1", "object": "chat.completion", "model": "m", "choices": []}'
 INSTALL_S = 15.0
 TIMER_S = 0.01
 """How much Node's timers may come early.  Without `Retry-After` it would come back after half a second."""
-LEFT_S = 2.0
+LEFT_S = 10.0
 """How soon a backend has to feel that Node has left, which is another process."""
 
 pytestmark = pytest.mark.skipif(not (NODE and NPM), reason="no node or npm in PATH")
@@ -66,12 +66,12 @@ class Script:
     async def line(self) -> list[str]:
         """Return the words of the next line; none at the end."""
         assert self._child.stdout is not None
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             return (await self._child.stdout.readline()).decode().split()
 
     async def end(self) -> None:
         """Wait for its end, which has to be a good one."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             assert await self._child.wait() == 0
 
     def kill(self) -> None:

@@ -10,8 +10,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from dmap.tiny_vocabulary import KITCHEN, SEA
-from tests.models import tool_call
+from tests.models import subjects, tool_call
 from tests.process import Process, daemon
 
 CONFIG = """
@@ -34,8 +33,9 @@ async def running(models: Path, tmp_path: Path) -> AsyncGenerator[Process]:
 
 @pytest.fixture
 async def client(running: Process) -> AsyncGenerator[AsyncOpenAI]:
-    """Make a client that does not retry, so that what it raises is what dmap said."""
-    async with AsyncOpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client:
+    """Make a client that does not retry, so that what it raises is what dmap said; a crowd takes a while."""
+    url = f"{running.url}/v1"
+    async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=100) as client:
         yield client
 
 
@@ -46,8 +46,8 @@ class TestAnswers:
         kitchen = await client.chat.completions.create(model="tiny-kitchen", messages=HELLO, max_tokens=30)
 
         assert (sea.model, kitchen.model) == ("tiny-sea", "tiny-kitchen")
-        assert subject(sea.choices[0].message.content) == {"sea"}
-        assert subject(kitchen.choices[0].message.content) == {"kitchen"}
+        assert subjects(sea.choices[0].message.content) == {"sea"}
+        assert subjects(kitchen.choices[0].message.content) == {"kitchen"}
 
     async def test_stream(self, client: AsyncOpenAI) -> None:
         """A stream brings each token, the finish reason and, if asked for, the usage."""
@@ -200,9 +200,3 @@ async def spoken(client: AsyncOpenAI, model: str) -> tuple[str, str | None]:
     stream = await client.chat.completions.create(model=model, messages=HELLO, max_tokens=20, stream=True)
     last = [chunk async for chunk in stream if chunk.choices][-1]
     return last.model, last.choices[0].finish_reason
-
-
-def subject(text: str | None) -> set[str]:
-    """Return of which subjects a text has words; the words that every tiny model knows tell nothing."""
-    words = set((text or "").split())
-    return {name for name, theme in [("sea", SEA), ("kitchen", KITCHEN)] if words & set(theme.split())}

@@ -21,7 +21,7 @@ RECIPES = dict(re.findall(r"^### ([^\n]+)\n+```nginx\n(.+?)^```$", PAGE, re.MULT
 SETTINGS = re.findall(r"^```yaml\n(.+?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
 TRUSTED = "access: {trusted_proxies: [127.0.0.1]}"
-SLOW_S = 2.0
+SLOW_S = 10.0
 """nginx is another process: what it passes on takes longer than within our loop."""
 
 Front = Callable[..., Awaitable["Nginx"]]
@@ -84,7 +84,7 @@ def free_port() -> int:
 
 
 async def accepting(port: int, child: asyncio.subprocess.Process) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while child.returncode is None:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)

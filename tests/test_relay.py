@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes import DONE, END, SSE, answer, chat, chunk, delta, post, served, told
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(60)
 
 FIVE_MB = b'data: {"choices": [{"delta": {"content": "' + b"x" * 5_000_000 + b'"}}]}\n\n'
 LARGE = b'{"object": "list", "data": ["' + b"0123456789" * 20_000 + b'"]}'

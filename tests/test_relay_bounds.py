@@ -9,29 +9,27 @@ from dmap.relay import Exchange, Reply
 from tests.fakes import (
     DONE,
     END,
+    HERE_S,
     SSE,
     answer,
     chat,
     chunk,
     delta,
+    held,
     holding,
     narrow,
     post,
     served,
-    still,
     told,
 )
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(60)
 
 KIB = 1024
 PIECE = delta("x" * 4000)
 JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-KERNELS = 1024 * KIB
-"""What the kernel's buffers between the backend, dmap and a narrow client hold at most, with one read.
-
-About 290 KiB on a quiet machine, 590 KiB seen on a busy one, where a read finds more.
-"""
+READ = 256 * KIB
+"""What one read of the loop brings at most: dmap learns that it has enough when it has it."""
 
 
 @pytest.fixture
@@ -58,12 +56,12 @@ async def ask(proxy, backend, request=None, connect=None):
 
 
 async def jammed(proxy, backend, behind, request=None, head=SSE):
-    """Pour into a client that does not read until nothing moves; return both ends and what was taken."""
+    """Pour into a client that does not read until nothing moves; return both ends and what dmap holds."""
     client, exchange = await ask(proxy, backend, request, narrow)
     exchange.squeeze()
     await exchange.write(head)
     behind(exchange.pour(chunk(PIECE), 10_000))
-    return client, exchange, await still(lambda: exchange.accepted)
+    return client, exchange, await held(proxy, backend, exchange)
 
 
 class TestMemory:
@@ -72,26 +70,26 @@ class TestMemory:
         """A backend is read only as fast as the client reads."""
         proxy = await serve(server="{buffer: 64KiB}")
 
-        _, _, taken = await jammed(proxy, backend, behind, request_)
+        _, _, has = await jammed(proxy, backend, behind, request_)
 
-        assert taken < 64 * KIB + KERNELS
+        assert has < 64 * KIB + READ
 
     async def test_a_plain_answer_to_a_client_that_does_not_read(self, serve, backend, behind):
         """A large plain answer is bounded like a stream."""
         proxy = await serve(server="{buffer: 64KiB}")
         head = JSON_HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
-        _, _, taken = await jammed(proxy, backend, behind, post(chat(stream=False)), head)
+        _, _, has = await jammed(proxy, backend, behind, post(chat(stream=False)), head)
 
-        assert taken < 64 * KIB + KERNELS
+        assert has < 64 * KIB + READ
 
     async def test_the_bound_is_the_configured_one(self, serve, backend, behind):
-        """`server.buffer` is what a stream may hold, give or take the kernel's share."""
+        """`server.buffer` is what a stream may hold, give or take one read."""
         proxy = await serve(server="{buffer: 8MiB}")
 
-        _, _, taken = await jammed(proxy, backend, behind)
+        _, _, has = await jammed(proxy, backend, behind)
 
-        assert 8192 * KIB - 64 * KIB < taken < 8192 * KIB + KERNELS
+        assert 8192 * KIB - READ < has < 8192 * KIB + READ
 
     async def test_one_huge_record_to_a_client_that_does_not_read(self, serve, backend, behind):
         """Also within one record, and one chunk of the backend's, the client's pace holds."""
@@ -102,7 +100,7 @@ class TestMemory:
 
         behind(exchange.pour(b"x" * 4000, 10_000))
 
-        assert await still(lambda: exchange.accepted) < 64 * KIB + KERNELS
+        assert await held(proxy, backend, exchange) < 64 * KIB + READ
 
     async def test_a_slow_reader_gets_every_byte(self, serve, backend):
         """A client that pauses and goes on gets the same bytes as any other."""
@@ -110,7 +108,7 @@ class TestMemory:
         client, exchange = await ask(proxy, backend, connect=narrow)
         sending = asyncio.ensure_future(exchange.pour(chunk(PIECE), 500))
         await exchange.write(SSE)
-        await still(lambda: exchange.accepted)
+        await held(proxy, backend, exchange)
 
         client.resume()
         await sending
@@ -171,7 +169,7 @@ class TestStall:
         client, exchange, _ = await jammed(proxy, backend, behind)
         behind(sip(client))
 
-        await exchange.abandoned(2)
+        await exchange.abandoned(5)
 
     async def test_it_holds_its_connection_no_longer_than_that(self, serve, backend):
         """An answer that ended but is not read is cut off in time, without a second answer behind it."""
@@ -195,7 +193,7 @@ async def sip(client):
 
 
 class TestLeaving:
-    @pytest.mark.parametrize(("leave", "within_s"), [("close", 0.1), ("reset", 0.1), ("half_close", 3)])
+    @pytest.mark.parametrize(("leave", "within_s"), [("close", 0.1), ("reset", 0.1), ("half_close", 6)])
     async def test_while_its_backend_is_paused(self, serve, backend, behind, leave, within_s):
         """A client that leaves without having read takes its request with it."""
         proxy = await serve(server="{buffer: 64KiB}")
@@ -216,7 +214,7 @@ class TestLeaving:
 
         getattr(client, leave)()
 
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(HERE_S):
             await proxy.parts.presence.gone()
 
 
@@ -236,7 +234,7 @@ class TestLease:
 
     async def test_it_ends_when_its_time_is_over(self, serve, backend, behind):
         """A model that does not come to an end is cut off after `lease_s`, and its client told."""
-        proxy = await serve(backend_options="parallel: 1, lease_s: 0.3")
+        proxy = await serve(backend_options="parallel: 1, lease_s: 0.5")
         client, exchange = await ask(proxy, backend)
         await exchange.write(SSE)
         behind(looping(exchange))
@@ -248,7 +246,7 @@ class TestLease:
 
     async def test_it_counts_from_the_grant(self, serve, backend):
         """The time in which a backend reads the prompt is time of the lease."""
-        proxy = await serve(backend_options="parallel: 1, lease_s: 0.2")
+        proxy = await serve(backend_options="parallel: 1, lease_s: 0.5")
         client, exchange = await ask(proxy, backend)
 
         given = await client.answer()
@@ -258,11 +256,11 @@ class TestLease:
 
     async def test_it_ends_though_the_client_does_not_read(self, serve, backend, behind):
         """A client that does not read cannot hold a model beyond `lease_s`."""
-        server = "{buffer: 64KiB, client_stall_s: 9}"
+        server = "{buffer: 64KiB, client_stall_s: 30}"
         proxy = await serve(server=server, backend_options="parallel: 1, lease_s: 0.8")
         await jammed(proxy, backend, behind)
 
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(HERE_S):
             await ask(proxy, backend)
 
 
@@ -305,7 +303,7 @@ class TestSilence:
 
     async def test_in_a_large_answer(self, serve, backend):
         """A plain answer that stops later is cut short of its length."""
-        proxy = await serve(server="{idle_s: 0.2}")
+        proxy = await serve(server="{idle_s: 0.5}")
         client, exchange = await ask(proxy, backend, post(chat(stream=False)))
         await exchange.write(answer(b"x" * 200_000, kind="audio/mpeg")[:-1])
 
@@ -315,22 +313,22 @@ class TestSilence:
 
     async def test_a_slow_reader_is_not_a_silent_backend(self, serve, backend, behind):
         """While a backend is paused for its client it cannot be too slow."""
-        proxy = await serve(server="{buffer: 64KiB, idle_s: 0.1, client_stall_s: 9}")
+        proxy = await serve(server="{buffer: 64KiB, idle_s: 0.5, client_stall_s: 30}")
         client, exchange, _ = await jammed(proxy, backend, behind)
 
         with pytest.raises(TimeoutError):
-            await exchange.abandoned(0.4)
+            await exchange.abandoned(1)
 
     async def test_no_limit_for_the_whole(self, serve, backend, behind):
         """A stream may take any time as long as it goes on, be it with comments."""
-        proxy = await serve(server="{idle_s: 0.2, first_byte_s: 0.2, body_s: 0.2, client_stall_s: 0.2}")
+        proxy = await serve(server="{idle_s: 1, first_byte_s: 1, body_s: 1, client_stall_s: 1}")
         client, exchange = await ask(proxy, backend)
         await exchange.write(SSE)
 
-        await pinging(exchange, 8)
+        await pinging(exchange, 13)
         await exchange.end(chunk(DONE), END)
 
-        assert (await client.answer()).body == b":\n\n" * 8 + DONE
+        assert (await client.answer()).body == b":\n\n" * 13 + DONE
 
 
 async def pinging(exchange, times):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.fakes import DONE, END, SSE, answer, chat, chunk, delta, holding, post, served, told
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(60)
 
 LARGE = b'{"object": "list", "data": ["' + b"0123456789" * 20_000 + b'"]}'
 JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -514,7 +514,7 @@ class TestAfterAHeartbeat:
 
     @pytest.fixture
     async def waiting(self, serve, backend):
-        proxy = await serve(server="{heartbeat_s: 0.05, first_byte_s: 0.5}")
+        proxy = await serve(server="{heartbeat_s: 0.05, first_byte_s: 2}")
         client, exchange = await ask(proxy, backend)
         await client.until(BEAT + b"\r\n")
         return client, exchange
