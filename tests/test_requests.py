@@ -583,7 +583,7 @@ class TestTheLine:
 
 class TestDown:
     async def test_a_refusal_does_not_grow(self, start):
-        """However often a backend that is down is asked for, the refusal says so once, and not where it is."""
+        """However often a backend that is down is asked for, the refusal says so once, and not where."""
         proxy = await start(
             "backends: {f: {kind: openai, url: 'http://127.0.0.1:1'}}\nmodels: {m: {backend: f}}"
         )
