@@ -219,7 +219,7 @@ class Emulator:
         return [
             self._v0(spec, instance)
             for spec in self.world.specs.values()
-            for instance in self.world.of(spec) or (None,)
+            for instance in (*self.world.of(spec), *self.world.lagging(spec)) or (None,)
         ]
 
     def _v0(self, spec: Spec, instance: Instance | None) -> dict[str, Any]:
@@ -330,6 +330,8 @@ class Emulator:
         try:
             words = [token async for token in tokens]
         except Unloaded as why:
+            if self.world.traps.cut_resets and request.transport is not None:
+                request.transport.abort()
             raise _Said(400, {"error": str(why)}) from None  # exact form UNCONFIRMED
         return web.json_response(form.whole(words))
 

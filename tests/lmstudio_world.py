@@ -47,7 +47,7 @@ SPECS = (
 
 @dataclass(frozen=True)
 class Traps:
-    """What LM Studio does that one would not expect; each can be switched off."""
+    """What LM Studio does that one would not expect; each can be switched off, and what nobody saw is off."""
 
     listed_at_load_start: bool = True  # loaded_instances is filled 0.23 s into a 40 s load [OBS 0.4.23]
     closed_schema: bool = True  # unknown load keys: 400 unrecognized_keys [OBS 0.4.21, 0.4.25; #2024]
@@ -67,6 +67,8 @@ class Traps:
     context_over_max: bool = True  # context above the maximum: 200, no clamp [OBS 0.4.25 M063]
     native: bool = True  # /api/v1 exists [DOC, 0.4.0]; off: an older LM Studio
     v0: bool = True  # /api/v0 exists, superseded [DOC; OBS 1.1.7]; off: a future one
+    cut_resets: bool = False  # a chat that an unload cuts gets a reset, not an answer: seen as plausible, for
+    # the form of that failure is UNCONFIRMED
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ class Knobs:
     tokens: int = 8
     idle_s: float = 5.0
     v0_lag_s: float = 0.02
+    listed_s: float = 0.0  # into a load until v1 names it, and v0 alone tells, as it does to a look between
+    # whose two lists the load begins: it did at 0.23 s [OBS 0.4.23]; a pause before is seen as plausible
+    gone_lag_s: float = 0.0  # the lists name what was unloaded for so long: seen as plausible, not measured;
+    # only that the memory is free when unload answers is [OBS 0.4.21]
     ttl_s: float = 3600.0
     memory_bytes: int = 16 * GB
     default_context: int = 4096
@@ -108,7 +114,9 @@ class Instance:
     config: dict[str, Any]
     jit: bool
     slots: asyncio.Semaphore
+    began_at: float
     loaded_at: float | None = None
+    gone_at: float = 0.0
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     why: str = ""
     by: str = ""
@@ -152,6 +160,7 @@ class World:
         self.told: Callable[[dict[str, Any]], None] = lambda event: None
         self._ids = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._gone: dict[str, Instance] = {}
 
     def now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -173,9 +182,16 @@ class World:
         return [instance for instance in self.instances.values() if instance.spec is spec]
 
     def listed(self, spec: Spec) -> list[Instance]:
-        """What v1 lists: also what is still loading."""
-        early = self.traps.listed_at_load_start
-        return [instance for instance in self.of(spec) if early or instance.loaded_at is not None]
+        """What v1 lists: also what is still loading, and what has just been unloaded."""
+        since = self.now() - self.knobs.listed_s if self.traps.listed_at_load_start else 0
+        there = [one for one in self.of(spec) if one.loaded_at is not None or one.began_at <= since]
+        return there + self.lagging(spec)
+
+    def lagging(self, spec: Spec) -> list[Instance]:
+        """What the lists have not noticed to be gone."""
+        since = self.now() - self.knobs.gone_lag_s
+        gone = (one for one in self._gone.values() if one.spec is spec and one.gone_at > since)
+        return [instance for instance in gone if instance.id not in self.instances]
 
     def v0_state(self, instance: Instance) -> str:
         if instance.loaded_at is None:
@@ -249,8 +265,9 @@ class World:
     def drop(self, instance: Instance, why: str, by: str = "itself") -> None:
         if self.instances.pop(instance.id, None) is None:
             return
-        instance.why, instance.by = why, by
+        instance.why, instance.by, instance.gone_at = why, by, self.now()
         instance.gone.set()
+        self._gone[instance.id] = instance
         if instance.timer is not None:
             instance.timer.cancel()
         self.note("gone", **instance.facts, why=why, by=by)
@@ -264,6 +281,7 @@ class World:
         """Lose all memory, as a killed server does."""
         for instance in list(self.instances.values()):
             self.drop(instance, "the server was killed")
+        self._gone.clear()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _begin(self, spec: Spec, config: dict[str, Any], jit: bool, identifier: str | None) -> Instance:
@@ -273,7 +291,7 @@ class World:
         if not self.traps.context_over_max:
             context = min(context, spec.max_context)
         slots = asyncio.Semaphore(self.knobs.parallel)
-        instance = Instance(self._free_id(identifier or spec.key), spec, {}, jit, slots)
+        instance = Instance(self._free_id(identifier or spec.key), spec, {}, jit, slots, self.now())
         instance.config = {**config, "context_length": context}
         self.html_due = self.traps.html_500_at_load
         if self.traps.guardrails and self.used_bytes() + instance.bytes > self.knobs.memory_bytes:

@@ -165,6 +165,42 @@ models:
     )
 
 
+@pytest.mark.parametrize("name", ["org/m@q4_k_m", "Org/M@Q4_K_M"])
+def test_the_file_may_name_a_quant(name):
+    """What the file says of one of the variants that LM Studio lists is said of its model."""
+    text = STUDIO + f"models: {{'{name}': {{aliases: [gpt], load: {{context_length: 8192}}}}}}"
+    made = catalog(text, lm=[ModelInfo("org/m", resident=False, names=("org/m@q4_k_m", "org/m:2"))])
+
+    assert made.resolve("gpt", ANYONE).key == ModelKey("lm", "org/m")
+    assert made.resolve("org/m", ANYONE).load == {"context_length": 8192}
+
+
+@pytest.mark.parametrize("other", ["org/m@q4_k_m", "org/m@q8_0", "org/m:2"])
+def test_a_models_own_name_goes_before_its_quant(other):
+    """What the file says of the key itself holds, whatever it says of a variant or an instance."""
+    text = (
+        STUDIO + f"models: {{'{other}': {{load: {{num_experts: 1}}}}, org/m: {{load: {{num_experts: 2}}}}}}"
+    )
+    made = catalog(text, lm=[ModelInfo("org/m", resident=False, names=("org/m@q4_k_m", "org/m:2"))])
+
+    assert made.resolve("org/m", ANYONE).load == {"num_experts": 2}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "load"),
+    [
+        ("{layers: 9}", {"gpu_layers": 9}),
+        ("{ratio: 0.5}", {"gpu": 0.5}),
+        ("{ratio: off, layers: 9}", {"gpu": "off", "gpu_layers": 9}),
+    ],
+)
+def test_a_load_of_some_layers(gpu, load):
+    """Of LM Studio's `gpu`, `layers` may stand without `ratio`."""
+    made = catalog(BOX + f"models: {{m: {{load: {{gpu: {gpu}}}}}}}", box=["m"])
+
+    assert made.resolve("m", ANYONE).load == load
+
+
 def test_what_runs_at_once_is_the_least_that_is_said():
     """A model's `parallel` never goes over its backend's: the rest would wait where nobody sees it."""
     made = catalog(BOX + "models: {m: {parallel: 9}}", box=[ModelInfo("m", resident=False, parallel=4)])

@@ -42,6 +42,7 @@ class Bench:
     def __init__(self, lm: Emulator, backend: LMStudioBackend) -> None:
         self.lm, self.world, self.backend = lm, lm.world, backend
         self.changes = 0
+        self.by_hand: asyncio.Future | None = None
         backend.changed = self._changed
 
     def _changed(self) -> None:
@@ -340,6 +341,37 @@ async def test_a_copy_that_came_while_room_was_made_is_seen():
         assert list(bench.world.instances) == [SMALL]
 
 
+async def test_a_load_that_only_v0_knows_of_is_not_stacked_upon():
+    """A load by hand that began after v1 was asked, so that v0 alone says loading, is waited for."""
+    async with running(listed_s=WHILE_S / 2, slow_s=WHILE_S) as bench:
+        by_hand = asyncio.ensure_future(bench.world.load(SMALL))
+        await bench.happened("load_start")
+
+        await bench.backend.load(SMALL, {})
+
+        assert [one["by"] for one in bench.world.happened("load_start")] == ["hand"]
+        assert list(bench.world.instances.values()) == [await by_hand]
+
+
+@pytest.mark.parametrize("slow_s", [0, WHILE_S])
+async def test_a_load_right_behind_an_unload_is_not_stacked_upon(slow_s):
+    """What somebody loads right after dmap's unload, under the same id, is adopted."""
+    async with running(slow_s=slow_s, v0_lag_s=0) as bench:
+        await bench.backend.load(SMALL, {"context_length": 2048})
+        unload = bench.world.unload
+
+        def replaced(id: str, by: str) -> None:
+            unload(id, by)
+            bench.by_hand = asyncio.ensure_future(bench.world.load(SMALL, {"context_length": 8192}))
+
+        bench.world.unload = replaced
+        loaded = await bench.backend.load(SMALL, {"context_length": 4096})
+
+        assert loaded.context_length == 8192
+        assert list(bench.world.instances.values()) == [await bench.by_hand]
+        assert bench.world.stacks() == []
+
+
 async def test_an_id_that_lm_studio_gives_is_taken(bench):
     """An instance that LM Studio itself names otherwise than its key is not loaded again."""
     load = bench.world.load
@@ -462,6 +494,22 @@ async def test_a_load_that_crashes_is_a_failure():
             await bench.backend.load(VAST, {})
 
 
+async def test_a_load_that_leaves_nothing_behind_is_tried_twice(bench):
+    """A model whose load answers 200, and which is not listed then, is not loaded on and on; that is told."""
+    load = bench.world.load
+
+    async def lost(spec, config, by):
+        instance = await load(spec, config, by=by)
+        bench.world.drop(instance, "lost")
+        return instance
+
+    bench.world.load = lost
+    with pytest.raises(LoadFailed, match="LM Studio says that it is loaded, but does not list it"):
+        await bench.backend.load(SMALL, {})
+
+    assert len(bench.asked(f"{V1}/load")) == 2
+
+
 async def test_a_canceled_load_is_tried_again(caplog):
     """A load that another app's request displaced says nothing of the model, and is begun again."""
     async with running(slow_s=WHILE_S) as bench:
@@ -553,6 +601,31 @@ async def test_a_copy_that_comes_during_an_unload_goes_too():
 
         assert bench.world.instances == {}
         await by_hand[0]
+
+
+async def test_lists_that_lag_behind_an_unload_hold_no_switch_up():
+    """What the lists still name after its unload is waited for: it is not unloaded again, nor in the way."""
+    async with running(gone_lag_s=WHILE_S, disagree_s=LIMIT_S, v0_lag_s=0) as bench:
+        await bench.backend.load(SMALL, {})
+        await bench.backend.unload(SMALL)
+        assert await bench.residents() == []
+
+        await bench.backend.load(OTHER, {})
+
+        assert list(bench.world.instances) == [OTHER]
+        assert bench.asked(f"{V1}/unload") == [{"instance_id": SMALL}]
+
+
+async def test_lists_that_lag_behind_an_unload_make_no_copy():
+    """A model that is loaded anew for more context is loaded once, under its key, when the lists agree."""
+    async with running(gone_lag_s=WHILE_S, disagree_s=LIMIT_S, v0_lag_s=0) as bench:
+        await bench.backend.load(SMALL, {"context_length": 2048})
+
+        await bench.backend.load(SMALL, {"context_length": 4096})
+
+        assert list(bench.world.instances) == [SMALL]
+        assert [one["context_length"] for one in bench.world.happened("load_start")] == [2048, 4096]
+        assert bench.asked(f"{V1}/unload") == [{"instance_id": SMALL}]
 
 
 async def test_an_unload_that_never_succeeds_is_down(caplog):
@@ -741,6 +814,7 @@ async def test_a_server_that_dies_during_a_load_is_down():
         ("500 Oops", b"<html>no</html>", "status 500 and no JSON"),
         ("502 Bad Gateway", b"upstream is away", "upstream is away"),
         ("200 OK", b"[]", r"status 200, \[\]"),
+        ("200 OK", b"[" * 100_000, r"does not list its models: \[\[\["),
         ("200 OK", b'{"error": "it hurts"}', "it hurts"),
         ("200 OK", b'{"models": 7}', "no list of models"),
         ("oops", b"", "does not answer: what it says is not HTTP"),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -126,6 +127,16 @@ async def test_embeddings_of_a_chat_model(ask: Ask, lm: Emulator) -> None:
     assert list(lm.world.instances) == [SMALL]
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/responses", "/v1/messages", "/api/v1/chat"])
+async def test_chats_with_an_embedding_model(ask: Ask, lm: Emulator, path: str) -> None:
+    """A model that only makes embeddings is not loaded for a request that it cannot answer."""
+    status, answer = await ask(path, chat(EMBED, input="Hello", prompt="Hello", max_tokens=5))
+
+    assert (status, answer["error"]["param"]) == (400, "model")
+    assert "makes embeddings and nothing else" in answer["error"]["message"]
+    assert lm.world.happened("load_start") == []
+
+
 async def test_embeddings_beside_chat(ask: Ask, lm: Emulator) -> None:
     """An embedding model stays beside a chat model: neither pushes the other out."""
     await ask(CHAT, chat(SMALL))
@@ -143,6 +154,47 @@ async def test_a_load_that_is_refused(ask: Ask, lm: Emulator) -> None:
 
     assert (status, answer["error"]["code"]) == (502, "model_load_failed")
     assert "insufficient system resources" in answer["error"]["message"]
+
+
+async def test_a_request_that_an_unload_by_hand_resets(ask: Ask, lm: Emulator) -> None:
+    """It is not sent again without a look: dmap loads the model, not LM Studio on demand."""
+    lm.world.traps = replace(lm.world.traps, cut_resets=True)
+    await ask(CHAT, chat(SMALL))  # which leaves an idle connection
+
+    def unloaded(event: dict[str, Any]) -> None:
+        if event["event"] == "generation_start":
+            lm.world.told = lambda event: None
+            lm.world.unload(SMALL)
+
+    lm.world.told = unloaded
+    status, answer = await ask(CHAT, chat(SMALL))
+
+    assert (status, answer["model"]) == (200, SMALL)
+    assert len(lm.world.cuts()) == 1
+    assert [one["by"] for one in lm.world.happened("load_start")] == ["rest", "rest"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [(CHAT, chat(SMALL)), ("/api/v1/chat", {"model": SMALL, "input": "Hello"})]
+)
+async def test_a_model_that_goes_between_look_and_request(
+    ask: Ask, lm: Emulator, path: str, body: dict[str, Any]
+) -> None:
+    """That LM Studio knows it no more is 502, to be tried again: it is not the client who named it wrong."""
+    lm.world.traps = replace(lm.world.traps, jit=False, any_name=False)
+    await ask(CHAT, chat(SMALL))
+    find = lm.world.find
+
+    async def replaced(name: str, **how: Any) -> Any:
+        lm.world.unload(SMALL)
+        await lm.world.load(OTHER)
+        return await find(name, **how)
+
+    lm.world.find = replaced
+    status, answer = await ask(path, body)
+
+    assert (status, answer["error"]["code"]) == (502, "backend_error")
+    assert answer["error"]["message"].startswith("Invalid model identifier")
 
 
 async def test_a_server_that_comes_back(ask: Ask, lm: Emulator) -> None:

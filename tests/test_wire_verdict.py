@@ -89,14 +89,16 @@ def test_an_error_in_another_shape(status, body, kind, message):
         "Model is unloaded.",
         "No models loaded. Please load a model in the developer page or use the 'lms load' command.",
         'Failed to load model "gpt-oss-20b". Error: Operation canceled.',
+        'Invalid model identifier "gpt-oss-20b". Please specify a valid downloaded model (e.g., a/b).',
     ],
 )
+@pytest.mark.parametrize("status", [400, 404])
 @pytest.mark.parametrize(
     "shape", [lambda message: message, lambda message: {"message": message, "code": None}]
 )
-def test_a_fault_of_the_server_is_no_bad_request(message, shape):
-    """What LM Studio calls 400 though the request was good is 502, so that clients may try again."""
-    failure = judged(400, {"error": shape(message)})
+def test_a_fault_of_the_server_is_no_bad_request(message, status, shape):
+    """What LM Studio calls 400 or 404 though the request was good is 502, so that clients may try again."""
+    failure = judged(status, {"error": shape(message)})
 
     assert isinstance(failure, Relayed)
     assert (failure.status, failure.code, failure.message) == (502, "backend_error", message)

@@ -153,7 +153,7 @@ def _understood(status: int, body: bytes) -> dict[str, Any]:
     """Return the object in *body*; raise `Fault` for an error of any form, whatever the status."""
     try:
         answer = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Fault(status, _plain(status, body), garbled=True) from None
     error = answer.get("error") if isinstance(answer, dict) else None
     if error:

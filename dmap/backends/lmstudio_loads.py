@@ -198,6 +198,9 @@ class Loads:
         found = {instance.id: instance for instance in listed.instances} if listed else {}
         instance = found.get(str(answer.get("instance_id") or key))
         if listed is None or instance is None:
+            if left < TRIES - 1:
+                reason = "LM Studio says that it is loaded, but does not list it; its own log may tell why"
+                raise LoadFailed(f"cannot load model {key!r}: {reason}")
             self._tell("load_repeated", key, reason="it was gone right after its load")
             return None
         if left and (len(found) > 1 or listed.is_copy(instance)):

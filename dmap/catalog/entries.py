@@ -23,7 +23,7 @@ def known_models(config: Config, inventory: Inventory) -> Iterator[Entry]:
             yield _entry(config, settings.backend, ModelInfo(name, resident=True), settings)
     for backend, models in inventory.items():
         for info in models or ():
-            settings = _settings(config, info.id)
+            settings = _settings(config, info)
             if settings.backend in (None, backend):
                 yield _entry(config, backend, info, settings)
 
@@ -44,10 +44,13 @@ def with_activations(config: Config, names: Names, activations: Mapping[str, Act
     )
 
 
-def _settings(config: Config, model: str) -> Model:
-    """Find what the file says of *model*, in whatever letters it names it."""
-    folded = (settings for name, settings in config.models.items() if name.casefold() == model.casefold())
-    return config.models[model] if model in config.models else next(folded, Model())
+def _settings(config: Config, info: ModelInfo) -> Model:
+    """Find what the file says of a model, in whatever letters it names it, or one of its `key@quant`."""
+    if info.id in config.models:
+        return config.models[info.id]
+    folded = {name.casefold(): settings for name, settings in reversed(config.models.items())}
+    names = (info.id, *(name for name in info.names if "@" in name))
+    return next((folded[name.casefold()] for name in names if name.casefold() in folded), Model())
 
 
 def _entry(

@@ -56,7 +56,9 @@ class Defaults(Section):
 
 
 def _share(value: Any) -> Any:
-    """Read a part of the layers; YAML takes a bare `off` for false."""
+    """Read a part of the layers, if it is given; YAML takes a bare `off` for false."""
+    if value is None:
+        return None
     if value is False or value in ("off", "max"):
         return value or "off"
     try:

@@ -64,18 +64,24 @@ def _understand(request: web.Request, path: InferenceRoute, body: bytes) -> tupl
     else:
         body, route, trip.stream = _json(request, path, body)
     trip.model, trip.backend = route.key.model, route.key.backend
-    kind = request.app[PARTS].config.backends[route.key.backend].kind
-    if kind == "lmstudio" and path.path.endswith("/embeddings") and not route.embedding:
-        # It would load a copy of its own for each such request (bug-tracker #902).
-        told = f"{trip.model!r} makes no embeddings in LM Studio; ask a model that is made for it"
-        raise BadRequest(told, param="model")
-    if kind in path.lacking:
-        raise PathNotFound(f"backends of {kind} have no {path.path}; {trip.model!r} is on one")
-    if path.native not in (None, kind):
-        raise PathNotFound(
-            f"{path.path} is a route of {path.native}; {trip.model!r} is on a backend of {kind}"
-        )
+    _suit(path, route, request.app[PARTS].config.backends[route.key.backend].kind)
     return body, route
+
+
+def _suit(path: InferenceRoute, route: Route, kind: str) -> None:
+    """Refuse what a backend of *kind* lacks, or would load the model for in vain."""
+    model, embeds = route.key.model, path.path.endswith("/embeddings")
+    if kind in path.lacking:
+        raise PathNotFound(f"backends of {kind} have no {path.path}; {model!r} is on one")
+    if path.native not in (None, kind):
+        raise PathNotFound(f"{path.path} is a route of {path.native}; {model!r} is on a backend of {kind}")
+    if kind == "lmstudio" and embeds and not route.embedding:
+        # It would load a copy of its own for each such request (bug-tracker #902).
+        told = f"{model!r} makes no embeddings in LM Studio; ask a model that is made for it"
+        raise BadRequest(told, param="model")
+    if kind == "lmstudio" and route.embedding and not embeds:
+        told = f"{model!r} makes embeddings and nothing else; ask it at /v1/embeddings"
+        raise BadRequest(told, param="model")
 
 
 def _kind(request: web.Request, path: InferenceRoute) -> str:
