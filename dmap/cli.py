@@ -138,6 +138,8 @@ def _new_key(options: argparse.Namespace) -> int:
     if name is None:
         options.refuse("NAME is missing")
     scopes, models = _all_of("--scopes", given), _all_of("--models", given)
+    if "" in models:
+        options.refuse("--models: a name is empty")
     try:
         print(keys.notice(name, scopes, models))
     except ConfigProblem as exc:
@@ -146,7 +148,7 @@ def _new_key(options: argparse.Namespace) -> int:
 
 
 def _all_of(option: str, given: list[list[tuple[str, str]]]) -> list[str]:
-    return [word for said in given for of, text in said if of == option for word in text.split(",")]
+    return [word.strip() for said in given for of, text in said if of == option for word in text.split(",")]
 
 
 def _demo(options: argparse.Namespace) -> int:

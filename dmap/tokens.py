@@ -31,7 +31,7 @@ LEAST = 64
 LEAST_BYTES, MOST_BYTES = 8 * LEAST, 2**20
 """Bodies worth reading: in fewer bytes there are hardly so many words, and in more it takes over 3 ms."""
 
-_HOW = "run: .venv/bin/pip install -e '.[tokenizer]' (a service: EXTRAS='[tokenizer]' make install-service)"
+_HOW = "run: .venv/bin/pip install -e '.[tokenizer]' (a service: see docs/service.md)"
 _SPACE = b" \t\n\r\x0b\f"
 _LETTERS = frozenset(f"{string.ascii_letters}{string.digits}".encode()) | frozenset(range(0x80, 0x100))
 _MARKS = bytes(b"x"[0] if byte in _LETTERS else b" "[0] for byte in range(256))

@@ -621,6 +621,21 @@ class TestSnapshot:
         assert snapshot.switch == SwitchView("A", (), "unload", 0)
         assert snapshot.oldest_wait_s == 2
 
+    def test_a_drain_is_no_stay(self) -> None:
+        """Who waited because nobody was to be served is no sign that a resident keeps others waiting."""
+        arbiter = resident(wait_s=900)
+        arbiter.withdraw(9, "a")
+        arbiter.drain(10)
+        arbiter.submit(20, "b", "B", "bob", CHAT)
+        arbiter.resume(520)
+        arbiter.unloaded(520, "A")
+        arbiter.cleared(520)
+        arbiter.switched(528, LOADED)
+
+        arbiter.submit(528, "c", "C", "cid", CHAT)
+
+        assert arbiter.snapshot(528).waiting["c"].estimate_s < 60
+
     def test_tells_who_serves_and_who_leaves(self) -> None:
         """A victim that still serves shows as leaving."""
         arbiter = resident()

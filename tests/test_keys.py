@@ -55,6 +55,7 @@ def test_what_the_configuration_refuses_is_not_printed(name, scopes):
     [
         ["webui", "--models", "qwen*", "gpt-*", "--scopes", "inference", "admin"],
         ["webui", "--models", "qwen*,gpt-*", "--scopes", "inference,admin"],
+        ["webui", "--models", "qwen*, gpt-*", "--scopes", "inference, admin"],
         ["--scopes", "inference,admin", "--models", "qwen*,gpt-*", "webui"],
         ["--scopes", "inference", "--scopes", "admin", "--models=qwen*", "--models", "gpt-*", "webui"],
         ["--scopes=inference", "--scopes=admin", "webui", "--models", "qwen*", "gpt-*"],
@@ -77,6 +78,8 @@ def test_the_command(capsys, words):
         (["--scopes", "admin", "x,y"], "NAME: up to 64 letters, digits,"),
         (["x", "--scopes", "admin,root"], "--scopes: there are inference, debug and admin"),
         (["x", "--scopes", ""], "--scopes: there are inference, debug and admin"),
+        (["x", "--models", ""], "--models: a name is empty"),
+        (["x", "--models", "a,"], "--models: a name is empty"),
         (["--scopes", "admin"], "NAME is missing"),
         (["--scopes", "admin", "--scopes", "debug"], "NAME is missing"),
         ([], "NAME is missing"),

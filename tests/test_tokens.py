@@ -414,7 +414,7 @@ def test_without_the_package(file, monkeypatch):
         counters(config(file))
     assert caught.value.problems == [
         "models.Big.tokenizer: takes the package tokenizers; run: .venv/bin/pip install -e '.[tokenizer]' "
-        "(a service: EXTRAS='[tokenizer]' make install-service)"
+        "(a service: see docs/service.md)"
     ]
 
 

@@ -139,6 +139,8 @@ class Arbiter:
 
     def resume(self, now: float) -> list[Effect]:
         """Go on after `drain`.  Residents that have not gone by now stay."""
+        if self._device.drained:
+            self._device.resumed_at = now  # who waited until now was kept by the drain, not by a resident
         self._device.drained = self._emptied = False
         wishes = self._device.wishes
         for model in [model for model, wish in wishes.items() if wish.cause is Cause.DRAIN]:

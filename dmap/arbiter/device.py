@@ -42,6 +42,7 @@ class Device:
     alone: dict[Model, bool] = field(default_factory=dict)
     wishes: dict[Model, Wish] = field(default_factory=dict)
     drained: bool = False
+    resumed_at: float = 0.0
     closed: bool = False
     epoch: int = 0
 
@@ -138,7 +139,7 @@ class Device:
     def contended_s(self, now: float, resident: Resident) -> float:
         """Return for how long *resident* has kept models waiting that are not there."""
         oldest = min((self.waiters.head(model).since for model in self.absent()), default=now)
-        return now - max(oldest, resident.since)
+        return now - max(oldest, resident.since, self.resumed_at)
 
     def newest(self, resident: Resident) -> Lease | None:
         """Return the latest lease on *resident* that has not ended."""
@@ -146,11 +147,9 @@ class Device:
         return next(found, None)
 
     def part(self, now: float, models: Iterable[Model]) -> None:
-        """Learn from residents that go for the sake of others, if they kept them waiting at all."""
+        """Learn from residents that go for the sake of others how long they kept them waiting."""
         for model in models:
-            stay_s = self.contended_s(now, self.residents[model])
-            if stay_s > 0:
-                self.stays.learn(model, stay_s)
+            self.stays.learn(model, self.contended_s(now, self.residents[model]))
 
     def loaded(self, model: Model, outcome: Outcome) -> Needs:
         """Return what a model takes now that it is loaded.  A *parallel* asked for outranks the report."""

@@ -89,10 +89,11 @@ class Settlement:
             self.refuse(ticket, reason, detail, retry_after_s)
 
     def _expire(self, now: float) -> None:
-        device = self._device
+        device, told = self._device, dict[Model, float]()
         while (oldest := device.waiters.oldest()) and now >= oldest.since + device.limits.wait_s:
-            retry_after_s = outlook.estimate(now, device, oldest.model)
-            self.refuse(oldest, Reason.WAIT_EXPIRED, retry_after_s=retry_after_s)
+            if oldest.model not in told:  # once a model, for all of a crowd may be over at once
+                told[oldest.model] = outlook.estimate(now, device, oldest.model)
+            self.refuse(oldest, Reason.WAIT_EXPIRED, retry_after_s=told[oldest.model])
 
     def _drop_stale_plan(self, now: float) -> None:
         plan = self._device.plan

@@ -143,7 +143,7 @@ def state_of(entry: Mapping[str, Any] | None) -> str:
 
 def _listed(item: Mapping[str, Any]) -> Listed:
     variants = item.get("variants")
-    names = [*(variants if isinstance(variants, list) else ()), item.get("selected_variant")]
+    names = [item.get("selected_variant"), *(variants if isinstance(variants, list) else ())]
     loaded = item.get("loaded_instances")
     return Listed(
         key=item["key"],

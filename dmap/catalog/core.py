@@ -113,9 +113,9 @@ class Catalog:
         Raises `ModelNotFound`, also where *client* may not use it, or `BackendDown` as `resolve` does.
         """
         entry = self._names.find(name)
-        if entry is None:
+        if entry is None and client.may_use(name):
             raise self._unknown(name, asked=True)
-        if not client.may_use(*entry.names):
+        if entry is None or not client.may_use(*entry.names):
             raise _no_such(name)
         names = (name,) if name in entry.names else (entry.name, str(entry.key), name)
         chosen = next(each for each in names if self._names.find(each) is entry)

@@ -83,7 +83,9 @@ class Report:
     def close(self, now: float) -> None:
         """Write the log line of a switch that was out; one without an ending was given up."""
         if self._outcome == "given_up":
-            self._event("switch.cancelled", model=str(self._model), **self._times(now))
+            drain_s = self._drain_s if self.is_out else now - self.plan.since
+            told = {"reason": self.plan.cause.value, "drain_s": drain_s, **self._times(now)}
+            self._event("switch.cancelled", model=str(self._model), **told)
         if not self.is_out:
             return
         line = {

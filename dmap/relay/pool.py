@@ -107,8 +107,8 @@ class Pool:
         except (OSError, TimeoutError) as exc:
             if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
                 raise Overloaded("dmap has no file descriptor left", retry_after_s=5) from exc
-            late = f"no connection within {self.connect_s:g} s"
-            reason = trouble_of(exc) if exc.errno is not None else late
+            late = isinstance(exc, TimeoutError) and exc.errno is None
+            reason = f"no connection within {self.connect_s:g} s" if late else trouble_of(exc)
             raise BackendDown(f"the backend cannot be reached: {reason}", retry_after_s=2) from exc
         return connection
 

@@ -26,7 +26,7 @@ KEPT_CHARACTERS = 64 * 1024
 
 # The end of a name, in a JSON text and in JSON within its strings, where quotes have backslashes before them.
 _SECRET = re.compile(
-    r"(?:(?P<token>token)|authorization|bearer|(?:api|private|access)[_-]?key|secret|password|passwd|passphrase"
+    r"(?:(?P<token>token(?![\w.-]{0,64}(?:secret|password|key)))|authorization|bearer|(?:api|private|access)[_-]?key|secret|password|passwd|passphrase"
     r"|credential|cookie)(?P<rest>[\w.-]{0,64})(?P<quote>\\{0,15}\")\s{0,16}:\s{0,16}",
     re.IGNORECASE,
 )

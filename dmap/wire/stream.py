@@ -7,7 +7,6 @@ Event streams are records separated by an empty line (WHATWG HTML, "Server-sent 
 """
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -23,6 +22,9 @@ _ENDS = (b"\n\n", b"\r\n\r\n")
 _BREAK = re.compile(rb"\r?\n\r?\n")
 _KEEP = 64 * 1024
 """Of one record; the marks stand at its beginning, so a longer one may lose its end."""
+
+_FASTEST = 1e6
+"""Tokens per second that are believed; it is what llama.cpp tells of an answer that took no time."""
 
 _MODEL = re.compile(rb'"model(?:_instance_id)?"\s*:\s*("(?:[^"\\]|\\.)*")')
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
@@ -186,7 +188,7 @@ def _rate(wholes: list[dict[str, Any]]) -> float | None:
     told = [whole.get(name) for whole in wholes for name in ("timings", "stats")]
     for one in (one for one in told if isinstance(one, dict)):
         rate = one.get("predicted_per_second", one.get("tokens_per_second"))
-        if isinstance(rate, (int, float)) and 0 < rate < math.inf:
+        if isinstance(rate, (int, float)) and 0 < rate <= _FASTEST:
             return float(rate)
     return None
 
