@@ -121,5 +121,5 @@ class Pool:
 def _request_head(target: Target, headers: list[tuple[str, str]], length: int) -> bytes:
     host = f"[{target.host}]" if ":" in target.host else target.host
     lines = [f"POST {target.path} HTTP/1.1", f"Host: {host}:{target.port}", f"Content-Length: {length}"]
-    lines += [f"{name}: {value}" for name, value in headers]
+    lines += [f"{name}: {value}" for name, value in (*headers, *target.headers)]
     return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")  # as aiohttp decoded them

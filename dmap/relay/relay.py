@@ -33,27 +33,30 @@ _NO_MARK = "the backend ended the stream before its end mark"
 async def run(
     reply: Reply,
     pool: Pool,
-    target: Target,
+    where: Callable[[], Awaitable[Target]],
     headers: list[tuple[str, str]],
     body: bytes,
     *,
     lease_s: float,
-    again: Callable[[], Awaitable[Target]],
     by_finish: bool = False,
     on_answer: Callable[[str | None], None] = lambda named: None,
 ) -> None:
     """
     Send a request to a backend and pass its answer on; returns when the backend has nothing more to say.
 
-    *again* is asked where to send the request a second time, if the idle connection that it went out on had
-    been closed by the server; it may raise instead, for the server may have been restarted since.
+    *where* is asked where the request goes, and once more if the idle connection that it went out on had been
+    closed by the server: that may have been restarted since, and *where* may raise.
     *on_answer* is called when the answer begins, with the model that it names, None if it names none; it may
     raise, before anything of the answer is passed on.  *by_finish* takes a `finish_reason` for the end of a
     stream that lacks `[DONE]`.  Raises a `DmapError` for whatever keeps the answer from being whole; when
     cancelled, the backend is cut off at once.
     """
     bounds = Bounds(reply.server.first_byte_s, reply.server.idle_s, lease_s)
-    with await _ask(reply, pool, target, headers, body, bounds, again) as exchange:
+
+    async def send(fresh: bool) -> Exchange:
+        return await pool.send(await where(), headers, body, bounds, fresh=fresh)
+
+    with await _ask(reply, pool, send) as exchange:
         try:
             on_answer(_named(exchange))
             if exchange.status == 200 and _kind(exchange) == "text/event-stream":
@@ -64,20 +67,12 @@ async def run(
             reply.trip.chunks = exchange.chunks
 
 
-async def _ask(
-    reply: Reply,
-    pool: Pool,
-    target: Target,
-    headers: list[tuple[str, str]],
-    body: bytes,
-    bounds: Bounds,
-    again: Callable[[], Awaitable[Target]],
-) -> Exchange:
+async def _ask(reply: Reply, pool: Pool, send: Callable[[bool], Awaitable[Exchange]]) -> Exchange:
     """Send the request and wait for the first byte of the answer's body."""
     try:
-        return await _first(reply, pool, await pool.send(target, headers, body, bounds))
+        return await _first(reply, pool, await send(False))
     except Stale:
-        return await _first(reply, pool, await pool.send(await again(), headers, body, bounds, fresh=True))
+        return await _first(reply, pool, await send(True))
 
 
 async def _first(reply: Reply, pool: Pool, exchange: Exchange) -> Exchange:

@@ -157,20 +157,18 @@ async def _relay(request: web.Request, reply: Reply, route: Route, path: Inferen
     parts = request.app[PARTS]
     backend = parts.backends[route.key.backend]
 
-    async def confirmed() -> Target:
+    async def where() -> Target:
         await backend.confirm()
         return backend.target(route.key.model, path.path)
 
-    target = await confirmed()
-    own = (("Content-Type", _kind(request, path)), ("X-Request-Id", reply.trip.id), *target.headers)
+    own = (("Content-Type", _kind(request, path)), ("X-Request-Id", reply.trip.id))
     await relay.run(
         reply,
         parts.pool,
-        target,
+        where,
         to_backend(request.headers.items(), own),
         body,
         lease_s=parts.lease_s(route),
-        again=confirmed,
         on_answer=functools.partial(_begun, parts, reply.trip, backend),
         by_finish=isinstance(parts.config.backends[backend.name], OpenAIBackend),
     )

@@ -57,7 +57,7 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def to_backend(theirs: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the request headers for a backend: the allowed ones of *theirs*, then its *own* (its token)."""
+    """Return the request headers for a backend: the allowed ones of *theirs*, then our *own*."""
     kept = [line for line in theirs if _goes_up(line[0])]
     # Encoded answers could not be searched for their end mark.
     return [*kept, ("Accept-Encoding", "identity"), *own]
