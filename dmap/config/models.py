@@ -48,7 +48,7 @@ class Defaults(Section):
     @model_validator(mode="before")
     @classmethod
     def _spelled(cls, values: Any) -> Any:
-        return in_snake(values, _SAME_PARAMETERS)
+        return in_snake(values, SAME_PARAMETERS)
 
     def given(self) -> dict[str, Any]:
         """Return the parameters that are set."""
@@ -70,12 +70,13 @@ def _share(value: Any) -> Any:
     return share
 
 
-_SAME_OPTIONS = {"offload_kv_cache": "offload_kv_cache_to_gpu"}
-_SAME_PARAMETERS = {
+SAME_OPTIONS = {"offload_kv_cache": "offload_kv_cache_to_gpu"}
+SAME_PARAMETERS = {
     "stop_strings": "stop",
     "max_completion_tokens": "max_tokens",
     "max_output_tokens": "max_tokens",
 }
+"""Other words for options of a load, and for parameters, with ours."""
 
 
 def _strippable(name: str) -> str:
@@ -110,7 +111,7 @@ class Load(Section):
     @classmethod
     def _spelled(cls, values: Any) -> Any:
         """Take LM Studio's own `gpu: {ratio, layers}` apart, too."""
-        values = in_snake(values, _SAME_OPTIONS)
+        values = in_snake(values, SAME_OPTIONS)
         gpu = values.get("gpu") if isinstance(values, dict) else None
         if not isinstance(gpu, dict):
             return values

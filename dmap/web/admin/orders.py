@@ -8,6 +8,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from dmap.config import Defaults, Load, in_snake
+from dmap.config.models import SAME_OPTIONS, SAME_PARAMETERS
 from dmap.errors import BodyTooLarge, Invalid
 from dmap.logfmt import logfmt
 from dmap.web.inference import CLIENT
@@ -23,13 +24,7 @@ Spelling = dict[str, tuple[str, "Spelling"]]
 """How an order writes its fields: by our name for each, its own and the spelling of what is inside."""
 
 _JSON = TypeAdapter[Any](Any)
-_OTHERS = {
-    "model": "model_key",
-    "stop_strings": "stop",
-    "max_completion_tokens": "max_tokens",
-    "max_output_tokens": "max_tokens",
-    "offload_kv_cache": "offload_kv_cache_to_gpu",
-}
+_OTHERS = {"model": "model_key", **SAME_PARAMETERS, **SAME_OPTIONS}
 """Other words for our fields, as `Order`, `Defaults` and `Load` take them."""
 
 
