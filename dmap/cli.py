@@ -20,8 +20,6 @@ from dmap.lines import Lines
 from dmap.remote import commands as remote
 from dmap.remote.client import Trouble
 
-__all__ = ["main"]
-
 EX_CONFIG = 78
 """`EX_CONFIG` of sysexits.h; systemd is told not to restart after it."""
 EX_INTERRUPTED = 130

@@ -28,10 +28,8 @@ from dmap.state import StateFile, default_path
 from dmap.web.app import make_app
 from dmap.web.build import build
 from dmap.web.connection import Connection
-from dmap.web.parts import Parts
+from dmap.web.proxy import Proxy
 from dmap.web.reload import reload
-
-__all__ = ["Daemon", "listening", "serve"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +46,7 @@ _BACKLOG = 4096
 class Daemon:
     """A proxy that listens at *addresses*."""
 
-    parts: Parts
+    proxy: Proxy
     addresses: list[tuple[str, int]]
     _servers: list[asyncio.Server]
 
@@ -56,12 +54,12 @@ class Daemon:
     def url(self) -> str:
         """The first address, as a URL."""
         host, port = self.addresses[0]
-        scheme = "http" if self.parts.certificate is None else "https"
+        scheme = "http" if self.proxy.certificate is None else "https"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def status(self) -> str:
         """Tell in one line who is resident, and how many wait and are served."""
-        views = [gate.snapshot() for gate in self.parts.gates.values()]
+        views = [gate.snapshot() for gate in self.proxy.gates.values()]
         residents = sorted(str(resident.model) for view in views for resident in view.residents)
         waiting, leases = sum(len(view.waiting) for view in views), sum(view.leases for view in views)
         return f"resident: {', '.join(residents) or 'none'}; {waiting} waiting, {leases} served"
@@ -75,16 +73,16 @@ class Daemon:
         """
         for server in self._servers:
             server.close()
-        self.parts.bus.close()
-        for gate in self.parts.gates.values():
+        self.proxy.bus.close()
+        for gate in self.proxy.gates.values():
             await gate.close()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.parts.config.server.shutdown_s):
-                await _first_of(self.parts.presence.gone(), hurry.wait())
-        self.parts.pool.stop(ShuttingDown("dmap is shutting down"))
+            async with asyncio.timeout(self.proxy.config.server.shutdown_s):
+                await _first_of(self.proxy.presence.gone(), hurry.wait())
+        self.proxy.pool.stop(ShuttingDown("dmap is shutting down"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CANCEL_S):
-                await self.parts.presence.gone()
+                await self.proxy.presence.gone()
 
 
 @contextlib.asynccontextmanager
@@ -97,29 +95,29 @@ async def listening(
     Sockets that are *given*, listening already, are used instead of `listen`, and closed in the end.  Raises
     `ConfigProblem` for a certificate that cannot be used.
     """
-    parts = build(config, state)
+    proxy = build(config, state)
     runner = web.AppRunner(
-        make_app(parts), handler_cancellation=True, access_log=None, shutdown_timeout=_CANCEL_S
+        make_app(proxy), handler_cancellation=True, access_log=None, shutdown_timeout=_CANCEL_S
     )
-    servers = await _bind(runner, parts, given)
+    servers = await _bind(runner, proxy, given)
     try:
         await runner.setup()
         for server in servers:
             await server.start_serving()
         addresses = [sock.getsockname()[:2] for server in servers for sock in server.sockets]
-        yield Daemon(parts, addresses, servers)
+        yield Daemon(proxy, addresses, servers)
     finally:
         for server in servers:
             server.close()
         await runner.cleanup()
 
 
-async def _bind(runner: web.AppRunner, parts: Parts, given: Sequence[socket.socket]) -> list[asyncio.Server]:
+async def _bind(runner: web.AppRunner, proxy: Proxy, given: Sequence[socket.socket]) -> list[asyncio.Server]:
     """Take the addresses, before anything is started that would have to be stopped if they are taken."""
-    loop, config = asyncio.get_running_loop(), parts.config
+    loop, config = asyncio.get_running_loop(), proxy.config
     tls: dict[str, Any] = {}
-    if parts.certificate is not None:
-        tls = {"ssl": parts.certificate.context, "ssl_handshake_timeout": _HANDSHAKE_S}
+    if proxy.certificate is not None:
+        tls = {"ssl": proxy.certificate.context, "ssl_handshake_timeout": _HANDSHAKE_S}
 
     def connection() -> Connection:
         assert runner.server is not None, "connections come when the runner is set up"
@@ -171,8 +169,8 @@ async def serve(
         notifier.status = daemon.status
         notifier.ready()
         if read_again is not None:
-            daemon.parts.reload = functools.partial(_reload, daemon.parts, read_again, notifier)
-            loop.add_signal_handler(signal.SIGHUP, _on_hangup, daemon.parts.reload)
+            daemon.proxy.reload = functools.partial(_reload, daemon.proxy, read_again, notifier)
+            loop.add_signal_handler(signal.SIGHUP, _on_hangup, daemon.proxy.reload)
         on_ready(daemon.url)
         await stop.wait()
         notifier.stopping()
@@ -187,20 +185,20 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _reload(parts: Parts, read_again: Callable[[], Config], notifier: Notifier) -> None:
+def _reload(proxy: Proxy, read_again: Callable[[], Config], notifier: Notifier) -> None:
     """Take the file as it is now; a file that is wrong changes nothing, is told line by line, and raises."""
     notifier.reloading()
     try:
-        reload(parts, read_again())
+        reload(proxy, read_again())
     except ConfigProblem as exc:
         for problem in exc.problems:
             _log.error(logfmt("reload_refused", {"reason": problem}))
-        parts.bus.tell("config.refused", {"problems": exc.problems})
+        proxy.bus.tell("config.refused", {"problems": exc.problems})
         raise
     else:
-        _advise(parts.config)
+        _advise(proxy.config)
         _log.info(logfmt("reloaded", {}))
-        parts.bus.tell("config.reloaded", {})
+        proxy.bus.tell("config.reloaded", {})
     finally:
         notifier.ready()
 

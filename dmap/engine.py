@@ -23,8 +23,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-__all__ = ["KEY_VARIABLE", "main"]
-
 KEY_VARIABLE = "DMAP_ENGINE_KEY"
 HOST = "127.0.0.1"
 PR_SET_PDEATHSIG = 1

@@ -22,34 +22,6 @@ that turns one of these into a response.
 
 from typing import Any
 
-__all__ = [
-    "AccessDenied",
-    "BackendBroke",
-    "BackendDown",
-    "BackendSlow",
-    "BadRequest",
-    "BodyTooLarge",
-    "Cancelled",
-    "ClientStalled",
-    "ContextExceeded",
-    "DmapError",
-    "Internal",
-    "Invalid",
-    "InvalidKey",
-    "LeaseExpired",
-    "LoadFailed",
-    "ModelNotFound",
-    "NotBuilt",
-    "NotSaved",
-    "Overloaded",
-    "PathNotFound",
-    "Relayed",
-    "RequestNotFound",
-    "ShuttingDown",
-    "UploadTimeout",
-    "WaitExpired",
-]
-
 RETRY_AFTER_S = (1, 60)
 """OpenAI's Node client ignores a `Retry-After` over 60 s, Python's gives up over 120 s."""
 

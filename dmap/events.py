@@ -13,8 +13,6 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["MISSED", "TYPES", "Bus", "Event", "Listener"]
-
 MISSED = "debug.missed"
 """The one type that is never on the bus: a reader is told by it how many events it has lost."""
 

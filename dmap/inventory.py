@@ -19,8 +19,6 @@ from dmap.catalog import Catalog
 from dmap.errors import BackendDown
 from dmap.logfmt import logfmt
 
-__all__ = ["Inventory"]
-
 _log = logging.getLogger(__name__)
 
 START_S = 1.0

@@ -9,8 +9,6 @@ import asyncio
 import logging
 from typing import TextIO
 
-__all__ = ["Lines"]
-
 WITHIN_S = 0.1
 """Written no later than this; a process that is killed loses no more of its log."""
 MOST = 256

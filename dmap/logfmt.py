@@ -5,8 +5,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["Line", "logfmt"]
-
 _LONGEST = 256
 _is_plain = re.compile(r"[A-Za-z0-9._:/@+-]+").fullmatch
 

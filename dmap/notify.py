@@ -16,8 +16,6 @@ from collections.abc import AsyncGenerator, Callable, MutableMapping
 
 from dmap.logfmt import logfmt
 
-__all__ = ["Notifier", "listen_fds"]
-
 _log = logging.getLogger(__name__)
 
 FIRST_FD = 3

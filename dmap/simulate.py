@@ -17,8 +17,6 @@ from typing import Protocol
 
 from dmap.arbiter import Arbiter, Cause, Effect, Grant, Limits, Needs, Outcome, Refuse, Switch
 
-__all__ = ["POLICIES", "WORKLOADS", "Arrivals", "Crowd", "Result", "Workload", "main", "run", "run_table"]
-
 
 @dataclass(frozen=True, slots=True)
 class Crowd:

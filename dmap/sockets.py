@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dmap.config import Access, ConfigProblem
 from dmap.notify import listen_fds
 
-__all__ = ["find_vanished", "given_to_us", "is_every_address", "of_both_families"]
-
 _PROBE_AFTER_S, _PROBE_EVERY_S, _PROBES = 15, 5, 3
 
 

@@ -22,8 +22,6 @@ from dmap.config import Defaults, Load
 from dmap.errors import NotSaved
 from dmap.logfmt import logfmt
 
-__all__ = ["NOTHING_SAVED", "Activation", "Saved", "StateFile", "default_path"]
-
 _log = logging.getLogger(__name__)
 
 MAX_BYTES = 1024 * 1024

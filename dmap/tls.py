@@ -10,8 +10,6 @@ from pathlib import Path
 
 from dmap.config import ConfigProblem, Tls
 
-__all__ = ["Certificate", "check"]
-
 _MISMATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 """What OpenSSL says of a key that is not the certificate's; the last where even the algorithm differs."""
 

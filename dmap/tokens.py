@@ -18,8 +18,6 @@ from types import MappingProxyType
 
 from dmap.config import Config, ConfigProblem
 
-__all__ = ["LEAST_BYTES", "MOST_BYTES", "Counter", "Learned", "counters", "units"]
-
 LONGEST = 128
 """Bytes of the longest token of letters and digits in the vocabularies measured (junk of doubled UTF-8)."""
 SAMPLES, ENOUGH = 8, 64

@@ -10,7 +10,7 @@ import uvloop
 
 from dmap.config import Config, parse
 from dmap.daemon import Daemon, listening
-from dmap.tiny_models import make
+from dmap.demo.models import make
 from tests.fakes import FakeBackend, RawClient, fake_backend, soon
 
 MODELS = ("tiny-sea", "tiny-kitchen", "tiny-brief", "tiny-embed", "slow")
@@ -42,7 +42,7 @@ class Proxy:
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
-        self.parts = daemon.parts
+        self.proxy = daemon.proxy
         self.url = daemon.url
         self._stack = AsyncExitStack()
 
@@ -55,8 +55,8 @@ class Proxy:
     @property
     def leftovers(self) -> int:
         """Count leases, waiters and bodies that the proxy still holds."""
-        views = [gate.snapshot() for gate in self.parts.gates.values()]
-        return sum(view.leases + len(view.waiting) for view in views) + self.parts.bodies.held_bytes
+        views = [gate.snapshot() for gate in self.proxy.gates.values()]
+        return sum(view.leases + len(view.waiting) for view in views) + self.proxy.bodies.held_bytes
 
     async def settled(self) -> None:
         """Wait, a second at most, until nothing is held any more."""

@@ -12,7 +12,7 @@ from dmap.arbiter import Limits
 from dmap.backends import Loaded, ModelInfo
 from dmap.gate import Gate, Lease, Tell
 from dmap.gate.switchlog import nothing
-from dmap.trip import ModelKey, Route
+from dmap.models import ModelKey, Route
 
 A, B, C = (Route(ModelKey("studio", model), device="gpu0") for model in "abc")
 

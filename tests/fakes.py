@@ -420,7 +420,7 @@ async def holding(proxy: Any, count: int) -> None:
 
 
 def _tickets(proxy: Any) -> int:
-    views = [gate.snapshot() for gate in proxy.parts.gates.values()]
+    views = [gate.snapshot() for gate in proxy.proxy.gates.values()]
     return sum(view.leases + len(view.waiting) for view in views)
 
 
@@ -468,7 +468,7 @@ async def served(
         backend.cut_all()
         await proxy.settled()
         async with asyncio.timeout(HERE_S):
-            await proxy.parts.presence.gone()
+            await proxy.proxy.presence.gone()
     gc.collect()  # only then a task or a future whose exception nobody looked at complains
     gc.unfreeze()
     logged = [*caplog.get_records("call"), *caplog.records]

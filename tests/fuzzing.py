@@ -177,7 +177,7 @@ class Campaign:
             for number, ask in enumerate(queue):
                 await self._one(ask)
                 if number % 20 == 0:  # orders drain the device, and nobody would get anything any more
-                    for gate in self.sites[ask.keyed].proxy.parts.gates.values():
+                    for gate in self.sites[ask.keyed].proxy.proxy.gates.values():
                         gate.resume()
                     self.sites[ask.keyed].forget()
 
@@ -191,7 +191,7 @@ class Campaign:
         """Have each proxy load a model by order and answer with it, whatever came before; count just that."""
         for keyed, site in self.sites.items():
             site.loads = site.answers = 0
-            for gate in site.proxy.parts.gates.values():
+            for gate in site.proxy.proxy.gates.values():
                 gate.resume()
             for path, body in BY_THE_BOOK.items():
                 sent = post(body, path, headers="Authorization: Bearer sk-all\r\n" if keyed else "")
@@ -227,7 +227,7 @@ class Campaign:
         return self._leftovers(site)
 
     def _leftovers(self, site: Site) -> list[str]:
-        parts, proxy = site.proxy.parts, site.proxy
+        parts, proxy = site.proxy.proxy, site.proxy
         counts = {
             "leases, waiters and bytes of bodies": proxy.leftovers,
             "open requests": len(parts.open),
@@ -241,7 +241,7 @@ class Campaign:
 
     def _pooled(self) -> int:
         """Count the connections that are kept for later: their servers, here too, have a task for each."""
-        pools = [site.proxy.parts.pool for site in self.sites.values()]
+        pools = [site.proxy.proxy.pool for site in self.sites.values()]
         return sum(len(connections) for pool in pools for connections in pool._idle.values())
 
 
@@ -283,7 +283,7 @@ async def _site(folder: Path, *, keyed: bool) -> AsyncIterator[Site]:
 
 def _allow_reload(daemon: Daemon) -> None:
     """Let `POST /admin/reload` find the file as it was."""
-    daemon.parts.reload = lambda: reload(daemon.parts, daemon.parts.config)
+    daemon.proxy.reload = lambda: reload(daemon.proxy, daemon.proxy.config)
 
 
 @contextlib.contextmanager

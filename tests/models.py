@@ -3,7 +3,7 @@
 from typing import Any
 
 from dmap import tiny_models
-from dmap.tiny_vocabulary import END, KITCHEN, SEA, Vocabulary
+from dmap.demo.vocabulary import END, KITCHEN, SEA, Vocabulary
 
 
 def end_token(model: str) -> int:

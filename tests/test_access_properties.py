@@ -120,7 +120,7 @@ async def test_nobody_gets_as_far_as_a_body(closed: Any, ask: Ask) -> None:
 
     assert refused.status == ask.status
     assert refused.error["code"] == {401: "invalid_api_key", 403: "access_denied"}[refused.status]
-    assert closed.parts.bodies.held_bytes == 0
+    assert closed.proxy.bodies.held_bytes == 0
     assert types(closed) <= {"access.denied"}
 
 
@@ -134,7 +134,7 @@ async def closed(start: Callable[[str], Any], backend: FakeBackend) -> AsyncGene
 
 def events(proxy: Any) -> list[Any]:
     """Everything that was told and is still kept."""
-    return proxy.parts.bus.since(0, 100_000)[0]
+    return proxy.proxy.bus.since(0, 100_000)[0]
 
 
 def types(proxy: Any) -> set[str]:
@@ -153,7 +153,7 @@ async def test_who_has_all_three_is_asked_for_the_body(closed: Any, path: str) -
 
 async def test_every_route_needs_what_it_should(closed: Any) -> None:
     """Of all routes there are, only lists and the daemon's own state take any key; `/health` takes none."""
-    app = make_app(closed.parts)
+    app = make_app(closed.proxy)
     paths = {route.resource.canonical for route in app.router.routes() if route.resource is not None}
 
     assert {path for path in paths if scope_of(path) is None} == {
@@ -330,7 +330,7 @@ def told(places: dict[str, str]) -> set[tuple[str, str]]:
 def reload_problems(proxy: Any, text: str) -> str:
     """Return what a reload of *text* is refused with."""
     with pytest.raises(ConfigProblem) as refused:
-        reload(proxy.parts, parse(text, {"TOKEN": PLANTED["environment"]}))
+        reload(proxy.proxy, parse(text, {"TOKEN": PLANTED["environment"]}))
     return f"{refused.value} {refused.value!r} {refused.value.problems}"
 
 
@@ -375,8 +375,8 @@ async def test_no_secret_is_told(
         "events": b"".join(event.frame for event in events(proxy)).decode(),
         "answers": answers.decode("latin-1"),
         "reload": refused,
-        "config": f"{proxy.parts.config!r} {proxy.parts.config}",
-        "parts": f"{proxy.parts.access!r} {proxy.parts.access.quotas!r} {proxy.parts!r}",
+        "config": f"{proxy.proxy.config!r} {proxy.proxy.config}",
+        "parts": f"{proxy.proxy.access!r} {proxy.proxy.access.quotas!r} {proxy.proxy!r}",
     }
     assert told(places) == set()
     assert {"access.denied", "request.failed", "request.finished"} <= types(proxy)

@@ -141,7 +141,7 @@ class TestLoad:
         )
 
         assert (status, told["error"]["code"]) == (502, "model_load_failed")
-        assert studio.proxy.parts.saved == Saved()
+        assert studio.proxy.proxy.saved == Saved()
 
     async def test_a_failed_load_punishes_nobody_else(self, studio: Client) -> None:
         """Who uses a model as it was need not wait because somebody's options for it did not work."""
@@ -256,7 +256,7 @@ class TestAnOlderLMStudio:
         assert (status, told["status"], told["active"]) == (200, "cleared", False)
         assert "by hand" in told["workflow"][0]
         assert await older.residents() == [f"studio/{SMALL}"]
-        assert older.proxy.parts.saved == Saved()
+        assert older.proxy.proxy.saved == Saved()
 
     async def test_a_request_without_a_model(self, older: Client) -> None:
         """The active model answers if it is loaded there, with its defaults."""
@@ -370,7 +370,7 @@ class TestOrders:
         status, told = await plain.post(f"/admin/models/{path}", modelKey="nobody")
 
         assert (status, told["error"]["code"]) == (404, "model_not_found")
-        assert plain.proxy.parts.saved == Saved()
+        assert plain.proxy.proxy.saved == Saved()
 
     async def test_every_problem_is_told(self, plain: Client) -> None:
         """All that is wrong with an order is told at once, each with its place."""
@@ -462,7 +462,7 @@ class TestQueue:
         first = asyncio.ensure_future(client.chat("m"))
         await asked.wait()
         second = asyncio.ensure_future(client.chat("m"))
-        await until(lambda: len(client.proxy.parts.open) == 2)
+        await until(lambda: len(client.proxy.proxy.open) == 2)
 
         _, told = await client.get("/admin/queue")
         [waiting] = told["waiting"]["backend server"]
@@ -505,7 +505,7 @@ class TestDrain:
         _, told = await studio.post("/admin/drain", device="gpu0", unload=True)
         await until(lambda: not lm.world.instances)
         asking = asyncio.ensure_future(studio.chat(SMALL))
-        await until(lambda: bool(studio.proxy.parts.open))
+        await until(lambda: bool(studio.proxy.proxy.open))
         _, queued = await studio.get("/admin/queue")
         _, ready = await studio.get("/ready")
 
@@ -553,7 +553,7 @@ class TestState:
             """
         )
         asking = asyncio.ensure_future(client.chat())
-        await until(lambda: bool(client.proxy.parts.open))
+        await until(lambda: bool(client.proxy.proxy.open))
         assert (await client.get("/admin/queue"))[1]["waiting"]["gpu0"] != []
 
         await client.post("/admin/resume")
@@ -569,7 +569,7 @@ class TestState:
         status, told = await plain.post("/admin/models/activate", modelKey="m")
 
         assert (status, told["error"]["code"]) == (500, "not_saved")
-        assert plain.proxy.parts.saved.active == "m"
+        assert plain.proxy.proxy.saved.active == "m"
 
 
 async def test_the_models(studio: Client) -> None:

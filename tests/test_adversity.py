@@ -131,7 +131,7 @@ async def loaded(session: aiohttp.ClientSession, length: int, order: str = "load
 async def waiting(proxy: Proxy, count: int) -> None:
     """Wait until so many wait at the device."""
     async with asyncio.timeout(30):
-        while len(proxy.parts.gates["device gpu0"].snapshot().waiting) != count:
+        while len(proxy.proxy.gates["device gpu0"].snapshot().waiting) != count:
             await asyncio.sleep(0.002)
 
 
@@ -141,7 +141,7 @@ async def test_other_options_cut_nobody(session: aiohttp.ClientSession, engine: 
         await answer.content.readline()
         await loaded(session, 512, "activate")
         assert b"[DONE]" in await answered(session, "slow")  # asks with the new options
-        await engine.parts.gates["device gpu0"].recheck()
+        await engine.proxy.gates["device gpu0"].recheck()
         other = asyncio.create_task(answered(session, "tiny-sea"))
         whole = await answer.read()
 
@@ -156,7 +156,7 @@ async def test_two_loads_of_one_model_at_once(session: aiohttp.ClientSession, en
     lengths = [512, 768, 1024]
 
     assert await asyncio.gather(*(loaded(session, length) for length in lengths)) == lengths
-    assert engine.parts.saved.models["slow"].load == {"context_length": 1024}
+    assert engine.proxy.saved.models["slow"].load == {"context_length": 1024}
 
 
 async def test_an_order_that_is_left_takes_no_other_along(
@@ -261,9 +261,9 @@ class Crowd:
         await self.post(f"queue/{self.rng.choice([*found, 'nobody'])}/cancel", {})
 
     async def reloads(self) -> None:
-        listen = self.proxy.parts.config.listen
+        listen = self.proxy.proxy.config.listen
         config = config_of(self.text(self.rng)).model_copy(update={"listen": listen})
-        reload(self.proxy.parts, config)
+        reload(self.proxy.proxy, config)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -292,4 +292,4 @@ async def test_orders_in_a_crowd(start: Any, lm: Emulator, tmp_path: Path, seed:
     assert (lm.world.cuts(), lm.world.wrong()) == ([], [])
     assert [one for one in lm.world.stacks() if one["by"] == "rest"] == []
     await proxy.settled()
-    assert (proxy.parts.open, proxy.parts.trials) == (set(), {})
+    assert (proxy.proxy.open, proxy.proxy.trials) == (set(), {})

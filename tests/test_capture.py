@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmap.trip import Trip
+from dmap.record import RequestRecord
 from dmap.web.capture import KEPT_CHARACTERS, REQUESTS, Captures
 from tests.test_debug import asked
 
@@ -28,15 +28,15 @@ HUSH = "hu,sh}]"
 """A planted secret; it has what could be taken for the end of a value."""
 
 
-def trip(id: str = "req_1") -> Trip:
+def record(id: str = "req_1") -> RequestRecord:
     """A request that has just come."""
-    return Trip(id=id, path="/v1/chat/completions", client="webui", arrived_at=0)
+    return RequestRecord(id=id, path="/v1/chat/completions", client="webui", arrived_at=0)
 
 
 def kept(body: object) -> str:
     """Return what is kept of a body, given as JSON or as it is."""
     captures = Captures()
-    captures.note(trip(), body if isinstance(body, bytes) else json.dumps(body).encode(), 1.0)
+    captures.note(record(), body if isinstance(body, bytes) else json.dumps(body).encode(), 1.0)
     return captures.told()[0]["body"]
 
 
@@ -167,7 +167,7 @@ class TestBounds:
         captures = Captures()
 
         for number in range(REQUESTS + 2):
-            captures.note(trip(str(number)), b"{}", 1.0)
+            captures.note(record(str(number)), b"{}", 1.0)
 
         assert [one["id"] for one in captures.told()] == [str(at) for at in range(2, REQUESTS + 2)]
 
@@ -177,7 +177,7 @@ class TestBounds:
         captures = Captures()
         body = b"word " * (size // 5)
 
-        captures.note(trip(), body, 1.0)
+        captures.note(record(), body, 1.0)
 
         (one,) = captures.told()
         assert (one["size_bytes"], one["cut"]) == (len(body), cut)
@@ -185,7 +185,7 @@ class TestBounds:
 
     def test_what_became_of_it(self) -> None:
         """A capture tells how its request ended, once it has."""
-        captures, one = Captures(), trip()
+        captures, one = Captures(), record()
         captures.note(one, b"{}", 1.0)
         before = captures.told()[0]
 
@@ -203,7 +203,7 @@ class TestPage:
         proxy = await start(
             f"backends: {{fake: {{kind: openai, url: '{backend.url}'}}}}\ndebug: {{capture: {capture}}}"
         )
-        proxy.parts.captures.note(trip(), b"{}", 1.0)
+        proxy.proxy.captures.note(record(), b"{}", 1.0)
 
         told = await asked(proxy, "/debug/captures")
 

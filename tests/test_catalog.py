@@ -6,8 +6,8 @@ from dmap.access import Client
 from dmap.catalog import Catalog, openai, v0, v1
 from dmap.config import parse
 from dmap.errors import AccessDenied, BackendDown, BadRequest, ModelNotFound
+from dmap.models import ModelInfo, ModelKey, Route
 from dmap.state import Activation, Saved
-from dmap.trip import ModelInfo, ModelKey, Route
 
 ANYONE = Client("anyone")
 TWO = "backends: {a: {kind: openai, url: 'http://a'}, b: {kind: openai, url: 'http://b'}}\n"

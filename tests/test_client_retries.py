@@ -61,7 +61,7 @@ async def client_of(proxy: Any, tries: Tries, retries: int, key: str = "none") -
 
 def counted(proxy: Any) -> float:
     """How many requests the proxy has had, let in or not."""
-    told = proxy.parts.metrics.as_dict()
+    told = proxy.proxy.metrics.as_dict()
     names = ("dmap_request_duration_seconds_count", "dmap_access_denied_total")
     return float(sum(sample["value"] for name in names for sample in told.get(name, ())))
 

@@ -61,5 +61,5 @@ async def test_a_client_that_leaves_before_its_stream_begins(proxy):
     client.half_close()
 
     assert await client.all() == b""
-    await proxy.parts.presence.gone()
-    assert proxy.parts.bus.readers == 0
+    await proxy.proxy.presence.gone()
+    assert proxy.proxy.bus.readers == 0

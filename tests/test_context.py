@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from dmap.config import ConfigProblem
 from dmap.errors import ContextExceeded
+from dmap.models import ModelKey, Route
 from dmap.tokens import SAMPLES
-from dmap.trip import ModelKey, Route
 from dmap.web.context import ContextGuard
 from dmap.web.reload import reload
 from tests.conftest import config_of
@@ -153,7 +153,7 @@ async def test_what_was_learned_spares_the_load(engine):
     status, got = await ask(chat(" tide" * 300, "tiny-sea"))
 
     told = "the prompt has at least 300 tokens, more than the context of 256 that 'tiny-sea' has"
-    residents = {key.model for key in engine.parts.residents()}
+    residents = {key.model for key in engine.proxy.residents()}
     assert (status, got["error"]["message"], residents) == (400, told, {"tiny-kitchen"})
 
 
@@ -170,7 +170,7 @@ async def test_a_tokenizer_file_spares_the_load(start, models, letters):
     status, got = await asker(proxy.url)(chat("x" * 5210, "tiny-sea"))
 
     told = "the prompt has 5,210 tokens, more than the context of 256 that 'tiny-sea' has"
-    assert (status, got["error"]["message"], proxy.parts.residents()) == (400, told, set())
+    assert (status, got["error"]["message"], proxy.proxy.residents()) == (400, told, set())
 
 
 # A server of somebody else's
@@ -314,9 +314,9 @@ async def test_a_reload_reads_tokenizer_files(limited, backend, letters, tmp_pat
     backend.script = says({}, status="404 Not Found")
     model = "models: {m: {backend: fake, load: {context_length: 256}, tokenizer: '%s'}}"
     head = f"listen: {{port: 0}}\nbackends: {{fake: {{kind: openai, url: '{backend.url}'}}}}\n"
-    reload(proxy.parts, config_of(head + model % letters))
+    reload(proxy.proxy, config_of(head + model % letters))
     with pytest.raises(ConfigProblem, match=r"models\.m\.tokenizer"):
-        reload(proxy.parts, config_of(head + model % (tmp_path / "none.json")))
+        reload(proxy.proxy, config_of(head + model % (tmp_path / "none.json")))
 
     assert (await asker(proxy.url)(chat("x" * 300)))[0] == 400
 

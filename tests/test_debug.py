@@ -91,7 +91,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 def tell(proxy: Proxy, count: int, size: int = 0) -> None:
     """Let *count* events happen, each with *size* bytes more than it needs."""
     for _ in range(count):
-        proxy.parts.bus.tell("config.refused", {"problems": ["x" * size]})
+        proxy.proxy.bus.tell("config.refused", {"problems": ["x" * size]})
 
 
 class TestStream:
@@ -154,7 +154,7 @@ class TestStream:
         """What a reader does not want is not sent, nor counted as missed."""
         watcher = await watch(proxy, "?type=switch&model=a*")
         await watcher.place()
-        bus = proxy.parts.bus
+        bus = proxy.proxy.bus
 
         bus.tell("switch.cancelled", {"device": "gpu0", "load": "fake/b"})
         bus.tell("switch.cancelled", {"device": "gpu0", "load": "fake/a1"})
@@ -180,7 +180,7 @@ class TestStream:
         assert "transfer-encoding" not in head.headers
         assert await client.until(b"\n\n") == b"id: 0\n\n"
         assert (await client.until(b"\n\n")).startswith(b"id: 1\nevent: config.refused\ndata: {")
-        proxy.parts.bus.close()
+        proxy.proxy.bus.close()
         assert await client.all() == b""
 
     @pytest.mark.parametrize(
@@ -209,11 +209,11 @@ class TestReaders:
     async def test_one_that_leaves(self, proxy: Proxy) -> None:
         """A reader that leaves is gone at once."""
         watcher = await watch(proxy)
-        assert proxy.parts.bus.readers == 1
+        assert proxy.proxy.bus.readers == 1
 
         watcher.client.close()
 
-        await until(lambda: proxy.parts.bus.readers == 0)
+        await until(lambda: proxy.proxy.bus.readers == 0)
 
     async def test_one_too_many(self, proxy: Proxy) -> None:
         """There is a bound to the readers; over it the next is told to come back."""
@@ -233,12 +233,12 @@ class TestReaders:
         )
         slow, quick = Watcher(await narrow(proxy)), await watch(proxy)
         await slow.client.send(get("/debug/stream"))
-        await until(lambda: proxy.parts.bus.readers == 2)
+        await until(lambda: proxy.proxy.bus.readers == 2)
 
         tell(proxy, 50, size=BUFFER_BYTES // 10)
         await quick.skip(50)
         tell(proxy, 200)
-        proxy.parts.bus.tell("config.reloaded", {})
+        proxy.proxy.bus.tell("config.reloaded", {})
         slow.client.resume()
         await slow.client.head()
         *events, _ = await slow.until("config.reloaded")
@@ -252,27 +252,27 @@ class TestReaders:
         """A reader that does not read for `server.client_stall_s` is cut; others go on meanwhile."""
         stalled, watcher = await narrow(quick), await watch(quick, "?type=config.reloaded")
         await stalled.send(get("/debug/stream"))
-        await until(lambda: quick.parts.bus.readers == 2)
+        await until(lambda: quick.proxy.bus.readers == 2)
 
         tell(quick, 49, size=BUFFER_BYTES // 10)
-        quick.parts.bus.tell("config.reloaded", {})
+        quick.proxy.bus.tell("config.reloaded", {})
 
         assert (await watcher.next())["type"] == "config.reloaded"
-        await until(lambda: quick.parts.bus.readers == 1)
+        await until(lambda: quick.proxy.bus.readers == 1)
 
     async def test_the_end(self, proxy: Proxy) -> None:
         """When dmap stops, the streams end at once and well, and that of a stalled reader is cut."""
         watcher, stalled = await watch(proxy), await narrow(proxy)
         await stalled.send(get("/debug/stream"))
-        await until(lambda: proxy.parts.bus.readers == 2)
+        await until(lambda: proxy.proxy.bus.readers == 2)
         tell(proxy, 50, size=BUFFER_BYTES // 10)
         await watcher.skip(50)
 
-        proxy.parts.bus.close()
+        proxy.proxy.bus.close()
 
         assert (await watcher.client.until(b"0\r\n\r\n")).endswith(b"0\r\n\r\n")
         async with asyncio.timeout(HERE_S):
-            await proxy.parts.presence.gone()
+            await proxy.proxy.presence.gone()
         client = await proxy.client()
         await client.send(get("/debug/stream"))
         assert (await client.answer()).status == 503
@@ -336,7 +336,7 @@ class TestStatus:
         await first.send(post(chat()))
         exchange = await backend.next()
         await second.send(post(chat(), headers="x-request-id: the-second\r\n"))
-        await until(lambda: any(gate.waiting() for gate in proxy.parts.gates.values()))
+        await until(lambda: any(gate.waiting() for gate in proxy.proxy.gates.values()))
 
         status = await asked(proxy, "/debug/status")
 
@@ -353,7 +353,7 @@ class TestStatus:
         """`/debug/metrics` has the figures as JSON."""
         told = await asked(proxy, "/debug/metrics")
 
-        assert told.keys() == proxy.parts.metrics.as_dict().keys() > set()
+        assert told.keys() == proxy.proxy.metrics.as_dict().keys() > set()
 
     @pytest.mark.parametrize("path", ["/debug", "/debug/", "/debug/stream/", "/debug/Status"])
     async def test_no_such_page(self, proxy: Proxy, path) -> None:

@@ -247,8 +247,8 @@ class TestTypeScript:
         """A 503 is tried again, not before the second that `Retry-After` says, and answered then."""
         proxy = await serve(backend_options="parallel: 1, wait_s: 0.05")
         clock, came, refused = asyncio.get_running_loop().time, [], asyncio.Queue[float]()
-        proxy.parts.bus.listen(lambda event: refused.put_nowait(clock()), "request.failed")
-        proxy.parts.bus.listen(lambda event: came.append(clock()), "request.granted")
+        proxy.proxy.bus.listen(lambda event: refused.put_nowait(clock()), "request.failed")
+        proxy.proxy.bus.listen(lambda event: came.append(clock()), "request.granted")
         await soon_done(proxy, backend)
         other = await proxy.client()
         await other.send(post(chat(stream=False)))

@@ -7,7 +7,7 @@ import pytest
 from dmap.backends import Loaded
 from dmap.errors import BackendDown, LoadFailed
 from dmap.gate.fleet import Fleet
-from dmap.trip import ModelKey
+from dmap.models import ModelKey
 from tests.fake_switcher import A, B, FakeSwitcher
 
 DAY_S = 86_400.0

@@ -10,7 +10,7 @@ from dmap.arbiter import Limits
 from dmap.backends import Loaded
 from dmap.errors import BackendDown, LoadFailed, Overloaded, ShuttingDown, WaitExpired
 from dmap.gate import Gate
-from dmap.trip import ModelKey, Route
+from dmap.models import ModelKey, Route
 from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, running_gate, until
 
 

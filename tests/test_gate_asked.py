@@ -11,7 +11,7 @@ from dmap.arbiter import Limits
 from dmap.backends import Loaded
 from dmap.errors import BackendBroke, BackendDown, LoadFailed, ShuttingDown, WaitExpired
 from dmap.gate import Gate
-from dmap.trip import ModelKey
+from dmap.models import ModelKey
 from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, running_gate, until
 
 

@@ -59,7 +59,7 @@ async def test_defaults_by_precedence(serve, backend):
         rest="defaults: {temperature: 0.1, top_p: 0.1, top_k: 1, seed: 1}\n"
         "models: {m: {defaults: {temperature: 0.2, top_p: 0.2, top_k: 2}}}"
     )
-    proxy.parts.catalog.choose(Saved(models={"m": Activation({"temperature": 0.3, "top_p": 0.3})}))
+    proxy.proxy.catalog.choose(Saved(models={"m": Activation({"temperature": 0.3, "top_p": 0.3})}))
 
     body = await arrived(proxy, backend, post(b'{"model": "m", "temperature": 0.4, "top_p": null}'))
 
@@ -186,7 +186,7 @@ async def test_a_real_engine_takes_every_word(start, models, path, body, counted
 async def test_no_model_is_the_active_one(serve, backend, body):
     """A request without a model goes to the active one, and says so to the backend."""
     proxy = await serve(rest="models: {m: {aliases: [gpt]}}")
-    proxy.parts.catalog.choose(Saved(active="gpt"))
+    proxy.proxy.catalog.choose(Saved(active="gpt"))
 
     assert await arrived(proxy, backend, post(body)) == b'{"messages":[],"model":"m"}'
 
@@ -194,7 +194,7 @@ async def test_no_model_is_the_active_one(serve, backend, body):
 async def test_a_form_without_a_model(serve, backend):
     """An upload that names no model gets the active one as its first field; the rest stays as it is."""
     proxy = await serve(rest="defaults: {temperature: 0.5}")
-    proxy.parts.catalog.choose(Saved(active="m"))
+    proxy.proxy.catalog.choose(Saved(active="m"))
     field = b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n'
 
     body = await arrived(
@@ -215,7 +215,7 @@ async def test_no_model_and_none_active(serve, backend):
 async def test_the_active_model_is_gone(serve, backend):
     """A request without a model is 404 where the active one is no more, and the message says so."""
     proxy = await serve()
-    proxy.parts.catalog.choose(Saved(active="gone"))
+    proxy.proxy.catalog.choose(Saved(active="gone"))
 
     error = await refused(proxy, backend, b'{"messages": []}')
 

@@ -16,10 +16,10 @@ import dmap
 LAYERS = (
     "errors logfmt arbiter",  # 0, pure
     "wire",  # 0 too, pure: its refusals are errors
-    "config trip notify events lines",  # 1
-    "engine tiny_vocabulary",  # 1 too; the engine is a program that backends start
+    "config record notify events lines",  # 1
+    "engine",  # 1 too; the engine is a program that backends start
     "state",  # 1 too: it reads its files as config does
-    "access tls sockets metrics tokens tiny_models",  # 2
+    "access tls sockets metrics tokens",  # 2
     "catalog",  # 2 too: it asks an access.Client what it may use
     "backends",  # 3
     "inventory gate",  # 4
@@ -36,11 +36,11 @@ IMPURE = {"asyncio", "logging", "random", "time", "socket", "threading", "os"}
 HOMES = {
     "aiohttp": {"backends", "relay", "web", "daemon", "remote"},
     "aiohttp_sse": {"web"},
-    "gguf": {"tiny_models", "tiny_vocabulary"},
+    "gguf": {"demo"},
     "httptools": {"relay"},
     "msgspec": {"wire", "events"},
     "multidict": {"wire", "relay"},
-    "numpy": {"tiny_models"},
+    "numpy": {"demo"},
     "prometheus_async": {"metrics", "web"},
     "prometheus_client": {"metrics", "web"},
     "pydantic": {"config", "state", "web"},

@@ -15,7 +15,7 @@ from dmap.backends.lmstudio import LMStudioBackend
 from dmap.backends.lmstudio_models import read_v1
 from dmap.errors import BackendDown, LoadFailed
 from dmap.gate import Gate
-from dmap.trip import ModelKey, Route
+from dmap.models import ModelKey, Route
 from tests.fakes import Exchange, FakeBackend, answer, fake_backend
 from tests.lmstudio_emulator import Emulator, Knobs, Traps, emulator
 from tests.lmstudio_world import Refusal

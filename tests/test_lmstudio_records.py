@@ -11,7 +11,7 @@ from dmap.backends.lmstudio_view import described
 from dmap.catalog.lists import RECORD_BYTES, Shown, v0, v1
 from dmap.catalog.names import Entry
 from dmap.config.models import Model
-from dmap.trip import ModelInfo, ModelKey, Route
+from dmap.models import ModelInfo, ModelKey, Route
 
 M = {"key": "m", "type": "llm", "size_bytes": 5, "max_context_length": 131072, "more": [{"x": None}]}
 

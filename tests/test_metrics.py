@@ -20,7 +20,7 @@ from dmap.metrics import Metrics
 from dmap.metrics.board import CLIENTS
 from dmap.metrics.outcome import STATUS, kind_of, status_of
 from dmap.metrics.series import MODELS, Histogram, Names
-from dmap.trip import ModelKey
+from dmap.models import ModelKey
 from tests.fakes import DONE, END, SSE, FakeBackend, answer, chat, chunk, delta, holding, post
 
 DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
@@ -369,7 +369,7 @@ class TestThePage:
     async def test_the_loop_is_watched(self, proxy: Any) -> None:
         """The lag of the loop is measured while the proxy runs."""
         async with asyncio.timeout(30):
-            while not proxy.parts.metrics.as_dict()["dmap_loop_lag_seconds_count"][0]["value"]:
+            while not proxy.proxy.metrics.as_dict()["dmap_loop_lag_seconds_count"][0]["value"]:
                 await asyncio.sleep(0.05)
 
     @pytest.mark.parametrize(

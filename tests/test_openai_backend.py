@@ -10,7 +10,7 @@ import pytest
 from dmap.backends import Target
 from dmap.backends.openai import OpenAIBackend
 from dmap.errors import BackendDown
-from dmap.trip import ModelInfo
+from dmap.models import ModelInfo
 from tests.fakes import answer
 
 LIST = b'{"object": "list", "data": [{"id": "m", "object": "model"}]}'

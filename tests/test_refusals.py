@@ -123,7 +123,7 @@ async def left(proxy, backend):
     await proxy.close()
     backend.cut_all()
     await proxy.settled()
-    return proxy.leftovers, len(proxy.parts.open)
+    return proxy.leftovers, len(proxy.proxy.open)
 
 
 async def sent(proxy, *pieces):
@@ -379,7 +379,7 @@ async def test_a_backend_that_is_down_and_comes_back(start):
 async def answering(proxy):
     """Wait until a probe has found a backend up; there is one every two seconds."""
     async with asyncio.timeout(HERE_S):
-        while not proxy.parts.inventory.answering:
+        while not proxy.proxy.inventory.answering:
             await asyncio.sleep(0.02)
 
 

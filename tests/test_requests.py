@@ -152,7 +152,7 @@ class TestHalf:
 
         getattr(client, leave)()
 
-        await proxy.parts.presence.gone()
+        await proxy.proxy.presence.gone()
         assert proxy.leftovers == 0
         assert backend.requests == []
 

@@ -14,7 +14,7 @@ CHAT = "/v1/chat/completions"
 
 def events(proxy: Any) -> list[tuple[str, dict[str, Any]]]:
     """List what was told so far, as (type, fields)."""
-    return [(event.type, dict(event.fields)) for event in proxy.parts.bus.since(0, 1000)[0]]
+    return [(event.type, dict(event.fields)) for event in proxy.proxy.bus.since(0, 1000)[0]]
 
 
 async def test_one_stream(proxy: Any, backend: FakeBackend, caplog: pytest.LogCaptureFixture) -> None:

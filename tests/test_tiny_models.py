@@ -2,8 +2,8 @@
 
 import time
 
-from dmap import tiny_models
 from dmap.backends.gguf_header import read_header
+from dmap.demo import models as tiny_models
 
 
 def test_one_seed_makes_the_same_bytes(tmp_path):

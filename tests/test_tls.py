@@ -314,7 +314,7 @@ async def test_a_renewed_certificate(
     await old.until(delta("one"))
     pair.become(renewed)
 
-    reload(proxy.parts, config_of(text(pair, backend)).model_copy(update={"listen": listen(proxy, pair)}))
+    reload(proxy.proxy, config_of(text(pair, backend)).model_copy(update={"listen": listen(proxy, pair)}))
 
     assert await asked(proxy, renewed) != number(old)
     await exchange.end(chunk(DONE), END)
@@ -323,12 +323,12 @@ async def test_a_renewed_certificate(
 
 def listen(proxy: Proxy, pair: Pair) -> Any:
     """The `listen` that *proxy* runs with, but for its files."""
-    return proxy.parts.config.listen.model_copy(update={"tls": pair.files})
+    return proxy.proxy.config.listen.model_copy(update={"tls": pair.files})
 
 
 async def test_other_files(proxy: Proxy, backend: FakeBackend, renewed: Pair) -> None:
     """The files may also be other ones."""
-    reload(proxy.parts, proxy.parts.config.model_copy(update={"listen": listen(proxy, renewed)}))
+    reload(proxy.proxy, proxy.proxy.config.model_copy(update={"listen": listen(proxy, renewed)}))
 
     assert await asked(proxy, renewed)
 
@@ -352,10 +352,10 @@ async def test_a_bad_file_changes_nothing(
     spoil(pair, renewed, broken)
 
     with pytest.raises(ConfigProblem, match=rf"listen\.tls\.(cert|key): \S+: {problem}"):
-        reload(proxy.parts, proxy.parts.config.model_copy(update={"allow_models": ()}))
+        reload(proxy.proxy, proxy.proxy.config.model_copy(update={"allow_models": ()}))
 
     assert await asked(proxy, trusted) == shown
-    assert proxy.parts.config.allow_models == ("*",)
+    assert proxy.proxy.config.allow_models == ("*",)
 
 
 def spoil(pair: Pair, other: Pair, how: str) -> None:
@@ -374,10 +374,10 @@ def spoil(pair: Pair, other: Pair, how: str) -> None:
 
 async def test_with_or_without_takes_a_restart(proxy: Proxy) -> None:
     """A server that speaks TLS goes on speaking it until it is started anew."""
-    plain = proxy.parts.config.listen.model_copy(update={"tls": None})
+    plain = proxy.proxy.config.listen.model_copy(update={"tls": None})
 
     with pytest.raises(ConfigProblem, match="restart"):
-        reload(proxy.parts, proxy.parts.config.model_copy(update={"listen": plain}))
+        reload(proxy.proxy, proxy.proxy.config.model_copy(update={"listen": plain}))
 
 
 # Files

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from dmap.config import ConfigProblem
-from dmap.tiny_vocabulary import KITCHEN, SEA, Vocabulary
+from dmap.demo.vocabulary import KITCHEN, SEA, Vocabulary
 from dmap.tokens import ENOUGH, LEAST, LONGEST, LOOKED_BYTES, SAMPLES, Learned, counters, units
 from dmap.wire.prompt import LOOK, count_of, prompt_of, question
 from tests.conftest import config_of

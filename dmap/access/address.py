@@ -13,8 +13,6 @@ from dmap import config
 from dmap.errors import AccessDenied
 from dmap.wire.headers import FORWARDED
 
-__all__ = ["Place", "Places"]
-
 _REMEMBERED = 4096
 """Addresses that are not worked out anew for each request."""
 

@@ -24,8 +24,6 @@ from dmap.access.address import Place, Places
 from dmap.access.quota import Failures, Quotas
 from dmap.errors import AccessDenied, InvalidKey, Overloaded
 
-__all__ = ["Access", "Client", "Tell", "scope_of"]
-
 _REMEMBERED = 4096
 """Hosts that are not looked into anew for each request."""
 

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 from dmap.config import ConfigProblem, parse
 
-__all__ = ["complaint", "entry", "make", "notice"]
-
 _BYTES = 32
 """Of chance, so that nobody can guess one: 256 bits."""
 

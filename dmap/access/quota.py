@@ -9,8 +9,6 @@ from collections import OrderedDict
 
 from dmap.errors import Overloaded
 
-__all__ = ["ADDRESSES", "Failures", "Pace", "Quotas"]
-
 ADDRESSES = 4096
 """Addresses whose wrong keys are remembered; the one that failed longest ago is forgotten first."""
 

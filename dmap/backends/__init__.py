@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dmap.trip import ModelInfo
+from dmap.models import ModelInfo
 
 __all__ = ["Backend", "Loaded", "ModelInfo", "Switcher", "Target", "is_alike"]
 

@@ -27,8 +27,6 @@ from dmap.backends.gguf_watch import Watch
 from dmap.errors import BackendDown, LoadFailed
 from dmap.logfmt import logfmt
 
-__all__ = ["GGUFBackend"]
-
 ANSWER_S = 10.0
 """How long a loaded child may take to answer /health and /props."""
 

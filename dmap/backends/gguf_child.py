@@ -17,8 +17,6 @@ from pathlib import Path
 
 from dmap.engine import KEY_VARIABLE
 
-__all__ = ["HOST", "Child", "Tail"]
-
 HOST = "127.0.0.1"
 """Where every child listens."""
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from dmap.backends.gguf_header import Header, read_header
 
-__all__ = ["Folder", "ModelFile"]
-
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["Header", "read_header"]
-
 MOST_PAIRS = 10_000
 MOST_ITEMS = 4_000_000
 MOST_READ_BYTES = 64 * 2**20

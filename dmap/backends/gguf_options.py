@@ -5,8 +5,6 @@ from typing import Any
 
 from dmap.errors import LoadFailed
 
-__all__ = ["arguments", "checked", "taken"]
-
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 1

@@ -15,8 +15,6 @@ import aiohttp
 from dmap.backends.gguf_child import HOST, Child
 from dmap.logfmt import logfmt
 
-__all__ = ["Watch"]
-
 MISSES = 3
 """So many questions in a row have to stay without an answer: one may be this process's own delay."""
 

@@ -31,8 +31,6 @@ from dmap.backends.lmstudio_view import View, described
 from dmap.backends.lmstudio_watch import Watch
 from dmap.errors import BackendDown, LoadFailed
 
-__all__ = ["LMStudioBackend"]
-
 CONFIRM_S = 1.0
 
 

@@ -16,8 +16,6 @@ from dmap.backends import Target
 from dmap.backends.trouble import trouble_of
 from dmap.errors import BackendDown
 
-__all__ = ["Client", "Fault"]
-
 ASK_S = 10.0
 """How long a list may take; loads have a bound of their own."""
 

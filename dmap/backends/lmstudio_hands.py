@@ -15,8 +15,6 @@ from dmap.backends.lmstudio_lms import FLAGS, ONLY, Lms
 from dmap.backends.lmstudio_look import V1
 from dmap.errors import LoadFailed
 
-__all__ = ["Hands", "checked", "goes_by_lms", "taken"]
-
 UNLOAD_S = 60.0
 
 OPTIONS: Mapping[str, type] = {

@@ -27,8 +27,6 @@ from typing import Any
 
 from dmap.backends.lmstudio_client import Fault
 
-__all__ = ["FLAGS", "ONLY", "Lms"]
-
 FLAGS: Mapping[str, str] = {
     "context_length": "--context-length",
     "gpu": "--gpu",

@@ -20,8 +20,6 @@ from dmap.backends.lmstudio_view import View
 from dmap.errors import LoadFailed
 from dmap.logfmt import logfmt
 
-__all__ = ["TRIES", "Loads"]
-
 _log = logging.getLogger(__name__)
 
 TRIES = 5

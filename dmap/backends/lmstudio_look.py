@@ -32,8 +32,6 @@ from dmap.backends.lmstudio_models import (
     state_of,
 )
 
-__all__ = ["Eyes", "Look"]
-
 V1, V0 = "/api/v1/models", "/api/v0/models"
 
 Entries = Mapping[str, Mapping[str, Any]]

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Disk", "Instance", "Listed", "disk_of_v0", "objection", "read_v0", "read_v1", "state_of"]
-
 PARALLEL = 4
 """LM Studio's Max Concurrent Predictions where nothing else is said (bug-tracker #2061)."""
 

@@ -12,8 +12,6 @@ from dmap.backends.lmstudio_look import Eyes, Look
 from dmap.backends.lmstudio_models import PARALLEL, Disk, Instance, Listed
 from dmap.errors import BackendDown
 
-__all__ = ["View", "described"]
-
 Asked = tuple[int | None, int | None, str | None]
 """What of a load's options shows in v1's list: context length, parallel, and identifier."""
 

@@ -18,8 +18,6 @@ from dmap.backends.lmstudio_models import Instance, Listed
 from dmap.errors import BackendDown
 from dmap.logfmt import logfmt
 
-__all__ = ["Watch"]
-
 _log = logging.getLogger(__name__)
 
 DOWN_S = 0.25

@@ -15,9 +15,7 @@ import aiohttp
 from dmap.backends import Target, is_alike
 from dmap.backends.trouble import trouble_of
 from dmap.errors import BackendDown
-from dmap.trip import ModelInfo
-
-__all__ = ["OpenAIBackend"]
+from dmap.models import ModelInfo
 
 _LIST_S = 10.0
 _NO_LIST = (404, 405, 501)

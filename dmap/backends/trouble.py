@@ -5,8 +5,6 @@ import ssl
 
 import aiohttp
 
-__all__ = ["trouble_of"]
-
 
 def trouble_of(exc: Exception) -> str:
     """Say what went wrong on the way, without the address: where the server is, is its owner's business."""

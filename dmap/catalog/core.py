@@ -10,10 +10,8 @@ from dmap.catalog.lists import Shown, openai
 from dmap.catalog.names import Entry, Names
 from dmap.config import Config
 from dmap.errors import AccessDenied, BackendDown, BadRequest, ModelNotFound
+from dmap.models import ModelInfo, ModelKey, Route
 from dmap.state import NOTHING_SAVED, Saved
-from dmap.trip import ModelInfo, ModelKey, Route
-
-__all__ = ["Catalog"]
 
 _SHOWN = 256
 """So many characters of a name that a client made up are said back to it."""

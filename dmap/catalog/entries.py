@@ -4,10 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dmap.catalog.names import Entry, Names
 from dmap.config import SWITCHING, Config, LMStudioBackend, Model
+from dmap.models import ModelInfo, ModelKey, Route
 from dmap.state import Activation
-from dmap.trip import ModelInfo, ModelKey, Route
-
-__all__ = ["Inventory", "known_models", "with_activations"]
 
 Inventory = Mapping[str, Sequence[ModelInfo] | None]
 """What each backend last said it has, None before it has said anything; in the order of the file."""

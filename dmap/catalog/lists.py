@@ -13,8 +13,6 @@ from typing import Any
 
 from dmap.catalog.names import Entry
 
-__all__ = ["Shown", "openai", "v0", "v1"]
-
 RECORD_BYTES = 16 * 2**10
 """Of what a server has on one model that is passed on; the entries seen have about 1 KiB."""
 

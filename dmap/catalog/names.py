@@ -4,9 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from dmap.config import Model
-from dmap.trip import ModelInfo, ModelKey, Route
-
-__all__ = ["Entry", "Names"]
+from dmap.models import ModelInfo, ModelKey, Route
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,7 @@ from dmap.backends import Loaded, ModelInfo
 from dmap.errors import BackendBroke, BackendDown, DmapError
 from dmap.gate.fleet import Fleet, Reading, cause_of, is_down
 from dmap.gate.switchlog import Report, SwitchClock, Tell
-from dmap.trip import ModelKey, Route
-
-__all__ = ["Changeover", "needs_of"]
+from dmap.models import ModelKey, Route
 
 
 class Changeover:

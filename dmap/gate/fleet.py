@@ -12,9 +12,7 @@ from typing import Any
 
 from dmap.backends import Loaded, ModelInfo, Switcher
 from dmap.errors import BackendDown, LoadFailed
-from dmap.trip import ModelKey, Route
-
-__all__ = ["Fleet", "Reading"]
+from dmap.models import ModelKey, Route
 
 
 @dataclass(frozen=True, slots=True)

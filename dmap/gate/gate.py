@@ -23,9 +23,7 @@ from dmap.gate.partings import Partings
 from dmap.gate.places import Places
 from dmap.gate.refusals import error_of
 from dmap.gate.switchlog import Tell, nothing
-from dmap.trip import ModelKey, Route
-
-__all__ = ["Gate"]
+from dmap.models import ModelKey, Route
 
 
 class Gate:

@@ -11,9 +11,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from dmap.errors import DmapError
-from dmap.trip import ModelKey, Route
-
-__all__ = ["Beat", "Counter", "Lease", "Waiting"]
+from dmap.models import ModelKey, Route
 
 Beat = Callable[[int, float], Awaitable[None]]
 """Told the position, from 1, and the estimated wait in seconds while a request waits."""

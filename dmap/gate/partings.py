@@ -4,9 +4,7 @@ import asyncio
 from collections.abc import Iterator
 
 from dmap.errors import DmapError
-from dmap.trip import ModelKey
-
-__all__ = ["Partings"]
+from dmap.models import ModelKey
 
 
 class Partings:

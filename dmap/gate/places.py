@@ -4,9 +4,7 @@ from collections.abc import Callable, Mapping
 
 from dmap.arbiter import Arbiter, Snapshot, Switch
 from dmap.gate.lease import Lease, Waiting
-from dmap.trip import ModelKey
-
-__all__ = ["Places"]
+from dmap.models import ModelKey
 
 FRESH_S = 1.0
 """Beats share a snapshot for this long: with a thousand waiters, each one's own would walk them all."""

@@ -2,9 +2,7 @@
 
 from dmap.arbiter import Limits, Reason, Refuse
 from dmap.errors import BackendDown, DmapError, LoadFailed, Overloaded, ShuttingDown, WaitExpired
-from dmap.trip import ModelKey
-
-__all__ = ["error_of"]
+from dmap.models import ModelKey
 
 
 def error_of(refusal: Refuse, key: ModelKey, device: str, limits: Limits, *, is_down: bool) -> DmapError:

@@ -11,9 +11,7 @@ from typing import Any
 from dmap.arbiter import Plan, Switch, Unload
 from dmap.backends import Loaded
 from dmap.logfmt import logfmt
-from dmap.trip import ModelKey
-
-__all__ = ["Report", "SwitchClock", "Tell", "nothing"]
+from dmap.models import ModelKey
 
 log = logging.getLogger("dmap.gate")
 

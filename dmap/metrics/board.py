@@ -19,8 +19,6 @@ from dmap.metrics.gauges import gauge, gauges
 from dmap.metrics.outcome import kind_of, status_of
 from dmap.metrics.series import MODELS, Counter, Histogram, Names
 
-__all__ = ["Metrics"]
-
 CLIENTS = 128
 NO_MODEL = "(none)"
 """The model of a request that was refused before it was known."""

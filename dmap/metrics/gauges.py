@@ -7,8 +7,6 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from dmap.arbiter import Snapshot
 from dmap.metrics.series import MODELS, Names
 
-__all__ = ["gauge", "gauges"]
-
 
 def gauge(name: str, meaning: str, values: Mapping[str, float], label: str) -> Metric:
     """Return a gauge with one *label* and its *values*."""

@@ -8,8 +8,6 @@ before it asked a backend, and `cancelled`, which the client or the owner did.
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["STATUS", "kind_of", "status_of"]
-
 STATUS = {
     "success": "success",
     "client_left": "cancelled",

@@ -13,8 +13,6 @@ from itertools import accumulate
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.utils import floatToGoString
 
-__all__ = ["MODELS", "OTHER", "Counter", "Histogram", "Names"]
-
 MODELS = 256
 """How many models can have series of their own."""
 OTHER = "(other)"

@@ -16,8 +16,6 @@ from dmap.relay.exchange import Exchange, Stale, drop
 if TYPE_CHECKING:
     from dmap.relay.pool import Pool
 
-__all__ = ["Address", "Connection"]
-
 MAX_HEAD_BYTES = 64 * 1024
 STALE_S = 1.0
 """A reused connection that ends this soon and without a byte had been closed before we wrote to it."""

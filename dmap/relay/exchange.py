@@ -16,8 +16,6 @@ from dmap.errors import BackendSlow, DmapError, LeaseExpired
 if TYPE_CHECKING:
     from dmap.relay.connection import Connection
 
-__all__ = ["Bounds", "Exchange", "Stale", "drop"]
-
 _LOOKS = 8
 """An exchange is looked at this often per bound; silence is then noticed at most a quarter late."""
 

@@ -12,8 +12,6 @@ from dmap.relay.connection import Address, Connection
 from dmap.relay.exchange import Bounds, Exchange
 from dmap.relay.sweep import Sweep
 
-__all__ = ["Pool"]
-
 MAX_IDLE_S = 3.5
 """LM Studio and llama-server close an idle connection after 5 s (`Keep-Alive: timeout=5`)."""
 MAX_IDLE = 64

@@ -15,15 +15,13 @@ from multidict import CIMultiDict
 
 from dmap.backends import Target
 from dmap.errors import BackendBroke, Relayed
+from dmap.record import RequestRecord
 from dmap.relay.exchange import Bounds, Exchange, Stale, drop
 from dmap.relay.pool import Pool
 from dmap.relay.reply import Reply
-from dmap.trip import Trip
 from dmap.wire.headers import to_client
 from dmap.wire.stream import Tail, error_of, model_of, usage_of
 from dmap.wire.verdict import decoded, failure_of, in_dialect
-
-__all__ = ["run"]
 
 HOLD_BYTES = 64 * 1024
 """A plain body up to this size is judged before it is passed on; a larger one goes on as it comes."""
@@ -64,7 +62,7 @@ async def run(
             else:
                 await _plain(reply, exchange)
         finally:
-            reply.trip.chunks = exchange.chunks
+            reply.record.chunks = exchange.chunks
 
 
 async def _ask(reply: Reply, pool: Pool, send: Callable[[bool], Awaitable[Exchange]]) -> Exchange:
@@ -81,7 +79,7 @@ async def _first(reply: Reply, pool: Pool, exchange: Exchange) -> Exchange:
     except BaseException:
         exchange.abort()
         raise
-    reply.trip.first_byte_s = pool.loop.time() - exchange.sent_at
+    reply.record.first_byte_s = pool.loop.time() - exchange.sent_at
     return exchange
 
 
@@ -99,21 +97,21 @@ async def _stream(reply: Reply, exchange: Exchange, by_finish: bool) -> None:
         tail.feed(data)
     readable = _is_readable(exchange)
     _refuse_start(reply, exchange, tail, readable)
-    await reply.commit(200, _head(exchange, reply.trip), sse=True)
+    await reply.commit(200, _head(exchange, reply.record), sse=True)
     try:
         await _Pump(reply, exchange).pass_on(tail.feed)
     finally:
         reply.torn = tail.torn
-    reply.trip.tokens_in, reply.trip.tokens_out, reply.trip.tokens_per_s = tail.usage()
+    reply.record.tokens_in, reply.record.tokens_out, reply.record.tokens_per_s = tail.usage()
     if tail.error:
-        reply.trip.outcome = "backend_error"
+        reply.record.outcome = "backend_error"
     if readable and not tail.ended(reply.dialect, by_finish=by_finish):
         raise BackendBroke(_NO_MARK)
 
 
 def _refuse_start(reply: Reply, exchange: Exchange, tail: Tail, readable: bool) -> None:
     """Make a stream that begins with an error, or is empty, the error it should have been."""
-    if reply.trip.committed:
+    if reply.record.committed:
         if not readable:
             raise BackendBroke("the backend's stream is encoded, and comments went before it that are not")
         return
@@ -136,7 +134,7 @@ async def _plain(reply: Reply, exchange: Exchange) -> None:
     _refuse_plain(reply, exchange)
     length = exchange.header("content-length")
     await reply.commit(
-        exchange.status, _head(exchange, reply.trip), length=int(length) if length else None, sse=False
+        exchange.status, _head(exchange, reply.record), length=int(length) if length else None, sse=False
     )
     last: deque[bytes] = deque(exchange.held, maxlen=1)
     await pump.pass_on(last.append)
@@ -154,15 +152,15 @@ def _judge(reply: Reply, exchange: Exchange, body: bytes) -> None:
         failure = None
     if failure is None and exchange.status < 400:
         _refuse_plain(reply, exchange)
-    elif failure is None and reply.trip.committed:
+    elif failure is None and reply.record.committed:
         failure = Relayed(
             error_of(payload) or "no reason given", status=exchange.status, code="backend_error"
         )
     if failure is not None:
         raise failure
-    reply.trip.tokens_in, reply.trip.tokens_out, reply.trip.tokens_per_s = usage_of(payload)
+    reply.record.tokens_in, reply.record.tokens_out, reply.record.tokens_per_s = usage_of(payload)
     told = in_dialect(reply.dialect, payload, body) if exchange.status >= 400 else body
-    reply.keep(exchange.status, _head(exchange, reply.trip), told)
+    reply.keep(exchange.status, _head(exchange, reply.record), told)
 
 
 def _refuse_plain(reply: Reply, exchange: Exchange) -> None:
@@ -179,11 +177,11 @@ def _kind(exchange: Exchange) -> str:
     return (exchange.header("content-type") or "").partition(";")[0].strip().lower()
 
 
-def _head(exchange: Exchange, trip: Trip) -> "CIMultiDict[str]":
+def _head(exchange: Exchange, record: RequestRecord) -> "CIMultiDict[str]":
     headers = to_client(exchange.headers)
     headers["Server-Timing"] = (
-        f"queue;dur={1000 * trip.queue_s:.1f}, switch;dur={1000 * trip.switch_s:.1f}, "
-        f"first_byte;dur={1000 * (trip.first_byte_s or 0):.1f}"
+        f"queue;dur={1000 * record.queue_s:.1f}, switch;dur={1000 * record.switch_s:.1f}, "
+        f"first_byte;dur={1000 * (record.first_byte_s or 0):.1f}"
     )
     return headers
 

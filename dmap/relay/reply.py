@@ -18,11 +18,9 @@ from multidict import CIMultiDict
 
 from dmap.config import Server
 from dmap.errors import BackendBroke, ClientStalled, DmapError
-from dmap.trip import Trip
+from dmap.record import RequestRecord
 from dmap.wire.routes import Dialect
 from dmap.wire.stream import error_record
-
-__all__ = ["Reply"]
 
 FLUSH_S = 5.0
 """What a client that does not read gets, at most, to take the last error before its connection is cut."""
@@ -33,11 +31,11 @@ class Reply:
     The response to *request*: `beat` or `wait` while nothing has come, `commit`, write, `end`.
 
     `keep` replaces all of that for an answer that is small and whole; `fail` ends it badly at any time.
-    *server* holds the bounds, *trip* takes the facts, *dialect* says how an error looks inside a stream.
+    *server* holds the bounds, *record* takes the facts, *dialect* says how an error looks inside a stream.
     """
 
-    def __init__(self, request: web.Request, trip: Trip, dialect: Dialect, server: Server) -> None:
-        self.trip = trip
+    def __init__(self, request: web.Request, record: RequestRecord, dialect: Dialect, server: Server) -> None:
+        self.record = record
         self.server = server
         self.dialect = dialect
         self._request = request
@@ -52,7 +50,7 @@ class Reply:
     @property
     def beats(self) -> bool:
         """Whether comments can keep this client alive: it asked for an event stream."""
-        return self.trip.stream and self.dialect is not Dialect.PLAIN
+        return self.record.stream and self.dialect is not Dialect.PLAIN
 
     # While nothing has come.
 
@@ -64,9 +62,9 @@ class Reply:
 
     def until_beat(self) -> float:
         """Return the seconds to the next beat: the first is due `heartbeat_s` after the request came."""
-        if self.trip.committed:
+        if self.record.committed:
             return self.server.heartbeat_s
-        waited = asyncio.get_running_loop().time() - self.trip.arrived_at
+        waited = asyncio.get_running_loop().time() - self.record.arrived_at
         return max(0.0, self.server.heartbeat_s - waited)
 
     async def beat(self, what: str) -> None:
@@ -80,13 +78,13 @@ class Reply:
     def keep(self, status: int, headers: "CIMultiDict[str]", body: bytes) -> None:
         """Answer with *body*, all of it, when `end` is called."""
         self._response = web.Response(status=status, headers=headers, body=body)
-        self.trip.status, self.trip.bytes_out = status, len(body)
+        self.record.status, self.record.bytes_out = status, len(body)
 
     async def commit(
         self, status: int, headers: "CIMultiDict[str]", *, length: int | None = None, sse: bool
     ) -> None:
         """Send the head, once; the body is framed by what aiohttp chose, never by what the backend had."""
-        if self.trip.committed:
+        if self.record.committed:
             if not (sse and self._sse):
                 raise BackendBroke("the backend answered something else than the event stream already begun")
             return
@@ -97,7 +95,7 @@ class Reply:
         if self._request.version < (1, 1):
             response.force_close()
         self._transport().set_write_buffer_limits(high=self.server.buffer)
-        self.trip.committed, self.trip.status = True, status
+        self.record.committed, self.record.status = True, status
         self._sse = sse and "Content-Encoding" not in headers
         self._writer = await response.prepare(self._request)
         self._chunked = response.headers.get("Transfer-Encoding") == "chunked"
@@ -108,19 +106,19 @@ class Reply:
 
         *watch* sees each piece; *on_full* is called while the client's buffer is over `server.buffer`.
         """
-        trip, protocol, write = self.trip, self._request.protocol, self._transport().write
+        record, protocol, write = self.record, self._request.protocol, self._transport().write
 
         def push_chunk(data: bytes) -> None:
             size = len(data)
             write(b"%x\r\n%b\r\n" % (size, data))
-            trip.bytes_out += size
+            record.bytes_out += size
             watch(data)
             if protocol.writing_paused:
                 on_full()
 
         def push_plain(data: bytes) -> None:
             write(data)
-            trip.bytes_out += len(data)
+            record.bytes_out += len(data)
             watch(data)
             if protocol.writing_paused:
                 on_full()
@@ -147,12 +145,12 @@ class Reply:
     async def end(self) -> web.StreamResponse:
         """Finish the response; what is not read within the client's allowance is cut off."""
         assert self._response is not None, "a reply ends with an answer or with an error"
-        if self.trip.committed and self._is_open():
+        if self.record.committed and self._is_open():
             try:
                 async with asyncio.timeout(self._stall_left):
                     await self._response.write_eof()
             except TimeoutError:
-                self.trip.outcome = ClientStalled.code
+                self.record.outcome = ClientStalled.code
                 self._cut(flush_s=0)
         return self._response
 
@@ -162,9 +160,9 @@ class Reply:
 
         A cut is never a clean end: no last chunk, fewer bytes than announced, or a reset (HTTP/1.0).
         """
-        if not self.trip.committed:
+        if not self.record.committed:
             raise error
-        self.trip.outcome, self.trip.reason = error.code, error.message
+        self.record.outcome, self.record.reason = error.code, error.message
         if not self._is_open():
             return
         if self._sse:

@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["Sweep", "Watched"]
-
 
 class Watched(Protocol):
     """Something under way that wants to be looked at every *look_s* seconds."""

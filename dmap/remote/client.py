@@ -9,8 +9,6 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-__all__ = ["Daemon", "Gone", "Trouble", "daemon_of", "plain"]
-
 URL = "http://127.0.0.1:8000"
 CONNECT_S = 5.0
 ANSWER_S = 30.0

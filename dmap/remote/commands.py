@@ -13,8 +13,6 @@ from dmap.remote.models import order
 from dmap.remote.status import report
 from dmap.remote.tail import Tail, follow
 
-__all__ = ["add"]
-
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 

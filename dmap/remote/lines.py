@@ -7,8 +7,6 @@ from typing import Any
 from dmap.remote.client import plain
 from dmap.remote.words import count, duration
 
-__all__ = ["line"]
-
 _Event = Mapping[str, Any]
 
 _RED, _GREEN, _YELLOW, _BLUE, _CYAN, _DIM = "31", "32", "33", "34", "36", "2"

@@ -6,8 +6,6 @@ from typing import Any
 from dmap.remote.client import Daemon, plain
 from dmap.remote.words import duration
 
-__all__ = ["ORDERS", "order", "summary"]
-
 ORDERS = {
     "load": ("/admin/models/load", "modelKey"),
     "unload": ("/admin/models/unload", "modelKey"),

@@ -6,8 +6,6 @@ from typing import Any
 from dmap.remote.client import plain
 from dmap.remote.words import count, duration, table
 
-__all__ = ["report"]
-
 _Told = Mapping[str, Any]
 
 

@@ -7,8 +7,6 @@ from urllib.parse import urlencode
 
 from dmap.remote.client import Daemon, Gone, Trouble
 
-__all__ = ["Records", "Tail", "follow"]
-
 SILENCE_S = 60.0
 """The daemon shows a sign of life every `server.heartbeat_s` (15); without one the connection is dead."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0

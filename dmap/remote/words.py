@@ -3,8 +3,6 @@
 import re
 from collections.abc import Sequence
 
-__all__ = ["count", "duration", "table"]
-
 _FIGURE = re.compile(r"-|\d+|\d\S* .*")
 
 

@@ -1,7 +1,7 @@
 """
 The application: its routes, and the one place where a failure becomes a response.
 
-Every request gets an id and a `Trip`, is admitted before anything of it is read, and leaves one log line.
+Every request gets an id and a record, is admitted before anything of it is read, and leaves one log line.
 """
 
 import asyncio
@@ -13,15 +13,13 @@ from aiohttp import web
 from dmap.access import scope_of
 from dmap.errors import BadRequest, DmapError, Internal, NotBuilt, PathNotFound
 from dmap.logfmt import logfmt
-from dmap.trip import Trip
-from dmap.web import admin, cors, debug, listing, metrics, status, story
+from dmap.record import RequestRecord
+from dmap.web import admin, cors, debug, listing, metrics, request_log, status
 from dmap.web.build import running
-from dmap.web.inference import CLIENT, TRIP, proxy
-from dmap.web.parts import PARTS, Parts
+from dmap.web.inference import CLIENT, RECORD, infer
+from dmap.web.proxy import PROXY, Proxy
 from dmap.wire.headers import request_id
 from dmap.wire.routes import ROUTES, Dialect
-
-__all__ = ["make_app"]
 
 MAX_HEAD_BYTES = 16 * 1024
 """Of all header lines together; aiohttp's own limits, per line, are above."""
@@ -32,14 +30,14 @@ _OPEN = "/health"
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(parts: Parts) -> web.Application:
-    """Wire *parts* into an application; they are started and stopped with it."""
+def make_app(proxy: Proxy) -> web.Application:
+    """Wire *proxy* into an application; they are started and stopped with it."""
     app = web.Application(middlewares=[_answer])
-    app[PARTS] = parts
+    app[PROXY] = proxy
     app.cleanup_ctx.extend((running, metrics.watched))
     app.on_response_prepare.append(_sign)
     for path in ROUTES:
-        app.router.add_post(path, proxy, expect_handler=_later)
+        app.router.add_post(path, infer, expect_handler=_later)
     app.router.add_get("/v1/models", listing.models)
     app.router.add_get("/v1/models/{id:.+}", listing.model)
     app.router.add_get("/api/v0/models", listing.models_v0)
@@ -52,7 +50,7 @@ def make_app(parts: Parts) -> web.Application:
     app.router.add_get("/debug/status", status.status)
     app.router.add_get("/debug/metrics", status.metrics)
     app.router.add_get("/debug/captures", status.captures)
-    app.router.add_get("/metrics", metrics.page(parts.metrics))
+    app.router.add_get("/metrics", metrics.page(proxy.metrics))
     return app
 
 
@@ -63,7 +61,7 @@ async def _later(request: web.Request) -> None:
 @web.middleware
 async def _answer(request: web.Request, handler: _Handler) -> web.StreamResponse:
     """Serve one request; whatever goes wrong before its head is out is told in OpenAI's shape."""
-    trip = request[TRIP] = Trip(
+    record = request[RECORD] = RequestRecord(
         id=request_id(request.headers),
         path=request.path,
         client=request.remote or "",
@@ -71,63 +69,63 @@ async def _answer(request: web.Request, handler: _Handler) -> web.StreamResponse
         method=request.method,
     )
     try:
-        with request.app[PARTS].presence.of(request):
-            response = await _told(request, trip, handler)
-        trip.status = response.status
+        with request.app[PROXY].presence.of(request):
+            response = await _told(request, record, handler)
+        record.status = response.status
         return response
     except (asyncio.CancelledError, ConnectionError):
-        trip.outcome = "client_left"
+        record.outcome = "client_left"
         raise
     finally:
-        story.ended(request.app[PARTS].bus, trip, asyncio.get_running_loop().time())
+        request_log.ended(request.app[PROXY].bus, record, asyncio.get_running_loop().time())
 
 
-async def _told(request: web.Request, trip: Trip, handler: _Handler) -> web.StreamResponse:
+async def _told(request: web.Request, record: RequestRecord, handler: _Handler) -> web.StreamResponse:
     try:
-        asked = cors.preflight(request, request.app[PARTS].config.access)
+        asked = cors.preflight(request, request.app[PROXY].config.access)
         if asked is not None:
             return asked
-        _admit(request, trip)
-        return await _served(request, trip, handler)
+        _admit(request, record)
+        return await _served(request, record, handler)
     except DmapError as error:
-        return _refusal(trip, error)
+        return _refusal(record, error)
     except web.HTTPMethodNotAllowed as exc:
         allowed = ", ".join(sorted(exc.allowed_methods))
-        refusal = _refusal(trip, BadRequest(f"{request.path} takes {allowed}"))
+        refusal = _refusal(record, BadRequest(f"{request.path} takes {allowed}"))
         refusal.set_status(405)
         refusal.headers["Allow"] = allowed
         return refusal
     except web.HTTPException:
-        return _refusal(trip, PathNotFound(f"there is no route {request.method} {request.path[:256]}"))
+        return _refusal(record, PathNotFound(f"there is no route {request.method} {request.path[:256]}"))
     except (asyncio.CancelledError, ConnectionError):
         raise
     except Exception:
-        _log.exception(logfmt("bug", {"id": trip.id, "path": trip.path}))
-        if trip.committed and request.transport is not None:
+        _log.exception(logfmt("bug", {"id": record.id, "path": record.path}))
+        if record.committed and request.transport is not None:
             request.transport.abort()
         return _refusal(
-            trip, Internal("an error of dmap's own; its log has the details under this request's id")
+            record, Internal("an error of dmap's own; its log has the details under this request's id")
         )
 
 
-async def _served(request: web.Request, trip: Trip, handler: _Handler) -> web.StreamResponse:
+async def _served(request: web.Request, record: RequestRecord, handler: _Handler) -> web.StreamResponse:
     """Have a request that was let in handled; one that wants a model counts for its key's bounds."""
-    parts = request.app[PARTS]
-    if request.method != "POST" or trip.path not in ROUTES:
+    proxy = request.app[PROXY]
+    if request.method != "POST" or record.path not in ROUTES:
         return await handler(request)
-    with parts.access.hold(request[CLIENT], trip.path):
-        story.received(parts.bus, trip)
+    with proxy.access.hold(request[CLIENT], record.path):
+        request_log.received(proxy.bus, record)
         return await handler(request)
 
 
-def _admit(request: web.Request, trip: Trip) -> None:
+def _admit(request: web.Request, record: RequestRecord) -> None:
     """Refuse what must not be served, before its body is read."""
     if request.path == _OPEN:
         return
-    parts = request.app[PARTS]
+    proxy = request.app[PROXY]
     peer, path, scope = request.remote or "", request.path, scope_of(request.path)
-    client = request[CLIENT] = parts.access.admit(peer, request.headers, scope=scope, path=path)
-    trip.client, trip.key = client.name, client.key
+    client = request[CLIENT] = proxy.access.admit(peer, request.headers, scope=scope, path=path)
+    record.client, record.key = client.name, client.key
     if request.headers.get("Upgrade", "").lower() == "websocket":
         raise NotBuilt("dmap does not pass WebSockets on yet; 'lms --host' and LM Studio's SDKs need one")
     if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEAD_BYTES:
@@ -145,9 +143,9 @@ def _refuse_form(request: web.Request) -> None:
         raise BadRequest("the admin API takes JSON; send 'Content-Type: application/json', body or not")
 
 
-def _refusal(trip: Trip, error: DmapError) -> web.Response:
-    trip.outcome, trip.reason = error.code, error.message
-    route = ROUTES.get(trip.path)
+def _refusal(record: RequestRecord, error: DmapError) -> web.Response:
+    record.outcome, record.reason = error.code, error.message
+    route = ROUTES.get(record.path)
     told = {"type": "error"} if route is not None and route.dialect is Dialect.MESSAGES else {}
     return web.json_response(told | error.body(), status=error.status, headers=error.headers())
 
@@ -155,7 +153,7 @@ def _refusal(trip: Trip, error: DmapError) -> web.Response:
 async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     """Put on every response who made it and for which request."""
     response.headers["Server"] = "dmap"
-    trip = request.get(TRIP)
-    if trip is not None:
-        response.headers["x-request-id"] = trip.id
-    cors.sign(request, response, request.app[PARTS].config.access)
+    record = request.get(RECORD)
+    if record is not None:
+        response.headers["x-request-id"] = record.id
+    cors.sign(request, response, request.app[PROXY].config.access)

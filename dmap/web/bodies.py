@@ -10,8 +10,6 @@ from aiohttp import web
 from dmap.config import Server
 from dmap.errors import BadRequest, BodyTooLarge, Overloaded, UploadTimeout
 
-__all__ = ["Bodies", "Body"]
-
 
 class Bodies:
     """All the bodies that are in memory; together at most `server.bodies`."""

@@ -27,15 +27,13 @@ from dmap.tls import Certificate
 from dmap.tokens import counters
 from dmap.web.bodies import Bodies
 from dmap.web.context import ContextGuard
-from dmap.web.parts import PARTS, Parts, gate_name
 from dmap.web.presence import Presence
-
-__all__ = ["build", "limits_of", "running"]
+from dmap.web.proxy import PROXY, Proxy, gate_name
 
 _log = logging.getLogger(__name__)
 
 
-def build(config: Config, state: StateFile | None = None) -> Parts:
+def build(config: Config, state: StateFile | None = None) -> Proxy:
     """Make the parts of a proxy, with what *state* has kept; nothing is started or asked yet."""
     state = state or StateFile(config.state)
     saved = state.read()
@@ -44,7 +42,7 @@ def build(config: Config, state: StateFile | None = None) -> Parts:
     inventory = Inventory(backends, catalog)
     bus = Bus(config.debug.ring, time.time)  # noqa: TID251 - people read its times
     gates = dict(_gates(config, backends, bus))
-    parts = Parts(
+    proxy = Proxy(
         config=config,
         access=Access(config.access, tell=bus.tell),
         catalog=catalog,
@@ -61,41 +59,41 @@ def build(config: Config, state: StateFile | None = None) -> Parts:
         state=state,
         saved=saved,
     )
-    parts.choose()
+    proxy.choose()
     for gate in gates.values():
-        gate.know(lambda key: parts.catalog.route_of(key))
-    return parts
+        gate.know(lambda key: proxy.catalog.route_of(key))
+    return proxy
 
 
 async def running(app: web.Application) -> AsyncGenerator[None]:
     """Start the parts of *app*, and stop them in the opposite order; for `cleanup_ctx`."""
-    parts = app[PARTS]
+    proxy = app[PROXY]
     try:
-        await _start(parts)
+        await _start(proxy)
         yield
     finally:
-        await _stop(parts)
+        await _stop(proxy)
 
 
-async def _start(parts: Parts) -> None:
-    await parts.inventory.start()  # first, so that the gates know which of the residents are pinned
-    for gate in parts.gates.values():
+async def _start(proxy: Proxy) -> None:
+    await proxy.inventory.start()  # first, so that the gates know which of the residents are pinned
+    for gate in proxy.gates.values():
         await gate.start()
-    for name in parts.saved.drained & parts.config.devices.keys():
-        parts.gates[gate_name(name, "")].drain(unload=False)
+    for name in proxy.saved.drained & proxy.config.devices.keys():
+        proxy.gates[gate_name(name, "")].drain(unload=False)
         told = {"device": name, "since": "before this start", "until": "dmap resume"}
         _log.warning(logfmt("drained", told))
-    await parts.presence.start()
+    await proxy.presence.start()
 
 
-async def _stop(parts: Parts) -> None:
+async def _stop(proxy: Proxy) -> None:
     """Stop what has been started, be it only a part."""
-    await parts.presence.close()
-    await parts.inventory.close()
-    for gate in parts.gates.values():
+    await proxy.presence.close()
+    await proxy.inventory.close()
+    for gate in proxy.gates.values():
         await gate.close()
-    await parts.pool.close()
-    for backend in parts.backends.values():
+    await proxy.pool.close()
+    for backend in proxy.backends.values():
         await backend.close()
 
 

@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dmap.trip import Trip
-from dmap.web.story import outcome_of
-
-__all__ = ["Captures"]
+from dmap.record import RequestRecord
+from dmap.web.request_log import outcome_of
 
 REQUESTS = 50
 """How many requests are kept."""
@@ -42,7 +40,7 @@ _BASE64 = re.compile(r"()((?<![\w+/=-])[\w+/=-]{200,})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class _Capture:
-    trip: Trip
+    record: RequestRecord
     at: float
     size_bytes: int
     is_cut: bool
@@ -55,13 +53,13 @@ class Captures:
     def __init__(self) -> None:
         self._kept: deque[_Capture] = deque(maxlen=REQUESTS)
 
-    def note(self, trip: Trip, body: bytes, at: float) -> None:
-        """Keep the *body* of *trip*, that came *at*, wall time in seconds since 1970."""
+    def note(self, record: RequestRecord, body: bytes, at: float) -> None:
+        """Keep the *body* of *record*, that came *at*, wall time in seconds since 1970."""
         text = _without_base64(_DATA_URL, body[:EXAMINED_BYTES].decode(errors="replace"))
         short = _without_base64(_BASE64, text[: 2 * KEPT_CHARACTERS])
         kept = _without_secrets(short[:KEPT_CHARACTERS])
         is_cut = len(body) > EXAMINED_BYTES or len(text) > 2 * KEPT_CHARACTERS or len(short) > KEPT_CHARACTERS
-        self._kept.append(_Capture(trip, at, len(body), is_cut, kept))
+        self._kept.append(_Capture(record, at, len(body), is_cut, kept))
 
     def clear(self) -> None:
         """Forget all of them."""
@@ -77,17 +75,17 @@ class Captures:
 
 
 def _told(capture: _Capture) -> dict[str, Any]:
-    trip = capture.trip
+    record = capture.record
     return {
-        "id": trip.id,
+        "id": record.id,
         "at": round(capture.at, 3),
-        "client": trip.client,
-        "path": trip.path,
-        "model": trip.model or None,
-        "stream": trip.stream,
-        "status": trip.status or None,
-        "outcome": outcome_of(trip) if trip.status else (trip.outcome or None),
-        "reason": trip.reason or None,
+        "client": record.client,
+        "path": record.path,
+        "model": record.model or None,
+        "stream": record.stream,
+        "status": record.status or None,
+        "outcome": outcome_of(record) if record.status else (record.outcome or None),
+        "reason": record.reason or None,
         "size_bytes": capture.size_bytes,
         "cut": capture.is_cut,
         "body": capture.body,

@@ -15,8 +15,6 @@ from dmap.errors import BadRequest
 from dmap.logfmt import logfmt
 from dmap.wire.headers import request_id
 
-__all__ = ["Connection"]
-
 _log = logging.getLogger("dmap.connection")
 
 

@@ -16,11 +16,9 @@ from dmap.backends import Backend, Target
 from dmap.config import Config
 from dmap.errors import BackendDown, ContextExceeded
 from dmap.logfmt import logfmt
+from dmap.models import ModelKey, Route
 from dmap.tokens import LEAST_BYTES, MOST_BYTES, Counter, Learned, units
-from dmap.trip import ModelKey, Route
 from dmap.wire.prompt import LOOK, Prompt, count_of, prompt_of, question
-
-__all__ = ["ContextGuard"]
 
 COUNT_S = 5.0
 """How long a request waits for its turn to be counted, and again for a backend's count; then it goes on."""

@@ -10,8 +10,6 @@ from aiohttp import web
 
 from dmap.config import Access
 
-__all__ = ["preflight", "sign"]
-
 _METHODS = "GET, POST"
 _HEADERS = (
     "Authorization",

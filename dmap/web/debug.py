@@ -22,10 +22,8 @@ from aiohttp_sse import EventSourceResponse
 
 from dmap.errors import BadRequest, ClientStalled, Overloaded, ShuttingDown
 from dmap.events import MISSED, TYPES, Bus, Event
-from dmap.web.inference import TRIP
-from dmap.web.parts import PARTS
-
-__all__ = ["Filter", "stream"]
+from dmap.web.inference import RECORD
+from dmap.web.proxy import PROXY
 
 READERS = 256
 """How many may read the stream at once."""
@@ -106,9 +104,9 @@ async def stream(request: web.Request) -> web.StreamResponse:
     It begins with an id and no event, so that a reader has a place to go on from.  Raises `BadRequest`,
     `Overloaded` when there are `READERS` already, and `ShuttingDown`.
     """
-    parts, bus = request.app[PARTS], request.app[PARTS].bus
+    proxy, bus = request.app[PROXY], request.app[PROXY].bus
     chosen, after = Filter.of(_query(request)), _start(request, bus)
-    server = parts.config.server
+    server = proxy.config.server
     response = EventSourceResponse(send_timeout=server.client_stall_s, ping_interval=server.heartbeat_s)
     with _place(bus):
         writer = await response.prepare(request)
@@ -119,7 +117,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
             try:
                 await reader.follow(bus, chosen, after)
             except TimeoutError:
-                request[TRIP].outcome = ClientStalled.code
+                request[RECORD].outcome = ClientStalled.code
     return response
 
 

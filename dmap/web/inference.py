@@ -10,11 +10,12 @@ from dmap.backends import Backend, Target
 from dmap.config import OpenAIBackend
 from dmap.errors import BackendBroke, BackendDown, BadRequest, DmapError, ModelNotFound, PathNotFound
 from dmap.gate import Beat, Gate, Lease
+from dmap.models import Route
+from dmap.record import RequestRecord
 from dmap.relay import Reply
-from dmap.trip import Route, Trip
-from dmap.web import story
+from dmap.web import request_log
 from dmap.web.open_requests import OpenRequest
-from dmap.web.parts import PARTS, Parts
+from dmap.web.proxy import PROXY, Proxy
 from dmap.wire.body import guarded, peek
 from dmap.wire.fitting import fit
 from dmap.wire.form import peek_form, put_model
@@ -22,49 +23,47 @@ from dmap.wire.headers import to_backend
 from dmap.wire.parameters import wording
 from dmap.wire.routes import ROUTES, InferenceRoute
 
-__all__ = ["CLIENT", "TRIP", "proxy"]
-
 _JSON = "application/json"
 
-TRIP = web.RequestKey("trip", Trip)
+RECORD = web.RequestKey("record", RequestRecord)
 CLIENT = web.RequestKey("client", Client)
 
 
-async def proxy(request: web.Request) -> web.StreamResponse:
+async def infer(request: web.Request) -> web.StreamResponse:
     """Refuse one inference request, or queue for its model and pass the model's answer on."""
-    parts, trip, path = request.app[PARTS], request[TRIP], ROUTES[request.path]
-    reply = Reply(request, trip, path.dialect, parts.config.server)
-    with parts.bodies.of(request) as upload:
+    proxy, record, path = request.app[PROXY], request[RECORD], ROUTES[request.path]
+    reply = Reply(request, record, path.dialect, proxy.config.server)
+    with proxy.bodies.of(request) as upload:
         body = await upload.read()
-        if parts.config.debug.capture:
-            parts.captures.note(trip, body, parts.bus.clock())
+        if proxy.config.debug.capture:
+            proxy.captures.note(record, body, proxy.bus.clock())
         try:
             body, route = _understand(request, path, body)
         except ModelNotFound:
-            await parts.inventory.refresh()  # it may be new
+            await proxy.inventory.refresh()  # it may be new
             body, route = _understand(request, path, body)
-        parts.inventory.check(route.key.backend, route.key.model)
-        await parts.context.check(route, path.path, body)
+        proxy.inventory.check(route.key.backend, route.key.model)
+        await proxy.context.check(route, path.path, body)
         try:
-            with OpenRequest(parts.open, trip):
+            with OpenRequest(proxy.open, record):
                 await _serve(request, reply, route, path, body)
-            parts.context.learn(route, path.path, body, trip.tokens_in)
+            proxy.context.learn(route, path.path, body, record.tokens_in)
         except DmapError as error:
-            _report(parts, route, error)
+            _report(proxy, route, error)
             await reply.fail(error)
     return await reply.end()
 
 
 def _understand(request: web.Request, path: InferenceRoute, body: bytes) -> tuple[bytes, Route]:
     """Find out what *body* asks for and where that goes; return it as the backend shall have it."""
-    trip = request[TRIP]
+    record = request[RECORD]
     form = _kind(request, path)
     if form != _JSON:
-        body, route, trip.stream = _form(request, body, form)
+        body, route, record.stream = _form(request, body, form)
     else:
-        body, route, trip.stream = _json(request, path, body)
-    trip.model, trip.backend = route.key.model, route.key.backend
-    _suit(path, route, request.app[PARTS].config.backends[route.key.backend].kind)
+        body, route, record.stream = _json(request, path, body)
+    record.model, record.backend = route.key.model, route.key.backend
+    _suit(path, route, request.app[PROXY].config.backends[route.key.backend].kind)
     return body, route
 
 
@@ -91,12 +90,12 @@ def _kind(request: web.Request, path: InferenceRoute) -> str:
 
 
 def _json(request: web.Request, path: InferenceRoute, body: bytes) -> tuple[bytes, Route, bool]:
-    parts, client = request.app[PARTS], request[CLIENT]
+    proxy, client = request.app[PROXY], request[CLIENT]
     asked = peek(body)
-    route = parts.catalog.resolve(asked.model, client)
+    route = proxy.catalog.resolve(asked.model, client)
     call = fit(
         asked,
-        wording(path.path, parts.config.backends[route.key.backend].kind),
+        wording(path.path, proxy.config.backends[route.key.backend].kind),
         model=route.key.model,
         defaults=route.defaults,
         force=route.force,
@@ -110,7 +109,7 @@ def _json(request: web.Request, path: InferenceRoute, body: bytes) -> tuple[byte
 
 def _form(request: web.Request, body: bytes, kind: str) -> tuple[bytes, Route, bool]:
     model, stream = peek_form(body, kind)
-    route = request.app[PARTS].catalog.resolve(model, request[CLIENT])
+    route = request.app[PROXY].catalog.resolve(model, request[CLIENT])
     return body if model == route.key.model else put_model(body, kind, route.key.model), route, stream
 
 
@@ -126,7 +125,7 @@ def _beat(reply: Reply, gate: Gate) -> tuple[Beat | None, float]:
 
 async def _serve(request: web.Request, reply: Reply, route: Route, path: InferenceRoute, body: bytes) -> None:
     """Wait for the model and have it answer; once more if its server was gone before anything was sent."""
-    gate = request.app[PARTS].gate(route)
+    gate = request.app[PROXY].gate(route)
     for is_last in (route.device is None, True):
         lease = await _granted(request, reply, gate, route)
         try:
@@ -141,52 +140,52 @@ async def _serve(request: web.Request, reply: Reply, route: Route, path: Inferen
 
 async def _granted(request: web.Request, reply: Reply, gate: Gate, route: Route) -> Lease:
     """Wait for a lease, which is then to be released, and note how long that took, also if it was in vain."""
-    bus, client, trip = request.app[PARTS].bus, request[CLIENT], reply.trip
-    on_wait = functools.partial(story.queued, bus, trip, gate)
-    lease = gate.lease(route, client.name, *_beat(reply, gate), client.priority, trip.id, on_wait)
+    bus, client, record = request.app[PROXY].bus, request[CLIENT], reply.record
+    on_wait = functools.partial(request_log.queued, bus, record, gate)
+    lease = gate.lease(route, client.name, *_beat(reply, gate), client.priority, record.id, on_wait)
     try:
         await lease.__aenter__()
     finally:
-        trip.queue_s += lease.queue_s
-        trip.switch_s += lease.switch_s
-    story.granted(bus, trip)
+        record.queue_s += lease.queue_s
+        record.switch_s += lease.switch_s
+    request_log.granted(bus, record)
     return lease
 
 
 async def _relay(request: web.Request, reply: Reply, route: Route, path: InferenceRoute, body: bytes) -> None:
-    parts = request.app[PARTS]
-    backend = parts.backends[route.key.backend]
+    proxy = request.app[PROXY]
+    backend = proxy.backends[route.key.backend]
 
     async def where() -> Target:
         await backend.confirm()
         return backend.target(route.key.model, path.path)
 
-    own = (("Content-Type", _kind(request, path)), ("X-Request-Id", reply.trip.id))
+    own = (("Content-Type", _kind(request, path)), ("X-Request-Id", reply.record.id))
     await relay.run(
         reply,
-        parts.pool,
+        proxy.pool,
         where,
         to_backend(request.headers.items(), own),
         body,
-        lease_s=parts.lease_s(route),
-        on_answer=functools.partial(_begun, parts, reply.trip, backend),
-        by_finish=isinstance(parts.config.backends[backend.name], OpenAIBackend),
+        lease_s=proxy.lease_s(route),
+        on_answer=functools.partial(_begun, proxy, reply.record, backend),
+        by_finish=isinstance(proxy.config.backends[backend.name], OpenAIBackend),
     )
 
 
-def _begun(parts: Parts, trip: Trip, backend: Backend, named: str | None) -> None:
+def _begun(proxy: Proxy, record: RequestRecord, backend: Backend, named: str | None) -> None:
     """Tell that the answer has begun, and if the model that it names is another one than was asked."""
-    story.first_byte(parts.bus, trip)
-    if named is None or backend.means(trip.model, named):
+    request_log.first_byte(proxy.bus, record)
+    if named is None or backend.means(record.model, named):
         return
-    trip.reason = f"answered as {named[:256]!r}"
-    told = {"id": trip.id, "client": trip.client, "model": trip.model, "answered": named[:256]}
-    parts.bus.tell("request.mismatch", told)
+    record.reason = f"answered as {named[:256]!r}"
+    told = {"id": record.id, "client": record.client, "model": record.model, "answered": named[:256]}
+    proxy.bus.tell("request.mismatch", told)
     if backend.substitutes:
         raise BackendBroke(f"the backend had {named[:256]!r} answer instead of the model that was asked")
 
 
-def _report(parts: Parts, route: Route, error: DmapError) -> None:
+def _report(proxy: Proxy, route: Route, error: DmapError) -> None:
     """Have a backend that cannot be reached probed from now on; a device's are its gate's business."""
     if isinstance(error, BackendDown) and route.device is None:
-        parts.inventory.report(route.key.backend, error)
+        proxy.inventory.report(route.key.backend, error)

@@ -8,10 +8,8 @@ from aiohttp import web
 from dmap.catalog import Shown, openai, v0, v1
 from dmap.gate import Gate
 from dmap.web.inference import CLIENT
-from dmap.web.parts import PARTS, Parts, gate_name
+from dmap.web.proxy import PROXY, Proxy, gate_name
 from dmap.web.views import switch_told
-
-__all__ = ["health", "model", "model_v0", "models", "models_v0", "models_v1", "ready"]
 
 
 async def models(request: web.Request) -> web.Response:
@@ -42,15 +40,15 @@ async def models_v1(request: web.Request) -> web.Response:
 
 
 async def _shown(request: web.Request) -> list[Shown]:
-    parts = request.app[PARTS]
-    await parts.inventory.refresh()
-    return parts.catalog.shown(request[CLIENT], parts.residents())
+    proxy = request.app[PROXY]
+    await proxy.inventory.refresh()
+    return proxy.catalog.shown(request[CLIENT], proxy.residents())
 
 
 async def _wanted(request: web.Request) -> Shown:
-    parts = request.app[PARTS]
-    await parts.inventory.refresh()
-    return parts.catalog.show(request.match_info["id"], request[CLIENT], parts.residents())
+    proxy = request.app[PROXY]
+    await proxy.inventory.refresh()
+    return proxy.catalog.show(request.match_info["id"], request[CLIENT], proxy.residents())
 
 
 async def health(request: web.Request) -> web.Response:
@@ -63,19 +61,19 @@ async def health(request: web.Request) -> web.Response:
 
 async def ready(request: web.Request) -> web.Response:
     """`GET /ready`: 200 if some backend answers, else 503; with the state of each device and backend."""
-    parts = request.app[PARTS]
-    answering = parts.inventory.answering
+    proxy = request.app[PROXY]
+    answering = proxy.inventory.answering
     state = {
         "ready": bool(answering),
-        "backends": {name: {"answers": name in answering} | _queue(parts, name) for name in parts.backends},
-        "devices": {name: _state(parts.gates[gate_name(name, "")]) for name in parts.config.devices},
+        "backends": {name: {"answers": name in answering} | _queue(proxy, name) for name in proxy.backends},
+        "devices": {name: _state(proxy.gates[gate_name(name, "")]) for name in proxy.config.devices},
     }
     return web.json_response(state, status=200 if answering else 503)
 
 
-def _queue(parts: Parts, backend: str) -> dict[str, Any]:
+def _queue(proxy: Proxy, backend: str) -> dict[str, Any]:
     """Tell who waits at a backend that has no device; those with one wait there."""
-    gate = parts.gates.get(gate_name(None, backend))
+    gate = proxy.gates.get(gate_name(None, backend))
     view = gate.snapshot() if gate is not None else None
     return {"waiting": len(view.waiting), "leases": view.leases} if view is not None else {}
 

@@ -10,9 +10,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from dmap.metrics import Metrics
 from dmap.metrics.series import Histogram
-from dmap.web.parts import PARTS
-
-__all__ = ["page", "watched"]
+from dmap.web.proxy import PROXY
 
 LOOK_S = 1.0
 """How often the loop's lag is measured."""
@@ -30,7 +28,7 @@ def page(metrics: Metrics) -> Handler:
 
 async def watched(app: web.Application) -> AsyncGenerator[None]:
     """Measure the loop's lag while *app* runs; for `cleanup_ctx`."""
-    lag = app[PARTS].metrics.lag
+    lag = app[PROXY].metrics.lag
     task = asyncio.get_running_loop().create_task(_watch(lag), name="loop lag")
     yield
     task.cancel()

@@ -5,9 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from dmap.errors import DmapError
-from dmap.trip import Trip
-
-__all__ = ["OpenRequest"]
+from dmap.record import RequestRecord
 
 
 class OpenRequest:
@@ -17,10 +15,10 @@ class OpenRequest:
     After `cancel` the context is left with the error given there instead of a `CancelledError`.
     """
 
-    __slots__ = ("_all", "_error", "_task", "trip")
+    __slots__ = ("_all", "_error", "_task", "record")
 
-    def __init__(self, all: "set[OpenRequest]", trip: Trip) -> None:
-        self.trip = trip
+    def __init__(self, all: "set[OpenRequest]", record: RequestRecord) -> None:
+        self.record = record
         self._all = all
         self._error: DmapError | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -48,15 +46,15 @@ class OpenRequest:
 
     def told(self, now: float) -> dict[str, Any]:
         """Return what others may know of it, *now* being the loop's time."""
-        trip = self.trip
+        record = self.record
         return {
-            "id": trip.id,
-            "client": trip.client,
-            "path": trip.path,
-            "model": trip.model,
-            "backend": trip.backend,
-            "stream": trip.stream,
-            "for_s": round(now - trip.arrived_at, 3),
-            "answering": trip.first_byte_s is not None,
-            "bytes": trip.bytes_out,
+            "id": record.id,
+            "client": record.client,
+            "path": record.path,
+            "model": record.model,
+            "backend": record.backend,
+            "stream": record.stream,
+            "for_s": round(now - record.arrived_at, 3),
+            "answering": record.first_byte_s is not None,
+            "bytes": record.bytes_out,
         }

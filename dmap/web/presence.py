@@ -10,8 +10,6 @@ import socket
 
 from aiohttp import web
 
-__all__ = ["Presence"]
-
 LOOK_S = 1.0
 _ESTABLISHED = 1
 """`TCP_ESTABLISHED` of linux/tcp_states.h; the first byte of `struct tcp_info` is the state."""

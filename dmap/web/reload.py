@@ -8,46 +8,44 @@ from dmap.errors import ModelNotFound
 from dmap.tls import check
 from dmap.tokens import counters
 from dmap.web.build import limits_of
-from dmap.web.parts import Parts, gate_name
-
-__all__ = ["reload"]
+from dmap.web.proxy import Proxy, gate_name
 
 
-def reload(parts: Parts, config: Config) -> None:
+def reload(proxy: Proxy, config: Config) -> None:
     """
-    Have *parts* go on under *config*.
+    Have *proxy* go on under *config*.
 
     Residents, queues and streams are not touched; who waits for a model that is gone is told so.  Raises
     `ConfigProblem` for what takes a restart and for a certificate or a tokenizer file that cannot be used,
     and then all is as it was.
     """
-    problems = list(_too_much(parts.config, config))
+    problems = list(_too_much(proxy.config, config))
     if problems:
         raise ConfigProblem(problems)
-    read = counters(config, parts.context.counters)
-    if parts.certificate is not None and config.listen.tls is not None:
+    read = counters(config, proxy.context.counters)
+    if proxy.certificate is not None and config.listen.tls is not None:
         check(config.listen.tls)
-        parts.certificate.take(config.listen.tls)
-    parts.config, parts.context.counters = config, read
-    parts.access = parts.access.renewed(config.access)
-    parts.catalog = parts.inventory.catalog = Catalog(config, parts.catalog, parts.saved)
-    parts.choose()
-    parts.bus.resize(config.debug.ring)
+        proxy.certificate.take(config.listen.tls)
+    proxy.config, proxy.context.counters = config, read
+    proxy.access = proxy.access.renewed(config.access)
+    proxy.catalog = proxy.inventory.catalog = Catalog(config, proxy.catalog, proxy.saved)
+    proxy.choose()
+    proxy.bus.resize(config.debug.ring)
     if not config.debug.capture:
-        parts.captures.clear()
-    parts.bodies.server = config.server
-    parts.pool.connect_s = config.server.connect_s
-    parts.presence.unread_s = config.server.client_stall_s
+        proxy.captures.clear()
+    proxy.bodies.server = config.server
+    proxy.pool.connect_s = config.server.connect_s
+    proxy.presence.unread_s = config.server.client_stall_s
     for name, device in config.devices.items():
-        parts.gates[gate_name(name, "")].configure(
+        proxy.gates[gate_name(name, "")].configure(
             limits_of(device), device.cooldown_s, device.backend_gone_s, device.adopt == "evict"
         )
-        parts.gates[gate_name(name, "")].changed()  # pins and times to live may be others
+        proxy.gates[gate_name(name, "")].changed()  # pins and times to live may be others
     gone = ModelNotFound(
         "the model was taken out of the configuration while the request waited", param="model"
     )
-    for gate in parts.gates.values():
-        gate.refuse(lambda key: not parts.catalog.has(key), gone)
+    for gate in proxy.gates.values():
+        gate.refuse(lambda key: not proxy.catalog.has(key), gone)
 
 
 def _too_much(old: Config, new: Config) -> Iterator[str]:

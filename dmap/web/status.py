@@ -8,38 +8,36 @@ from aiohttp import web
 from dmap import __version__
 from dmap.arbiter import Snapshot
 from dmap.gate import Gate
-from dmap.web.parts import PARTS, Parts, gate_name
+from dmap.web.proxy import PROXY, Proxy, gate_name
 from dmap.web.views import switch_told, waiting_told
-
-__all__ = ["captures", "metrics", "status"]
 
 
 async def status(request: web.Request) -> web.Response:
     """`GET /debug/status`: residents, switch and queue of each device, and whether each backend answers."""
-    parts = request.app[PARTS]
+    proxy = request.app[PROXY]
     told = {
         "version": __version__,
-        "uptime_s": round(parts.bus.clock() - parts.bus.started_at, 3),
-        "devices": {name: _device(parts.gates[gate_name(name, "")]) for name in parts.config.devices},
-        "backends": {name: _backend(parts, name) for name in parts.config.backends},
-        "active": parts.catalog.active,
-        "open": len(parts.open),
-        "readers": parts.bus.readers,
-        "last_event": parts.bus.last,
+        "uptime_s": round(proxy.bus.clock() - proxy.bus.started_at, 3),
+        "devices": {name: _device(proxy.gates[gate_name(name, "")]) for name in proxy.config.devices},
+        "backends": {name: _backend(proxy, name) for name in proxy.config.backends},
+        "active": proxy.catalog.active,
+        "open": len(proxy.open),
+        "readers": proxy.bus.readers,
+        "last_event": proxy.bus.last,
     }
     return web.json_response(told)
 
 
 async def metrics(request: web.Request) -> web.Response:
     """`GET /debug/metrics`: what `/metrics` has, as JSON."""
-    return web.json_response(request.app[PARTS].metrics.as_dict())
+    return web.json_response(request.app[PROXY].metrics.as_dict())
 
 
 async def captures(request: web.Request) -> web.Response:
     """`GET /debug/captures`: the bodies of the last requests, if `debug.capture` is on; the oldest first."""
-    parts = request.app[PARTS]
-    is_on = parts.config.debug.capture
-    return web.json_response({"capture": is_on, "captures": parts.captures.told() if is_on else []})
+    proxy = request.app[PROXY]
+    is_on = proxy.config.debug.capture
+    return web.json_response({"capture": is_on, "captures": proxy.captures.told() if is_on else []})
 
 
 def _device(gate: Gate) -> dict[str, Any]:
@@ -58,11 +56,11 @@ def _device(gate: Gate) -> dict[str, Any]:
     return {"residents": residents, "switch": switch, "drained": view.drained, **_queue(gate, view)}
 
 
-def _backend(parts: Parts, name: str) -> dict[str, Any]:
+def _backend(proxy: Proxy, name: str) -> dict[str, Any]:
     """Tell of one backend; who waits for one that has a device waits there."""
-    backend, gate = parts.config.backends[name], parts.gates.get(gate_name(None, name))
+    backend, gate = proxy.config.backends[name], proxy.gates.get(gate_name(None, name))
     device = None if backend.kind == "openai" else backend.device
-    told = {"kind": backend.kind, "device": device, "answers": name in parts.inventory.answering}
+    told = {"kind": backend.kind, "device": device, "answers": name in proxy.inventory.answering}
     return told | (_queue(gate, gate.snapshot()) if gate is not None else {})
 
 

@@ -5,8 +5,6 @@ from typing import Any
 from dmap.arbiter import SwitchView
 from dmap.gate import Waiting
 
-__all__ = ["switch_told", "waiting_told"]
-
 
 def switch_told(switch: SwitchView | None, now: float) -> dict[str, Any] | None:
     """Tell of the switch under way, if there is one; *load* is None where something only goes."""

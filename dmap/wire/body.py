@@ -15,8 +15,6 @@ import msgspec
 
 from dmap.errors import BadRequest
 
-__all__ = ["Call", "guarded", "peek"]
-
 _OWN = {"model": msgspec.json.Decoder(str | None), "stream": msgspec.json.Decoder(bool | None)}
 """The members that dmap acts on, each with what it may be."""
 _GUARDED = {

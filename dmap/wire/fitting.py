@@ -21,8 +21,6 @@ from dmap.errors import BadRequest
 from dmap.wire.body import Call
 from dmap.wire.parameters import Wording, parameter, plain, plain_words, understood
 
-__all__ = ["fit"]
-
 _Fields = Mapping[str, Any]
 _NOTHING: _Fields = MappingProxyType({})
 _EFFORTS = {"none": "off", "minimal": "low"}

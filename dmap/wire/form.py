@@ -10,8 +10,6 @@ import re
 
 from dmap.errors import BadRequest
 
-__all__ = ["peek_form", "put_model"]
-
 _MAX_PARTS = 64
 _CHARSET = r'(?: *; *charset="?[\w-]+"?)?'
 _KIND = re.compile(

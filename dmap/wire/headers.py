@@ -12,8 +12,6 @@ from functools import lru_cache
 
 from multidict import CIMultiDict
 
-__all__ = ["FORWARDED", "request_id", "to_backend", "to_client"]
-
 _TO_BACKEND = frozenset(
     {
         "accept",

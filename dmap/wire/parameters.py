@@ -17,8 +17,6 @@ import msgspec
 from dmap.errors import BadRequest
 from dmap.wire.routes import ROUTES, Dialect
 
-__all__ = ["Wording", "camel", "parameter", "plain", "plain_words", "understood", "wording"]
-
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 _KINDS: dict[str, Any] = {

@@ -11,8 +11,6 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["LOOK", "Prompt", "count_of", "prompt_of", "question"]
-
 LOOK = 4 * 2**20
 """Characters of a prompt that are looked at; more could only add to a count that is too high already."""
 

@@ -8,8 +8,6 @@ and a request that slips past the arbiter that way makes them load a model on th
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["ROUTES", "Dialect", "InferenceRoute"]
-
 
 class Dialect(Enum):
     """Whose manners a route has: its end mark, its errors inside a stream, its names of parameters."""

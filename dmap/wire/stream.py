@@ -16,8 +16,6 @@ import msgspec
 from dmap.errors import DmapError
 from dmap.wire.routes import Dialect
 
-__all__ = ["Tail", "Usage", "error_of", "error_record", "model_of", "usage_of"]
-
 _ENDS = (b"\n\n", b"\r\n\r\n")
 _BREAK = re.compile(rb"\r?\n\r?\n")
 _KEEP = 64 * 1024

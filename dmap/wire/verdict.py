@@ -12,8 +12,6 @@ from dmap.errors import BackendBroke, DmapError, Relayed
 from dmap.wire.routes import Dialect
 from dmap.wire.stream import error_of
 
-__all__ = ["decoded", "failure_of", "in_dialect"]
-
 _EXCERPT = 300
 _OWN_FAULTS = (
     "the model has crashed",  # bug-tracker #157, #1347

@@ -13,7 +13,7 @@ from dmap.config import ConfigProblem
 from dmap.errors import Invalid, NotBuilt
 from dmap.web.admin import devices, models, queue
 from dmap.web.admin.orders import Nothing, note, read_order
-from dmap.web.parts import PARTS
+from dmap.web.proxy import PROXY
 
 __all__ = ["add_routes"]
 
@@ -34,7 +34,7 @@ def add_routes(app: web.Application, on_expect: Callable[[web.Request], Awaitabl
 async def reload(request: web.Request) -> web.Response:
     """`POST /admin/reload`: read the file again, as SIGHUP does; a file that is wrong changes nothing."""
     await read_order(request, Nothing)
-    read_again: Callable[[], None] | None = request.app[PARTS].reload
+    read_again: Callable[[], None] | None = request.app[PROXY].reload
     if read_again is None:
         raise NotBuilt("this dmap was not started from a file")
     try:

@@ -9,39 +9,37 @@ from aiohttp import web
 from dmap.errors import BadRequest
 from dmap.gate import Gate
 from dmap.web.admin.orders import DeviceOrder, note, read_order
-from dmap.web.parts import PARTS, Parts, gate_name
-
-__all__ = ["drain", "resume"]
+from dmap.web.proxy import PROXY, Proxy, gate_name
 
 
 async def drain(request: web.Request) -> web.Response:
     """`POST /admin/drain`: serve nobody on a device until it is resumed; who waits keeps the place."""
-    order, parts = await read_order(request, DeviceOrder), request.app[PARTS]
-    gates = _gates(parts, order.device)
+    order, proxy = await read_order(request, DeviceOrder), request.app[PROXY]
+    gates = _gates(proxy, order.device)
     for gate in gates.values():
         gate.drain(unload=order.unload)
-    await parts.save(replace(parts.saved, drained=parts.saved.drained | gates.keys()))
+    await proxy.save(replace(proxy.saved, drained=proxy.saved.drained | gates.keys()))
     note(request, "drain", devices=",".join(gates))
     return web.json_response({"status": "drained", "devices": _states(gates)})
 
 
 async def resume(request: web.Request) -> web.Response:
     """`POST /admin/resume`: serve again."""
-    order, parts = await read_order(request, DeviceOrder), request.app[PARTS]
-    gates = _gates(parts, order.device)
+    order, proxy = await read_order(request, DeviceOrder), request.app[PROXY]
+    gates = _gates(proxy, order.device)
     for gate in gates.values():
         gate.resume()
-    await parts.save(replace(parts.saved, drained=parts.saved.drained - gates.keys()))
+    await proxy.save(replace(proxy.saved, drained=proxy.saved.drained - gates.keys()))
     note(request, "resume", devices=",".join(gates))
     return web.json_response({"status": "resumed", "devices": _states(gates)})
 
 
-def _gates(parts: Parts, device: str | None) -> dict[str, Gate]:
-    if device is not None and device not in parts.config.devices:
-        known = ", ".join(parts.config.devices) or "none"
+def _gates(proxy: Proxy, device: str | None) -> dict[str, Gate]:
+    if device is not None and device not in proxy.config.devices:
+        known = ", ".join(proxy.config.devices) or "none"
         raise BadRequest(f"there is no device {device[:64]!r}; there are: {known}", param="device")
-    chosen: Iterable[str] = parts.config.devices if device is None else [device]
-    return {name: parts.gates[gate_name(name, "")] for name in chosen}
+    chosen: Iterable[str] = proxy.config.devices if device is None else [device]
+    return {name: proxy.gates[gate_name(name, "")] for name in chosen}
 
 
 def _states(gates: Mapping[str, Gate]) -> dict[str, Any]:

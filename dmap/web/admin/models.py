@@ -13,82 +13,80 @@ from dmap.backends.lmstudio import LMStudioBackend
 from dmap.config import GGUFBackend
 from dmap.config.models import BY_LMS, BY_REST
 from dmap.errors import BadRequest, LoadFailed, ModelNotFound
+from dmap.models import Route
 from dmap.state import Activation
-from dmap.trip import Route
 from dmap.web.admin import workflow
 from dmap.web.admin.orders import ModelOrder, note, read_order
 from dmap.web.inference import CLIENT
-from dmap.web.parts import PARTS, Parts, switcher
-
-__all__ = ["activate", "load", "models", "unload"]
+from dmap.web.proxy import PROXY, Proxy, switcher
 
 
 async def load(request: web.Request) -> web.Response:
     """`POST /admin/models/load`: set what is given, load, and make it the active model unless told not to."""
-    order, parts, clock = *await _order(request, ModelOrder), asyncio.get_running_loop().time
+    order, proxy, clock = *await _order(request, ModelOrder), asyncio.get_running_loop().time
     came_at, key = clock(), (await _resolve(request, order.model_key)).key
-    async with parts.turns.setdefault(key, asyncio.Lock()):
+    async with proxy.turns.setdefault(key, asyncio.Lock()):
         route = await _resolve(request, order.model_key)
-        name, activation, told = _understand(parts, route, order)
+        name, activation, told = _understand(proxy, route, order)
         active = _may_activate(route, order.activate, asked=order.activate is True)
         loaded, status = {}, "activated" if active else "noted"
-        if _loader(parts, route) is not None:
-            async with _trying(parts, route, name, activation):
+        if _loader(proxy, route) is not None:
+            async with _trying(proxy, route, name, activation):
                 loaded, status = _got(await _load(request, name, route), route), "loaded"
-        await _set(parts, name, activation, active=active)
+        await _set(proxy, name, activation, active=active)
     spent_s = round(clock() - came_at, 3)
     note(request, "load", model=name, load_s=spent_s)
-    answer = _answer(parts, route, name, status) | told | loaded | {"took_s": spent_s}
-    return web.json_response(answer | _workflow(parts, route, "load", _asked(order, activation)))
+    answer = _answer(proxy, route, name, status) | told | loaded | {"took_s": spent_s}
+    return web.json_response(answer | _workflow(proxy, route, "load", _asked(order, activation)))
 
 
 async def activate(request: web.Request) -> web.Response:
     """`POST /admin/models/activate`: what requests that name no model get; the first of them loads it."""
-    order, parts = await _order(request, ModelOrder)
+    order, proxy = await _order(request, ModelOrder)
     route = await _resolve(request, order.model_key)
-    name, activation, told = _understand(parts, route, order)
-    await _set(parts, name, activation, active=_may_activate(route, True, asked=True))
-    parts.gate(route).changed()
+    name, activation, told = _understand(proxy, route, order)
+    await _set(proxy, name, activation, active=_may_activate(route, True, asked=True))
+    proxy.gate(route).changed()
     note(request, "activate", model=name)
-    answer = _answer(parts, route, name, "activated") | told
-    return web.json_response(answer | _workflow(parts, route, "activate", _asked(order, activation)))
+    answer = _answer(proxy, route, name, "activated") | told
+    return web.json_response(answer | _workflow(proxy, route, "activate", _asked(order, activation)))
 
 
 async def unload(request: web.Request) -> web.Response:
     """`POST /admin/models/unload`: take it out once it is idle, and forget what was set for it here."""
-    order, parts = await _order(request, ModelOrder)
+    order, proxy = await _order(request, ModelOrder)
     route = await _resolve(request, order.model_key)
-    name, status = _name(parts, route), "cleared"
-    if _loader(parts, route) is not None:
-        await parts.gate(route).unload(route.key, parts.wait_s(route))
+    name, status = _name(proxy, route), "cleared"
+    if _loader(proxy, route) is not None:
+        await proxy.gate(route).unload(route.key, proxy.wait_s(route))
         status = "unloaded"
-    saved = parts.saved
+    saved = proxy.saved
     rest = {other: activation for other, activation in saved.models.items() if other != name}
     active = None if saved.active == name else saved.active
-    await parts.save(replace(saved, active=active, models=rest))
+    await proxy.save(replace(saved, active=active, models=rest))
     note(request, "unload", model=name)
-    return web.json_response(_answer(parts, route, name, status) | _workflow(parts, route, "unload", {}))
+    return web.json_response(_answer(proxy, route, name, status) | _workflow(proxy, route, "unload", {}))
 
 
 async def models(request: web.Request) -> web.Response:
     """`GET /admin/models`: every model that this key may use, with all that is set for it."""
-    parts = request.app[PARTS]
-    await parts.inventory.refresh()
+    proxy = request.app[PROXY]
+    await proxy.inventory.refresh()
     listed = [
-        model | _settings(parts, parts.catalog.resolve(model["id"], request[CLIENT]))
-        for model in parts.catalog.listing(request[CLIENT], parts.residents())
+        model | _settings(proxy, proxy.catalog.resolve(model["id"], request[CLIENT]))
+        for model in proxy.catalog.listing(request[CLIENT], proxy.residents())
         if "alias_of" not in model
     ]
-    return web.json_response({"active": parts.saved.active, "models": listed})
+    return web.json_response({"active": proxy.saved.active, "models": listed})
 
 
-def _settings(parts: Parts, route: Route) -> dict[str, Any]:
-    backend = parts.config.backends[route.key.backend]
+def _settings(proxy: Proxy, route: Route) -> dict[str, Any]:
+    backend = proxy.config.backends[route.key.backend]
     return {
         "kind": backend.kind,
         "device": route.device,
-        "loadable": _loader(parts, route) is not None,
-        "set_here": _name(parts, route) in parts.saved.models,
+        "loadable": _loader(proxy, route) is not None,
+        "set_here": _name(proxy, route) in proxy.saved.models,
         "default_inference": dict(route.defaults),
         "force": dict(route.force),
         "strip": sorted(route.strip),
@@ -98,41 +96,41 @@ def _settings(parts: Parts, route: Route) -> dict[str, Any]:
     }
 
 
-def _loader(parts: Parts, route: Route) -> Switcher | None:
+def _loader(proxy: Proxy, route: Route) -> Switcher | None:
     """Return the backend of *route* if it can be told to load and unload now; an old LM Studio cannot."""
-    backend = switcher(parts, route)
+    backend = switcher(proxy, route)
     return None if isinstance(backend, LMStudioBackend) and not backend.switches else backend
 
 
-async def _order(request: web.Request, kind: "type[ModelOrder]") -> tuple[ModelOrder, Parts]:
-    return await read_order(request, kind), request.app[PARTS]
+async def _order(request: web.Request, kind: "type[ModelOrder]") -> tuple[ModelOrder, Proxy]:
+    return await read_order(request, kind), request.app[PROXY]
 
 
 async def _resolve(request: web.Request, model: str) -> Route:
     """Find the route of *model*, which may be new; raises what the catalog does."""
-    parts = request.app[PARTS]
+    proxy = request.app[PROXY]
     try:
-        return parts.catalog.resolve(model, request[CLIENT])
+        return proxy.catalog.resolve(model, request[CLIENT])
     except ModelNotFound:
-        await parts.inventory.refresh()
-        return parts.catalog.resolve(model, request[CLIENT])
+        await proxy.inventory.refresh()
+        return proxy.catalog.resolve(model, request[CLIENT])
 
 
-def _name(parts: Parts, route: Route) -> str:
+def _name(proxy: Proxy, route: Route) -> str:
     """Return the name that *route* is kept under: short where that is clear."""
-    return route.key.model if parts.catalog.key_of(route.key.model) == route.key else str(route.key)
+    return route.key.model if proxy.catalog.key_of(route.key.model) == route.key else str(route.key)
 
 
-def _understand(parts: Parts, route: Route, order: ModelOrder) -> tuple[str, Activation, dict[str, Any]]:
+def _understand(proxy: Proxy, route: Route, order: ModelOrder) -> tuple[str, Activation, dict[str, Any]]:
     """Return the model's name, what is to be set for it, and what the answer tells of that."""
-    name = _name(parts, route)
-    before = parts.saved.models.get(name, Activation())
+    name = _name(proxy, route)
+    before = proxy.saved.models.get(name, Activation())
     defaults = before.defaults if order.default_inference is None else order.default_inference.given()
     asked = _asked(order, before)
-    backend = switcher(parts, route)
+    backend = switcher(proxy, route)
     kept = dict(backend.takes(asked)) if backend is not None else asked
-    applied = kept if _loader(parts, route) is not None else {}
-    left = {option: _why(parts, route, option) for option in asked if option not in applied}
+    applied = kept if _loader(proxy, route) is not None else {}
+    left = {option: _why(proxy, route, option) for option in asked if option not in applied}
     told = {"default_inference": dict(defaults), "load_config": {"applied": applied, "not_applied": left}}
     return name, Activation(defaults, kept), told
 
@@ -142,10 +140,10 @@ def _asked(order: ModelOrder, before: Activation) -> Mapping[str, Any]:
     return before.load if order.load_config is None else order.load_config.given()
 
 
-def _why(parts: Parts, route: Route, option: str) -> str:
+def _why(proxy: Proxy, route: Route, option: str) -> str:
     """Tell why *option* of a load is not applied."""
-    backend = parts.config.backends[route.key.backend]
-    if _loader(parts, route) is None:
+    backend = proxy.config.backends[route.key.backend]
+    if _loader(proxy, route) is None:
         return "dmap cannot load models on this server; see workflow"
     if backend.kind != "lmstudio":
         return f"a backend of {backend.kind} cannot be told this, or not together with the others"
@@ -164,48 +162,48 @@ def _may_activate(route: Route, activate: bool | None, *, asked: bool) -> bool:
 
 
 @asynccontextmanager
-async def _trying(parts: Parts, route: Route, name: str, activation: Activation) -> AsyncGenerator[None]:
+async def _trying(proxy: Proxy, route: Route, name: str, activation: Activation) -> AsyncGenerator[None]:
     """
     Have requests for the model go by *activation* while it is being loaded, but promise nothing yet.
 
     If that fails, those who use the model as it was need not wait for its back-off.
     """
-    parts.trials[name] = activation
-    parts.choose()
+    proxy.trials[name] = activation
+    proxy.choose()
     try:
         yield
     except LoadFailed:
         if activation.load != route.load:
-            parts.gate(route).forgive(route.key)
+            proxy.gate(route).forgive(route.key)
         raise
     finally:
-        parts.trials.pop(name, None)
-        parts.choose()
+        proxy.trials.pop(name, None)
+        proxy.choose()
 
 
 async def _load(request: web.Request, name: str, before: Route) -> Loaded | None:
     """Load *name* as requests would have it now; one that is there as *before* that goes first."""
-    parts, client = request.app[PARTS], request[CLIENT]
-    route = parts.catalog.resolve(name, client)
-    gate = parts.gate(route)
+    proxy, client = request.app[PROXY], request[CLIENT]
+    route = proxy.catalog.resolve(name, client)
+    gate = proxy.gate(route)
     if route.load != before.load:
         # A backend may take more context than was asked for as good enough; who asks here means it.
-        await gate.unload(route.key, parts.wait_s(route))
+        await gate.unload(route.key, proxy.wait_s(route))
     return await gate.load(route, client.name, priority=client.priority)
 
 
-async def _set(parts: Parts, name: str, activation: Activation, *, active: bool) -> None:
-    saved = parts.saved
+async def _set(proxy: Proxy, name: str, activation: Activation, *, active: bool) -> None:
+    saved = proxy.saved
     rest = {other: set_ for other, set_ in saved.models.items() if other != name}
     kept = {name: activation} if activation.defaults or activation.load else {}
     chosen = replace(saved, models=rest | kept)
-    await parts.save(replace(chosen, active=name) if active else chosen)
+    await proxy.save(replace(chosen, active=name) if active else chosen)
     if active:
-        parts.bus.tell("model.activated", {"model": name})
+        proxy.bus.tell("model.activated", {"model": name})
 
 
-def _answer(parts: Parts, route: Route, name: str, status: str) -> dict[str, Any]:
-    is_active = parts.saved.active == name
+def _answer(proxy: Proxy, route: Route, name: str, status: str) -> dict[str, Any]:
+    is_active = proxy.saved.active == name
     return {"status": status, "model": name, "backend": route.key.backend, "active": is_active}
 
 
@@ -217,9 +215,9 @@ def _got(loaded: Loaded | None, route: Route) -> dict[str, Any]:
     return {"loaded": given | {"size_bytes": loaded.size_bytes}}
 
 
-def _workflow(parts: Parts, route: Route, action: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    backend = parts.config.backends[route.key.backend]
-    if _loader(parts, route) is not None or isinstance(backend, GGUFBackend):
+def _workflow(proxy: Proxy, route: Route, action: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    backend = proxy.config.backends[route.key.backend]
+    if _loader(proxy, route) is not None or isinstance(backend, GGUFBackend):
         return {}
     studio = backend.kind == "lmstudio"
     return {"workflow": workflow.steps(action, route.key.model, backend.url, options, is_studio=studio)}

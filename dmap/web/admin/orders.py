@@ -12,9 +12,7 @@ from dmap.config.models import SAME_OPTIONS, SAME_PARAMETERS
 from dmap.errors import BodyTooLarge, Invalid
 from dmap.logfmt import logfmt
 from dmap.web.inference import CLIENT
-from dmap.web.parts import PARTS
-
-__all__ = ["DeviceOrder", "ModelOrder", "Nothing", "note", "read_order"]
+from dmap.web.proxy import PROXY
 
 _log = logging.getLogger("dmap.admin")
 
@@ -74,7 +72,7 @@ async def read_order(request: web.Request, kind: type[T]) -> T:
 
     Raises `Invalid` with every problem, and what `Body.read` raises.
     """
-    with request.app[PARTS].bodies.of(request) as upload:
+    with request.app[PROXY].bodies.of(request) as upload:
         body = await upload.read()
     if len(body) > MAX_ORDER_BYTES:
         raise BodyTooLarge(f"an order is at most {MAX_ORDER_BYTES} bytes")

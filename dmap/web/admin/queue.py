@@ -6,27 +6,25 @@ from aiohttp import web
 
 from dmap.errors import Cancelled, RequestNotFound
 from dmap.web.admin.orders import Nothing, note, read_order
-from dmap.web.parts import PARTS
+from dmap.web.proxy import PROXY
 from dmap.web.views import waiting_told
-
-__all__ = ["cancel", "queue"]
 
 
 async def queue(request: web.Request) -> web.Response:
     """`GET /admin/queue`: per device and per backend without one, who waits; and all that is open."""
-    parts, now = request.app[PARTS], asyncio.get_running_loop().time()
+    proxy, now = request.app[PROXY], asyncio.get_running_loop().time()
     waiting = {
         name.removeprefix("device "): [waiting_told(each) for each in gate.waiting()]
-        for name, gate in parts.gates.items()
+        for name, gate in proxy.gates.items()
     }
-    return web.json_response({"waiting": waiting, "open": [each.told(now) for each in parts.open]})
+    return web.json_response({"waiting": waiting, "open": [each.told(now) for each in proxy.open]})
 
 
 async def cancel(request: web.Request) -> web.Response:
     """`POST /admin/queue/{id}/cancel`: end a request that waits or is answered; its client is told so."""
     await read_order(request, Nothing)
     id = request.match_info["id"]
-    found = [each for each in request.app[PARTS].open if each.trip.id == id]
+    found = [each for each in request.app[PROXY].open if each.record.id == id]
     if not found:
         raise RequestNotFound(f"no request {id[:128]!r} waits or is being answered")
     for each in found:

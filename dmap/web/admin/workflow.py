@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["steps"]
-
 _LISTED = "Check with GET /v1/models that the server lists it."
 _RESIDENT = "Check that GET /v1/models of dmap calls it resident: a request for it is refused before."
 

@@ -1,8 +1,6 @@
-"""The words of the tiny models, their tokenizer and their chat template: a part of `tiny_models.py`."""
+"""The words of the tiny models, their tokenizer and their chat template: a part of `models.py`."""
 
 from typing import Any
-
-__all__ = ["KITCHEN", "SEA", "Vocabulary"]
 
 SEA = """anchor beacon captain coral current deck ebb ferry fishermen foam gale gulls harbour hull island
 jetty keel lantern lighthouse lobster mast mooring net oar pilot quay reef rope rudder sail salt shoal shore

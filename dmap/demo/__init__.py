@@ -12,9 +12,7 @@ from pathlib import Path
 
 from dmap.config import Config, parse
 from dmap.daemon import serve
-from dmap.tiny_models import make
-
-__all__ = ["run"]
+from dmap.demo.models import make
 
 MODELS = ("tiny-sea", "tiny-kitchen")
 

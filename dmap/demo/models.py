@@ -19,15 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmap.tiny_vocabulary import KITCHEN, SEA, Vocabulary
+from dmap.demo.vocabulary import KITCHEN, SEA, Vocabulary
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Vector = NDArray[np.floating[Any]]
-
-__all__ = ["SPECS", "Spec", "make"]
 
 NEVER = -30.0
 CONSTANT = 4.0

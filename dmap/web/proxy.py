@@ -17,21 +17,19 @@ from dmap.events import Bus
 from dmap.gate import Gate
 from dmap.inventory import Inventory
 from dmap.metrics import Metrics
+from dmap.models import ModelKey, Route
 from dmap.relay import Pool
 from dmap.state import Activation, Saved, StateFile
 from dmap.tls import Certificate
-from dmap.trip import ModelKey, Route
 from dmap.web.bodies import Bodies
 from dmap.web.capture import Captures
 from dmap.web.context import ContextGuard
 from dmap.web.open_requests import OpenRequest
 from dmap.web.presence import Presence
 
-__all__ = ["PARTS", "Parts", "gate_name", "switcher"]
-
 
 @dataclass(slots=True)
-class Parts:
+class Proxy:
     """
     The parts of one proxy.  A reload replaces *config*, *access* and *catalog*; the others stay.
 
@@ -101,12 +99,12 @@ class Parts:
         return {view.model for view in views if isinstance(view.model, ModelKey)}
 
 
-PARTS = web.AppKey("parts", Parts)
+PROXY = web.AppKey("proxy", Proxy)
 
 
-def switcher(parts: Parts, route: Route) -> Switcher | None:
+def switcher(proxy: Proxy, route: Route) -> Switcher | None:
     """Return the backend of *route* if dmap can load and unload its models."""
-    backend = parts.backends[route.key.backend]
+    backend = proxy.backends[route.key.backend]
     return backend if isinstance(backend, (GGUFBackend, LMStudioBackend)) else None
 
 

@@ -1,10 +1,8 @@
-"""What models there are, what one request is (`Route`), and what became of it (`Trip`).  Plain values."""
+"""What models there are, and where a request for one goes (`Route`).  Plain values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-
-__all__ = ["ModelInfo", "ModelKey", "Route", "Trip"]
 
 
 class ModelKey(NamedTuple):
@@ -67,38 +65,3 @@ class Route:
     force: Mapping[str, Any] = field(default_factory=dict)
     strip: frozenset[str] = frozenset()
     permit: frozenset[str] = frozenset()
-
-
-@dataclass(slots=True)
-class Trip:
-    """
-    One request's facts, filled in as it goes and told once at its end.
-
-    Times ending in `_at` are the loop's clock, those ending in `_s` are seconds.  *tokens_per_s*
-    is what the server tells of its speed.  *key* tells that *client*
-    is the name of an API key, *received* that the request was let in.  *committed* is set when the response
-    head is out: from then on no HTTP error can be told.
-    """
-
-    id: str
-    path: str
-    client: str
-    arrived_at: float
-    method: str = ""
-    key: bool = False
-    received: bool = False
-    model: str = ""
-    backend: str = ""
-    stream: bool = False
-    queue_s: float = 0.0
-    switch_s: float = 0.0
-    first_byte_s: float | None = None
-    bytes_out: int = 0
-    chunks: int = 0
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    tokens_per_s: float | None = None
-    status: int = 0
-    outcome: str = ""
-    reason: str = ""
-    committed: bool = False
