@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dmap import tiny_models
+from dmap.demo import models as tiny_models
 from dmap.demo.vocabulary import END, KITCHEN, SEA, Vocabulary
 
 

@@ -5,9 +5,9 @@ import struct
 
 import pytest
 
-from dmap import tiny_models
 from dmap.backends.gguf_folder import Folder
 from dmap.backends.gguf_header import Header, read_header
+from dmap.demo import models as tiny_models
 
 
 def gguf(*pairs: bytes, count: int | None = None) -> bytes:

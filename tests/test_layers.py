@@ -16,7 +16,7 @@ import dmap
 LAYERS = (
     "errors logfmt arbiter",  # 0, pure
     "wire",  # 0 too, pure: its refusals are errors
-    "config record notify events lines",  # 1
+    "config models record notify events lines",  # 1
     "engine",  # 1 too; the engine is a program that backends start
     "state",  # 1 too: it reads its files as config does
     "access tls sockets metrics tokens",  # 2
