@@ -112,10 +112,9 @@ def _serve(options: argparse.Namespace) -> int:
     config = load(options.config)
     _log_to_stderr(logging.INFO)
     try:
-        uvloop.run(serve(config, read_again=lambda: load(options.config)))
+        return uvloop.run(serve(config, read_again=lambda: load(options.config)))
     except socket.gaierror as exc:
         raise OSError(f"listen.host: {config.listen.host}: {exc.strerror}") from exc
-    return 0
 
 
 def _check(options: argparse.Namespace) -> int:

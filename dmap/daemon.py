@@ -19,6 +19,7 @@ from typing import Any
 
 from aiohttp import web
 
+from dmap import tasks
 from dmap.config import Config, ConfigProblem, warnings_of
 from dmap.errors import ShuttingDown
 from dmap.logfmt import logfmt
@@ -143,12 +144,13 @@ async def serve(
     config: Config,
     on_ready: Callable[[str], None] = lambda url: None,
     read_again: Callable[[], Config] | None = None,
-) -> None:
+) -> int:
     """
     Run until SIGTERM or SIGINT, a second one ends it at once; *on_ready* gets the URL that answers.
 
     On SIGHUP the configuration is taken from *read_again*; if that cannot be used, the old one stays.
     Under systemd it is told how it goes (`notify`), and its sockets are used where it has some for us.
+    Return 0, or 1 if it stopped because of a bug (`tasks`).
     """
     _raise_file_limit()
     stop, hurry = asyncio.Event(), asyncio.Event()
@@ -157,6 +159,15 @@ async def serve(
     def on_signal() -> None:
         (hurry if stop.is_set() else stop).set()
 
+    bugs: list[BaseException] = []
+
+    def on_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if context.get(tasks.STOPS):
+            bugs.append(context["exception"])
+            return stop.set()
+        _log.error(logfmt("bug", {"what": context["message"]}), exc_info=context.get("exception"))
+
+    loop.set_exception_handler(on_exception)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reload
@@ -176,6 +187,7 @@ async def serve(
         notifier.stopping()
         _log.info(logfmt("stopping", {"within_s": config.server.shutdown_s}))
         await daemon.drain(hurry)
+    return 1 if bugs else 0
 
 
 def _raise_file_limit() -> None:
@@ -215,10 +227,8 @@ def _on_hangup(read_again: Callable[[], None]) -> None:
 
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
     """Wait for one of *waits* and cancel the others."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    started = [tasks.errand(wait, "wait for the end") for wait in waits]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(started, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await tasks.end(*started)

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from dmap import tasks
+
 MISSED = "debug.missed"
 """The one type that is never on the bus: a reader is told by it how many events it has lost."""
 
@@ -92,7 +94,7 @@ def _json(told: Mapping[str, Any]) -> bytes:
 
 
 Listener = Callable[[Event], None]
-"""Called for each event as it happens; must be quick, and must not raise."""
+"""Called for each event as it happens; must be quick.  What it raises is logged and concerns nobody else."""
 
 
 class Bus:
@@ -122,7 +124,10 @@ class Bus:
         event = self._kept[self.last] = Event(self.last, self.clock(), type, fields)
         self._forget()
         for listener in self._listeners.get(type, ()):
-            listener(event)
+            try:
+                listener(event)
+            except Exception as exc:
+                tasks.report(f"a listener of {type}", exc)
         if self._waiting and self._bell is None:
             self._bell = asyncio.get_running_loop().call_later(PAUSE_S, self._wake, len(self._waiting))
 

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Callable, MutableMapping
 
+from dmap import tasks
 from dmap.logfmt import logfmt
 
 _log = logging.getLogger(__name__)
@@ -99,12 +100,11 @@ class Notifier:
     @contextlib.asynccontextmanager
     async def beating(self) -> AsyncGenerator[None]:
         """Feed the watchdog and tell the status as long as the context is open."""
-        task = asyncio.get_running_loop().create_task(self._beat(), name="notify")
+        task = tasks.spawn(self._beat, "notify")
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.wait({task})
+            await tasks.end(task)
 
     async def _beat(self) -> None:
         """Run on the loop on purpose: one that is stuck feeds nothing, and is ended and started again."""

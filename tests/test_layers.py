@@ -15,6 +15,7 @@ import dmap
 
 LAYERS = (
     "errors logfmt arbiter",  # 0, pure
+    "tasks",  # 0 too: asyncio and nothing else
     "wire",  # 0 too, pure: its refusals are errors
     "config models record notify events lines",  # 1
     "engine",  # 1 too; the engine is a program that backends start
@@ -94,6 +95,26 @@ def test_imports_go_down(file):
     complaints = {name: complaint(file, name) for name in imports_of(file)}
 
     assert {name: reason for name, reason in complaints.items() if reason} == {}
+
+
+TASKS_TO_MOVE = {
+    "backends/gguf_child.py",
+    "backends/gguf_watch.py",
+    "backends/lmstudio_hands.py",
+    "backends/lmstudio_watch.py",
+    "inventory.py",
+    "web/presence.py",
+}
+"""Those that make tasks of their own still; to be emptied."""
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file != Path("tasks.py")], ids=str)
+def test_tasks_are_made_in_one_place(file):
+    """Only `tasks` makes tasks: one made elsewhere could die unheard."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    named = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+
+    assert not named & {"create_task", "ensure_future"} or str(file) in TASKS_TO_MOVE
 
 
 @pytest.mark.parametrize(

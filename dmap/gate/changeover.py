@@ -7,10 +7,10 @@ The counterpart is `gate`, which owns the tickets; `fleet` is where the backends
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
+from dmap import tasks
 from dmap.arbiter import Arbiter, Effect, Needs, Outcome, Switch, Unload
 from dmap.backends import Loaded, ModelInfo
 from dmap.errors import BackendBroke, BackendDown, DmapError
@@ -77,13 +77,13 @@ class Changeover:
     def switch(self) -> None:
         """Carry out the arbiter's switch, now or after the one under way."""
         if self._switching is None and not self._closed:
-            self._switching = _spawn(self._switch(), f"switch {self._name}")
+            self._switching = tasks.spawn(self._switch, f"switch {self._name}", vital=True)
 
     def look(self) -> None:
         """Look at what is resident: now, or again after the look or the switch under way."""
         self._look_again = not self._closed
         if self._look_again and self._looking is None and self._switching is None:
-            self._looking = _spawn(self._look(), f"look {self._name}")
+            self._looking = tasks.spawn(self._look, f"look {self._name}", vital=True)
 
     async def looked(self) -> None:
         """Wait for the look under way, or for the one after the switch under way."""
@@ -93,10 +93,7 @@ class Changeover:
     async def close(self) -> None:
         """Cancel both tasks and wait for their end; what is under way then is told as given up."""
         self._closed = True
-        tasks = [task for task in (self._switching, self._looking) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await tasks.end(self._switching, self._looking)
         self.heed()
 
     # Switches
@@ -286,8 +283,3 @@ class Changeover:
 def needs_of(route: Route) -> Needs:
     """Return what the arbiter has to know of a route's model."""
     return Needs(route.size_bytes, route.parallel, route.embedding, route.pin, route.ttl_s)
-
-
-def _spawn(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-    """Start a task that the gate owns, cancels and awaits."""
-    return asyncio.get_running_loop().create_task(work, name=name)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from dmap import tasks
 from dmap.arbiter import Arbiter, Effect, Grant, Limits, Needs, Refuse, Snapshot, Switch, Unload
 from dmap.backends import Loaded, Switcher
 from dmap.errors import DmapError, ShuttingDown, WaitExpired
@@ -318,9 +319,12 @@ class Gate:
         if self._timer is not None:
             self._timer.cancel()
         # What uvloop returns has no `when` if the time is about now.
-        self._due, self._timer = deadline, self.loop.call_at(deadline, self._tick, deadline)
+        self._due, self._timer = deadline, self.loop.call_at(deadline, self._on_time, deadline)
+
+    def _on_time(self, deadline: float) -> None:
+        self._timer = None
+        tasks.attempt(f"timer of {self.name!r}", self._tick, deadline, vital=True)
 
     def _tick(self, deadline: float) -> None:
-        self._timer = None
         self._told_at = max(self._told_at, deadline)
         self._apply(self._arbiter.tick(self._now()))

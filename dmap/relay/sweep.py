@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
+from dmap import tasks
+
 
 class Watched(Protocol):
     """Something under way that wants to be looked at every *look_s* seconds."""
@@ -60,6 +62,6 @@ class Sweep(Generic[_Kind]):
         self._timer = None
         now = self._loop.time()
         for one in self:
-            one.look(now)
+            tasks.attempt("a time limit", one.look, now)
         if self._watched:
             self._set_timer(min(one.look_s for one in self._watched))

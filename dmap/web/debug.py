@@ -20,6 +20,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse
 
+from dmap import tasks
 from dmap.errors import BadRequest, ClientStalled, Overloaded, ShuttingDown
 from dmap.events import MISSED, TYPES, Bus, Event
 from dmap.web.inference import RECORD
@@ -184,16 +185,15 @@ class Reader:
 
     async def _drained(self, bus: Bus) -> None:
         """Wait until the reader has read on.  Raises `TimeoutError` and cuts it off if it does not."""
-        waits = [asyncio.ensure_future(wait) for wait in (self._writer.drain(), bus.closed.wait())]
+        drained = tasks.errand(self._writer.drain(), "drain a reader", expected=(ConnectionError,))
+        waits = (drained, tasks.errand(bus.closed.wait(), "wait for the end"))
         try:
             await asyncio.wait(waits, timeout=self._stall_s, return_when=asyncio.FIRST_COMPLETED)
-            if not waits[0].done():
+            if not drained.done():
                 self._transport.abort()
                 raise TimeoutError
         finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+            await tasks.end(*waits)
 
 
 def _piece(events: list[Event], chosen: Filter) -> tuple[bytes, int]:

@@ -1,6 +1,7 @@
 """`GET /metrics`, and the task that measures how late the event loop is."""
 
 import asyncio
+import functools
 from collections.abc import AsyncGenerator
 
 from aiohttp import web
@@ -8,6 +9,7 @@ from aiohttp.typedefs import Handler
 from prometheus_async.aio import time
 from prometheus_client.aiohttp import make_aiohttp_handler
 
+from dmap import tasks
 from dmap.metrics import Metrics
 from dmap.metrics.series import Histogram
 from dmap.web.proxy import PROXY
@@ -29,10 +31,9 @@ def page(metrics: Metrics) -> Handler:
 async def watched(app: web.Application) -> AsyncGenerator[None]:
     """Measure the loop's lag while *app* runs; for `cleanup_ctx`."""
     lag = app[PROXY].metrics.lag
-    task = asyncio.get_running_loop().create_task(_watch(lag), name="loop lag")
+    task = tasks.spawn(functools.partial(_watch, lag), "loop lag")
     yield
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await tasks.end(task)
 
 
 async def _watch(lag: Histogram) -> None:
