@@ -32,7 +32,7 @@ run: $(VENV)/.engine ## serve CONFIG (config.yaml)
 	$(BIN)/dmap serve $(CONFIG)
 
 test: $(VENV)/.all ## all tests, against real engines
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/.all ## style and bug patterns
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """The proxy as it runs in production, in front of a fake backend or of real engines."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -19,6 +20,12 @@ MODELS = ("tiny-sea", "tiny-kitchen", "tiny-brief", "tiny-embed", "slow")
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run on the loop that production runs on."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run two workers per core, for most tests wait for another process; a worker takes up to 0.5 GiB."""
+    return min(2 * len(os.sched_getaffinity(0)), 12)
 
 
 @pytest.fixture(scope="session")
