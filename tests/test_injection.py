@@ -204,6 +204,18 @@ async def test_a_form_without_a_model(serve, backend):
     assert body == field + UPLOAD
 
 
+async def test_the_content_type_of_a_form_is_dmaps_own(serve, backend):
+    """Of a form's content type only its boundary goes on: Starlette would read fields by the charset."""
+    proxy, charset = await serve(), FORM.replace("boundary", "charset=punycode; boundary")
+    form = UPLOAD.replace(b"--b--", b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--b--')
+
+    await arrived(
+        proxy, backend, post(form, "/v1/audio/transcriptions", headers=charset), answer(b'{"text": "hi"}')
+    )
+
+    assert backend.requests[-1].headers["content-type"] == "multipart/form-data; boundary=b"
+
+
 async def test_no_model_and_none_active(serve, backend):
     """A request without a model is 400 where none is active, and told which it could name."""
     error = await refused(await serve(), backend, b'{"messages": []}')

@@ -11,7 +11,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from dmap.errors import BadRequest
-from dmap.wire.form import peek_form, put_model
+from dmap.wire.form import content_type_of, peek_form, put_model
 
 KIND = "multipart/form-data; boundary=bound"
 END = b"--bound--\r\n"
@@ -25,7 +25,7 @@ def part(name: str, value: bytes, more: str = "", headers: str = "") -> bytes:
 
 def disposed(disposition: str) -> bytes:
     """Write a whole form of one part with the value `m` and the given header lines."""
-    return f"--bound\r\n{disposition}\r\n\r\nm\r\n--bound--\r\n".encode()
+    return f"--bound\r\n{disposition}\r\n\r\nm\r\n--bound--\r\n".encode("latin-1")
 
 
 SOUND = b"RIFF\x00\xff\r\n--boun\r\n\r\n-- \n"
@@ -43,6 +43,9 @@ UPLOAD = part("file", SOUND, '; filename="a b;c.wav"', "Content-Type: audio/wav\
         (part("model", b" m ") + END, " m ", False),
         (part("model", b"m", headers="Content-Type: text/plain; charset=utf-8\r\n") + END, "m", False),
         (part("model", b"m", headers="Content-Transfer-Encoding: 8bit\r\n") + END, "m", False),
+        (part("model", b"m", headers="Content-Type: text/plain;charset=UTF-8\r\n") + END, "m", False),
+        (part("file", SOUND, '; filename="Ü 日本.wav"') + part("model", b"m") + END, "m", False),
+        (part("file", SOUND, "; filename=a.wav") + part("model", b"m") + END, "m", False),
         (part("model", b"") + END, None, False),
         (part("model[]", b"m") + part("xmodel", b"m") + END, None, False),
         (part("timestamp_granularities[]", b"word") * 2 + part("model", b"m") + END, "m", False),
@@ -100,6 +103,19 @@ def test_a_boundary_that_could_be_read_otherwise_is_refused(kind):
 
 
 @pytest.mark.parametrize(
+    ("kind", "written"),
+    [
+        ("Multipart/Form-Data;BOUNDARY=bound", "multipart/form-data; boundary=bound"),
+        ("multipart/form-data; boundary=bound; charset=punycode", "multipart/form-data; boundary=bound"),
+        ('multipart/form-data; charset=utf-7; boundary="bo/und"', 'multipart/form-data; boundary="bo/und"'),
+    ],
+)
+def test_the_content_type_is_written_anew(kind, written):
+    """Of a form's content type its boundary goes on and nothing else: Starlette obeys the charset."""
+    assert content_type_of(kind) == written
+
+
+@pytest.mark.parametrize(
     "body",
     [
         part("model", b"m") + part("model", b"n") + END,
@@ -110,6 +126,8 @@ def test_a_boundary_that_could_be_read_otherwise_is_refused(kind):
         part("model", b"bQ==", headers="Content-Transfer-Encoding: base64\r\n") + END,
         part("model", b"=6D", headers="Content-Transfer-Encoding: Quoted-Printable\r\n") + END,
         part("model", b"\xff") + END,
+        part("model", b"m", headers="Content-Type: text/plain; charset=iso-8859-1\r\n") + END,
+        part("model", b"m", headers="Content-Type: application/json\r\n") + END,
     ],
 )
 def test_a_model_that_could_be_read_otherwise_is_refused(body):
@@ -141,6 +159,24 @@ def test_a_stream_given_twice_is_refused():
         'Content-Disposition: form-data; name="mod%65l"',
         "Content-Disposition: form-data; name='model'",
         'Content-Disposition: form-data; name="model',
+        'Content-Disposition: form-data; name="x"\x1c; name="model"',
+        'Content-Disposition: form-data; name="x";\x1cname="model"',
+        'Content-Disposition: form-data; name="x";\x1d name="model"',
+        'Content-Disposition: form-data; name="x";\x1ename="model"',
+        'Content-Disposition: form-data; name="x";\x1fname="model"',
+        'Content-Disposition: form-data; name="x";\x0bname="model"',
+        'Content-Disposition: form-data; name="x";\x85name="model"',
+        'Content-Disposition: form-data; name="x";\xa0name="model"',
+        'Content-Disposition: form-data; name="x"; a=b; name="model"',
+        'Content-Disposition: form-data; name="x"; a=b',
+        'Content-Disposition: form-data; name="x"; filename="a"; filename="b"',
+        'Content-Disposition: form-data; name="x"; filename="a\x1c"; name="model"',
+        'Content-Disposition: form-data; name="x"; filename="a\x00b"',
+        'Content-Disposition: form-data; name="x"; filename="\\"; name=\\"model"',
+        "Content-Disposition: form-data; name=\"x\"; filename*=utf-8''a",
+        'Content-Disposition: form-data; name="_charset_"',
+        'Content-Disposition: form-data; name="x"\r\nX: a\x0bb',
+        'Content-Disposition: form-data; name="x"\r\nX: ' + "a" * 20_000,
         'Content-Disposition: form-data; name="model "',
         'Content-Disposition: form-data; name="=?utf-8?q?model?="',
         'Content-Disposition: form-data; name=""',

@@ -18,7 +18,7 @@ from dmap.web.open_requests import OpenRequest
 from dmap.web.proxy import PROXY, Proxy
 from dmap.wire.body import guarded, peek
 from dmap.wire.fitting import fit
-from dmap.wire.form import peek_form, put_model
+from dmap.wire.form import content_type_of, peek_form, put_model
 from dmap.wire.headers import to_backend
 from dmap.wire.parameters import wording
 from dmap.wire.routes import ROUTES, InferenceRoute
@@ -160,7 +160,9 @@ async def _relay(request: web.Request, reply: Reply, route: Route, path: Inferen
         await backend.confirm()
         return backend.target(route.key.model, path.path)
 
-    own = (("Content-Type", _kind(request, path)), ("X-Request-Id", reply.record.id))
+    kind = _kind(request, path)
+    written = kind if kind == _JSON else content_type_of(kind)
+    own = (("Content-Type", written), ("X-Request-Id", reply.record.id))
     await relay.run(
         reply,
         proxy.pool,

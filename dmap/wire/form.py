@@ -1,9 +1,10 @@
 """
 Find and replace the model in a multipart form, as uploads of audio and images carry it (RFC 7578).
 
-Only as much of the format as that takes; the form itself goes on as the same bytes.  Forms are read by many
-parsers that differ in what they forgive, so what clients do not send is refused: encoded, continued and
-doubled parameters, folded headers, bare line feeds, and a boundary anywhere but between two parts.
+This reads no more of the format than it must, and the form goes on as the same bytes.  Many parsers read
+forms, and they differ in what they forgive.  So dmap refuses what clients do not send: encoded, continued and
+unknown parameters, control characters, folded headers, bare line feeds, and a boundary anywhere but between
+two parts.  The Content-Type that goes on is written anew (`content_type_of`).
 """
 
 import re
@@ -11,16 +12,24 @@ import re
 from dmap.errors import BadRequest
 
 _MAX_PARTS = 64
+_MAX_HEAD_BYTES = 16 * 1024
+"""Of one part's headers together; parsers have bounds of 4 to 16 KiB."""
 _CHARSET = r'(?: *; *charset="?[\w-]+"?)?'
 _KIND = re.compile(
     rf"multipart/form-data{_CHARSET} *; *boundary="
     rf"(?:\"([\w'()+,./:=?-]{{1,70}})\"|([\w'+.=-]{{1,70}})){_CHARSET} *;?",
     re.ASCII | re.IGNORECASE,
 )
-_HEADER = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([^\r\n\0]*)")
-_DISPOSITION = re.compile(rb'form-data *; *name=(?:"([\w.\[\]-]+)"|([\w.\[\]-]+)) *(;.*)?', re.IGNORECASE)
-"""The name comes first, so that no parameter before it can be read as its end."""
-_SECOND_NAME = re.compile(rb";\s*name\s*[*=]", re.IGNORECASE)
+_TOKEN = re.compile(r"[\w'+.-]+", re.ASCII)
+_HEADER = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([^\0-\x08\x0a-\x1f\x7f]*)")
+_DISPOSITION = re.compile(
+    rb'form-data *; *name=(?:"([\w.\[\]-]+)"|([\w.\[\]-]+))'
+    rb' *(?:; *filename=(?:"([^"\\\0-\x1f\x7f]*)"|([\w.-]+)))? *;?',
+    re.IGNORECASE,
+)
+"""The name comes first, so that no parameter before it can be read as its end; in bytes `\\w` is ASCII."""
+_TEXT = re.compile(rb'text/plain(?: *; *charset="?(?:utf-8|us-ascii)"?)?', re.IGNORECASE)
+_OWN = ("model", "stream")
 _PLAIN = (b"7bit", b"8bit", b"binary")
 
 
@@ -38,6 +47,17 @@ def peek_form(body: bytes, content_type: str) -> tuple[str | None, bool]:
     return model or None, values.get("stream", b"").strip().lower() in (b"true", b"1")
 
 
+def content_type_of(content_type: str) -> str:
+    """
+    Write the Content-Type of a form anew, with its boundary and nothing else.
+
+    Starlette decodes the names of fields by its `charset`, which may be one such as punycode.
+    """
+    boundary = _boundary(content_type).decode()
+    written = boundary if _TOKEN.fullmatch(boundary) else f'"{boundary}"'
+    return f"multipart/form-data; boundary={written}"
+
+
 def put_model(body: bytes, content_type: str, model: str) -> bytes:
     """Return *body* with the value of its `model` replaced, or with the field added in front."""
     for name, start, end in _fields(body, content_type):
@@ -53,12 +73,12 @@ def _fields(body: bytes, content_type: str) -> list[tuple[str, int, int]]:
     """List `model` and `stream` as (name, start, end) of their values; other parts are passed over."""
     found: list[tuple[str, int, int]] = []
     for start, end in _parts(body, b"--" + _boundary(content_type)):
-        split = body.find(b"\r\n\r\n", start, end)
+        split = body.find(b"\r\n\r\n", start, min(end, start + _MAX_HEAD_BYTES))
         if split < 0:
-            raise BadRequest("a part of the multipart form has no headers")
+            raise BadRequest("a part of the multipart form has no headers, or too many")
         name, is_plain = _name(body[start:split])
         own = name.lower()
-        if own in ("model", "stream"):
+        if own in _OWN:
             if name != own or any(own == other for other, _, _ in found):
                 raise BadRequest(f"give the field {own!r} once, in lower case", param=own)
             if not is_plain:
@@ -100,12 +120,23 @@ def _occurrences(body: bytes, delimiter: bytes) -> list[int]:
 def _name(head: bytes) -> tuple[str, bool]:
     """Return the name of the part with the headers *head*, and whether its value stands as plain text."""
     headers = [match.groups() for line in head.split(b"\r\n") if (match := _HEADER.fullmatch(line))]
-    named = [value for name, value in headers if name.lower() == b"content-disposition"]
+    named = _values(headers, b"content-disposition")
     match = _DISPOSITION.fullmatch(named[0]) if len(named) == 1 else None
-    if match is None or len(headers) <= head.count(b"\r\n") or _SECOND_NAME.search(match[3] or b""):
+    if match is None or len(headers) <= head.count(b"\r\n"):
         raise BadRequest('give each part of the form one Content-Disposition: form-data; name="..."')
-    encodings = [value.lower() for name, value in headers if name.lower() == b"content-transfer-encoding"]
-    return (match[1] or match[2]).decode(), not match[3] and all(each in _PLAIN for each in encodings)
+    name = (match[1] or match[2]).decode()
+    if name.lower() == "_charset_":
+        raise BadRequest("a form is in UTF-8: leave out '_charset_'", param="_charset_")
+    is_plain = (
+        match[3] is match[4] is None
+        and all(_TEXT.fullmatch(value) for value in _values(headers, b"content-type"))
+        and all(value.lower() in _PLAIN for value in _values(headers, b"content-transfer-encoding"))
+    )
+    return name, is_plain
+
+
+def _values(headers: list[tuple[bytes, ...]], wanted: bytes) -> list[bytes]:
+    return [value for name, value in headers if name.lower() == wanted]
 
 
 def _boundary(content_type: str) -> bytes:
