@@ -20,6 +20,7 @@ from typing import Any
 from aiohttp import web
 
 from dmap import tasks
+from dmap.aiohttp_insides import ClientConnection
 from dmap.config import Config, ConfigProblem, warnings_of
 from dmap.errors import ShuttingDown
 from dmap.logfmt import logfmt
@@ -28,13 +29,11 @@ from dmap.sockets import find_vanished, given_to_us, is_every_address, of_both_f
 from dmap.state import StateFile, default_path
 from dmap.web.app import make_app
 from dmap.web.build import build
-from dmap.web.connection import Connection
 from dmap.web.proxy import Proxy
 from dmap.web.reload import reload
 
 _log = logging.getLogger(__name__)
 
-_HTTP = {"keepalive_timeout": 75.0, "max_field_size": 32 * 1024, "max_headers": 100, "lingering_time": 5.0}
 _CANCEL_S = 1.0
 """What a cancelled handler gets to end.  aiohttp waits up to twice this."""
 _HANDSHAKE_S = 20.0
@@ -120,9 +119,9 @@ async def _bind(runner: web.AppRunner, proxy: Proxy, given: Sequence[socket.sock
     if proxy.certificate is not None:
         tls = {"ssl": proxy.certificate.context, "ssl_handshake_timeout": _HANDSHAKE_S}
 
-    def connection() -> Connection:
+    def connection() -> ClientConnection:
         assert runner.server is not None, "connections come when the runner is set up"
-        return Connection(runner.server, loop=loop, access_log=None, **_HTTP)  # type: ignore[arg-type]
+        return ClientConnection(runner.server, loop)
 
     async def server_at(place: dict[str, Any]) -> asyncio.Server:
         server: asyncio.Server = await loop.create_server(

@@ -6,7 +6,7 @@ DmapError
     BadRequest 400          AccessDenied 403        UploadTimeout 408
     InvalidKey 401          PathNotFound 404        BodyTooLarge 413
     Invalid 400             ModelNotFound 404       Overloaded 429
-    ContextExceeded 400     RequestNotFound 404
+    ContextExceeded 400     RequestNotFound 404     EncodedBody 415
   backend's fault
     LoadFailed 502          BackendBroke 502        BackendSlow 504
     BackendDown 503         Relayed (as it was told)
@@ -127,6 +127,16 @@ class BodyTooLarge(DmapError):
     """The body is larger than `server.max_body`."""
 
     status, type, code = 413, "invalid_request_error", "body_too_large"
+
+
+class EncodedBody(DmapError):
+    """The body is packed, with gzip or otherwise; dmap takes it as it is."""
+
+    status, type, code = 415, "invalid_request_error", "encoded_body"
+
+    def headers(self) -> dict[str, str]:
+        """Return also the one encoding that is taken (RFC 9110 section 12.5.3)."""
+        return super().headers() | {"Accept-Encoding": "identity"}
 
 
 class Overloaded(DmapError):

@@ -21,6 +21,7 @@ CLASSES = [each for each in vars(errors).values() if inspect.isclass(each) and i
         ("ModelNotFound", 404, None),
         ("UploadTimeout", 408, "false"),
         ("BodyTooLarge", 413, None),
+        ("EncodedBody", 415, None),
         ("Overloaded", 429, None),
         ("Internal", 500, None),
         ("NotBuilt", 501, "false"),

@@ -17,7 +17,7 @@ LAYERS = (
     "errors logfmt arbiter",  # 0, pure
     "tasks",  # 0 too: asyncio and nothing else
     "wire",  # 0 too, pure: its refusals are errors
-    "config models record notify events lines",  # 1
+    "config models record notify events lines aiohttp_insides",  # 1
     "engine",  # 1 too; the engine is a program that backends start
     "state",  # 1 too: it reads its files as config does
     "access tls sockets metrics tokens",  # 2
@@ -35,7 +35,7 @@ LAYERS = (
 PURE = ("errors", "logfmt", "arbiter", "wire")
 IMPURE = {"asyncio", "logging", "random", "time", "socket", "threading", "os"}
 HOMES = {
-    "aiohttp": {"backends", "relay", "web", "daemon", "remote"},
+    "aiohttp": {"aiohttp_insides", "backends", "relay", "web", "daemon", "remote"},
     "aiohttp_sse": {"web"},
     "gguf": {"demo"},
     "httptools": {"relay"},

@@ -1,7 +1,6 @@
 """What comes in: requests that are late, broken, too large, too many, misspelt or meant for somebody else."""
 
 import asyncio
-import gzip
 import json
 
 import pytest
@@ -59,29 +58,52 @@ class TestBody:
 
         assert (await backend.next()).body == BODY
 
-    async def test_packed(self, proxy, backend):
-        """A body packed with gzip goes up unpacked, with its own length and no encoding."""
-        await sent(proxy, post(zipped(chat()), headers="Content-Encoding: gzip\r\n"))
+    @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "x", "gzip, identity", "GZIP"])
+    async def test_packed(self, proxy, encoding):
+        """A body in any encoding is refused, and the connection goes on if it is here whole."""
+        client = await sent(proxy, post(zipped(chat()), headers=f"Content-Encoding: {encoding}\r\n"))
 
-        exchange = await backend.next()
+        given = await client.answer()
 
-        assert exchange.body == BODY
-        assert "content-encoding" not in exchange.headers
+        assert (given.status, given.error["code"]) == (415, "encoded_body")
+        assert given.head.headers["accept-encoding"] == "identity"
+        assert "connection" not in given.head.headers
 
-    async def test_packed_beyond_measure(self, serve, backend):
-        """What unpacks to more than `max_body` is too large, however small it came."""
-        proxy = await serve(server="{max_body: 1MiB, bodies: 2MiB}")
-        bomb = gzip.compress(b" " * 50_000_000)
-        client = await sent(proxy, post(bomb, headers="Content-Encoding: gzip\r\n"))
+    async def test_packed_in_two_headers(self, proxy):
+        """A second `Content-Encoding` counts as the first does."""
+        lines = "Content-Encoding: identity\r\nContent-Encoding: gzip\r\n"
+        client = await sent(proxy, post(zipped(chat()), headers=lines))
 
-        assert (await client.answer()).error["code"] == "body_too_large"
+        assert (await client.answer()).status == 415
 
-    async def test_packed_badly(self, proxy, backend):
-        """A body that does not unpack is a 400 and the end of its connection."""
-        client = await sent(proxy, post(b"no gzip at all", headers="Content-Encoding: gzip\r\n"))
+    async def test_in_no_encoding(self, proxy, backend):
+        """`identity` is no encoding."""
+        await sent(proxy, post(chat(), headers="Content-Encoding: Identity\r\n"))
 
-        assert (await client.answer()).status == 400
-        assert await client.all() == b""
+        assert (await backend.next()).body == BODY
+
+    @pytest.mark.parametrize("path", ["/v1/models", "/health", "/metrics", "/admin/reload", "/nowhere", PATH])
+    @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+    async def test_packed_for_any_route(self, serve, method, path):
+        """Wherever it goes, an encoded body is refused before keys are looked at, and is not unpacked."""
+        proxy = await serve(rest=f"access: {{keys: [{{name: a, sha256: '{'0' * 64}'}}]}}")
+        head = f"{method} {path} HTTP/1.1\r\nHost: h\r\nContent-Encoding: gzip\r\nContent-Length: 14\r\n\r\n"
+        client = await sent(proxy, 2 * (head.encode() + b"no gzip at all"))
+
+        statuses = [(await client.answer()).status, (await client.answer()).status]
+
+        assert statuses == [415, 415]
+
+    @pytest.mark.parametrize("lines", ["", "Connection: keep-alive\r\n"])
+    async def test_in_chunks_by_http_1_0(self, proxy, lines):
+        """HTTP/1.0 has no chunks: who sends them is refused, and nothing behind them is read."""
+        head = CHUNKED.replace(b"HTTP/1.1\r\n", f"HTTP/1.0\r\n{lines}".encode())
+        client = await sent(proxy, head + chunk(BODY) + END + post(chat()))
+
+        given = await client.all()
+
+        assert given.startswith(b"HTTP/1.0 400 ")
+        assert given.count(b"\r\n\r\n") == 1
 
     async def test_after_a_question(self, proxy, backend):
         """`Expect: 100-continue` is answered, and then the request served."""

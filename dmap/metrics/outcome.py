@@ -15,6 +15,7 @@ STATUS = {
     # The caller's fault, or no place for it.
     "access_denied": "refused",
     "body_too_large": "refused",
+    "encoded_body": "refused",
     "context_length_exceeded": "refused",
     "invalid_api_key": "refused",
     "invalid_request": "refused",

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDict
 
+from dmap.aiohttp_insides import full
 from dmap.config import Server
 from dmap.errors import BackendBroke, ClientStalled, DmapError
 from dmap.record import RequestRecord
@@ -106,21 +107,21 @@ class Reply:
 
         *watch* sees each piece; *on_full* is called while the client's buffer is over `server.buffer`.
         """
-        record, protocol, write = self.record, self._request.protocol, self._transport().write
+        record, is_full, write = self.record, full(self._request.protocol), self._transport().write
 
         def push_chunk(data: bytes) -> None:
             size = len(data)
             write(b"%x\r\n%b\r\n" % (size, data))
             record.bytes_out += size
             watch(data)
-            if protocol.writing_paused:
+            if is_full():
                 on_full()
 
         def push_plain(data: bytes) -> None:
             write(data)
             record.bytes_out += len(data)
             watch(data)
-            if protocol.writing_paused:
+            if is_full():
                 on_full()
 
         return push_chunk if self._chunked else push_plain

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from dmap.access import scope_of
-from dmap.errors import BadRequest, DmapError, Internal, NotBuilt, PathNotFound
+from dmap.aiohttp_insides import is_ambiguous
+from dmap.errors import BadRequest, DmapError, EncodedBody, Internal, NotBuilt, PathNotFound
 from dmap.logfmt import logfmt
 from dmap.record import RequestRecord
 from dmap.web import admin, cors, debug, listing, metrics, request_log, status
@@ -82,6 +83,7 @@ async def _answer(request: web.Request, handler: _Handler) -> web.StreamResponse
 
 async def _told(request: web.Request, record: RequestRecord, handler: _Handler) -> web.StreamResponse:
     try:
+        _check_framing(request)
         asked = cors.preflight(request, request.app[PROXY].config.access)
         if asked is not None:
             return asked
@@ -116,6 +118,15 @@ async def _served(request: web.Request, record: RequestRecord, handler: _Handler
     with proxy.access.hold(request[CLIENT], record.path):
         request_log.received(proxy.bus, record)
         return await handler(request)
+
+
+def _check_framing(request: web.Request) -> None:
+    """Refuse a body that is encoded, or that another server in the way may take for one of another length."""
+    for encoding in request.headers.getall("Content-Encoding", ()):
+        if encoding.strip().lower() != "identity":
+            raise EncodedBody("dmap takes no encoded body; send it without 'Content-Encoding'")
+    if is_ambiguous(request):
+        raise BadRequest("HTTP/1.0 has no 'Transfer-Encoding'; send 'Content-Length'")
 
 
 def _admit(request: web.Request, record: RequestRecord) -> None:

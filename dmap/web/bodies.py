@@ -4,9 +4,9 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-import aiohttp
 from aiohttp import web
 
+from dmap.aiohttp_insides import BODY_ERRORS, ask_for_body
 from dmap.config import Server
 from dmap.errors import BadRequest, BodyTooLarge, Overloaded, UploadTimeout
 
@@ -53,10 +53,7 @@ class Body:
                 return await self._read()
         except TimeoutError as exc:
             raise UploadTimeout(f"the body did not arrive within {body_s:g} s (server.body_s)") from exc
-        except (web.RequestPayloadError, aiohttp.ClientPayloadError) as exc:
-            # aiohttp's parser has lost its place, and reading on would only log the same with a traceback.
-            content.feed_eof()
-            self._request.protocol.close()
+        except BODY_ERRORS as exc:
             raise BadRequest(f"the body did not arrive whole: {exc}") from exc
 
     async def _read(self) -> bytes:
@@ -76,8 +73,7 @@ class Body:
         """Send `100 Continue` to a client that waits for it (RFC 9110 section 10.1.1)."""
         expects = self._request.headers.get("Expect", "").lower() == "100-continue"
         if expects and self._request.version >= (1, 1):
-            await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._request.writer.output_size = 0  # aiohttp takes more for the head of the answer
+            await ask_for_body(self._request)
 
     def _check(self, more: int) -> None:
         server = self._bodies.server

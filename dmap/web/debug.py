@@ -21,6 +21,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse
 
 from dmap import tasks
+from dmap.aiohttp_insides import full
 from dmap.errors import BadRequest, ClientStalled, Overloaded, ShuttingDown
 from dmap.events import MISSED, TYPES, Bus, Event
 from dmap.web.inference import RECORD
@@ -154,7 +155,7 @@ class Reader:
     ) -> None:
         if request.transport is None:
             raise ConnectionResetError("the reader has left")
-        self._protocol = request.protocol
+        self._is_full = full(request.protocol)
         self._transport = request.transport
         self._transport.set_write_buffer_limits(high=BUFFER_BYTES)
         # Left to itself the kernel takes megabytes, and hours of events, before anybody notices.
@@ -175,7 +176,7 @@ class Reader:
             after += missed + seen
             if piece:
                 self._write(piece)
-            if self._protocol.writing_paused:
+            if self._is_full():
                 await self._drained(bus)
             elif after < bus.last:
                 await asyncio.sleep(0)  # there is more, but others' turn comes first

@@ -1,0 +1,147 @@
+"""
+All that dmap uses of aiohttp beyond its documented interface.
+
+Each use is one function or one method here, with its reason, and has a test of its own in
+`tests/test_aiohttp_insides.py`: after an upgrade of aiohttp these are what to look at.
+"""
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_exceptions import HttpProcessingError
+
+from dmap.errors import BadRequest
+from dmap.logfmt import logfmt
+from dmap.wire.headers import request_id
+
+BODY_ERRORS = (web.RequestPayloadError, aiohttp.ClientPayloadError)
+"""What reading a body raises when it does not arrive whole: its server raises the client's error too."""
+
+LINGER_S = 2.0
+"""How long a client that still sends may take to read why it was refused (RFC 9112 section 9.6)."""
+LINGER_BYTES = 256 * 1024
+"""How much of an unwanted body is read and dropped meanwhile; Go's server has the same bound."""
+
+_log = logging.getLogger("dmap.connection")
+
+_OPTIONS: dict[str, Any] = {
+    "access_log": None,
+    # An encoded body is refused (`web/app.py`), and unpacking it would take the loop before that.
+    "auto_decompress": False,
+    "keepalive_timeout": 75.0,
+    # `ClientConnection` lingers itself: aiohttp bounds the time but not the bytes.
+    "lingering_time": 0.0,
+    "max_field_size": 32 * 1024,
+    "max_headers": 100,
+}
+
+
+class ClientConnection(web.RequestHandler):
+    """
+    One client's connection; *server* is told of it.
+
+    It has dmap's words for what never reaches the application: what is no HTTP, and an `Expect` that aiohttp
+    does not know.  That is a client's doing, so it is one line in the log and never a traceback.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(server, loop=loop, **_OPTIONS)
+
+    @property
+    def peername(self) -> Any:
+        """Where the client is; one of IPv4 on a socket of both families at its address of IPv4 (RFC 4291)."""
+        peer = super().peername
+        return (peer[0].removeprefix("::ffff:"), *peer[1:]) if peer and "." in peer[0] else peer
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer a broken request in OpenAI's shape; a client that has left gets no answer."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # which ends the connection without a word
+        if not isinstance(exc, HttpProcessingError) or request.writer.output_size > 0:
+            return super().handle_error(request, status, exc, message)
+        # Never aiohttp's own words: they quote the bytes, and so the key in a broken header.
+        return _refusal(request, f"the request is not HTTP as dmap reads it ({type(exc).__name__})")
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """
+        Send *resp*; end the connection if the body was not read, or if nobody can say where it ends.
+
+        417 is what aiohttp itself says, in plain text, before the application is asked.
+        """
+        if isinstance(resp, web.HTTPExpectationFailed):
+            resp = _refusal(request, "Expect takes 100-continue and nothing else", status=resp.status)
+        is_unread = not request.content.is_eof()
+        if is_unread or is_ambiguous(request):
+            resp.force_close()
+        outcome = await super().finish_response(request, resp, start_time)
+        if is_unread:
+            await self._linger(request.content)
+        return outcome
+
+    async def _linger(self, body: aiohttp.StreamReader) -> None:
+        """Drop a little of *body*: a connection that is closed with bytes unread takes the answer with it."""
+        left = LINGER_BYTES
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while left > 0 and not body.is_eof():
+                    left -= len(await body.readany())
+                if left <= 0 and self.transport is not None:
+                    self.transport.pause_reading()
+                    await asyncio.sleep(LINGER_S)
+        except (TimeoutError, *BODY_ERRORS):
+            return
+
+
+def is_ambiguous(request: web.BaseRequest) -> bool:
+    """
+    Tell whether *request* is in chunks, which HTTP/1.0 does not have (RFC 9112 section 6.1).
+
+    aiohttp reads the chunks all the same and keeps the connection, where an older server would not.
+    """
+    return request.version < (1, 1) and "Transfer-Encoding" in request.headers
+
+
+async def ask_for_body(request: web.BaseRequest) -> None:
+    """
+    Send `100 Continue` (RFC 9110 section 10.1.1).
+
+    aiohttp counts these bytes as the head of the answer, and would then tell no error, so its count begins
+    anew.
+    """
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0
+
+
+def full(protocol: BaseProtocol) -> Callable[[], bool]:
+    """
+    Return what tells whether the buffer of *protocol*'s client is over its limit; for what runs per chunk.
+
+    The public `writing_paused` is a property of Python's that returns this very attribute.
+    """
+    return functools.partial(getattr, protocol, "_paused")
+
+
+def _refusal(request: web.BaseRequest, words: str, *, status: int = BadRequest.status) -> web.Response:
+    """Refuse what the application does not get to see, and end its connection."""
+    refusal, id = BadRequest(words), request_id(request.headers)
+    _log.info(logfmt("bad_http", {"id": id, "client": request.remote, "reason": words}))
+    headers = {"x-request-id": id, "Server": "dmap"}
+    response = web.json_response(refusal.body(), status=status, headers=headers)
+    response.force_close()
+    return response

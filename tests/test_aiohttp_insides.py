@@ -1,0 +1,166 @@
+"""Each use of aiohttp's insides; above all what never reaches the application or follows a refusal."""
+
+import asyncio
+import contextlib
+import gzip
+import logging
+import time
+
+import pytest
+from aiohttp.base_protocol import BaseProtocol
+
+from dmap.aiohttp_insides import full
+from tests.fakes import RawClient, chunk, post, served
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+async def serve(start, backend, caplog):
+    """Start proxies that have logged no error in the end."""
+    caplog.set_level(logging.INFO)
+    async with served(start, backend, caplog) as serve:
+        yield serve
+
+
+@pytest.fixture
+async def proxy(serve):
+    return await serve()
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/health", "/debug/stream", "/admin/queue", "/nowhere"])
+async def test_an_expectation_that_nobody_knows(proxy, path):
+    """Where no body is expected, what aiohttp says to an unknown `Expect` is told in OpenAI's shape."""
+    client = await proxy.client()
+    lines = "Expect: the best\r\nX-Request-Id: my-id\r\n"
+    await client.send(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{lines}\r\n".encode())
+
+    given = await client.answer()
+
+    assert (given.status, given.error["code"]) == (417, "invalid_request")
+    assert given.head.headers["x-request-id"] == "my-id"
+    assert await client.all() == b""
+
+
+async def test_a_client_that_leaves_before_its_stream_begins(proxy):
+    """A reader of events that is gone before the head is out is no bug."""
+    client = await proxy.client()
+    client.writer.write(b"GET /debug/stream HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+
+    client.half_close()
+
+    assert await client.all() == b""
+    await proxy.proxy.presence.gone()
+    assert proxy.proxy.bus.readers == 0
+
+
+async def test_a_bomb_is_not_unpacked(proxy):
+    """What is inside an encoded body never gets into memory, also behind a request that is served."""
+    bomb = gzip.compress(bytes(2**26))
+    client = await proxy.client()
+    lines = "Content-Encoding: gzip\r\n"
+    before = time.thread_time()
+
+    await client.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" + post(bomb, headers=lines))
+    served, refused = await client.answer(), await client.answer()
+
+    assert (served.status, refused.status) == (200, 415)
+    assert time.thread_time() - before < 0.1
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 1000000000", "Transfer-Encoding: chunked"])
+async def test_a_refused_body_is_not_read_to_its_end(proxy, framing):
+    """Who goes on sending what was refused gets the answer, and is cut off after a little more of it."""
+    client = await proxy.client()
+    await client.send(f"POST /nowhere HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n".encode())
+
+    refused = await client.answer()
+    sent = await poured(client, chunk(b"x" * 65_000), 4000)
+
+    assert (refused.status, refused.head.headers["connection"]) == (404, "close")
+    assert sent < 40 * 2**20
+
+
+async def test_a_refused_body_that_comes_late(proxy):
+    """Who sends the rest of a small refused body gets the answer and a clean end."""
+    client = await proxy.client()
+    await client.send(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
+    refused = await client.answer()
+
+    await client.send(b"123456789")
+
+    assert refused.status == 404
+    assert await client.all() == b""
+
+
+@pytest.mark.parametrize("body", [b"zz\r\nno chunk", b"5\r\nhello5\r\n"])
+async def test_a_refused_body_that_is_broken(proxy, body):
+    """A refused body that breaks its framing ends the connection, without a word in the log."""
+    client = await proxy.client()
+    await client.send(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+    refused = await client.answer()
+
+    await client.send(body)
+
+    assert refused.status == 404
+    assert await client.all() == b""
+
+
+async def test_bytes_that_are_no_http(proxy):
+    """What aiohttp's parser refuses is told in OpenAI's shape, without a byte of it."""
+    client = await proxy.client()
+    await client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nAuthorization: sk-secret\x00\r\n\r\n")
+
+    given = await client.answer()
+
+    assert (given.status, given.error["code"]) == (400, "invalid_request")
+    assert b"secret" not in given.body
+    assert await client.all() == b""
+
+
+async def test_a_client_of_ipv4_on_a_socket_of_both(serve, caplog):
+    """A client of IPv4 counts as its address of IPv4."""
+    proxy = await serve(rest="listen: {host: '::'}\naccess: {open: true}")
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.daemon.addresses[0][1])
+    client = RawClient(reader, writer)
+
+    await client.send(b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+    assert (await client.answer()).status == 404
+    assert "client=127.0.0.1 " in caplog.text
+    writer.close()
+
+
+async def test_a_question_for_the_body_is_no_part_of_the_answer(proxy):
+    """An error that comes after `100 Continue` is told as any other."""
+    client = await proxy.client()
+    await client.send(post(b"no json", headers="Expect: 100-continue\r\n").removesuffix(b"no json"))
+    go = await client.until(b"\r\n\r\n")
+
+    await client.send(b"no json")
+
+    assert go == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert (await client.answer()).error["code"] == "invalid_request"
+
+
+async def test_full_is_what_the_transport_says():
+    """`full` says at each moment what aiohttp was told by the transport."""
+    protocol = BaseProtocol(asyncio.get_running_loop())
+    is_full = full(protocol)
+    before = is_full()
+
+    protocol.pause_writing()
+    during = is_full()
+    protocol.resume_writing()
+
+    assert (before, during, is_full()) == (False, True, False)
+
+
+async def poured(client, piece, times):
+    """Send *piece* until the proxy has had enough; return how many bytes went out."""
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        for _ in range(times):
+            await client.send(piece)
+            sent += len(piece)
+    return sent
