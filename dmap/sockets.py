@@ -4,12 +4,16 @@ import errno
 import ipaddress
 import os
 import socket
+import threading
 from collections.abc import Iterator
+from functools import cache
 
-from dmap.config import Access, ConfigProblem
+from dmap.config import Access, ConfigProblem, Listen
 from dmap.notify import listen_fds
 
 _PROBE_AFTER_S, _PROBE_EVERY_S, _PROBES = 15, 5, 3
+_NAME_S = 2.0
+"""How long DNS may take to tell what this host is called."""
 
 
 def is_every_address(host: str) -> bool:
@@ -80,3 +84,18 @@ def find_vanished(sock: socket.socket, stall_s: float) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
     patience_ms = int(1000 * (stall_s + _PROBE_AFTER_S + _PROBES * _PROBE_EVERY_S))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
+
+
+def names_of(listen: Listen) -> frozenset[str]:
+    """Return the names that this host has by itself and by the configuration, in lower case."""
+    return _own_names().union(listen.names)
+
+
+@cache
+def _own_names() -> frozenset[str]:
+    """Ask the system, once, what it is called.  It may ask DNS, which has `_NAME_S` to answer."""
+    found = [socket.gethostname()]
+    asked = threading.Thread(target=lambda: found.append(socket.getfqdn()), daemon=True)
+    asked.start()
+    asked.join(_NAME_S)
+    return frozenset(name.lower().removesuffix(".") for name in found)

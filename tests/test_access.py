@@ -366,7 +366,7 @@ def test_counts_outlive_a_reload():
     guess(door, STRANGER, 1)
 
     with door.hold(door.admit(LAN, sent(bearer("k")), scope=None)):
-        door = door.renewed(config.Access(keys=(key("k", parallel=2),), failures_per_min=1))
+        door.configure(config.Access(keys=(key("k", parallel=2),), failures_per_min=1))
         client = door.admit(LAN, sent(bearer("k")), scope=None)
         with door.hold(client), pytest.raises(Overloaded), door.hold(client):
             pass
@@ -543,87 +543,6 @@ def test_this_host_through_its_own_proxy_is_this_host():
     door = access(allow=("192.168.1.0/24",), trusted_proxies=("127.0.0.1",))
 
     assert door.admit(LOOPBACK, sent(("X-Forwarded-For", LOOPBACK)), scope=None) == Client(LOOPBACK)
-
-
-# Web pages
-
-
-@pytest.mark.parametrize(
-    "host", ["localhost", "localhost:8000", "LOCALHOST.", "127.0.0.1:8000", "[::1]:8000", "a.localhost"]
-)
-@pytest.mark.parametrize("peer", [LOOPBACK, "::1"])
-def test_loopback_is_asked_by_its_names(peer, host):
-    """Without keys, loopback is served under loopback's names."""
-    assert access().admit(peer, sent(host=host), scope=None) == Client(peer)
-
-
-@pytest.mark.parametrize(
-    "host",
-    ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "192.168.1.9",
-     "0.0.0.0:8000", "notlocalhost", "", "[::1", "localhost@evil.example"],
-)  # fmt: skip
-def test_a_rebound_name_is_refused(host):
-    """A page that has its own name lead to loopback shows in `Host` and is refused."""
-    with pytest.raises(AccessDenied, match="Host"):
-        access().admit(LOOPBACK, sent(host=host), scope=None)
-
-
-def test_a_missing_host_is_refused():
-    """Loopback without a `Host` is nobody's browser, and no client either."""
-    with pytest.raises(AccessDenied):
-        access().admit(LOOPBACK, CIMultiDict(), scope=None)
-
-
-@pytest.mark.parametrize(
-    "origin", ["https://evil.example", "null", "", "http://localhost.evil.example", "file://", "http://["]
-)
-@pytest.mark.parametrize("peer", [LOOPBACK, LAN])
-def test_a_foreign_page_is_refused(peer, origin):
-    """A page of another site shows in `Origin` and is refused without a key."""
-    with pytest.raises(AccessDenied, match="page"):
-        access(open=True).admit(peer, sent(("Origin", origin)), scope=None)
-
-
-@pytest.mark.parametrize("origin", ["http://localhost:8000", "http://localhost:3000", "https://LOCALHOST"])
-def test_a_page_of_this_host_may_ask(origin):
-    """A page served from the same host, on whatever port, may ask."""
-    assert access().admit(LOOPBACK, sent(("Origin", origin)), scope=None) == Client(LOOPBACK)
-
-
-@pytest.mark.parametrize(
-    ("listed", "origin"),
-    [
-        ("https://ui.example", "https://ui.example"),
-        ("https://UI.example:8443", "https://ui.example:8443"),
-        ("*", "null"),
-    ],
-)
-def test_a_page_that_is_listed_may_ask(listed, origin):
-    """Pages of the origins in `access.cors` may use models without a key."""
-    door = access(cors=(listed,))
-
-    assert door.admit(LOOPBACK, sent(("Origin", origin)), scope="inference") == Client(LOOPBACK)
-
-
-@pytest.mark.parametrize("scope", ["admin", "debug"])
-def test_what_is_private_is_for_no_page(scope):
-    """Without keys, pages of no other site get at `/admin` and `/debug`, listed or not."""
-    with pytest.raises(AccessDenied, match="page"):
-        access(cors=("*",)).admit(LOOPBACK, sent(("Origin", "https://ui.example")), scope=scope)
-
-
-@pytest.mark.parametrize("origin", ["http://ui.example", "https://ui.example:444", "https://ui.example.evil"])
-def test_a_page_that_is_not_listed_may_not(origin):
-    """An origin is scheme, host and port together."""
-    with pytest.raises(AccessDenied, match="page"):
-        access(cors=("https://ui.example",)).admit(LOOPBACK, sent(("Origin", origin)), scope="inference")
-
-
-def test_a_key_answers_for_a_page():
-    """With keys, any page that has one may ask, under any name."""
-    headers = sent(bearer("all"), ("Origin", "https://ui.example"), host="box.example")
-
-    assert access(keys=KEYS).admit(LAN, headers, scope="inference").name == "all"
 
 
 # For any request

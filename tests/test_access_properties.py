@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +167,168 @@ async def test_every_route_needs_what_it_should(closed: Any) -> None:
         "/v1/models/{id}",
     }
     assert {path for path in paths if scope_of(path) == "inference"} == set(ROUTES)
+
+
+# Pages in a browser
+
+LOCAL = (
+    "localhost", "llm", "my_box", "a.localhost", "llm.local", "deep.llm.lan", "llm.home.arpa",
+    "host.docker.internal", "127.0.0.1", "192.168.1.7", "0.0.0.0", "[::1]", "[fd00::7]", "llm.example.com",
+)  # fmt: skip
+PUBLIC = (
+    "evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "evillocal.example", "127.1",
+    "llm.example.com.evil.example", "not-llm.example.com", "example.com", "xn--vil-bma.example", "lan.evil",
+    "internal.evil.example", "1.2.3.4.5", "llm.local.evil.example", "llm.lan.evil.example",
+    "a.localhost.evil",
+)  # fmt: skip
+BROKEN = (
+    "", ".", ":80", "localhost:evil", "localhost:80:80", "u@localhost", "localhost@evil.example", "::1",
+    "[::1", "[localhost]", "evil.example,localhost", "localhost evil.example", "localhost/", "http://localhost",
+    "l\xf6cal", "localhost%00", ".local", "a..local", "localhost\\", "local\thost",
+)  # fmt: skip
+PORTS = ("", ":80", ":443", ":8000", ":3000")
+UI = "https://ui.example"
+
+
+@dataclass(frozen=True)
+class Name:
+    """A host as a header has it, and what it is for a browser: None if it is none."""
+
+    text: str
+    host: str | None
+    port: str = ""
+
+    def origin(self, scheme: str) -> tuple[str, str, str]:
+        """The site that a browser means by this host."""
+        return scheme, self.host or "", self.port or {"http": ":80", "https": ":443"}[scheme]
+
+
+_spelling = st.sampled_from([str.lower, str.upper, str.title, lambda name: f"{name}."])
+_good = st.builds(
+    lambda host, spell, port: Name(spell(host) + port, host, port),
+    st.sampled_from(LOCAL + PUBLIC),
+    _spelling,
+    st.sampled_from(PORTS),
+).filter(lambda name: not name.text.startswith("[") or "]." not in name.text)
+_names = st.one_of(_good, st.sampled_from(BROKEN).map(lambda text: Name(text, None)))
+
+
+@dataclass(frozen=True)
+class Browsed:
+    """A request as a browser, a program or a proxy of either may send it."""
+
+    path: str
+    host: Name
+    scheme: str
+    origin: Name | str | None
+    forwarded: Name | None
+    site: str | None
+    target: str
+
+    @property
+    def is_own(self) -> bool:
+        return isinstance(self.origin, Name) and (
+            self.origin.origin(self.scheme) == self.host.origin(self.scheme)
+        )
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether a page sends it that may not."""
+        if self.origin == UI and self.path.startswith("/v1"):
+            return False
+        if self.origin is None:
+            return self.site not in (None, "none", "same-origin")
+        return not self.is_own or self.site not in (None, "none", "same-origin")
+
+    @property
+    def status(self) -> set[int]:
+        """What it may be answered with, told from the rules alone."""
+        names = [self.host, *([self.forwarded] if self.forwarded else [])]
+        if any(name.host not in LOCAL for name in names) or self.is_foreign:
+            return {403}
+        return {404} if self.target else {200, 400}
+
+    @property
+    def head(self) -> bytes:
+        origin = f"{self.scheme}://{self.origin.text}" if isinstance(self.origin, Name) else self.origin
+        method, body = (
+            ("POST", "Content-Type: application/json") if "models" not in self.path else ("GET", "")
+        )
+        lines = [
+            f"{method} {self.target}{self.path} HTTP/1.1",
+            f"Host: {self.host.text}",
+            "Content-Length: 0",
+        ]
+        lines += [body] * bool(body) + [f"Origin: {origin}"] * (origin is not None)
+        if self.forwarded is not None:
+            lines += [f"X-Forwarded-Host: {self.forwarded.text}", "X-Forwarded-For: 127.0.0.1"]
+        lines += [f"Sec-Fetch-Site: {self.site}"] * (self.site is not None)
+        lines += ["Referer: http://localhost/"]
+        return "\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1")
+
+
+_browsed = st.builds(
+    Browsed,
+    path=st.sampled_from(["/v1/models", "/v1/chat/completions", "/admin/drain", "/admin/models"]),
+    host=_names,
+    scheme=st.sampled_from(["http", "https"]),
+    origin=st.one_of(
+        st.none(), _names, st.sampled_from(["null", "", "file://", UI, "ftp://localhost", "http://["])
+    ),
+    forwarded=st.one_of(st.none(), st.none(), _names),
+    site=st.sampled_from([None, None, "none", "same-origin", "same-site", "cross-site", "x"]),
+    target=st.sampled_from(["", "", "", "http://localhost", "http://evil.example"]),
+)
+_own = st.builds(lambda asked, same: replace(asked, origin=same, host=same), _browsed, _good)
+
+
+@pytest.fixture
+async def keyless(start: Callable[[str], Any], backend: FakeBackend) -> Any:
+    """Run a proxy without keys that trusts loopback to be a proxy."""
+    return await start(
+        f"backends: {{fake: {{kind: openai, url: '{backend.url}'}}}}\n"
+        f"listen: {{names: [LLM.example.com.]}}\naccess: {{trusted_proxies: [127.0.0.1], cors: ['{UI}']}}\n"
+    )
+
+
+@settings(
+    max_examples=1000,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.one_of(_browsed, _own))
+async def test_no_foreign_page_gets_in(keyless: Any, asked: Browsed) -> None:
+    """Without keys no name that public DNS may lead here, and no page of another site or port, is served."""
+    client = await keyless.client()
+    await client.send(asked.head)
+    answer = await client.answer()
+    client.close()
+
+    assert answer.status in asked.status
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /v1/models HTTP/1.0\r\n\r\n", 403),
+        (b"GET /v1/models HTTP/1.0\r\nHost: localhost\r\n\r\n", 200),
+        (b"GET /v1/models HTTP/1.1\r\n\r\n", 400),
+        (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", 400),
+        (b"GET http://localhost/v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"GET http://u:p@evil.example/v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"GET //evil.example/v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+    ],
+)
+async def test_a_target_is_a_path(keyless: Any, head: bytes, status: int) -> None:
+    """A request has one `Host`, and no other host in its target."""
+    client = await keyless.client()
+
+    await client.send(head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+
+    assert (await client.head()).status == status
 
 
 # How keys are compared

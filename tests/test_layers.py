@@ -40,7 +40,7 @@ HOMES = {
     "gguf": {"demo"},
     "httptools": {"relay"},
     "msgspec": {"wire", "events"},
-    "multidict": {"wire", "relay"},
+    "multidict": {"access", "wire", "relay"},
     "numpy": {"demo"},
     "prometheus_async": {"metrics", "web"},
     "prometheus_client": {"metrics", "web"},

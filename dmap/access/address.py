@@ -1,5 +1,5 @@
 """
-Where a request comes from: the connection's address, or whom a trusted proxy there speaks for.
+Where a request comes from: the connection's address, or the address that a trusted proxy there speaks for.
 
 What the lists of the configuration say of an address is worked out once.
 """
@@ -16,23 +16,23 @@ from dmap.wire.headers import FORWARDED
 _REMEMBERED = 4096
 """Addresses that are not worked out anew for each request."""
 
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """An address, its *name* as a client's, and what the lists say of it."""
+class Address:
+    """An IP address, the *name* of the client that has it, and what the lists say of it."""
 
-    address: _Address
+    ip: _IP
     name: str
     is_loopback: bool
     is_proxy: bool
     may_connect: bool
 
 
-class Places:
-    """The addresses of `access.allow` and `access.trusted_proxies`; loopback is always allowed."""
+class Networks:
+    """The networks of `access.allow` and `access.trusted_proxies`.  Loopback is always allowed."""
 
     def __init__(self, access: config.Access) -> None:
         self._allowed = _networks(access.allow)
@@ -40,13 +40,14 @@ class Places:
         self._open = not access.allow and (access.open or bool(access.keys))
         self._of = lru_cache(maxsize=_REMEMBERED)(self._look)
 
-    def speaker(self, peer: str, headers: Mapping[str, str]) -> Place:
+    def speaker(self, peer: str, headers: Mapping[str, str]) -> Address:
         """
-        Find whom *peer* speaks for: the last hop of `X-Forwarded-For` that is no trusted proxy, or the first.
+        Find the address that *peer* speaks for.
 
-        Some proxies append to the client's own line (nginx), others add a line of theirs (HAProxy), so all
-        lines count.  A proxy that names nobody, or somebody on its own host, has told us nothing.  Raises
-        `AccessDenied` for that, for forwarding headers of a stranger, and for what is no address.
+        It is the last hop of `X-Forwarded-For` that is no trusted proxy, or the first hop if all are.  Some
+        proxies append to the client's own line (nginx), others add a line of theirs (HAProxy), so all lines
+        count.  Raises `AccessDenied` if a proxy names no address, or one of its own host; if somebody else
+        sends forwarding headers; and for what is no address.
         """
         place = self._of(peer)
         for name in FORWARDED:
@@ -54,24 +55,22 @@ class Places:
                 return self._behind(place, headers)
         return place
 
-    def _behind(self, proxy: Place, headers: Mapping[str, str]) -> Place:
+    def _behind(self, proxy: Address, headers: Mapping[str, str]) -> Address:
         if not proxy.is_proxy:
-            raise AccessDenied(
-                f"{proxy.address} sends forwarding headers but is not in access.trusted_proxies"
-            )
+            raise AccessDenied(f"{proxy.ip} sends forwarding headers but is not in access.trusted_proxies")
         lines = [value for name, value in headers.items() if name.lower() == "x-forwarded-for"]
         speaker = None
         for hop in reversed(",".join(lines).split(",")):
             if hop.strip() and (speaker is None or speaker.is_proxy):
                 speaker = self._of(hop.strip())
         if speaker is None or (speaker.is_loopback and not proxy.is_loopback):
-            raise AccessDenied(f"{proxy.address} does not tell in X-Forwarded-For whom it speaks for")
+            raise AccessDenied(f"{proxy.ip} does not tell in X-Forwarded-For which address it speaks for")
         return speaker
 
-    def _look(self, text: str) -> Place:
+    def _look(self, text: str) -> Address:
         address = _address(text)
-        return Place(
-            address=address,
+        return Address(
+            ip=address,
             name=_name_of(address),
             is_loopback=address.is_loopback,
             is_proxy=_within(address, self._proxies),
@@ -83,11 +82,11 @@ def _networks(texts: tuple[str, ...]) -> tuple[_Network, ...]:
     return tuple(ipaddress.ip_network(text) for text in texts)
 
 
-def _within(address: _Address, networks: tuple[_Network, ...]) -> bool:
+def _within(address: _IP, networks: tuple[_Network, ...]) -> bool:
     return any(address.version == network.version and address in network for network in networks)
 
 
-def _address(text: str) -> _Address:
+def _address(text: str) -> _IP:
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError as exc:
@@ -96,7 +95,7 @@ def _address(text: str) -> _Address:
     return mapped or address
 
 
-def _name_of(address: _Address) -> str:
+def _name_of(address: _IP) -> str:
     if isinstance(address, ipaddress.IPv6Address) and not address.is_loopback:
         return str(ipaddress.ip_network((address, 64), strict=False))
     return str(address)

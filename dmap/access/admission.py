@@ -8,24 +8,21 @@ been read by then.  How much a key may do at once and in a minute is `quota`'s b
 
 import hashlib
 import hmac
-import ipaddress
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
+
+from multidict import MultiMapping
 
 from dmap import config
-from dmap.access.address import Place, Places
+from dmap.access.address import Address, Networks
+from dmap.access.pages import Pages
 from dmap.access.quota import Failures, Quotas
 from dmap.errors import AccessDenied, InvalidKey, Overloaded
-
-_REMEMBERED = 4096
-"""Hosts that are not looked into anew for each request."""
 
 Tell = Callable[[str, Mapping[str, Any]], None]
 """Is told an event's type and its fields."""
@@ -78,40 +75,32 @@ class Access:
     """
     The lists of the configuration's `access`, parsed once.
 
-    *tell* is told of every refusal, without its key.  *clock* counts seconds, *now* gives the wall time.
-    After a reload `renewed` goes on with what *quotas* and *failures* have counted.
+    *names* are the names of this host that a request without a key may use, see `Pages`.  *tell* is told of
+    every refusal, without its key.  *clock* counts seconds, *now* gives the wall time.
     """
 
     def __init__(
         self,
         access: config.Access,
+        names: Iterable[str] = (),
         *,
-        quotas: Quotas | None = None,
-        failures: Failures | None = None,
         tell: Tell = lambda type, fields: None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,  # noqa: TID251 - keys expire by the calendar
     ) -> None:
-        self.quotas = quotas if quotas is not None else Quotas()
-        self.failures = failures if failures is not None else Failures()
+        self.quotas = Quotas()
+        self.failures = Failures()
         self._tell, self._clock, self._now = tell, clock, now
+        self.configure(access, names)
+
+    def configure(self, access: config.Access, names: Iterable[str] = ()) -> None:
+        """Go by *access* and *names* from now on.  What has been counted stays."""
         self._failures_per_min = access.failures_per_min
-        self._origins = frozenset(access.cors)
+        self._pages = Pages(access.cors, names)
         self._keys = tuple(_key(key) for key in access.keys)
-        self._places = Places(access)
+        self._networks = Networks(access)
 
-    def renewed(self, access: config.Access) -> "Access":
-        """Return what holds from now on under *access*; counts go on."""
-        return Access(
-            access,
-            quotas=self.quotas,
-            failures=self.failures,
-            tell=self._tell,
-            clock=self._clock,
-            now=self._now,
-        )
-
-    def admit(self, peer: str, headers: Mapping[str, str], *, scope: str | None, path: str = "") -> Client:
+    def admit(self, peer: str, headers: MultiMapping[str], *, scope: str | None, path: str = "") -> Client:
         """
         Return who asks, from the connection's *peer* address and the request's *headers*.
 
@@ -120,11 +109,11 @@ class Access:
         """
         name = peer
         try:
-            place = self._places.speaker(peer, headers)
+            place = self._networks.speaker(peer, headers)
             name = place.name
             if not place.may_connect:
                 raise AccessDenied(
-                    f"the address {place.address} is not allowed; see access.allow in the configuration"
+                    f"the address {place.ip} is not allowed; see access.allow in the configuration"
                 )
             return (
                 self._with_key(place, headers, scope) if self._keys else self._keyless(place, headers, scope)
@@ -159,15 +148,15 @@ class Access:
         told = {"client": client, "path": path, "status": error.status, "code": error.code}
         self._tell("access.denied", {**told, "reason": error.message})
 
-    def _keyless(self, place: Place, headers: Mapping[str, str], scope: str | None) -> Client:
+    def _keyless(self, place: Address, headers: MultiMapping[str], scope: str | None) -> Client:
         """Admit an address, as far as an address alone can be; what may change things is this host's."""
         is_private = scope in ("admin", "debug")
         if is_private and not place.is_loopback:
             raise AccessDenied(f"without keys, {scope} is for this host alone; see access.keys")
-        _refuse_foreign_page(place, headers, frozenset() if is_private else self._origins)
+        self._pages.refuse_foreign(headers, private=is_private)
         return Client(place.name)
 
-    def _with_key(self, place: Place, headers: Mapping[str, str], scope: str | None) -> Client:
+    def _with_key(self, place: Address, headers: MultiMapping[str], scope: str | None) -> Client:
         """
         Admit a key.
 
@@ -191,7 +180,7 @@ class Access:
             raise AccessDenied(f"the key {key.client.name!r} lacks the scope {scope!r}; see access.keys")
         return key.client
 
-    def _key(self, place: Place, headers: Mapping[str, str]) -> _Key:
+    def _key(self, place: Address, headers: MultiMapping[str]) -> _Key:
         """Look the credentials up; every key is compared, in constant time, whichever matches."""
         credentials = _credentials(headers)
         # aiohttp decodes a header's bytes this way.
@@ -219,39 +208,6 @@ def _key(key: config.Key) -> _Key:
     return _Key(bytes.fromhex(key.sha256), client, frozenset(key.scopes), key.expires)
 
 
-def _credentials(headers: Mapping[str, str]) -> str:
+def _credentials(headers: MultiMapping[str]) -> str:
     scheme, _, token = headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
-
-
-def _refuse_foreign_page(place: Place, headers: Mapping[str, str], origins: frozenset[str]) -> None:
-    """
-    Refuse requests that a web page makes in its visitor's browser, for no key tells them from the owner's.
-
-    A page of another site shows in `Origin`, and those of *origins* ("*" is all) may; one that has its own
-    name resolve to this host (DNS rebinding) shows in `Host`, which must be loopback's where the address is.
-    """
-    host = _host(f"//{headers.get('Host', '')}")
-    origin = headers.get("Origin")
-    if place.is_loopback and not _is_loopback(host):
-        raise AccessDenied(
-            f"the Host header names {host!r}; without keys, loopback is served as localhost only"
-        )
-    if origin is not None and _host(origin) != host and not origins & {"*", origin.lower()}:
-        raise AccessDenied(f"a page of {origin!r} may not call dmap without a key")
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _host(url: str) -> str:
-    try:
-        return (urlsplit(url).hostname or "").rstrip(".")
-    except ValueError:
-        return ""
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from dmap.config.section import Section
-from dmap.config.types import Count, Expiry, Guarded, Integer, Name, Network, Origin, Sha256
+from dmap.config.types import Count, Expiry, Guarded, HostName, Integer, Name, Network, Origin, Sha256
 
 
 class Tls(Section):
@@ -18,11 +18,16 @@ class Tls(Section):
 
 
 class Listen(Section):
-    """Where dmap listens; beyond loopback only with keys, an allowlist or `access.open`."""
+    """
+    Where dmap listens; beyond loopback only with keys, an allowlist or `access.open`.
+
+    *names* are public names of this host, which requests without a key may use.
+    """
 
     host: str = "127.0.0.1"
     port: Integer = Field(default=8000, ge=0, le=65535)
     tls: Tls | None = None
+    names: tuple[HostName, ...] = ()
 
 
 class Key(Section):

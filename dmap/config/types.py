@@ -96,6 +96,13 @@ def _origin(value: str) -> str:
     return value.lower()
 
 
+def _host_name(value: str) -> str:
+    """Take a name of DNS, as browsers send it: those with other letters as `xn--...` (RFC 5891)."""
+    if len(value) > 253 or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", value):
+        raise ValueError("not the name of a host, without port; write it like llm.example.com")
+    return value.lower().removesuffix(".")
+
+
 Size = Annotated[int, BeforeValidator(_bytes), Field(gt=0, lt=2**63)]
 Integer = Annotated[int, BeforeValidator(_number)]
 Number = Annotated[float, BeforeValidator(_number)]
@@ -106,6 +113,7 @@ Name = Annotated[str, Field(pattern=_NAME)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), AfterValidator(_hash)]
 Expiry = Annotated[datetime, BeforeValidator(_expiry)]
 Origin = Annotated[str, AfterValidator(_origin)]
+HostName = Annotated[str, AfterValidator(_host_name)]
 Guarded = Literal["draft_model", "context_length", "integrations", "keep_alive", "options", "image_url"]
 """The fields of a request that move memory or reach out of the box; refused unless permitted."""
 Token = Annotated[str, AfterValidator(_token)]

@@ -141,6 +141,9 @@ def _admit(request: web.Request, record: RequestRecord) -> None:
         raise NotBuilt("dmap does not pass WebSockets on yet; 'lms --host' and LM Studio's SDKs need one")
     if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEAD_BYTES:
         raise BadRequest(f"the headers are over {MAX_HEAD_BYTES} bytes")
+    if not request.raw_path.startswith("/"):
+        # RFC 9112, 3.2.2: such a target outweighs `Host`, and is for proxies to strangers' servers.
+        raise PathNotFound("dmap is no forward proxy; the request target has to be a path")
     if scope == "admin":
         _refuse_form(request)
     elif request.method == "POST" and (raw := request.raw_path.partition("?")[0]) not in ROUTES:

@@ -22,6 +22,7 @@ from dmap.inventory import Inventory
 from dmap.logfmt import logfmt
 from dmap.metrics import Metrics
 from dmap.relay import Pool
+from dmap.sockets import names_of
 from dmap.state import StateFile
 from dmap.tls import Certificate
 from dmap.tokens import counters
@@ -44,7 +45,7 @@ def build(config: Config, state: StateFile | None = None) -> Proxy:
     gates = dict(_gates(config, backends, bus))
     proxy = Proxy(
         config=config,
-        access=Access(config.access, tell=bus.tell),
+        access=Access(config.access, names_of(config.listen), tell=bus.tell),
         catalog=catalog,
         backends=backends,
         inventory=inventory,

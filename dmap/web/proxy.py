@@ -31,7 +31,7 @@ from dmap.web.presence import Presence
 @dataclass(slots=True)
 class Proxy:
     """
-    The parts of one proxy.  A reload replaces *config*, *access* and *catalog*; the others stay.
+    The parts of one proxy.  A reload replaces *config* and *catalog*; the others stay.
 
     *gates* has one for each device and one for each backend without a device, under their names.  *saved* is
     what was set over the admin API, kept in *state*, and *trials* what a load under way is to set; *turns*

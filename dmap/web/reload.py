@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dmap.catalog import Catalog
 from dmap.config import Config, ConfigProblem
 from dmap.errors import ModelNotFound
+from dmap.sockets import names_of
 from dmap.tls import check
 from dmap.tokens import counters
 from dmap.web.build import limits_of
@@ -27,7 +28,7 @@ def reload(proxy: Proxy, config: Config) -> None:
         check(config.listen.tls)
         proxy.certificate.take(config.listen.tls)
     proxy.config, proxy.context.counters = config, read
-    proxy.access = proxy.access.renewed(config.access)
+    proxy.access.configure(config.access, names_of(config.listen))
     proxy.catalog = proxy.inventory.catalog = Catalog(config, proxy.catalog, proxy.saved)
     proxy.choose()
     proxy.bus.resize(config.debug.ring)
