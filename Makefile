@@ -8,7 +8,7 @@ UNITDIR ?= /etc/systemd/system
 SERVICE := DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' UNITDIR='$(UNITDIR)' PYTHON='$(PYTHON)' EXTRAS='$(EXTRAS)'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-lmstudio run test lint types check bench fmt dist clean install-service uninstall-service
+.PHONY: help demo demo-lmstudio run test test-deps lint types check bench fmt dist clean install-service uninstall-service
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -33,6 +33,9 @@ run: $(VENV)/.engine ## serve CONFIG (config.yaml)
 
 test: $(VENV)/.all ## all tests, against real engines
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+test-deps: ## as root: the programs of Debian that some tests need; without them these are skipped
+	tests/install_programs.sh
 
 lint: $(VENV)/.all ## style and bug patterns
 	$(BIN)/ruff check .

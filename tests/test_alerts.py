@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +11,14 @@ import aiohttp
 import pytest
 import yaml
 
+from tests.programs import find, why_not
+
 OPS = Path(__file__).parent.parent / "ops"
 ALERTS = OPS / "prometheus" / "alerts.yml"
 BOARD = OPS / "grafana" / "dmap.json"
-PROMTOOL = shutil.which("promtool")
 NAME = re.compile(r"\b(?:dmap|process)_\w+")
 
-needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="no promtool in PATH")
+needs_promtool = pytest.mark.skipif(bool(why_not("promtool")), reason=why_not("promtool"))
 
 
 def alerts() -> list[dict[str, Any]]:
@@ -44,7 +44,7 @@ def variables() -> list[dict[str, Any]]:
 
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run promtool beside the rules."""
-    command = (PROMTOOL or "", *arguments)
+    command = (str(find("promtool")), *arguments)
     return subprocess.run(command, cwd=ALERTS.parent, capture_output=True, text=True, timeout=60)
 
 

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, answer, chat, chunk, delta, post, served
+from tests.npm import install
+from tests.once import made_once
+from tests.programs import find, why_not
 from tests.test_node_client import soon_done
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-NPM, NODE = shutil.which("npm"), shutil.which("node")
 BUILD_S = 60.0
 LEFT_S = 10.0
 """How soon a backend has to feel that another process has left."""
@@ -97,24 +99,18 @@ async def serve(
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install and build the TypeScript example, once; skip where no registry has what it needs."""
-    if not (NODE and NPM):
-        pytest.skip("no node or npm in PATH")
-    folder = tmp_path_factory.mktemp("typescript") / "example"
-    shutil.copytree(
-        EXAMPLES / "typescript", folder, ignore=shutil.ignore_patterns("node_modules", "dist", "*-lock.json")
-    )
-    options = ("--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline", "--fetch-retries=0")
-    try:
-        subprocess.run(
-            (NPM, "install", *options), cwd=folder, check=True, capture_output=True, timeout=BUILD_S
-        )
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as exc:
-        told = (exc.stderr or b"").decode().splitlines()
-        errors = [line for line in told if line.startswith("npm error")]
-        pytest.skip(f"npm cannot install the example: {'; '.join(errors[:3]) or exc}")
-    done = subprocess.run((NPM, "run", "build"), cwd=folder, capture_output=True, text=True, timeout=BUILD_S)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "dist" / "chat.js"
+    if why_not("node", "npm"):
+        pytest.skip(why_not("node", "npm"))
+    left_out = shutil.ignore_patterns("node_modules", "dist", "*-lock.json")
+
+    def make(folder: Path) -> None:
+        shutil.copytree(EXAMPLES / "typescript", folder, ignore=left_out, dirs_exist_ok=True)
+        install(folder)
+        command = (find("npm") or "npm", "run", "build")
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=BUILD_S)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return made_once(tmp_path_factory, "typescript", make) / "dist" / "chat.js"
 
 
 def python(*arguments: str) -> tuple[str, ...]:
@@ -124,7 +120,7 @@ def python(*arguments: str) -> tuple[str, ...]:
 
 def node(built: Path, *arguments: str) -> tuple[str, ...]:
     """The command of the TypeScript example."""
-    return NODE or "", str(built), "--model", *arguments
+    return find("node") or "node", str(built), "--model", *arguments
 
 
 async def arrived(backend: FakeBackend) -> Exchange:

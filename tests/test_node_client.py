@@ -1,8 +1,6 @@
 """OpenAI's own Node client against the production server, with a backend that is answered for by hand."""
 
 import asyncio
-import shutil
-import subprocess
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,16 +8,17 @@ from typing import Any
 import pytest
 
 from tests.fakes import DONE, END, SSE, FakeBackend, answer, chat, chunk, delta, holding, post, served
+from tests.npm import install
+from tests.once import made_once
+from tests.programs import find, why_not
 
-NODE, NPM = shutil.which("node"), shutil.which("npm")
 WHOLE = b'{"id": "1", "object": "chat.completion", "model": "m", "choices": []}'
-INSTALL_S = 15.0
 TIMER_S = 0.01
 """How much Node's timers may come early.  Without `Retry-After` it would come back after half a second."""
 LEFT_S = 10.0
 """How soon a backend has to feel that Node has left, which is another process."""
 
-pytestmark = pytest.mark.skipif(not (NODE and NPM), reason="no node or npm in PATH")
+pytestmark = pytest.mark.skipif(bool(why_not("node", "npm")), reason=why_not("node", "npm"))
 
 _PRELUDE = """
 import OpenAI from "openai";
@@ -44,17 +43,12 @@ const hello = { model: "m", messages: [{ role: "user", content: "Hello" }] };
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the client into a folder of its own, once; skip where no registry has it."""
-    folder = tmp_path_factory.mktemp("node")
-    (folder / "package.json").write_text('{"private": true, "type": "module"}')
-    options = ("--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline", "--fetch-retries=0")
-    command = (NPM or "", "install", *options, "openai@>=6 <8")
-    try:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=INSTALL_S)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as exc:
-        told = (exc.stderr or b"").decode().splitlines()
-        errors = [line for line in told if line.startswith("npm error")]
-        pytest.skip(f"npm cannot install openai: {'; '.join(errors[:3]) or exc}")
-    return folder
+
+    def make(folder: Path) -> None:
+        (folder / "package.json").write_text('{"private": true, "type": "module"}')
+        install(folder, "openai@>=6 <8")
+
+    return made_once(tmp_path_factory, "node", make)
 
 
 class Script:
@@ -83,14 +77,15 @@ Run = Callable[..., Awaitable[Script]]
 
 
 @pytest.fixture
-async def node(package: Path) -> AsyncGenerator[Run]:
+async def node(package: Path, tmp_path: Path) -> AsyncGenerator[Run]:
     """Run scripts that have a `client` for the given URL."""
+    (tmp_path / "node_modules").symlink_to(package / "node_modules")
     scripts: list[Script] = []
 
     async def run(url: str, text: str, *, retries: int = 0) -> Script:
-        path = package / f"{len(scripts)}.js"
+        path = tmp_path / f"{len(scripts)}.mjs"
         path.write_text(_PRELUDE + text)
-        command = (NODE or "", str(path), url, str(retries))
+        command = (find("node") or "node", str(path), url, str(retries))
         child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         scripts.append(Script(child))
         return scripts[-1]

@@ -1,9 +1,7 @@
 """The recipes of `docs/recipes.md`, above all a real nginx in front of the production server."""
 
 import asyncio
-import os
 import re
-import shutil
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,11 +13,11 @@ import pytest
 
 from tests.conftest import config_of
 from tests.fakes import DONE, END, SSE, FakeBackend, RawClient, chat, chunk, delta, holding, post, told
+from tests.programs import find, why_not
 
 PAGE = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text()
 RECIPES = dict(re.findall(r"^### ([^\n]+)\n+```nginx\n(.+?)^```$", PAGE, re.MULTILINE | re.DOTALL))
 SETTINGS = re.findall(r"^```yaml\n(.+?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
 TRUSTED = "access: {trusted_proxies: [127.0.0.1]}"
 SLOW_S = 10.0
 """nginx is another process: what it passes on takes longer than within our loop."""
@@ -67,7 +65,7 @@ async def nginx(folder: Path, recipe: str, proxy: Any) -> AsyncGenerator[Nginx]:
     path = folder / "nginx.conf"
     path.write_text(_MAIN.format(folder=folder, recipe=recipe))
     child = await asyncio.create_subprocess_exec(
-        *(NGINX or "", "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(path))
+        *(find("nginx") or "nginx", "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(path))
     )
     try:
         await accepting(port, child)
@@ -104,8 +102,8 @@ def recipe(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def front(start: Any, backend: FakeBackend, tmp_path: Path, recipe: str) -> AsyncGenerator[Front]:
     """Start dmap with what is given of its configuration, and nginx before it; nothing may be left over."""
-    if NGINX is None:
-        pytest.skip("no nginx in PATH or /usr/sbin; apt install nginx-light")
+    if why_not("nginx"):
+        pytest.skip(why_not("nginx"))
     backend.script = backend.by_hand
     running: list[Any] = []
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +15,12 @@ from dmap.remote.models import summary
 from dmap.remote.status import report
 from tests.conftest import Proxy
 from tests.fakes import END, SSE, answer, chunk
+from tests.programs import find, why_not
 from tests.test_tail import scripted
 from tests.test_tls import made
 
 Ended = tuple[int, str, str]
 
-ANALYZE = shutil.which("systemd-analyze")
 SYSTEMD = Path(dmap.__file__).parent.parent / "systemd"
 
 
@@ -232,7 +231,7 @@ async def test_something_else_answers(command) -> None:
     assert (code, out, err) == (1, "", f"dmap: what answers at {other.url} is not dmap\n")
 
 
-@pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze (package systemd) is not here")
+@pytest.mark.skipif(bool(why_not("systemd-analyze")), reason=why_not("systemd-analyze"))
 @pytest.mark.parametrize("kind", ["service", "timer"])
 def test_the_units_that_load(tmp_path, kind) -> None:
     """systemd has nothing to say about the units that load a model by the clock."""
@@ -241,7 +240,7 @@ def test_the_units_that_load(tmp_path, kind) -> None:
         (tmp_path / unit.name.replace("@", "@m")).write_text(text)
 
     ended = subprocess.run(
-        [str(ANALYZE), "verify", "--man=no", str(tmp_path / f"dmap-load@m.{kind}")],
+        [str(find("systemd-analyze")), "verify", "--man=no", str(tmp_path / f"dmap-load@m.{kind}")],
         env={"SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
         capture_output=True,
         text=True,

@@ -22,16 +22,18 @@ import dmap
 from dmap.config import load, warnings_of
 from tests.fakes import FakeBackend, RawClient, chat, post
 from tests.process import Process, daemon
+from tests.programs import find, why_not
 
 ROOT = Path(dmap.__file__).parent.parent
 SYSTEMD = ROOT / "systemd"
 DROP_INS = sorted((SYSTEMD / "drop-ins").iterdir())
-ANALYZE = shutil.which("systemd-analyze")
-ACTIVATE = shutil.which("systemd-socket-activate")
 HEALTH = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 WATCHDOG_S = 0.4
 
-needs_analyze = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze (package systemd) is not here")
+needs_analyze = pytest.mark.skipif(bool(why_not("systemd-analyze")), reason=why_not("systemd-analyze"))
+needs_activate = pytest.mark.skipif(
+    bool(why_not("systemd-socket-activate")), reason=why_not("systemd-socket-activate")
+)
 
 
 class Ear:
@@ -207,12 +209,16 @@ class TestSockets:
 
         assert [answer[:15] for answer in answers] == [b"HTTP/1.1 200 OK"] * 2
 
-    @pytest.mark.parametrize("through", [[], ["activate"]], ids=["directly", "systemd-socket-activate"])
+    @pytest.mark.parametrize(
+        "through",
+        [
+            pytest.param([], id="directly"),
+            pytest.param(["systemd-socket-activate"], marks=needs_activate, id="systemd-socket-activate"),
+        ],
+    )
     async def test_restart_refuses_nobody(self, written, through):
         """While dmap is restarted under load, no connection to a socket that another holds is refused."""
-        if through and ACTIVATE is None:
-            pytest.skip("systemd-socket-activate (package systemd) is not here")
-        program, outcomes, stop = [ACTIVATE] if through else [], Counter(), asyncio.Event()
+        program, outcomes, stop = [str(find(name)) for name in through], Counter(), asyncio.Event()
 
         with listener() as sock:
             load = [asyncio.ensure_future(_load(url_of(sock), outcomes, stop)) for _ in range(8)]
@@ -278,7 +284,9 @@ async def _more(outcomes: Counter[str], count: int) -> None:
 
 
 def analyzed(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(ANALYZE), *map(str, arguments)], capture_output=True, text=True, timeout=30)
+    return subprocess.run(
+        [str(find("systemd-analyze")), *map(str, arguments)], capture_output=True, text=True, timeout=30
+    )
 
 
 @pytest.fixture
@@ -465,14 +473,12 @@ class TestInstall:
         assert config.listen.host == "127.0.0.1"
         assert warnings_of(config, datetime.now(UTC)) == []
 
-    def test_shellcheck(self):
-        """shellcheck has nothing to say about the script."""
-        shellcheck = shutil.which("shellcheck")
-        if shellcheck is None:
-            pytest.skip("shellcheck is not here")
+    @pytest.mark.skipif(bool(why_not("shellcheck")), reason=why_not("shellcheck"))
+    @pytest.mark.parametrize("script", ["systemd/install.sh", "tests/install_programs.sh", ".ci/run"])
+    def test_shellcheck(self, script):
+        """shellcheck has nothing to say about the scripts."""
+        command = [str(find("shellcheck")), ROOT / script]
 
-        ended = subprocess.run(
-            [shellcheck, SYSTEMD / "install.sh"], capture_output=True, text=True, timeout=30
-        )
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
 
         assert ended.stdout == ""

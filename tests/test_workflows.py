@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 
 from tests.lmstudio_emulator import Knobs, emulator
 from tests.process import daemon
+from tests.programs import why_not
 
 PAGE = (Path(__file__).parents[1] / "docs" / "workflows.md").read_text()
 WORKFLOWS = dict(re.findall(r"^## ([^\n]+)\n(.+?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
@@ -21,11 +21,10 @@ KEYS = {"WEBUI_KEY": "dmap-of-the-webui", "OWNER_KEY": "dmap-of-the-owner"}
 HASHES = {f"{name}_SHA256": hashlib.sha256(key.encode()).hexdigest() for name, key in KEYS.items()}
 
 
+@pytest.mark.skipif(bool(why_not("curl")), reason=why_not("curl"))
 @pytest.mark.parametrize("title", WORKFLOWS)
 async def test_a_workflow(title: str, tmp_path: Path) -> None:
     """A reader who copies the blocks of a workflow gets what the page says."""
-    if shutil.which("curl") is None:
-        pytest.skip("no curl in PATH")
     blocks = BLOCKS.findall(WORKFLOWS[title])
     assert [blocks[0][0], *(kind for kind, _ in blocks[1::2])] == ["yaml"] + ["sh"] * (len(blocks) // 2)
 
