@@ -14,7 +14,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from dmap.backends import Backend, ModelInfo
-from dmap.backends.lmstudio import LMStudioBackend
+from dmap.backends.lmstudio.backend import LMStudioBackend
 from dmap.catalog import Catalog
 from dmap.errors import BackendDown
 from dmap.logfmt import logfmt
@@ -45,7 +45,7 @@ class Inventory:
         loop = asyncio.get_running_loop()
         for name, backend in self._backends.items():
             if isinstance(backend, LMStudioBackend):
-                backend.told = functools.partial(self._told, name)
+                backend.report = functools.partial(self._told, name)
         asked = [loop.create_task(self._ask(name), name=f"ask {name}") for name in self._backends]
         watches = [loop.create_task(self._watch(name), name=f"watch {name}") for name in self._backends]
         self._tasks = [*asked, *watches]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from dmap.backends import gguf_options, lmstudio_hands, lmstudio_lms
+from dmap.backends.gguf import options
+from dmap.backends.lmstudio import commands, lms
 from dmap.config import Config, ConfigProblem, GGUFBackend, OpenAIBackend, load, parse, warnings_of
 from dmap.config.models import BY_ENGINE, BY_LMS, BY_REST, Model
 
@@ -290,9 +291,9 @@ def test_a_load_that_can_never_work(backend, option):
 
 def test_options_are_those_of_the_backends():
     """What the configuration lets through is what the backends take, no more and no less."""
-    assert set(BY_ENGINE) == set(gguf_options._POSSIBLE)
-    assert set(BY_REST) == set(lmstudio_hands.OPTIONS)
-    assert set(BY_LMS) == set(lmstudio_lms.ONLY)
+    assert set(BY_ENGINE) == set(options._POSSIBLE)
+    assert set(BY_REST) == set(commands.OPTIONS)
+    assert set(BY_LMS) == set(lms.ONLY)
 
 
 def test_a_parameter_in_two_spellings():

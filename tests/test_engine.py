@@ -8,7 +8,8 @@ import sys
 import aiohttp
 import pytest
 
-from dmap.engine import KEY_VARIABLE
+from dmap.backends.gguf import engine
+from dmap.backends.gguf.engine import KEY_VARIABLE
 
 KEY = "a-key-for-tests"
 LIMIT_S = 20
@@ -20,7 +21,7 @@ async def start():
 
     async def run(*arguments, parent=None, **environment):
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "dmap.engine", "--alias=it", f"--parent={parent or os.getpid()}"),
+            *(sys.executable, "-P", engine.__file__, "--alias=it", f"--parent={parent or os.getpid()}"),
             *map(str, arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -13,10 +13,12 @@ import aiohttp
 import psutil
 import pytest
 
-from dmap.backends import gguf_watch
-from dmap.backends.gguf import GGUFBackend
-from dmap.backends.gguf_child import Tail
+from dmap.backends.gguf import engine as program
+from dmap.backends.gguf import watch
+from dmap.backends.gguf.backend import GGUFBackend
+from dmap.backends.gguf.resident import reason_in
 from dmap.errors import BackendDown, LoadFailed
+from dmap.process import LastLines
 from tests.models import subjects, tool_call
 
 LIMIT_S = 60
@@ -45,7 +47,7 @@ def engines(parent: int | None = None) -> list[psutil.Process]:
 
 def is_engine(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
-        return "dmap.engine" in process.cmdline()
+        return program.__file__ in process.cmdline()
     return False
 
 
@@ -557,11 +559,11 @@ async def test_a_child_that_stumbles_lives(models, monkeypatch, caplog):
     """Questions without an answer count only in a row, for each child of its own."""
     answers = []
 
-    async def stumbling(session, child):
+    async def stumbling(session, port):
         answers.append(len(answers) % 3 == 2)
         return answers[-1]
 
-    monkeypatch.setattr(gguf_watch, "_answers", stumbling)
+    monkeypatch.setattr(watch, "_answers", stumbling)
     async with watched(models, 0.01) as (backend, told):
         await backend.load("tiny-sea", {})
         await until(lambda: len(answers) > 12)
@@ -574,15 +576,15 @@ async def test_a_busy_child_is_not_hung(models, monkeypatch, caplog):
     """A child that computes on all its slots, and has more waiting, answers its watch all the while."""
     asked = []
 
-    async def counting(session, child, answers=gguf_watch._answers):
-        asked.append(child)
-        return await answers(session, child)
+    async def counting(session, port, answers=watch._answers):
+        asked.append(port)
+        return await answers(session, port)
 
     async def ask(number):
         while len(asked) < 8:
             await said(backend, "slow", messages=[{"role": "user", "content": f"{number}" + " stew" * 300}])
 
-    monkeypatch.setattr(gguf_watch, "_answers", counting)
+    monkeypatch.setattr(watch, "_answers", counting)
     async with watched(models, 0.5) as (backend, told):
         await backend.load("slow", {})
 
@@ -610,7 +612,7 @@ async def test_the_watch_is_the_backends_own(models):
 PARENT = """
 import asyncio, sys, uvloop
 from pathlib import Path
-from dmap.backends.gguf import GGUFBackend
+from dmap.backends.gguf.backend import GGUFBackend
 
 async def main():
     backend = GGUFBackend("engine", Path(sys.argv[1]), threads=1)
@@ -715,8 +717,8 @@ def test_all_of_it_works_on_plain_asyncio(models):
 # The last words
 
 
-async def fed(*chunks: bytes) -> Tail:
-    tail, stream = Tail(), asyncio.StreamReader()
+async def fed(*chunks: bytes) -> LastLines:
+    tail, stream = LastLines(), asyncio.StreamReader()
     for chunk in chunks:
         stream.feed_data(chunk)
     stream.feed_eof()
@@ -742,10 +744,10 @@ async def test_the_reason_is_the_first_error():
         b"dmap.engine: Failed to init server, please check the input params.\n",
     )
 
-    assert tail.reason() == "invalid magic characters: 'hell', expected 'GGUF'"
+    assert reason_in(tail.lines) == "invalid magic characters: 'hell', expected 'GGUF'"
 
 
 async def test_the_reason_is_the_last_line_without_an_error():
     """A child that dies of something unknown is quoted."""
-    assert (await fed(b"one\ntwo\n")).reason() == "two"
-    assert (await fed()).reason() == ""
+    assert reason_in((await fed(b"one\ntwo\n")).lines) == "two"
+    assert reason_in((await fed()).lines) == ""

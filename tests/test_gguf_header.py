@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
-from dmap.backends.gguf_folder import Folder
-from dmap.backends.gguf_header import Header, read_header
+from dmap.backends.gguf.folder import Folder
+from dmap.backends.gguf.header import Header, read_header
 from dmap.demo import models as tiny_models
 
 

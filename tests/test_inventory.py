@@ -8,7 +8,7 @@ import pytest
 
 from dmap.access import Client
 from dmap.backends import ModelInfo, Target
-from dmap.backends.lmstudio import LMStudioBackend
+from dmap.backends.lmstudio.backend import LMStudioBackend
 from dmap.catalog import Catalog
 from dmap.config import parse
 from dmap.errors import BackendDown, LoadFailed

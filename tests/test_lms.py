@@ -18,8 +18,8 @@ from aiohttp import web
 
 from dmap import config as settings
 from dmap.backends import Loaded
-from dmap.backends.lmstudio import LMStudioBackend
-from dmap.backends.lmstudio_lms import Lms
+from dmap.backends.lmstudio.backend import LMStudioBackend
+from dmap.backends.lmstudio.lms import Lms
 from dmap.errors import BackendDown, LoadFailed
 from dmap.web.build import build
 from tests.lmstudio_emulator import Emulator, Knobs, Traps

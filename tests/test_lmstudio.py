@@ -11,8 +11,8 @@ import pytest
 
 from dmap.arbiter import Limits
 from dmap.backends import Loaded
-from dmap.backends.lmstudio import LMStudioBackend
-from dmap.backends.lmstudio_models import read_v1
+from dmap.backends.lmstudio.backend import LMStudioBackend
+from dmap.backends.lmstudio.models import read_v1
 from dmap.errors import BackendDown, LoadFailed
 from dmap.gate import Gate
 from dmap.models import ModelKey, Route
@@ -1002,7 +1002,7 @@ async def test_a_restarted_server_is_noticed(caplog):
 async def test_what_a_look_finds_is_told(bench):
     """Each look is told, with what a resident got; one that gets no answer is told as that."""
     told = []
-    bench.backend.told = told.append
+    bench.backend.report = told.append
 
     await bench.backend.load(SMALL, {"context_length": 2048})
     await bench.lm.kill()

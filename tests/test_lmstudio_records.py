@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from dmap.backends.lmstudio_look import Look
-from dmap.backends.lmstudio_models import Disk, read_v0, read_v1
-from dmap.backends.lmstudio_view import described
+from dmap.backends.lmstudio.look import Look
+from dmap.backends.lmstudio.models import Disk, read_v0, read_v1
+from dmap.backends.lmstudio.view import described
 from dmap.catalog.lists import RECORD_BYTES, Shown, v0, v1
 from dmap.catalog.names import Entry
 from dmap.config.models import Model

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 import pytest
 
 from dmap.backends import Target
-from dmap.backends.openai import OpenAIBackend
+from dmap.backends.openai.backend import OpenAIBackend
 from dmap.errors import BackendDown
 from dmap.models import ModelInfo
 from tests.fakes import answer

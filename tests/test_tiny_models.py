@@ -2,7 +2,7 @@
 
 import time
 
-from dmap.backends.gguf_header import read_header
+from dmap.backends.gguf.header import read_header
 from dmap.demo import models as tiny_models
 
 

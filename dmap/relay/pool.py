@@ -5,8 +5,7 @@ import errno
 import ssl
 from collections import deque
 
-from dmap.backends import Target
-from dmap.backends.trouble import trouble_of
+from dmap.backends import Target, trouble_of
 from dmap.errors import BackendDown, DmapError, Overloaded
 from dmap.relay.connection import Address, Connection
 from dmap.relay.exchange import Bounds, Exchange

@@ -11,9 +11,9 @@ from dmap import config as settings
 from dmap.access import Access
 from dmap.arbiter import Limits
 from dmap.backends import Backend
-from dmap.backends.gguf import GGUFBackend
-from dmap.backends.lmstudio import LMStudioBackend
-from dmap.backends.openai import OpenAIBackend
+from dmap.backends.gguf.backend import GGUFBackend
+from dmap.backends.lmstudio.backend import LMStudioBackend
+from dmap.backends.openai.backend import OpenAIBackend
 from dmap.catalog import Catalog
 from dmap.config import Config
 from dmap.events import Bus

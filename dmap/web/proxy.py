@@ -9,8 +9,8 @@ from aiohttp import web
 from dmap import config as settings
 from dmap.access import Access
 from dmap.backends import Backend, Switcher
-from dmap.backends.gguf import GGUFBackend
-from dmap.backends.lmstudio import LMStudioBackend
+from dmap.backends.gguf.backend import GGUFBackend
+from dmap.backends.lmstudio.backend import LMStudioBackend
 from dmap.catalog import Catalog
 from dmap.config import Config
 from dmap.events import Bus

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from dmap.backends import Loaded, Switcher
-from dmap.backends.lmstudio import LMStudioBackend
+from dmap.backends.lmstudio.backend import LMStudioBackend
 from dmap.config import GGUFBackend
 from dmap.config.models import BY_LMS, BY_REST
 from dmap.errors import BadRequest, LoadFailed, ModelNotFound

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmap.backends.lmstudio_client import Fault
+from dmap.backends.lmstudio.client import Fault
 
 FLAGS: Mapping[str, str] = {
     "context_length": "--context-length",

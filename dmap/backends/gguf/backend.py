@@ -3,7 +3,7 @@ The embedded engine: GGUF files of one folder, each resident one served by a chi
 
 A resident is a process: to unload is to end it, which frees its memory for certain, and a model that
 crashes takes nobody with it.  Children listen on loopback, on ports the system chose, each with a key made
-for it alone.  Its counterpart is the program they run, `dmap.engine`.
+for it alone.  Its counterpart is the program they run, `engine`.
 
 Every request can have the whole context that is claimed: llama.cpp shares its context out among the
 requests it serves at once, so a child gets `parallel` times as much, and the memory for that is counted.
@@ -13,35 +13,25 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from dmap.backends import Loaded, ModelInfo, Target, is_alike
-from dmap.backends.gguf_child import HOST, Child
-from dmap.backends.gguf_folder import Folder, ModelFile
-from dmap.backends.gguf_options import arguments, checked, taken
-from dmap.backends.gguf_watch import Watch
+from dmap.backends.base import Loaded, Target, is_alike
+from dmap.backends.gguf.engine import HOST
+from dmap.backends.gguf.folder import Folder, ModelFile
+from dmap.backends.gguf.options import arguments, checked, taken
+from dmap.backends.gguf.resident import Resident, begin, port_of
+from dmap.backends.gguf.watch import HealthWatch
 from dmap.errors import BackendDown, LoadFailed
 from dmap.logfmt import logfmt
+from dmap.models import ModelInfo
 
 ANSWER_S = 10.0
 """How long a loaded child may take to answer /health and /props."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Resident:
-    """A child, what it was made from and, once it answers, what it gives."""
-
-    child: Child
-    file: ModelFile
-    port: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
-    loaded: Loaded | None = None
 
 
 class GGUFBackend:
@@ -82,9 +72,9 @@ class GGUFBackend:
         self._threads = threads or default_threads()
         self._load_s = load_s
         self._folder = Folder(directory)
-        self._residents: dict[str, _Resident] = {}
+        self._residents: dict[str, Resident] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._watch = Watch(name, self._awake, health_s)
+        self._watch = HealthWatch(name, self._awake, health_s)
         self._closed = False
 
     def start(self) -> None:
@@ -152,7 +142,7 @@ class GGUFBackend:
         resident = self._residents.get(model)
         if resident is None or resident.loaded is None or resident.child.ending:
             raise BackendDown(f"model {model!r} is not resident on backend {self.name!r}; load it first")
-        headers = (("Authorization", f"Bearer {resident.child.key}"),)
+        headers = (("Authorization", f"Bearer {resident.key}"),)
         return Target(host=HOST, port=resident.port, tls=False, path=path, headers=headers)
 
     async def confirm(self) -> None:
@@ -175,12 +165,12 @@ class GGUFBackend:
             reason = exc.strerror or str(exc)
             raise BackendDown(f"cannot read the model folder {self._folder.path}: {reason}") from exc
 
-    def _up(self) -> dict[str, _Resident]:
+    def _up(self) -> dict[str, Resident]:
         return {model: resident for model, resident in self._residents.items() if resident.loaded}
 
-    def _awake(self) -> dict[str, Child]:
-        """Return the children that have to answer."""
-        return {model: resident.child for model, resident in self._up().items() if not resident.child.ending}
+    def _awake(self) -> dict[str, Resident]:
+        """Return the residents that have to answer."""
+        return {model: resident for model, resident in self._up().items() if not resident.child.ending}
 
     def _describe(self, file: ModelFile) -> ModelInfo:
         resident = self._residents.get(file.id)
@@ -201,18 +191,20 @@ class GGUFBackend:
         if self._closed:
             raise BackendDown(f"cannot load model {file.id!r}: backend {self.name!r} is closed")
         self.start()
-        child = Child(self._arguments(file, wanted), lambda _: self._forget(file.id, resident))
-        resident = self._residents[file.id] = _Resident(child, file, options=dict(wanted))
+        resident = begin(
+            file, self._arguments(file, wanted), wanted, lambda _: self._forget(file.id, resident)
+        )
+        self._residents[file.id] = resident
         try:
             async with asyncio.timeout(self._load_s):
-                resident.loaded = await self._come_up(file, resident)
+                resident.loaded = await self._come_up(resident)
         except TimeoutError as exc:
-            raise self._failure(file, child, f"no answer in time (load_s is {self._load_s:g})") from exc
+            raise self._failure(resident, f"no answer in time (load_s is {self._load_s:g})") from exc
         except (aiohttp.ClientError, LookupError, ValueError) as exc:
-            raise self._failure(file, child, f"its answers make no sense: {exc!r}") from exc
+            raise self._failure(resident, f"its answers make no sense: {exc!r}") from exc
         finally:
             if resident.loaded is None:
-                await child.end()
+                await resident.child.end()
         return resident.loaded
 
     def _arguments(self, file: ModelFile, wanted: Mapping[str, Any]) -> list[str]:
@@ -229,13 +221,12 @@ class GGUFBackend:
         ]
         return [*told, *(["--embedding"] if file.embedding else []), "--", str(file.path)]
 
-    async def _come_up(self, file: ModelFile, resident: _Resident) -> Loaded:
+    async def _come_up(self, resident: Resident) -> Loaded:
         """Wait for the child's port, then ask it whether it is well and what it gives."""
-        child = resident.child
-        port = await child.port()
+        port = await port_of(resident.child)
         if port is None:
-            raise self._failure(file, child, f"the engine ended with status {child.status}")
-        headers = {"Authorization": f"Bearer {child.key}"}
+            raise self._failure(resident, f"the engine ended with status {resident.child.status}")
+        headers = {"Authorization": f"Bearer {resident.key}"}
         url, timeout = f"http://{HOST}:{port}", aiohttp.ClientTimeout(total=ANSWER_S)
         async with aiohttp.ClientSession(url, headers=headers, timeout=timeout) as session:
             async with session.get("/health", raise_for_status=True):
@@ -244,20 +235,22 @@ class GGUFBackend:
                 props = await answer.json()
         resident.port = port
         context_length = props["default_generation_settings"]["n_ctx"]
-        return Loaded(file.memory(context_length, self._parallel), context_length, props["total_slots"])
+        size_bytes = resident.file.memory(context_length, self._parallel)
+        return Loaded(size_bytes, context_length, props["total_slots"])
 
-    def _failure(self, file: ModelFile, child: Child, what: str) -> LoadFailed:
-        reason = "it was unloaded meanwhile" if child.ending else child.tail.reason() or what
+    def _failure(self, resident: Resident, what: str) -> LoadFailed:
+        file = resident.file
+        reason = "it was unloaded meanwhile" if resident.child.ending else resident.reason or what
         return LoadFailed(f"cannot load model {file.id!r} from {file.path}: {reason}")
 
-    def _forget(self, model: str, resident: _Resident) -> None:
+    def _forget(self, model: str, resident: Resident) -> None:
         """Take note that a child has ended; a resident that nobody ended is told to the log and the gate."""
         if self._residents.get(model) is resident:
             del self._residents[model]
         child = resident.child
         if resident.loaded and not child.ending:
-            told = {"model": model, "pid": child.pid, "status": child.status, "reason": child.tail.reason()}
-            _log.error(logfmt("engine_died", told))
+            fields = {"model": model, "pid": child.pid, "status": child.status, "reason": resident.reason}
+            _log.error(logfmt("engine_died", fields))
             self.changed()
 
 

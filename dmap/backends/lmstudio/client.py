@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from dmap.backends import Target
+from dmap.backends.base import Target
 from dmap.backends.trouble import trouble_of
 from dmap.errors import BackendDown
 
@@ -49,7 +49,7 @@ class Fault(Exception):
         return self.status in (401, 403)
 
 
-class Client:
+class RestClient:
     """
     The server at *url*, asked with *api_key* if there is one; *name* is the backend's, for messages.
 

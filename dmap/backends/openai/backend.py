@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from dmap.backends import Target, is_alike
+from dmap.backends.base import Target, is_alike
 from dmap.backends.trouble import trouble_of
 from dmap.errors import BackendDown
 from dmap.models import ModelInfo

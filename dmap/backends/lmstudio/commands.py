@@ -1,18 +1,17 @@
 """
-What dmap does to LM Studio: one load, one unload, and the load that nobody waits for any more.
+The commands that LM Studio gets: one load, one unload, and the load that nobody waits for any more.
 
-Loads go over REST, but for those with an option that only the `lms` command knows (`lmstudio_lms`).
-
-It does as it is told, whatever is there; the counterpart that knows is `lmstudio_look`.
+Loads go over REST, except those with an option that only the `lms` program takes (`lms`).  Nothing here looks
+at what is loaded; that is the business of `look`.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from dmap.backends.lmstudio_client import Client
-from dmap.backends.lmstudio_lms import FLAGS, ONLY, Lms
-from dmap.backends.lmstudio_look import V1
+from dmap.backends.lmstudio.client import RestClient
+from dmap.backends.lmstudio.lms import FLAGS, ONLY, Lms
+from dmap.backends.lmstudio.look import V1
 from dmap.errors import LoadFailed
 
 UNLOAD_S = 60.0
@@ -35,7 +34,7 @@ TYPES: Mapping[str, tuple[type, ...]] = {
 }
 
 
-class Hands:
+class Commands:
     """
     Sends loads and unloads, one at a time, each once.
 
@@ -45,7 +44,7 @@ class Hands:
 
     def __init__(
         self,
-        client: Client,
+        client: RestClient,
         loaded: Callable[[str, str], None],
         changed: Callable[[], None],
         *,

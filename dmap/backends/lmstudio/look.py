@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dmap.backends.lmstudio_client import Client, Fault
-from dmap.backends.lmstudio_models import (
+from dmap.backends.lmstudio.client import Fault, RestClient
+from dmap.backends.lmstudio.models import (
     LOADED,
     LOADING,
     UNKNOWN,
@@ -71,10 +71,10 @@ class _Proof:
     confirmed: bool
 
 
-class Eyes:
+class Observer:
     """Looks at the server behind *client*, and remembers what it has seen ready."""
 
-    def __init__(self, client: Client, *, disagree_s: float) -> None:
+    def __init__(self, client: RestClient, *, disagree_s: float) -> None:
         self._client = client
         self._disagree_s = disagree_s
         self._proven: dict[str, _Proof] = {}

@@ -1,5 +1,5 @@
 """
-What a GGUF file's header tells of a model, read without loading it: a part of `gguf.py`.
+What a GGUF file's header tells of a model, read without loading it.
 
 Plain Python and defensive, for the directory is the user's: every length is checked against a bound before
 it is believed, and what cannot be read is None, never an exception.  The format is llama.cpp's

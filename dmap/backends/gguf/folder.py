@@ -1,4 +1,4 @@
-"""Which models a folder of GGUF files holds, by their headers: a part of `gguf.py`.  It blocks."""
+"""Which models a folder of GGUF files holds, by their headers.  It blocks."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmap.backends.gguf_header import Header, read_header
+from dmap.backends.gguf.header import Header, read_header
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 

@@ -1,16 +1,16 @@
 """
 What dmap knows of one LM Studio between its looks: the last one, who is resident, what each load was given.
 
-The eyes are `lmstudio_look`; what dmap does by this knowledge is in `lmstudio_loads`.
+Its counterparts are `look`, which asks the server, and `loads`, which acts on what is known here.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dmap.backends import ModelInfo
-from dmap.backends.lmstudio_look import Eyes, Look
-from dmap.backends.lmstudio_models import PARALLEL, Disk, Instance, Listed
+from dmap.backends.lmstudio.look import Look, Observer
+from dmap.backends.lmstudio.models import PARALLEL, Disk, Instance, Listed
 from dmap.errors import BackendDown
+from dmap.models import ModelInfo
 
 Asked = tuple[int | None, int | None, str | None]
 """What of a load's options shows in v1's list: context length, parallel, and identifier."""
@@ -18,7 +18,7 @@ Asked = tuple[int | None, int | None, str | None]
 
 class View:
     """
-    Sees with *eyes*, and remembers.
+    Remembers what *observer* has seen.
 
     *answers* counts the answers to loads and unloads of ours: a look that began before one is out of date.
     *found* is called with each look that is kept, or why there was none; *expected* with the key of a model
@@ -27,7 +27,7 @@ class View:
 
     def __init__(
         self,
-        eyes: Eyes,
+        observer: Observer,
         *,
         answers: Callable[[], int],
         found: Callable[[Look | BackendDown], None],
@@ -35,7 +35,7 @@ class View:
     ) -> None:
         self.last = Look(Disk(()))
         self.residents: frozenset[str] = frozenset()
-        self._eyes = eyes
+        self._observer = observer
         self._answers = answers
         self._found = found
         self._expected = expected
@@ -45,7 +45,7 @@ class View:
         """Look; what began before an answer to a load or unload is not kept.  Raises `BackendDown`."""
         answers = self._answers()
         try:
-            look = await self._eyes.look()
+            look = await self._observer.look()
         except BackendDown as error:
             self._found(error)
             raise
@@ -58,13 +58,13 @@ class View:
 
     def note_loaded(self, key: str, id: str) -> None:
         """Take note that a load of ours made the instance *id* of *key* answer."""
-        self._eyes.prove(id)
+        self._observer.prove(id)
         self.residents |= {key}
         self._expected(key, True)
 
     def note_gone(self, key: str, id: str) -> None:
         """Take note that the instance *id* of *key* is gone, by our doing."""
-        self._eyes.forget(id)
+        self._observer.forget(id)
         self._given.pop(id, None)
         self.residents -= {key}
         self._expected(key, False)

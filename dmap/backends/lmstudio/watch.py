@@ -12,9 +12,9 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
-from dmap.backends.lmstudio_client import Client, Fault
-from dmap.backends.lmstudio_look import V1, Look
-from dmap.backends.lmstudio_models import Instance, Listed
+from dmap.backends.lmstudio.client import Fault, RestClient
+from dmap.backends.lmstudio.look import V1, Look
+from dmap.backends.lmstudio.models import Instance, Listed
 from dmap.errors import BackendDown
 from dmap.logfmt import logfmt
 
@@ -35,7 +35,7 @@ _TOO_OLD = (
 _COPY = "takes it out when it next loads or unloads this model"
 
 
-class Watch:
+class ChangeWatch:
     """
     Owns the task that looks every *watch_s*; *see* looks, and returns None if dmap was at work meanwhile.
 
@@ -46,7 +46,7 @@ class Watch:
 
     def __init__(
         self,
-        client: Client,
+        client: RestClient,
         see: Callable[[], Awaitable[Look | None]],
         changed: Callable[[], None],
         *,

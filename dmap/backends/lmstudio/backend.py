@@ -7,9 +7,9 @@ idempotent either: loading what is loaded stacks a second copy, `key:2`.  So one
 each begins with a look at what there is, by whomever.
 
 A load cannot be stopped: LM Studio goes on when the one who asked leaves (bug-tracker #573).  So the
-question stays open when a load is cancelled, its end is told to the gate, and whatever comes next waits for
-it.  `lmstudio_look` are the eyes, `lmstudio_hands` the hands, `lmstudio_view` the memory, and
-`lmstudio_loads` has all three make one load or unload; `lmstudio_watch` notices what others do.
+question stays open when a load is cancelled, the gate learns of its end, and whatever comes next waits for
+it.  `look` asks what is loaded, `view` remembers it, `commands` sends loads and unloads, and `loads` makes
+one whole load or unload of these three.  `watch` notices what others do.
 
 What REST cannot do, the `lms` command does where there is one.  It is not believed: what a call has loaded
 is what is there after it and was not before, and if that is another model, it goes.
@@ -21,15 +21,16 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dmap.backends import Loaded, ModelInfo, Target
-from dmap.backends.lmstudio_client import Client
-from dmap.backends.lmstudio_hands import Hands, checked, taken
-from dmap.backends.lmstudio_lms import Lms
-from dmap.backends.lmstudio_loads import TRIES, Loads
-from dmap.backends.lmstudio_look import Eyes, Look
-from dmap.backends.lmstudio_view import View, described
-from dmap.backends.lmstudio_watch import Watch
+from dmap.backends.base import Loaded, Target
+from dmap.backends.lmstudio.client import RestClient
+from dmap.backends.lmstudio.commands import Commands, checked, taken
+from dmap.backends.lmstudio.lms import Lms
+from dmap.backends.lmstudio.loads import TRIES, Loads
+from dmap.backends.lmstudio.look import Look, Observer
+from dmap.backends.lmstudio.view import View, described
+from dmap.backends.lmstudio.watch import ChangeWatch
 from dmap.errors import BackendDown, LoadFailed
+from dmap.models import ModelInfo
 
 CONFIRM_S = 1.0
 
@@ -43,9 +44,10 @@ class LMStudioBackend:
     is under way.  *lms* is the path of LM Studio's command, for the options of a load that REST does not
     take.  Call `start` to have outside changes noticed; nothing is asked before the first call.
 
-    *in_use* may be set by the gate, to tell whether requests for a model are out, be it for a copy that is
-    gone: LM Studio may have loaded it again for them.  Such a model is not taken out under them.  *told* may
-    be set too: it is called with what each look has found, or why there was no answer.
+    The gate may set *in_use*, which tells whether requests for a model are under way.  They may have been
+    sent to a copy that is gone by now, but LM Studio may have loaded the model again for them, so a model in
+    use is not unloaded.  *report* may be set too: it is called with what each look has found, or with the
+    reason why there was no answer.
 
     A model that is alone answers to any name (bug-tracker #366, #619), hence *substitutes*.
     """
@@ -69,28 +71,28 @@ class LMStudioBackend:
         self.url = url
         self.changed: Callable[[], None] = _nothing
         self.in_use: Callable[[str], bool] = _nobody
-        self.told: Callable[[Sequence[ModelInfo] | BackendDown], None] = _ignored
-        self._client = Client(name, url, api_key=api_key, connect_s=connect_s)
+        self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = _ignored
+        self._client = RestClient(name, url, api_key=api_key, connect_s=connect_s)
         self._view = View(
-            Eyes(self._client, disagree_s=disagree_s),
-            answers=lambda: self._hands.answers,
+            Observer(self._client, disagree_s=disagree_s),
+            answers=lambda: self._commands.answers,
             found=self._found,
             expected=lambda key, resident: self._watch.expect(key, resident=resident),
         )
         server = self._client.target("")
         self._lms = Lms(lms, server.host, server.port, api_key=api_key) if lms is not None else None
-        self._hands = Hands(
+        self._commands = Commands(
             self._client, self._view.note_loaded, lambda: self.changed(), load_s=load_s, lms=self._lms
         )
         self._loads = Loads(
             self._client,
             self._view,
-            self._hands,
+            self._commands,
             in_use=lambda key: self.in_use(key),
             load_s=load_s,
             poll_s=poll_s,
         )
-        self._watch = Watch(
+        self._watch = ChangeWatch(
             self._client, self._watched, lambda: self.changed(), is_ours=self._view.is_ours, watch_s=watch_s
         )
         self._lock = asyncio.Lock()
@@ -213,7 +215,7 @@ class LMStudioBackend:
     async def close(self) -> None:
         """Stop watching and asking.  What LM Studio has loaded stays, a load under way goes on there."""
         await self._watch.close()
-        await self._hands.close()
+        await self._commands.close()
         await self._client.close()
 
     # Looking
@@ -222,21 +224,21 @@ class LMStudioBackend:
         """Pass on what a look has found; a server that is down is for the watch to wait for."""
         if isinstance(found, BackendDown):
             self._watch.alarm()
-            self.told(found)
+            self.report(found)
         else:
-            self.told(described(found))
+            self.report(described(found))
 
     async def _watched(self) -> Look | None:
         """Look for the watch; None if something of ours was under way."""
-        answers, busy = self._hands.answers, self._lock.locked()
+        answers, busy = self._commands.answers, self._lock.locked()
         look = await self._view.see()
-        return None if busy or self._lock.locked() or answers != self._hands.answers else look
+        return None if busy or self._lock.locked() or answers != self._commands.answers else look
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncGenerator[None]:
         """Wait for one's turn, and for a load whose caller has left."""
         async with self._lock:
-            await self._hands.free()
+            await self._commands.free()
             yield
 
 

@@ -1,5 +1,5 @@
 """
-The watch over resident children: who lives but answers no more is killed; a part of `gguf.py`.
+The watch over resident children: one that lives but answers no more is killed.
 
 A crash needs no watch, for the kernel tells of it.  A child that is stopped or stuck keeps its connections
 open and its memory, and every request to it would wait for ever.  llama.cpp answers /health from another
@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping
 
 import aiohttp
 
-from dmap.backends.gguf_child import HOST, Child
+from dmap.backends.gguf.engine import HOST
+from dmap.backends.gguf.resident import Resident
 from dmap.logfmt import logfmt
+from dmap.process import Child
 
 MISSES = 3
 """So many questions in a row have to stay without an answer: one may be this process's own delay."""
@@ -21,14 +23,14 @@ MISSES = 3
 _log = logging.getLogger(__name__)
 
 
-class Watch:
+class HealthWatch:
     """
     Owns the task that asks, every *health_s*, each of the *residents* how it is, and waits half as long.
 
     A hung child is logged once and killed; its death is noticed like any other.
     """
 
-    def __init__(self, name: str, residents: Callable[[], Mapping[str, Child]], health_s: float) -> None:
+    def __init__(self, name: str, residents: Callable[[], Mapping[str, Resident]], health_s: float) -> None:
         self._name = name
         self._residents = residents
         self._health_s = health_s
@@ -56,9 +58,10 @@ class Watch:
 
     async def _turn(self, session: aiohttp.ClientSession) -> None:
         residents = self._residents()
-        answers = await asyncio.gather(*(_answers(session, child) for child in residents.values()))
+        answers = await asyncio.gather(*(_answers(session, each.port) for each in residents.values()))
         before, self._misses = self._misses, {}
-        for (model, child), answered in zip(residents.items(), answers, strict=True):
+        for (model, resident), answered in zip(residents.items(), answers, strict=True):
+            child = resident.child
             if answered or child.ending or child.status is not None:
                 continue
             self._misses[child] = before.get(child, 0) + 1
@@ -66,15 +69,15 @@ class Watch:
                 self._end(model, child)
 
     def _end(self, model: str, child: Child) -> None:
-        told = {"backend": self._name, "model": model, "pid": child.pid, "misses": MISSES}
-        _log.error(logfmt("engine_hung", told))
+        fields = {"backend": self._name, "model": model, "pid": child.pid, "misses": MISSES}
+        _log.error(logfmt("engine_hung", fields))
         child.kill()
 
 
-async def _answers(session: aiohttp.ClientSession, child: Child) -> bool:
-    """Tell whether *child* says anything, be it that it is not well: then it does not hang."""
+async def _answers(session: aiohttp.ClientSession, port: int) -> bool:
+    """Tell whether the child at *port* says anything: one that says that it is not well does not hang."""
     try:
-        async with session.get(f"http://{HOST}:{await child.port()}/health", allow_redirects=False):
+        async with session.get(f"http://{HOST}:{port}/health", allow_redirects=False):
             return True
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
         return False

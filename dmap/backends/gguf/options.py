@@ -1,4 +1,4 @@
-"""The options of a load that an engine can be told: a part of `gguf.py`."""
+"""The options of a load that an engine can be told."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -53,7 +53,7 @@ def taken(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def arguments(options: Mapping[str, Any]) -> list[str]:
-    """Return the arguments of `dmap.engine` for *options*, but for the context and threads."""
+    """Return the arguments of `engine` for *options*, but for the context and threads."""
     flash = {None: "auto", True: "on", False: "off"}[options.get("flash_attention")]
     found = ["--flash-attention", flash]
     for option, argument in (

@@ -1,9 +1,10 @@
 """
-The child process of `backends/gguf.py`: one GGUF file served over HTTP on loopback by xllamacpp.
+The program of the embedded engine's children: one GGUF file served over HTTP on loopback by xllamacpp.
 
-`python -m dmap.engine MODEL --alias NAME ...`; the API key comes in the environment (`KEY_VARIABLE`), where
-other users cannot read it.  When the model answers, one line `READY <port>` goes to standard output, and
-nothing else ever does: whatever llama.cpp prints is sent to standard error.
+`python engine.py MODEL --alias NAME ...`, by its path: it imports nothing of dmap.  The API key comes in the
+environment (`KEY_VARIABLE`), where other users cannot read it.  When the model answers, one line
+`READY <port>` goes to standard output, and nothing else ever does: whatever llama.cpp prints is sent to
+standard error.
 
 There is no graceful end, on purpose.  Freeing a llama.cpp server waits for its streams (up to 30 s), so
 SIGTERM keeps its default and ends the process on the spot, also during a load, where Python could not run a
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m dmap.engine", description="Serve one GGUF file.")
+    parser = argparse.ArgumentParser(prog="engine.py", description="Serve one GGUF file.")
     parser.add_argument("model", help="the file, of several parts the first")
     parser.add_argument("--alias", required=True, help="the name that answers carry")
     parser.add_argument("--context", type=int, default=0, help="tokens for each request; 0: the model's own")

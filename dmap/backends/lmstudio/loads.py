@@ -3,7 +3,7 @@ How a model gets into LM Studio and out of it again: one look, room, one load, a
 
 Others load and unload too, at any moment, and LM Studio has no load with a condition.  So nothing is done
 without a look before and one after it, and what does not come out as meant is tried again.  It remembers
-nothing itself (`lmstudio_view` does), and is asked for one thing at a time (`lmstudio`).
+nothing itself (`view` does), and is asked for one thing at a time (by `backend`).
 """
 
 import asyncio
@@ -11,12 +11,12 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from dmap.backends import Loaded
-from dmap.backends.lmstudio_client import Client, Fault
-from dmap.backends.lmstudio_hands import Hands, goes_by_lms
-from dmap.backends.lmstudio_look import Look
-from dmap.backends.lmstudio_models import Instance, Listed, objection
-from dmap.backends.lmstudio_view import View
+from dmap.backends.base import Loaded
+from dmap.backends.lmstudio.client import Fault, RestClient
+from dmap.backends.lmstudio.commands import Commands, goes_by_lms
+from dmap.backends.lmstudio.look import Look
+from dmap.backends.lmstudio.models import Instance, Listed, objection
+from dmap.backends.lmstudio.view import View
 from dmap.errors import LoadFailed
 from dmap.logfmt import logfmt
 
@@ -28,7 +28,7 @@ TRIES = 5
 
 class Loads:
     """
-    Loads and unloads through *hands*, by what *view* sees.
+    Loads and unloads through *commands*, by what *view* sees.
 
     *in_use* tells whether requests for a model are out; *load_s* bounds every wait, and *poll_s* is the pause
     between two looks while somebody else's load is under way.
@@ -36,9 +36,9 @@ class Loads:
 
     def __init__(
         self,
-        client: Client,
+        client: RestClient,
         view: View,
-        hands: Hands,
+        commands: Commands,
         *,
         in_use: Callable[[str], bool],
         load_s: float,
@@ -46,7 +46,7 @@ class Loads:
     ) -> None:
         self._client = client
         self._view = view
-        self._hands = hands
+        self._commands = commands
         self._in_use = in_use
         self._load_s = load_s
         self._poll_s = poll_s
@@ -147,7 +147,7 @@ class Loads:
     async def _ask(self, key: str, wanted: Mapping[str, Any], left: int) -> dict[str, Any] | None:
         """Have *key* loaded; raise what a refusal means, or return None if trying again may help."""
         try:
-            return await self._hands.load(key, wanted)
+            return await self._commands.load(key, wanted)
         except TimeoutError as exc:
             reason = f"no answer in time (load_s is {self._load_s:g})"
             raise LoadFailed(f"cannot load model {key!r}: {reason}") from exc
@@ -226,7 +226,7 @@ class Loads:
         if reason:
             self._tell("instance_unloaded", model.key, instance=instance.id, reason=reason)
         try:
-            await self._hands.unload(instance.id)
+            await self._commands.unload(instance.id)
         except Fault as fault:
             if fault.barred:
                 raise self._client.down(f"does not unload: {self._client.reason(fault)}") from fault

@@ -1,0 +1,1 @@
+"""LM Studio, whose models dmap loads and unloads over its REST API."""
