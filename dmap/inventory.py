@@ -18,6 +18,7 @@ from dmap.backends.lmstudio.backend import LMStudioBackend
 from dmap.catalog import Catalog
 from dmap.errors import BackendDown
 from dmap.logfmt import logfmt
+from dmap.tasks import end, errand, spawn
 
 _log = logging.getLogger(__name__)
 
@@ -42,20 +43,17 @@ class Inventory:
 
     async def start(self) -> None:
         """Ask every backend, and go on asking; one that takes longer than `START_S` is not waited for."""
-        loop = asyncio.get_running_loop()
         for name, backend in self._backends.items():
             if isinstance(backend, LMStudioBackend):
                 backend.report = functools.partial(self._told, name)
-        asked = [loop.create_task(self._ask(name), name=f"ask {name}") for name in self._backends]
-        watches = [loop.create_task(self._watch(name), name=f"watch {name}") for name in self._backends]
+        asked = [errand(self._ask(name), f"ask {name}") for name in self._backends]
+        watches = [spawn(functools.partial(self._watch, name), f"watch {name}") for name in self._backends]
         self._tasks = [*asked, *watches]
         await asyncio.wait(asked, timeout=START_S)
 
     async def close(self) -> None:
         """Stop asking."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
 
     async def refresh(self) -> None:
         """Ask every backend whose last answer is not fresh; one that is down is left to its probe."""

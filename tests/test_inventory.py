@@ -1,6 +1,7 @@
 """Who asks the backends, when, and what it means for requests that one does not answer."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, Sequence
 
@@ -27,6 +28,7 @@ class FakeBackend:
         self.name = name
         self.has = has
         self.asked = 0
+        self.bug: Exception | None = None
         self.release = asyncio.Event()
         self.release.set()
         self.answered = asyncio.Event()
@@ -35,6 +37,9 @@ class FakeBackend:
         self.asked += 1
         await self.release.wait()
         self.answered.set()
+        if self.bug is not None:
+            bug, self.bug = self.bug, None
+            raise bug
         if self.has is None:
             raise BackendDown(f"no answer from {self.name}")
         return [ModelInfo(model, resident=True) for model in self.has]
@@ -154,6 +159,31 @@ async def test_a_backend_found_down_is_probed(house, caplog):
         "backend_down backend=a reason=refused",
         "backend_up backend=a",
     ]
+
+
+@pytest.mark.parametrize(("at_first", "later"), [(KeyError("it"), None), (None, KeyError("it"))])
+async def test_a_bug_ends_no_watch(house, caplog, at_first, later):
+    """A bug in what asks a backend is logged with its traceback, and the backend is asked again."""
+    house.a.bug = at_first
+    await house.inventory.start()
+    house.a.bug = later
+    house.a.answered.clear()
+
+    house.inventory.report("a", BackendDown("refused"))
+
+    async with asyncio.timeout(60):
+        await until(lambda: [record for record in caplog.records if record.exc_info])
+        await until(lambda: _is_up(house.inventory))
+    (found,) = [record for record in caplog.records if record.exc_info]
+    assert found.getMessage().startswith("bug what=\"task '") and "KeyError" in found.getMessage()
+    assert house.models == ["m", "n"]
+
+
+def _is_up(inventory: Inventory) -> bool:
+    with contextlib.suppress(BackendDown):
+        inventory.check("a")
+        return True
+    return False
 
 
 async def test_close_ends_what_is_being_asked(house):

@@ -12,6 +12,8 @@ import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+from dmap.tasks import errand
+
 END_S = 2.0
 """How long a child may take to end by SIGTERM, before it gets a SIGKILL."""
 
@@ -66,16 +68,15 @@ class Child:
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], gone: Callable[["Child"], None]
     ) -> None:
-        loop = asyncio.get_running_loop()
         self.output = LastLines()
         self.ending = False
         self.status: int | None = None
         self._gone = gone
         self._process: asyncio.subprocess.Process | None = None
         self._kill: asyncio.TimerHandle | None = None
-        self._first: asyncio.Future[str | None] = loop.create_future()
+        self._first: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         # Its owner is end(): whoever makes a child must call that, unless `gone` was called before.
-        self._life = loop.create_task(self._live(command, environment), name=f"child {command[0]}")
+        self._life = errand(self._live(command, environment), f"child {command[0]}")
 
     @property
     def pid(self) -> int | None:

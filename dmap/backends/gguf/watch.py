@@ -16,6 +16,7 @@ from dmap.backends.gguf.engine import HOST
 from dmap.backends.gguf.resident import Resident
 from dmap.logfmt import logfmt
 from dmap.process import Child
+from dmap.tasks import end, spawn
 
 MISSES = 3
 """So many questions in a row have to stay without an answer: one may be this process's own delay."""
@@ -40,13 +41,11 @@ class HealthWatch:
     def start(self) -> None:
         """Begin to watch.  Idempotent; `close` ends it."""
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name=f"watch {self._name}")
+            self._task = spawn(self._run, f"watch {self._name}")
 
     async def close(self) -> None:
         """Stop watching.  Idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
 
     async def _run(self) -> None:
         timeout = aiohttp.ClientTimeout(total=self._health_s / 2)

@@ -9,10 +9,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from dmap.backends.lmstudio.client import RestClient
+from dmap.backends.lmstudio.client import Fault, RestClient
 from dmap.backends.lmstudio.lms import FLAGS, ONLY, Lms
 from dmap.backends.lmstudio.look import V1
-from dmap.errors import LoadFailed
+from dmap.errors import BackendDown, LoadFailed
+from dmap.tasks import end, errand
 
 UNLOAD_S = 60.0
 
@@ -73,7 +74,7 @@ class Commands:
         """
         lms = self._lms if goes_by_lms(options) else None
         work = lms.load(key, options, self._load_s) if lms is not None else self._post(key, options)
-        task = asyncio.get_running_loop().create_task(work, name=f"load {self._client.name}/{key}")
+        task = errand(work, f"load {self._client.name}/{key}", expected=(Fault, BackendDown, TimeoutError))
         self._loading = task
         task.add_done_callback(lambda task: self._note(key, task))
         try:
@@ -97,9 +98,7 @@ class Commands:
 
     async def close(self) -> None:
         """Leave a load under way to LM Studio."""
-        if self._loading is not None:
-            self._loading.cancel()
-            await asyncio.wait((self._loading,))
+        await end(self._loading)
 
     def _post(self, key: str, options: Mapping[str, Any]) -> Coroutine[Any, Any, dict[str, Any]]:
         body = {"model": key, **options, "echo_load_config": True}

@@ -17,6 +17,7 @@ from dmap.backends.lmstudio.look import V1, Look
 from dmap.backends.lmstudio.models import Instance, Listed
 from dmap.errors import BackendDown
 from dmap.logfmt import logfmt
+from dmap.tasks import end, spawn
 
 _log = logging.getLogger(__name__)
 
@@ -69,14 +70,11 @@ class ChangeWatch:
     def start(self) -> None:
         """Begin to watch.  Idempotent; `close` ends it."""
         if self._task is None:
-            work = self._run()
-            self._task = asyncio.get_running_loop().create_task(work, name=f"watch {self._client.name}")
+            self._task = spawn(self._run, f"watch {self._client.name}")
 
     async def close(self) -> None:
         """Stop watching.  Idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end(self._task)
 
     def alarm(self) -> None:
         """Look now: somebody else has found the server down, and the watch is who waits for its return."""
