@@ -434,6 +434,35 @@ class TestOrders:
             assert (await answered.json())["error"]["type"] == "invalid_request_error"
 
     @pytest.mark.parametrize(
+        ("body", "problem"),
+        [
+            ('{"modelKey": "m", "modelKey": "n"}', "modelKey"),
+            ('{"modelKey": "m", "modelKey": "m"}', "modelKey"),
+            ('{"modelKey": "m", "model\\u004bey": "n"}', "modelKey"),
+            ('{"modelKey": [1%s], "modelKey": "m"}' % ("0" * 4000), "modelKey"),
+            ('{"modelKey": [NaN, -Infinity], "modelKey": "m"}', "modelKey"),
+            ('{"modelKey": "m", "model_key": "n"}', "the body"),
+            ('{"modelKey": "m", "MODEL_KEY": "n"}', "the body"),
+            ('{"modelKey": "m", "ModelKey": "n"}', "the body"),
+            ('{"modelKey": "m", "model": "n"}', "the body"),
+            ('{"modelKey": "m", "modelkey": "n"}', "modelkey"),
+            ('{"modelKey": "m", "activate": true, "activate": false}', "activate"),
+            ('{"modelKey": "m", "loadConfig": {}, "loadConfig": {}}', "loadConfig"),
+            ('{"modelKey": "m", "loadConfig": {"ttl_s": 5, "ttl_s": 6}}', "ttl_s"),
+            ('{"modelKey": "m", "loadConfig": {"ttl_s": 5, "TTL_S": 6}}', "loadConfig"),
+            ('{"modelKey": "m", "loadConfig": {"gpu": {"ratio": 1, "ratio": 0}}}', "ratio"),
+        ],
+    )
+    async def test_what_is_there_twice(self, plain: Client, body: str, problem: str) -> None:
+        """A field that is there twice, in whatever spelling, is refused: dmap does not guess which counts."""
+        headers = {"Content-Type": "application/json"}
+        async with plain.session.post("/admin/models/activate", data=body, headers=headers) as answered:
+            told = await answered.json()
+
+        assert (answered.status, told["error"]["param"]) == (400, problem)
+        assert plain.proxy.proxy.saved == Saved()
+
+    @pytest.mark.parametrize(
         "path",
         ["models/load", "models/unload", "models/activate", "drain", "resume", "reload", "queue/x/cancel"],
     )

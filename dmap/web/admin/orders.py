@@ -1,6 +1,8 @@
-"""What the bodies of the admin API may say, in camelCase or snake_case, and every problem told at once."""
+"""The bodies of the admin API: what they may say, in camelCase or snake_case, and all their problems."""
 
+import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -27,7 +29,7 @@ _OTHERS = {"model": "model_key", **SAME_PARAMETERS, **SAME_OPTIONS}
 
 
 class Order(BaseModel):
-    """One order: closed, so that a word nobody knows is not taken for done."""
+    """One order.  It takes no unknown fields: a client must not believe that dmap did what one says."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -41,9 +43,9 @@ class ModelOrder(Order):
     """
     What to do with the model called *model_key*.
 
-    *default_inference* are defaults of its requests, *load_config* the options of its load; where they are
-    not given, those that were set before stay.  *activate* counts for a load: None is yes, but for a model
-    that makes embeddings.
+    *default_inference* are the defaults of its requests, *load_config* the options of its load.  One that is
+    not given stays as it was set before.  *activate* tells whether a load makes the model the active one;
+    None means yes, unless the model makes embeddings.
     """
 
     model_key: str = Field(min_length=1, max_length=256)
@@ -53,14 +55,14 @@ class ModelOrder(Order):
 
 
 class DeviceOrder(Order):
-    """Which *device*, all if none is named; *unload* what is resident there once it is idle."""
+    """Which *device* is meant, None for all.  *unload* takes out what is resident there once it is idle."""
 
     device: str | None = None
     unload: bool = False
 
 
 class Nothing(Order):
-    """An order without words."""
+    """An order without fields."""
 
 
 T = TypeVar("T", bound=Order)
@@ -70,26 +72,37 @@ async def read_order(request: web.Request, kind: type[T]) -> T:
     """
     Read the body as an order of this *kind*; no body is an empty one.
 
-    Raises `Invalid` with every problem, and what `Body.read` raises.
+    Raises `Invalid` with every problem, also for keys that are there twice, and what `Body.read` raises.
     """
     with request.app[PROXY].bodies.of(request) as upload:
         body = await upload.read()
     if len(body) > MAX_ORDER_BYTES:
         raise BodyTooLarge(f"an order is at most {MAX_ORDER_BYTES} bytes")
     try:
-        return kind.model_validate_json(body or b"{}")
+        order = kind.model_validate_json(body or b"{}")
     except ValidationError as exc:
         raise Invalid(_problems(exc.errors(), body)) from exc
+    # pydantic takes the last of two equal keys.  Numbers are not converted: Python bounds their digits.
+    json.loads(body or b"{}", object_pairs_hook=_once, parse_int=str)
+    return order
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dict of an object's *pairs*.  Raises `Invalid` if a key is there twice."""
+    counts = Counter(name for name, _ in pairs)
+    if len(counts) < len(pairs):
+        raise Invalid([f"{name[:64]}: is there twice" for name, count in counts.items() if count > 1])
+    return dict(pairs)
 
 
 def _problems(errors: Sequence[Any], body: bytes) -> list[str]:
-    """Tell what is wrong, each with its place as *body* spells it; what is no JSON has no places."""
+    """List what is wrong, each with its place as *body* spells it.  What is no JSON has no places."""
     has_places = any(error["loc"] for error in errors)
     spelling = _spelling(_JSON.validate_json(body or b"{}")) if has_places else {}
-    return [_told(error, spelling) for error in errors]
+    return [_problem(error, spelling) for error in errors]
 
 
-def _told(error: Any, spelling: Spelling) -> str:
+def _problem(error: Any, spelling: Spelling) -> str:
     path = ".".join(_as_written(error["loc"], spelling)) or "the body"
     is_unknown = error["type"] == "extra_forbidden"
     return f"{path}: {'no such field' if is_unknown else error['msg'].removeprefix('Value error, ')}"
@@ -112,5 +125,5 @@ def _as_written(place: Iterable[str | int], spelling: Spelling) -> Iterator[str]
 
 
 def note(request: web.Request, action: str, **fields: Any) -> None:
-    """Leave one line for each change, with who made it."""
+    """Log one line for each change, with the client that made it."""
     _log.info(logfmt("admin", {"action": action, "client": request[CLIENT].name, **fields}))
