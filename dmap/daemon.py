@@ -59,9 +59,9 @@ class Daemon:
 
     def status(self) -> str:
         """Tell in one line who is resident, and how many wait and are served."""
-        views = [gate.snapshot() for gate in self.proxy.gates.values()]
+        views = [gate.snapshot() for gate in self.proxy.gates]
         residents = sorted(str(resident.model) for view in views for resident in view.residents)
-        waiting, leases = sum(len(view.waiting) for view in views), sum(view.leases for view in views)
+        waiting, leases = sum(view.waiting for view in views), sum(view.leases for view in views)
         return f"resident: {', '.join(residents) or 'none'}; {waiting} waiting, {leases} served"
 
     async def drain(self, hurry: asyncio.Event) -> None:
@@ -74,7 +74,7 @@ class Daemon:
         for server in self._servers:
             server.close()
         self.proxy.bus.close()
-        for gate in self.proxy.gates.values():
+        for gate in self.proxy.gates:
             await gate.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.proxy.config.server.shutdown_s):

@@ -24,6 +24,9 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 30.0
 """The pause before a task starts again doubles from the first to the longest; a long good run resets it."""
 
+END_S = 10.0
+"""How long a cancelled task may take to end."""
+
 _Result = TypeVar("_Result")
 
 
@@ -53,11 +56,18 @@ def errand(
 
 
 async def end(*tasks: asyncio.Task[Any] | None) -> None:
-    """Cancel *tasks* and wait for their ends, whatever those are.  None stands for a task never started."""
+    """
+    Cancel *tasks* and wait for their ends, whatever those are.  None stands for a task never started.
+
+    One that has not ended after `END_S` is logged and left behind.
+    """
     started = [task for task in tasks if task is not None]
     for task in started:
         task.cancel()
-    await asyncio.gather(*started, return_exceptions=True)
+    if started:
+        _, left = await asyncio.wait(started, timeout=END_S)
+        for task in left:
+            _log.error(logfmt("task_left", {"name": task.get_name(), "after_s": END_S}))
 
 
 def attempt(name: str, act: Callable[..., object], *args: object, vital: bool = False) -> None:

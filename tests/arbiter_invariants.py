@@ -327,13 +327,15 @@ class Watch:
             assert set(short) <= leaving, "a free place and a waiter"
 
     def check_snapshot(self) -> None:
-        """Compare the snapshot with the account."""
+        """Compare the snapshot and the places with the account."""
         snapshot = self.arbiter.snapshot(self.now)
         waiting = {id for id, request in self.requests.items() if request.state == "waiting"}
-        assert snapshot.waiting.keys() == waiting
-        positions = sorted(place.position for place in snapshot.waiting.values())
+        places = self.arbiter.places(self.now)
+        assert places.keys() == waiting
+        assert snapshot.waiting == len(waiting)
+        positions = sorted(place.position for place in places.values())
         assert positions == list(range(1, len(waiting) + 1))
-        assert all(place.estimate_s >= 0 for place in snapshot.waiting.values())
+        assert all(place.estimate_s >= 0 for place in places.values())
         assert {view.model: view.leases for view in snapshot.residents} == {
             model: len(ids) for model, ids in self.leases.items()
         }

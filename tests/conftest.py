@@ -70,8 +70,8 @@ class Proxy:
     @property
     def leftovers(self) -> int:
         """Count leases, waiters and bodies that the proxy still holds."""
-        views = [gate.snapshot() for gate in self.proxy.gates.values()]
-        return sum(view.leases + len(view.waiting) for view in views) + self.proxy.bodies.held_bytes
+        views = [gate.snapshot() for gate in self.proxy.gates]
+        return sum(view.leases + view.waiting for view in views) + self.proxy.bodies.held_bytes
 
     async def settled(self) -> None:
         """Wait, a second at most, until nothing is held any more."""

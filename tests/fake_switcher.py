@@ -130,7 +130,7 @@ async def running_gate(studio: FakeSwitcher, tell: Tell = nothing) -> AsyncGener
     gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0, tell=tell)
     await gate.start()
     yield gate
-    assert gate.snapshot().waiting == {}
+    assert gate.snapshot().waiting == 0
     assert gate.snapshot().leases == 0
     await gate.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}

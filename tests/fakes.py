@@ -420,8 +420,8 @@ async def holding(proxy: Any, count: int) -> None:
 
 
 def _tickets(proxy: Any) -> int:
-    views = [gate.snapshot() for gate in proxy.proxy.gates.values()]
-    return sum(view.leases + len(view.waiting) for view in views)
+    views = [gate.snapshot() for gate in proxy.proxy.gates]
+    return sum(view.leases + view.waiting for view in views)
 
 
 async def held(proxy: Any, backend: FakeBackend, exchange: Exchange) -> int:

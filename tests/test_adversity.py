@@ -35,7 +35,7 @@ class TestArbiter:
         arbiter.submit(0, 1, "a", "me", ONE)
         arbiter.configure(1, Limits(memory_bytes=5))
 
-        assert arbiter.snapshot(1).waiting.keys() == {1}
+        assert arbiter.places(1).keys() == {1}
         assert [type(effect) for effect in arbiter.resume(2)] == [Refuse]
 
     def test_drained_to_be_empty(self) -> None:
@@ -131,7 +131,7 @@ async def loaded(session: aiohttp.ClientSession, length: int, order: str = "load
 async def waiting(proxy: Proxy, count: int) -> None:
     """Wait until so many wait at the device."""
     async with asyncio.timeout(30):
-        while len(proxy.proxy.gates["device gpu0"].snapshot().waiting) != count:
+        while proxy.proxy.devices["gpu0"].snapshot().waiting != count:
             await asyncio.sleep(0.002)
 
 
@@ -141,7 +141,7 @@ async def test_other_options_cut_nobody(session: aiohttp.ClientSession, engine: 
         await answer.content.readline()
         await loaded(session, 512, "activate")
         assert b"[DONE]" in await answered(session, "slow")  # asks with the new options
-        await engine.proxy.gates["device gpu0"].recheck()
+        await engine.proxy.devices["gpu0"].recheck()
         other = asyncio.create_task(answered(session, "tiny-sea"))
         whole = await answer.read()
 

@@ -617,7 +617,7 @@ class TestSnapshot:
 
         snapshot = arbiter.snapshot(2)
 
-        assert snapshot.waiting == {"a": Place(1, 8), "b": Place(2, 8 + 5 + 10)}
+        assert arbiter.places(2) == {"a": Place(1, 8), "b": Place(2, 8 + 5 + 10)}
         assert snapshot.switch == SwitchView("A", (), "unload", 0)
         assert snapshot.oldest_wait_s == 2
 
@@ -634,7 +634,7 @@ class TestSnapshot:
 
         arbiter.submit(528, "c", "C", "cid", CHAT)
 
-        assert arbiter.snapshot(528).waiting["c"].estimate_s < 60
+        assert arbiter.places(528)["c"].estimate_s < 60
 
     def test_tells_who_serves_and_who_leaves(self) -> None:
         """A victim that still serves shows as leaving."""
@@ -653,7 +653,7 @@ class TestSnapshot:
         arbiter.withdraw(9, "a")
         arbiter.submit(9, "b", "B", "bob", CHAT)
 
-        assert arbiter.snapshot(9).waiting == {"b": Place(1, 8)}
+        assert arbiter.places(9) == {"b": Place(1, 8)}
 
     def test_estimates_a_line_by_its_answers(self) -> None:
         """In a full model's line each place costs an answer of the length they had lately."""
@@ -664,14 +664,14 @@ class TestSnapshot:
         arbiter.submit(3, 3, "A", "amy", SINGLE)
         arbiter.submit(3, 4, "A", "abe", SINGLE)
 
-        assert arbiter.snapshot(3).waiting == {3: Place(1, 3), 4: Place(2, 6)}
+        assert arbiter.places(3) == {3: Place(1, 3), 4: Place(2, 6)}
 
     def test_expects_a_busy_model_to_go_when_it_is_idle(self) -> None:
         """Who waits behind a model in use waits for the rest of its answer and a load, not for patience."""
         arbiter = busy(asked_again=20)
         arbiter.submit(21, "b", "B", "bob", CHAT)
 
-        assert arbiter.snapshot(21).waiting == {"b": Place(1, 1 + 8)}
+        assert arbiter.places(21) == {"b": Place(1, 1 + 8)}
         assert arbiter.withdraw(22, "a2") == [switch("B", "A")]
 
     def test_expects_a_model_to_be_kept_for_its_client(self) -> None:
@@ -679,7 +679,7 @@ class TestSnapshot:
         arbiter = busy(asked_again=12)
         arbiter.submit(13, "b", "B", "bob", CHAT)
 
-        assert arbiter.snapshot(13).waiting == {"b": Place(1, 1 + 3 + 8)}
+        assert arbiter.places(13) == {"b": Place(1, 1 + 3 + 8)}
         assert arbiter.withdraw(14, "a2") == []
         assert arbiter.tick(17) == [switch("B", "A")]
 
@@ -693,7 +693,7 @@ class TestSnapshot:
         pass_through(arbiter, 33, 8)
         arbiter.submit(41, "c", "C", "cid", CHAT)
 
-        assert arbiter.snapshot(41).waiting == {"c": Place(1, 20 + 8)}
+        assert arbiter.places(41) == {"c": Place(1, 20 + 8)}
 
     def test_tells_a_full_queue_the_same(self) -> None:
         """Who is refused is told what it would have had to wait, behind those who do."""

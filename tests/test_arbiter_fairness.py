@@ -176,7 +176,7 @@ class TestPriority:
         queue(arbiter, 0, "bob", "b1")
         queue(arbiter, 0, "cid", "c1", priority=1)
 
-        places = arbiter.snapshot(0).waiting
+        places = arbiter.places(0)
 
         assert sorted(places, key=lambda ticket: places[ticket].position) == ["c1", "a1", "b1", "a2"]
 

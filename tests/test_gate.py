@@ -1,6 +1,7 @@
 """The gate on a real loop, in front of a backend whose every step the test lets through by hand."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncGenerator
 
@@ -79,7 +80,7 @@ class TestLease:
         async with gate.lease(A, "me"):
             studio.serving["a"] += 1
             other = ask(gate, B)
-            await until(lambda: len(gate.snapshot().waiting) == 1)
+            await until(lambda: gate.snapshot().waiting == 1)
             assert studio.residents == {"a"}
             studio.serving["a"] -= 1
 
@@ -93,7 +94,7 @@ class TestLease:
 
         async with gate.lease(A, "me"):
             second = ask(gate, A)
-            await until(lambda: len(gate.snapshot().waiting) == 1)
+            await until(lambda: gate.snapshot().waiting == 1)
 
         (await second).release()
 
@@ -103,7 +104,7 @@ class TestCancellation:
         """A waiter that is cancelled in the queue causes no switch."""
         async with gate.lease(A, "me"):
             task = ask(gate, B)
-            await until(lambda: len(gate.snapshot().waiting) == 1)
+            await until(lambda: gate.snapshot().waiting == 1)
             await cancelled(task)
 
         await idle(gate)
@@ -164,30 +165,12 @@ class TestCancellation:
         await idle(gate)
         assert [view.model for view in gate.snapshot().residents] == [A.key]
 
-    async def test_in_a_beat(self, gate: Gate, studio: FakeSwitcher) -> None:
-        """A waiter that is cancelled inside its beat is withdrawn."""
-        inside = asyncio.Event()
-
-        async def beat(position: int, estimate_s: float) -> None:
-            inside.set()
-            await asyncio.Event().wait()
-
-        studio.loading.hold()
-        task = asyncio.create_task(gate.lease(A, "me", beat, 0.0).__aenter__())
-        await inside.wait()
-
-        await cancelled(task)
-
-        assert gate.snapshot().waiting == {}
-        studio.loading.release.set()
-        await idle(gate)
-
     async def test_at_the_moment_of_the_grant(self, gate: Gate) -> None:
         """A grant that meets a cancelled waiter is handed back."""
         one = Route(A.key, device="gpu0", parallel=1)
         first = await gate.lease(one, "me").__aenter__()
         second, third = ask(gate, one), ask(gate, one)
-        await until(lambda: len(gate.snapshot().waiting) == 2)
+        await until(lambda: gate.snapshot().waiting == 2)
 
         first.release()
         await cancelled(second)
@@ -195,46 +178,57 @@ class TestCancellation:
         (await third).release()
 
 
-class TestBeat:
+class TestWaitingByHand:
     async def test_tells_place_and_estimate(self, gate: Gate, studio: FakeSwitcher) -> None:
-        """While a request waits, its beat hears its position, from 1, and an estimate."""
-        heard: list[tuple[int, float]] = []
-
-        async def beat(position: int, estimate_s: float) -> None:
-            heard.append((position, estimate_s))
-            studio.loading.release.set()
-
+        """A lease that waits knows its position, from 1, an estimate, and what it waits behind."""
         studio.loading.hold()
-        async with gate.lease(A, "me", beat, 0.0):
-            pass
+        lease = gate.lease(A, "me")
+        lease.ask()
+        await studio.loading.started.wait()
 
-        assert heard[0][0] == 1
-        assert 9 < heard[0][1] <= 10
+        position, estimate_s = gate.view.of(lease)
 
-    async def test_is_not_asked_for_without_a_wait(self, gate: Gate) -> None:
-        """A request that is served at once hears no beat."""
-        async with gate.lease(A, "me"):
-            pass
-
-        async def beat(position: int, estimate_s: float) -> None:
-            raise AssertionError
-
-        async with gate.lease(A, "me", beat, 0.0):
-            pass
-
-    async def test_that_raises_gives_up_the_place(self, gate: Gate, studio: FakeSwitcher) -> None:
-        """A client that cannot be written to any more does not go on waiting."""
-
-        async def beat(position: int, estimate_s: float) -> None:
-            raise ConnectionResetError
-
-        studio.loading.hold()
-        with pytest.raises(ConnectionResetError):
-            await gate.lease(A, "me", beat, 0.0).__aenter__()
-
-        assert gate.snapshot().waiting == {}
+        assert position == 1
+        assert 9 < estimate_s <= 10
+        assert gate.view.of_newcomer(lease)[0] == 1
+        assert gate.view.obstacle(lease) == "switch to studio/a"
         studio.loading.release.set()
-        await idle(gate)
+        await lease.granted
+        lease.release()
+
+    async def test_has_nothing_to_wait_for_when_the_model_is_free(self, gate: Gate) -> None:
+        """A request that is served at once has no future to wait for."""
+        await gate.load(A, "me")
+
+        async with gate.lease(A, "me") as lease:
+            assert lease.granted is None
+
+    async def test_a_refusal_at_once_is_raised(self, studio: FakeSwitcher) -> None:
+        """What is refused at once is raised by `ask`, and nothing is held."""
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        await gate.close()
+        lease = gate.lease(A, "me")
+
+        with pytest.raises(ShuttingDown):
+            lease.ask()
+
+        lease.release()
+        assert gate.snapshot().leases == 0
+
+    async def test_a_refusal_that_nobody_hears_is_no_bug(
+        self, studio: FakeSwitcher, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A future whose error nobody fetches any more leaves no line in the log."""
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        studio.loading.hold()
+        lease = gate.lease(A, "me")
+        lease.ask()
+
+        await gate.close()
+        del lease
+        gc.collect()
+
+        assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 class TestRefusals:
@@ -438,7 +432,7 @@ class TestClose:
         gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
         lease = await gate.lease(A, "me").__aenter__()
         task = ask(gate, B)
-        await until(lambda: len(gate.snapshot().waiting) == 1)
+        await until(lambda: gate.snapshot().waiting == 1)
 
         await gate.close()
 
@@ -467,11 +461,14 @@ class TestClose:
 class TestPassing:
     async def test_bounds_by_parallel_alone(self) -> None:
         """Without a device all models pass, at most `parallel` at once."""
-        gate = Gate.passing("cloud", Limits(), 2)
+        gate = Gate("cloud", Limits(), parallel=2)
         first = await gate.lease(A, "me").__aenter__()
         second = await gate.lease(B, "me").__aenter__()
         third = ask(gate, C)
-        await until(lambda: len(gate.snapshot().waiting) == 1)
+        await until(lambda: gate.snapshot().waiting == 1)
+        assert [line.model for line in gate.waiting()] == [C.key]
+        assert gate.snapshot().residents == ()
+        assert gate.residents == frozenset()
 
         second.release()
 
@@ -481,7 +478,7 @@ class TestPassing:
 
     async def test_never_waits_without_a_bound(self) -> None:
         """Without `parallel` nobody waits."""
-        gate = Gate.passing("cloud", Limits(queue=0), None)
+        gate = Gate("cloud", Limits(queue=0))
 
         leases = [await gate.lease(A, "me").__aenter__() for _ in range(100)]
 

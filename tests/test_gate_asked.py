@@ -62,7 +62,7 @@ class TestUnload:
         unloading = asyncio.create_task(gate.unload(A.key))
         await asyncio.sleep(0)
         late = ask(gate, A)
-        await until(lambda: len(gate.snapshot().waiting) == 1)
+        await until(lambda: gate.snapshot().waiting == 1)
 
         studio.serving["a"] -= 1
         lease.release()
@@ -101,9 +101,10 @@ class TestUnload:
 
     async def test_waits_no_longer_than_told(self, gate: Gate, studio: FakeSwitcher) -> None:
         """After its time the wish is taken back: the model takes newcomers again."""
+        gate.configure(Limits(wait_s=0.01))
         async with gate.lease(A, "me"):
             with pytest.raises(WaitExpired, match=r"studio/a on 'gpu0' still serves after 0\.01 s"):
-                await gate.unload(A.key, 0.01)
+                await gate.unload(A.key)
 
             async with gate.lease(A, "you"):
                 assert gate.snapshot().leases == 2
@@ -231,7 +232,7 @@ class TestLoad:
         first = ask(gate, A)
         await studio.loading.started.wait()
         second = asyncio.create_task(gate.load(replace(A, load={"context_length": 8192}), "you"))
-        await until(lambda: len(gate.snapshot().waiting) == 2)
+        await until(lambda: gate.snapshot().waiting == 2)
 
         studio.loading.release.set()
         (await first).release()
@@ -264,7 +265,7 @@ class TestDrain:
         gate.drain(unload=False)
 
         resident, absent = ask(gate, A), ask(gate, B)
-        await until(lambda: len(gate.snapshot().waiting) == 2)
+        await until(lambda: gate.snapshot().waiting == 2)
         lease.release()
         assert gate.snapshot().drained
         assert studio.loading.calls == ["a"]
@@ -306,7 +307,7 @@ class TestDrain:
         gate = Gate("gpu0", Limits(wait_s=100), {"studio": studio}, cooldown_s=0)
         gate.drain(unload=False)
         task = ask(gate, A)
-        await until(lambda: len(gate.snapshot().waiting) == 1)
+        await until(lambda: gate.snapshot().waiting == 1)
 
         (line,) = gate.waiting()
 
@@ -571,7 +572,7 @@ class TestEvents:
             first = ask(gate, B, "bob")
             await until(lambda: bool(told))
             second = ask(gate, C, "cid")
-            await until(lambda: len(gate.snapshot().waiting) == 2)
+            await until(lambda: gate.snapshot().waiting == 2)
             await cancelled(first)
         (await second).release()
 

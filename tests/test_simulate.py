@@ -136,7 +136,7 @@ class Foretold:
         """Keep what is told of a request that waits for a model asked for before."""
         estimate_s = self._arbiter.estimate(now, model) if model in self._known else None
         effects = self._arbiter.submit(now, ticket, model, client, needs, priority)
-        place = self._arbiter.snapshot(now).waiting.get(ticket)
+        place = self._arbiter.places(now).get(ticket)
         if place is not None and estimate_s is not None:
             self._told[ticket] = now, place.estimate_s, estimate_s
         self._known.add(model)

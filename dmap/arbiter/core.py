@@ -64,7 +64,7 @@ from dmap.arbiter import outlook
 from dmap.arbiter.device import Device
 from dmap.arbiter.effects import Cause, Client, Effect, Grant, Model, Reason, Refuse, Switch, TicketId, Unload
 from dmap.arbiter.settlement import Settlement
-from dmap.arbiter.state import Limits, Needs, Outcome, Plan, Resident, Snapshot, Wish
+from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, Resident, Snapshot, Wish
 
 
 class Arbiter:
@@ -259,8 +259,12 @@ class Arbiter:
         return outlook.estimate(now, self._device, model)
 
     def snapshot(self, now: float) -> Snapshot:
-        """Return what others may know.  It costs a walk over all who wait."""
+        """Return what others may know."""
         return outlook.snapshot(now, self._device)
+
+    def places(self, now: float) -> Mapping[TicketId, Place]:
+        """Return the place of each waiting ticket.  It costs a walk over all of them."""
+        return outlook.places(now, self._device)
 
     # What events do
 

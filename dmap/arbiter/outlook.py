@@ -21,12 +21,12 @@ OVERDUE = 0.5
 
 
 def snapshot(now: float, device: Device) -> Snapshot:
-    """Show the device, with a place for each waiting ticket."""
+    """Show the device."""
     oldest = device.waiters.oldest()
     return Snapshot(
         tuple(_resident(device, resident) for resident in device.residents.values()),
         _switch(device.plan),
-        _places(now, device),
+        len(device.waiters),
         len(device.leases),
         now - oldest.since if oldest else 0,
         device.drained,
@@ -41,8 +41,9 @@ def estimate(now: float, device: Device, model: Model) -> float:
     return start + _wait_in_line(device, model, device.waiters.count(model))
 
 
-def _places(now: float, device: Device) -> dict[TicketId, Place]:
-    places: dict[TicketId, Place] = {}
+def places(now: float, device: Device) -> dict[TicketId, Place]:
+    """Return the place of each waiting ticket."""
+    found: dict[TicketId, Place] = {}
     for model, start in _turns(now, device):
         line = device.waiters.in_turn(now, model, device.limits, device.answers.of(model))
         slot_s = _slot_s(now, device, model)
@@ -50,8 +51,8 @@ def _places(now: float, device: Device) -> dict[TicketId, Place]:
             wait_s = start + slot_s + _wait_in_line(device, model, ahead)
             if device.drained:
                 wait_s = ticket.since + device.limits.wait_s - now
-            places[ticket.id] = Place(len(places) + 1, wait_s)
-    return places
+            found[ticket.id] = Place(len(found) + 1, wait_s)
+    return found
 
 
 def _wait_in_line(device: Device, model: Model, ahead: int) -> float:

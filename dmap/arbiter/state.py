@@ -1,6 +1,5 @@
 """The arbiter's records: what it is told, what it remembers, what it shows.  No decisions."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dmap.arbiter.effects import Cause, Client, Model, Switch, TicketId, Unload
@@ -165,11 +164,15 @@ class SwitchView:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The arbiter at one moment.  *leases* counts orphans too, whose model vanished under them."""
+    """
+    The arbiter at one moment; cheap, however many wait.
+
+    *leases* counts orphans too, whose model vanished under them.
+    """
 
     residents: tuple[ResidentView, ...]
     switch: SwitchView | None
-    waiting: Mapping[TicketId, Place]
+    waiting: int
     leases: int
     oldest_wait_s: float
     drained: bool = False

@@ -1,12 +1,12 @@
 """
-Whoever wants a model goes through here: tickets and futures, the switch task, asking a device's backends.
+Requests for a model go through here: tickets and futures, the switch task, asking a device's backends.
 
-It is the asyncio side of `arbiter`, its counterpart, which decides.  `gate` has the door itself, `changeover`
-carries switches out by way of `fleet`, `lease` is what a request holds.
+It is the asyncio side of `arbiter`, its counterpart, which decides.  `gate` has the door itself, `lease`
+is what a request holds, and `upkeep` carries out switches and looks at the backends.
 """
 
-from dmap.gate.gate import Gate
-from dmap.gate.lease import Beat, Lease, Waiting
+from dmap.gate.gate import Bounds, Gate
+from dmap.gate.lease import Lease, Waiting
 from dmap.gate.switchlog import Tell
 
-__all__ = ["Beat", "Gate", "Lease", "Tell", "Waiting"]
+__all__ = ["Bounds", "Gate", "Lease", "Tell", "Waiting"]

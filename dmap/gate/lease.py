@@ -1,11 +1,11 @@
 """
-One request's hold on a model, as the one who asks sees it: wait on entering, give back on leaving.
+One request's hold on a model, as the request sees it: ask, wait, give back.
 
 It decides nothing and knows nothing of the device.  The counterpart is `gate`, which answers it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -13,14 +13,11 @@ from typing import Protocol, Self
 from dmap.errors import DmapError
 from dmap.models import ModelKey, Route
 
-Beat = Callable[[int, float], Awaitable[None]]
-"""Told the position, from 1, and the estimated wait in seconds while a request waits."""
-
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """
-    One who waits: *name* and *client* as the lease was asked for, *position* from 1 over the whole device.
+    A request that waits: *name* and *client* as in its lease, *position* from 1 over the whole device.
 
     *estimate_s* is a guess at the wait from now on; on a drained device the time until it is refused.
     """
@@ -33,8 +30,8 @@ class Waiting:
     waited_s: float
 
 
-class Counter(Protocol):
-    """Where a lease is asked for and given back."""
+class Issuer(Protocol):
+    """Where a lease is asked for and given back: a gate."""
 
     def enter(self, lease: "Lease") -> None:
         """Let *lease* wait; it is answered by `Lease.answer`, at once or later."""
@@ -42,32 +39,26 @@ class Counter(Protocol):
     def leave(self, lease: "Lease") -> None:
         """Take back what *lease* holds: a place or a model."""
 
-    def place(self, lease: "Lease") -> tuple[int, float]:
-        """Return the position, from 1, and the estimated wait of *lease*, which waits."""
-
-    def prospect(self, lease: "Lease") -> tuple[int, float]:
-        """Return the same, roughly, for a *lease* that has just begun to wait; cheap, however many wait."""
-
 
 class Lease:
     """
-    A request's hold on a resident model, from entering the context to `release` or leaving it.
+    A request's hold on a resident model: `ask`, wait for `granted`, and `release` it in the end.
 
+    `async with` does all of that.  *granted* is the future of a wait, None for a lease that need not wait.
     *queue_s* is how long it waited in all, *switch_s* the part of it in which its own model's switch was
-    under way; both are right too if it was refused or gave up.  Entering raises `Overloaded`, `WaitExpired`,
-    `LoadFailed`, `BackendDown` or `ShuttingDown`.
+    under way; after `release` both are right also if it was refused or gave up.
+
+    `ask`, `come_back` and *granted* raise `Overloaded`, `WaitExpired`, `LoadFailed`, `BackendDown` and
+    `ShuttingDown`.
     """
 
     __slots__ = (
-        "_answered",
-        "_beat",
-        "_beat_after_s",
-        "_counter",
-        "_future",
-        "_on_wait",
-        "_open",
+        "_error",
+        "_is_answered",
+        "_is_open",
+        "_issuer",
         "client",
-        "error",
+        "granted",
         "id",
         "name",
         "priority",
@@ -75,43 +66,53 @@ class Lease:
         "route",
         "since",
         "switch_s",
+        "waits_since",
     )
 
-    def __init__(
-        self,
-        counter: Counter,
-        route: Route,
-        client: str,
-        beat: Beat | None = None,
-        beat_after_s: float = 15.0,
-        priority: int = 0,
-        name: str = "",
-        on_wait: Callable[[int, float], None] | None = None,
-    ) -> None:
+    def __init__(self, issuer: Issuer, route: Route, client: str, priority: int = 0, name: str = "") -> None:
         self.id = 0
         self.name = name
         self.route = route
         self.client = client
         self.priority = priority
-        self.since = 0.0
-        self.queue_s = 0.0
-        self.switch_s = 0.0
-        self.error: DmapError | None = None
-        self._counter = counter
-        self._beat = beat
-        self._beat_after_s = beat_after_s
-        self._on_wait = on_wait
-        self._answered = False
-        self._open = False
-        self._future: asyncio.Future[None] | None = None
+        self.since = self.waits_since = 0.0
+        self.queue_s = self.switch_s = 0.0
+        self.granted: asyncio.Future[None] | None = None
+        self._issuer = issuer
+        self._error: DmapError | None = None
+        self._is_answered = self._is_open = False
+
+    def ask(self) -> None:
+        """Ask for the model.  It is held when this returns, or when `granted` is done if that is not None."""
+        self._is_open = True
+        self._begin(self._issuer.enter)
+
+    def release(self) -> None:
+        """Give the model back, or the place in the queue.  Idempotent."""
+        if self._is_open:
+            self._is_open = False
+            self._issuer.leave(self)
+
+    def answer(self, error: DmapError | None) -> None:
+        """Hear, once per wait, that the model is this lease's, or why it will not be; for the issuer."""
+        self._is_answered, self._error = True, error
+        self._is_open &= error is None
+        if self.granted is None or self.granted.done():
+            return
+        if error is None:
+            self.granted.set_result(None)
+        else:
+            self.granted.set_exception(error)
+            self.granted.exception()  # seen: whoever waits for it may be leaving right now
 
     async def __aenter__(self) -> Self:
-        self._open = True
-        self._counter.enter(self)
-        if not self._answered:
-            await self._wait()
-        if self.error is not None:
-            raise self.error
+        self.ask()
+        if self.granted is not None:
+            try:
+                await self.granted
+            except BaseException:
+                self.release()
+                raise
         return self
 
     async def __aexit__(
@@ -119,30 +120,10 @@ class Lease:
     ) -> None:
         self.release()
 
-    def release(self) -> None:
-        """Give the model back, or the place in the queue.  Idempotent."""
-        if self._open:
-            self._open = False
-            self._counter.leave(self)
-
-    def answer(self, error: DmapError | None) -> None:
-        """Hear, once, that the model is this lease's, or why it will not be; for the counter to call."""
-        self._answered = True
-        if error is not None:
-            self.error, self._open = error, False
-        if self._future is not None and not self._future.done():
-            self._future.set_result(None)
-
-    async def _wait(self) -> None:
-        self._future = asyncio.get_running_loop().create_future()
-        after_s = self._beat_after_s if self._beat is not None else None
-        try:
-            if self._on_wait is not None:
-                self._on_wait(*self._counter.prospect(self))
-            while not self._answered:
-                await asyncio.wait((self._future,), timeout=after_s)
-                if self._beat is not None and not self._answered:
-                    await self._beat(*self._counter.place(self))
-        except BaseException:
-            self.release()
-            raise
+    def _begin(self, enter: Callable[["Lease"], None]) -> None:
+        self._is_answered, self.granted = False, None
+        enter(self)
+        if not self._is_answered:
+            self.granted = asyncio.get_running_loop().create_future()
+        elif self._error is not None:
+            raise self._error

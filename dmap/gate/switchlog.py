@@ -1,7 +1,7 @@
 """
-What is told of a device's switches: one line to the log, events to who listens, seconds to the leases.
+What is told of a device's switches: one line to the log, events to the listeners, seconds to the leases.
 
-It decides nothing.  The counterpart is `changeover`, which carries the switches out.
+It decides nothing.  The counterpart is `switching`, which carries the switches out.
 """
 
 import logging
@@ -23,11 +23,37 @@ def nothing(name: str, fields: Mapping[str, Any]) -> None:
     """Tell nobody."""
 
 
+class SwitchLog:
+    """What is told of the switches of the device *name*, one after the other."""
+
+    def __init__(self, name: str, tell: Tell) -> None:
+        self.clock = SwitchClock()
+        self._name = name
+        self._tell = tell
+        self._report: Report | None = None
+
+    def heed(self, now: float, plan: Plan | None) -> None:
+        """Tell what has become of the arbiter's *plan*: it is new, its victims are idle, or it is over."""
+        if self._report is not None and self._report.plan is not plan:
+            self._report.close(now)
+            self._report = None
+        if plan is not None:
+            self.report_of(now, plan)
+
+    def report_of(self, now: float, plan: Plan) -> "Report":
+        """Return the report of *plan*, which is begun if there is none."""
+        if self._report is None:
+            self._report = Report(self._name, plan, self._tell)
+        if plan.switch is not None and not self._report.is_out:
+            self._report.out(now, plan.switch)
+        return self._report
+
+
 class Report:
     """
     One switch, from the *plan* to its end: call `out`, one of the endings, then `close`.
 
-    *unload_s* includes the reading before and the cool-down after the unloading.
+    *unload_s* includes the look before the unloading and the cool-down after it.
     """
 
     def __init__(self, device: str, plan: Plan, tell: Tell) -> None:
@@ -82,8 +108,8 @@ class Report:
         """Write the log line of a switch that was out; one without an ending was given up."""
         if self._outcome == "given_up":
             drain_s = self._drain_s if self.is_out else now - self.plan.since
-            told = {"reason": self.plan.cause.value, "drain_s": drain_s, **self._times(now)}
-            self._event("switch.cancelled", model=str(self._model), **told)
+            fields = {"reason": self.plan.cause.value, "drain_s": drain_s, **self._times(now)}
+            self._event("switch.cancelled", model=str(self._model), **fields)
         if not self.is_out:
             return
         line = {

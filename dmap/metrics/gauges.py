@@ -22,10 +22,10 @@ def gauges(devices: Mapping[str, Snapshot], now: float) -> Iterator[Metric]:
     def of(name: str, meaning: str, value: Callable[[Snapshot], float]) -> Metric:
         return gauge(name, meaning, {device: value(view) for device, view in devices.items()}, "device")
 
-    yield of("dmap_queue_depth", "Requests that wait", lambda view: len(view.waiting))
+    yield of("dmap_queue_depth", "Requests that wait", lambda view: view.waiting)
     yield of("dmap_oldest_wait_seconds", "How long the oldest waits", lambda view: view.oldest_wait_s)
     yield of("dmap_leases", "Requests that are being answered", lambda view: view.leases)
-    yield of("dmap_residents", "Models that are loaded", lambda view: len(_residents(view)))
+    yield of("dmap_residents", "Models that are loaded", lambda view: len(view.residents))
     yield of(
         "dmap_switch_under_way_seconds",
         "How long the switch under way takes by now, 0 without one",
@@ -39,17 +39,12 @@ def _resident_leases(devices: Mapping[str, Snapshot]) -> Metric:
     names = Names(MODELS)
     leases: dict[tuple[str, str], int] = {}
     for device, view in devices.items():
-        for name, count in _residents(view):
-            key = device, names.of(name)  # two backends of a device may both have a model of this name
-            leases[key] = leases.get(key, 0) + count
+        for one in view.residents:
+            key = device, names.of(one.model.model)  # two backends may both have a model of this name
+            leases[key] = leases.get(key, 0) + one.leases
     family = GaugeMetricFamily(
         "dmap_resident_leases", "Requests that each resident is answering", labels=("device", "model")
     )
     for key, count in leases.items():
         family.add_metric(key, count)
     return family
-
-
-def _residents(view: Snapshot) -> list[tuple[str, int]]:
-    """List the models that are loaded with their leases; what passes without arbitration loads nothing."""
-    return [(one.model.model, one.leases) for one in view.residents if one.model.model != "*"]

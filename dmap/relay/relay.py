@@ -75,7 +75,7 @@ async def _ask(reply: Reply, pool: Pool, send: Callable[[bool], Awaitable[Exchan
 
 async def _first(reply: Reply, pool: Pool, exchange: Exchange) -> Exchange:
     try:
-        await reply.wait(exchange.first, "waiting for the first token")
+        await reply.wait(exchange.first, lambda: "waiting for the first token")
     except BaseException:
         exchange.abort()
         raise

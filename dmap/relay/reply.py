@@ -55,10 +55,10 @@ class Reply:
 
     # While nothing has come.
 
-    async def wait(self, future: "asyncio.Future[None]", what: str) -> None:
-        """Wait for *future*, with a sign of life to the client every `server.heartbeat_s`."""
+    async def wait(self, future: "asyncio.Future[None]", words: Callable[[], str]) -> None:
+        """Wait for *future*; tell the client *words*, as a sign of life, every `server.heartbeat_s`."""
         while self.beats and not (await asyncio.wait({future}, timeout=self.until_beat()))[0]:
-            await self.beat(what)
+            await self.beat(words())
         await future
 
     def until_beat(self) -> float:

@@ -3,21 +3,21 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 
 from aiohttp import web
 
 from dmap import config as settings
 from dmap.access import Access
 from dmap.arbiter import Limits
-from dmap.backends import Backend
+from dmap.backends import Backend, Switcher
 from dmap.backends.gguf.backend import GGUFBackend
 from dmap.backends.lmstudio.backend import LMStudioBackend
 from dmap.backends.openai.backend import OpenAIBackend
 from dmap.catalog import Catalog
 from dmap.config import Config
 from dmap.events import Bus
-from dmap.gate import Gate
+from dmap.gate import Bounds, Gate
 from dmap.inventory import Inventory
 from dmap.logfmt import logfmt
 from dmap.metrics import Metrics
@@ -29,7 +29,7 @@ from dmap.tokens import counters
 from dmap.web.bodies import Bodies
 from dmap.web.context import ContextGuard
 from dmap.web.presence import Presence
-from dmap.web.proxy import PROXY, Proxy, gate_name
+from dmap.web.proxy import PROXY, Proxy, named_gates
 
 _log = logging.getLogger(__name__)
 
@@ -42,26 +42,27 @@ def build(config: Config, state: StateFile | None = None) -> Proxy:
     catalog = Catalog(config, saved=saved)
     inventory = Inventory(backends, catalog)
     bus = Bus(config.debug.ring, time.time)  # noqa: TID251 - people read its times
-    gates = dict(_gates(config, backends, bus))
+    devices, passages = _devices(config, backends, bus), _passages(config)
     proxy = Proxy(
         config=config,
         access=Access(config.access, names_of(config.listen), tell=bus.tell),
         catalog=catalog,
         backends=backends,
         inventory=inventory,
-        gates=gates,
+        devices=devices,
+        passages=passages,
         pool=Pool(connect_s=config.server.connect_s),
         bodies=Bodies(config.server),
         presence=Presence(config.server.client_stall_s),
         bus=bus,
         context=ContextGuard(config, backends, counters(config)),
         certificate=Certificate(config.listen.tls) if config.listen.tls is not None else None,
-        metrics=_metrics(bus, gates, inventory, backends),
+        metrics=_metrics(bus, named_gates(devices, passages), inventory, backends),
         state=state,
         saved=saved,
     )
     proxy.choose()
-    for gate in gates.values():
+    for gate in proxy.gates:
         gate.know(lambda key: proxy.catalog.route_of(key))
     return proxy
 
@@ -78,10 +79,10 @@ async def running(app: web.Application) -> AsyncGenerator[None]:
 
 async def _start(proxy: Proxy) -> None:
     await proxy.inventory.start()  # first, so that the gates know which of the residents are pinned
-    for gate in proxy.gates.values():
+    for gate in proxy.gates:
         await gate.start()
     for name in proxy.saved.drained & proxy.config.devices.keys():
-        proxy.gates[gate_name(name, "")].drain(unload=False)
+        proxy.devices[name].drain(unload=False)
         told = {"device": name, "since": "before this start", "until": "dmap resume"}
         _log.warning(logfmt("drained", told))
     await proxy.presence.start()
@@ -91,7 +92,7 @@ async def _stop(proxy: Proxy) -> None:
     """Stop what has been started, be it only a part."""
     await proxy.presence.close()
     await proxy.inventory.close()
-    for gate in proxy.gates.values():
+    for gate in proxy.gates:
         await gate.close()
     await proxy.pool.close()
     for backend in proxy.backends.values():
@@ -102,7 +103,7 @@ def _metrics(bus: Bus, gates: Mapping[str, Gate], inventory: Inventory, backends
     return Metrics(
         bus,
         clock=asyncio.get_running_loop().time,
-        devices=lambda: {name.removeprefix("device "): gate.snapshot() for name, gate in gates.items()},
+        devices=lambda: {name: gate.snapshot() for name, gate in gates.items()},
         backends=lambda: {name: name in inventory.answering for name in backends},
     )
 
@@ -132,29 +133,34 @@ def _backend(name: str, config: Config) -> Backend:
             )
 
 
-def _gates(config: Config, backends: Mapping[str, Backend], bus: Bus) -> Iterator[tuple[str, Gate]]:
-    for name, device in config.devices.items():
-        placed = {
-            backend.name: backend
-            for backend in backends.values()
-            if isinstance(backend, (GGUFBackend, LMStudioBackend)) and _device(config, backend.name) == name
-        }
-        yield (
-            gate_name(name, ""),
-            Gate(
-                name,
-                limits_of(device),
-                placed,
-                device.cooldown_s,
-                device.backend_gone_s,
-                adopt=device.adopt == "evict",
-                tell=bus.tell,
-            ),
+def _devices(config: Config, backends: Mapping[str, Backend], bus: Bus) -> dict[str, Gate]:
+    return {
+        name: Gate(
+            name, limits_of(device), _placed(config, backends, name), tell=bus.tell, **bounds_of(device)
         )
-    for name, backend in config.backends.items():
-        if isinstance(backend, settings.OpenAIBackend):
-            limits = Limits(wait_s=backend.wait_s, queue=backend.queue)
-            yield gate_name(None, name), Gate.passing(name, limits, backend.parallel)
+        for name, device in config.devices.items()
+    }
+
+
+def _placed(config: Config, backends: Mapping[str, Backend], device: str) -> dict[str, Switcher]:
+    return {
+        backend.name: backend
+        for backend in backends.values()
+        if isinstance(backend, (GGUFBackend, LMStudioBackend)) and _device(config, backend.name) == device
+    }
+
+
+def _passages(config: Config) -> dict[str, Gate]:
+    return {
+        name: Gate(
+            name,
+            Limits(wait_s=backend.wait_s, queue=backend.queue),
+            parallel=backend.parallel,
+            lease_s=backend.lease_s,
+        )
+        for name, backend in config.backends.items()
+        if isinstance(backend, settings.OpenAIBackend)
+    }
 
 
 def _device(config: Config, backend: str) -> str | None:
@@ -173,3 +179,13 @@ def limits_of(device: settings.Device) -> Limits:
         wait_s=device.wait_s,
         queue=device.queue,
     )
+
+
+def bounds_of(device: settings.Device) -> Bounds:
+    """Return what else the gate of *device* goes by."""
+    return {
+        "lease_s": device.lease_s,
+        "cooldown_s": device.cooldown_s,
+        "gone_s": device.backend_gone_s,
+        "adopt": device.adopt == "evict",
+    }

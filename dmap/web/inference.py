@@ -9,7 +9,7 @@ from dmap.access import Client
 from dmap.backends import Backend, Target
 from dmap.config import OpenAIBackend
 from dmap.errors import BackendBroke, BackendDown, BadRequest, DmapError, ModelNotFound, PathNotFound
-from dmap.gate import Beat, Gate, Lease
+from dmap.gate import Gate, Lease
 from dmap.models import Route
 from dmap.record import RequestRecord
 from dmap.relay import Reply
@@ -113,16 +113,6 @@ def _form(request: web.Request, body: bytes, kind: str) -> tuple[bytes, Route, b
     return body if model == route.key.model else put_model(body, kind, route.key.model), route, stream
 
 
-def _beat(reply: Reply, gate: Gate) -> tuple[Beat | None, float]:
-    """Tell a waiting client its place, if its request lets comments through."""
-
-    async def beat(position: int, estimate_s: float) -> None:
-        left = f"about {estimate_s:.0f} s to go" if not gate.drained else "served when its owner resumes it"
-        await reply.beat(f"position {position} in the queue, {left}")
-
-    return beat if reply.beats else None, reply.server.heartbeat_s
-
-
 async def _serve(request: web.Request, reply: Reply, route: Route, path: InferenceRoute, body: bytes) -> None:
     """Wait for the model and have it answer; once more if its server was gone before anything was sent."""
     gate = request.app[PROXY].gate(route)
@@ -141,15 +131,27 @@ async def _serve(request: web.Request, reply: Reply, route: Route, path: Inferen
 async def _granted(request: web.Request, reply: Reply, gate: Gate, route: Route) -> Lease:
     """Wait for a lease, which is then to be released, and note how long that took, also if it was in vain."""
     bus, client, record = request.app[PROXY].bus, request[CLIENT], reply.record
-    on_wait = functools.partial(request_log.queued, bus, record, gate)
-    lease = gate.lease(route, client.name, *_beat(reply, gate), client.priority, record.id, on_wait)
+    lease = gate.lease(route, client.name, client.priority, record.id)
     try:
-        await lease.__aenter__()
+        lease.ask()
+        if lease.granted is not None:
+            request_log.queued(bus, record, gate, lease)
+            await reply.wait(lease.granted, functools.partial(_words, gate, lease))
+    except BaseException:
+        lease.release()
+        raise
     finally:
         record.queue_s += lease.queue_s
         record.switch_s += lease.switch_s
     request_log.granted(bus, record)
     return lease
+
+
+def _words(gate: Gate, lease: Lease) -> str:
+    """Tell a waiting client its place."""
+    position, estimate_s = gate.view.of(lease)
+    left = f"about {estimate_s:.0f} s to go" if not gate.drained else "served when its owner resumes it"
+    return f"position {position} in the queue, {left}"
 
 
 async def _relay(request: web.Request, reply: Reply, route: Route, path: InferenceRoute, body: bytes) -> None:
@@ -169,7 +171,7 @@ async def _relay(request: web.Request, reply: Reply, route: Route, path: Inferen
         where,
         to_backend(request.headers.items(), own),
         body,
-        lease_s=proxy.lease_s(route),
+        lease_s=proxy.gate(route).lease_s,
         on_answer=functools.partial(_begun, proxy, reply.record, backend),
         by_finish=isinstance(proxy.config.backends[backend.name], OpenAIBackend),
     )

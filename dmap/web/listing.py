@@ -8,7 +8,7 @@ from aiohttp import web
 from dmap.catalog import Shown, openai, v0, v1
 from dmap.gate import Gate
 from dmap.web.inference import CLIENT
-from dmap.web.proxy import PROXY, Proxy, gate_name
+from dmap.web.proxy import PROXY, Proxy
 from dmap.web.views import switch_told
 
 
@@ -66,16 +66,16 @@ async def ready(request: web.Request) -> web.Response:
     state = {
         "ready": bool(answering),
         "backends": {name: {"answers": name in answering} | _queue(proxy, name) for name in proxy.backends},
-        "devices": {name: _state(proxy.gates[gate_name(name, "")]) for name in proxy.config.devices},
+        "devices": {name: _state(gate) for name, gate in proxy.devices.items()},
     }
     return web.json_response(state, status=200 if answering else 503)
 
 
 def _queue(proxy: Proxy, backend: str) -> dict[str, Any]:
     """Tell who waits at a backend that has no device; those with one wait there."""
-    gate = proxy.gates.get(gate_name(None, backend))
+    gate = proxy.passages.get(backend)
     view = gate.snapshot() if gate is not None else None
-    return {"waiting": len(view.waiting), "leases": view.leases} if view is not None else {}
+    return {"waiting": view.waiting, "leases": view.leases} if view is not None else {}
 
 
 def _state(gate: Gate) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _state(gate: Gate) -> dict[str, Any]:
         "drained": view.drained,
         "residents": [str(resident.model) for resident in view.residents],
         "switch": switch_told(view.switch, now),
-        "waiting": len(view.waiting),
+        "waiting": view.waiting,
         "leases": view.leases,
         "oldest_wait_s": round(view.oldest_wait_s, 3),
     }

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 
-from dmap import config as settings
 from dmap.access import Access
 from dmap.backends import Backend, Switcher
 from dmap.backends.gguf.backend import GGUFBackend
@@ -33,7 +32,7 @@ class Proxy:
     """
     The parts of one proxy.  A reload replaces *config* and *catalog*; the others stay.
 
-    *gates* has one for each device and one for each backend without a device, under their names.  *saved* is
+    *devices* has the gate of each device and *passages* that of each backend without one.  *saved* is
     what was set over the admin API, kept in *state*, and *trials* what a load under way is to set; *turns*
     keeps orders for one model apart.  *open* are the requests that wait or are answered.  *reload* reads the
     file again; it raises `ConfigProblem`.
@@ -44,7 +43,8 @@ class Proxy:
     catalog: Catalog
     backends: Mapping[str, Backend]
     inventory: Inventory
-    gates: Mapping[str, Gate]
+    devices: Mapping[str, Gate]
+    passages: Mapping[str, Gate]
     pool: Pool
     bodies: Bodies
     presence: Presence
@@ -77,40 +77,30 @@ class Proxy:
 
     def gate(self, route: Route) -> Gate:
         """Return the gate that *route* passes through."""
-        return self.gates[gate_name(route.device, route.key.backend)]
+        return self.devices[route.device] if route.device is not None else self.passages[route.key.backend]
 
-    def lease_s(self, route: Route) -> float:
-        """Return how long a request on *route* may hold its model, in seconds."""
-        if route.device is not None:
-            return self.config.devices[route.device].lease_s
-        backend = self.config.backends[route.key.backend]
-        return backend.lease_s if isinstance(backend, settings.OpenAIBackend) else 0
-
-    def wait_s(self, route: Route) -> float:
-        """Return how long a request on *route* may wait for its model, in seconds."""
-        if route.device is not None:
-            return self.config.devices[route.device].wait_s
-        backend = self.config.backends[route.key.backend]
-        return backend.wait_s if isinstance(backend, settings.OpenAIBackend) else 0
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """All gates, those of the devices first."""
+        return *self.devices.values(), *self.passages.values()
 
     def residents(self) -> set[ModelKey]:
         """Return what is resident on the devices."""
-        views = [view for gate in self.gates.values() for view in gate.snapshot().residents]
-        return {view.model for view in views if isinstance(view.model, ModelKey)}
+        return {key for gate in self.devices.values() for key in gate.residents}
 
 
 PROXY = web.AppKey("proxy", Proxy)
+
+
+def named_gates(devices: Mapping[str, Gate], passages: Mapping[str, Gate]) -> dict[str, Gate]:
+    """Return all gates under the names that metrics and the queue show: devices by theirs alone."""
+    return {**devices, **{f"backend {name}": gate for name, gate in passages.items()}}
 
 
 def switcher(proxy: Proxy, route: Route) -> Switcher | None:
     """Return the backend of *route* if dmap can load and unload its models."""
     backend = proxy.backends[route.key.backend]
     return backend if isinstance(backend, (GGUFBackend, LMStudioBackend)) else None
-
-
-def gate_name(device: str | None, backend: str) -> str:
-    """Return the name of the gate that requests for *backend* pass: its device's, or one of its own."""
-    return f"device {device}" if device is not None else f"backend {backend}"
 
 
 def _contexts(config: Config, models: Mapping[str, Activation]) -> dict[str, int]:

@@ -8,8 +8,8 @@ from dmap.errors import ModelNotFound
 from dmap.sockets import names_of
 from dmap.tls import check
 from dmap.tokens import counters
-from dmap.web.build import limits_of
-from dmap.web.proxy import Proxy, gate_name
+from dmap.web.build import bounds_of, limits_of
+from dmap.web.proxy import Proxy
 
 
 def reload(proxy: Proxy, config: Config) -> None:
@@ -38,14 +38,11 @@ def reload(proxy: Proxy, config: Config) -> None:
     proxy.pool.connect_s = config.server.connect_s
     proxy.presence.unread_s = config.server.client_stall_s
     for name, device in config.devices.items():
-        proxy.gates[gate_name(name, "")].configure(
-            limits_of(device), device.cooldown_s, device.backend_gone_s, device.adopt == "evict"
-        )
-        proxy.gates[gate_name(name, "")].changed()  # pins and times to live may be others
+        proxy.devices[name].configure(limits_of(device), **bounds_of(device))
     gone = ModelNotFound(
         "the model was taken out of the configuration while the request waited", param="model"
     )
-    for gate in proxy.gates.values():
+    for gate in proxy.gates:
         gate.refuse(lambda key: not proxy.catalog.has(key), gone)
 
 

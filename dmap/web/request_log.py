@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 from dmap.events import Bus
-from dmap.gate import Gate
+from dmap.gate import Gate, Lease
 from dmap.logfmt import Line
 from dmap.record import RequestRecord
 
@@ -20,8 +20,9 @@ def received(bus: Bus, record: RequestRecord) -> None:
     bus.tell("request.received", told)
 
 
-def queued(bus: Bus, record: RequestRecord, gate: Gate, position: int, estimate_s: float) -> None:
+def queued(bus: Bus, record: RequestRecord, gate: Gate, lease: Lease) -> None:
     """Tell that the request has to wait, at what place, about how long, and behind what."""
+    position, estimate_s = gate.view.of_newcomer(lease)
     told = {
         "id": record.id,
         "client": record.client,
@@ -29,7 +30,7 @@ def queued(bus: Bus, record: RequestRecord, gate: Gate, position: int, estimate_
         "backend": record.backend,
         "position": position,
         "estimate_s": round(estimate_s, 3),
-        "behind": gate.obstacle(record.model),
+        "behind": gate.view.obstacle(lease),
     }
     bus.tell("request.queued", told)
 

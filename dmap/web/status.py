@@ -8,7 +8,7 @@ from aiohttp import web
 from dmap import __version__
 from dmap.arbiter import Snapshot
 from dmap.gate import Gate
-from dmap.web.proxy import PROXY, Proxy, gate_name
+from dmap.web.proxy import PROXY, Proxy
 from dmap.web.views import switch_told, waiting_told
 
 
@@ -18,7 +18,7 @@ async def status(request: web.Request) -> web.Response:
     told = {
         "version": __version__,
         "uptime_s": round(proxy.bus.clock() - proxy.bus.started_at, 3),
-        "devices": {name: _device(proxy.gates[gate_name(name, "")]) for name in proxy.config.devices},
+        "devices": {name: _device(gate) for name, gate in proxy.devices.items()},
         "backends": {name: _backend(proxy, name) for name in proxy.config.backends},
         "active": proxy.catalog.active,
         "open": len(proxy.open),
@@ -58,7 +58,7 @@ def _device(gate: Gate) -> dict[str, Any]:
 
 def _backend(proxy: Proxy, name: str) -> dict[str, Any]:
     """Tell of one backend; who waits for one that has a device waits there."""
-    backend, gate = proxy.config.backends[name], proxy.gates.get(gate_name(None, name))
+    backend, gate = proxy.config.backends[name], proxy.passages.get(name)
     device = None if backend.kind == "openai" else backend.device
     told = {"kind": backend.kind, "device": device, "answers": name in proxy.inventory.answering}
     return told | (_queue(gate, gate.snapshot()) if gate is not None else {})

@@ -9,7 +9,7 @@ from aiohttp import web
 from dmap.errors import BadRequest
 from dmap.gate import Gate
 from dmap.web.admin.orders import DeviceOrder, note, read_order
-from dmap.web.proxy import PROXY, Proxy, gate_name
+from dmap.web.proxy import PROXY, Proxy
 
 
 async def drain(request: web.Request) -> web.Response:
@@ -39,7 +39,7 @@ def _gates(proxy: Proxy, device: str | None) -> dict[str, Gate]:
         known = ", ".join(proxy.config.devices) or "none"
         raise BadRequest(f"there is no device {device[:64]!r}; there are: {known}", param="device")
     chosen: Iterable[str] = proxy.config.devices if device is None else [device]
-    return {name: proxy.gates[gate_name(name, "")] for name in chosen}
+    return {name: proxy.devices[name] for name in chosen}
 
 
 def _states(gates: Mapping[str, Gate]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def _states(gates: Mapping[str, Gate]) -> dict[str, Any]:
             "drained": view.drained,
             "residents": [str(resident.model) for resident in view.residents],
             "leases": view.leases,
-            "waiting": len(view.waiting),
+            "waiting": view.waiting,
         }
         for name, view in views.items()
     }

@@ -58,7 +58,7 @@ async def unload(request: web.Request) -> web.Response:
     route = await _resolve(request, order.model_key)
     name, status = _name(proxy, route), "cleared"
     if _loader(proxy, route) is not None:
-        await proxy.gate(route).unload(route.key, proxy.wait_s(route))
+        await proxy.gate(route).unload(route.key)
         status = "unloaded"
     saved = proxy.saved
     rest = {other: activation for other, activation in saved.models.items() if other != name}
@@ -188,7 +188,7 @@ async def _load(request: web.Request, name: str, before: Route) -> Loaded | None
     gate = proxy.gate(route)
     if route.load != before.load:
         # A backend may take more context than was asked for as good enough; who asks here means it.
-        await gate.unload(route.key, proxy.wait_s(route))
+        await gate.unload(route.key)
     return await gate.load(route, client.name, priority=client.priority)
 
 

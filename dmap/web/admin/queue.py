@@ -6,7 +6,7 @@ from aiohttp import web
 
 from dmap.errors import Cancelled, RequestNotFound
 from dmap.web.admin.orders import Nothing, note, read_order
-from dmap.web.proxy import PROXY
+from dmap.web.proxy import PROXY, named_gates
 from dmap.web.views import waiting_told
 
 
@@ -14,8 +14,8 @@ async def queue(request: web.Request) -> web.Response:
     """`GET /admin/queue`: per device and per backend without one, who waits; and all that is open."""
     proxy, now = request.app[PROXY], asyncio.get_running_loop().time()
     waiting = {
-        name.removeprefix("device "): [waiting_told(each) for each in gate.waiting()]
-        for name, gate in proxy.gates.items()
+        name: [waiting_told(each) for each in gate.waiting()]
+        for name, gate in named_gates(proxy.devices, proxy.passages).items()
     }
     return web.json_response({"waiting": waiting, "open": [each.told(now) for each in proxy.open]})
 

@@ -1,8 +1,8 @@
 """
-The switchers that share one device, taken together: what is really resident on them, and how to change it.
+The backends that share one device, taken together: what is really resident on them, and how to change it.
 
-It believes nothing and decides nothing; it asks.  The counterpart is `gate`, which tells the arbiter what
-was found and carries out what the arbiter decides.
+It believes nothing and decides nothing; it asks.  The counterparts are `look`, which tells the arbiter what
+was found, and `switching`, which carries out what the arbiter decides.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ class Reading:
     """
     What the backends said: *residents* by key, and in *silent* why a backend said nothing.
 
-    *gone* are those of the silent that have been so for longer than `gone_s`.
+    *gone* are the backends that have been silent for longer than `gone_s`.
     """
 
     residents: Mapping[ModelKey, ModelInfo]
@@ -34,8 +34,8 @@ class Reading:
                 raise self.silent[key.backend]
 
 
-class Fleet:
-    """The switchers of one device, by name."""
+class DeviceBackends:
+    """The backends of one device that can load and unload models, by name."""
 
     def __init__(self, switchers: Mapping[str, Switcher], *, cooldown_s: float, gone_s: float) -> None:
         self._switchers = switchers
@@ -100,7 +100,7 @@ class Fleet:
 
 
 def is_down(exc: Exception) -> bool:
-    """Tell whether *exc* means that a backend does not answer, rather than that it refused."""
+    """Tell whether *exc* means that a backend does not answer, not that it refused."""
     return isinstance(exc, (BackendDown, OSError))
 
 

@@ -1,4 +1,4 @@
-"""The switchers of one device, taken together."""
+"""The backends of one device, taken together."""
 
 import asyncio
 
@@ -6,21 +6,21 @@ import pytest
 
 from dmap.backends import Loaded
 from dmap.errors import BackendDown, LoadFailed
-from dmap.gate.fleet import Fleet
+from dmap.gate.device_backends import DeviceBackends
 from dmap.models import ModelKey
 from tests.fake_switcher import A, B, FakeSwitcher
 
 DAY_S = 86_400.0
 
 
-def fleet(*switchers: FakeSwitcher, cooldown_s: float = DAY_S, gone_s: float = DAY_S) -> Fleet:
-    """Return a fleet of *switchers* under their names."""
-    return Fleet({each.name: each for each in switchers}, cooldown_s=cooldown_s, gone_s=gone_s)
+def backends_of(*switchers: FakeSwitcher, cooldown_s: float = DAY_S, gone_s: float = DAY_S) -> DeviceBackends:
+    """Return *switchers* as those of one device."""
+    return DeviceBackends({each.name: each for each in switchers}, cooldown_s=cooldown_s, gone_s=gone_s)
 
 
 async def test_memory_counts_as_free_after_a_cool_down() -> None:
     """After an unloading the next load waits; the wait is over after `cooldown_s`, once."""
-    cooling = fleet(FakeSwitcher())
+    cooling = backends_of(FakeSwitcher())
     await cooling.unload(A.key)
 
     with pytest.raises(TimeoutError):
@@ -36,7 +36,7 @@ async def test_a_backend_that_frees_at_once_needs_no_cool_down() -> None:
     """Where a process has ended nothing is left to wait for."""
     switcher = FakeSwitcher()
     switcher.frees_at_once = True
-    warm = fleet(switcher)
+    warm = backends_of(switcher)
 
     await warm.unload(A.key)
 
@@ -49,7 +49,7 @@ async def test_reads_what_is_resident_on_all() -> None:
     studio.residents, other.residents = {"a"}, {"a", "b"}
     down.looking.error = BackendDown("down does not answer")
 
-    reading = await fleet(studio, other, down).read()
+    reading = await backends_of(studio, other, down).read()
 
     assert reading.residents.keys() == {A.key, ModelKey("other", "a"), ModelKey("other", "b")}
     assert reading.silent.keys() == {"down"}
@@ -63,7 +63,7 @@ async def test_a_backend_that_stays_silent_is_gone() -> None:
     """Silence of `gone_s` or more is told, and forgotten with the first answer."""
     studio = FakeSwitcher()
     studio.looking.error = BackendDown("studio does not answer")
-    silent = fleet(studio, gone_s=0)
+    silent = backends_of(studio, gone_s=0)
 
     assert (await silent.read()).gone == {"studio"}
 
@@ -74,7 +74,7 @@ async def test_a_backend_that_stays_silent_is_gone() -> None:
 async def test_a_backend_of_another_device_is_refused() -> None:
     """What is not of this device is neither loaded nor unloaded here."""
     with pytest.raises(LoadFailed, match="backend 'other' is not one of this device's"):
-        await fleet(FakeSwitcher()).load(ModelKey("other", "a"), {})
+        await backends_of(FakeSwitcher()).load(ModelKey("other", "a"), {})
 
 
 async def test_loads_with_the_options_given() -> None:
@@ -82,5 +82,5 @@ async def test_loads_with_the_options_given() -> None:
     studio = FakeSwitcher()
     studio.loaded = Loaded(context_length=8192)
 
-    assert await fleet(studio).load(B.key, {"context_length": 8192}) == studio.loaded
+    assert await backends_of(studio).load(B.key, {"context_length": 8192}) == studio.loaded
     assert studio.options == [{"context_length": 8192}]

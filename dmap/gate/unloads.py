@@ -1,4 +1,4 @@
-"""Those who wait for a model to be unloaded.  The counterpart is `gate`, which knows when one is gone."""
+"""The orders to unload a model that are not done yet.  The counterpart is `gate`, which knows of the end."""
 
 import asyncio
 from collections.abc import Iterator
@@ -7,8 +7,8 @@ from dmap.errors import DmapError
 from dmap.models import ModelKey
 
 
-class Partings:
-    """Futures by model; whoever waits for the same one hears the same."""
+class PendingUnloads:
+    """One future per order, by model; all orders for a model get the same answer."""
 
     __slots__ = ("_futures",)
 
@@ -28,7 +28,7 @@ class Partings:
         return future
 
     def leave(self, key: ModelKey, future: "asyncio.Future[None]") -> bool:
-        """Forget one who waited; tell whether nobody waits for *key* to go any more."""
+        """Forget one order; tell whether it was the last one for *key*."""
         futures = self._futures.get(key, set())
         futures.discard(future)
         if not futures:
@@ -36,7 +36,7 @@ class Partings:
         return not futures
 
     def answer(self, key: ModelKey, error: DmapError | None) -> None:
-        """Let all who wait for *key* hear that it is gone, or why it is not."""
+        """Answer all orders for *key*: it is gone, or *error* tells why not."""
         for future in self._futures.pop(key, ()):
             if future.done():
                 continue
