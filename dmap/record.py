@@ -36,3 +36,8 @@ class RequestRecord:
     outcome: str = ""
     reason: str = ""
     committed: bool = False
+
+    @property
+    def model_key(self) -> str | None:
+        """The model as all events spell it, `backend/id`; None while it is not known."""
+        return f"{self.backend}/{self.model}" if self.model else None

@@ -7,8 +7,9 @@ import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
+import aiohttp
 import pytest
 
 from dmap.events import Event
@@ -161,6 +162,25 @@ class TestStream:
 
         assert (await watcher.next())["load"] == "fake/a1"
         assert watcher.numbers == [2]
+
+    @pytest.mark.parametrize("spelling", ["m", "fake/m", "fake/*", "?", "*/m"])
+    async def test_a_model_has_one_name(self, proxy: Proxy, spelling: str) -> None:
+        """All events call a model by its backend and its id; a reader may ask for it without the backend."""
+        watcher = await watch(proxy, f"?model={quote(spelling)}")
+        await watcher.place()
+        async with aiohttp.ClientSession(proxy.url) as session:
+            for path, body in (("/admin/models/activate", {"model": "m"}), ("/v1/chat/completions", chat())):
+                await (await session.post(path, json=body)).read()
+
+        events = await watcher.until("request.finished")
+
+        assert [event["type"] for event in events] == [
+            "model.activated",
+            "request.granted",
+            "request.first_byte",
+            "request.finished",
+        ]
+        assert {event["model"] for event in events} == {"fake/m"}
 
     async def test_a_sign_of_life(self, quick: Proxy) -> None:
         """Every `server.heartbeat_s` there is a comment."""

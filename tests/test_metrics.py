@@ -68,7 +68,7 @@ def ended(**fields: Any) -> dict[str, Any]:
         "key": True,
         "method": "POST",
         "path": "/v1/chat/completions",
-        "model": "qwen",
+        "model": "lms/qwen",
         "backend": "lms",
         "stream": True,
         "queue_s": 0.25,
@@ -198,9 +198,9 @@ class TestRequests:
     def test_too_many_models_and_clients(self, metrics: Metrics, bus: Bus) -> None:
         """However many models and clients there are, there are only so many series."""
         for n in range(MODELS + 50):
-            bus.tell("request.finished", ended(model=f"m{n}"))
+            bus.tell("request.finished", ended(model=f"lms/m{n}"))
         for n in range(CLIENTS + 50):
-            bus.tell("request.finished", ended(model="m0", client=f"c{n}"))
+            bus.tell("request.finished", ended(model="lms/m0", client=f"c{n}"))
 
         durations = values(metrics, "dmap_request_duration_seconds_count")
         tokens = values(metrics, "dmap_tokens_out_total")
@@ -402,7 +402,7 @@ def one_of_each(bus: Bus) -> None:
     bus.tell("switch.unloaded", {"device": "gpu0", "model": "lms/a", "unload_s": 1.0})
     bus.tell("switch.loaded", {"device": "gpu0", "model": "lms/b", "load_s": 1.0})
     bus.tell("switch.failed", {"device": "gpu0", "model": "lms/b", "reason": "why"})
-    bus.tell("request.mismatch", {"id": "1", "model": "b", "answered": "c"})
+    bus.tell("request.mismatch", {"id": "1", "model": "lms/b", "answered": "c"})
     bus.tell("access.denied", {"client": "x", "path": "/", "status": 401, "code": "invalid_api_key"})
     bus.tell("config.reloaded", {})
     bus.tell("model.appeared", {"device": "gpu0", "model": "lms/c"})

@@ -131,7 +131,7 @@ class TestLines:
     @pytest.mark.parametrize(
         ("type", "fields", "said"),
         [
-            ("model.activated", {"model": "m", "by": "owner"}, "m, by owner"),
+            ("model.activated", {"model": "b/m", "by": "owner"}, "b/m, by owner"),
             ("config.refused", {"problems": ["a: no", "b: no"]}, "a: no, b: no"),
             ("config.reloaded", {"by": "SIGHUP"}, "by=SIGHUP"),
             ("debug.missed", {"missed": 7}, "7 events lost: the reader was too slow, or too long away"),

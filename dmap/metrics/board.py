@@ -125,7 +125,7 @@ class _Requests:
         told = event.fields
         get = told.get
         model = get("model")
-        label = NO_MODEL if model is None else self._models.of(model)
+        label = NO_MODEL if model is None else self._models.of(_bare(model))
         status = status_of(told)
         self.durations.observe(told["total_s"], label, status)
         if model is not None:
@@ -191,8 +191,7 @@ class _Switches:
 
     def _loaded(self, event: Event) -> None:
         device, load_s = event.fields["device"], event.fields["load_s"]
-        _, _, model = event.fields["model"].partition("/")  # what is before it is the backend
-        self.loads.observe(load_s, self._models.of(model))
+        self.loads.observe(load_s, self._models.of(_bare(event.fields["model"])))
         self.durations.observe(self._clock() - self._under_way[device][1], device)
 
     def _failed(self, event: Event) -> None:
@@ -212,10 +211,17 @@ class _Rest:
         self.outside = Counter(
             "dmap_outside_changes_total", "Models that others loaded or unloaded", "change"
         )
-        bus.listen(lambda e: self.mismatches.add(1, self._models.of(e.fields["model"])), "request.mismatch")
+        bus.listen(
+            lambda e: self.mismatches.add(1, self._models.of(_bare(e.fields["model"]))), "request.mismatch"
+        )
         bus.listen(lambda e: self.denied.add(1, e.fields["code"]), "access.denied")
         bus.listen(lambda e: self.reloads.add(1, _last(e)), "config.reloaded", "config.refused")
         bus.listen(lambda e: self.outside.add(1, _last(e)), "model.appeared", "model.vanished")
+
+
+def _bare(model: str) -> str:
+    """Return the id of *model*, which events spell `backend/id`."""
+    return model.partition("/")[2]
 
 
 def _last(event: Event) -> str:

@@ -44,7 +44,7 @@ class Filter:
     """
     Which events a reader wants: any of its *types*, and of its *models* and *clients*, which are globs.
 
-    An event that has no client is no client's; the models of a switch are the loaded and the unloaded ones.
+    No glob meets an event without a client.  The models of a switch are the loaded and the unloaded ones.
     """
 
     types: frozenset[str] = frozenset(TYPES)
@@ -93,7 +93,7 @@ def _types(wanted: str) -> list[str]:
 
 
 def _meet(globs: tuple[str, ...], names: Iterable[Any]) -> bool:
-    """Tell whether any of *names* is meant, with or without the backend before its first slash."""
+    """Tell whether a glob meets any of *names*, with or without the backend before its first slash."""
     said = [name for name in names if isinstance(name, str)]
     either = [*said, *(name.partition("/")[2] for name in said)]
     return any(fnmatchcase(name, glob) for name in either for glob in globs)

@@ -26,7 +26,7 @@ def queued(bus: Bus, record: RequestRecord, gate: Gate, lease: Lease) -> None:
     told = {
         "id": record.id,
         "client": record.client,
-        "model": record.model,
+        "model": record.model_key,
         "backend": record.backend,
         "position": position,
         "estimate_s": round(estimate_s, 3),
@@ -40,7 +40,7 @@ def granted(bus: Bus, record: RequestRecord) -> None:
     told = {
         "id": record.id,
         "client": record.client,
-        "model": record.model,
+        "model": record.model_key,
         "queue_s": record.queue_s,
         "switch_s": record.switch_s,
     }
@@ -52,7 +52,7 @@ def first_byte(bus: Bus, record: RequestRecord) -> None:
     told = {
         "id": record.id,
         "client": record.client,
-        "model": record.model,
+        "model": record.model_key,
         "first_byte_s": record.first_byte_s,
     }
     bus.tell("request.first_byte", told)
@@ -81,8 +81,8 @@ def ended(bus: Bus, record: RequestRecord, now: float) -> None:
     }
     _log.log(logging.DEBUG if record.path in _QUIET else logging.INFO, "%s", Line("request", fields))
     if record.received:
-        told = {name: value for name, value in fields.items() if value is not None}
-        bus.tell(_ENDS.get(outcome, "request.failed"), told | _more(record, now))
+        event = {name: value for name, value in (fields | _more(record, now)).items() if value is not None}
+        bus.tell(_ENDS.get(outcome, "request.failed"), event)
 
 
 def outcome_of(record: RequestRecord) -> str:
@@ -91,10 +91,15 @@ def outcome_of(record: RequestRecord) -> str:
 
 
 def _more(record: RequestRecord, now: float) -> dict[str, Any]:
-    """What the events tell beyond the log line."""
-    more: dict[str, Any] = {"key": record.key, "stream": record.stream, "chunks": record.chunks}
+    """What the events tell beyond the log line, or otherwise."""
     rate = record.tokens_per_s or _measured(record, now)
-    return more | {"tokens_per_s": round(rate, 2)} if rate is not None else more
+    return {
+        "model": record.model_key,
+        "key": record.key,
+        "stream": record.stream,
+        "chunks": record.chunks,
+        "tokens_per_s": round(rate, 2) if rate is not None else None,
+    }
 
 
 def _measured(record: RequestRecord, now: float) -> float | None:

@@ -33,7 +33,7 @@ async def load(request: web.Request) -> web.Response:
         if _loader(proxy, route) is not None:
             async with _trying(proxy, route, name, activation):
                 loaded, status = _got(await _load(request, name, route), route), "loaded"
-        await _set(proxy, name, activation, active=active)
+        await _set(proxy, name, activation, route if active else None)
     spent_s = round(clock() - came_at, 3)
     note(request, "load", model=name, load_s=spent_s)
     answer = _answer(proxy, route, name, status) | told | loaded | {"took_s": spent_s}
@@ -45,7 +45,8 @@ async def activate(request: web.Request) -> web.Response:
     order, proxy = await _order(request, ModelOrder)
     route = await _resolve(request, order.model_key)
     name, activation, told = _understand(proxy, route, order)
-    await _set(proxy, name, activation, active=_may_activate(route, True, asked=True))
+    _may_activate(route, True, asked=True)
+    await _set(proxy, name, activation, route)
     proxy.gate(route).changed()
     note(request, "activate", model=name)
     answer = _answer(proxy, route, name, "activated") | told
@@ -192,14 +193,15 @@ async def _load(request: web.Request, name: str, before: Route) -> Loaded | None
     return await gate.load(route, client.name, priority=client.priority)
 
 
-async def _set(proxy: Proxy, name: str, activation: Activation, *, active: bool) -> None:
+async def _set(proxy: Proxy, name: str, activation: Activation, active: Route | None) -> None:
+    """Keep *activation* for the model called *name*; if its route is given as *active*, activate it."""
     saved = proxy.saved
     rest = {other: set_ for other, set_ in saved.models.items() if other != name}
     kept = {name: activation} if activation.defaults or activation.load else {}
     chosen = replace(saved, models=rest | kept)
     await proxy.save(replace(chosen, active=name) if active else chosen)
     if active:
-        proxy.bus.tell("model.activated", {"model": name})
+        proxy.bus.tell("model.activated", {"model": str(active.key)})
 
 
 def _answer(proxy: Proxy, route: Route, name: str, status: str) -> dict[str, Any]:
