@@ -1,9 +1,9 @@
 """
 What was set over the admin API, kept in one small file so that it survives a restart.
 
-The file is written whole, beside the old one, and then takes its name (POSIX rename): a reader, or we after
-a crash, find one or the other.  What cannot be read is put aside and told in the log; it is never a reason
-not to start.
+The file is written whole, beside the old one, and then takes its name (POSIX rename).  So a reader, or dmap
+after a crash, finds one or the other.  A file that cannot be understood is put aside and logged.  It never
+keeps dmap from starting.
 """
 
 import asyncio
@@ -12,11 +12,19 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    GetPydanticSchema,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
 
 from dmap.config import Defaults, Load
 from dmap.errors import NotSaved
@@ -28,18 +36,26 @@ MAX_BYTES = 1024 * 1024
 """Of the file; what dmap writes takes some hundred bytes per model."""
 
 
-@dataclass(frozen=True, slots=True)
+def _options(section: type[Defaults | Load]) -> GetPydanticSchema:
+    """Have pydantic check a mapping as *section* checks it, and keep what is given there."""
+    return GetPydanticSchema(lambda _, handler: handler(Annotated[section, AfterValidator(section.given)]))
+
+
+_CLOSED = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True, config=_CLOSED)
 class Activation:
     """What was set for one model: *defaults* of requests, and options of its *load*, in dmap's names."""
 
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    load: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Annotated[Mapping[str, Any], _options(Defaults)] = field(default_factory=dict)
+    load: Annotated[Mapping[str, Any], _options(Load)] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=_CLOSED)
 class Saved:
     """
-    All that was set: the *active* model, whom requests without a model get, and *models* by their names.
+    All that was set: the *active* model, which answers requests without a model, and *models* by their names.
 
     *drained* are the devices that serve nobody until they are resumed.
     """
@@ -48,30 +64,21 @@ class Saved:
     models: Mapping[str, Activation] = field(default_factory=dict)
     drained: frozenset[str] = frozenset()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version(cls, values: Any) -> Any:
+        """Read the format, version 1; what is no mapping is not from the file."""
+        if isinstance(values, dict) and values.pop("version", None) != 1:
+            raise ValueError("version: dmap knows version 1 only")
+        return values
 
+
+_FILE = TypeAdapter(Saved)
 NOTHING_SAVED = Saved()
 
 
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class _Model(_Closed):
-    defaults: Defaults = Defaults()
-    load: Load = Load()
-
-
-class _File(_Closed):
-    """The format, *version* 1."""
-
-    version: Literal[1]
-    active: str | None = None
-    models: dict[str, _Model] = {}
-    drained: frozenset[str] = frozenset()
-
-
 def default_path(environ: Mapping[str, str]) -> Path:
-    """Return where systemd wants state (`StateDirectory=`), else where XDG's base directories have it."""
+    """Return the path in systemd's `StateDirectory=`, else in the state directory of XDG."""
     given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if given:
         return Path(given) / "state.json"
@@ -82,14 +89,14 @@ def default_path(environ: Mapping[str, str]) -> Path:
 
 
 class StateFile:
-    """The file at *path*; with None nothing is kept beyond this process."""
+    """The file at *path*.  With None nothing outlives this process."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._turn = asyncio.Lock()
 
     def read(self) -> Saved:
-        """Return what was saved last; nothing if there is no file, or none that can be read."""
+        """Return what was saved last, or nothing if there is no file that can be read."""
         if self.path is None:
             return NOTHING_SAVED
         try:
@@ -108,10 +115,10 @@ class StateFile:
 
     async def write(self, saved: Saved) -> None:
         """
-        Save; return when it is on the disk.  One at a time, in the order of the calls.
+        Save *saved*, and return when it is on the disk.  Saves happen one by one, in the order of the calls.
 
-        A caller that is cancelled does not stop it: two threads must not write at once, nor what is in effect
-        be missing on the disk.  Raises `NotSaved`; the old file is as it was then.
+        Cancelling the caller does not stop the save: two threads must not write at once, and what is in
+        effect must not be missing on the disk.  Raises `NotSaved`; then the old file is unchanged.
         """
         if self.path is not None:
             await asyncio.shield(self._write(self.path, saved))
@@ -133,19 +140,15 @@ class StateFile:
             now_at: Path | None = aside
         except OSError:
             now_at = None
-        told = {"path": self.path, "reason": reason, "now_at": now_at}
-        _log.error(logfmt("state_not_understood", told))
+        fields = {"path": self.path, "reason": reason, "now_at": now_at}
+        _log.error(logfmt("state_not_understood", fields))
 
 
 def _parsed(text: bytes) -> Saved:
-    """Raises `ValueError`, as pydantic does, for what is no state of this version."""
+    """Read the file's *text*.  Raises `ValueError`, as pydantic does, for what is no state of version 1."""
     if len(text) > MAX_BYTES:
         raise ValueError(f"it is over {MAX_BYTES} bytes")
-    found = _File.model_validate_json(text)
-    models = {
-        name: Activation(model.defaults.given(), model.load.given()) for name, model in found.models.items()
-    }
-    return Saved(found.active, models, found.drained)
+    return _FILE.validate_json(text)
 
 
 def _reason(exc: ValueError) -> str:
@@ -156,16 +159,11 @@ def _reason(exc: ValueError) -> str:
 
 
 def _text(saved: Saved) -> bytes:
-    models = {
-        name: {"defaults": dict(model.defaults), "load": dict(model.load)}
-        for name, model in saved.models.items()
-    }
-    told = {"version": 1, "active": saved.active, "models": models, "drained": sorted(saved.drained)}
-    return json.dumps(told, indent=1).encode() + b"\n"
+    return json.dumps({"version": 1} | asdict(saved), default=sorted, indent=1).encode() + b"\n"
 
 
 def _replace(path: Path, text: bytes) -> None:
-    """Write *text* beside *path*, see it on the disk, and have it take the name."""
+    """Write *text* beside *path*, wait until it is on the disk, and give it the name."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     beside = path.with_name(path.name + ".new")
     try:

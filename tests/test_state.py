@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,17 @@ async def test_what_is_written_is_read(tmp_path: Path) -> None:
 
     assert StateFile(file.path).read() == FULL
     assert file.path is not None and stat.S_IMODE(os.stat(file.path).st_mode) == 0o600
+
+
+def test_what_was_set_is_kept_as_it_is() -> None:
+    """Nobody can change what was set but by saving another state, whatever it was made from."""
+    drained = {"gpu0"}
+
+    saved = Saved(drained=drained)
+    drained.add("gpu1")
+
+    assert isinstance(replace(saved, drained=saved.drained | drained).drained, frozenset)
+    assert saved.drained == {"gpu0"}
 
 
 def test_no_file_yet(tmp_path: Path) -> None:
@@ -119,6 +131,7 @@ async def test_the_last_save_wins(tmp_path: Path) -> None:
 
 SAVER = """
 import asyncio, sys
+from dataclasses import replace
 from pathlib import Path
 from dmap.state import Saved, StateFile
 
