@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from dmap.config.section import Section
 from dmap.config.types import Count, Guarded, Integer, Name, Number, Seconds, Size, several
+from dmap.wire.parameters import BOUNDS
 
 
 def snake(name: str) -> str:
@@ -32,16 +33,16 @@ def in_snake(values: Any, others: dict[str, str]) -> Any:
 class Defaults(Section):
     """Parameters injected where a request has none of its own; keys may also be in camelCase."""
 
-    temperature: Number | None = Field(default=None, ge=0, le=2)
-    top_p: Number | None = Field(default=None, ge=0, le=1)
-    top_k: Integer | None = Field(default=None, ge=0)
-    min_p: Number | None = Field(default=None, ge=0, le=1)
-    max_tokens: Count | None = None
+    temperature: Annotated[Number | None, Field(**BOUNDS["temperature"])] = None
+    top_p: Annotated[Number | None, Field(**BOUNDS["top_p"])] = None
+    top_k: Annotated[Integer | None, Field(**BOUNDS["top_k"])] = None
+    min_p: Annotated[Number | None, Field(**BOUNDS["min_p"])] = None
+    max_tokens: Annotated[Integer | None, Field(**BOUNDS["max_tokens"])] = None
     stop: Annotated[tuple[str, ...], BeforeValidator(several)] | None = None
     seed: Integer | None = None
-    repeat_penalty: Number | None = Field(default=None, ge=0)
-    presence_penalty: Number | None = Field(default=None, ge=-2, le=2)
-    frequency_penalty: Number | None = Field(default=None, ge=-2, le=2)
+    repeat_penalty: Annotated[Number | None, Field(**BOUNDS["repeat_penalty"])] = None
+    presence_penalty: Annotated[Number | None, Field(**BOUNDS["presence_penalty"])] = None
+    frequency_penalty: Annotated[Number | None, Field(**BOUNDS["frequency_penalty"])] = None
     reasoning_effort: str | None = None
     stream: bool | None = None
 

@@ -17,21 +17,19 @@ import msgspec
 from dmap.errors import BadRequest
 from dmap.wire.routes import ROUTES, Dialect
 
-_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-_Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+BOUNDS: dict[str, dict[str, Any]] = {
+    "temperature": {"ge": 0, "le": 2},
+    **dict.fromkeys(("top_p", "min_p"), {"ge": 0, "le": 1}),
+    **dict.fromkeys(("presence_penalty", "frequency_penalty"), {"ge": -2, "le": 2}),
+    **dict.fromkeys(("top_k", "repeat_penalty"), {"ge": 0}),
+    "max_tokens": {"ge": 1},
+}
+"""The numbers that parameters take, in the words of pydantic and msgspec."""
+
+_TYPES: dict[str, Any] = {"stop": str | list[str], "reasoning_effort": str, "stream": bool}
+_TYPES |= dict.fromkeys(("top_k", "max_tokens", "seed"), int)
 _KINDS: dict[str, Any] = {
-    "temperature": Annotated[float, msgspec.Meta(ge=0, le=2)],
-    "top_p": _Share,
-    "top_k": Annotated[int, msgspec.Meta(ge=0)],
-    "min_p": _Share,
-    "max_tokens": Annotated[int, msgspec.Meta(ge=1)],
-    "stop": str | list[str],
-    "seed": int,
-    "repeat_penalty": Annotated[float, msgspec.Meta(ge=0)],
-    "presence_penalty": _Penalty,
-    "frequency_penalty": _Penalty,
-    "reasoning_effort": str,
-    "stream": bool,
+    name: Annotated[_TYPES.get(name, float), msgspec.Meta(**BOUNDS.get(name, {}))] for name in BOUNDS | _TYPES
 }
 """Every parameter with the values that `defaults` takes for it."""
 
