@@ -113,12 +113,12 @@ async def test_two_spellings_that_differ_are_refused(serve, backend):
 
 
 async def test_force_and_strip(serve, backend):
-    """What is stripped does not arrive, what is forced arrives once, whatever spelling the request has."""
+    """What is stripped does not arrive, what is forced arrives once, whatever word the request has."""
     proxy = await serve(
         rest="defaults: {temperature: 0.5}\n"
         "models: {m: {force: {maxTokens: 9}, strip: [temperature, logitBias, draft_model]}}"
     )
-    said = b'{"model":"m","Temperature":2,"logit_bias":{},"draft_model":"n","MaxTokens":1,"max_tokens":2}'
+    said = b'{"model":"m","temperature":2,"logit_bias":{},"draft_model":"n","maxTokens":1,"max_tokens":2}'
 
     assert await arrived(proxy, backend, post(said)) == b'{"model":"m","max_tokens":9,"temperature":0.5}'
 

@@ -9,7 +9,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from dmap.errors import BadRequest
-from dmap.wire.body import Call, guarded, peek
+from dmap.wire.body import Call, check_permits, peek
 
 URL = "http://10.0.0.1/cat.png"
 DATA = "data:image/png;base64,AAAA"
@@ -19,7 +19,7 @@ DEEP = 100_000
 def asks_for(fields: dict[str, Any]) -> list[str]:
     """Name the guarded fields that a body with *fields* uses."""
     body = json.dumps({"model": "m", **fields}).encode()
-    return [field for field, _ in guarded(peek(body), body)]
+    return [need.field for need in peek(body).needs]
 
 
 # What is read
@@ -41,7 +41,6 @@ def asks_for(fields: dict[str, Any]) -> list[str]:
         (b'{"tool": {"model": "n"}}', None, False),
         (b'{"type": "model", "model": "m", "x": "\\"model\\""}', "m", False),
         (b'{"model": "m", "x": 1e999, "y": -0.0, "": 1}', "m", False),
-        (b'{"model\\u0000": "n", "model": "m"}', "m", False),
         (b'{"model": " m "}', " m ", False),
     ],
 )
@@ -69,7 +68,10 @@ def test_the_outermost_model_is_read(body, model, stream):
         b'{"model": true}',
         b'{"model": ["m"]}',
         b'{"model": {"id": "m"}}',
-        b'{"model": "\xff"}',
+        b'{"model\\u0000": "n", "model": "m"}',
+        b'{"model": "m", "mod_el": "n"}',
+        b'{"model": "m", " model": "n"}',
+        b'{"mod\\u200bel": "n"}',
     ],
 )
 def test_a_model_that_could_be_read_otherwise_is_refused(body):
@@ -146,15 +148,15 @@ def test_what_is_not_strict_json_is_refused(body):
     ("fields", "named"),
     [
         ({"draft_model": "n"}, ["draft_model"]),
-        ({"Draft_Model": "n"}, ["draft_model"]),
         ({"context_length": 9}, ["context_length"]),
         ({"integrations": ["mcp/x"]}, ["integrations"]),
-        ({"integrationſ": ["mcp/x"]}, ["integrations"]),
+        ({"mcp_servers": [{"type": "url", "url": URL}]}, ["mcp_servers"]),
         ({"keep_alive": "5m"}, ["keep_alive"]),
         ({"keep_alive": 0}, ["keep_alive"]),
         ({"keep_alive": -1}, ["keep_alive"]),
-        ({"\u212aeep_alive": 1}, ["keep_alive"]),
+        ({"keep_alive": False}, ["keep_alive"]),
         ({"options": {"num_ctx": 9}}, ["options"]),
+        ({"options": {"temperature": 1, "Num_Ctx": 9}}, ["options"]),
         ({"options": {"temperature": 1}}, []),
         ({"options": ["num_ctx"]}, ["options"]),
         ({"draft_model": None, "keep_alive": None, "options": {}, "integrations": []}, []),
@@ -162,7 +164,7 @@ def test_what_is_not_strict_json_is_refused(body):
     ],
 )
 def test_fields_that_move_memory_need_a_permit(fields, named):
-    """A field that loads, unloads or reaches out is named in any letter case, unless it asks nothing."""
+    """A field that loads, unloads or reaches out is named, unless it asks nothing."""
     assert asks_for(fields) == named
 
 
@@ -170,7 +172,89 @@ def test_escapes_do_not_hide_a_guarded_field():
     """A guarded field is found behind escapes."""
     body = b'{"model": "m", "draft\\u005fmodel": "n", "x": {"\\u0069mage_url": "http://h"}}'
 
-    assert [field for field, _ in guarded(peek(body), body)] == ["draft_model"]
+    assert [need.field for need in peek(body).needs] == ["draft_model"]
+
+
+def test_a_permit_is_for_one_field():
+    """What a request needs has to be permitted, or stand in a member that is taken out."""
+    call = peek(b'{"model": "m", "draft_model": "n", "mcp_servers": [{"url": "http://h"}]}')
+
+    check_permits(call, {"draft_model", "integrations"}, frozenset())
+    check_permits(call, {"draft_model"}, frozenset({"mcpServers"}))
+    with pytest.raises(BadRequest, match="'mcp_servers' is not permitted"):
+        check_permits(call, {"draft_model"}, frozenset())
+
+
+SPELT = {
+    "top, case": '{"IMAGE_URL": "http://h"}',
+    "top, guarded": '{"Options": {}}',
+    "top, camel": '{"draftModel": "n"}',
+    "top, camel too": '{"contextLength": 9}',
+    "top, double": '{"options": {"num_ctx": 1}, "options": {}}',
+    "top, any double": '{"temperature": 1, "Temperature": 2}',
+    "top, word": '{"MAX_TOKENS": 9}',
+    "top, word too": '{"max_to\u212aen\u017f": 9}',
+    "top, tools": '{"Tools": []}',
+    "top, Kelvin": '{"\u212aeep_alive": 1}',
+    "top, long s": '{"integration\u017f": []}',
+    "top, long s escaped": '{"integration\\u017f": []}',
+    "top, messages": '{"messages": [], "Messages": []}',
+    "message, case": '{"messages": [{"role": "user", "Content": "a"}]}',
+    "message, double": '{"messages": [{"role": "user", "content": "a", "content": "b"}]}',
+    "message, escaped": '{"messages": [{"content": "a", "\\u0063ontent": "b"}]}',
+    "message, NUL": '{"messages": [{"content": "a", "content\\u0000": "b"}]}',
+    "message, not the first": '{"messages": [{"content": "a"}, {"content": "a", "CONTENT": "b"}]}',
+    "part, case": '{"messages": [{"content": [{"type": "image_url", "Image_URL": "http://h"}]}]}',
+    "part, double": '{"messages": [{"content": [{"image_url": "data:,", "image_url": "http://h"}]}]}',
+    "part, inside": '{"messages": [{"content": [{"image_url": {"url": "data:,", "URL": "http://h"}}]}]}',
+    "part, type": '{"messages": [{"content": [{"Type": "text"}]}]}',
+    "item": '{"input": [{"type": "message", "type": "message"}]}',
+    "document": '{"documents": ["a", {"content": "a", "cOntent": "b"}]}',
+    "tool, case": '{"tools": [{"type": "mcp", "Server_URL": "http://h"}]}',
+    "tool, double": '{"tools": [{"type": "mcp", "type": "function"}]}',
+    "tool, not the first": '{"tools": [{"type": "function"}, {"serverUrl": "http://h"}]}',
+    "deep": '{"messages": ' + '[{"content": ' * 9 + '"a"' + "}]" * 9 + "}",
+}
+
+
+@pytest.mark.parametrize("spelt", SPELT)
+def test_a_field_is_spelled_in_one_way(spelt):
+    """At every place that servers act on, a double and another spelling are refused and named."""
+    with pytest.raises(BadRequest) as refused:
+        peek(SPELT[spelt].encode())
+
+    assert refused.value.param.lower() in SPELT[spelt].lower() or refused.value.param in (
+        "draft_model",
+        "context_length",
+        "server_url",
+        "integrations",
+        "keep_alive",
+        "max_tokens",
+    )
+
+
+INSIDE = {
+    "schema": '{"tools": [{"type": "function", "function": {"parameters": %s}}]}',
+    "Anthropic's schema": '{"tools": [{"name": "f", "input_schema": %s}]}',
+    "answer's schema": '{"response_format": {"type": "json_schema", "json_schema": {"schema": %s}}}',
+    "Responses' format": '{"text": {"format": {"type": "json_schema", "schema": %s}}}',
+    "Anthropic's arguments": '{"messages": [{"content": [{"type": "tool_use", "input": %s}]}]}',
+    "arguments of a call": '{"messages": [{"tool_calls": [{"function": {"arguments": %s}}]}]}',
+    "metadata": '{"metadata": %s}',
+}
+
+
+@pytest.mark.parametrize("place", INSIDE)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_names_inside_of_what_is_not_structural_are_free(place, indent):
+    """In a schema or in arguments any name may stand, in any letter case, and more than once."""
+    inside = (
+        '{"Model": 1, "model": 2, "model": 3, "image_url": "http://h", "Options": {"num_ctx": 1}, "URL": 0}'
+    )
+    body = json.loads(INSIDE[place] % "{}")
+
+    assert peek((INSIDE[place] % inside).encode()).needs == ()
+    assert peek(json.dumps(body, indent=indent).encode()).needs == ()
 
 
 def _turn(*parts: Any) -> dict[str, Any]:
@@ -203,6 +287,9 @@ def _shapes(url: str) -> dict[str, dict[str, Any]]:
         "anthropic, system": {"system": [source]},
         "images, edit": {"images": [{"image_url": url}]},
         "rerank": {"query": "cat", "documents": [{"content": [image]}]},
+        "a bare url": _turn({"type": "image", "url": url}),
+        "a bare video": _turn({"type": "video", "url": url}),
+        "outermost": {"image_url": url},
         "rerank, in one": {"query": {"content": [image]}, "documents": ["cat"]},
     }
 
@@ -240,11 +327,32 @@ def test_data_needs_none(shape, url):
         {"tools": [{"function": {"parameters": {"properties": {"image_url": {"default": URL}}}}}]},
         {"metadata": {"image_url": URL}},
         _turn({"type": "image_url", "image_url": None}),
+        _turn({"type": "web_search_result", "url": URL, "title": "a", "encrypted_content": "b"}),
+        _turn({"type": "web_fetch_tool_result", "content": {"type": "web_fetch_result", "url": URL}}),
+        _turn({"type": "image", "image": "iVBORw0KGgo" * 9000}),
+        _turn({"type": "image", "image": "/9j/4AAQSk" * 9000}),
+        _turn({"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA"}}),
     ],
 )
 def test_a_link_that_nobody_fetches_passes(fields):
     """Links in text, in a tool's arguments and in schemas are no content parts."""
     assert asks_for(fields) == []
+
+
+@pytest.mark.parametrize("kind", ["image", "video", "audio"])
+@pytest.mark.parametrize(
+    "link", [URL, "file:///etc/passwd", "//h/x", " HTTPS://h", "http://h/" + "a" * 70_000]
+)
+def test_media_by_their_name_need_a_permit(kind, link):
+    """Some servers take a URL where others take base64."""
+    assert asks_for(_turn({"type": kind, kind: link})) == ["image_url"]
+
+
+@pytest.mark.parametrize("before", [" " * 70_000, "a" * 70_000])
+def test_a_long_link_is_a_link(before):
+    """A link that is too long to be decoded passes only if it plainly is data."""
+    assert asks_for(_turn({"image_url": f"{before}http://h"})) == ["image_url"]
+    assert asks_for(_turn({"image_url": DATA + before})) == []
 
 
 def test_a_tool_on_another_host_needs_a_permit():
@@ -301,4 +409,4 @@ def test_peek_reads_what_any_parser_reads(pairs, escape, indent):
 def test_any_bytes_are_read_or_refused(body):
     """No bytes make peek, or the look for links, fail otherwise than by a refusal."""
     with suppress(BadRequest):
-        assert list(guarded(peek(body), body)) == []
+        assert peek(body).needs == ()

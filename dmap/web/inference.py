@@ -16,7 +16,7 @@ from dmap.relay import Reply
 from dmap.web import request_log
 from dmap.web.open_requests import OpenRequest
 from dmap.web.proxy import PROXY, Proxy
-from dmap.wire.body import guarded, peek
+from dmap.wire.body import check_permits, peek
 from dmap.wire.fitting import fit
 from dmap.wire.form import content_type_of, peek_form, put_model
 from dmap.wire.headers import to_backend
@@ -101,9 +101,7 @@ def _json(request: web.Request, path: InferenceRoute, body: bytes) -> tuple[byte
         force=route.force,
         strip=route.strip,
     )
-    for field, reason in guarded(call, body):
-        if field not in route.permit and field not in client.permit:
-            raise BadRequest(f"{field!r} is not permitted for this model: it {reason}", param=field)
+    check_permits(asked, route.permit | client.permit, route.strip)
     return body if call is asked else call.written(), route, call.stream
 
 

@@ -1,43 +1,131 @@
 """
-Look into a JSON request body.
+Read a JSON request body: one reading for everything that dmap decides by it.
 
-`peek` is a decode, not a scan: whatever a backend's parser would read as `model` is what dmap read, for
-doubles and other letter cases are refused.  What is changed in a body is the business of `fitting`.
+A body has *structural* objects: the outermost one, messages, content parts and tools.  Servers act on the
+members of these, so dmap reads them as every server does, or refuses them: each name occurs once, and a name
+that means something is spelled in one way only.  What stands anywhere else, such as in the JSON schema of a
+tool or in the arguments of a call, is not looked at.
+
+Values stay undecoded (`msgspec.Raw`) until somebody needs them.  `fitting.py` changes a body.
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import msgspec
 
 from dmap.errors import BadRequest
+from dmap.wire.parameters import WORDS, plain, plain_words
 
-_OWN = {"model": msgspec.json.Decoder(str | None), "stream": msgspec.json.Decoder(bool | None)}
-"""The members that dmap acts on, each with what it may be."""
+_FETCHES = "makes the server fetch a URL; send the bytes as a data: URL"
+_REACHES = "lets the server call other hosts and tools"
 _GUARDED = {
-    "draft_model": "makes LM Studio load a second model",
-    "context_length": "makes LM Studio reload the model",
-    "integrations": "lets the server call other hosts and tools",
-    "keep_alive": "makes Ollama unload or pin the model",
-    "options": "makes Ollama reload the model",
+    "draft_model": ("draft_model", "makes LM Studio load a second model"),
+    "context_length": ("context_length", "makes LM Studio reload the model"),
+    "integrations": ("integrations", _REACHES),
+    "mcp_servers": ("integrations", _REACHES),
+    "keep_alive": ("keep_alive", "makes Ollama unload or pin the model"),
+    "options": ("options", "makes Ollama reload the model"),
 }
-"""Fields that move memory or reach out of the box, each with the reason told to the client."""
+"""Members that move memory or reach out of the box, with the permit each takes and the reason."""
 
-_RELOADING = frozenset(("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread"))
+_RELOADING = frozenset(map(plain, ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")))
 """Those of Ollama's `options` for which its scheduler starts the model anew (`Runner` in api/types.go)."""
 
-_ASCII_ESCAPE = re.compile(rb"\\u00[2-7]")
-_TURNS = ("messages", "input", "system", "content", "output", "images", "query", "documents")
-"""Members that hold lists of messages or of content parts, in any of the dialects."""
+_OUTER = frozenset(("messages", "input", "system", "query", "documents", "images"))
+"""Outermost members that hold messages or content parts, in any of the dialects."""
+_INNER = frozenset(("content", "output", "source", "query", "documents"))
+"""Members of messages and parts that hold parts; not `input`, the arguments of Anthropic's tools."""
+_PLAIN = _INNER | _OUTER | _GUARDED.keys() | {"tools"}
+"""What is looked into somewhere, and is no link."""
+_MEDIA = frozenset(("image", "video", "audio", "file"))
+"""Members of parts that hold bytes, a name, or, on some servers, a URL."""
+_URLS = frozenset(("url", "image_url", "video_url", "audio_url", "file_url", "data_url", "server_url"))
+_FOUND = frozenset(("web_search_result", "web_fetch_result", "search_result", "url_citation"))
+"""Types of parts that say where something was found; nobody fetches their `url`."""
+_DEEPEST = 8
+"""Parts inside of parts: a document within the result of a tool takes five."""
 
-_SINGLE = ("content", "output", "source", "query", "documents")
-"""Members that may hold one of these instead; not `input`, which holds the arguments of Anthropic's tools."""
+_KNOWN = (
+    frozenset(("model", "stream", "tools", "type", "role", "text", "prompt", "truncation", "instructions"))
+    | _GUARDED.keys()
+    | _OUTER
+    | _INNER
+    | _MEDIA
+    | _URLS
+)
+_SPELLING = {plain(name): name for name in _KNOWN}
+"""The names that dmap decides by, each under what its spellings have in common."""
+_CASES = {word.casefold(): word for word in WORDS}
+"""Words of parameters are told apart by letter case only: `maxTokens` and `max_tokens` are both known."""
+_REMEMBERED = 1024
+"""Characters of an object's names, together, up to which it is remembered what they are."""
 
-_raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_anything = msgspec.json.Decoder().decode
+_REMOTE = frozenset(("server_url", "connector_id"))
+"""Members of tools that a server shall call on another host: `mcp` of the Responses API."""
+_SHORT = 64 * 1024
+"""Bytes of a list whose texts are decoded on the way."""
+
+_is_spaced = re.compile(rb"\s*\{(?:\s|[^:]*:\s)").match
+_has_objects = re.compile(rb"\{").search
+_is_data = re.compile(rb'"\s*data:', re.IGNORECASE).match
+_is_nothing = re.compile(rb'null|""|\[\s*\]|\{\s*\}').fullmatch
+_is_absolute = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*:)?//|\s*file:", re.IGNORECASE).match
+_is_base64 = re.compile(rb'"(?!//)[\w+/=-]{64}').match
+_LONGEST_LINK = 64 * 1024
+"""Bytes of a link that is decoded; a longer one has to begin plainly with `data:`, or be base64."""
+_BRACE, _BRACKET, _QUOTE = b'{["'
+
+
+class _Name(str):
+    """
+    A member's name that is equal to no other, so that a decoded object keeps its doubles.
+
+    This takes time.  So what is short is first decoded plainly and written again: if that gives the same
+    bytes, nothing was lost, and there are no doubles.  It does so for most, once they have no white space.
+    """
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+_Pairs = dict[_Name, msgspec.Raw]
+_Object = dict[str, Any]
+_pairs = msgspec.json.Decoder(_Pairs, dec_hook=str.__new__).decode
+_many_pairs = msgspec.json.Decoder(list[_Pairs], dec_hook=str.__new__).decode
+_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_Scalar = str | int | bool | None
+_Deepest = _Scalar | list[msgspec.Raw] | dict[str, msgspec.Raw]
+_Inner = _Scalar | list[_Scalar | dict[str, _Deepest]] | dict[str, _Deepest]
+_deep = msgspec.json.Decoder(
+    list[dict[str, _Scalar | list[_Scalar | dict[str, _Inner]] | dict[str, _Inner]]]
+).decode
+_once = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_shallow = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
+_encode = msgspec.json.Encoder().encode
+_model = msgspec.json.Decoder(str | None).decode
+_stream = msgspec.json.Decoder(bool | None).decode
+_text = msgspec.json.Decoder(str).decode
+
+
+class Need(NamedTuple):
+    """
+    Something that a request may only ask for with a permit.
+
+    *member* is the outermost member that asks for it, *field* what the client is told of, *reason* why.
+    """
+
+    permit: str
+    member: str
+    field: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +133,14 @@ class Call:
     """
     What a body asks for: *model* is None when it names none.
 
-    *fields* are its outermost members, undecoded (`msgspec.Raw`) but for those that dmap put there.
+    *fields* are its outermost members, undecoded (`msgspec.Raw`) but for those that dmap put there.  *needs*
+    are what it must be permitted.
     """
 
     model: str | None
     stream: bool
     fields: Mapping[str, Any]
+    needs: tuple[Need, ...] = ()
 
     def written(self) -> bytes:
         """Return it as a body; what was not decoded stands as its client wrote it."""
@@ -59,134 +149,187 @@ class Call:
 
 def peek(body: bytes) -> Call:
     """
-    Read the members that dmap acts on, refusing what a backend might read otherwise.
+    Read *body*, refusing what a server might read otherwise.
 
     Raises `BadRequest` naming the field.
     """
-    fields = _members(body)
-    folded = [key.casefold() for key in fields]
-    for name in _OWN:
-        _refuse_doubles(name, fields, folded, body)
-    model, stream = _value(fields, "model"), _value(fields, "stream")
-    if model == "":
-        raise BadRequest("'model' is empty: name a model", param="model")
-    return Call(model=model, stream=bool(stream), fields=fields)
-
-
-def guarded(call: Call, body: bytes) -> Iterator[tuple[str, str]]:
-    """Yield each field of *call* that needs a permit, with the reason; a model may be allowed it."""
-    for name in call.fields:
-        reason = _GUARDED.get(name.casefold())
-        if reason and _asks(name, call.fields[name]):
-            yield name.casefold(), reason
-    if _mentions_urls(body):
-        whole = _whole(body)
-        if _has_remote_tools(whole):
-            yield "integrations", _GUARDED["integrations"]
-        if _fetches(whole):
-            yield "image_url", "makes the server fetch a URL; send the bytes as a data: URL"
-
-
-def _members(body: bytes) -> dict[str, msgspec.Raw]:
     try:
-        return _raw_fields(body)
+        body.decode()
+        is_loose = len(body) < _SHORT and _is_spaced(body)
+        fields = _object(msgspec.Raw(msgspec.json.format(body, indent=-1) if is_loose else body))
+        model, stream = (
+            _own(fields, "model", _model, "a string"),
+            _own(fields, "stream", _stream, "true or false"),
+        )
+        needs = tuple(_needs(fields))
     except msgspec.ValidationError as exc:
         raise BadRequest("the body must be a JSON object") from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequest(f"the body is not JSON: {exc}") from exc
+    if model == "":
+        raise BadRequest("'model' is empty: name a model", param="model")
+    return Call(model=model, stream=bool(stream), fields=fields, needs=needs)
 
 
-def _refuse_doubles(name: str, fields: Mapping[str, msgspec.Raw], folded: list[str], body: bytes) -> None:
-    """
-    Refuse a second *name* in any letter case; the decode above kept only the last of equal ones.
-
-    Cases are folded as far as Go's decoder does it (`foldName` in encoding/json), to which U+017F is an s.
-    """
-    if folded.count(name) > (name in fields):
-        raise BadRequest(f"spell the field {name!r} in lower case, and only once", param=name)
-    quoted = b'"%b"' % name.encode()
-    if (body.count(quoted) > 1 or _escapes_ascii(body)) and _top_level(body).count(name) > 1:
-        raise BadRequest(f"the field {name!r} occurs more than once", param=name)
+def check_permits(call: Call, permitted: Collection[str], strip: frozenset[str]) -> None:
+    """Refuse what *call* needs and is not *permitted*, unless it is in a member that *strip* takes out."""
+    for need in call.needs:
+        if need.permit not in permitted and plain(need.member) not in plain_words(strip):
+            reason = f"{need.field!r} is not permitted for this model: it {need.reason}"
+            raise BadRequest(reason, param=need.field)
 
 
-def _top_level(body: bytes) -> list[str]:
-    """List the keys of the outermost object as they stand, doubles included."""
-    keys: list[str] = []
+def _object(raw: msgspec.Raw) -> _Object:
+    """Decode the members of an object; refuse a name that occurs twice."""
+    if len(memoryview(raw)) < _SHORT:
+        plainly: _Object = _once(raw)
+        if msgspec.Raw(_encode(plainly)) == raw:
+            return plainly
+    return _unique(_pairs(raw))
 
-    def note(pairs: list[tuple[str, Any]]) -> None:
-        keys[:] = [key for key, _ in pairs]  # called innermost first, so the outermost stays
 
+def _unique(pairs: _Pairs) -> _Object:
+    fields: _Object = dict(zip(map(str, pairs), pairs.values(), strict=True))
+    if len(fields) < len(pairs):
+        double = max(Counter(map(str, pairs)).items(), key=itemgetter(1))[0][:64]
+        raise BadRequest(f"the field {double!r} occurs more than once", param=double)
+    return fields
+
+
+def _known(objects: Sequence[_Object]) -> frozenset[str]:
+    """Return those names in *objects* that dmap looks into; refuse names that are spelled otherwise."""
+    names: frozenset[str] = frozenset().union(*objects)
     try:
-        json.loads(body, object_pairs_hook=note)
-    except (ValueError, RecursionError) as exc:
-        raise BadRequest(f"the body is not JSON: {exc}") from exc
-    return keys
+        return _examined(names) if len("".join(names)) < _REMEMBERED else _examined.__wrapped__(names)
+    except BadRequest:
+        if len(objects) < 2:
+            raise
+    return frozenset().union(*(_known((each,)) for each in objects))
 
 
-def _value(fields: Mapping[str, msgspec.Raw], name: str) -> Any:
-    """Decode one member; None when it is absent or null."""
+@lru_cache(maxsize=1024)
+def _examined(names: frozenset[str]) -> frozenset[str]:
+    """
+    Return those of the *names* of an object to look into.
+
+    Refuses spellings of what dmap knows but its own, and two names in two letter cases.  Cases are folded
+    further than Go's decoder does (`foldName` in encoding/json), to which U+017F is an s and U+212A a k.
+    """
+    for name in names:
+        known = _SPELLING.get(plain(name)) or _CASES.get(name.casefold(), name)
+        if name != known and name not in WORDS:
+            raise BadRequest(f"spell the field {known!r} in this way, and only once", param=known)
+    folded = Counter(map(str.casefold, names))
+    doubles = [name[:64] for name, count in folded.items() if count > 1]
+    if doubles:
+        raise BadRequest(f"the field {doubles[0]!r} occurs more than once", param=doubles[0])
+    looked = _OUTER | _INNER | _GUARDED.keys() | _MEDIA | {"tools"}
+    return frozenset(name for name in names if name in looked or plain(name).endswith("url"))
+
+
+def _own(fields: Mapping[str, msgspec.Raw], name: str, decode: Any, kind: str) -> Any:
+    """Decode one of the members that dmap acts on; None when it is absent or null."""
     try:
-        return _OWN[name].decode(fields[name]) if name in fields else None
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        kind = "a string" if name == "model" else "true or false"
+        return decode(fields[name]) if name in fields else None
+    except msgspec.DecodeError as exc:
         raise BadRequest(f"{name!r} must be {kind}", param=name) from exc
+
+
+def _needs(fields: _Object) -> Iterator[Need]:
+    for name in _known((fields,)):
+        if name in _GUARDED:
+            if _asks(name, fields[name]):
+                permit, reason = _GUARDED[name]
+                yield Need(permit, name, name, reason)
+        elif name == "tools":
+            tools = _objects(fields[name], (_shallow,))
+            if not _REMOTE.isdisjoint(_known(tools)):
+                yield Need("integrations", name, "integrations", _REACHES)
+        elif name in _OUTER:
+            if _fetches(name, fields[name]):
+                yield Need("image_url", name, "image_url", _FETCHES)
+        elif name not in _INNER and _points(name, fields):
+            yield Need("image_url", name, "image_url", _FETCHES)
 
 
 def _asks(name: str, raw: msgspec.Raw) -> bool:
     """Tell whether the guarded member *name* asks for what it is guarded for; a `keep_alive` of 0 does."""
-    value = msgspec.json.decode(raw)
-    if name.casefold() == "options" and isinstance(value, dict):
-        return bool(_RELOADING & value.keys())
-    return isinstance(value, int) or bool(value)
+    if name == "options" and memoryview(raw)[0] == _BRACE:
+        return any(plain(option) in _RELOADING for option in _pairs(raw))
+    return _is_nothing(raw) is None
 
 
-def _escapes_ascii(body: bytes) -> bool:
-    """Few JSON writers escape printable ASCII, and those not letters; who does may be hiding a key's name."""
-    return b"\\u00" in body and _ASCII_ESCAPE.search(body) is not None
+def _objects(raw: msgspec.Raw, decoders: Any = (_deep, _shallow)) -> list[_Object]:
+    """Return the objects in a list, or the one object, that *raw* is; other values are left out."""
+    view = memoryview(raw)
+    if view[0] == _BRACE:
+        return [_object(raw)]
+    if view[0] != _BRACKET or not _has_objects(raw):
+        return []
+    for decode in decoders if len(view) < _SHORT else (_shallow,):
+        with suppress(msgspec.ValidationError):
+            found: list[_Object] = decode(raw)
+            if msgspec.Raw(_encode(found)) == raw:
+                return found
+    return [_unique(pairs) for pairs in _all_pairs(raw)]
 
 
-def _mentions_urls(body: bytes) -> bool:
-    return b"_url" in body or b'"url"' in body or _escapes_ascii(body)
-
-
-def _whole(body: bytes) -> dict[str, Any]:
+def _all_pairs(raw: msgspec.Raw) -> list[_Pairs]:
     try:
-        whole: dict[str, Any] = _anything(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise BadRequest(f"the body is not JSON: {exc}") from exc
-    return whole
+        return _many_pairs(raw)
+    except msgspec.ValidationError:
+        return [_pairs(item) for item in _items(raw) if memoryview(item)[0] == _BRACE]
 
 
-def _has_remote_tools(whole: dict[str, Any]) -> bool:
-    """Tell whether the server shall call tools on another host: `mcp` of the Responses API."""
-    tools = whole.get("tools")
-    return isinstance(tools, list) and any(isinstance(tool, dict) and "server_url" in tool for tool in tools)
+def _parts(value: Any) -> list[_Object]:
+    """Return the objects that *value* is or holds, which may have been decoded, wholly or in part."""
+    if isinstance(value, msgspec.Raw):
+        return _objects(value)
+    if isinstance(value, dict):
+        return [value]
+    if not isinstance(value, list):
+        return []
+    return [part for each in value for part in ([each] if isinstance(each, dict) else _parts(each))]
 
 
-def _fetches(whole: dict[str, Any]) -> bool:
-    """Tell whether any content part names a URL that is not `data:`."""
-    return any(_outward(link) for part in _parts(whole) for link in _links(part))
+def _fetches(holder: str, value: Any, depth: int = 1) -> bool:
+    """Tell whether any content part in *value* names a URL that is not `data:`."""
+    if depth > _DEEPEST:
+        raise BadRequest(f"{holder!r} is nested over {_DEEPEST} deep", param=holder)
+    parts = _parts(value)
+    for name in _known(parts) if parts else ():
+        for part in parts:
+            inner = part.get(name)
+            if inner is None or (name in _INNER and isinstance(inner, str)):
+                continue
+            if name in _INNER and _fetches(name, inner, depth + 1):
+                return True
+            if name not in _PLAIN and _points(name, part, depth):
+                return True
+    return False
 
 
-def _parts(whole: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield *whole* and every object in the turns and parts inside it."""
-    items = [whole]
-    while items:
-        item = items.pop()
-        yield item
-        for name, inner in item.items():
-            if isinstance(inner, list) and name in _TURNS:
-                items += (each for each in inner if isinstance(each, dict))
-            elif isinstance(inner, dict) and name in _SINGLE:
-                items.append(inner)
+def _points(name: str, part: _Object, depth: int = 1) -> bool:
+    """Tell whether the member *name* is, or holds, a link that is not `data:`."""
+    value = part[name]
+    if isinstance(value, msgspec.Raw) and memoryview(value)[0] == _QUOTE:
+        if _is_data(value):
+            return False
+        if len(memoryview(value)) > _LONGEST_LINK:
+            return name not in _MEDIA or _is_base64(value) is None
+        value = _text(value)
+    if not isinstance(value, str):
+        return _fetches(name, value, depth + 1)
+    if name in _MEDIA:
+        return _is_absolute(value) is not None
+    return not value.lstrip().lower().startswith("data:") and not (
+        name == "url" and _text_of(part.get("type")) in _FOUND
+    )
 
 
-def _links(part: dict[str, Any]) -> Iterator[Any]:
-    """Yield what an OpenAI (`*_url`) or an Anthropic (`source`) content part points to."""
-    for name, value in part.items():
-        if name.endswith("_url") or (name == "source" and isinstance(value, dict) and "url" in value):
-            yield value.get("url") if isinstance(value, dict) else value
-
-
-def _outward(link: Any) -> bool:
-    return isinstance(link, str) and not link.lstrip().lower().startswith("data:")
+def _text_of(value: Any) -> str:
+    """Return the text of a member; none of what is no text, or too long for a name or a link."""
+    if isinstance(value, msgspec.Raw):
+        view = memoryview(value)
+        return _text(value) if view[0] == _QUOTE and len(view) <= _LONGEST_LINK else ""
+    return value if isinstance(value, str) else ""

@@ -55,7 +55,8 @@ def fit(
         fields = {**fields, "model": model}
     if fields is call.fields:
         return call
-    return Call(model=model, stream=_value("stream", fields.get("stream")) is True, fields=fields)
+    stream = _value("stream", fields.get("stream")) is True
+    return Call(model=model, stream=stream, fields=fields, needs=call.needs)
 
 
 def _stripped(fields: _Fields, gone: frozenset[str]) -> _Fields:

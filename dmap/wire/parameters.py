@@ -7,6 +7,7 @@ tools/server (server-schema.cpp, server-chat.cpp), vLLM's entrypoints/openai, LM
 REST API, and the references of OpenAI's and Anthropic's APIs.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +34,8 @@ _KINDS: dict[str, Any] = {
 }
 """Every parameter with the values that `defaults` takes for it."""
 
+_letters = re.compile(r"[^\W_]+").findall
+
 _FURTHER = {
     "max_tokens": ("max_completion_tokens", "max_output_tokens", "n_predict"),
     "stop": ("stop_sequences", "stop_strings", "stopStrings"),
@@ -49,11 +52,16 @@ def camel(name: str) -> str:
 
 
 def plain(word: str) -> str:
-    """Return what all spellings of *word* have in common: some servers read a field in any letter case."""
-    return word.casefold().replace("_", "")
+    """
+    Return what all spellings of *word* have in common: its letters and digits, in lower case.
+
+    Some servers read a field in any letter case, in camelCase, or up to a NUL.
+    """
+    return "".join(_letters(word.casefold()))
 
 
 _WORDS = {name: tuple(dict.fromkeys((name, camel(name), *_FURTHER.get(name, ())))) for name in _KINDS}
+WORDS = frozenset(word for words in _WORDS.values() for word in words)
 _PARAMETER = {plain(word): name for name, words in _WORDS.items() for word in words}
 _OWN = {
     word: msgspec.json.Decoder(_KINDS[name]).decode
