@@ -7,8 +7,11 @@ PREFIX ?= /opt/dmap
 UNITDIR ?= /etc/systemd/system
 SERVICE := DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' UNITDIR='$(UNITDIR)' PYTHON='$(PYTHON)' EXTRAS='$(EXTRAS)'
 
+# Some hundred tests start a program of ours; without a cache each compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-lmstudio run test test-deps lint types check bench fmt dist clean install-service uninstall-service
+.PHONY: help demo demo-lmstudio run test test-deps lint types check soak mutants bench fmt dist clean install-service uninstall-service
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -45,6 +48,17 @@ types: $(VENV)/.all ## strict type check
 	$(BIN)/mypy
 
 check: lint types test ## what CI runs
+
+soak: $(VENV)/.all ## what takes long, minutes: campaigns against running daemons, the longest walks
+	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m bench.fuzz --count 10000
+	$(BIN)/python -m bench.soak_lmstudio crowd --seconds 300 --pace 3
+	$(BIN)/python -m bench.soak_lmstudio kills
+	$(BIN)/python -m bench.soak_lmstudio hands
+
+mutants: $(VENV)/.all ## 300 faults of one line, and which of them the tests notice
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
+	$(BIN)/python bench/mutants.py
 
 bench: $(VENV)/.all ## CPU per chunk and per request, against nginx and Go
 	$(BIN)/python bench/run.py
