@@ -8,7 +8,7 @@ Each use is one function or one method here, with its reason, and has a test of 
 import asyncio
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -46,8 +46,8 @@ class ClientConnection(web.RequestHandler):
     """
     One client's connection; *server* is told of it.
 
-    It has dmap's words for what never reaches the application: what is no HTTP, and an `Expect` that aiohttp
-    does not know.  That is a client's doing, so it is one line in the log and never a traceback.
+    It has dmap's words for what is no HTTP.  That is a client's doing, so it is one line in the log and never
+    a traceback.
     """
 
     __slots__ = ()
@@ -79,13 +79,7 @@ class ClientConnection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """
-        Send *resp*; end the connection if the body was not read, or if nobody can say where it ends.
-
-        417 is what aiohttp itself says, in plain text, before the application is asked.
-        """
-        if isinstance(resp, web.HTTPExpectationFailed):
-            resp = _refusal(request, "Expect takes 100-continue and nothing else", status=resp.status)
+        """Send *resp*; end the connection if the body was not read, or if nobody can say where it ends."""
         is_unread = not request.content.is_eof()
         if is_unread or is_ambiguous(request):
             resp.force_close()
@@ -106,6 +100,36 @@ class ClientConnection(web.RequestHandler):
                     await asyncio.sleep(LINGER_S)
         except (TimeoutError, *BODY_ERRORS):
             return
+
+
+class Request(web.BaseRequest):
+    """
+    A request with an *id*, whose response is *signed* just before its head is written.
+
+    `web.Application` has a signal for that.  It is not used: its router, middlewares and signals take as
+    long as all the rest of aiohttp.
+    """
+
+    id: str
+    signed: "Callable[[Request, web.StreamResponse], None]"
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        self.signed(self, response)
+
+
+def server(
+    answer: Callable[[Request], Awaitable[web.StreamResponse]],
+    sign: Callable[[Request, web.StreamResponse], None],
+) -> web.Server:
+    """Return a server that has *answer* answer each request, and *sign* put its headers on each response."""
+    loop = asyncio.get_running_loop()
+
+    def request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:
+        made = Request(message, payload, protocol, writer, task, loop)
+        made.id, made.signed = request_id(message.headers), sign
+        return made
+
+    return web.Server(answer, request_factory=request, handler_cancellation=True)  # type: ignore[arg-type]
 
 
 def is_ambiguous(request: web.BaseRequest) -> bool:
@@ -137,11 +161,11 @@ def full(protocol: BaseProtocol) -> Callable[[], bool]:
     return functools.partial(getattr, protocol, "_paused")
 
 
-def _refusal(request: web.BaseRequest, words: str, *, status: int = BadRequest.status) -> web.Response:
+def _refusal(request: web.BaseRequest, words: str) -> web.Response:
     """Refuse what the application does not get to see, and end its connection."""
-    refusal, id = BadRequest(words), request_id(request.headers)
-    _log.info(logfmt("bad_http", {"id": id, "client": request.remote, "reason": words}))
-    headers = {"x-request-id": id, "Server": "dmap"}
-    response = web.json_response(refusal.body(), status=status, headers=headers)
+    assert isinstance(request, Request), "the server makes no others"
+    refusal = BadRequest(words)
+    _log.info(logfmt("bad_http", {"id": request.id, "client": request.remote, "reason": words}))
+    response = web.json_response(refusal.body(), status=refusal.status)
     response.force_close()
     return response

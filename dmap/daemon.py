@@ -27,8 +27,9 @@ from dmap.logfmt import logfmt
 from dmap.notify import Notifier
 from dmap.sockets import find_vanished, given_to_us, is_every_address, of_both_families
 from dmap.state import StateFile, default_path
-from dmap.web.app import make_app
-from dmap.web.build import build
+from dmap.web import metrics
+from dmap.web.app import make_server
+from dmap.web.build import build, running
 from dmap.web.proxy import Proxy
 from dmap.web.reload import reload
 
@@ -78,11 +79,11 @@ class Daemon:
             await gate.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.proxy.config.server.shutdown_s):
-                await _first_of(self.proxy.presence.gone(), hurry.wait())
+                await _first_of(self.proxy.visits.gone(), hurry.wait())
         self.proxy.pool.stop(ShuttingDown("dmap is shutting down"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CANCEL_S):
-                await self.proxy.presence.gone()
+                await self.proxy.visits.gone()
 
 
 @contextlib.asynccontextmanager
@@ -96,36 +97,39 @@ async def listening(
     `ConfigProblem` for a certificate that cannot be used.
     """
     proxy = build(config, state)
-    runner = web.AppRunner(
-        make_app(proxy), handler_cancellation=True, access_log=None, shutdown_timeout=_CANCEL_S
-    )
-    servers = await _bind(runner, proxy, given)
+    http = make_server(proxy)
+    servers = await _bind(http, proxy, given)
     try:
-        await runner.setup()
-        for server in servers:
-            await server.start_serving()
-        addresses = [sock.getsockname()[:2] for server in servers for sock in server.sockets]
-        yield Daemon(proxy, addresses, servers)
+        async with running(proxy), metrics.watched(proxy):
+            for server in servers:
+                await server.start_serving()
+            addresses = [sock.getsockname()[:2] for server in servers for sock in server.sockets]
+            try:
+                yield Daemon(proxy, addresses, servers)
+            finally:
+                http.pre_shutdown()
+                await http.shutdown(_CANCEL_S)
     finally:
         for server in servers:
             server.close()
-        await runner.cleanup()
 
 
-async def _bind(runner: web.AppRunner, proxy: Proxy, given: Sequence[socket.socket]) -> list[asyncio.Server]:
+async def _bind(http: web.Server, proxy: Proxy, given: Sequence[socket.socket]) -> list[asyncio.Server]:
     """Take the addresses, before anything is started that would have to be stopped if they are taken."""
     loop, config = asyncio.get_running_loop(), proxy.config
     tls: dict[str, Any] = {}
     if proxy.certificate is not None:
         tls = {"ssl": proxy.certificate.context, "ssl_handshake_timeout": _HANDSHAKE_S}
 
-    def connection() -> ClientConnection:
-        assert runner.server is not None, "connections come when the runner is set up"
-        return ClientConnection(runner.server, loop)
+    connection = functools.partial(ClientConnection, http, loop)
 
     async def server_at(place: dict[str, Any]) -> asyncio.Server:
         server: asyncio.Server = await loop.create_server(
-            connection, backlog=_BACKLOG, start_serving=False, **tls, **place
+            connection,
+            backlog=_BACKLOG,
+            start_serving=False,
+            **tls,
+            **place,
         )
         for sock in server.sockets:
             find_vanished(sock, config.server.client_stall_s)

@@ -5,8 +5,9 @@ DmapError
   caller's fault
     BadRequest 400          AccessDenied 403        UploadTimeout 408
     InvalidKey 401          PathNotFound 404        BodyTooLarge 413
-    Invalid 400             ModelNotFound 404       Overloaded 429
-    ContextExceeded 400     RequestNotFound 404     EncodedBody 415
+    Invalid 400             ModelNotFound 404       EncodedBody 415
+    ContextExceeded 400     RequestNotFound 404     Overloaded 429
+                            MethodNotAllowed 405
   backend's fault
     LoadFailed 502          BackendBroke 502        BackendSlow 504
     BackendDown 503         Relayed (as it was told)
@@ -16,7 +17,7 @@ DmapError
     Cancelled 503           NotSaved 500
 
 Status, `type` and `code` are class data (OpenAI's spellings where it has one), and so is whether a
-client should try again by itself.  The counterpart is the middleware in `web/app.py`, the only place
+client should try again by itself.  The counterpart is `web/app.py`, the only place
 that turns one of these into a response.
 """
 
@@ -108,6 +109,20 @@ class PathNotFound(DmapError):
     """No such route, or not in this spelling."""
 
     status, type, code = 404, "invalid_request_error", "unknown_path"
+
+
+class MethodNotAllowed(DmapError):
+    """The path is there, but not for this method; *allowed* lists those that it takes."""
+
+    status, type, code = 405, "invalid_request_error", "invalid_request"
+
+    def __init__(self, message: str, *, allowed: str = "") -> None:
+        super().__init__(message)
+        self._allowed = allowed
+
+    def headers(self) -> dict[str, str]:
+        """Return also the methods that are taken (RFC 9110 section 15.5.6)."""
+        return super().headers() | {"Allow": self._allowed}
 
 
 class ModelNotFound(DmapError):

@@ -71,7 +71,7 @@ class Proxy:
     def leftovers(self) -> int:
         """Count leases, waiters and bodies that the proxy still holds."""
         views = [gate.snapshot() for gate in self.proxy.gates]
-        return sum(view.leases + view.waiting for view in views) + self.proxy.bodies.held_bytes
+        return sum(view.leases + view.waiting for view in views) + self.proxy.visits.body_bytes
 
     async def settled(self) -> None:
         """Wait, a second at most, until nothing is held any more."""

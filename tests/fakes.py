@@ -468,7 +468,7 @@ async def served(
         backend.cut_all()
         await proxy.settled()
         async with asyncio.timeout(HERE_S):
-            await proxy.proxy.presence.gone()
+            await proxy.proxy.visits.gone()
     gc.collect()  # only then a task or a future whose exception nobody looked at complains
     gc.unfreeze()
     logged = [*caplog.get_records("call"), *caplog.records]

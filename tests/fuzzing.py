@@ -230,8 +230,7 @@ class Campaign:
         parts, proxy = site.proxy.proxy, site.proxy
         counts = {
             "leases, waiters and bytes of bodies": proxy.leftovers,
-            "open requests": len(parts.open),
-            "visits": len(parts.presence._visits),
+            "visits": len(parts.visits),
             "trials": len(parts.trials),
             "readers": parts.bus.readers,
             "requests of keys": sum(one.running for one in parts.access.quotas._usages.values()),

@@ -365,14 +365,18 @@ def test_counts_outlive_a_reload():
     door = access(keys=(key("k", parallel=1),), failures_per_min=1)
     guess(door, STRANGER, 1)
 
-    with door.hold(door.admit(LAN, sent(bearer("k")), scope=None)):
-        door.configure(config.Access(keys=(key("k", parallel=2),), failures_per_min=1))
-        client = door.admit(LAN, sent(bearer("k")), scope=None)
-        with door.hold(client), pytest.raises(Overloaded), door.hold(client):
-            pass
-        with pytest.raises(Overloaded):
-            door.admit(STRANGER, sent(bearer("k")), scope=None)
+    door.begin(door.admit(LAN, sent(bearer("k")), scope=None), "/")
+    door.configure(config.Access(keys=(key("k", parallel=2),), failures_per_min=1))
+    client = door.admit(LAN, sent(bearer("k")), scope=None)
+    door.begin(client, "/")
 
+    with pytest.raises(Overloaded):
+        door.begin(client, "/")
+    with pytest.raises(Overloaded):
+        door.admit(STRANGER, sent(bearer("k")), scope=None)
+
+    door.end(client, 1)
+    door.end(client, 1)
     assert door.quotas.running("k") == 0
 
 
@@ -392,8 +396,10 @@ def test_an_address_has_no_bounds_of_its_own():
     door = access()
     client = door.admit(LOOPBACK, sent(), scope="inference")
 
-    with door.hold(client), door.hold(client):
-        assert door.quotas.running(client.name) == 0
+    door.begin(client, "/")
+    door.begin(client, "/")
+
+    assert door.quotas.running(client.name) == 0
 
 
 # What is told
@@ -416,8 +422,9 @@ def test_a_refusal_is_told():
     with pytest.raises(Overloaded):
         door.admit(LAN, sent(bearer("PLANTED")), scope=None, path="/v1/models")
     one = Client("one", key=True, parallel=1)
-    with door.hold(one), pytest.raises(Overloaded), door.hold(one, "/v1/embeddings"):
-        pass
+    door.begin(one, "/v1/embeddings")
+    with pytest.raises(Overloaded):
+        door.begin(one, "/v1/embeddings")
 
     assert {type for type, _ in told} == {"access.denied"}
     assert [(f["client"], f["path"], f["status"], f["code"]) for _, f in told] == [

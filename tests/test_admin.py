@@ -491,7 +491,7 @@ class TestQueue:
         first = asyncio.ensure_future(client.chat("m"))
         await asked.wait()
         second = asyncio.ensure_future(client.chat("m"))
-        await until(lambda: len(client.proxy.proxy.open) == 2)
+        await until(lambda: len(list(client.proxy.proxy.visits.open())) == 2)
 
         _, told = await client.get("/admin/queue")
         [waiting] = told["waiting"]["backend server"]
@@ -534,7 +534,7 @@ class TestDrain:
         _, told = await studio.post("/admin/drain", device="gpu0", unload=True)
         await until(lambda: not lm.world.instances)
         asking = asyncio.ensure_future(studio.chat(SMALL))
-        await until(lambda: bool(studio.proxy.proxy.open))
+        await until(lambda: any(studio.proxy.proxy.visits.open()))
         _, queued = await studio.get("/admin/queue")
         _, ready = await studio.get("/ready")
 
@@ -582,7 +582,7 @@ class TestState:
             """
         )
         asking = asyncio.ensure_future(client.chat())
-        await until(lambda: bool(client.proxy.proxy.open))
+        await until(lambda: any(client.proxy.proxy.visits.open()))
         assert (await client.get("/admin/queue"))[1]["waiting"]["gpu0"] != []
 
         await client.post("/admin/resume")

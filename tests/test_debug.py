@@ -292,7 +292,7 @@ class TestReaders:
 
         assert (await watcher.client.until(b"0\r\n\r\n")).endswith(b"0\r\n\r\n")
         async with asyncio.timeout(HERE_S):
-            await proxy.proxy.presence.gone()
+            await proxy.proxy.visits.gone()
         client = await proxy.client()
         await client.send(get("/debug/stream"))
         assert (await client.answer()).status == 503

@@ -123,7 +123,7 @@ async def left(proxy, backend):
     await proxy.close()
     backend.cut_all()
     await proxy.settled()
-    return proxy.leftovers, len(proxy.proxy.open)
+    return proxy.leftovers, len(proxy.proxy.visits)
 
 
 async def sent(proxy, *pieces):

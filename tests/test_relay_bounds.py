@@ -135,7 +135,7 @@ class TestMemory:
         await client.answer()
 
         client.close()
-        await proxy.proxy.presence.gone()
+        await proxy.proxy.visits.gone()
         await asyncio.sleep(0)
 
         assert uncollected(Exchange, Reply) == []
@@ -177,7 +177,7 @@ class TestStall:
         client, exchange = await ask(proxy, backend, connect=narrow)
         await exchange.end(SSE, chunk(PIECE * 100 + DONE), END)
 
-        await proxy.proxy.presence.gone()
+        await proxy.proxy.visits.gone()
         client.resume()
 
         assert (await client.all()).count(b"HTTP/1.1") == 1
@@ -215,7 +215,7 @@ class TestLeaving:
         getattr(client, leave)()
 
         async with asyncio.timeout(HERE_S):
-            await proxy.proxy.presence.gone()
+            await proxy.proxy.visits.gone()
 
 
 class TestLease:
@@ -388,7 +388,7 @@ class TestEarlyAnswer:
         await holding(proxy, 1)
 
         client.close()
-        await proxy.proxy.presence.gone()
+        await proxy.proxy.visits.gone()
         backend.requests[0].writer.transport.resume_reading()
 
         assert len(await backend.requests[0].reader.read()) < 8_000_000

@@ -174,7 +174,7 @@ class TestHalf:
 
         getattr(client, leave)()
 
-        await proxy.proxy.presence.gone()
+        await proxy.proxy.visits.gone()
         assert proxy.leftovers == 0
         assert backend.requests == []
 

@@ -9,8 +9,7 @@ been read by then.  How much a key may do at once and in a minute is `quota`'s b
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -45,7 +44,7 @@ class Client:
     Who asks: *name* is its key's (then *key* is true), else its address (of IPv6 the /64).
 
     *models* are globs, *permit* the guarded fields that it may use with any model.  Who has a higher
-    *priority* waits in front.  *parallel* and *rate_per_min* bound its requests, see `Access.hold`.
+    *priority* waits in front.  *parallel* and *rate_per_min* bound its requests, see `Access.begin`.
     """
 
     name: str
@@ -122,27 +121,25 @@ class Access:
             self._deny(name, path, error)
             raise
 
-    @contextmanager
-    def hold(self, client: Client, path: str = "") -> Generator[None]:
+    def begin(self, client: Client, path: str) -> None:
         """
-        Count a request of *client* as under way inside the context.
+        Count a request of *client* as under way; one `end` follows.
 
         Raises `Overloaded` where its key has too many at once or in a minute.  Addresses have no bound of
         their own; they share the queues.
         """
         if not client.key:
-            yield
             return
-        began_at = self._clock()
         try:
-            self.quotas.begin(client.name, client.parallel, client.rate_per_min, began_at)
+            self.quotas.begin(client.name, client.parallel, client.rate_per_min, self._clock())
         except Overloaded as error:
             self._deny(client.name, path, error)
             raise
-        try:
-            yield
-        finally:
-            self.quotas.end(client.name, self._clock() - began_at)
+
+    def end(self, client: Client, lasted_s: float) -> None:
+        """Count a request of *client* no more, *lasted_s* after it came."""
+        if client.key:
+            self.quotas.end(client.name, lasted_s)
 
     def _deny(self, client: str, path: str, error: AccessDenied | InvalidKey | Overloaded) -> None:
         told = {"client": client, "path": path, "status": error.status, "code": error.code}

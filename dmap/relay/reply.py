@@ -35,7 +35,9 @@ class Reply:
     *server* holds the bounds, *record* takes the facts, *dialect* says how an error looks inside a stream.
     """
 
-    def __init__(self, request: web.Request, record: RequestRecord, dialect: Dialect, server: Server) -> None:
+    def __init__(
+        self, request: web.BaseRequest, record: RequestRecord, dialect: Dialect, server: Server
+    ) -> None:
         self.record = record
         self.server = server
         self.dialect = dialect

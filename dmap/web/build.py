@@ -4,8 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
-
-from aiohttp import web
+from contextlib import asynccontextmanager
 
 from dmap import config as settings
 from dmap.access import Access
@@ -26,10 +25,9 @@ from dmap.sockets import names_of
 from dmap.state import StateFile
 from dmap.tls import Certificate
 from dmap.tokens import counters
-from dmap.web.bodies import Bodies
 from dmap.web.context import ContextGuard
-from dmap.web.presence import Presence
-from dmap.web.proxy import PROXY, Proxy, named_gates
+from dmap.web.proxy import Proxy, named_gates
+from dmap.web.visit import Visits
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +50,7 @@ def build(config: Config, state: StateFile | None = None) -> Proxy:
         devices=devices,
         passages=passages,
         pool=Pool(connect_s=config.server.connect_s),
-        bodies=Bodies(config.server),
-        presence=Presence(config.server.client_stall_s),
+        visits=Visits(config.server),
         bus=bus,
         context=ContextGuard(config, backends, counters(config)),
         certificate=Certificate(config.listen.tls) if config.listen.tls is not None else None,
@@ -67,9 +64,9 @@ def build(config: Config, state: StateFile | None = None) -> Proxy:
     return proxy
 
 
-async def running(app: web.Application) -> AsyncGenerator[None]:
-    """Start the parts of *app*, and stop them in the opposite order; for `cleanup_ctx`."""
-    proxy = app[PROXY]
+@asynccontextmanager
+async def running(proxy: Proxy) -> AsyncGenerator[None]:
+    """Start the parts of *proxy*, and stop them in the opposite order."""
     try:
         await _start(proxy)
         yield
@@ -85,12 +82,12 @@ async def _start(proxy: Proxy) -> None:
         proxy.devices[name].drain(unload=False)
         told = {"device": name, "since": "before this start", "until": "dmap resume"}
         _log.warning(logfmt("drained", told))
-    await proxy.presence.start()
+    await proxy.visits.start()
 
 
 async def _stop(proxy: Proxy) -> None:
     """Stop what has been started, be it only a part."""
-    await proxy.presence.close()
+    await proxy.visits.close()
     await proxy.inventory.close()
     for gate in proxy.gates:
         await gate.close()

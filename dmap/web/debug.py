@@ -22,10 +22,10 @@ from aiohttp_sse import EventSourceResponse
 
 from dmap import tasks
 from dmap.aiohttp_insides import full
-from dmap.errors import BadRequest, ClientStalled, Overloaded, ShuttingDown
+from dmap.errors import BadRequest, ClientStalled, MethodNotAllowed, Overloaded, ShuttingDown
 from dmap.events import MISSED, TYPES, Bus, Event
-from dmap.web.inference import RECORD
-from dmap.web.proxy import PROXY
+from dmap.web.proxy import Proxy
+from dmap.web.visit import Visit
 
 READERS = 256
 """How many may read the stream at once."""
@@ -71,7 +71,7 @@ class Filter:
         return not self.models or _meet(self.models, named)
 
 
-def _query(request: web.Request) -> Mapping[str, list[str]]:
+def _query(request: web.BaseRequest) -> Mapping[str, list[str]]:
     try:
         return parse_qs(request.rel_url.raw_query_string, keep_blank_values=True, max_num_fields=FIELDS)
     except ValueError as exc:
@@ -99,14 +99,16 @@ def _meet(globs: tuple[str, ...], names: Iterable[Any]) -> bool:
     return any(fnmatchcase(name, glob) for name in either for glob in globs)
 
 
-async def stream(request: web.Request) -> web.StreamResponse:
+async def stream(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     """
     `GET /debug/stream`: events as they happen, and before them those after `Last-Event-ID` or `?after=`.
 
     It begins with an id and no event, so that a reader has a place to go on from.  Raises `BadRequest`,
     `Overloaded` when there are `READERS` already, and `ShuttingDown`.
     """
-    proxy, bus = request.app[PROXY], request.app[PROXY].bus
+    request, bus = visit.request, proxy.bus
+    if request.method != "GET":
+        raise MethodNotAllowed("the stream takes GET", allowed="GET")
     chosen, after = Filter.of(_query(request)), _start(request, bus)
     server = proxy.config.server
     response = EventSourceResponse(send_timeout=server.client_stall_s, ping_interval=server.heartbeat_s)
@@ -119,11 +121,11 @@ async def stream(request: web.Request) -> web.StreamResponse:
             try:
                 await reader.follow(bus, chosen, after)
             except TimeoutError:
-                request[RECORD].outcome = ClientStalled.code
+                visit.record.outcome = ClientStalled.code
     return response
 
 
-def _start(request: web.Request, bus: Bus) -> int:
+def _start(request: web.BaseRequest, bus: Bus) -> int:
     """Find the number of the event that the reader saw last; what is asked for by no number is new ones."""
     asked = request.headers.get("Last-Event-ID", request.query.get("after"))
     if asked is None:
@@ -147,11 +149,21 @@ def _place(bus: Bus) -> Generator[None]:
         bus.readers -= 1
 
 
+async def captures(proxy: Proxy, visit: Visit) -> web.Response:
+    """`GET /debug/captures`: the bodies of the last requests, if `debug.capture` is on; the oldest first."""
+    is_on = proxy.config.debug.capture
+    return web.json_response({"capture": is_on, "captures": proxy.captures.told() if is_on else []})
+
+
 class Reader:
     """One connection that reads the stream; it is cut when it does not read for *stall_s*."""
 
     def __init__(
-        self, request: web.Request, response: web.StreamResponse, writer: AbstractStreamWriter, stall_s: float
+        self,
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        writer: AbstractStreamWriter,
+        stall_s: float,
     ) -> None:
         if request.transport is None:
             raise ConnectionResetError("the reader has left")

@@ -5,7 +5,6 @@ import functools
 from aiohttp import web
 
 from dmap import relay
-from dmap.access import Client
 from dmap.backends import Backend, Target
 from dmap.config import OpenAIBackend
 from dmap.errors import BackendBroke, BackendDown, BadRequest, DmapError, ModelNotFound, PathNotFound
@@ -13,9 +12,9 @@ from dmap.gate import Gate, Lease
 from dmap.models import Route
 from dmap.record import RequestRecord
 from dmap.relay import Reply
-from dmap.web import request_log
-from dmap.web.open_requests import OpenRequest
-from dmap.web.proxy import PROXY, Proxy
+from dmap.web import request_log, upload
+from dmap.web.proxy import Proxy
+from dmap.web.visit import Visit
 from dmap.wire.body import check_permits, peek
 from dmap.wire.fitting import fit
 from dmap.wire.form import content_type_of, peek_form, put_model
@@ -25,45 +24,42 @@ from dmap.wire.routes import ROUTES, InferenceRoute
 
 _JSON = "application/json"
 
-RECORD = web.RequestKey("record", RequestRecord)
-CLIENT = web.RequestKey("client", Client)
 
-
-async def infer(request: web.Request) -> web.StreamResponse:
+async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     """Refuse one inference request, or queue for its model and pass the model's answer on."""
-    proxy, record, path = request.app[PROXY], request[RECORD], ROUTES[request.path]
-    reply = Reply(request, record, path.dialect, proxy.config.server)
-    with proxy.bodies.of(request) as upload:
-        body = await upload.read()
-        if proxy.config.debug.capture:
-            proxy.captures.note(record, body, proxy.bus.clock())
-        try:
-            body, route = _understand(request, path, body)
-        except ModelNotFound:
-            await proxy.inventory.refresh()  # it may be new
-            body, route = _understand(request, path, body)
-        proxy.inventory.check(route.key.backend, route.key.model)
-        await proxy.context.check(route, path.path, body)
-        try:
-            with OpenRequest(proxy.open, record):
-                await _serve(request, reply, route, path, body)
-            proxy.context.learn(route, path.path, body, record.tokens_in)
-        except DmapError as error:
-            _report(proxy, route, error)
-            await reply.fail(error)
+    record, path = visit.record, ROUTES[visit.record.path]
+    reply = Reply(visit.request, record, path.dialect, proxy.config.server)
+    body = await upload.read(proxy.visits, visit)
+    if proxy.config.debug.capture:
+        proxy.captures.note(record, body, proxy.bus.clock())
+    try:
+        body, route = _understand(proxy, visit, path, body)
+    except ModelNotFound:
+        await proxy.inventory.refresh()  # it may be new
+        body, route = _understand(proxy, visit, path, body)
+    proxy.inventory.check(route.key.backend, route.key.model)
+    await proxy.context.check(route, path.path, body)
+    try:
+        with visit:
+            await _serve(proxy, visit, reply, route, path, body)
+        proxy.context.learn(route, path.path, body, record.tokens_in)
+    except DmapError as error:
+        _report(proxy, route, error)
+        await reply.fail(error)
+    proxy.visits.free(visit)
     return await reply.end()
 
 
-def _understand(request: web.Request, path: InferenceRoute, body: bytes) -> tuple[bytes, Route]:
+def _understand(proxy: Proxy, visit: Visit, path: InferenceRoute, body: bytes) -> tuple[bytes, Route]:
     """Find out what *body* asks for and where that goes; return it as the backend shall have it."""
-    record = request[RECORD]
-    form = _kind(request, path)
+    record = visit.record
+    form = _kind(visit, path)
     if form != _JSON:
-        body, route, record.stream = _form(request, body, form)
+        body, route, record.stream = _form(proxy, visit, body, form)
     else:
-        body, route, record.stream = _json(request, path, body)
+        body, route, record.stream = _json(proxy, visit, path, body)
     record.model, record.backend = route.key.model, route.key.backend
-    _suit(path, route, request.app[PROXY].config.backends[route.key.backend].kind)
+    _suit(path, route, proxy.config.backends[route.key.backend].kind)
     return body, route
 
 
@@ -83,14 +79,14 @@ def _suit(path: InferenceRoute, route: Route, kind: str) -> None:
         raise BadRequest(told, param="model")
 
 
-def _kind(request: web.Request, path: InferenceRoute) -> str:
+def _kind(visit: Visit, path: InferenceRoute) -> str:
     """Return the body's content type as dmap reads it, so that a backend can read it no other way."""
-    kind = request.headers.get("Content-Type", "")
+    kind = visit.request.headers.get("Content-Type", "")
     return kind if path.form and kind.lower().startswith("multipart/") else _JSON
 
 
-def _json(request: web.Request, path: InferenceRoute, body: bytes) -> tuple[bytes, Route, bool]:
-    proxy, client = request.app[PROXY], request[CLIENT]
+def _json(proxy: Proxy, visit: Visit, path: InferenceRoute, body: bytes) -> tuple[bytes, Route, bool]:
+    client = visit.client
     asked = peek(body)
     route = proxy.catalog.resolve(asked.model, client)
     call = fit(
@@ -105,19 +101,21 @@ def _json(request: web.Request, path: InferenceRoute, body: bytes) -> tuple[byte
     return body if call is asked else call.written(), route, call.stream
 
 
-def _form(request: web.Request, body: bytes, kind: str) -> tuple[bytes, Route, bool]:
+def _form(proxy: Proxy, visit: Visit, body: bytes, kind: str) -> tuple[bytes, Route, bool]:
     model, stream = peek_form(body, kind)
-    route = request.app[PROXY].catalog.resolve(model, request[CLIENT])
+    route = proxy.catalog.resolve(model, visit.client)
     return body if model == route.key.model else put_model(body, kind, route.key.model), route, stream
 
 
-async def _serve(request: web.Request, reply: Reply, route: Route, path: InferenceRoute, body: bytes) -> None:
+async def _serve(
+    proxy: Proxy, visit: Visit, reply: Reply, route: Route, path: InferenceRoute, body: bytes
+) -> None:
     """Wait for the model and have it answer; once more if its server was gone before anything was sent."""
-    gate = request.app[PROXY].gate(route)
+    gate = proxy.gate(route)
     for is_last in (route.device is None, True):
-        lease = await _granted(request, reply, gate, route)
+        lease = await _granted(proxy, visit, reply, gate, route)
         try:
-            return await _relay(request, reply, route, path, body)
+            return await _relay(proxy, visit, reply, route, path, body)
         except BackendDown:
             if is_last:
                 raise
@@ -126,9 +124,9 @@ async def _serve(request: web.Request, reply: Reply, route: Route, path: Inferen
         await gate.recheck()
 
 
-async def _granted(request: web.Request, reply: Reply, gate: Gate, route: Route) -> Lease:
+async def _granted(proxy: Proxy, visit: Visit, reply: Reply, gate: Gate, route: Route) -> Lease:
     """Wait for a lease, which is then to be released, and note how long that took, also if it was in vain."""
-    bus, client, record = request.app[PROXY].bus, request[CLIENT], reply.record
+    bus, client, record = proxy.bus, visit.client, reply.record
     lease = gate.lease(route, client.name, client.priority, record.id)
     try:
         lease.ask()
@@ -152,22 +150,23 @@ def _words(gate: Gate, lease: Lease) -> str:
     return f"position {position} in the queue, {left}"
 
 
-async def _relay(request: web.Request, reply: Reply, route: Route, path: InferenceRoute, body: bytes) -> None:
-    proxy = request.app[PROXY]
+async def _relay(
+    proxy: Proxy, visit: Visit, reply: Reply, route: Route, path: InferenceRoute, body: bytes
+) -> None:
     backend = proxy.backends[route.key.backend]
 
     async def where() -> Target:
         await backend.confirm()
         return backend.target(route.key.model, path.path)
 
-    kind = _kind(request, path)
+    kind = _kind(visit, path)
     written = kind if kind == _JSON else content_type_of(kind)
     own = (("Content-Type", written), ("X-Request-Id", reply.record.id))
     await relay.run(
         reply,
         proxy.pool,
         where,
-        to_backend(request.headers.items(), own),
+        to_backend(visit.request.headers.items(), own),
         body,
         lease_s=proxy.gate(route).lease_s,
         on_answer=functools.partial(_begun, proxy, reply.record, backend),

@@ -1,39 +1,48 @@
-"""`GET /metrics`, and the task that measures how late the event loop is."""
+"""`GET /metrics`, `GET /debug/metrics`, and the task that measures how late the event loop is."""
 
 import asyncio
 import functools
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 from prometheus_async.aio import time
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from dmap import tasks
-from dmap.metrics import Metrics
 from dmap.metrics.series import Histogram
-from dmap.web.proxy import PROXY
+from dmap.web.proxy import Proxy
+from dmap.web.visit import Visit
 
 LOOK_S = 1.0
 """How often the loop's lag is measured."""
 
 
-def page(metrics: Metrics) -> Handler:
+async def page(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     """
-    Return what serves *metrics* in the format that the scraper asks for, and times itself.
+    `GET /metrics`: the metrics in the format that the scraper asks for; it times itself.
 
     prometheus_async's own `server_stats` knows the global registry only, which all daemons of a process would
     share.
     """
-    return time(metrics.scrape)(make_aiohttp_handler(metrics.registry, disable_compression=True))
+    metrics = proxy.metrics
+    scrape = time(metrics.scrape)(make_aiohttp_handler(metrics.registry, disable_compression=True))
+    return await scrape(visit.request)  # type: ignore[arg-type]  # it reads the query and headers
 
 
-async def watched(app: web.Application) -> AsyncGenerator[None]:
-    """Measure the loop's lag while *app* runs; for `cleanup_ctx`."""
-    lag = app[PROXY].metrics.lag
-    task = tasks.spawn(functools.partial(_watch, lag), "loop lag")
-    yield
-    await tasks.end(task)
+async def as_json(proxy: Proxy, visit: Visit) -> web.Response:
+    """`GET /debug/metrics`: what `/metrics` has, as JSON."""
+    return web.json_response(proxy.metrics.as_dict())
+
+
+@asynccontextmanager
+async def watched(proxy: Proxy) -> AsyncGenerator[None]:
+    """Measure the loop's lag inside the context."""
+    task = tasks.spawn(functools.partial(_watch, proxy.metrics.lag), "loop lag")
+    try:
+        yield
+    finally:
+        await tasks.end(task)
 
 
 async def _watch(lag: Histogram) -> None:

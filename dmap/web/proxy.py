@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from aiohttp import web
-
 from dmap.access import Access
 from dmap.backends import Backend, Switcher
 from dmap.backends.gguf.backend import GGUFBackend
@@ -20,11 +18,9 @@ from dmap.models import ModelKey, Route
 from dmap.relay import Pool
 from dmap.state import Activation, Saved, StateFile
 from dmap.tls import Certificate
-from dmap.web.bodies import Bodies
 from dmap.web.capture import Captures
 from dmap.web.context import ContextGuard
-from dmap.web.open_requests import OpenRequest
-from dmap.web.presence import Presence
+from dmap.web.visit import Visits
 
 
 @dataclass(slots=True)
@@ -34,8 +30,8 @@ class Proxy:
 
     *devices* has the gate of each device and *passages* that of each backend without one.  *saved* is
     what was set over the admin API, kept in *state*, and *trials* what a load under way is to set; *turns*
-    keeps orders for one model apart.  *open* are the requests that wait or are answered.  *reload* reads the
-    file again; it raises `ConfigProblem`.
+    keeps orders for one model apart.  *visits* are the requests under way.  *reload* reads the file again; it
+    raises `ConfigProblem`.
     """
 
     config: Config
@@ -46,8 +42,7 @@ class Proxy:
     devices: Mapping[str, Gate]
     passages: Mapping[str, Gate]
     pool: Pool
-    bodies: Bodies
-    presence: Presence
+    visits: Visits
     bus: Bus
     certificate: Certificate | None
     metrics: Metrics
@@ -56,7 +51,6 @@ class Proxy:
     saved: Saved
     trials: dict[str, Activation] = field(default_factory=dict)
     turns: dict[ModelKey, asyncio.Lock] = field(default_factory=dict)
-    open: set[OpenRequest] = field(default_factory=set)
     captures: Captures = field(default_factory=Captures)
     reload: Callable[[], None] | None = None
 
@@ -87,9 +81,6 @@ class Proxy:
     def residents(self) -> set[ModelKey]:
         """Return what is resident on the devices."""
         return {key for gate in self.devices.values() for key in gate.residents}
-
-
-PROXY = web.AppKey("proxy", Proxy)
 
 
 def named_gates(devices: Mapping[str, Gate], passages: Mapping[str, Gate]) -> dict[str, Gate]:

@@ -34,9 +34,8 @@ def reload(proxy: Proxy, config: Config) -> None:
     proxy.bus.resize(config.debug.ring)
     if not config.debug.capture:
         proxy.captures.clear()
-    proxy.bodies.server = config.server
+    proxy.visits.server = config.server
     proxy.pool.connect_s = config.server.connect_s
-    proxy.presence.unread_s = config.server.client_stall_s
     for name, device in config.devices.items():
         proxy.devices[name].configure(limits_of(device), **bounds_of(device))
     gone = ModelNotFound(

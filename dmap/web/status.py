@@ -1,4 +1,4 @@
-"""How dmap stands, for whoever runs it: devices and their residents, who waits, figures, captured bodies."""
+"""How dmap stands, for whoever runs it: devices and their residents, and who waits."""
 
 import asyncio
 from typing import Any
@@ -8,36 +8,24 @@ from aiohttp import web
 from dmap import __version__
 from dmap.arbiter import Snapshot
 from dmap.gate import Gate
-from dmap.web.proxy import PROXY, Proxy
+from dmap.web.proxy import Proxy
 from dmap.web.views import switch_told, waiting_told
+from dmap.web.visit import Visit
 
 
-async def status(request: web.Request) -> web.Response:
+async def status(proxy: Proxy, visit: Visit) -> web.Response:
     """`GET /debug/status`: residents, switch and queue of each device, and whether each backend answers."""
-    proxy = request.app[PROXY]
     told = {
         "version": __version__,
         "uptime_s": round(proxy.bus.clock() - proxy.bus.started_at, 3),
         "devices": {name: _device(gate) for name, gate in proxy.devices.items()},
         "backends": {name: _backend(proxy, name) for name in proxy.config.backends},
         "active": proxy.catalog.active,
-        "open": len(proxy.open),
+        "open": sum(1 for _ in proxy.visits.open()),
         "readers": proxy.bus.readers,
         "last_event": proxy.bus.last,
     }
     return web.json_response(told)
-
-
-async def metrics(request: web.Request) -> web.Response:
-    """`GET /debug/metrics`: what `/metrics` has, as JSON."""
-    return web.json_response(request.app[PROXY].metrics.as_dict())
-
-
-async def captures(request: web.Request) -> web.Response:
-    """`GET /debug/captures`: the bodies of the last requests, if `debug.capture` is on; the oldest first."""
-    proxy = request.app[PROXY]
-    is_on = proxy.config.debug.capture
-    return web.json_response({"capture": is_on, "captures": proxy.captures.told() if is_on else []})
 
 
 def _device(gate: Gate) -> dict[str, Any]:

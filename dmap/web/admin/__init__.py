@@ -5,7 +5,7 @@ It goes through the arbiter like everybody else.  What it sets is in effect at o
 sent, on the disk (`state`).  Scope `admin`; every change is a POST.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -13,33 +13,35 @@ from dmap.config import ConfigProblem
 from dmap.errors import Invalid, NotBuilt
 from dmap.web.admin import devices, models, queue
 from dmap.web.admin.orders import Nothing, note, read_order
-from dmap.web.proxy import PROXY
+from dmap.web.proxy import Proxy
+from dmap.web.visit import Visit
 
-__all__ = ["add_routes"]
-
-
-def add_routes(app: web.Application, on_expect: Callable[[web.Request], Awaitable[None]]) -> None:
-    """Put the admin API under /admin; *on_expect* is asked when a client waits for `100 Continue`."""
-    app.router.add_get("/admin/models", models.models)
-    app.router.add_get("/admin/queue", queue.queue)
-    app.router.add_post("/admin/models/load", models.load, expect_handler=on_expect)
-    app.router.add_post("/admin/models/unload", models.unload, expect_handler=on_expect)
-    app.router.add_post("/admin/models/activate", models.activate, expect_handler=on_expect)
-    app.router.add_post("/admin/queue/{id}/cancel", queue.cancel, expect_handler=on_expect)
-    app.router.add_post("/admin/drain", devices.drain, expect_handler=on_expect)
-    app.router.add_post("/admin/resume", devices.resume, expect_handler=on_expect)
-    app.router.add_post("/admin/reload", reload, expect_handler=on_expect)
+__all__ = ["ROUTES"]
 
 
-async def reload(request: web.Request) -> web.Response:
+async def reload(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/reload`: read the file again, as SIGHUP does; a file that is wrong changes nothing."""
-    await read_order(request, Nothing)
-    read_again: Callable[[], None] | None = request.app[PROXY].reload
+    await read_order(proxy, visit, Nothing)
+    read_again: Callable[[], None] | None = proxy.reload
     if read_again is None:
         raise NotBuilt("this dmap was not started from a file")
     try:
         read_again()
     except ConfigProblem as exc:
         raise Invalid(exc.problems) from exc
-    note(request, "reload")
+    note(visit, "reload")
     return web.json_response({"status": "reloaded"})
+
+
+ROUTES = (
+    ("GET", "/admin/models", models.models),
+    ("GET", "/admin/queue", queue.queue),
+    ("POST", "/admin/models/load", models.load),
+    ("POST", "/admin/models/unload", models.unload),
+    ("POST", "/admin/models/activate", models.activate),
+    ("POST", "/admin/queue/{id}/cancel", queue.cancel),
+    ("POST", "/admin/drain", devices.drain),
+    ("POST", "/admin/resume", devices.resume),
+    ("POST", "/admin/reload", reload),
+)
+"""The admin API."""

@@ -9,28 +9,29 @@ from aiohttp import web
 from dmap.errors import BadRequest
 from dmap.gate import Gate
 from dmap.web.admin.orders import DeviceOrder, note, read_order
-from dmap.web.proxy import PROXY, Proxy
+from dmap.web.proxy import Proxy
+from dmap.web.visit import Visit
 
 
-async def drain(request: web.Request) -> web.Response:
+async def drain(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/drain`: serve nobody on a device until it is resumed; who waits keeps the place."""
-    order, proxy = await read_order(request, DeviceOrder), request.app[PROXY]
+    order = await read_order(proxy, visit, DeviceOrder)
     gates = _gates(proxy, order.device)
     for gate in gates.values():
         gate.drain(unload=order.unload)
     await proxy.save(replace(proxy.saved, drained=proxy.saved.drained | gates.keys()))
-    note(request, "drain", devices=",".join(gates))
+    note(visit, "drain", devices=",".join(gates))
     return web.json_response({"status": "drained", "devices": _states(gates)})
 
 
-async def resume(request: web.Request) -> web.Response:
+async def resume(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/resume`: serve again."""
-    order, proxy = await read_order(request, DeviceOrder), request.app[PROXY]
+    order = await read_order(proxy, visit, DeviceOrder)
     gates = _gates(proxy, order.device)
     for gate in gates.values():
         gate.resume()
     await proxy.save(replace(proxy.saved, drained=proxy.saved.drained - gates.keys()))
-    note(request, "resume", devices=",".join(gates))
+    note(visit, "resume", devices=",".join(gates))
     return web.json_response({"status": "resumed", "devices": _states(gates)})
 
 

@@ -17,46 +17,46 @@ from dmap.models import Route
 from dmap.state import Activation
 from dmap.web.admin import workflow
 from dmap.web.admin.orders import ModelOrder, note, read_order
-from dmap.web.inference import CLIENT
-from dmap.web.proxy import PROXY, Proxy, switcher
+from dmap.web.proxy import Proxy, switcher
+from dmap.web.visit import Visit
 
 
-async def load(request: web.Request) -> web.Response:
+async def load(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/models/load`: set what is given, load, and make it the active model unless told not to."""
-    order, proxy, clock = *await _order(request, ModelOrder), asyncio.get_running_loop().time
-    came_at, key = clock(), (await _resolve(request, order.model_key)).key
+    order, clock = await read_order(proxy, visit, ModelOrder), asyncio.get_running_loop().time
+    came_at, key = clock(), (await _resolve(proxy, visit, order.model_key)).key
     async with proxy.turns.setdefault(key, asyncio.Lock()):
-        route = await _resolve(request, order.model_key)
+        route = await _resolve(proxy, visit, order.model_key)
         name, activation, told = _understand(proxy, route, order)
         active = _may_activate(route, order.activate, asked=order.activate is True)
         loaded, status = {}, "activated" if active else "noted"
         if _loader(proxy, route) is not None:
             async with _trying(proxy, route, name, activation):
-                loaded, status = _got(await _load(request, name, route), route), "loaded"
+                loaded, status = _got(await _load(proxy, visit, name, route), route), "loaded"
         await _set(proxy, name, activation, route if active else None)
     spent_s = round(clock() - came_at, 3)
-    note(request, "load", model=name, load_s=spent_s)
+    note(visit, "load", model=name, load_s=spent_s)
     answer = _answer(proxy, route, name, status) | told | loaded | {"took_s": spent_s}
     return web.json_response(answer | _workflow(proxy, route, "load", _asked(order, activation)))
 
 
-async def activate(request: web.Request) -> web.Response:
+async def activate(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/models/activate`: what requests that name no model get; the first of them loads it."""
-    order, proxy = await _order(request, ModelOrder)
-    route = await _resolve(request, order.model_key)
+    order = await read_order(proxy, visit, ModelOrder)
+    route = await _resolve(proxy, visit, order.model_key)
     name, activation, told = _understand(proxy, route, order)
     _may_activate(route, True, asked=True)
     await _set(proxy, name, activation, route)
     proxy.gate(route).changed()
-    note(request, "activate", model=name)
+    note(visit, "activate", model=name)
     answer = _answer(proxy, route, name, "activated") | told
     return web.json_response(answer | _workflow(proxy, route, "activate", _asked(order, activation)))
 
 
-async def unload(request: web.Request) -> web.Response:
+async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/models/unload`: take it out once it is idle, and forget what was set for it here."""
-    order, proxy = await _order(request, ModelOrder)
-    route = await _resolve(request, order.model_key)
+    order = await read_order(proxy, visit, ModelOrder)
+    route = await _resolve(proxy, visit, order.model_key)
     name, status = _name(proxy, route), "cleared"
     if _loader(proxy, route) is not None:
         await proxy.gate(route).unload(route.key)
@@ -65,17 +65,16 @@ async def unload(request: web.Request) -> web.Response:
     rest = {other: activation for other, activation in saved.models.items() if other != name}
     active = None if saved.active == name else saved.active
     await proxy.save(replace(saved, active=active, models=rest))
-    note(request, "unload", model=name)
+    note(visit, "unload", model=name)
     return web.json_response(_answer(proxy, route, name, status) | _workflow(proxy, route, "unload", {}))
 
 
-async def models(request: web.Request) -> web.Response:
+async def models(proxy: Proxy, visit: Visit) -> web.Response:
     """`GET /admin/models`: every model that this key may use, with all that is set for it."""
-    proxy = request.app[PROXY]
     await proxy.inventory.refresh()
     listed = [
-        model | _settings(proxy, proxy.catalog.resolve(model["id"], request[CLIENT]))
-        for model in proxy.catalog.listing(request[CLIENT], proxy.residents())
+        model | _settings(proxy, proxy.catalog.resolve(model["id"], visit.client))
+        for model in proxy.catalog.listing(visit.client, proxy.residents())
         if "alias_of" not in model
     ]
     return web.json_response({"active": proxy.saved.active, "models": listed})
@@ -103,18 +102,13 @@ def _loader(proxy: Proxy, route: Route) -> Switcher | None:
     return None if isinstance(backend, LMStudioBackend) and not backend.switches else backend
 
 
-async def _order(request: web.Request, kind: "type[ModelOrder]") -> tuple[ModelOrder, Proxy]:
-    return await read_order(request, kind), request.app[PROXY]
-
-
-async def _resolve(request: web.Request, model: str) -> Route:
+async def _resolve(proxy: Proxy, visit: Visit, model: str) -> Route:
     """Find the route of *model*, which may be new; raises what the catalog does."""
-    proxy = request.app[PROXY]
     try:
-        return proxy.catalog.resolve(model, request[CLIENT])
+        return proxy.catalog.resolve(model, visit.client)
     except ModelNotFound:
         await proxy.inventory.refresh()
-        return proxy.catalog.resolve(model, request[CLIENT])
+        return proxy.catalog.resolve(model, visit.client)
 
 
 def _name(proxy: Proxy, route: Route) -> str:
@@ -182,9 +176,9 @@ async def _trying(proxy: Proxy, route: Route, name: str, activation: Activation)
         proxy.choose()
 
 
-async def _load(request: web.Request, name: str, before: Route) -> Loaded | None:
+async def _load(proxy: Proxy, visit: Visit, name: str, before: Route) -> Loaded | None:
     """Load *name* as requests would have it now; one that is there as *before* that goes first."""
-    proxy, client = request.app[PROXY], request[CLIENT]
+    client = visit.client
     route = proxy.catalog.resolve(name, client)
     gate = proxy.gate(route)
     if route.load != before.load:

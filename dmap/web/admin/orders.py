@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from dmap.config import Defaults, Load, in_snake
 from dmap.config.models import SAME_OPTIONS, SAME_PARAMETERS
 from dmap.errors import BodyTooLarge, Invalid
 from dmap.logfmt import logfmt
-from dmap.web.inference import CLIENT
-from dmap.web.proxy import PROXY
+from dmap.web import upload
+from dmap.web.proxy import Proxy
+from dmap.web.visit import Visit
 
 _log = logging.getLogger("dmap.admin")
 
@@ -68,14 +68,13 @@ class Nothing(Order):
 T = TypeVar("T", bound=Order)
 
 
-async def read_order(request: web.Request, kind: type[T]) -> T:
+async def read_order(proxy: Proxy, visit: Visit, kind: type[T]) -> T:
     """
     Read the body as an order of this *kind*; no body is an empty one.
 
-    Raises `Invalid` with every problem, also for keys that are there twice, and what `Body.read` raises.
+    Raises `Invalid` with every problem, also for keys that are there twice, and what `upload.read` raises.
     """
-    with request.app[PROXY].bodies.of(request) as upload:
-        body = await upload.read()
+    body = await upload.read(proxy.visits, visit)
     if len(body) > MAX_ORDER_BYTES:
         raise BodyTooLarge(f"an order is at most {MAX_ORDER_BYTES} bytes")
     try:
@@ -124,6 +123,6 @@ def _as_written(place: Iterable[str | int], spelling: Spelling) -> Iterator[str]
         yield written
 
 
-def note(request: web.Request, action: str, **fields: Any) -> None:
+def note(visit: Visit, action: str, **fields: Any) -> None:
     """Log one line for each change, with the client that made it."""
-    _log.info(logfmt("admin", {"action": action, "client": request[CLIENT].name, **fields}))
+    _log.info(logfmt("admin", {"action": action, "client": visit.client.name, **fields}))

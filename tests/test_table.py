@@ -1,0 +1,58 @@
+"""The table of routes: what answers a path, and what is said where nothing does."""
+
+import pytest
+
+from dmap.errors import MethodNotAllowed, PathNotFound
+from dmap.web import admin, listing
+from dmap.web.table import find
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "handler", "named"),
+    [
+        ("GET", "/v1/models", listing.models, ""),
+        ("HEAD", "/v1/models", listing.models, ""),
+        ("GET", "/v1/models/a", listing.model, "a"),
+        ("GET", "/v1/models/up/a/b c", listing.model, "up/a/b c"),
+        ("GET", "/api/v0/models//", listing.model_v0, "/"),
+        ("POST", "/admin/queue/x/y/cancel", admin.queue.cancel, "x/y"),
+    ],
+)
+def test_what_is_there(method, path, handler, named):
+    """A path has one handler; what stands in the place for a name is any text but none."""
+    assert find(method, path) == (handler, named)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "/v1/models/",
+        "/v1/model",
+        "/V1/models",
+        "/health/",
+        "/admin/queue//cancel",
+        "/admin/queue/cancel",
+    ],
+)
+def test_what_is_not(path):
+    """Another spelling of a path is another path."""
+    with pytest.raises(PathNotFound):
+        find("GET", path)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/chat/completions", "POST"),
+        ("PUT", "/v1/models/a", "GET, HEAD"),
+        ("OPTIONS", "/admin/queue/a/cancel", "POST"),
+    ],
+)
+def test_another_method(method, path, allowed):
+    """A path that takes other methods says which."""
+    with pytest.raises(MethodNotAllowed) as refused:
+        find(method, path)
+
+    assert refused.value.headers()["Allow"] == allowed
