@@ -7,6 +7,7 @@ A room (`wire`, `arbiter`, `backends`, `web`) counts as one; its files may impor
 import ast
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,18 @@ def imports_of(file: Path) -> Iterator[str]:
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def module_of(file: Path) -> str:
+    """Return the dotted name of *file*."""
+    return ".".join(("dmap", *file.with_suffix("").parts)).removesuffix(".__init__")
+
+
+def needed_by(file: Path) -> set[str]:
+    """Return the modules of dmap that *file* imports, for type checks only or at run time."""
+    modules = {module_of(other) for other in FILES}
+    names = set(imports_of(file))
+    return {name if name in modules else name.rpartition(".")[0] for name in names} & modules
+
+
 def complaint(file: Path, name: str) -> str | None:
     """Tell why *file* may not import *name*; None if it may."""
     room, (top, *rest) = room_of(file), name.split(".")
@@ -108,6 +121,13 @@ def test_tasks_are_made_in_one_place(file):
     named = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
     assert not named & {"create_task", "ensure_future"} or str(file) in TASKS_TO_MOVE
+
+
+def test_no_circle():
+    """No modules import each other, directly or by way of others, not even for type checks."""
+    order = TopologicalSorter({module_of(file): needed_by(file) for file in FILES})
+
+    order.prepare()  # raises CycleError, which names them
 
 
 @pytest.mark.parametrize(

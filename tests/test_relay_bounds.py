@@ -207,7 +207,7 @@ class TestLeaving:
     @pytest.mark.parametrize("leave", ["close", "reset"])
     async def test_before_it_has_read_the_end(self, serve, backend, leave):
         """A client that leaves while the last bytes of its answer wait leaves nothing behind."""
-        proxy = await serve(server="{buffer: 64KiB}")
+        proxy = await serve(server="{buffer: 1MiB}")
         client, exchange = await ask(proxy, backend, connect=narrow)
         await exchange.end(SSE, chunk(PIECE * 100 + DONE), END)
         await proxy.settled()

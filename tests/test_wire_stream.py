@@ -6,7 +6,7 @@ import pytest
 
 from dmap.errors import BackendSlow
 from dmap.wire.routes import Dialect
-from dmap.wire.stream import Tail, error_of, error_record, usage_of
+from dmap.wire.stream import StreamWatch, error_of, error_record, usage_of
 
 TEXT = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":null}]}\n\n'
 FINISH = b'data: {"choices":[{"delta":{},"finish_reason": "stop"}]}\n\n'
@@ -16,12 +16,12 @@ COMPLETED = b'event: response.completed\ndata: {"type":"response.completed","res
 STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
 
-def fed(stream: bytes, size: int = 1 << 20) -> Tail:
-    """A tail that has seen *stream* in chunks of *size*."""
-    tail = Tail()
+def fed(stream: bytes, size: int = 1 << 20) -> StreamWatch:
+    """A watch that has seen *stream* in chunks of *size*."""
+    watch = StreamWatch()
     for start in range(0, len(stream), size):
-        tail.feed(stream[start : start + size])
-    return tail
+        watch.feed(stream[start : start + size])
+    return watch
 
 
 SIZES = pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1 << 20])
@@ -99,10 +99,10 @@ def test_a_long_record_is_not_kept_whole():
 )
 def test_a_finish_reason_may_do(stream, whole):
     """For servers that send no `[DONE]`, a `finish_reason` in the last records is an end."""
-    tail = fed(stream, len(TEXT))
+    watch = fed(stream, len(TEXT))
 
-    assert tail.ended(Dialect.CHAT, by_finish=True) is whole
-    assert not tail.ended(Dialect.CHAT)
+    assert watch.ended(Dialect.CHAT, by_finish=True) is whole
+    assert not watch.ended(Dialect.CHAT)
 
 
 @SIZES

@@ -1,72 +1,148 @@
 """
 One TCP connection to a backend, its answers parsed by `httptools`.
 
+A connection serves one exchange after another.  Each answer moves it along this line, and `_turn` is the
+only place that does::
+
+    IDLE -> SENT -> HEAD -> BODY -> COMPLETE -> IDLE
+                         -> UNFRAMED
+
 It goes back to the pool only when nothing is left on it: the answer complete and keep-alive, the request
-written whole, no byte after the end.  Anything else closes it.
+written whole, no byte after the end.  Anything else ends it, from wherever it stands.
+
+A backend may send anything, and nothing of it may cost much.  What one read brings of a body is passed on
+in one piece, however many chunks it came in.  Between two bytes of the body, what a backend says beside it
+(1xx answers, chunk extensions, trailers) is bounded, and so is the head.  After a large read the rest of
+the loop has its turn before the next one.
 """
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+import enum
+import logging
+from collections.abc import Callable
+from typing import cast
 
 import httptools
 
-from dmap.errors import BackendBroke, DmapError
-from dmap.relay.exchange import Exchange, Stale, drop
-
-if TYPE_CHECKING:
-    from dmap.relay.pool import Pool
+from dmap.errors import BackendBroke, DmapError, Internal
+from dmap.relay.exchange import Exchange, Stale
 
 MAX_HEAD_BYTES = 64 * 1024
+MAX_BESIDE_BYTES = 64 * 1024
+"""What may come without a byte of the body in between."""
 STALE_S = 1.0
 """A reused connection that ends this soon and without a byte had been closed before we wrote to it."""
+_LARGE_BYTES = 64 * 1024
+"""After a read of this size the next one waits for its turn: libuv would read 8 MB in a row."""
 
 Address = tuple[str, int, bool]
 """Host, port, and whether it is TLS."""
 
+_log = logging.getLogger(__name__)
 
-class Connection(asyncio.Protocol):
-    """One TCP connection to a backend: at most one exchange at a time, then idle in the pool."""
+
+class State(enum.IntEnum):
+    """Where a connection stands."""
+
+    IDLE = 0
+    """Nothing is on it."""
+    SENT = 1
+    """A request is written, and nothing of its answer is here."""
+    HEAD = 2
+    """The head of the answer comes, or a 1xx before it."""
+    BODY = 3
+    """The body comes, and its framing will tell its end."""
+    UNFRAMED = 4
+    """The body comes, and ends where the connection does."""
+    COMPLETE = 5
+    """The answer is whole, and another request may follow."""
+    SPENT = 6
+    """The answer is whole, and no other request may follow."""
+    CLOSED = 7
+    """The connection has ended, or is about to."""
+
+
+_NEXT: dict[State, tuple[State, ...]] = {
+    State.IDLE: (State.SENT,),
+    State.SENT: (State.HEAD,),
+    State.HEAD: (State.BODY, State.UNFRAMED),
+    State.BODY: (State.COMPLETE, State.SPENT),
+    State.UNFRAMED: (),
+    State.COMPLETE: (State.IDLE, State.SPENT),
+    State.SPENT: (State.SPENT,),
+    State.CLOSED: (),
+}
+_BODY = State.BODY  # looked up for each chunk
+
+
+class _Stop(Exception):
+    """Raised in a callback to stop the parser: what follows in this read is of no interest."""
+
+
+class BackendConnection(asyncio.Protocol):
+    """
+    One TCP connection to a backend: at most one exchange at a time, then idle in the pool.
+
+    *give_back* is called when it can serve another exchange, *forget* when it ends while idle.
+    """
 
     transport: asyncio.Transport
 
-    def __init__(self, pool: "Pool", address: Address) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        address: Address,
+        *,
+        give_back: Callable[["BackendConnection"], None],
+        forget: Callable[["BackendConnection"], None],
+    ) -> None:
         self.address = address
-        self.is_open = True
+        self.state = State.IDLE
         self.idle_since = 0.0
-        self.pool = pool
+        self._loop = loop
+        self._give_back = give_back
+        self._forget = forget
         self._exchange: Exchange | None = None
-        self._reset(fresh=True)
-
-    def _reset(self, *, fresh: bool) -> None:
-        """Get ready for one answer.  A parser of its own, since one that saw an error is no good."""
-        self._parser = httptools.HttpResponseParser(self)
-        self._fresh = fresh
-        self._silent = True
+        self._is_reused = False
+        self._is_paused = False
         self._head_bytes = 0
-        self._unparsed = 0
-        self._head_done = False
-        self._sized = False
-        self._complete = False
-        self._keep_alive = False
-        self._excess = False
+        self._beside_bytes = 0
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append  # for httptools; a method in Python would cost more per chunk
 
-    def write(self, exchange: Exchange, head: bytes, body: bytes, *, reused: bool) -> None:
+    def write(self, exchange: Exchange, head: bytes, body: bytes) -> None:
         """Write a request; what comes back from now on is *exchange*'s."""
-        if reused:
-            self._reset(fresh=False)
+        self._turn(State.SENT)
+        self._parser = httptools.HttpResponseParser(self)  # one that saw an error is no good
+        self._head_bytes = self._beside_bytes = 0
         self._exchange = exchange
         self.transport.writelines((head, body))
 
+    def pause(self) -> None:
+        """Stop reading; the backend feels it when the kernel's buffers are full."""
+        self._is_paused = True
+        self.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        self._is_paused = False
+        if self.state is not State.CLOSED:
+            self.transport.resume_reading()
+
     def close(self) -> None:
         """Close an idle connection."""
-        self.is_open = False
+        self._turn(State.CLOSED)
         self.transport.close()
 
     def abort(self) -> None:
         """Cut the connection, whatever is on it."""
         self._exchange = None
-        self.is_open = False
+        self._turn(State.CLOSED)
         self.transport.abort()
+
+    def _turn(self, to: State) -> None:
+        assert to is State.CLOSED or to in _NEXT[self.state], f"from {self.state!r} to {to!r}"
+        self.state = to
 
     # What asyncio calls.
 
@@ -75,112 +151,153 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came; an idle connection has nothing to say, so there it means the end."""
-        if self._exchange is None:
+        """Parse one read and pass on what it brings of a body.  The hot path."""
+        exchange, pieces = self._exchange, self._pieces
+        if exchange is None:  # an idle connection has nothing to say, so this is its end
             self.close()
             return
-        self._silent = False
+        problem: DmapError | None = None
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
-            self._excess = True
-            if not self._complete:
-                self._fail(BackendBroke(f"the backend's answer is not HTTP: {exc.__context__ or exc}"))
-        if self._complete:
-            self._finish()
-        elif not self._head_done:
-            self._unparsed += len(data)
-            self._check_head(self._unparsed)
+            problem = self._problem_of(exc)
+        if pieces:
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            self._beside_bytes = 0
+            exchange.chunks += 1
+            try:
+                exchange.sink(body)
+            except Exception:
+                problem = _bug()
+        else:
+            self._beside_bytes += len(data)
+        if problem is not None or self.state is not _BODY or self._beside_bytes:
+            self._settle(exchange, problem)
+        if len(data) >= _LARGE_BYTES:
+            self._rest()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the exchange: well only if EOF is what delimits this answer."""
-        self.is_open = False
-        exchange = self._exchange
-        if exchange is None:
-            self.pool.forget(self)
-            return
+        before, exchange = self.state, self._exchange
         self._exchange = None
-        if self._head_done and not self._sized and exc is None:
+        self._turn(State.CLOSED)
+        if exchange is None:
+            self._forget(self)
+        elif before is State.UNFRAMED and exc is None:
             exchange.by_eof = True
             exchange.finish()
-        elif self._silent and not self._fresh and self.pool.loop.time() - exchange.sent_at < STALE_S:
+        elif before is State.SENT and self._saw_nothing(exchange):
             exchange.finish(Stale())
         else:
             cause = f": {exc}" if exc else ""
             exchange.finish(BackendBroke(f"the backend closed the connection in mid-answer{cause}"))
 
+    def _saw_nothing(self, exchange: Exchange) -> bool:
+        """Tell whether the server had closed this connection before the request was written to it."""
+        at_once = self._loop.time() - exchange.sent_at < STALE_S
+        return self._is_reused and at_once and not self._beside_bytes
+
     # What httptools calls.
 
     def on_message_begin(self) -> None:
-        """Notice a second answer to one request, of which nothing is passed on; a 1xx before is none."""
-        if self._complete:
-            self._excess = True
-            if self._exchange is not None:
-                self._exchange.sink = drop
+        """Notice the first byte of an answer.  A second answer to one request is not looked at."""
+        if self.state is State.SENT:
+            self._turn(State.HEAD)
+        elif self.state is not State.HEAD:  # there, the answer before was a 1xx
+            self._turn(State.SPENT)
+            raise _Stop
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header; those after the body are trailers and are dropped."""
-        if self._head_done or self._exchange is None:
+        exchange = self._exchange
+        if self.state is not State.HEAD or exchange is None:
             return
         self._head_bytes += len(name) + len(value) + 4
-        self._check_head(self._head_bytes)
-        self._exchange.add_header(name.decode("latin-1"), value.decode("latin-1"))
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise BackendBroke(f"the head of the backend's answer is over {MAX_HEAD_BYTES} bytes")
+        exchange.add_header(name.decode("latin-1"), value.decode("latin-1"))
 
     def on_headers_complete(self) -> None:
-        """Hand the head over, unless it is a 1xx."""
-        exchange = self._exchange
-        status = self._parser.get_status_code()
-        if exchange is None or self._complete:
-            return
-        if 100 <= status < 200:
-            exchange.headers.clear()
-            exchange.named.clear()
-            return
-        self._head_done = True
-        exchange.status = status
+        """Take the head for the answer's, unless it is that of a 1xx."""
+        exchange, status = self._exchange, self._parser.get_status_code()
+        assert exchange is not None, "nothing is parsed without an exchange"
+        if status < 100:
+            raise BackendBroke(f"the backend's answer is not HTTP: its status is {status}")
         named = exchange.named
-        self._sized = "content-length" in named or "transfer-encoding" in named or status in (204, 304)
-
-    def on_body(self, data: bytes) -> None:
-        """Push one piece of the body.  The hot path."""
-        exchange = self._exchange
-        if exchange is not None:
-            exchange.chunks += 1
-            exchange.sink(data)
+        if status < 200:
+            exchange.headers.clear()
+            named.clear()
+            return
+        exchange.status = status
+        is_framed = "content-length" in named or "transfer-encoding" in named or status in (204, 304)
+        self._turn(State.BODY if is_framed else State.UNFRAMED)
 
     def on_message_complete(self) -> None:
-        """Note the end of the answer; `data_received` acts on it when the parser has seen all bytes."""
-        if self._head_done:
-            self._complete = True
-            self._keep_alive = self._parser.should_keep_alive()  # afterwards it speaks of the next answer
+        """Note the end of the answer; `data_received` acts on it when all bytes are passed on."""
+        if self.state is State.BODY:  # a 1xx completes too
+            self._turn(State.COMPLETE if self._parser.should_keep_alive() else State.SPENT)
 
-    def _check_head(self, size: int) -> None:
-        if size > MAX_HEAD_BYTES:
-            self._fail(BackendBroke(f"the head of the backend's answer is over {MAX_HEAD_BYTES} bytes"))
+    # What becomes of it.
 
-    def _fail(self, error: DmapError) -> None:
-        exchange = self._exchange
-        self.abort()
-        if exchange is not None:
-            exchange.finish(error)
+    def _problem_of(self, exc: Exception) -> DmapError | None:
+        """Say what is wrong when the parser raised *exc*: nothing if the answer was whole before."""
+        cause = exc.__context__ if isinstance(exc, httptools.HttpParserCallbackError) else None
+        if isinstance(cause, DmapError):
+            return cause
+        if cause is not None and not isinstance(cause, _Stop):
+            return _bug()
+        if self.state >= State.COMPLETE:
+            self._turn(State.SPENT)
+            return None
+        return BackendBroke(f"the backend's answer is not HTTP: {exc}")
 
-    def _finish(self) -> None:
+    def _settle(self, exchange: Exchange, problem: DmapError | None) -> None:
+        """End the exchange if it has a *problem*, or if its answer is whole."""
+        if self._exchange is not exchange:
+            return  # it was cut off while its bytes were passed on
+        is_whole = self.state >= State.COMPLETE
+        if self._beside_bytes > MAX_BESIDE_BYTES and not is_whole:
+            told = f"the backend sent over {MAX_BESIDE_BYTES} bytes beside the body of its answer"
+            problem = problem or BackendBroke(told)
+        if problem is not None:
+            self.abort()
+            exchange.finish(problem)
+        elif is_whole:
+            self._finish(exchange)
+
+    def _finish(self, exchange: Exchange) -> None:
         """
         Let the exchange go, and keep the connection if nothing is left on it.
 
         What is not written yet is dropped: a backend that answered early may never read the rest.
         """
-        exchange = self._exchange
-        if exchange is None:
-            return
         self._exchange = None
-        written = self.transport.get_write_buffer_size() == 0
-        if self._keep_alive and written and not self._excess:
-            self.idle_since = self.pool.loop.time()
-            self.transport.resume_reading()
-            self.pool.give_back(self)
-        elif written:
+        is_written = self.transport.get_write_buffer_size() == 0
+        if not is_written:
+            self.abort()
+        elif self.state is State.SPENT:
             self.close()
         else:
-            self.abort()
+            self._turn(State.IDLE)
+            self._is_reused = True
+            self.idle_since = self._loop.time()
+            self.resume()
+            self._give_back(self)
         exchange.finish()
+
+    def _rest(self) -> None:
+        """Read on after what else the loop has to do."""
+        if self.state is not State.CLOSED:
+            self.transport.pause_reading()
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._is_paused:
+            self.resume()
+
+
+def _bug() -> Internal:
+    """Log the exception that is being handled, which is our own, with its traceback."""
+    _log.exception("a bug: what came from a backend could not be handled")
+    return Internal("dmap failed on the backend's answer; its log tells more")

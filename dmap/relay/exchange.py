@@ -1,21 +1,21 @@
 """
 One request and its answer, as it comes from a backend.
 
-It owns its connection until the answer is complete.  Bytes of the body are pushed into a callable as they
-arrive, in the loop's read callback: no task wakes up for a chunk.  What they mean is not its business; see
-`relay`.
+It owns the stream that the answer comes on until the answer is complete.  Bytes of the body are pushed into
+a callable as they arrive, in the loop's read callback: no task wakes up for a chunk.  What they mean is not
+its business; see `relay`.
 """
 
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from dmap.errors import BackendSlow, DmapError, LeaseExpired
+from dmap.relay.sweep import Sweep
 
-if TYPE_CHECKING:
-    from dmap.relay.connection import Connection
-
+HOLD_BYTES = 64 * 1024
+"""What is held of a body until somebody takes it; beyond that, its stream is paused."""
 _LOOKS = 8
 """An exchange is looked at this often per bound; silence is then noticed at most a quarter late."""
 
@@ -32,9 +32,22 @@ class Bounds(NamedTuple):
     lease_s: float
 
 
+class Stream(Protocol):
+    """What the answer comes on, as far as an exchange has a say in it."""
+
+    def pause(self) -> None:
+        """Stop reading."""
+
+    def resume(self) -> None:
+        """Go on reading."""
+
+    def abort(self) -> None:
+        """Cut the connection."""
+
+
 class Exchange:
     """
-    One request and the answer to it.
+    One request and the answer to it.  From its making to its end it is in the sweep *under_way*.
 
     *first* is done when the head and the first byte of the body are here, or all of an answer without
     one; it fails with what broke the answer before that, `Stale` when the request may be sent again.
@@ -44,10 +57,10 @@ class Exchange:
     """
 
     __slots__ = (
-        "_connection",
-        "_is_paused",
         "_seen",
         "_silent_since",
+        "_stream",
+        "_under_way",
         "bounds",
         "broken",
         "by_eof",
@@ -56,6 +69,8 @@ class Exchange:
         "first",
         "headers",
         "held",
+        "held_bytes",
+        "is_paused",
         "look_s",
         "named",
         "on_end",
@@ -64,27 +79,36 @@ class Exchange:
         "status",
     )
 
-    def __init__(self, connection: "Connection", loop: asyncio.AbstractEventLoop, bounds: Bounds) -> None:
-        self._connection: Connection | None = connection
+    def __init__(
+        self, stream: Stream, loop: asyncio.AbstractEventLoop, bounds: Bounds, under_way: "Sweep[Exchange]"
+    ) -> None:
+        self._stream: Stream | None = stream
+        self._under_way = under_way
         self.first: asyncio.Future[None] = loop.create_future()
         self.bounds = bounds
         self.look_s = min(bounds) / _LOOKS
         self.sent_at = self._silent_since = loop.time()
         self._seen = 0
-        self._is_paused = False
+        self.is_paused = False
         self.status = 0
         self.headers: list[tuple[str, str]] = []
         self.named: dict[str, str] = {}
         self.held: list[bytes] = []
-        self.sink: Callable[[bytes], None] = self._hold
+        self.held_bytes = 0
+        self.sink: Callable[[bytes], None] = self.hold
         self.chunks = 0
         self.ended = False
         self.broken: DmapError | None = None
         self.by_eof = False
         self.on_end: Callable[[], None] | None = None
+        under_way.add(self)
 
-    def _hold(self, data: bytes) -> None:
+    def hold(self, data: bytes) -> None:
+        """Keep a piece of the body in `held`, and pause when that is enough; it is the first sink."""
         self.held.append(data)
+        self.held_bytes += len(data)
+        if self.held_bytes > HOLD_BYTES:
+            self.pause()
         if not self.first.done():
             self.first.set_result(None)
 
@@ -99,15 +123,15 @@ class Exchange:
 
     def pause(self) -> None:
         """Stop reading the answer; the backend feels it when the kernel's buffers are full."""
-        self._is_paused = True
-        if self._connection is not None:
-            self._connection.transport.pause_reading()
+        self.is_paused = True
+        if self._stream is not None:
+            self._stream.pause()
 
     def resume(self) -> None:
         """Go on reading."""
-        self._is_paused = False
-        if self._connection is not None:
-            self._connection.transport.resume_reading()
+        self.is_paused = False
+        if self._stream is not None:
+            self._stream.resume()
 
     def look(self, now: float) -> None:
         """End the answer if one of its bounds is over; for the sweep."""
@@ -116,9 +140,9 @@ class Exchange:
             self.stop(LeaseExpired(f"the request held its model for {lease_s:g} s (lease_s of the device)"))
         elif not self.first.done():
             if now - self.sent_at >= first_byte_s:
-                told = f"no first byte from the backend within {first_byte_s:g} s (server.first_byte_s)"
-                self.stop(BackendSlow(told))
-        elif self._is_paused or self._seen != self.chunks:
+                reason = f"no first byte from the backend within {first_byte_s:g} s (server.first_byte_s)"
+                self.stop(BackendSlow(reason))
+        elif self.is_paused or self._seen != self.chunks:
             self._seen, self._silent_since = self.chunks, now
         elif now - self._silent_since >= idle_s:
             self.stop(BackendSlow(f"silence from the backend for {idle_s:g} s (server.idle_s)"))
@@ -141,16 +165,15 @@ class Exchange:
 
     def abort(self) -> None:
         """Cut the connection if the answer is not complete: that makes the backend stop generating."""
-        connection = self._release()
-        if connection is not None:
-            connection.abort()
+        stream = self._release()
+        if stream is not None:
+            stream.abort()
 
-    def _release(self) -> "Connection | None":
-        connection, self._connection = self._connection, None
+    def _release(self) -> Stream | None:
+        stream, self._stream = self._stream, None
         self.ended = True
-        if connection is not None:
-            connection.pool.under_way.discard(self)
-        return connection
+        self._under_way.discard(self)
+        return stream
 
     def __enter__(self) -> Self:
         return self

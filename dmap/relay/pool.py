@@ -7,7 +7,7 @@ from collections import deque
 
 from dmap.backends import Target, trouble_of
 from dmap.errors import BackendDown, DmapError, Overloaded
-from dmap.relay.connection import Address, Connection
+from dmap.relay.connection import Address, BackendConnection, State
 from dmap.relay.exchange import Bounds, Exchange
 from dmap.relay.sweep import Sweep
 
@@ -21,14 +21,15 @@ class Pool:
     """
     The idle connections to all backends, and the exchanges under way; make it inside the loop that runs it.
 
-    *connect_s* bounds each attempt to open a new connection.
+    *connect_s* bounds each attempt to open a new connection.  *idle* has no address without a connection.
     """
 
     def __init__(self, *, connect_s: float) -> None:
         self.connect_s = connect_s
         self.loop = asyncio.get_running_loop()
         self.under_way: Sweep[Exchange] = Sweep(self.loop)
-        self._idle: dict[Address, deque[Connection]] = {}
+        self.idle: dict[Address, deque[BackendConnection]] = {}
+        self._is_closed = False
         self._tls: ssl.SSLContext | None = None
 
     async def send(
@@ -39,19 +40,18 @@ class Pool:
         bounds: Bounds,
         *,
         fresh: bool = False,
-    ) -> "Exchange":
+    ) -> Exchange:
         """
         Send one POST; the exchange then owns the connection and has to be ended by `with`.
 
         With *fresh* no idle connection is used.  Raises `BackendDown` when no connection can be had, and
         nothing was sent then.
         """
+        head = _request_head(target, headers, len(body))
         connection = None if fresh else self._take((target.host, target.port, target.tls))
-        reused = connection is not None
         connection = connection or await self._open(target)
-        exchange = Exchange(connection, self.loop, bounds)
-        self.under_way.add(exchange)
-        connection.write(exchange, _request_head(target, headers, len(body)), body, reused=reused)
+        exchange = Exchange(connection, self.loop, bounds, self.under_way)
+        connection.write(exchange, head, body)
         return exchange
 
     def stop(self, error: DmapError) -> None:
@@ -60,43 +60,49 @@ class Pool:
             exchange.stop(error)
 
     async def close(self) -> None:
-        """Close every idle connection."""
-        for connections in self._idle.values():
+        """Close every idle connection, and from now on each that becomes idle."""
+        self._is_closed = True
+        for connections in self.idle.values():
             for connection in connections:
                 connection.close()
-        self._idle.clear()
+        self.idle.clear()
 
-    def _take(self, address: Address) -> "Connection | None":
+    def _take(self, address: Address) -> BackendConnection | None:
         """Return the idle connection used last that is still fresh."""
-        now, idle = self.loop.time(), self._idle.get(address)
+        now, idle = self.loop.time(), self.idle.get(address)
         while idle:
             connection = idle.pop()
-            if connection.is_open and now - connection.idle_since < MAX_IDLE_S:
+            if not idle:
+                del self.idle[address]
+            if connection.state is State.IDLE and now - connection.idle_since < MAX_IDLE_S:
                 return connection
             connection.close()
         return None
 
-    def give_back(self, connection: "Connection") -> None:
-        """Keep *connection* for the next request; called by itself when it has nothing left to read."""
-        idle = self._idle.setdefault(connection.address, deque())
+    def _keep(self, connection: BackendConnection) -> None:
+        """Keep *connection*, which has nothing left to read, for the next request."""
+        if self._is_closed:
+            connection.close()
+            return
+        idle = self.idle.setdefault(connection.address, deque())
         while idle and (len(idle) >= MAX_IDLE or connection.idle_since - idle[0].idle_since > MAX_IDLE_S):
             idle.popleft().close()
         idle.append(connection)
 
-    def forget(self, connection: "Connection") -> None:
-        """Drop *connection*, which has ended; an address whose last it was is forgotten too."""
-        idle = self._idle.get(connection.address)
+    def _forget(self, connection: BackendConnection) -> None:
+        """Drop an idle *connection* that has ended, and its address with the last one."""
+        idle = self.idle.get(connection.address)
         if idle is not None and connection in idle:
             idle.remove(connection)
             if not idle:
-                del self._idle[connection.address]
+                del self.idle[connection.address]
 
-    async def _open(self, target: Target) -> "Connection":
+    async def _open(self, target: Target) -> BackendConnection:
         address = (target.host, target.port, target.tls)
         try:
             async with asyncio.timeout(self.connect_s):
                 _, connection = await self.loop.create_connection(
-                    lambda: Connection(self, address),
+                    lambda: BackendConnection(self.loop, address, give_back=self._keep, forget=self._forget),
                     target.host,
                     target.port,
                     ssl=self._context(target.tls),

@@ -20,11 +20,9 @@ from dmap.relay.exchange import Bounds, Exchange, Stale, drop
 from dmap.relay.pool import Pool
 from dmap.relay.reply import Reply
 from dmap.wire.headers import to_client
-from dmap.wire.stream import Tail, error_of, model_of, usage_of
+from dmap.wire.stream import StreamWatch, error_of, model_of, usage_of
 from dmap.wire.verdict import decoded, failure_of, in_dialect
 
-HOLD_BYTES = 64 * 1024
-"""A plain body up to this size is judged before it is passed on; a larger one goes on as it comes."""
 _NO_MARK = "the backend ended the stream before its end mark"
 
 
@@ -92,39 +90,39 @@ def _named(exchange: Exchange) -> str | None:
 
 async def _stream(reply: Reply, exchange: Exchange, by_finish: bool) -> None:
     """Pass an event stream on and see that it came to its end mark."""
-    tail = Tail()
+    watch, seen = StreamWatch(), len(exchange.held)
     for data in exchange.held:
-        tail.feed(data)
+        watch.feed(data)
     readable = _is_readable(exchange)
-    _refuse_start(reply, exchange, tail, readable)
+    _refuse_start(reply, exchange, watch, readable)
     await reply.commit(200, _head(exchange, reply.record), sse=True)
     try:
-        await _Pump(reply, exchange).pass_on(tail.feed)
+        await _Pump(reply, exchange).pass_on(watch.feed, seen)
     finally:
-        reply.torn = tail.torn
-    reply.record.tokens_in, reply.record.tokens_out, reply.record.tokens_per_s = tail.usage()
-    if tail.error:
+        reply.torn = watch.torn
+    reply.record.tokens_in, reply.record.tokens_out, reply.record.tokens_per_s = watch.usage()
+    if watch.error:
         reply.record.outcome = "backend_error"
-    if readable and not tail.ended(reply.dialect, by_finish=by_finish):
+    if readable and not watch.ended(reply.dialect, by_finish=by_finish):
         raise BackendBroke(_NO_MARK)
 
 
-def _refuse_start(reply: Reply, exchange: Exchange, tail: Tail, readable: bool) -> None:
+def _refuse_start(reply: Reply, exchange: Exchange, watch: StreamWatch, readable: bool) -> None:
     """Make a stream that begins with an error, or is empty, the error it should have been."""
     if reply.record.committed:
         if not readable:
             raise BackendBroke("the backend's stream is encoded, and comments went before it that are not")
         return
-    if tail.error:
-        raise Relayed(tail.error, status=502, code="backend_error")
-    if not exchange.held and readable and not tail.ended(reply.dialect):
+    if watch.error:
+        raise Relayed(watch.error, status=502, code="backend_error")
+    if not exchange.held and readable and not watch.ended(reply.dialect):
         raise BackendBroke(_NO_MARK)
 
 
 async def _plain(reply: Reply, exchange: Exchange) -> None:
-    """Pass a plain answer on: judged first if it is small, else as it comes."""
+    """Pass a plain answer on: judged first if it can be held whole, else as it comes."""
     pump = _Pump(reply, exchange)
-    if await pump.collect(HOLD_BYTES):
+    if await pump.collect():
         _judge(reply, exchange, b"".join(exchange.held))
         return
     readable = _is_readable(exchange)
@@ -136,7 +134,7 @@ async def _plain(reply: Reply, exchange: Exchange) -> None:
     await reply.commit(
         exchange.status, _head(exchange, reply.record), length=int(length) if length else None, sse=False
     )
-    last: deque[bytes] = deque(exchange.held, maxlen=1)
+    last: deque[bytes] = deque(maxlen=1)
     await pump.pass_on(last.append)
     if exchange.by_eof and readable and "json" in _kind(exchange) and last[0].rstrip()[-1:] not in b"}]":
         raise BackendBroke("the backend's answer is cut short: it is no whole JSON")
@@ -193,40 +191,34 @@ class _Pump:
         self._reply = reply
         self._exchange = exchange
         self._turn: asyncio.Future[None] | None = None
-        self._full = False
         exchange.on_end = self._nudge
 
-    async def collect(self, limit: int) -> bool:
-        """Gather the body in `held`; False when it is larger than *limit*, with the rest still to come."""
-        exchange, size = self._exchange, sum(map(len, self._exchange.held))
+    async def collect(self) -> bool:
+        """Gather the body in `held`; False when that is not all of it, and the rest is still to come."""
+        exchange = self._exchange
 
         def gather(data: bytes) -> None:
-            nonlocal size
-            size += len(data)
-            exchange.held.append(data)
-            if size > limit:
-                self._fill()
+            exchange.hold(data)
+            if exchange.is_paused:
+                self._nudge()
 
-        if exchange.ended:  # most answers come in one piece with their head
-            return self._ended_whole() and size <= limit
         exchange.sink = gather
-        await self._until(lambda: exchange.ended or size > limit)
-        return self._ended_whole() and size <= limit
+        await self._until(lambda: exchange.ended or exchange.is_paused)
+        return self._ended_whole() and not exchange.is_paused
 
-    async def pass_on(self, watch: Callable[[bytes], None]) -> None:
-        """Push what was held and all that follows to the client, at its pace; *watch* sees what follows."""
-        exchange = self._exchange
+    async def pass_on(self, watch: Callable[[bytes], None], seen: int = 0) -> None:
+        """Push what is held and what follows, at the client's pace; *watch* sees all but the first *seen*."""
+        exchange, held = self._exchange, self._exchange.held
         exchange.sink = self._reply.pusher(watch, self._fill)
-        push = self._reply.pusher(drop, self._fill)
-        for data in exchange.held:
-            push(data)
-        exchange.held.clear()
+        push_seen = self._reply.pusher(drop, self._fill)
+        for number, data in enumerate(held):
+            (exchange.sink if number >= seen else push_seen)(data)
+        held.clear()
         while not exchange.ended:
-            if self._full:
+            if exchange.is_paused:
                 await self._drain()
-                self._full = False
                 exchange.resume()
-            await self._until(lambda: exchange.ended or self._full)
+            await self._until(lambda: exchange.ended or exchange.is_paused)
         self._ended_whole()
 
     async def _drain(self) -> None:
@@ -244,8 +236,7 @@ class _Pump:
 
     def _fill(self) -> None:
         """Stop the backend until the client, or the handler, has caught up."""
-        if not self._full:
-            self._full = True
+        if not self._exchange.is_paused:
             self._exchange.pause()
             self._nudge()
 

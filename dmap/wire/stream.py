@@ -1,14 +1,15 @@
 """
 Tell a whole stream from a broken one, and write errors into one.
 
-A `Tail` watches the records of one event stream go by, without decoding them.  It keeps the last few and
-looks closer only where a record may be an error: what it sees on the way costs two searches per chunk.
+A `StreamWatch` watches the records of one event stream go by, many at a time and without decoding them.  It
+keeps the last few and looks closer only where a record may be an error.
 Event streams are records separated by an empty line (WHATWG HTML, "Server-sent events").
 """
 
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,7 +20,13 @@ from dmap.wire.routes import Dialect
 _ENDS = (b"\n\n", b"\r\n\r\n")
 _BREAK = re.compile(rb"\r?\n\r?\n")
 _KEEP = 64 * 1024
-"""Of one record; the marks stand at its beginning, so a longer one may lose its end."""
+"""Of a record that comes in pieces; the marks stand at its beginning, so a longer one may lose its end."""
+_BATCH = 4 * 1024
+"""Bytes that are looked at together: to search each chunk by itself would cost three times as much."""
+_MOST_SUSPECTS = 1000
+"""Records of one read that are decoded because they may be errors."""
+_LAST = 32
+"""Records that are looked at when a stream has ended, for its end mark and its tokens."""
 
 _FASTEST = 1e6
 """Tokens per second that are believed; it is what llama.cpp tells of an answer that took no time."""
@@ -28,6 +35,7 @@ _MODEL = re.compile(rb'"model(?:_instance_id)?"\s*:\s*("(?:[^"\\]|\\.)*")')
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 _DONE = re.compile(rb"data: ?\[DONE\]")
 _NAME = re.compile(rb"^event: ?([\w.]+)", re.MULTILINE)
+_SUSPECT = re.compile(rb'"error"|^event: ?error', re.MULTILINE)
 _LAST_EVENTS = {
     Dialect.RESPONSES: frozenset(("response.completed", "response.failed", "response.incomplete")),
     Dialect.MESSAGES: frozenset(("message_stop",)),
@@ -43,35 +51,48 @@ class Usage(NamedTuple):
     tokens_per_s: float | None = None
 
 
-class Tail:
-    """
-    The watch over one event stream: `feed` it all bytes in order, then ask.
+class StreamWatch:
+    """The watch over one event stream: `feed` it all bytes in order, then ask."""
 
-    *error* holds the first in-band error, if one came; it counts even when an end mark follows.
-    """
-
-    __slots__ = ("_before", "_cut", "_last", "error")
+    __slots__ = ("_before", "_cut", "_error", "_last", "_unseen", "_unseen_bytes")
 
     def __init__(self) -> None:
+        self._unseen: list[bytes] = []
+        self._unseen_bytes = 0
+        self._cut = bytearray()
         self._before = b""
         self._last = b""
-        self._cut = bytearray()
-        self.error: str | None = None
+        self._error: str | None = None
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes.  Most chunks are whole records: those are kept by reference, not copied."""
+        """Take the next bytes.  They are kept by reference, and looked at when there are enough of them."""
+        self._unseen.append(data)
+        self._unseen_bytes += len(data)
+        if self._unseen_bytes >= _BATCH:
+            self._look()
+
+    def _look(self) -> None:
+        data = b"".join(self._unseen)
+        self._unseen.clear()
+        self._unseen_bytes = 0
         if self._cut or not data.endswith(_ENDS):
             data = self._whole(data)
-            if not data:
-                return
+        if not data:
+            return
         if b"error" in data:
-            self.error = self.error or next(_errors(data), None)
-        self._before = self._last
-        self._last = data
+            self._error = self._error or next(_errors(data), None)
+        self._before, self._last = self._last, data
+
+    @property
+    def error(self) -> str | None:
+        """The first in-band error, if one came; it counts even when an end mark follows."""
+        self._look()
+        return self._error
 
     @property
     def torn(self) -> bool:
         """Whether the bytes so far end inside a record."""
+        self._look()
         return bool(self._cut)
 
     def _whole(self, data: bytes) -> bytes:
@@ -102,34 +123,38 @@ class Tail:
             )
         if records and _DONE.match(records[-1]):
             records.pop()  # some gateways end every stream with it
-        return bool(records) and bool(_names(records[-1]) & _LAST_EVENTS[dialect])
+        return bool(records) and bool(_names(records[-1], _payload(records[-1])) & _LAST_EVENTS[dialect])
 
     def _records(self) -> list[bytes]:
         """Return the last records that are complete, comments left out."""
-        tail = (record.lstrip() for record in _BREAK.split((self._before + self._last).strip()))
-        return [record for record in tail if not record.startswith(b":")]
+        return [record for record in self._tail() if not record.startswith(b":")]
 
     def usage(self) -> Usage:
         """Return what the last records tell of the answer's tokens; None where they do not."""
-        for record in reversed(_BREAK.split(self._before + self._last)):
-            told = usage_of(_payload(record))
-            if told[:2] != (None, None):
-                return told
+        for record in reversed(self._tail()):
+            usage = usage_of(_payload(record))
+            if usage[:2] != (None, None):
+                return usage
         return Usage()
+
+    def _tail(self) -> list[bytes]:
+        self._look()
+        records = (self._before + self._last).replace(b"\r\n", b"\n").strip().rsplit(b"\n\n", _LAST)
+        return [record.lstrip() for record in records[-_LAST:]]
 
 
 def _errors(data: bytes) -> Iterator[str]:
     """Yield the message of each record in *data* that is an error."""
-    for record in _BREAK.split(data):
-        told = error_of(_payload(record))
-        if told or "error" in _names(record):
-            yield told or "an error without a message"
+    for record in islice(filter(_SUSPECT.search, _BREAK.split(data)), _MOST_SUSPECTS):
+        payload = _payload(record)
+        message = error_of(payload)
+        if message or "error" in _names(record, payload):
+            yield message or "an error without a message"
 
 
-def _names(record: bytes) -> set[str]:
-    """Return what *record* calls itself: in its `event:` line, and in the `type` of its data."""
+def _names(record: bytes, payload: Any) -> set[str]:
+    """Return what *record* calls itself: in its `event:` line, and in the `type` of its data, *payload*."""
     named = {name.decode("latin-1") for name in _NAME.findall(record)}
-    payload = _payload(record)
     kind = payload.get("type") if isinstance(payload, dict) else None
     return named | {kind} if isinstance(kind, str) else named
 

@@ -1,0 +1,236 @@
+"""Which connections to a backend are kept, how long, and what becomes of those that are not."""
+
+import pytest
+
+from dmap.backends import Target
+from dmap.errors import BackendBroke, Internal, ShuttingDown
+from dmap.relay import Pool
+from dmap.relay.connection import STALE_S
+from dmap.relay.exchange import HOLD_BYTES, Bounds, Stale
+from dmap.relay.pool import MAX_IDLE, MAX_IDLE_S
+from tests.fakes import DONE, END, SSE, answer, chunk, delta, soon
+
+pytestmark = pytest.mark.timeout(60)
+
+BOUNDS = Bounds(first_byte_s=30, idle_s=30, lease_s=60)
+
+
+@pytest.fixture
+async def pool():
+    pool = Pool(connect_s=5)
+    yield pool
+    pool.stop(ShuttingDown("the test is over"))
+    await pool.close()
+
+
+@pytest.fixture
+def ask(pool, backend):
+    """Send a request; return what dmap and what the backend have of it."""
+    backend.script = backend.by_hand
+
+    async def ask(headers=()):
+        exchange = await pool.send(target(backend), list(headers), b"{}", BOUNDS)
+        return exchange, await backend.next()
+
+    return ask
+
+
+def target(backend):
+    return Target(host="127.0.0.1", port=backend.port, tls=False, path="/v1/chat/completions", headers=())
+
+
+async def finished(exchange, server, *pieces):
+    """Have *server* answer, and wait until *exchange* has ended."""
+    await server.end(*(pieces or (answer(b"{}"),)))
+    await soon(lambda: exchange.ended, 1)
+
+
+class TestKept:
+    async def test_a_connection_serves_again(self, ask, backend):
+        """The next request goes out on the connection that is idle."""
+        await finished(*await ask())
+        await finished(*await ask())
+
+        assert backend.connections == 1
+
+    async def test_the_address_of_a_server_that_ended(self, ask, pool, backend):
+        """Nothing is kept of a server whose last connection ended."""
+        await finished(*await ask())
+        assert list(pool.idle) == [("127.0.0.1", backend.port, False)]
+
+        exchange, server = await ask()
+        server.cut()
+        await soon(lambda: exchange.ended, 1)
+
+        assert pool.idle == {}
+
+    async def test_a_connection_that_ends_while_idle(self, ask, pool, backend):
+        """A server that closes an idle connection is forgotten with it."""
+        exchange, server = await ask()
+        await finished(exchange, server)
+
+        server.cut()
+
+        await soon(lambda: not pool.idle, 1)
+
+    async def test_not_too_many(self, ask, pool):
+        """At most `MAX_IDLE` connections to one server are kept, and the others closed."""
+        under_way = [await ask() for _ in range(MAX_IDLE + 1)]
+
+        for exchange, server in under_way:
+            await finished(exchange, server)
+
+        assert [len(kept) for kept in pool.idle.values()] == [MAX_IDLE]
+        await under_way[0][1].abandoned()
+
+    async def test_a_paused_one_reads_again(self, ask, backend):
+        """A connection that was paused when its answer ended serves the next one."""
+        exchange, server = await ask()
+        exchange.pause()
+        exchange.resume()
+        exchange.sink = lambda data: exchange.pause()
+        await finished(exchange, server)
+
+        again, server = await ask()
+        await finished(again, server)
+
+        assert (again.status, backend.connections) == (200, 1)
+
+    async def test_after_the_end(self, ask, pool):
+        """A connection whose answer ends after the pool was closed is closed too."""
+        exchange, server = await ask()
+        await pool.close()
+
+        await finished(exchange, server)
+
+        await server.abandoned()
+        assert pool.idle == {}
+
+    async def test_an_old_one(self, ask, pool, backend):
+        """A connection that was idle for longer than servers keep one is not used again."""
+        first, server = await ask()
+        await finished(first, server)
+        pool.idle[("127.0.0.1", backend.port, False)][0].idle_since -= MAX_IDLE_S
+
+        await finished(*await ask())
+
+        assert backend.connections == 2
+        await server.abandoned()
+
+    @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+    async def test_after_an_answer_without_a_body(self, ask, backend, status):
+        """An answer that can have no body ends with its head, and its connection is kept."""
+        exchange, server = await ask()
+        await finished(exchange, server, f"HTTP/1.1 {status}\r\n\r\n".encode())
+
+        await finished(*await ask())
+
+        assert (exchange.broken, exchange.by_eof, backend.connections) == (None, False, 1)
+
+
+class TestStale:
+    @pytest.fixture
+    async def reused(self, ask):
+        """A request on a connection that served another one before."""
+        await finished(*await ask())
+        return await ask()
+
+    async def test_a_connection_that_had_been_closed(self, reused):
+        """A reused connection that ends at once had been closed before: the request may be sent again."""
+        exchange, server = reused
+
+        server.cut()
+
+        with pytest.raises(Stale):
+            await exchange.first
+
+    async def test_after_a_long_silence(self, reused):
+        """A server that had the time to work on a request may have: it is not sent again."""
+        exchange, server = reused
+        exchange.sent_at -= STALE_S
+
+        server.cut()
+
+        with pytest.raises(BackendBroke):
+            await exchange.first
+
+    async def test_after_a_byte(self, reused):
+        """A server that began to answer has seen the request."""
+        exchange, server = reused
+        await server.write(b"\r\n")
+
+        server.close()
+
+        with pytest.raises(BackendBroke):
+            await exchange.first
+
+    async def test_a_new_connection(self, ask):
+        """A connection that was opened for a request was open when it was written."""
+        exchange, server = await ask()
+
+        server.cut()
+
+        with pytest.raises(BackendBroke):
+            await exchange.first
+
+
+class TestAnswer:
+    async def test_what_an_interim_answer_says(self, ask):
+        """Headers of a 1xx are not those of the answer."""
+        exchange, server = await ask()
+
+        await server.end(b"HTTP/1.1 103 Early Hints\r\nContent-Encoding: gzip\r\n\r\n", answer(b"{}"))
+        await exchange.first
+
+        assert exchange.header("content-encoding") is None
+        assert "Content-Encoding" not in dict(exchange.headers)
+
+    async def test_what_is_held(self, ask):
+        """Nobody takes the body yet: no more of it is read than is held, give or take one read."""
+        exchange, server = await ask()
+        body = b"x" * HOLD_BYTES
+
+        await server.write(SSE, chunk(body))
+        await soon(lambda: exchange.held_bytes == HOLD_BYTES, 1)
+        before = exchange.is_paused
+        await server.write(chunk(b"x"))
+        await soon(lambda: exchange.held_bytes > HOLD_BYTES, 1)
+
+        assert (before, exchange.is_paused) == (False, True)
+
+
+class TestRequest:
+    async def test_a_header_that_cannot_be_encoded(self, pool, backend):
+        """A request that cannot be written is not under way, and has opened nothing."""
+        with pytest.raises(UnicodeEncodeError):
+            await pool.send(target(backend), [("X-Name", "\ud800")], b"{}", BOUNDS)
+
+        assert (list(pool.under_way), backend.connections) == ([], 0)
+
+
+class TestBugs:
+    async def test_in_what_the_body_is_passed_on_to(self, ask, caplog):
+        """An exception of dmap's own is logged with its traceback and told as such."""
+        exchange, server = await ask()
+        exchange.sink = broken
+
+        await server.write(SSE, chunk(delta("a")))
+
+        await soon(lambda: exchange.ended, 1)
+        assert isinstance(exchange.broken, Internal)
+        assert "ZeroDivisionError" in caplog.text
+        await server.abandoned()
+
+    async def test_after_the_end_of_the_answer(self, ask):
+        """What follows a whole answer is no part of it, and ends the connection."""
+        exchange, server = await ask()
+
+        await server.write(SSE, chunk(DONE), END + answer(b"{}"))
+
+        await server.abandoned()
+        assert (exchange.broken, exchange.held) == (None, [DONE])
+
+
+def broken(data):
+    """Fail, as a bug would."""
+    return 1 / 0
