@@ -61,9 +61,11 @@ async def test_defaults_by_precedence(serve, backend):
     )
     proxy.proxy.catalog.choose(Saved(models={"m": Activation({"temperature": 0.3, "top_p": 0.3})}))
 
-    body = await arrived(proxy, backend, post(b'{"model": "m", "temperature": 0.4, "top_p": null}'))
+    body = await arrived(
+        proxy, backend, post(b'{"model": "m", "messages": [], "temperature": 0.4, "top_p": null}')
+    )
 
-    assert body == b'{"model":"m","temperature":0.4,"top_p":0.3,"top_k":2,"seed":1}'
+    assert body == b'{"model":"m","messages":[],"temperature":0.4,"top_p":0.3,"top_k":2,"seed":1}'
 
 
 @pytest.mark.parametrize(
@@ -82,12 +84,13 @@ async def test_the_words_of_the_forerunner(serve, backend, path, added, left):
     """
     by_file = await serve(rest="defaults: {maxTokens: 9, stopStrings: [END], repeatPenalty: 1.1}")
     by_request = await serve()
-    said = b'{"model":"m","maxTokens":9,"stopStrings":["END"],"repeatPenalty":1.1}'
+    bare = b'{"model":"m","messages":[],"input":"x"'
+    said = bare + b',"maxTokens":9,"stopStrings":["END"],"repeatPenalty":1.1}'
 
-    first = await arrived(by_file, backend, post(b'{"model":"m"}', path))
+    first = await arrived(by_file, backend, post(bare + b"}", path))
     second = await arrived(by_request, backend, post(said, path))
 
-    assert first == b'{"model":"m",' + added + b"}"
+    assert first == bare + b"," + added + b"}"
     assert json.loads(second) == json.loads(first) | left
 
 
@@ -100,7 +103,7 @@ async def test_a_value_out_of_range_is_refused(serve, backend):
 
 async def test_the_backend_judges_what_is_openais(serve, backend):
     """A parameter in OpenAI's spelling is the backend's to judge."""
-    body = b'{"model": "m", "top_p": 3, "temperature": "hot"}'
+    body = b'{"model": "m", "messages": [], "top_p": 3, "temperature": "hot"}'
 
     assert await arrived(await serve(), backend, post(body)) == body
 
@@ -118,9 +121,11 @@ async def test_force_and_strip(serve, backend):
         rest="defaults: {temperature: 0.5}\n"
         "models: {m: {force: {maxTokens: 9}, strip: [temperature, logitBias, draft_model]}}"
     )
-    said = b'{"model":"m","temperature":2,"logit_bias":{},"draft_model":"n","maxTokens":1,"max_tokens":2}'
+    said = b'{"model":"m","messages":[],"temperature":2,"logit_bias":{},"draft_model":"n","maxTokens":1,"max_tokens":2}'
 
-    assert await arrived(proxy, backend, post(said)) == b'{"model":"m","max_tokens":9,"temperature":0.5}'
+    fitted = b'{"model":"m","messages":[],"max_tokens":9,"temperature":0.5}'
+
+    assert await arrived(proxy, backend, post(said)) == fitted
 
 
 async def test_a_default_makes_it_stream(serve, backend):
@@ -143,7 +148,7 @@ async def test_a_default_makes_it_stream(serve, backend):
 async def test_embeddings_get_nothing(serve, backend, path):
     """Neither sampling parameters nor `stream` are put into, or forced into, a request for embeddings."""
     proxy = await serve(rest="defaults: {stream: true, top_p: 0.5}\nmodels: {m: {force: {temperature: 0}}}")
-    body = b'{"model": "m", "input": "x"}'
+    body = b'{"model": "m", "input": "x", "query": "x", "documents": []}'
 
     assert await arrived(proxy, backend, post(body, path), EMBEDDING) == body
 

@@ -21,6 +21,7 @@ from dmap.wire.form import content_type_of, peek_form, put_model
 from dmap.wire.headers import to_backend
 from dmap.wire.parameters import wording
 from dmap.wire.routes import ROUTES, InferenceRoute
+from dmap.wire.shape import check_shape
 
 _JSON = "application/json"
 
@@ -98,6 +99,7 @@ def _json(proxy: Proxy, visit: Visit, path: InferenceRoute, body: bytes) -> tupl
         strip=route.strip,
     )
     check_permits(asked, route.permit | client.permit, route.strip)
+    check_shape(path.path, asked.fields)
     return body if call is asked else call.written(), route, call.stream
 
 
