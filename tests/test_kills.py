@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import psutil
 import pytest
+import pytest_asyncio
 from openai import AsyncOpenAI
 
 from tests.process import Process, daemon
@@ -25,17 +26,24 @@ HELLO: Any = [{"role": "user", "content": "Hello"}]
 POINTS = random.Random(7).sample(range(1, 120), 10)
 
 
-@pytest.fixture
-async def running(models: Path, tmp_path: Path) -> AsyncGenerator[Process]:
-    """Run a daemon whose models serve one request at a time."""
-    async with daemon(tmp_path, CONFIG.format(models=models)) as process:
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(models: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Process]:
+    """Run a daemon whose models serve one request at a time, for all tests of a worker."""
+    async with daemon(tmp_path_factory.mktemp("daemon"), CONFIG.format(models=models)) as process:
         yield process
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(running: Process) -> AsyncGenerator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as client:
+    async with client_of(running) as client:
         yield client
+
+
+def client_of(process: Process) -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"{process.url}/v1", api_key="none", max_retries=0)
 
 
 @pytest.mark.parametrize("chunks", POINTS)
@@ -54,17 +62,18 @@ async def test_engine_killed_in_mid_stream(client: AsyncOpenAI, running: Process
     assert await answered_by(client, "slow") == "slow"
 
 
-async def test_engine_killed_in_mid_load(client: AsyncOpenAI, running: Process) -> None:
+async def test_engine_killed_in_mid_load(models: Path, tmp_path: Path) -> None:
     """A load whose engine is killed is told as a failed load with its reason; other models go on."""
-    asking = asyncio.ensure_future(answered_by(client, "slow"))
-    await until(lambda: bool(running.engines))
+    async with daemon(tmp_path, CONFIG.format(models=models)) as own, client_of(own) as client:
+        asking = asyncio.ensure_future(answered_by(client, "slow"))
+        await until(lambda: bool(own.engines))
 
-    os.kill(running.engines[0], signal.SIGKILL)
+        os.kill(own.engines[0], signal.SIGKILL)
 
-    with pytest.raises(openai.InternalServerError) as caught:
-        await asking
-    assert caught.value.status_code == 502 and caught.value.code == "model_load_failed"
-    assert await answered_by(client, "tiny-sea") == "tiny-sea"
+        with pytest.raises(openai.InternalServerError) as caught:
+            await asking
+        assert caught.value.status_code == 502 and caught.value.code == "model_load_failed"
+        assert await answered_by(client, "tiny-sea") == "tiny-sea"
 
 
 async def test_client_that_leaves_frees_its_slot(client: AsyncOpenAI, running: Process) -> None:
@@ -78,6 +87,7 @@ async def test_client_that_leaves_the_queue_causes_no_switch(client: AsyncOpenAI
     """A client that leaves while it waits for another model takes its wish along."""
     stream = await long_stream(client)
     await anext(aiter(stream))
+    before = len(running.log)
     waiting = asyncio.ensure_future(answered_by(client, "tiny-sea"))
     await until_waiting(client, 1)
 
@@ -86,7 +96,7 @@ async def test_client_that_leaves_the_queue_causes_no_switch(client: AsyncOpenAI
     await stream.close()
 
     assert await answered_by(client, "slow") == "slow"
-    assert not [line for line in running.log if "load=engine/tiny-sea" in line]
+    assert not [line for line in running.log[before:] if "load=engine/tiny-sea" in line]
 
 
 async def test_lone_client_beside_two_overlapping_ones(client: AsyncOpenAI) -> None:
@@ -104,13 +114,14 @@ async def test_lone_client_beside_two_overlapping_ones(client: AsyncOpenAI) -> N
     assert max(waits) < 2 + 3 * max(there_s, 1.5)  # patience; answers of `slow` that drain and precede; loads
 
 
-async def test_nothing_outlives_the_daemon(client: AsyncOpenAI, running: Process) -> None:
-    """When the daemon is killed its engines end too."""
-    await answered_by(client, "tiny-sea")
-    engines = [psutil.Process(pid) for pid in running.engines]
+async def test_nothing_outlives_the_daemon(models: Path, tmp_path: Path) -> None:
+    """When the daemon is ended its engines end too."""
+    async with daemon(tmp_path, CONFIG.format(models=models)) as own, client_of(own) as client:
+        await answered_by(client, "tiny-sea")
+        engines = [psutil.Process(pid) for pid in own.engines]
 
-    running.child.send_signal(signal.SIGTERM)
-    await running.child.wait()
+        own.child.send_signal(signal.SIGTERM)
+        await own.child.wait()
 
     assert engines
     assert psutil.wait_procs(engines, timeout=10)[1] == []

@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+import pytest_asyncio
 from openai import AsyncOpenAI
 
 from tests.models import subjects, tool_call
@@ -24,14 +25,17 @@ models:
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 
 
-@pytest.fixture
-async def running(models: Path, tmp_path: Path) -> AsyncGenerator[Process]:
-    """Run a daemon over the small models, one resident at a time."""
-    async with daemon(tmp_path, CONFIG.format(models=models)) as process:
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(models: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Process]:
+    """Run a daemon over the small models, one resident at a time, for all tests of a worker."""
+    async with daemon(tmp_path_factory.mktemp("daemon"), CONFIG.format(models=models)) as process:
         yield process
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(running: Process) -> AsyncGenerator[AsyncOpenAI]:
     """Make a client that does not retry, so that what it raises is what dmap said; a crowd takes a while."""
     url = f"{running.url}/v1"
@@ -148,13 +152,13 @@ class TestErrors:
         assert caught.value.request_id
 
     async def test_overlong_prompt(self, client: AsyncOpenAI) -> None:
-        """A prompt over the context is BadRequestError with the engine's own numbers, also when streamed."""
+        """A prompt over the context is BadRequestError that tells the context, also when streamed."""
         with pytest.raises(openai.BadRequestError) as caught:
             await client.chat.completions.create(
                 model="tiny-sea", messages=[{"role": "user", "content": "sail " * 4000}], stream=True
             )
 
-        assert "2048" in caught.value.message
+        assert "2048" in caught.value.message.replace(",", "")  # the engine's words, or dmap's
 
     async def test_cancel(self, client: AsyncOpenAI, running: Process) -> None:
         """A stream that is closed early frees its place: the log says so, and others go on."""
@@ -183,6 +187,7 @@ class TestCrowds:
     async def test_500_requests_at_once(self, client: AsyncOpenAI, running: Process) -> None:
         """500 requests at once for three models: none lost, none refused, each by its own model."""
         names = ("tiny-sea", "tiny-kitchen", "tiny-brief")
+        before = switches(running)
 
         answers = await asyncio.gather(
             *(
@@ -192,7 +197,12 @@ class TestCrowds:
         )
 
         assert [answer.model for answer in answers] == [names[n % 3] for n in range(500)]
-        assert sum("dmap.gate switch" in line for line in running.log) <= 12
+        assert switches(running) - before <= 12
+
+
+def switches(running: Process) -> int:
+    """Count the switches in the log."""
+    return sum("dmap.gate switch" in line for line in running.log)
 
 
 async def spoken(client: AsyncOpenAI, model: str) -> tuple[str, str | None]:
