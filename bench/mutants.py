@@ -42,10 +42,10 @@ from mutations import Mutation, differs, lines_of, mutations
 ROOT = Path(__file__).parent.parent
 TESTS = {
     "arbiter": "arbiter* simulate",
-    "gate": "gate* device_backends fleet queue_view unloads changeover switch* adversity lmstudio_proxy kills"
-    " refusals lmstudio admin requests",
-    "relay": "relay* connection exchange pool reply sweep client_retries requests story request_log"
-    " openai_client",
+    "gate": "gate* device_backends queue_view unloads switch* live look knowledge upkeep tasks adversity"
+    " lmstudio_proxy refusals lmstudio admin requests",
+    "relay": "relay* client_connection connection exchange pool reply sweep client_retries requests story"
+    " request_log",
     "wire": "wire* tokens injection context story request_log capture debug refusals lmstudio_proxy",
     "access": "access* admission keys quota pages networks reload cors config",
 }
