@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmap.record import RequestRecord
-from dmap.web.capture import KEPT_CHARACTERS, REQUESTS, Captures
+from dmap.web.capture import (
+    EXAMINED_BYTES,
+    EXAMINED_VALUES,
+    KEPT_CHARACTERS,
+    REQUESTS,
+    UNREADABLE,
+    Captures,
+)
 from tests.test_debug import asked
 
 NAMES = ["authorization", "Authorization", "api_key", "apiKey", "api-key", "x-api-key", "OPENAI_API_KEY"]
@@ -95,24 +102,58 @@ class TestRedaction:
         brackets = [at for at, one in enumerate(body) if one in "[]}"]
         gone = brackets[lost % len(brackets)]
         broken = body[:gone] + body[gone + 1 :]
+        inside = kept({"content": broken}) + kept([body[:cut], f"see {body}", repr(json.loads(body))])
 
-        assert "hu,s" not in whole + short + kept(broken.encode())
+        assert "hu,s" not in whole + short + kept(broken.encode()) + inside
         assert json.loads(whole)
 
     @pytest.mark.parametrize(
-        ("body", "told"),
+        "body",
         [
-            ('{"password": ["hush", "hush', '{"password": "***"'),
-            ('{"password": {"a": ["hush"}, "b": "hush"', '{"password": "***"'),
-            ('{"password": hush, "n": 1}', '{"password": "***", "n": 1}'),
-            ('{"password": ', '{"password": "***"'),
-            ('{"a": "{\\"password\\": [\\"hu", "n": 1}', '{"a": "{\\"password\\": \\"***\\"", "n": 1}'),
-            ('{"token": 12345, "n": 1', '{"token": "***", "n": 1'),
+            b'{"password": ["hush", "hush',
+            b'{"password": {"a": ["hush"}, "b": "hush"',
+            b'{"password": hush, "n": 1}',
+            b'{"pass\\u0077ord": "hush", "n": 1',
+            b'--b\r\nContent-Disposition: form-data; name="token"\r\n\r\nhush\r\n--b--\r\n',
+            b"\xff{}",
+            b"[" * 5000,
+            b"[" * 600 + b"]" * 600,
+            b'[%b"hush"%b]' % (b"[" * 600, b"]" * 600),
+            b'{"n": %b}' % (b"9" * 5000),
+            b"[%b1]" % (b"1," * EXAMINED_VALUES),
+            b'"%b"' % (b"x" * EXAMINED_BYTES),
+            b"",
+        ],
+        ids=lambda body: repr(body[:30]),
+    )
+    def test_what_is_no_json(self, body) -> None:
+        """Of what is no JSON, is cut off, or too much to look through, nothing is kept."""
+        assert kept(body) == UNREADABLE
+
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ('{"password": "hush', '{"password": ***'),
+            ('see {"n": 1, "api_key": "hush"} there', 'see {"n": 1, "api_key": ***'),
+            ("{'client_secret': 'hush'}", "{'client_secret': ***"),
+            ('"{\\"token\\": \\"hush', '"{\\"token\\": ***'),
+            ('call it with {"max_tokens": 5}, or not', 'call it with {"max_tokens": ***'),
+            ("{'token_ids': [1, 2], 'tokens': 'hush'}", "{'token_ids': ***"),
+            ('{"token": 5, "hush', '{"token": ***'),
+            ("[INST] My password? [/INST]", "[INST] My password? [/INST]"),
+            ('"{\\"password\\": \\"hush\\"}"', '"{\\"password\\": \\"***\\"}"'),
+            ('{\n  "pass\\u0077ord": "hush"\n}', '{"password": "***"}'),
+            ('{\n  "city": "Ulm"\n}', '{\n  "city": "Ulm"\n}'),
         ],
     )
-    def test_what_is_broken(self, body, told) -> None:
-        """JSON that is cut off or broken hides its secrets like any other."""
-        assert kept(body.encode()) == told
+    def test_what_is_nearly_json(self, text, told) -> None:
+        """In a string that is not quite JSON, nothing is kept after the name of a secret."""
+        assert json.loads(kept({"content": text})) == {"content": told}
+
+    @pytest.mark.parametrize("text", ["sk-abcdefgh12345", "Bearer abcdef.12345"])
+    def test_a_credential_as_a_name(self, text) -> None:
+        """A credential is none the better for being the name of a field."""
+        assert "abcdef" not in kept({text: 1})
 
     def test_json_inside_a_string(self) -> None:
         """The arguments of a tool's call are JSON in a string, and no better a place for a secret."""
@@ -121,10 +162,6 @@ class TestRedaction:
         told = json.loads(json.loads(kept(body))["arguments"])
 
         assert told == {"city": "Ulm", "token": "***", "unit": "C"}
-
-    def test_a_secret_that_is_cut(self) -> None:
-        """A secret that the end of what is kept goes through is not kept."""
-        assert kept(b'{"model": "m", "password": "hush hu') == '{"model": "m", "password": "***"'
 
     @pytest.mark.parametrize("text", ["Bearer abcdef.12345", "Basic dXNlcjpwYXNz", "sk-abcdefgh12345"])
     def test_what_looks_like_a_credential(self, text) -> None:
@@ -156,10 +193,6 @@ class TestRedaction:
         """Of images and sound only the length is kept, in a data: URL and bare."""
         assert json.loads(kept({"url": value, "after": "x"})) == {"url": told, "after": "x"}
 
-    def test_what_is_not_text(self) -> None:
-        """Bytes that are no UTF-8 are kept as well as can be."""
-        assert kept(b"\xff{}") == "\ufffd{}"
-
 
 class TestBounds:
     def test_the_oldest_go_first(self) -> None:
@@ -171,17 +204,40 @@ class TestBounds:
 
         assert [one["id"] for one in captures.told()] == [str(at) for at in range(2, REQUESTS + 2)]
 
-    @pytest.mark.parametrize(("size", "cut"), [(1000, False), (KEPT_CHARACTERS + 9, True), (9_000_000, True)])
+    @pytest.mark.parametrize(("size", "cut"), [(1000, False), (KEPT_CHARACTERS + 9, True), (4_000_000, True)])
     def test_a_long_body(self, size, cut) -> None:
         """Of a long body the beginning is kept, and that it was cut."""
         captures = Captures()
-        body = b"word " * (size // 5)
+        body = b'{"content": "%b"}' % (b"word " * (size // 5))
 
         captures.note(record(), body, 1.0)
 
         (one,) = captures.told()
         assert (one["size_bytes"], one["cut"]) == (len(body), cut)
         assert one["body"] == body[:KEPT_CHARACTERS].decode()
+
+    def test_a_long_string(self) -> None:
+        """Of a string the beginning is kept and how much is missing; of sound, all is measured."""
+        length = KEPT_CHARACTERS + 5
+
+        told = json.loads(kept(["U" * length, "word", "U" * (KEPT_CHARACTERS - 9) + " word" * 9]))
+
+        assert told == [
+            f"({length} characters)",
+            "word",
+            f"({KEPT_CHARACTERS - 9} characters) word ... (36 more characters)",
+        ]
+
+    @pytest.mark.parametrize("shown", range(0, 60, 3))
+    @pytest.mark.parametrize("credential", [f"dmap-{'z' * 43}", "sk-zzzzzzzzzzzzz", "Bearer zzzzzzzzzzz"])
+    def test_a_credential_at_the_cut(self, shown, credential) -> None:
+        """A credential that the end of what is kept goes through is not kept either."""
+        images = "A" * 1000 + " "
+        before = images + ": " * KEPT_CHARACTERS
+
+        told = kept([before[: KEPT_CHARACTERS - shown] + credential + " word" * 99, "after"])
+
+        assert "zzz" not in told and "after" in told
 
     def test_what_became_of_it(self) -> None:
         """A capture tells how its request ended, once it has."""

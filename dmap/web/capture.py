@@ -1,14 +1,16 @@
 """
-The bodies of the last requests, for whoever set `debug.capture: true`; off, nothing is looked at or kept.
+The bodies of the last requests, if `debug.capture` is true; otherwise nothing is looked at or kept.
 
-What is kept is short and has its secrets taken out before it is kept: runs of base64 (images, sound) and
-the values of fields that are called like a secret, of whatever type.  The counterpart is
-`GET /debug/captures`.
+What is kept is short, and its secrets are taken out before it is kept: the values of fields that are called
+like a secret, at any depth and in JSON within strings; what looks like a credential; and base64 (images,
+sound).  A body that is no JSON is not kept, because nobody can tell where a secret in it ends.  The
+counterpart is `GET /debug/captures`.
 """
 
+import json
 import re
+import string
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,25 +19,26 @@ from dmap.web.request_log import outcome_of
 
 REQUESTS = 50
 """How many requests are kept."""
-EXAMINED_BYTES = 4 * 1024 * 1024
-"""Of each body that is looked at, from its beginning; some 10 ms when it is all images."""
+EXAMINED_BYTES, EXAMINED_VALUES = 4 * 1024 * 1024, 50_000
+"""Of a body that may have more, nothing is kept.  To examine the others takes up to some 50 ms."""
 KEPT_CHARACTERS = 64 * 1024
-"""Of each body that are kept, once the secrets and the base64 are out."""
+"""Of each body, and of each string in it."""
+LONGEST_NAME = 256
+"""Of a field, in characters.  One with a longer name is not kept."""
 
-# The end of a name, in a JSON text and in JSON within its strings, where quotes have backslashes before them.
+HIDDEN = "***"
+UNREADABLE = "(no JSON, or too much)"
+
 _SECRET = re.compile(
-    r"(?:(?P<token>token(?![\w.-]{0,64}(?:secret|password|key)))|authorization|bearer|(?:api|private|access)[_-]?key|secret|password|passwd|passphrase"
-    r"|credential|cookie)(?P<rest>[\w.-]{0,64})(?P<quote>\\{0,15}\")\s{0,16}:\s{0,16}",
+    r"authorization|bearer|(?:api|private|access)[\W_]?key|secret|password|passwd|passphrase|pwd|credential|cookie",
     re.IGNORECASE,
 )
-_COUNTS = re.compile(r"[\s\d.,\[\]+-]*|(?:true|false|null)\s*")
-"""What is no secret under a name such as `max_tokens` or `token_ids`."""
-_MARK = re.compile(r'\\+"?|["\[\]{},]')
-_CLOSERS = {"[": "]", "{": "}"}
-_SPACE = r"(?:\s|\\+[nrt])*"
-_BEARER = re.compile(r"\b(Bearer |Basic |sk-)[\w.~+/=-]{8,}")
-_DATA_URL = re.compile(r"(;base64,)([\w+/=-]+)", re.ASCII)
-_BASE64 = re.compile(r"()((?<![\w+/=-])[\w+/=-]{200,})", re.ASCII)
+"""In the name of a field; see `_is_secret` for `token`."""
+_FIELD = re.compile(rf"(?:{_SECRET.pattern}|token)[\w.-]{{0,64}}\\{{0,15}}[\"']\s{{0,16}}:", re.IGNORECASE)
+"""Such a name in text that is not quite JSON."""
+_CREDENTIAL = re.compile(r"\b((?i:bearer)\s+|Basic |sk-|dmap-(?=[\w-]{43}))[\w.~+/=-]{8,}")
+_BASE64 = re.compile(r"(;base64,|(?<![\w+/=-])(?=[\w+/=-]{200}))([\w+/=-]+)", re.ASCII)
+_WORD = string.ascii_letters + string.digits + "_.~+/=-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,9 @@ class Captures:
         self._kept: deque[_Capture] = deque(maxlen=REQUESTS)
 
     def note(self, record: RequestRecord, body: bytes, at: float) -> None:
-        """Keep the *body* of *record*, that came *at*, wall time in seconds since 1970."""
-        text = _without_base64(_DATA_URL, body[:EXAMINED_BYTES].decode(errors="replace"))
-        short = _without_base64(_BASE64, text[: 2 * KEPT_CHARACTERS])
-        kept = _without_secrets(short[:KEPT_CHARACTERS])
-        is_cut = len(body) > EXAMINED_BYTES or len(text) > 2 * KEPT_CHARACTERS or len(short) > KEPT_CHARACTERS
-        self._kept.append(_Capture(record, at, len(body), is_cut, kept))
+        """Keep the *body* of *record*, which came *at*, wall time in seconds since 1970."""
+        text, is_cut = _shown(body)
+        self._kept.append(_Capture(record, at, len(body), is_cut, text))
 
     def clear(self) -> None:
         """Forget all of them."""
@@ -92,52 +92,76 @@ def _told(capture: _Capture) -> dict[str, Any]:
     }
 
 
-def _without_base64(found: "re.Pattern[str]", text: str) -> str:
-    return found.sub(lambda one: f"{one[1]}({len(one[2])} characters)", text)
+def _shown(body: bytes) -> tuple[str, bool]:
+    """Return as much of *body* as is kept, without its secrets, and whether that is less than all."""
+    if len(body) > EXAMINED_BYTES or sum(map(body.count, (b",", b"[", b"{"))) > EXAMINED_VALUES:
+        return UNREADABLE, True
+    look = _Look()
+    try:
+        text = json.dumps(look.at(json.loads(body)), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return UNREADABLE, True
+    return text[:KEPT_CHARACTERS], look.left < 0 or len(text) > KEPT_CHARACTERS
 
 
-def _without_secrets(text: str) -> str:
-    return _BEARER.sub(r"\1***", "".join(_shown(text)))
+class _Look:
+    """One look through a decoded body, until more characters than are kept were seen: *left* counts down."""
+
+    def __init__(self) -> None:
+        self.left = 2 * KEPT_CHARACTERS
+
+    def at(self, value: Any) -> Any:
+        """Return *value* without its secrets."""
+        match value:
+            case dict():
+                return dict(self._member(name, one) for name, one in value.items())
+            case list():
+                return [self.at(one) for one in value]
+            case str():
+                text = self._within(value) if self.left >= 0 else HIDDEN
+                self.left -= len(text)
+                return text
+        return value
+
+    def _member(self, name: str, value: Any) -> tuple[str, Any]:
+        self.left -= len(name)
+        if self.left < 0 or len(name) > LONGEST_NAME:
+            return HIDDEN, HIDDEN
+        return _clean(name), HIDDEN if _is_secret(name, value) else self.at(value)
+
+    def _within(self, text: str) -> str:
+        """Return a string's *text* without the secrets that stand in it, as JSON or otherwise."""
+        try:
+            inner = json.loads(text) if text.lstrip()[:1] in ("{", "[", '"') else text
+        except ValueError:
+            inner = text
+        if inner is text:
+            return _clean(text)
+        shown = self.at(inner)
+        return text if shown == inner else json.dumps(shown, ensure_ascii=False)
 
 
-def _shown(text: str) -> Iterator[str]:
-    at = 0
-    while name := _SECRET.search(text, at):
-        yield text[at : name.end()]
-        at = _end(text, name.end(), name["quote"])
-        value = text[name.end() : at]
-        is_count = name["token"] and name["rest"] and _COUNTS.fullmatch(value)
-        yield value if is_count else f"{name['quote']}***{name['quote']}"
-    yield text[at:]
+def _is_secret(name: str, value: Any) -> bool:
+    """Tell whether a field called *name* holds a secret.  Counts of tokens and their ids are none."""
+    if _SECRET.search(name):
+        return True
+    values = value if isinstance(value, list) else [value]
+    is_count = all(isinstance(one, int | float | None) for one in values)
+    return "token" in name.lower() and not (is_count and not name.lower().endswith("token"))
 
 
-def _end(text: str, start: int, quote: str) -> int:
-    """
-    Find the end of the JSON value at *start*, whose strings are in *quote*.
-
-    It is where an object can end or go on.  So of broken JSON too much is taken rather than too little, but
-    never more than the string it is in.
-    """
-    can_end = re.compile(rf'{_SPACE}(?:\Z|\}}|,{_SPACE}{re.escape(quote)}[^"]{{0,256}}"{_SPACE}:)').match
-    closers: list[str] = []
-    is_string = False
-    for mark in _MARK.finditer(text, start):
-        what = mark[0]
-        if what[-1] == '"':
-            deeper = len(what) - len(quote)
-            if deeper < 0:  # the end of the string that all this is in
-                return mark.start()
-            if deeper % (2 * len(quote)) == 0:  # else it is escaped
-                is_string = not is_string
-        elif is_string:
-            continue
-        elif what in _CLOSERS:
-            closers.append(_CLOSERS[what])
-        elif closers and what == closers[-1]:
-            closers.pop()
-        elif not closers and what in "]}":
-            return mark.start()
-        at = mark.start() if what == "," else mark.end()
-        if not closers and not is_string and can_end(text, at):
-            return at
-    return len(text)
+def _clean(text: str) -> str:
+    """Return the beginning of *text*, which is no JSON, without base64, credentials and values of secrets."""
+    short = text[:KEPT_CHARACTERS]
+    more = len(text) - len(short)
+    clean = _CREDENTIAL.sub(
+        rf"\1{HIDDEN}",
+        _BASE64.sub(
+            lambda run: f"{run[1]}({len(run[2]) + more * (run.end() == len(short))} characters)", short
+        ),
+    )
+    field = _FIELD.search(clean) if ":" in clean else None
+    if field is not None:
+        return f"{clean[: field.end()]} {HIDDEN}"
+    # The last word may be the beginning of a credential.
+    return f"{clean.rstrip(_WORD)}... ({more} more characters)" if more and clean[-1] != ")" else clean
