@@ -2,9 +2,9 @@
 What the backends have and whether they answer: the tasks that ask them, and the circuit that knows.
 
 One task per backend asks on a slow beat, and on a quick one while the backend is down; that probe is what
-closes the circuit again.  An LM Studio is watched by its own backend, which looks every two seconds and after
-each load, and tells what it found: so the truth is here as soon as it is known.  Requests for a backend that
-is down are refused at once instead of each finding out for itself.
+closes the circuit again.  Some backends watch their server themselves, and report what they found: so the
+truth is here as soon as it is known.  Requests for a backend that is down are refused at once instead of each
+finding out for itself.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from dmap.backends import Backend, ModelInfo
-from dmap.backends.lmstudio.backend import LMStudioBackend
 from dmap.catalog import Catalog
 from dmap.errors import BackendDown
 from dmap.logfmt import logfmt
@@ -44,8 +43,7 @@ class Inventory:
     async def start(self) -> None:
         """Ask every backend, and go on asking; one that takes longer than `START_S` is not waited for."""
         for name, backend in self._backends.items():
-            if isinstance(backend, LMStudioBackend):
-                backend.report = functools.partial(self._told, name)
+            backend.report = functools.partial(self._take, name)
         asked = [errand(self._ask(name), f"ask {name}") for name in self._backends]
         watches = [spawn(functools.partial(self._watch, name), f"watch {name}") for name in self._backends]
         self._tasks = [*asked, *watches]
@@ -64,25 +62,17 @@ class Inventory:
             async with asyncio.timeout(START_S):
                 await asyncio.gather(*(self._ask(name) for name in stale))
 
-    def check(self, backend: str, model: str | None = None) -> None:
-        """
-        Raise `BackendDown` if *backend* did not answer last time.
-
-        Raise `LoadFailed` if it cannot be told to load and does not have *model*: who asks for that would
-        only have the others wait until it is refused.
-        """
+    def check(self, backend: str) -> None:
+        """Raise `BackendDown` if *backend* did not answer last time."""
         if backend in self._down:
             reason = self._down[backend]
-            told = reason if repr(backend) in reason else f"the backend {backend!r} is down: {reason}"
-            raise BackendDown(told, retry_after_s=PROBE_S)
-        studio = self._backends[backend]
-        if model is not None and isinstance(studio, LMStudioBackend):
-            studio.check(model)
+            message = reason if repr(backend) in reason else f"the backend {backend!r} is down: {reason}"
+            raise BackendDown(message, retry_after_s=PROBE_S)
 
     def report(self, backend: str, error: BackendDown) -> None:
         """Take note that a request found *backend* down, and have it probed."""
         if backend not in self._down:
-            url = getattr(self._backends[backend], "url", None)  # which the reason, for clients, leaves out
+            url = self._backends[backend].url  # which the reason, for clients, leaves out
             _log.warning(logfmt("backend_down", {"backend": backend, "url": url, "reason": error.message}))
             self._alarm[backend].set()
         self._down[backend] = error.message
@@ -103,17 +93,17 @@ class Inventory:
             self._alarm[name].clear()
 
     async def _ask(self, name: str) -> None:
-        """Ask one backend; who waits while it is being asked takes that answer for his own."""
+        """Ask one backend; whoever waits while it is being asked takes that answer."""
         came_at = asyncio.get_running_loop().time()
         async with self._asking[name]:
             if came_at <= self._answered_at.get(name, came_at - 1):
                 return
             try:
-                self._told(name, await self._backends[name].models())
+                self._take(name, await self._backends[name].models())
             except BackendDown as error:
-                self._told(name, error)
+                self._take(name, error)
 
-    def _told(self, name: str, found: Sequence[ModelInfo] | BackendDown) -> None:
+    def _take(self, name: str, found: Sequence[ModelInfo] | BackendDown) -> None:
         """Take what *name* has, or why it does not answer."""
         self._answered_at[name] = asyncio.get_running_loop().time()
         if isinstance(found, BackendDown):

@@ -22,8 +22,9 @@ class ModelInfo:
 
     *size_bytes* is the memory it takes when resident and *parallel* the requests it serves at once, None
     where the backend cannot tell.  *context_length* is the resident's, else what a load would give it.
-    *names* are other names it answers to there.  *v0* and *v1* are what its server has on it in the older and
-    the native list of LM Studio, or as much of that as is known: JSON values that nobody changes.
+    *names* are other names it answers to there; with *any_quant* it also answers to its id with any `@quant`
+    behind it.  *v0* and *v1* are its entries in the older and the native list of LM Studio, or as much of
+    these as is known: JSON values that nobody changes.
     """
 
     id: str
@@ -33,6 +34,7 @@ class ModelInfo:
     parallel: int | None = None
     embedding: bool = False
     names: tuple[str, ...] = ()
+    any_quant: bool = False
     v0: Mapping[str, Any] = field(default_factory=dict, hash=False)
     v1: Mapping[str, Any] = field(default_factory=dict, hash=False)
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from functools import cache
 
-from dmap.config import Access, ConfigProblem, Listen
+from dmap.config import AccessSection, ConfigProblem, Listen
 from dmap.notify import listen_fds
 
 _PROBE_AFTER_S, _PROBE_EVERY_S, _PROBES = 15, 5, 3
@@ -46,7 +46,7 @@ def of_both_families(host: str, port: int) -> socket.socket:
     return sock
 
 
-def given_to_us(access: Access) -> list[socket.socket]:
+def given_to_us(access: AccessSection) -> list[socket.socket]:
     """
     Return the sockets that systemd listens at for us, none where it does not.
 
@@ -59,7 +59,7 @@ def given_to_us(access: Access) -> list[socket.socket]:
     return sockets
 
 
-def _problems(sock: socket.socket, access: Access) -> Iterator[str]:
+def _problems(sock: socket.socket, access: AccessSection) -> Iterator[str]:
     address, is_limited = sock.getsockname(), access.keys or access.allow or access.open
     if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
         yield f"the socket unit gives {address!r}; write HOST:PORT after ListenStream="

@@ -56,12 +56,14 @@ class Process:
 
 
 @asynccontextmanager
-async def daemon(folder: Path, config: str, **environment: str) -> AsyncGenerator[Process]:
+async def daemon(
+    folder: Path, config: str, program: tuple[str, ...] = ("-m", "dmap"), **environment: str
+) -> AsyncGenerator[Process]:
     """Run a daemon on a free port with *config*, whose `listen` it gets; it must end well."""
     path = folder / "config.yaml"
     path.write_text(f"listen: {{port: 0}}\n{config}")
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "dmap", "serve", str(path)),
+        *(sys.executable, *program, "serve", str(path)),
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **environment},
     )

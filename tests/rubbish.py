@@ -14,8 +14,9 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from dmap.backends.registry import ROUTES
 from dmap.web.admin.orders import DeviceOrder, ModelOrder
-from dmap.wire.routes import ROUTES, Dialect
+from dmap.wire.dialects import Dialect
 from tests.lmstudio_world import SPECS
 from tests.rubbish_words import (
     BEND,
@@ -206,7 +207,7 @@ class Rubbish:
         ] * rng.randint(1, 3)
         if "completions" in path and "chat" not in path:
             body["prompt"] = rng.choice(["Hello", ["a", "b"], [1, 2, 3], "tide " * 3000])
-        elif ROUTES[path].dialect in (Dialect.RESPONSES, Dialect.LMSTUDIO) or "embeddings" in path:
+        elif ROUTES[path].dialect is Dialect.RESPONSES or path == "/api/v1/chat" or "embeddings" in path:
             body["input"] = rng.choice(["Hello", turns, ["a", "b"]])
         else:
             body["messages"] = turns

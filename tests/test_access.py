@@ -10,8 +10,8 @@ from multidict import CIMultiDict
 
 from dmap import config
 from dmap.access import Access, Client, scope_of
+from dmap.backends.registry import ROUTES
 from dmap.errors import AccessDenied, DmapError, InvalidKey, Overloaded
-from dmap.wire.routes import ROUTES
 
 LAN = "192.168.1.20"
 STRANGER = "203.0.113.9"
@@ -33,7 +33,7 @@ KEYS = (
 
 def access(**lists: object) -> Access:
     """Access with the given lists."""
-    return Access(config.Access.model_validate(lists))
+    return Access(config.AccessSection.model_validate(lists))
 
 
 def sent(*lines: tuple[str, str], host: str = "localhost:8000") -> CIMultiDict[str]:
@@ -177,7 +177,9 @@ def test_nothing_is_no_key():
     nothing = config.Key.model_construct(
         name="oops", sha256=hashlib.sha256(b"").hexdigest(), scopes=("inference",), models=("*",)
     )
-    door = Access(config.Access.model_construct(open=False, allow=(), trusted_proxies=(), keys=(nothing,)))
+    door = Access(
+        config.AccessSection.model_construct(open=False, allow=(), trusted_proxies=(), keys=(nothing,))
+    )
 
     with pytest.raises(InvalidKey):
         door.admit(LAN, sent(), scope="inference")
@@ -259,7 +261,7 @@ def test_without_keys_what_is_private_is_for_this_host(scope):
 def test_a_key_expires(expires):
     """A key is refused from its day on; its owner is told why, and it is no guess."""
     clock = Clock(datetime(2030, 1, 30, 23, 59, 59, tzinfo=UTC).timestamp())
-    door = Access(config.Access(keys=(key("old", expires=expires),)), now=clock)
+    door = Access(config.AccessSection(keys=(key("old", expires=expires),)), now=clock)
     assert door.admit(LAN, sent(bearer("old")), scope=None).name == "old"
 
     clock.now += 1
@@ -309,7 +311,7 @@ def refused(
 def test_who_guesses_is_not_listened_to(peer, same):
     """After too many wrong keys not even a right one is looked at, until some time has gone by."""
     clock = Clock()
-    door = Access(config.Access(keys=KEYS, failures_per_min=5), clock=clock)
+    door = Access(config.AccessSection(keys=KEYS, failures_per_min=5), clock=clock)
     guess(door, peer, 5)
 
     with pytest.raises(Overloaded) as refused:
@@ -366,7 +368,7 @@ def test_counts_outlive_a_reload():
     guess(door, STRANGER, 1)
 
     door.begin(door.admit(LAN, sent(bearer("k")), scope=None), "/")
-    door.configure(config.Access(keys=(key("k", parallel=2),), failures_per_min=1))
+    door.configure(config.AccessSection(keys=(key("k", parallel=2),), failures_per_min=1))
     client = door.admit(LAN, sent(bearer("k")), scope=None)
     door.begin(client, "/")
 
@@ -409,7 +411,9 @@ def test_a_refusal_is_told():
     """Each refusal is told with who, where and why, and without the key."""
     told = []
     door = Access(
-        config.Access(keys=(*KEYS, key("one", parallel=1)), failures_per_min=1, allow=("192.168.1.0/24",)),
+        config.AccessSection(
+            keys=(*KEYS, key("one", parallel=1)), failures_per_min=1, allow=("192.168.1.0/24",)
+        ),
         tell=lambda type, fields: told.append((type, dict(fields))),
     )
 

@@ -12,7 +12,7 @@ import pytest
 from dmap.state import Activation, Saved, StateFile
 from tests.conftest import Proxy
 from tests.fakes import SSE, Exchange, FakeBackend, answer, chunk, delta, soon
-from tests.lmstudio_emulator import Emulator, Knobs, Traps, emulator
+from tests.lmstudio_emulator import Emulator, Knobs, emulator
 from tests.lmstudio_world import SPECS
 
 CHAT = "/v1/chat/completions"
@@ -211,75 +211,14 @@ class TestActivate:
         assert cleared["workflow"] and not cleared["active"]
 
 
-class TestAnOlderLMStudio:
-    """It has no native API, so that dmap keeps what is set, and says what its owner has to do."""
-
-    @pytest.fixture
-    async def older(self, connect: Connect, tmp_path: Path) -> AsyncGenerator[Client]:
-        """A proxy before one that has `SMALL` loaded."""
-        async with emulator(Traps(native=False), Knobs(v0_lag_s=0)) as lm:
-            await lm.world.load(SMALL)
-            client: Client = await connect(
-                f"""
-                devices: {{gpu0: {{cooldown_s: 0}}}}
-                backends: {{studio: {{kind: lmstudio, url: '{lm.url}', device: gpu0}}}}
-                state: {tmp_path}/state.json
-                """
-            )
-            yield client
-
-    @pytest.mark.parametrize("action", ["load", "activate"])
-    async def test_a_load(self, older: Client, tmp_path: Path, action: str) -> None:
-        """A load sets the active model, its defaults and options, and lists the steps for a person."""
-        status, told = await older.post(
-            f"/admin/models/{action}",
-            modelKey=OTHER,
-            defaultInference={"temperature": 0.5},
-            loadConfig={"contextLength": 8192, "gpu": {"ratio": 0.5}},
-        )
-
-        assert (status, told["status"], told["active"]) == (200, "activated", True)
-        assert told["load_config"]["applied"] == {}
-        assert list(told["load_config"]["not_applied"]) == ["context_length", "gpu"]
-        assert "too old for dmap to switch models there" in told["workflow"][0]
-        assert told["workflow"][1] == "Load it with context_length = 8192, gpu = 0.5."
-        assert StateFile(tmp_path / "state.json").read() == Saved(
-            active=OTHER, models={OTHER: Activation({"temperature": 0.5}, {"context_length": 8192})}
-        )
-
-    async def test_an_unload(self, older: Client) -> None:
-        """An unload forgets what was set and leaves the model where it is."""
-        await older.post("/admin/models/load", modelKey=SMALL)
-
-        status, told = await older.post("/admin/models/unload", modelKey=SMALL)
-
-        assert (status, told["status"], told["active"]) == (200, "cleared", False)
-        assert "by hand" in told["workflow"][0]
-        assert await older.residents() == [f"studio/{SMALL}"]
-        assert older.proxy.proxy.saved == Saved()
-
-    async def test_a_request_without_a_model(self, older: Client) -> None:
-        """The active model answers if it is loaded there, with its defaults."""
-        await older.post("/admin/models/load", modelKey=SMALL, loadConfig={"contextLength": 100_000})
-
-        status, answered = await older.chat()
-
-        assert (status, answered["model"]) == (200, SMALL)
-
-    async def test_the_list(self, older: Client) -> None:
-        """No model of it is loadable."""
-        _, told = await older.get("/admin/models")
-
-        assert {model["loadable"] for model in told["models"]} == {False}
-
-
 @pytest.mark.parametrize(
     ("lms", "words"),
     [
         (
             "",
             {
-                "gpu": "LM Studio's REST API has no such option; backends.studio.lms may",
+                "gpu": "LM Studio's REST API has no such option; "
+                "its lms command has, so set lms for this backend",
                 "gpu_layers": "LM Studio cannot be told this",
                 "cpu_threads": "LM Studio cannot be told this",
                 "rope_frequency_base": "LM Studio cannot be told this",
@@ -288,7 +227,8 @@ class TestAnOlderLMStudio:
         (
             ", lms: /bin/true",
             {
-                "flash_attention": "only REST can be told this, and not beside what takes lms",
+                "flash_attention": "LM Studio takes this over REST only, "
+                "and not beside an option that needs lms",
                 "gpu_layers": "LM Studio cannot be told this",
                 "cpu_threads": "LM Studio cannot be told this",
                 "rope_frequency_base": "LM Studio cannot be told this",

@@ -3,7 +3,7 @@
 import pytest
 
 from dmap.access import Client
-from dmap.catalog import Catalog, openai, v0, v1
+from dmap.catalog import Catalog, as_openai, v0, v1
 from dmap.config import parse
 from dmap.errors import AccessDenied, BackendDown, BadRequest, ModelNotFound
 from dmap.models import ModelInfo, ModelKey, Route
@@ -74,7 +74,7 @@ def test_one_model_under_many_spellings(name):
 @pytest.mark.parametrize("name", ["org/m", "ORG/M", "org/m@q4_k_m", "org/m@Q8_0", "lm/org/m@q8_0"])
 def test_a_quant_means_its_model(name):
     """In LM Studio `key@quant` is a variant of the model, as far as it does not tell which there are."""
-    made = catalog(STUDIO, lm=["org/m"])
+    made = catalog(STUDIO, lm=[ModelInfo("org/m", resident=True, any_quant=True)])
 
     assert made.resolve(name, ANYONE).key == ModelKey("lm", "org/m")
 
@@ -190,7 +190,7 @@ def test_a_models_own_name_goes_before_its_quant(other):
     ("gpu", "load"),
     [
         ("{layers: 9}", {"gpu_layers": 9}),
-        ("{ratio: 0.5}", {"gpu": 0.5}),
+        ("{ratio: 1}", {"gpu": 1}),
         ("{ratio: off, layers: 9}", {"gpu": "off", "gpu_layers": 9}),
     ],
 )
@@ -548,7 +548,7 @@ def test_one_of_two_with_the_same_name(name, shown):
     """A model whose name means another one is shown under its backend's name and its own."""
     made = catalog(TWO, a=["both"], b=["both"])
 
-    assert openai(made.show(name, ANYONE, []))["id"] == shown
+    assert as_openai(made.show(name, ANYONE, []))["id"] == shown
 
 
 def test_one_is_shown_as_it_is_listed():
@@ -556,7 +556,7 @@ def test_one_is_shown_as_it_is_listed():
     made = catalog(TWO + "models: {m: {aliases: [gpt]}}", a=["m"], b=[])
     made.choose(Saved(active="m"))
 
-    assert [openai(made.show(name, ANYONE, [])) for name in ("m", "gpt")] == made.listing(ANYONE, [])
+    assert [as_openai(made.show(name, ANYONE, [])) for name in ("m", "gpt")] == made.listing(ANYONE, [])
 
 
 def test_one_that_is_not_for_this_client():
@@ -623,31 +623,6 @@ def test_a_resident_that_its_server_does_not_list_yet():
 
     assert v1(shown)["loaded_instances"] == [{"id": "m", "config": {"context_length": 4096}}]
     assert (v0(shown)["state"], v0(shown)["loaded_context_length"]) == ("loaded", 4096)
-
-
-def test_what_the_older_list_alone_tells():
-    """A server that has only the older list is shown in its words, as far as they go in the native one."""
-    older = {"id": "m:1", "object": "model", "type": "vlm", "publisher": "p", "arch": "qwen2_vl"}
-    older |= {"compatibility_type": "mlx", "quantization": "4bit", "max_context_length": 32768}
-    told = {**older, "state": "loaded", "loaded_context_length": 99}
-    made = catalog(STUDIO, lm=[ModelInfo("m", resident=True, v0=told)])
-
-    shown = made.show("m", ANYONE, [])
-
-    assert v0(shown) == {**older, "id": "m", "state": "not-loaded"}
-    assert v1(shown) == {
-        "type": "llm",
-        "publisher": "p",
-        "key": "m",
-        "display_name": "m",
-        "architecture": "qwen2_vl",
-        "quantization": {"name": "4bit", "bits_per_weight": None},
-        "size_bytes": 0,
-        "params_string": None,
-        "loaded_instances": [],
-        "max_context_length": 32768,
-        "format": "mlx",
-    }
 
 
 def test_what_a_server_of_another_kind_tells():

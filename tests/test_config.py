@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 
-from dmap.backends.gguf import options
-from dmap.backends.lmstudio import commands, lms
-from dmap.config import Config, ConfigProblem, GGUFBackend, OpenAIBackend, load, parse, warnings_of
-from dmap.config.models import BY_ENGINE, BY_LMS, BY_REST, Model
+from dmap.backends.gguf.section import GGUFSection
+from dmap.backends.openai.section import OpenAISection
+from dmap.config import Config, ConfigProblem, load, parse, warnings_of
+from dmap.sections import ModelSection
 
 A = "backends: {a: {kind: openai, url: 'http://h'}}\n"
 HASH = "0123456789abcdef" * 4
 OTHER = "f" * 64
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
+OPENAI = "{kind: openai, url: 'http://h'}"
+STUDIO = "{kind: lmstudio, url: 'http://h', device: g}"
+ENGINE = "{kind: gguf, path: /, device: g}"
 
 
 def problems_of(text: str, **environ: str) -> list[str]:
@@ -38,7 +41,7 @@ def test_one_backend_is_enough():
     """Every key but a backend has a default."""
     config = parse(A, {})
 
-    assert config.backends == {"a": OpenAIBackend(kind="openai", url="http://h")}
+    assert config.backends == {"a": OpenAISection(kind="openai", url="http://h")}
     assert (config.listen.host, config.listen.port) == ("127.0.0.1", 8000)
     assert config.allow_models == ("*",)
 
@@ -216,8 +219,8 @@ server: {{idle_s: '${{IDLE}}', max_body: huge}}
         "access.keys[1].name: Field required",
         "backends.a.parallel: Input should be greater than or equal to 1",
         "backends.a.url: not an http(s) URL of a server",
-        "backends.b.kind: 'ollama' is not built; there are: openai, gguf, lmstudio",
-        "backends.c.kind: missing; there are: openai, gguf, lmstudio",
+        "backends.b.kind: 'ollama' is not built; there are: gguf, lmstudio, openai",
+        "backends.c.kind: missing; there are: gguf, lmstudio, openai",
         "backends.openai.url: Field required",
         "listen.hots: no such key",
         "listen.port: Input should be less than or equal to 65535",
@@ -273,27 +276,36 @@ def test_parameters_in_camel_case():
 
 
 @pytest.mark.parametrize(
-    ("backend", "option"),
+    ("backend", "option", "why"),
     [
-        ("{kind: openai, url: 'http://h'}", "flash_attention: true"),
-        ("{kind: lmstudio, url: 'http://h', device: g}", "gpu_layers: 2"),
-        ("{kind: gguf, path: /, device: g}", "num_experts: 2"),
+        (OPENAI, "flash_attention: true", "dmap cannot load models on this server"),
+        (STUDIO, "gpu_layers: 2", "LM Studio cannot be told this"),
+        (STUDIO, "gpu: max", "LM Studio's REST API has no such option; its lms command has"),
+        (ENGINE, "num_experts: 2", "the engine cannot be told this"),
+        (ENGINE, "gpu: 0.5", "the engine takes off or max only"),
+        (f"{ENGINE}, b: {STUDIO}", "ttl_s: 2", "the engine cannot be told this; LM Studio's REST API"),
     ],
 )
-def test_a_load_that_can_never_work(backend, option):
+def test_a_load_that_can_never_work(backend, option, why):
     """An option that no backend of the model can be told is a problem: each load of it would fail."""
     [problem] = problems_of(
         f"devices: {{g: {{}}}}\nbackends: {{a: {backend}}}\nmodels: {{m: {{load: {{{option}}}}}}}"
     )
 
-    assert problem.startswith(f"models.m.load.{option.partition(':')[0]}: no backend of this model")
+    assert problem.startswith(f"models.m.load.{option.partition(':')[0]}: {why}")
 
 
-def test_options_are_those_of_the_backends():
-    """What the configuration lets through is what the backends take, no more and no less."""
-    assert set(BY_ENGINE) == set(options._POSSIBLE)
-    assert set(BY_REST) == set(commands.OPTIONS)
-    assert set(BY_LMS) == set(lms.ONLY)
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [
+        (OPENAI, "context_length: 4096"),
+        (ENGINE, "context_length: 4096, gpu: off, cpu_threads: 2, rope_frequency_base: 1"),
+        (f"{ENGINE}, b: {STUDIO}", "cpu_threads: 2, num_experts: 2"),
+    ],
+)
+def test_a_load_that_may_work(backend, options):
+    """An option that one of the model's possible backends can be told is none."""
+    parse(f"devices: {{g: {{}}}}\nbackends: {{a: {backend}}}\nmodels: {{m: {{load: {{{options}}}}}}}", {})
 
 
 def test_a_parameter_in_two_spellings():
@@ -471,7 +483,7 @@ def test_a_path_starts_from_the_files_folder(tmp_path, name):
 
     config = load(file, {})
 
-    assert config.backends[name] == GGUFBackend(kind="gguf", path=tmp_path / "models", device="g")
+    assert config.backends[name] == GGUFSection(kind="gguf", path=tmp_path / "models", device="g")
 
 
 @pytest.mark.parametrize(
@@ -610,7 +622,7 @@ def test_what_has_no_effect_is_warned_of(rest, warning):
 
 def test_a_pin_that_outlives_its_time_is_warned_of():
     """A pinned model does not go when nobody asks for it."""
-    config = _crowd(1, "{}").model_copy(update={"models": {"m0": Model(pin=True, ttl_s=60)}})
+    config = _crowd(1, "{}").model_copy(update={"models": {"m0": ModelSection(pin=True, ttl_s=60)}})
 
     assert warnings_of(config, NOW) == [
         "models.m0.ttl_s: a pinned model stays, however long nobody asks for it"

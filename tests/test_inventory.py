@@ -12,7 +12,7 @@ from dmap.backends import ModelInfo, Target
 from dmap.backends.lmstudio.backend import LMStudioBackend
 from dmap.catalog import Catalog
 from dmap.config import parse
-from dmap.errors import BackendDown, LoadFailed
+from dmap.errors import BackendDown
 from dmap.inventory import Inventory
 from tests.lmstudio_emulator import Knobs, Traps, emulator
 
@@ -26,6 +26,7 @@ class FakeBackend:
 
     def __init__(self, name: str, has: list[str] | None) -> None:
         self.name = name
+        self.url = None
         self.has = has
         self.asked = 0
         self.bug: Exception | None = None
@@ -253,17 +254,20 @@ async def test_an_outage_of_an_lm_studio_is_two_lines(caplog):
         await backend.close()
 
 
-async def test_what_an_older_lm_studio_lacks_is_refused_before_it_queues():
-    """Only what is loaded on a server that cannot switch may wait there: the rest would hold others up."""
+async def test_an_older_lm_studio_is_one_line(caplog):
+    """The log says once that it is too old, and what its owner can do."""
     async with emulator(Traps(native=False), Knobs(v0_lag_s=0)) as lm, asyncio.timeout(30):
-        await lm.world.load(SMALL)
-        backend = LMStudioBackend("studio", lm.url)
+        backend = LMStudioBackend("studio", lm.url, watch_s=0.01)
         inventory = Inventory({"studio": backend}, Catalog(parse(STUDIO, {})))
         await inventory.start()
+        backend.start()
+        await until(lambda: len(lm.requests) > 10)
 
-        inventory.check("studio", SMALL)
-        with pytest.raises(LoadFailed, match="too old to switch over REST"):
-            inventory.check("studio", "openai/gpt-oss-20b")
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert line.startswith("backend_down backend=studio")
+        assert (
+            "came with 0.4.0; update it, or give this backend `kind: openai` and load models by hand" in line
+        )
         await inventory.close()
         await backend.close()
 

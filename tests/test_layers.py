@@ -18,12 +18,14 @@ LAYERS = (
     "errors logfmt arbiter",  # 0, pure
     "tasks",  # 0 too: asyncio and nothing else
     "wire",  # 0 too, pure: its refusals are errors
-    "config models record notify events lines aiohttp_insides",  # 1
+    "models record notify events lines aiohttp_insides",  # 1
     "process",  # 1 too: the life of a child process, whatever it runs
-    "state",  # 1 too: it reads its files as config does
-    "access tls sockets metrics tokens",  # 2
-    "catalog",  # 2 too: it asks an access.Client what it may use
-    "backends",  # 3
+    "sections",  # 1 too: what sections of the configuration are made of
+    "backends",  # 2: each kind brings its own section
+    "config",  # 2 too: the whole file
+    "state",  # 2 too: it reads its files as config does
+    "access tls sockets metrics tokens",  # 3
+    "catalog",  # 3 too: it asks an access.Client what it may use
     "inventory gate",  # 4
     "relay",  # 5 and 6: the client side and the server side of passing an answer on
     "web",  # 7
@@ -45,7 +47,8 @@ HOMES = {
     "numpy": {"demo"},
     "prometheus_async": {"metrics", "web"},
     "prometheus_client": {"metrics", "web"},
-    "pydantic": {"config", "state", "web"},
+    "pydantic": {"backends", "config", "sections", "state", "web"},
+    "pydantic_core": {"config"},
     "tokenizers": {"tokens"},
     "uvloop": {"cli"},
     "xllamacpp": {"backends"},

@@ -25,8 +25,8 @@ SMALL, SEEING = "llama-3.2-1b-instruct", "google/gemma-3-12b"
 EMBED = next(spec.key for spec in SPECS if spec.embedding)
 ALL = [*(spec.key for spec in SPECS), "m"]
 SHA = {name: hashlib.sha256(f"sk-{name}".encode()).hexdigest() for name in ("all", "some", "ops", "none")}
-SERVERS = [(), ("v0",), ("native",)]
-"""LM Studio of today, one without its older API, and one from before the native API."""
+SERVERS = [(), ("v0",)]
+"""LM Studio of today, and one without its older API."""
 Ask = Callable[..., Awaitable[tuple[int, Any]]]
 Count = Annotated[int, Field(ge=0, strict=True)]
 

@@ -420,33 +420,6 @@ async def test_the_token_is_not_for_others_to_see(home, monkeypatch):
 # Options and configuration
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"gpu": "max", "num_experts": 4}, "is needed for gpu, takes no 'num_experts'"),
-        ({"gpu": "half"}, "gpu may not be 'half'"),
-        ({"gpu": 1.5}, "gpu may not be 1.5"),
-        ({"ttl_s": 0}, "ttl_s may not be 0"),
-        ({"identifier": "--host"}, "identifier may not be '--host'"),
-    ],
-)
-async def test_options_that_cannot_be_told_are_refused(bench, options, words):
-    """What lms does not take, alone or beside others, fails before anything is asked."""
-    with pytest.raises(LoadFailed, match=words):
-        await bench.backend.load(SMALL, options)
-
-    assert bench.lm.requests == []
-
-
-async def test_without_lms_the_remedy_is_told(home):
-    """An option that needs `lms` names the key to set where there is none."""
-    async with running(home, lms=None) as bench:
-        with pytest.raises(
-            LoadFailed, match=r"takes no 'gpu' over REST.*with backends\.studio\.lms set also gpu"
-        ):
-            await bench.backend.load(SMALL, {"gpu": "max"})
-
-
 def parsed(load: str, lms: str = "lms", url: str = "http://localhost:1234", base: Path = Path()) -> Any:
     text = f"""
         devices: {{gpu0: {{}}}}
@@ -498,11 +471,11 @@ def test_a_share_of_the_gpu(folder, written, read):
         ({"url": "http://box/studio/v1"}, "backends.studio.lms: lms reaches only http://HOST:PORT"),
         (
             {"load": "gpu: 1", "lms": ""},
-            "models.m.load.gpu: no backend .* it needs kind lmstudio with `lms` set",
+            "models.m.load.gpu: LM Studio's REST API has no such option; its lms command has, so set lms",
         ),
         (
             {"load": "ttl_s: 9, num_experts: 2"},
-            "models.m.load.num_experts: cannot be given beside ttl_s, which goes by lms",
+            "models.m.load.num_experts: LM Studio takes this over REST only, and not beside",
         ),
         ({"load": "gpu: on"}, "models.m.load.gpu: write off, max, or a share from 0 to 1"),
         ({"load": "gpu: 2"}, "models.m.load.gpu: write off, max, or a share from 0 to 1"),

@@ -172,24 +172,6 @@ async def test_only_known_keys_are_sent(bench):
     assert bench.asked(f"{V1}/load") == [{"model": SMALL, **options, "echo_load_config": True}]
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"ttl": 60, "gpu": "max"}, "takes no 'ttl', 'gpu' over REST; it takes context_length"),
-        ({"model": OTHER}, "takes no 'model'"),
-        ({"context_length": "big"}, "context_length may not be 'big'"),
-        ({"num_experts": 0}, "num_experts may not be 0"),
-        ({"flash_attention": 1}, "flash_attention may not be 1"),
-    ],
-)
-async def test_options_that_cannot_be_told_are_refused_by_name(bench, options, words):
-    """An option that REST does not take fails the load before anything is asked."""
-    with pytest.raises(LoadFailed, match=words):
-        await bench.backend.load(SMALL, options)
-
-    assert bench.lm.requests == []
-
-
 async def test_an_unknown_model_is_refused(bench):
     """A model that LM Studio does not list is never asked for, for some other one might answer."""
     with pytest.raises(LoadFailed, match="does not list it"):
@@ -731,49 +713,20 @@ async def test_the_token_goes_with_every_request():
         assert dict(bench.backend.target(SMALL, CHAT).headers) == {"Authorization": f"Bearer {TOKEN}"}
 
 
-async def test_an_older_server_keeps_its_residents(bench):
-    """Without the native API dmap knows what is loaded, and says plainly that it cannot load."""
-    async with running(native=False, v0_lag_s=0) as bench:
-        await bench.world.load(SMALL)
-
-        assert await bench.residents() == [SMALL]
-        assert set(await bench.said(SMALL)) == {SMALL}
-        assert (await bench.backend.load(SMALL, {})).size_bytes is None
-        bench.backend.check(SMALL)
-        with pytest.raises(LoadFailed, match="load it there by hand"):
-            bench.backend.check(OTHER)
-        with pytest.raises(LoadFailed, match=r"too old to switch over REST, which came with 0\.4\.0"):
-            await bench.backend.load(OTHER, {})
-        with pytest.raises(LoadFailed, match="too old"):
-            await bench.backend.unload(SMALL)
-
-
-async def test_an_older_server_serves_what_it_has_as_it_is():
-    """What such a server has loaded is good enough, whatever is asked: it cannot be had otherwise."""
-    async with running(native=False, v0_lag_s=0) as bench:
-        await bench.world.load(SMALL, {"context_length": 2048})
-        await bench.backend.models()
-
-        assert bench.backend.satisfies(SMALL, {"context_length": 8192})
-        assert not bench.backend.satisfies(OTHER, {})
-        assert (await bench.backend.load(SMALL, {"context_length": 8192})).context_length == 2048
-
-
-async def test_an_older_server_is_told_of_once(caplog):
-    """That dmap cannot switch is one warning, and another line says when it can."""
+async def test_an_older_server_is_down(caplog):
+    """A server without the native API cannot be used; its owner is told why, what to do, and when it can."""
     async with running(native=False, v0_lag_s=0) as bench:
         bench.backend.start()
-        await until(lambda: len(bench.asked(V1)) > 3)
+        await bench.world.load(SMALL)
 
-        assert not bench.backend.switches
-        assert len(lines(caplog, "cannot_switch")) == 1
-        assert "load by hand what clients ask for" in lines(caplog, "cannot_switch")[0]
-
+        for ask in (bench.backend.models(), bench.backend.load(SMALL, {}), bench.backend.unload(SMALL)):
+            with pytest.raises(
+                BackendDown, match=r"came with 0\.4\.0; update it, or give this backend `kind"
+            ):
+                await ask
         bench.world.traps = replace(bench.world.traps, native=True)
-        await until(lambda: lines(caplog, "can_switch"))
 
-        assert bench.backend.switches
-        assert (bench.changes, len(lines(caplog, "cannot_switch"))) == (2, 1)
+        assert await until(lambda: bench.backend.satisfies(SMALL, {})) is None
 
 
 async def test_no_lists_at_all_is_down():
@@ -876,7 +829,6 @@ async def test_a_model_has_many_names(bench):
     spellings = [SMALL, SMALL.upper(), f"{SMALL}:2", f"{SMALL}@q4_k_m", f"{SMALL}@Q8_0"]
     assert {bench.backend.canonical(name) for name in spellings} == {SMALL}
     assert bench.backend.canonical("gpt-4o-mini") is None
-    assert bench.backend.names(SMALL) == (f"{SMALL}@q4_k_m", f"{SMALL}:2")
 
 
 async def test_load_and_unload_take_any_name(bench):

@@ -10,8 +10,8 @@ from dmap.backends.lmstudio.models import Disk, read_v0, read_v1
 from dmap.backends.lmstudio.view import described
 from dmap.catalog.lists import RECORD_BYTES, Shown, v0, v1
 from dmap.catalog.names import Entry
-from dmap.config.models import Model
 from dmap.models import ModelInfo, ModelKey, Route
+from dmap.sections import ModelSection
 
 M = {"key": "m", "type": "llm", "size_bytes": 5, "max_context_length": 131072, "more": [{"x": None}]}
 
@@ -23,7 +23,7 @@ def instance(id: str) -> dict[str, Any]:
 def shown(**records: Any) -> Shown:
     """A model of which its server has these *records*."""
     key = ModelKey("studio", "m")
-    entry = Entry(key, ModelInfo("m", resident=False, **records), Model(), Route(key), False)
+    entry = Entry(key, ModelInfo("m", resident=False, **records), ModelSection(), Route(key))
     return Shown("m", entry, resident=False, active=False, own=frozenset("m"))
 
 

@@ -31,7 +31,7 @@ def lets_in(door: Access, peer: str, headers: CIMultiDict[str]) -> bool:
 @pytest.mark.parametrize("scope", ["inference", None])
 def test_what_dns_cannot_lead_here_is_served(peer, host, scope):
     """Without keys, dmap answers to addresses, local names and the names that it was given."""
-    door = Access(config.Access(allow=("192.168.1.0/24",)), ("llm.example.com",))
+    door = Access(config.AccessSection(allow=("192.168.1.0/24",)), ("llm.example.com",))
 
     assert door.admit(peer, sent(host=host), scope=scope) == Client(peer)
 
@@ -54,7 +54,7 @@ def test_what_dns_cannot_lead_here_is_served(peer, host, scope):
 @pytest.mark.parametrize("scope", ["inference", None])
 def test_a_rebound_name_is_refused(peer, host, scope):
     """A page that has its own name lead here shows in `Host` and is refused, and what is no host, too."""
-    door = Access(config.Access(allow=("192.168.1.0/24",)), ("llm.example.com",))
+    door = Access(config.AccessSection(allow=("192.168.1.0/24",)), ("llm.example.com",))
 
     with pytest.raises(AccessDenied, match=r"Host header .* listen\.names"):
         door.admit(peer, sent(host=host), scope=scope)
@@ -101,9 +101,9 @@ def test_a_proxy_changes_no_rule(host, told, may):
 
 def test_names_change_with_a_reload():
     """A name holds as long as it is listed."""
-    door = Access(config.Access(), ("llm.example.com",))
+    door = Access(config.AccessSection(), ("llm.example.com",))
 
-    door.configure(config.Access(), ("other.example.com",))
+    door.configure(config.AccessSection(), ("other.example.com",))
 
     assert door.admit(LOOPBACK, sent(host="other.example.com"), scope=None) == Client(LOOPBACK)
     with pytest.raises(AccessDenied, match="Host"):

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
+from dmap.backends.registry import KINDS, ROUTES
 from dmap.config import ConfigProblem, parse
 from dmap.errors import BadRequest
 from dmap.wire.body import Call, peek
 from dmap.wire.fitting import fit
-from dmap.wire.parameters import camel, understood, wording
+from dmap.wire.parameters import Wording, camel, understood
 
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 MESSAGES, NATIVE = "/v1/messages", "/api/v1/chat"
@@ -30,6 +31,10 @@ EVERYTHING = {
     "reasoning_effort": "low",
     "stream": True,
 }
+
+
+def wording(path: str, kind: str) -> Wording:
+    return KINDS[kind].wording(ROUTES[path])
 
 
 def fitted(body: bytes, path: str = CHAT, kind: str = "openai", **options: Any) -> bytes:

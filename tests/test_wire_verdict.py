@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dmap.backends.registry import PHRASES
 from dmap.errors import BackendBroke, Relayed
 from dmap.wire.verdict import decoded, failure_of
 
@@ -14,7 +15,7 @@ JSON = "application/json; charset=utf-8"
 def judged(status: int, body: bytes | dict[str, Any], kind: str = JSON) -> Any:
     """Judge an answer."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return failure_of(status, kind, raw, decoded(kind, raw))
+    return failure_of(status, kind, raw, decoded(kind, raw), PHRASES)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class Address:
 class Networks:
     """The networks of `access.allow` and `access.trusted_proxies`.  Loopback is always allowed."""
 
-    def __init__(self, access: config.Access) -> None:
+    def __init__(self, access: config.AccessSection) -> None:
         self._allowed = _networks(access.allow)
         self._proxies = _networks(access.trusted_proxies)
         self._open = not access.allow and (access.open or bool(access.keys))

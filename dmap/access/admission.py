@@ -80,7 +80,7 @@ class Access:
 
     def __init__(
         self,
-        access: config.Access,
+        access: config.AccessSection,
         names: Iterable[str] = (),
         *,
         tell: Tell = lambda type, fields: None,
@@ -92,7 +92,7 @@ class Access:
         self._tell, self._clock, self._now = tell, clock, now
         self.configure(access, names)
 
-    def configure(self, access: config.Access, names: Iterable[str] = ()) -> None:
+    def configure(self, access: config.AccessSection, names: Iterable[str] = ()) -> None:
         """Go by *access* and *names* from now on.  What has been counted stays."""
         self._failures_per_min = access.failures_per_min
         self._pages = Pages(access.cors, names)

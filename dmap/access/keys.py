@@ -7,7 +7,7 @@ import json
 import secrets
 from collections.abc import Sequence
 
-from dmap.config import ConfigProblem, parse
+from dmap.config import ConfigProblem, check_access
 
 _BYTES = 32
 """Of chance, so that nobody can guess one: 256 bits."""
@@ -17,11 +17,6 @@ _TOLD = {
     "access.keys[0].scopes[": "--scopes: there are inference, debug and admin",
 }
 """What the configuration says of a word, and what to say of it on the command line."""
-
-_FILE = """
-access: {{keys: [{entry}]}}
-backends: {{any: {{kind: openai, url: http://localhost}}}}
-"""
 
 
 def notice(name: str, scopes: Sequence[str] = (), models: Sequence[str] = ()) -> str:
@@ -55,7 +50,7 @@ def entry(name: str, key: str, scopes: Sequence[str] = (), models: Sequence[str]
         f"{field}: {json.dumps(value, ensure_ascii=False)}" for field, value in values.items() if value
     ]
     line = f"{{{', '.join(written)}}}"
-    parse(_FILE.format(entry=line), {})
+    check_access(f"keys: [{line}]")
     return line
 
 

@@ -1,11 +1,26 @@
 """
 The model servers, whatever their kind.
 
-`base` says what dmap asks of a server.  Each kind is a folder beside it and imports no other kind.
+`base` says what dmap asks of a server, `kind` what makes a kind of servers, and `registry` has all kinds.
+Each kind is a folder beside these: its `__init__` has the one `Kind`, and whatever is particular about such
+servers is in that folder and nowhere else.  Nobody outside names a kind, and no kind imports another.
 """
 
 from dmap.backends.base import Backend, Loaded, Switcher, Target
+from dmap.backends.kind import Kind
+from dmap.backends.sections import BackendSection, PassingSection, SwitchingSection
 from dmap.backends.trouble import trouble_of
 from dmap.models import ModelInfo
 
-__all__ = ["Backend", "Loaded", "ModelInfo", "Switcher", "Target", "trouble_of"]
+__all__ = [
+    "Backend",
+    "BackendSection",
+    "Kind",
+    "Loaded",
+    "ModelInfo",
+    "PassingSection",
+    "Switcher",
+    "SwitchingSection",
+    "Target",
+    "trouble_of",
+]

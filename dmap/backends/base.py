@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dmap.errors import BackendDown
 from dmap.models import ModelInfo
 
 
@@ -36,12 +37,16 @@ class Backend(Protocol):
     """
     A model server.
 
-    Where *substitutes* is true it may have another model answer than was asked, and such an answer is
-    refused; other servers only have names of their own for what they serve.
+    The inventory sets *report*.  A backend that looks at its server by itself calls it after each look, with
+    the models that it found or with the reason why there was no answer.
     """
 
     name: str
-    substitutes: bool
+    report: Callable[[Sequence[ModelInfo] | BackendDown], None]
+
+    @property
+    def url(self) -> str | None:
+        """Where it is, for its owner; None if it runs inside dmap."""
 
     async def models(self) -> Sequence[ModelInfo]:
         """
@@ -67,16 +72,21 @@ class Switcher(Backend, Protocol):
     """
     A model server whose residents dmap decides.
 
-    Two attributes are set by the gate.  The backend calls *changed*, from the loop, when a resident may
-    have come or vanished without being asked to.  *in_use* tells whether requests for a model are out, be
-    it for a copy that is gone.
+    The gate sets two attributes.  The backend calls *changed*, from the loop, when a resident may have come
+    or vanished without being asked to.  *in_use* tells whether requests for a model are under way, even if
+    the copy that they were sent to is gone.
 
-    A third one is the backend's own and may be left out: where *frees_at_once* is true the memory of a model
-    is free as soon as `unload` returns, and no cool-down is needed after it.
+    *contexts* are the context lengths that models will be loaded with, by id, where one was set; they may be
+    set anew, and are for what `models` tells of models that are not resident.
+
+    Where *frees_at_once* is true, the memory of a model is free as soon as `unload` returns; elsewhere the
+    gate waits for a cool-down.
     """
 
     changed: Callable[[], None]
     in_use: Callable[[str], bool]
+    contexts: Mapping[str, int]
+    frees_at_once: bool
 
     def start(self) -> None:
         """Begin to notice what happens outside dmap.  Idempotent; `close` ends it."""
@@ -84,12 +94,11 @@ class Switcher(Backend, Protocol):
     def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
         """Tell whether the resident *model*, by the last look, is as a load with *options* would make it."""
 
-    def takes(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return those of *options* that a load can be given here; `load` refuses the others."""
-
     async def load(self, model: str, options: Mapping[str, Any]) -> Loaded:
         """
         Make *model* resident; return when it answers.  Idempotent.
+
+        *options* are those that the section of its kind does not refuse; it is the one to check them.
 
         Raises `LoadFailed` with the server's own reason; a cancelled load leaves nothing behind.
         """

@@ -7,6 +7,6 @@ is, `core` what comes of a request, `lists` what is shown of a model.
 """
 
 from dmap.catalog.core import Catalog
-from dmap.catalog.lists import Shown, openai, v0, v1
+from dmap.catalog.lists import Shown, as_openai, v0, v1
 
-__all__ = ["Catalog", "Shown", "openai", "v0", "v1"]
+__all__ = ["Catalog", "Shown", "as_openai", "v0", "v1"]

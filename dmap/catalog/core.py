@@ -6,7 +6,7 @@ from typing import Any
 
 from dmap.access import Client
 from dmap.catalog.entries import known_models, with_activations
-from dmap.catalog.lists import Shown, openai
+from dmap.catalog.lists import Shown, as_openai
 from dmap.catalog.names import Entry, Names
 from dmap.config import Config
 from dmap.errors import AccessDenied, BackendDown, BadRequest, ModelNotFound
@@ -93,7 +93,7 @@ class Catalog:
 
     def listing(self, client: Client, residents: Iterable[ModelKey]) -> list[dict[str, Any]]:
         """Return the models that *client* may use, as OpenAI lists them; *residents*, the active marked."""
-        return [openai(shown) for shown in self.shown(client, residents)]
+        return [as_openai(shown) for shown in self.shown(client, residents)]
 
     def shown(self, client: Client, residents: Iterable[ModelKey]) -> list[Shown]:
         """Return the models that *client* may use, each under its name and its aliases."""

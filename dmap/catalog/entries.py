@@ -3,23 +3,24 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from dmap.catalog.names import Entry, Names
-from dmap.config import SWITCHING, Config, LMStudioBackend, Model
+from dmap.config import Config
 from dmap.models import ModelInfo, ModelKey, Route
+from dmap.sections import ModelSection
 from dmap.state import Activation
 
-Inventory = Mapping[str, Sequence[ModelInfo] | None]
+Reports = Mapping[str, Sequence[ModelInfo] | None]
 """What each backend last said it has, None before it has said anything; in the order of the file."""
 
 _UNSET = Activation()
 
 
-def known_models(config: Config, inventory: Inventory) -> Iterator[Entry]:
+def known_models(config: Config, reports: Reports) -> Iterator[Entry]:
     """Yield every model of every backend, in the order of the file: the first of a name wins."""
     for name, settings in config.models.items():
-        if settings.backend is not None and not isinstance(config.backends[settings.backend], SWITCHING):
+        if settings.backend is not None and config.backends[settings.backend].placed_on is None:
             # A server that cannot switch need not list a model to answer for it.
             yield _entry(config, settings.backend, ModelInfo(name, resident=True), settings)
-    for backend, models in inventory.items():
+    for backend, models in reports.items():
         for info in models or ():
             settings = _settings(config, info)
             if settings.backend in (None, backend):
@@ -42,41 +43,34 @@ def with_activations(config: Config, names: Names, activations: Mapping[str, Act
     )
 
 
-def _settings(config: Config, info: ModelInfo) -> Model:
+def _settings(config: Config, info: ModelInfo) -> ModelSection:
     """Find what the file says of a model, in whatever letters it names it, or one of its `key@quant`."""
     if info.id in config.models:
         return config.models[info.id]
     folded = {name.casefold(): settings for name, settings in reversed(config.models.items())}
     names = (info.id, *(name for name in info.names if "@" in name))
-    return next((folded[name.casefold()] for name in names if name.casefold() in folded), Model())
+    return next((folded[name.casefold()] for name in names if name.casefold() in folded), ModelSection())
 
 
 def _entry(
-    config: Config, backend: str, info: ModelInfo, settings: Model, activation: Activation = _UNSET
+    config: Config, backend: str, info: ModelInfo, settings: ModelSection, activation: Activation = _UNSET
 ) -> Entry:
     key = ModelKey(backend, info.id)
     route = _route(config, key, info, settings, activation)
-    return Entry(key, info, settings, route, _any_quant(config, key, info))
+    return Entry(key, info, settings, route)
 
 
-def _any_quant(config: Config, key: ModelKey, info: ModelInfo) -> bool:
-    """
-    Tell whether `key@quant` may be this model: so LM Studio calls its variants.
-
-    Where it lists them they are names, and one that is not among them is not there.
-    """
-    return isinstance(config.backends[key.backend], LMStudioBackend) and not any(
-        "@" in name for name in info.names
-    )
-
-
-def _route(config: Config, key: ModelKey, info: ModelInfo, settings: Model, activation: Activation) -> Route:
+def _route(
+    config: Config, key: ModelKey, info: ModelInfo, settings: ModelSection, activation: Activation
+) -> Route:
     backend = config.backends[key.backend]
     load = {**settings.load.given(), **activation.load}
+    refused = backend.refuses(load) if backend.placed_on is not None else {}
+    load = {option: value for option, value in load.items() if option not in refused}
     defaults = {**config.defaults.given(), **settings.defaults.given(), **activation.defaults}
     return Route(
         key=key,
-        device=backend.device if isinstance(backend, SWITCHING) else None,
+        device=backend.placed_on,
         embedding=info.embedding,
         size_bytes=settings.memory or info.size_bytes,
         size_given=settings.memory is not None,
@@ -92,8 +86,7 @@ def _route(config: Config, key: ModelKey, info: ModelInfo, settings: Model, acti
     )
 
 
-def _parallel(config: Config, backend: str, info: ModelInfo, settings: Model) -> int | None:
+def _parallel(config: Config, backend: str, info: ModelInfo, settings: ModelSection) -> int | None:
     """Take the least that anyone says: what is over it would wait in the engine, where nobody sees it."""
-    chosen = config.backends[backend]
-    asked = chosen.parallel if isinstance(chosen, LMStudioBackend) else None
+    asked = config.backends[backend].parallel
     return min((each for each in (settings.parallel, asked, info.parallel) if each), default=None)

@@ -17,7 +17,6 @@ RECORD_BYTES = 16 * 2**10
 """Of what a server has on one model that is passed on; the entries seen have about 1 KiB."""
 
 _UNKNOWN = "unknown"
-_FORMATS = ("gguf", "mlx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Shown:
         return self.entry.info.context_length or self.entry.route.context_length
 
 
-def openai(shown: Shown) -> dict[str, Any]:
+def as_openai(shown: Shown) -> dict[str, Any]:
     """Describe a model as OpenAI does; beyond its four members: where it is, what it takes, what it means."""
     info = shown.entry.info
     listed: dict[str, Any] = {
@@ -90,7 +89,7 @@ def v1(shown: Shown) -> dict[str, Any]:
         "params_string": None,
         "max_context_length": shown.context_length or 0,
         "format": None,
-        **(_passable(info.v1) or _of_v0(_passable(info.v0))),
+        **_passable(info.v1),
         "key": shown.name,
     }
     listed["loaded_instances"] = _instances(shown, listed) if shown.resident else []
@@ -132,19 +131,6 @@ def _of_v1(native: Mapping[str, Any]) -> dict[str, Any]:
         "quantization": _members(native, "quantization").get("name") or _UNKNOWN,
         "max_context_length": native["max_context_length"],
     }
-
-
-def _of_v0(older: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the older list tells for the native one: all there is before LM Studio 0.4.0."""
-    quantization = older.get("quantization")
-    told = {
-        "publisher": older.get("publisher"),
-        "architecture": older.get("arch"),
-        "quantization": {"name": quantization, "bits_per_weight": None} if quantization else None,
-        "max_context_length": older.get("max_context_length"),
-        "format": next((form for form in _FORMATS if form == older.get("compatibility_type")), None),
-    }
-    return {name: value for name, value in told.items() if value is not None}
 
 
 def _is_own(shown: Shown, name: Any) -> bool:

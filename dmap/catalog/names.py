@@ -3,23 +3,18 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from dmap.config import Model
 from dmap.models import ModelInfo, ModelKey, Route
+from dmap.sections import ModelSection
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """
-    One model as the file, its backend and the admin API describe it together.
-
-    *any_quant* tells that its key with some `@quant` behind it means it, too.
-    """
+    """One model as the file, its backend and the admin API describe it together."""
 
     key: ModelKey
     info: ModelInfo
-    settings: Model
+    settings: ModelSection
     route: Route
-    any_quant: bool = False
 
     @property
     def name(self) -> str:
@@ -69,4 +64,4 @@ class Names:
     def _without_quant(self, folded: str) -> Entry | None:
         key, at, _ = folded.partition("@")
         entry = self._folded.get(key) if at else None
-        return entry if entry is not None and entry.any_quant else None
+        return entry if entry is not None and entry.info.any_quant else None

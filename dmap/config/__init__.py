@@ -1,34 +1,32 @@
 """
-The configuration: one YAML file, read into frozen values.  The only place that knows the file's format.
+The configuration: one YAML file, read into frozen values.
 
 Every key has a default, an unknown key is an error, and all problems are told at once, each with its path
 in the file.  Nothing is clamped or guessed.  `config.example.yaml` shows every key with the reason for it.
+Here is the whole file; what its sections are made of is in `dmap.sections`, and each kind of backend brings
+its own section along.
 """
 
-from dmap.config.access import Access, Key, Listen, Tls
+from dmap.config.access import AccessSection, Key, Listen, Tls
 from dmap.config.advice import warnings_of
-from dmap.config.file import load, parse
-from dmap.config.kinds import SWITCHING, GGUFBackend, LMStudioBackend, OpenAIBackend
-from dmap.config.models import Defaults, Load, Model, in_snake
+from dmap.config.file import check_access, load, parse
 from dmap.config.schema import Config, ConfigProblem, Debug, Device, Server
+from dmap.sections import Defaults, Load, ModelSection, in_snake
 
 __all__ = [
-    "Access",
+    "AccessSection",
     "Config",
     "ConfigProblem",
     "Debug",
     "Defaults",
     "Device",
-    "SWITCHING",
-    "GGUFBackend",
     "Key",
-    "LMStudioBackend",
     "Listen",
     "Load",
-    "Model",
-    "OpenAIBackend",
+    "ModelSection",
     "Server",
     "Tls",
+    "check_access",
     "in_snake",
     "load",
     "parse",

@@ -1,20 +1,19 @@
 """Where dmap listens, and who may ask: the sections `listen` and `access`."""
 
 import ipaddress
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from dmap.config.section import Section
-from dmap.config.types import Count, Expiry, Guarded, HostName, Integer, Name, Network, Origin, Sha256
+from dmap.sections.section import Section
+from dmap.sections.types import Count, Expiry, File, Guarded, HostName, Integer, Name, Network, Origin, Sha256
 
 
 class Tls(Section):
     """The files of a certificate, with its chain, and of its key, both PEM; read again with every reload."""
 
-    cert: Path
-    key: Path
+    cert: File
+    key: File
 
 
 class Listen(Section):
@@ -50,7 +49,7 @@ class Key(Section):
     permit: tuple[Guarded, ...] = ()
 
 
-class Access(Section):
+class AccessSection(Section):
     """Who may ask."""
 
     open: bool = False

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from dmap.config.access import is_loopback
-from dmap.config.kinds import GGUFBackend
 from dmap.config.schema import Config
 
 
@@ -21,7 +20,8 @@ def _long_waits(config: Config, load_s: float) -> Iterator[str]:
     """Find devices where a waiter may see all other models go first: models x (residency + 1) x cost."""
     for name, device in config.devices.items():
         rivals = max(
-            sum(config.device_of(model) == name for model in config.models.values()), _files(config, name)
+            sum(config.device_of(model) == name for model in config.models.values()),
+            sum(each.counted() for each in config.backends.values() if each.placed_on == name),
         )
         longest = rivals * (device.residency + 1) * load_s
         if rivals > device.max_models and longest > device.wait_s:
@@ -29,12 +29,6 @@ def _long_waits(config: Config, load_s: float) -> Iterator[str]:
                 f"devices.{name}: {rivals} models can keep a request waiting {longest:.0f} s "
                 f"(loads of {load_s:.0f} s), longer than wait_s of {device.wait_s:.0f} s"
             )
-
-
-def _files(config: Config, device: str) -> int:
-    """Count the GGUF files that share a device: each is a model, named in the file or not."""
-    folders = [b.path for b in config.backends.values() if isinstance(b, GGUFBackend) and b.device == device]
-    return sum(len([*path.glob("*.gguf"), *path.glob("*/*.gguf")]) for path in folders)
 
 
 def _too_open(config: Config) -> Iterator[str]:
@@ -45,7 +39,7 @@ def _too_open(config: Config) -> Iterator[str]:
 
 def _idle(config: Config) -> Iterator[str]:
     """Find what is set and has no effect."""
-    used = {getattr(backend, "device", None) for backend in config.backends.values()}
+    used = {backend.placed_on for backend in config.backends.values()}
     for name in sorted(config.devices.keys() - used):
         yield f"devices.{name}: no backend is on this device"
     for name, model in config.models.items():

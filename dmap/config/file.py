@@ -1,19 +1,21 @@
-"""From YAML to the schema: variables, paths, and every problem told with its place in the file."""
+"""From YAML to the schema: variables, paths, and every problem with its place in the file."""
 
 import copy
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from dmap.backends.registry import KINDS
+from dmap.config.access import AccessSection
 from dmap.config.schema import Config, ConfigProblem
+from dmap.sections import Section
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_PATHS = re.compile(r"backends\..+\.(path|lms)|models\..+\.tokenizer|listen\.tls\.(cert|key)|state")
 _MERGE = "tag:yaml.org,2002:merge"
 _MOST_VALUES = 100_000
 
@@ -33,23 +35,39 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
 
 def parse(text: str, environ: Mapping[str, str], *, base: Path = Path()) -> Config:
     """Check the configuration in *text*, with `${NAME}` taken from *environ*."""
-    values = _values(text)
+    return _checked(Config, _values(text), environ, base)
+
+
+def check_access(text: str) -> None:
+    """Check *text* as the section `access` of a file; raises `ConfigProblem` with paths as in that file."""
+    _checked(_Access, {"access": _values(text)}, {}, Path())
+
+
+class _Access(Section):
+    access: AccessSection
+
+
+_Checked = TypeVar("_Checked", bound=Section)
+
+
+def _checked(whole: type[_Checked], values: Any, environ: Mapping[str, str], base: Path) -> _Checked:
     problems: list[str] = []
-    values = _resolve(values if values is not None else {}, environ, base, "", problems)
+    values = _filled(values if values is not None else {}, environ, "", problems)
+    context = {"base": base}
     try:
-        config = Config.model_validate(values)
+        checked = whole.model_validate(values, context=context)
     except ConfigProblem as exc:
         raise ConfigProblem(problems + exc.problems) from exc
     except ValidationError as exc:
-        told = [_told(error) for error in exc.errors()]
-        raise ConfigProblem([*problems, *told, *_among_the_rest(values, exc)]) from exc
+        found = [_said(error) for error in exc.errors()]
+        raise ConfigProblem([*problems, *found, *_among_the_rest(whole, values, exc, context)]) from exc
     if problems:
         raise ConfigProblem(problems)
-    return config
+    return checked
 
 
 def _values(text: str) -> Any:
-    """Read YAML; what is wrong is told without the text it stands in, which may be a secret."""
+    """Read YAML; what is wrong is said without the text around it, which may be a secret."""
     try:
         values = yaml.load(text, Loader=_OneOfEach)
     except yaml.MarkedYAMLError as exc:
@@ -95,12 +113,12 @@ class _OneOfEach(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _resolve(value: Any, environ: Mapping[str, str], base: Path, at: str, problems: list[str]) -> Any:
-    """Put environment variables and the file's folder into the texts of *value*."""
+def _filled(value: Any, environ: Mapping[str, str], at: str, problems: list[str]) -> Any:
+    """Put environment variables into the texts of *value*."""
     if isinstance(value, dict):
-        return {k: _resolve(v, environ, base, f"{at}.{k}".lstrip("."), problems) for k, v in value.items()}
+        return {k: _filled(v, environ, f"{at}.{k}".lstrip("."), problems) for k, v in value.items()}
     if isinstance(value, list):
-        return [_resolve(v, environ, base, f"{at}[{i}]", problems) for i, v in enumerate(value)]
+        return [_filled(v, environ, f"{at}[{i}]", problems) for i, v in enumerate(value)]
     if not isinstance(value, str):
         return value
     for name in _VARIABLE.findall(value):
@@ -108,24 +126,18 @@ def _resolve(value: Any, environ: Mapping[str, str], base: Path, at: str, proble
             problems.append(f"{at}: the environment has no variable {name}")
     if "${" in _VARIABLE.sub("", value):
         problems.append(f"{at}: write a variable of the environment as ${{NAME}}")
-    value = _VARIABLE.sub(lambda match: environ.get(match[1], ""), value)
-    return _path(value, base) if _PATHS.fullmatch(at) else value
+    return _VARIABLE.sub(lambda match: environ.get(match[1], ""), value)
 
 
-def _path(value: str, base: Path) -> Path:
-    try:
-        return base / Path(value).expanduser()
-    except RuntimeError:  # of a user who is not there
-        return base / value
-
-
-def _among_the_rest(values: Any, exc: ValidationError) -> list[str]:
+def _among_the_rest(
+    whole: type[Section], values: Any, exc: ValidationError, context: dict[str, Path]
+) -> list[str]:
     """Check what is left without the single values that are wrong, for problems between the others."""
     rest = copy.deepcopy(values)
     for error in exc.errors():
         _drop(rest, error["loc"])
     try:
-        Config.model_validate(rest)
+        whole.model_validate(rest, context=context)
     except ConfigProblem as found:
         return found.problems
     except ValidationError:
@@ -142,19 +154,19 @@ def _drop(values: Any, place: tuple[int | str, ...]) -> None:
         values.pop(place[-1], None)
 
 
-def _told(error: Any) -> str:
+def _said(error: Any) -> str:
     """Write one of pydantic's errors as `path: what is wrong`."""
     backend, kind = error["loc"][:2], error["loc"][2:3]
-    tagged = backend[:1] == ("backends",) and kind in (("openai",), ("gguf",), ("lmstudio",))
+    tagged = backend[:1] == ("backends",) and kind and kind[0] in KINDS
     where = [*backend, *error["loc"][3:]] if tagged else error["loc"]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
     last = str(where[-1]) if where else ""
     if error["type"] == "extra_forbidden":
         return f"{path}: no such key"
     if error["type"] == "union_tag_invalid":
-        return f"{path}.kind: {error['ctx']['tag']!r} is not built; there are: openai, gguf, lmstudio"
+        return f"{path}.kind: {error['ctx']['tag']!r} is not built; there are: {', '.join(KINDS)}"
     if error["type"] == "union_tag_not_found":
-        return f"{path}.kind: missing; there are: openai, gguf, lmstudio"
+        return f"{path}.kind: missing; there are: {', '.join(KINDS)}"
     if error["type"] == "string_pattern_mismatch" and last == "sha256":
         return f"{path}: not a SHA-256; write 64 lower-case hex digits, never the key itself"
     if error["type"] in ("dict_type", "model_type", "model_attributes_type"):

@@ -2,16 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import Field, GetCoreSchemaHandler, GetPydanticSchema, ValidationInfo, model_validator
+from pydantic_core import CoreSchema
 
-from dmap.config.access import Access, Listen, is_loopback
-from dmap.config.kinds import SWITCHING, BackendConfig, GGUFBackend, LMStudioBackend, OpenAIBackend
-from dmap.config.models import BY_ENGINE, BY_LMS, BY_REST, Defaults, Model
-from dmap.config.section import Section
-from dmap.config.types import Count, Integer, Name, Number, Seconds, Size
+from dmap.backends import BackendSection, Kind
+from dmap.backends.registry import KINDS
+from dmap.config.access import AccessSection, Listen, is_loopback
+from dmap.sections.models import Defaults, ModelSection
+from dmap.sections.section import Section
+from dmap.sections.types import Count, File, Integer, Name, Number, Seconds, Size
 
 
 class ConfigProblem(Exception):
@@ -60,18 +61,27 @@ class Debug(Section):
     capture: bool = False
 
 
+def _tagged(_: Any, schema_of: GetCoreSchemaHandler) -> CoreSchema:
+    """Have a backend's `kind` choose among the sections of all kinds."""
+    sections = tuple(kind.section for kind in KINDS.values())
+    return schema_of(Annotated[Union[sections], Field(discriminator="kind")])  # noqa: UP007
+
+
+AnyBackend = Annotated[BackendSection, GetPydanticSchema(_tagged)]
+
+
 class Config(Section):
     """The whole file."""
 
     listen: Listen = Listen()
-    access: Access = Access()
+    access: AccessSection = AccessSection()
     devices: dict[Name, Device] = {}
-    backends: dict[Name, BackendConfig] = Field(min_length=1)
+    backends: dict[Name, AnyBackend] = Field(min_length=1)
     defaults: Defaults = Defaults()
-    models: dict[str, Model] = {}
+    models: dict[str, ModelSection] = {}
     allow_models: tuple[str, ...] = ("*",)
     server: Server = Server()
-    state: Path | None = None
+    state: File | None = None
     debug: Debug = Debug()
 
     @model_validator(mode="before")
@@ -103,8 +113,8 @@ class Config(Section):
 
     def _dangling(self) -> Iterator[str]:
         for name, backend in self.backends.items():
-            if isinstance(backend, SWITCHING) and backend.device not in self.devices:
-                yield f"backends.{name}.device: there is no device {backend.device!r} under devices"
+            if backend.placed_on not in (None, *self.devices):
+                yield f"backends.{name}.device: there is no device {backend.placed_on!r} under devices"
         for name, model in self.models.items():
             if model.backend is not None and model.backend not in self.backends:
                 yield f"models.{name}.backend: there is no backend {model.backend!r} under backends"
@@ -112,17 +122,14 @@ class Config(Section):
     def _untakeable(self) -> Iterator[str]:
         """Find options of a load that no backend which may have the model can be told."""
         for name, model in self.models.items():
-            given, homes, at = model.load.given(), self._homes(model), f"models.{name}.load"
+            given = model.load.given()
+            refused = [home.refuses(given) for home in self._homes(model)]
             for option in given:
-                if not any(option in _takes(home) for home in homes):
-                    needed = "; it needs kind lmstudio with `lms` set" if option in BY_LMS else ""
-                    yield f"{at}.{option}: no backend of this model can be told this{needed}"
-            by_lms = [option for option in BY_LMS if option in given]
-            if by_lms and all(isinstance(home, LMStudioBackend) for home in homes):
-                for option in sorted(set(BY_REST) & given.keys() - {"context_length"}):
-                    yield f"{at}.{option}: cannot be given beside {by_lms[0]}, which goes by lms"
+                reasons = [each[option] for each in refused if option in each]
+                if len(reasons) == len(refused):
+                    yield f"models.{name}.load.{option}: {'; '.join(dict.fromkeys(reasons))}"
 
-    def _homes(self, model: Model) -> list[OpenAIBackend | GGUFBackend | LMStudioBackend]:
+    def _homes(self, model: ModelSection) -> list[BackendSection]:
         named = self.backends.get(model.backend or "")
         return [named] if named is not None else list(self.backends.values())
 
@@ -133,12 +140,14 @@ class Config(Section):
                 if owner.setdefault(alias, name) != name:
                     yield f"models.{name}.aliases: {alias!r} already means {owner[alias]!r}"
 
-    def device_of(self, model: Model) -> str | None:
+    def device_of(self, model: ModelSection) -> str | None:
         """Return the device that *model* is on, if the file tells."""
-        placed = {name: b.device for name, b in self.backends.items() if isinstance(b, SWITCHING)}
-        if model.backend is None and len(placed) == len(self.backends) == 1:
-            return next(iter(placed.values()))
-        return placed.get(model.backend or "")
+        homes = self._homes(model)
+        return homes[0].placed_on if len(homes) == 1 else None
+
+    def kind_of(self, backend: str) -> Kind:
+        """Return the kind of the backend called *backend*."""
+        return KINDS[self.backends[backend].kind]
 
     def _impossible(self) -> Iterator[str]:
         """Find what the arbiter could never do: it would refuse one request after the other for it."""
@@ -152,19 +161,8 @@ class Config(Section):
                     yield f"models.{name}.memory: more than the memory of device {device!r}"
             elif model.pin:
                 yield f"models.{name}.pin: name a backend whose models dmap loads"
-            if model.ttl_s is not None and not any(isinstance(one, SWITCHING) for one in self._homes(model)):
+            if model.ttl_s is not None and not any(home.placed_on for home in self._homes(model)):
                 yield f"models.{name}.ttl_s: dmap cannot unload models on this backend"
         for name, count in pinned.items():
             if count > self.devices[name].max_models:
                 yield f"devices.{name}.max_models: less than the {count} models that are pinned there"
-
-
-def _takes(backend: OpenAIBackend | GGUFBackend | LMStudioBackend) -> tuple[str, ...]:
-    """Return the options of a load that *backend* can be told; for some the context is a fact to go by."""
-    match backend:
-        case GGUFBackend():
-            return BY_ENGINE
-        case LMStudioBackend():
-            return (*BY_REST, *BY_LMS) if backend.lms else BY_REST
-        case _:
-            return ("context_length",)

@@ -16,22 +16,13 @@ from dmap.demo.models import make
 
 MODELS = ("tiny-sea", "tiny-kitchen")
 
-_CONFIG = """
-listen: {{host: 127.0.0.1, port: {port}}}
-devices:
-  gpu0: {{max_models: 1, cooldown_s: 0}}
-backends:
-  engine: {{kind: gguf, path: {folder}, device: gpu0, context_length: 2048}}
-defaults: {{max_tokens: 60}}
-state: {folder}/state.json
-"""
-
 
 def config(folder: Path, port: int) -> Config:
     """Make the demo's models in *folder* and return a configuration that serves one of them at a time."""
     for name in MODELS:
         make(name, folder)
-    return parse(_CONFIG.format(port=port, folder=folder), {})
+    text = Path(__file__).with_name("config.yaml").read_text(encoding="utf-8")
+    return parse(text, {"PORT": str(port), "FOLDER": str(folder)})
 
 
 async def run(port: int) -> None:

@@ -69,7 +69,7 @@ class DeviceBackends:
         """Take a model out; unless its backend knows better, the memory is free a cool-down from now."""
         switcher = self._switcher(key)
         await switcher.unload(key.model)
-        if not getattr(switcher, "frees_at_once", False):
+        if not switcher.frees_at_once:
             self._freed_at = asyncio.get_running_loop().time()
 
     async def cool_down(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from multidict import CIMultiDict
 
 from dmap.backends import Target
+from dmap.backends.registry import PHRASES
 from dmap.errors import BackendBroke, Relayed
 from dmap.record import RequestRecord
 from dmap.relay.exchange import Bounds, Exchange, Stale, drop
@@ -126,7 +127,7 @@ async def _plain(reply: Reply, exchange: Exchange) -> None:
         _judge(reply, exchange, b"".join(exchange.held))
         return
     readable = _is_readable(exchange)
-    failure = failure_of(exchange.status, "", b"".join(exchange.held) if readable else b"", None)
+    failure = failure_of(exchange.status, "", b"".join(exchange.held) if readable else b"", None, PHRASES)
     if failure is not None:
         raise failure
     _refuse_plain(reply, exchange)
@@ -145,7 +146,7 @@ def _judge(reply: Reply, exchange: Exchange, body: bytes) -> None:
     kind = exchange.header("content-type") or ""
     readable = _is_readable(exchange)
     payload = decoded(kind, body) if readable else None
-    failure = failure_of(exchange.status, kind if readable else "", body, payload)
+    failure = failure_of(exchange.status, kind if readable else "", body, payload, PHRASES)
     if isinstance(failure, Relayed) and not readable:
         failure = None
     if failure is None and exchange.status < 400:

@@ -20,7 +20,7 @@ from dmap.aiohttp_insides import full
 from dmap.config import Server
 from dmap.errors import BackendBroke, ClientStalled, DmapError
 from dmap.record import RequestRecord
-from dmap.wire.routes import Dialect
+from dmap.wire.dialects import Dialect
 from dmap.wire.stream import error_record
 
 FLUSH_S = 5.0

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from dmap.access import scope_of
 from dmap.aiohttp_insides import Request, is_ambiguous, server
+from dmap.backends.registry import ROUTES
 from dmap.errors import BadRequest, DmapError, EncodedBody, Internal, NotBuilt, PathNotFound
 from dmap.logfmt import logfmt
 from dmap.record import RequestRecord
@@ -18,7 +19,7 @@ from dmap.web import cors, request_log
 from dmap.web.proxy import Proxy
 from dmap.web.table import find
 from dmap.web.visit import Visit
-from dmap.wire.routes import ROUTES, Dialect
+from dmap.wire.dialects import Dialect
 
 MAX_HEAD_BYTES = 16 * 1024
 """Of all header lines together; aiohttp's own limits, per line, are above."""

@@ -6,15 +6,11 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
-from dmap import config as settings
 from dmap.access import Access
 from dmap.arbiter import Limits
-from dmap.backends import Backend, Switcher
-from dmap.backends.gguf.backend import GGUFBackend
-from dmap.backends.lmstudio.backend import LMStudioBackend
-from dmap.backends.openai.backend import OpenAIBackend
+from dmap.backends import Backend, PassingSection
 from dmap.catalog import Catalog
-from dmap.config import Config
+from dmap.config import Config, Device
 from dmap.events import Bus
 from dmap.gate import Bounds, Gate
 from dmap.inventory import Inventory
@@ -26,7 +22,7 @@ from dmap.state import StateFile
 from dmap.tls import Certificate
 from dmap.tokens import counters
 from dmap.web.context import ContextGuard
-from dmap.web.proxy import Proxy, named_gates
+from dmap.web.proxy import Proxy, named_gates, switchers
 from dmap.web.visit import Visits
 
 _log = logging.getLogger(__name__)
@@ -36,7 +32,10 @@ def build(config: Config, state: StateFile | None = None) -> Proxy:
     """Make the parts of a proxy, with what *state* has kept; nothing is started or asked yet."""
     state = state or StateFile(config.state)
     saved = state.read()
-    backends = {name: _backend(name, config) for name in config.backends}
+    backends = {
+        name: config.kind_of(name).make(name, section, config.server.connect_s)
+        for name, section in config.backends.items()
+    }
     catalog = Catalog(config, saved=saved)
     inventory = Inventory(backends, catalog)
     bus = Bus(config.debug.ring, time.time)  # noqa: TID251 - people read its times
@@ -105,45 +104,17 @@ def _metrics(bus: Bus, gates: Mapping[str, Gate], inventory: Inventory, backends
     )
 
 
-def _backend(name: str, config: Config) -> Backend:
-    chosen = config.backends[name]
-    match chosen:
-        case settings.OpenAIBackend():
-            return OpenAIBackend(name, chosen.url, api_key=chosen.api_key, connect_s=config.server.connect_s)
-        case settings.LMStudioBackend():
-            return LMStudioBackend(
-                name,
-                chosen.url,
-                api_key=chosen.api_key,
-                connect_s=config.server.connect_s,
-                load_s=chosen.load_s,
-                lms=chosen.lms,
-            )
-        case settings.GGUFBackend():
-            return GGUFBackend(
-                name,
-                chosen.path,
-                parallel=chosen.parallel,
-                context_length=chosen.context_length,
-                threads=chosen.threads,
-                load_s=chosen.load_s,
-            )
-
-
 def _devices(config: Config, backends: Mapping[str, Backend], bus: Bus) -> dict[str, Gate]:
+    placed = switchers(config, backends)
     return {
         name: Gate(
-            name, limits_of(device), _placed(config, backends, name), tell=bus.tell, **bounds_of(device)
+            name,
+            limits_of(device),
+            {each: placed[each] for each in placed if config.backends[each].placed_on == name},
+            tell=bus.tell,
+            **bounds_of(device),
         )
         for name, device in config.devices.items()
-    }
-
-
-def _placed(config: Config, backends: Mapping[str, Backend], device: str) -> dict[str, Switcher]:
-    return {
-        backend.name: backend
-        for backend in backends.values()
-        if isinstance(backend, (GGUFBackend, LMStudioBackend)) and _device(config, backend.name) == device
     }
 
 
@@ -156,16 +127,11 @@ def _passages(config: Config) -> dict[str, Gate]:
             lease_s=backend.lease_s,
         )
         for name, backend in config.backends.items()
-        if isinstance(backend, settings.OpenAIBackend)
+        if isinstance(backend, PassingSection)
     }
 
 
-def _device(config: Config, backend: str) -> str | None:
-    chosen = config.backends[backend]
-    return chosen.device if isinstance(chosen, settings.SWITCHING) else None
-
-
-def limits_of(device: settings.Device) -> Limits:
+def limits_of(device: Device) -> Limits:
     """Return the bounds of *device* as its arbiter takes them."""
     return Limits(
         max_models=device.max_models,
@@ -178,7 +144,7 @@ def limits_of(device: settings.Device) -> Limits:
     )
 
 
-def bounds_of(device: settings.Device) -> Bounds:
+def bounds_of(device: Device) -> Bounds:
     """Return what else the gate of *device* goes by."""
     return {
         "lease_s": device.lease_s,

@@ -29,12 +29,6 @@ COUNTS = 2
 ANSWER_BYTES = 64 * 2**20
 """Of a count: llama.cpp lists every token, of `LOOK` at most, some ten bytes each."""
 
-_ENGINE = {
-    "/v1/chat/completions": "/v1/chat/completions/input_tokens",
-    "/v1/responses": "/v1/responses/input_tokens",
-    "/v1/messages": "/v1/messages/count_tokens",
-}
-"""Routes of llama.cpp's server that take the very body, and tell its tokens behind the chat template."""
 _NO_COUNT = (200, 404, 405, 501)
 """What servers say that do not count; LM Studio says 200 to every path."""
 
@@ -126,19 +120,20 @@ class _Asked:
 
     def __init__(self, config: Config, backends: Mapping[str, Backend]) -> None:
         self._backends = backends
-        self._kinds = {name: backend.kind for name, backend in config.backends.items()}
+        self._kinds = {name: config.kind_of(name) for name in config.backends}
         self._silent: dict[str, float] = {}
         self._turns = asyncio.Semaphore(COUNTS)
 
     async def count(self, key: ModelKey, path: str, body: bytes, prompt: Prompt) -> int | None:
         """Return how many tokens *prompt* has; None when the backend of *key* does not tell."""
         name, now = key.backend, asyncio.get_running_loop().time()
-        if self._kinds[name] == "lmstudio" or now < self._silent.get(name, 0):
+        own = self._kinds[name].counts.get(path)
+        where = own or self._kinds[name].tokenizes_at
+        if where is None or now < self._silent.get(name, 0):
             return None
-        own = _ENGINE.get(path) if self._kinds[name] == "gguf" else None
         sent = body if own else question(key.model, path, prompt)
         try:
-            target = self._backends[name].target(key.model, own or "/tokenize")
+            target = self._backends[name].target(key.model, where)
         except BackendDown:  # not resident: its engine will refuse what does not fit
             return None
         if not await _turn(self._turns):

@@ -8,7 +8,7 @@ import re
 
 from aiohttp import web
 
-from dmap.config import Access
+from dmap.config import AccessSection
 
 _METHODS = "GET, POST"
 _HEADERS = (
@@ -27,7 +27,7 @@ _NAMES = re.compile(r"[A-Za-z0-9-]{1,64}")
 _MOST_NAMES = 64
 
 
-def preflight(request: web.BaseRequest, access: Access) -> web.Response | None:
+def preflight(request: web.BaseRequest, access: AccessSection) -> web.Response | None:
     """
     Answer a browser that asks whether a page of a listed origin may send what it wants to; None for all else.
 
@@ -49,7 +49,7 @@ def preflight(request: web.BaseRequest, access: Access) -> web.Response | None:
     )
 
 
-def sign(request: web.BaseRequest, response: web.StreamResponse, access: Access) -> None:
+def sign(request: web.BaseRequest, response: web.StreamResponse, access: AccessSection) -> None:
     """Let a page of a listed origin read *response*, be it an answer, a stream or an error."""
     if not access.cors:
         return
@@ -61,7 +61,7 @@ def sign(request: web.BaseRequest, response: web.StreamResponse, access: Access)
         response.headers["Access-Control-Expose-Headers"] = _EXPOSED
 
 
-def _told(request: web.BaseRequest, access: Access) -> str | None:
+def _told(request: web.BaseRequest, access: AccessSection) -> str | None:
     """Return what the browser is told of the request's origin; None if that is not listed."""
     origin = request.headers.get("Origin")
     if origin is None or not access.cors:

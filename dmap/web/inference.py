@@ -5,8 +5,8 @@ import functools
 from aiohttp import web
 
 from dmap import relay
-from dmap.backends import Backend, Target
-from dmap.config import OpenAIBackend
+from dmap.backends import Backend, Kind, Target
+from dmap.backends.registry import ROUTES, kinds_with
 from dmap.errors import BackendBroke, BackendDown, BadRequest, DmapError, ModelNotFound, PathNotFound
 from dmap.gate import Gate, Lease
 from dmap.models import Route
@@ -19,8 +19,7 @@ from dmap.wire.body import check_permits, peek
 from dmap.wire.fitting import fit
 from dmap.wire.form import content_type_of, peek_form, put_model
 from dmap.wire.headers import to_backend
-from dmap.wire.parameters import wording
-from dmap.wire.routes import ROUTES, InferenceRoute
+from dmap.wire.routes import InferenceRoute
 from dmap.wire.shape import check_shape
 
 _JSON = "application/json"
@@ -38,7 +37,7 @@ async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     except ModelNotFound:
         await proxy.inventory.refresh()  # it may be new
         body, route = _understand(proxy, visit, path, body)
-    proxy.inventory.check(route.key.backend, route.key.model)
+    proxy.inventory.check(route.key.backend)
     await proxy.context.check(route, path.path, body)
     try:
         with visit:
@@ -60,24 +59,22 @@ def _understand(proxy: Proxy, visit: Visit, path: InferenceRoute, body: bytes) -
     else:
         body, route, record.stream = _json(proxy, visit, path, body)
     record.model, record.backend = route.key.model, route.key.backend
-    _suit(path, route, proxy.config.backends[route.key.backend].kind)
+    _suit(path, route, proxy.config.kind_of(route.key.backend))
     return body, route
 
 
-def _suit(path: InferenceRoute, route: Route, kind: str) -> None:
-    """Refuse what a backend of *kind* lacks, or would load the model for in vain."""
+def _suit(path: InferenceRoute, route: Route, kind: Kind) -> None:
+    """Refuse what servers of *kind* lack, or would load the model for in vain."""
     model, embeds = route.key.model, path.path.endswith("/embeddings")
-    if kind in path.lacking:
-        raise PathNotFound(f"backends of {kind} have no {path.path}; {model!r} is on one")
-    if path.native not in (None, kind):
-        raise PathNotFound(f"{path.path} is a route of {path.native}; {model!r} is on a backend of {kind}")
-    if kind == "lmstudio" and embeds and not route.embedding:
-        # It would load a copy of its own for each such request (bug-tracker #902).
-        told = f"{model!r} makes no embeddings in LM Studio; ask a model that is made for it"
-        raise BadRequest(told, param="model")
-    if kind == "lmstudio" and route.embedding and not embeds:
-        told = f"{model!r} makes embeddings and nothing else; ask it at /v1/embeddings"
-        raise BadRequest(told, param="model")
+    if not kind.has(path.path):
+        those = " or ".join(kinds_with(path.path))
+        raise PathNotFound(f"{path.path} is a route of {those}; {model!r} is on a backend of {kind.name}")
+    if kind.embeds_apart and embeds and not route.embedding:
+        message = f"{model!r} makes no embeddings on its server; ask a model that is made for it"
+        raise BadRequest(message, param="model")
+    if kind.embeds_apart and route.embedding and not embeds:
+        message = f"{model!r} makes embeddings and nothing else; ask it at /v1/embeddings"
+        raise BadRequest(message, param="model")
 
 
 def _kind(visit: Visit, path: InferenceRoute) -> str:
@@ -92,7 +89,7 @@ def _json(proxy: Proxy, visit: Visit, path: InferenceRoute, body: bytes) -> tupl
     route = proxy.catalog.resolve(asked.model, client)
     call = fit(
         asked,
-        wording(path.path, proxy.config.backends[route.key.backend].kind),
+        proxy.config.kind_of(route.key.backend).wording(path),
         model=route.key.model,
         defaults=route.defaults,
         force=route.force,
@@ -172,7 +169,7 @@ async def _relay(
         body,
         lease_s=proxy.gate(route).lease_s,
         on_answer=functools.partial(_begun, proxy, reply.record, backend),
-        by_finish=isinstance(proxy.config.backends[backend.name], OpenAIBackend),
+        by_finish=proxy.config.kind_of(backend.name).ends_by_finish,
     )
 
 
@@ -184,7 +181,7 @@ def _begun(proxy: Proxy, record: RequestRecord, backend: Backend, named: str | N
     record.reason = f"answered as {named[:256]!r}"
     told = {"id": record.id, "client": record.client, "model": record.model_key, "answered": named[:256]}
     proxy.bus.tell("request.mismatch", told)
-    if backend.substitutes:
+    if proxy.config.kind_of(backend.name).substitutes:
         raise BackendBroke(f"the backend had {named[:256]!r} answer instead of the model that was asked")
 
 

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from dmap.catalog import Shown, openai, v0, v1
+from dmap.catalog import Shown, as_openai, v0, v1
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
 
@@ -10,13 +10,13 @@ from dmap.web.visit import Visit
 async def models(proxy: Proxy, visit: Visit) -> web.Response:
     """`GET /v1/models`: what this client may use, over all backends."""
     return web.json_response(
-        {"object": "list", "data": [openai(shown) for shown in await _shown(proxy, visit)]}
+        {"object": "list", "data": [as_openai(shown) for shown in await _shown(proxy, visit)]}
     )
 
 
 async def model(proxy: Proxy, visit: Visit) -> web.Response:
     """`GET /v1/models/{id}`: one of them, by any name that a request may use."""
-    return web.json_response(openai(await _wanted(proxy, visit)))
+    return web.json_response(as_openai(await _wanted(proxy, visit)))
 
 
 async def models_v0(proxy: Proxy, visit: Visit) -> web.Response:

@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from dmap.access import Access
 from dmap.backends import Backend, Switcher
-from dmap.backends.gguf.backend import GGUFBackend
-from dmap.backends.lmstudio.backend import LMStudioBackend
 from dmap.catalog import Catalog
 from dmap.config import Config
 from dmap.events import Bus
@@ -59,9 +58,8 @@ class Proxy:
         models = {**self.saved.models, **self.trials}
         self.catalog.choose(replace(self.saved, models=models))
         contexts = _contexts(self.config, models)
-        for backend in self.backends.values():
-            if isinstance(backend, GGUFBackend):
-                backend.contexts = contexts
+        for switcher in switchers(self.config, self.backends).values():
+            switcher.contexts = contexts
 
     async def save(self, saved: Saved) -> None:
         """Have requests go by *saved* from now on; return when it is on the disk.  Raises `NotSaved`."""
@@ -90,8 +88,16 @@ def named_gates(devices: Mapping[str, Gate], passages: Mapping[str, Gate]) -> di
 
 def switcher(proxy: Proxy, route: Route) -> Switcher | None:
     """Return the backend of *route* if dmap can load and unload its models."""
-    backend = proxy.backends[route.key.backend]
-    return backend if isinstance(backend, (GGUFBackend, LMStudioBackend)) else None
+    return switchers(proxy.config, proxy.backends).get(route.key.backend)
+
+
+def switchers(config: Config, backends: Mapping[str, Backend]) -> dict[str, Switcher]:
+    """Return those of *backends* whose models dmap can load and unload, by name."""
+    return {
+        name: cast(Switcher, backend)
+        for name, backend in backends.items()
+        if config.backends[name].placed_on is not None
+    }
 
 
 def _contexts(config: Config, models: Mapping[str, Activation]) -> dict[str, int]:

@@ -47,8 +47,7 @@ def _device(gate: Gate) -> dict[str, Any]:
 def _backend(proxy: Proxy, name: str) -> dict[str, Any]:
     """Tell of one backend; who waits for one that has a device waits there."""
     backend, gate = proxy.config.backends[name], proxy.passages.get(name)
-    device = None if backend.kind == "openai" else backend.device
-    told = {"kind": backend.kind, "device": device, "answers": name in proxy.inventory.answering}
+    told = {"kind": backend.kind, "device": backend.placed_on, "answers": name in proxy.inventory.answering}
     return told | (_queue(gate, gate.snapshot()) if gate is not None else {})
 
 

@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
+from dmap.backends.registry import ROUTES
 from dmap.errors import MethodNotAllowed, PathNotFound
 from dmap.web import admin, debug, health, listing, metrics, status
 from dmap.web.inference import infer
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
-from dmap.wire.routes import ROUTES
 
 Handler = Callable[[Proxy, Visit], Awaitable[web.StreamResponse]]
 

@@ -23,8 +23,6 @@ from dmap.wire.parameters import Wording, parameter, plain, plain_words, underst
 
 _Fields = Mapping[str, Any]
 _NOTHING: _Fields = MappingProxyType({})
-_EFFORTS = {"none": "off", "minimal": "low"}
-"""OpenAI's words for efforts that LM Studio's own route has others for."""
 
 
 def fit(
@@ -73,7 +71,7 @@ def _forced(fields: _Fields, force: _Fields, words: Wording) -> _Fields:
     kept = {word.partition(".")[0] for name in force for word in words.sent.get(name, ())}
     changed = {word: value for word, value in fields.items() if word in kept or parameter(word) not in force}
     for name, value in force.items():
-        _put(changed, words.sent.get(name, ()), value)
+        _put(changed, words.sent.get(name, ()), value, words)
     return changed
 
 
@@ -90,7 +88,7 @@ def _translated(fields: _Fields, words: Wording) -> _Fields:
             if _value(other, _given(changed, other)) != value:
                 raise BadRequest(f"{word!r} and {other!r} are given and differ: give one", param=word)
         if not others:
-            _put(changed, words.sent[name], value)
+            _put(changed, words.sent[name], value, words)
     return changed if changed.keys() != fields.keys() else fields
 
 
@@ -105,19 +103,19 @@ def _filled(fields: _Fields, defaults: _Fields, words: Wording) -> _Fields:
             changed = dict(fields)
         for word in words.others[name]:
             changed.pop(word, None)
-        _put(changed, words.sent[name], value)
+        _put(changed, words.sent[name], value, words)
     return fields if changed is None else changed
 
 
-def _put(fields: dict[str, Any], words: tuple[str, ...], value: Any) -> None:
-    """Set *value* under each of *words*, beside what else a member's field may hold."""
-    for word in words:
+def _put(fields: dict[str, Any], sent: tuple[str, ...], value: Any, words: Wording) -> None:
+    """Set *value* under each word that is *sent*, beside what else a member's field may hold."""
+    for word in sent:
         field, dot, member = word.partition(".")
         if dot:
             holder = _value(field, fields.get(field))
             fields[field] = {**(holder if isinstance(holder, dict) else {}), member: value}
-        elif word == "reasoning" and isinstance(value, str):
-            fields[word] = _EFFORTS.get(value, value)
+        elif word in words.values and isinstance(value, str):
+            fields[word] = words.values[word].get(value, value)
         else:
             fields[word] = value
 

@@ -9,14 +9,15 @@ REST API, and the references of OpenAI's and Anthropic's APIs.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
 
 from dmap.errors import BadRequest
-from dmap.wire.routes import ROUTES, Dialect
+from dmap.wire.dialects import Dialect
+from dmap.wire.routes import InferenceRoute
 
 BOUNDS: dict[str, dict[str, Any]] = {
     "temperature": {"ge": 0, "le": 2},
@@ -96,77 +97,52 @@ def understood(word: str, value: msgspec.Raw) -> Any:
     return [found] if isinstance(found, str) and parameter(word) == "stop" else found
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class KindWords:
+    """
+    What servers of one kind call parameters, beyond what their dialects say.
+
+    By dialect, *sent* are the words that dmap writes in place of the dialect's, and *read* those that servers
+    read as well: a client's word among these goes on as it is.
+    """
+
+    sent: Mapping[Dialect, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    read: Mapping[Dialect, tuple[str, ...]] = field(default_factory=dict)
+
+
+NO_WORDS = KindWords()
+
+
 @dataclass(frozen=True, slots=True)
 class Wording:
     """
-    How a route of one kind of backend calls the parameters.
+    What a route calls the parameters, on servers of one kind.
 
-    *read* holds the words that have a meaning there, *sent* those of them that dmap writes, *others* all
-    words that it does not write, each by parameter; what has no word there is in none.  `a.b` is the member b
-    of the field a.  *foreign* are the words that nobody there reads, with the parameter they mean.
+    Each mapping but the last goes by parameter.  *read*: the words that the server understands.  *sent*:
+    those of them that dmap writes.  *others*: all words that dmap does not write.  A parameter that the
+    route does not have is in none of them.  `a.b` is the member b of the field a.
+
+    *foreign* goes by word: each word that the server does not understand, with the parameter that it means.
+    *values* has, by word, values that the server calls otherwise.
     """
 
     read: Mapping[str, tuple[str, ...]]
     sent: Mapping[str, tuple[str, ...]]
     others: Mapping[str, tuple[str, ...]]
     foreign: Mapping[str, str]
-
-
-def _as(*same: str, **others: str) -> dict[str, tuple[str, ...]]:
-    return {name: (word,) for name, word in (*zip(same, same, strict=True), *others.items())}
-
-
-_SENT: dict[Dialect, dict[str, tuple[str, ...]]] = {
-    Dialect.CHAT: _as(*_KINDS),
-    Dialect.RESPONSES: _as(
-        "temperature",
-        "top_p",
-        "stream",
-        max_tokens="max_output_tokens",
-        reasoning_effort="reasoning.effort",
-    ),
-    Dialect.MESSAGES: _as("temperature", "top_p", "top_k", "max_tokens", "stream", stop="stop_sequences"),
-    Dialect.LMSTUDIO: _as(
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "repeat_penalty",
-        "stream",
-        max_tokens="max_output_tokens",
-        reasoning_effort="reasoning",
-    ),
-    Dialect.PLAIN: {},
-}
-
-_SENT_TOO: dict[tuple[Dialect, str], dict[str, tuple[str, ...]]] = {
-    # llama.cpp makes a chat request of it, with all other fields as they are.
-    (Dialect.RESPONSES, "gguf"): _as(
-        "top_k", "min_p", "seed", "stop", "repeat_penalty", "presence_penalty", "frequency_penalty"
-    ),
-    # llama.cpp's word and vLLM's; both servers pass over a word they do not know.
-    (Dialect.CHAT, "openai"): {"repeat_penalty": ("repeat_penalty", "repetition_penalty")},
-}
-
-_READ_TOO: dict[tuple[Dialect, str], tuple[str, ...]] = {
-    (Dialect.CHAT, "openai"): ("max_completion_tokens", "n_predict", "reasoning"),
-    (Dialect.CHAT, "gguf"): ("max_completion_tokens", "n_predict", "reasoning"),
-    (Dialect.CHAT, "lmstudio"): ("reasoning",),
-}
-"""What goes on as the client wrote it; `reasoning` in a chat is an object whose meaning its server knows."""
+    values: Mapping[str, Mapping[str, str]]
 
 
 @lru_cache(maxsize=256)
-def wording(path: str, kind: str) -> Wording:
-    """Return how the inference route *path* calls the parameters on a backend of *kind*."""
-    route = ROUTES[path]
-    to = (route.dialect, kind)
-    sent = _without(route.without, _SENT[route.dialect] | _SENT_TOO.get(to, {}))
+def wording(route: InferenceRoute, kind: KindWords = NO_WORDS) -> Wording:
+    """Return what *route* calls the parameters on servers that have the words of *kind*."""
+    dialect = route.dialect
+    sent = _without(route.without, {**dialect.words, **kind.sent.get(dialect, {})})
     read = dict(sent)
-    for word in _READ_TOO.get(to, ()):
+    for word in kind.read.get(dialect, ()):
         if word not in route.without:
             read[_PARAMETER[plain(word)]] += (word,)
-    return Wording(read, sent, dict(_others(sent)), dict(_foreign(read)))
+    return Wording(read, sent, dict(_others(sent)), dict(_foreign(read)), dialect.values)
 
 
 def _without(words: frozenset[str], sent: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

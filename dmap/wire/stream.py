@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dmap.errors import DmapError
-from dmap.wire.routes import Dialect
+from dmap.wire.dialects import Dialect
 
 _ENDS = (b"\n\n", b"\r\n\r\n")
 _BREAK = re.compile(rb"\r?\n\r?\n")
@@ -36,11 +36,6 @@ _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 _DONE = re.compile(rb"data: ?\[DONE\]")
 _NAME = re.compile(rb"^event: ?([\w.]+)", re.MULTILINE)
 _SUSPECT = re.compile(rb'"error"|^event: ?error', re.MULTILINE)
-_LAST_EVENTS = {
-    Dialect.RESPONSES: frozenset(("response.completed", "response.failed", "response.incomplete")),
-    Dialect.MESSAGES: frozenset(("message_stop",)),
-    Dialect.LMSTUDIO: frozenset(("chat.end",)),
-}
 
 
 class Usage(NamedTuple):
@@ -115,15 +110,15 @@ class StreamWatch:
         *by_finish* also takes a `finish_reason` for one, since some servers send no `[DONE]`.
         """
         records = self._records()
-        if dialect is Dialect.PLAIN:
+        if not (dialect.done or dialect.last_events):
             return True
-        if dialect is Dialect.CHAT:
+        if dialect.done:
             return any(map(_DONE.match, (*records[-1:], bytes(self._cut).strip()))) or (
                 by_finish and any(map(_FINISHED.search, records))
             )
         if records and _DONE.match(records[-1]):
             records.pop()  # some gateways end every stream with it
-        return bool(records) and bool(_names(records[-1], _payload(records[-1])) & _LAST_EVENTS[dialect])
+        return bool(records) and bool(_names(records[-1], _payload(records[-1])) & dialect.last_events)
 
     def _records(self) -> list[bytes]:
         """Return the last records that are complete, comments left out."""
@@ -242,9 +237,9 @@ def _count(counts: dict[str, Any], *names: str) -> int | None:
 def error_record(error: DmapError, dialect: Dialect) -> bytes:
     """Write *error* as one event, in the form that clients of *dialect* raise on."""
     inner = error.body()["error"]
-    if dialect in (Dialect.MESSAGES, Dialect.LMSTUDIO):
+    if dialect.errors == "typed":
         return _event({"type": "error", "error": {"type": inner["type"], "message": inner["message"]}})
-    if dialect is Dialect.RESPONSES:
+    if dialect.errors == "flat":
         told = {name: inner[name] for name in ("code", "message", "param")}
         return _event({"type": "error", **told})
     return b"data: " + json.dumps({"error": inner}).encode() + b"\n\n"

@@ -4,27 +4,34 @@ Judge a whole answer by what it says, since servers say 200 to an error and HTML
 Pure: bytes in, a failure or nothing out.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from dmap.errors import BackendBroke, DmapError, Relayed
-from dmap.wire.routes import Dialect
+from dmap.wire.dialects import Dialect
 from dmap.wire.stream import error_of
 
 _EXCERPT = 300
-_OWN_FAULTS = (
-    "the model has crashed",  # bug-tracker #157, #1347
-    "model unloaded",  # also of a generation that an eviction cut (#1796)
-    "model is unloaded",
-    "no models loaded",  # #1730
-    "failed to load model",  # continue #10150, #12794
-    "invalid model identifier",  # dmap asks for what is listed only: it was unloaded since (rlmstudio)
-)
-"""How LM Studio begins to tell, as 400, what is no fault of the request; folded."""
-_TOO_LONG = "greater than the context length"
-"""How LM Studio tells a prompt that does not fit, with 400 or 500 by route (0.4.25)."""
 _ANSWER_MEMBERS = frozenset(("id", "object", "choices", "data", "output"))
+
+
+@dataclass(frozen=True, slots=True)
+class Phrases:
+    """
+    What errors of a server say that its statuses do not.
+
+    With *own_faults*, folded, one begins that is no fault of the request, though its status is 400 or 404;
+    *too_long* is in one about a prompt that does not fit; with *no_path* one begins about a wrong path.
+    """
+
+    own_faults: tuple[str, ...] = ()
+    too_long: tuple[str, ...] = ()
+    no_path: tuple[str, ...] = ()
+
+
+NO_PHRASES = Phrases()
 
 
 def decoded(content_type: str, body: bytes) -> Any:
@@ -37,11 +44,14 @@ def decoded(content_type: str, body: bytes) -> Any:
         return None
 
 
-def failure_of(status: int, content_type: str, body: bytes, payload: Any) -> DmapError | None:
+def failure_of(
+    status: int, content_type: str, body: bytes, payload: Any, phrases: Phrases = NO_PHRASES
+) -> DmapError | None:
     """
     Return what has to be told instead of this answer; None when it can go down as it is.
 
-    *payload* is `decoded(...)`.  An error in OpenAI's shape with a status to match goes down as it is.
+    *payload* is `decoded(...)`; *phrases* are those of the servers that there are.  An error in OpenAI's
+    shape with a status to match goes down as it is.
     """
     if 300 <= status < 400:
         return BackendBroke(
@@ -52,9 +62,11 @@ def failure_of(status: int, content_type: str, body: bytes, payload: Any) -> Dma
             f"the backend refused dmap's own credentials ({status}); see its api_key in the configuration"
         )
     told = error_of(payload) if _is_error(payload) else None
-    if told is not None and ("exceed_context" in _code(payload) or _TOO_LONG in told):
+    if told is not None and (
+        "exceed_context" in _code(payload) or any(each in told for each in phrases.too_long)
+    ):
         return Relayed(told, status=400, code="context_length_exceeded", type="invalid_request_error")
-    if status in (400, 404) and told is not None and told.casefold().startswith(_OWN_FAULTS):
+    if status in (400, 404) and told is not None and told.casefold().startswith(phrases.own_faults):
         return Relayed(told, status=502, code="backend_error")
     if status >= 400:
         in_shape = told is not None and isinstance(payload.get("error"), dict)
@@ -62,7 +74,7 @@ def failure_of(status: int, content_type: str, body: bytes, payload: Any) -> Dma
     if "html" in content_type.lower():
         return BackendBroke(f"the backend answered with a web page: {_excerpt(body)}")
     if told is not None:
-        return Relayed(told, status=_status(payload, told), code=_code(payload))
+        return Relayed(told, status=_status(payload, told, phrases), code=_code(payload))
     if "json" in content_type.lower() and payload is None and status != 204:
         return BackendBroke("the backend's answer is cut short: it is no whole JSON")
     return None
@@ -82,11 +94,11 @@ def _is_error(payload: Any) -> bool:
     return bool(payload.get("error")) and not _ANSWER_MEMBERS & payload.keys()
 
 
-def _status(payload: dict[str, Any], told: str) -> int:
+def _status(payload: dict[str, Any], told: str, phrases: Phrases) -> int:
     """Find the status that an error inside a 200 should have had (LM Studio's catalogue of errors)."""
     error = payload.get("error", payload)
     if not isinstance(error, dict):
-        return 404 if told.startswith("Unexpected endpoint") else 502
+        return 404 if told.startswith(phrases.no_path) else 502
     code = error.get("code")
     if isinstance(code, int) and 400 <= code < 600:
         return code

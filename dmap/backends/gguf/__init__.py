@@ -1,1 +1,44 @@
-"""The embedded engine: GGUF files, each served by a llama.cpp child process."""
+"""The embedded engine: GGUF files of one folder, each served by a llama.cpp child process."""
+
+from dmap.backends.base import Backend
+from dmap.backends.gguf.section import GGUFSection
+from dmap.backends.kind import Kind
+from dmap.wire.dialects import Dialect, same
+from dmap.wire.parameters import KindWords
+from dmap.wire.routes import MEDIA
+
+
+def _make(name: str, section: GGUFSection, connect_s: float) -> Backend:
+    from dmap.backends.gguf.backend import GGUFBackend
+
+    return GGUFBackend(
+        name,
+        section.path,
+        parallel=section.parallel,
+        context_length=section.context_length,
+        threads=section.threads,
+        load_s=section.load_s,
+    )
+
+
+KIND = Kind(
+    "gguf",
+    GGUFSection,
+    _make,
+    lacks=MEDIA,  # llama.cpp's server, as dmap starts it
+    words=KindWords(
+        # llama.cpp makes a chat request of it, with all other fields as they are.
+        sent={
+            Dialect.RESPONSES: same(
+                "top_k", "min_p", "seed", "stop", "repeat_penalty", "presence_penalty", "frequency_penalty"
+            )
+        },
+        read={Dialect.CHAT: ("max_completion_tokens", "n_predict", "reasoning")},
+    ),
+    counts={
+        "/v1/chat/completions": "/v1/chat/completions/input_tokens",
+        "/v1/responses": "/v1/responses/input_tokens",
+        "/v1/messages": "/v1/messages/count_tokens",
+    },
+    tokenizes_at="/tokenize",
+)

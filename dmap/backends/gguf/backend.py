@@ -21,7 +21,7 @@ import aiohttp
 from dmap.backends.base import Loaded, Target, is_alike
 from dmap.backends.gguf.engine import HOST
 from dmap.backends.gguf.folder import Folder, ModelFile
-from dmap.backends.gguf.options import arguments, checked, taken
+from dmap.backends.gguf.options import arguments
 from dmap.backends.gguf.resident import Resident, begin, port_of
 from dmap.backends.gguf.watch import HealthWatch
 from dmap.errors import BackendDown, LoadFailed
@@ -48,7 +48,8 @@ class GGUFBackend:
     *context_length*: for what `models` tells of those that are not resident.  It may be set anew.
     """
 
-    substitutes = False
+    frees_at_once = True
+    url = None
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class GGUFBackend:
         self.name = name
         self.changed: Callable[[], None] = _nothing
         self.in_use: Callable[[str], bool] = lambda model: False
-        self.frees_at_once = True
+        self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = _nothing
         self.contexts: Mapping[str, int] = {} if contexts is None else contexts
         self._parallel = parallel
         self._context_length = context_length
@@ -86,10 +87,6 @@ class GGUFBackend:
         """Tell whether *model* was loaded with *options*: nobody else loads here."""
         resident = self._residents.get(model)
         return resident is not None and dict(resident.options) == dict(options)
-
-    def takes(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return those of *options* that a load can be given."""
-        return taken(options)
 
     async def models(self) -> Sequence[ModelInfo]:
         """
@@ -114,7 +111,6 @@ class GGUFBackend:
         A resident is left as it is, whatever the options: unload it first to change them.  A second call
         waits for the first.
         """
-        wanted = checked(model, options)
         file = (await self._scan()).get(model)
         if file is None:
             raise LoadFailed(f"cannot load model {model!r}: no such GGUF file in {self._folder.path}")
@@ -124,7 +120,7 @@ class GGUFBackend:
                 await self.unload(model)
             elif resident and resident.loaded:
                 return resident.loaded
-            return await self._start(file, wanted)
+            return await self._start(file, options)
 
     async def unload(self, model: str) -> None:
         """
@@ -259,5 +255,5 @@ def default_threads() -> int:
     return max(1, min(16, len(os.sched_getaffinity(0)) // 2))
 
 
-def _nothing() -> None:
-    """Stand in for the gate until there is one."""
+def _nothing(*_: object) -> None:
+    """Stand in for the gate, and for the inventory, until there is one."""

@@ -23,7 +23,7 @@ from typing import Any
 
 from dmap.backends.base import Loaded, Target
 from dmap.backends.lmstudio.client import RestClient
-from dmap.backends.lmstudio.commands import Commands, checked, taken
+from dmap.backends.lmstudio.commands import Commands
 from dmap.backends.lmstudio.lms import Lms
 from dmap.backends.lmstudio.loads import TRIES, Loads
 from dmap.backends.lmstudio.look import Look, Observer
@@ -48,11 +48,9 @@ class LMStudioBackend:
     sent to a copy that is gone by now, but LM Studio may have loaded the model again for them, so a model in
     use is not unloaded.  *report* may be set too: it is called with what each look has found, or with the
     reason why there was no answer.
-
-    A model that is alone answers to any name (bug-tracker #366, #619), hence *substitutes*.
     """
 
-    substitutes = True
+    frees_at_once = False
 
     def __init__(
         self,
@@ -71,6 +69,7 @@ class LMStudioBackend:
         self.url = url
         self.changed: Callable[[], None] = _nothing
         self.in_use: Callable[[str], bool] = _nobody
+        self.contexts: Mapping[str, int] = {}
         self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = _ignored
         self._client = RestClient(name, url, api_key=api_key, connect_s=connect_s)
         self._view = View(
@@ -113,30 +112,18 @@ class LMStudioBackend:
         return described(await self._view.see())
 
     def canonical(self, name: str) -> str | None:
-        """Return the key of the model called *name*, be it key, instance id or `@quant`, by the last look."""
+        """Return the key of the model with this *name*: key, instance id or `@quant`; by the last look."""
         return self._view.last.disk.canonical(name)
-
-    def names(self, model: str) -> tuple[str, ...]:
-        """Return all other names of *model* at the last look: its variants and the ids of its instances."""
-        listed = self._view.last.disk.models.get(model)
-        return listed.other_names() if listed is not None else ()
 
     def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
         """
         Tell whether *model* is resident, answers to its key, and is as *options* ask, by the last look.
 
-        So is one that this server gave less context for the same options before, or that it cannot be told
-        to load at all: asking again is no use.
+        A model that got less context for the same options before will do, too: asking again is no use.
         """
         last = self._view.last
         listed = last.disk.models.get(model)
-        if listed is None or not last.native:
-            return model in self._view.residents
-        return self._view.adoptable(last, listed, options) is not None
-
-    def takes(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return those of *options* that one load can be given: over REST, or by `lms` if some need it."""
-        return taken(options, lms=self._lms is not None)
+        return listed is not None and self._view.adoptable(last, listed, options) is not None
 
     async def load(self, model: str, options: Mapping[str, Any]) -> Loaded:
         """
@@ -147,10 +134,9 @@ class LMStudioBackend:
         replaced.  Whatever others loaded while this load waited for its turn is taken out.  When cancelled,
         LM Studio goes on with the load; `changed` is called then and at its end.
         """
-        wanted = checked(self.name, model, options, lms=self._lms is not None)
         async with self._turn():
             for left in reversed(range(TRIES)):
-                if (loaded := await self._loads.bring(model, wanted, left)) is not None:
+                if (loaded := await self._loads.bring(model, options, left)) is not None:
                     return loaded
         raise LoadFailed(f"cannot load model {model!r}: other apps load and unload models at the same time")
 
@@ -158,8 +144,7 @@ class LMStudioBackend:
         """
         Take all instances of *model* out, waiting first for those whose load is under way.
 
-        LM Studio answers when the memory is free.  Raises `BackendDown`, also if the model keeps coming back,
-        and `LoadFailed` if this LM Studio has no unload.
+        LM Studio answers when the memory is free.  Raises `BackendDown`, also if the model keeps coming back.
         """
         async with self._turn():
             for _ in range(TRIES):
@@ -170,18 +155,8 @@ class LMStudioBackend:
                 await self._loads.unused(listed.key)
                 for instance in listed.instances:
                     reason = "" if self._view.is_ours(listed, instance) else "surplus"
-                    await self._loads.take_out(look, listed, instance, reason)
+                    await self._loads.take_out(listed, instance, reason)
         raise self._client.down(f"still has model {model!r}, which it was asked {TRIES} times to unload")
-
-    @property
-    def switches(self) -> bool:
-        """Whether dmap can load and unload there, by the last look: before 0.4.0 only its owner could."""
-        return self._view.last.native
-
-    def check(self, model: str) -> None:
-        """Raise `LoadFailed` if *model* is neither loaded, by the last look, nor can be."""
-        if not self.switches and model not in self._view.residents:
-            raise self._loads.too_old(model)
 
     def target(self, model: str, path: str) -> Target:
         """Tell where a request for *model* goes; `BackendDown` if the last look did not find it resident."""

@@ -10,29 +10,13 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from dmap.backends.lmstudio.client import Fault, RestClient
-from dmap.backends.lmstudio.lms import FLAGS, ONLY, Lms
+from dmap.backends.lmstudio.lms import Lms
 from dmap.backends.lmstudio.look import V1
-from dmap.errors import BackendDown, LoadFailed
+from dmap.backends.lmstudio.section import goes_by_lms
+from dmap.errors import BackendDown
 from dmap.tasks import end, errand
 
 UNLOAD_S = 60.0
-
-OPTIONS: Mapping[str, type] = {
-    "context_length": int,
-    "eval_batch_size": int,
-    "flash_attention": bool,
-    "num_experts": int,
-    "offload_kv_cache_to_gpu": bool,
-}
-"""All that a load takes over REST; any other key is refused with 400 (bug-tracker #2024)."""
-
-TYPES: Mapping[str, tuple[type, ...]] = {
-    **{option: (kind,) for option, kind in OPTIONS.items()},
-    "gpu": (str, float, int),
-    "parallel": (int,),
-    "ttl_s": (int,),
-    "identifier": (str,),
-}
 
 
 class Commands:
@@ -109,48 +93,3 @@ class Commands:
         self.answers += 1
         if not task.cancelled() and task.exception() is None:
             self._loaded(key, str(task.result().get("instance_id") or key))
-
-
-def goes_by_lms(options: Mapping[str, Any]) -> bool:
-    """Tell whether one of *options* is beyond REST."""
-    return not ONLY.isdisjoint(options)
-
-
-def taken(options: Mapping[str, Any], *, lms: bool) -> dict[str, Any]:
-    """Return those of *options* that one load can be given: over REST, or by `lms` if some need it."""
-    known = FLAGS if lms and goes_by_lms(options) else OPTIONS
-    return {name: value for name, value in options.items() if name in known and _is_possible(name, value)}
-
-
-def checked(backend: str, model: str, options: Mapping[str, Any], *, lms: bool) -> Mapping[str, Any]:
-    """Return *options*; raise `LoadFailed` for what the LM Studio of *backend* cannot be told."""
-    if complaint := _complaint(backend, options, lms):
-        raise LoadFailed(f"cannot load model {model!r}: {complaint}")
-    for option, value in options.items():
-        if not _is_possible(option, value):
-            raise LoadFailed(f"cannot load model {model!r}: {option} may not be {value!r}")
-    return options
-
-
-def _complaint(backend: str, options: Mapping[str, Any], lms: bool) -> str:
-    """Tell which options cannot be told, and what to do; nothing if all can."""
-    by_lms = lms and goes_by_lms(options)
-    known = FLAGS if by_lms else OPTIONS
-    unknown = ", ".join(repr(option) for option in options if option not in known)
-    if not unknown:
-        return ""
-    if by_lms:
-        why = ", ".join(sorted(ONLY & options.keys()))
-        return f"the lms command, which is needed for {why}, takes no {unknown}; it takes {', '.join(known)}"
-    more = "" if lms else f"; with backends.{backend}.lms set also {', '.join(sorted(ONLY))}"
-    return f"LM Studio takes no {unknown} over REST; it takes {', '.join(known)}{more}"
-
-
-def _is_possible(option: str, value: Any) -> bool:
-    if type(value) not in TYPES[option]:
-        return False
-    if option == "gpu":
-        return value in ("off", "max") if isinstance(value, str) else 0 <= value <= 1
-    return (
-        not value.startswith("-") and bool(value) if isinstance(value, str) else value is False or value >= 1
-    )

@@ -26,18 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from dmap.backends.lmstudio.client import Fault
-
-FLAGS: Mapping[str, str] = {
-    "context_length": "--context-length",
-    "gpu": "--gpu",
-    "parallel": "--parallel",
-    "ttl_s": "--ttl",
-    "identifier": "--identifier",
-}
-"""All that `lms load` is told here; it has no words for the other options of REST."""
-
-ONLY = frozenset(FLAGS) - {"context_length"}
-"""What only `lms` can do: REST refuses these with 400 (bug-tracker #2024)."""
+from dmap.backends.lmstudio.section import FLAGS
 
 LIST_S = 30.0
 REAP_S = 5.0

@@ -13,9 +13,10 @@ from typing import Any
 
 from dmap.backends.base import Loaded
 from dmap.backends.lmstudio.client import Fault, RestClient
-from dmap.backends.lmstudio.commands import Commands, goes_by_lms
+from dmap.backends.lmstudio.commands import Commands
 from dmap.backends.lmstudio.look import Look
 from dmap.backends.lmstudio.models import Instance, Listed, objection
+from dmap.backends.lmstudio.section import goes_by_lms
 from dmap.backends.lmstudio.view import View
 from dmap.errors import LoadFailed
 from dmap.logfmt import logfmt
@@ -107,23 +108,15 @@ class Loads:
             listed = look.find(model)
             if listed is None:
                 raise LoadFailed(f"cannot load model {model!r}: LM Studio does not list it")
-            if not look.native:
-                return look, listed, self._as_it_is(look, listed)
             kept = self._view.adoptable(look, listed, wanted)
             going = list(self._going(look, listed, kept, late))
             for other, instance, reason in going:
                 await self.unused(other.key)
-                if not await self.take_out(look, other, instance, reason):
+                if not await self.take_out(other, instance, reason):
                     return None
             if kept is not None or not going:
                 return look, listed, kept
         return None
-
-    def _as_it_is(self, look: Look, listed: Listed) -> Instance:
-        """Return what answers for a model of a server that cannot be told to load it otherwise."""
-        if not (ready := look.ready_of(listed)):
-            raise self.too_old(listed.key)
-        return ready[0]
 
     def _going(
         self, look: Look, wanted: Listed, kept: Instance | None, late: frozenset[str]
@@ -152,8 +145,6 @@ class Loads:
             reason = f"no answer in time (load_s is {self._load_s:g})"
             raise LoadFailed(f"cannot load model {key!r}: {reason}") from exc
         except Fault as fault:
-            if fault.missing:
-                raise self.too_old(key) from fault
             if goes_by_lms(wanted):
                 await self._view.see()  # `BackendDown` if it is that: `lms` tells it in too many ways
             if not left or not (fault.canceled or fault.garbled):
@@ -183,7 +174,7 @@ class Loads:
             one for one in look.disk.instances() if one[1].id not in known and not self._in_use(one[0].key)
         ]
         for model, instance in strays:
-            await self.take_out(look, model, instance, f"lms loaded it instead of {key}")
+            await self.take_out(model, instance, f"lms loaded it instead of {key}")
         instead = " and ".join(repr(model.key) for model, _ in strays)
         told = f"it loaded {instead} instead, which was unloaded" if strays else "nothing came of it"
         raise LoadFailed(f"cannot load model {key!r} by lms: {told}; it said: {answer.get('words')}")
@@ -215,14 +206,12 @@ class Loads:
         self._view.note_given(instance, wanted)
         return Loaded(listed.size_bytes, got, instance.parallel)
 
-    async def take_out(self, look: Look, model: Listed, instance: Instance, reason: str) -> bool:
+    async def take_out(self, model: Listed, instance: Instance, reason: str) -> bool:
         """
         Unload one instance, telling the log why if there is a *reason*; gone already is no failure.
 
         Return False if LM Studio refuses, as it may when a load of the same name has just begun.
         """
-        if not look.native:
-            raise LoadFailed(f"cannot unload model {model.key!r}: {self._old()}; unload it there by hand")
         if reason:
             self._tell("instance_unloaded", model.key, instance=instance.id, reason=reason)
         try:
@@ -237,16 +226,6 @@ class Loads:
                 return False
         self._view.note_gone(model.key, instance.id)
         return True
-
-    # Words
-
-    def _old(self) -> str:
-        name = self._client.name
-        return f"the LM Studio of backend {name!r} is too old to switch over REST, which came with 0.4.0"
-
-    def too_old(self, model: str) -> LoadFailed:
-        """Return the error for who needs *model* of a server that dmap cannot tell to load it."""
-        return LoadFailed(f"cannot load model {model!r}: {self._old()}; load it there by hand, or update it")
 
     def _tell(self, event: str, model: str, **fields: Any) -> None:
         _log.warning(logfmt(event, {"backend": self._client.name, "model": model, **fields}))

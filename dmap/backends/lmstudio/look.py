@@ -10,7 +10,7 @@ that is done.  So both have to agree, but for three cases:
 2. Where the two disagree for `disagree_s`, v1 is right.  `loading` is no disagreement.
 3. Where v0 is gone, v1 is right at once.
 
-A server without v1 (before 0.4.0) tells by v0 alone; it cannot be told to load anything.
+A server without v1 is older than 0.4.0.  dmap cannot load or unload there, says so, and counts it as down.
 """
 
 import asyncio
@@ -26,7 +26,6 @@ from dmap.backends.lmstudio.models import (
     Disk,
     Instance,
     Listed,
-    disk_of_v0,
     read_v0,
     read_v1,
     state_of,
@@ -34,16 +33,20 @@ from dmap.backends.lmstudio.models import (
 
 V1, V0 = "/api/v1/models", "/api/v0/models"
 
+TOO_OLD = (
+    f"is too old for dmap to load models there: it has no {V1}, which came with 0.4.0; update it, or "
+    "give this backend `kind: openai` and load models by hand (docs/workflows.md)"
+)
+
 Entries = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is on *disk*, the ids of the instances that answer, and whether it can load at all (*native*)."""
+    """What is on *disk*, and the ids of the instances that answer."""
 
     disk: Disk
     ready: frozenset[str] = frozenset()
-    native: bool = True
 
     def find(self, name: str) -> Listed | None:
         """Return the model that goes by *name*."""
@@ -93,8 +96,7 @@ class Observer:
         if isinstance(disk, Disk):
             return self._judge(_with_begun(disk, v0 or {}), v0, gone, began)
         if disk.missing and v0 is not None:
-            older = disk_of_v0(v0)
-            return Look(older, frozenset(instance.id for _, instance in older.instances()), native=False)
+            raise self._client.down(TOO_OLD)
         raise self._client.down(f"does not list its models: {self._client.reason(disk)}") from disk
 
     async def _listed(self) -> Disk | Fault:

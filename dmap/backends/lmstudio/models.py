@@ -89,9 +89,6 @@ class Disk:
             for instance in model.instances:
                 yield model, instance
 
-    def __contains__(self, key: object) -> bool:
-        return key in self.models
-
 
 def objection(
     wanted: Listed, kept: Instance | None, late: frozenset[str], model: Listed, instance: Instance
@@ -115,23 +112,6 @@ def read_v0(items: Iterable[Any]) -> dict[str, Mapping[str, Any]]:
     """Read the `data` of `GET /api/v0/models` as its entries by their ids, ids folded."""
     named = (item for item in items if isinstance(item, dict) and _text(item.get("id")))
     return {item["id"].casefold(): item for item in named}
-
-
-def disk_of_v0(entries: Mapping[str, Mapping[str, Any]]) -> Disk:
-    """Make do with v0 alone, as of LM Studio 0.3: states and context lengths, no sizes, no instance ids."""
-    models = (
-        Listed(
-            key=entry["id"],
-            embedding=_is_embedding(entry),
-            instances=(
-                (Instance(entry["id"], _count(entry.get("loaded_context_length")), _parallel(entry, {})),)
-                if entry.get("state") == LOADED
-                else ()
-            ),
-        )
-        for entry in entries.values()
-    )
-    return Disk(models, entries)
 
 
 def state_of(entry: Mapping[str, Any] | None) -> str:

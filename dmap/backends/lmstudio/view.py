@@ -118,6 +118,7 @@ def _describe(look: Look, model: Listed) -> ModelInfo:
         parallel=instance.parallel if instance else (None if model.embedding else PARALLEL),
         embedding=model.embedding,
         names=model.other_names(),
+        any_quant=not any("@" in name for name in model.other_names()),
         v0=look.disk.older(model),
         v1={**model.v1, "loaded_instances": _answering(look, model)} if model.v1 else {},
     )

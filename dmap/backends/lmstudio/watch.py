@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from dmap.backends.lmstudio.client import Fault, RestClient
-from dmap.backends.lmstudio.look import V1, Look
+from dmap.backends.lmstudio.look import Look
 from dmap.backends.lmstudio.models import Instance, Listed
 from dmap.errors import BackendDown
 from dmap.logfmt import logfmt
@@ -29,10 +29,6 @@ _JIT = (
     "second model or evict one; switch off Just in Time Model Loading in its server settings"
 )
 
-_TOO_OLD = (
-    f"this LM Studio has no {V1}, which came with 0.4.0, so dmap cannot load or unload there: it serves what "
-    "is loaded by hand and refuses the rest; update LM Studio, or load by hand what clients ask for"
-)
 _COPY = "takes it out when it next loads or unloads this model"
 
 
@@ -61,7 +57,6 @@ class ChangeWatch:
         self._watch_s = watch_s
         self._known: frozenset[str] | None = None
         self._copies: frozenset[tuple[str, str]] = frozenset()
-        self._native = True
         self._down = False
         self._warned = False
         self._alarm = asyncio.Event()
@@ -103,7 +98,6 @@ class ChangeWatch:
             return
         self._note(down=False)
         if look is not None:
-            self._note_native(look)
             self._note_copies(look)
             self._compare(look.residents())
 
@@ -111,17 +105,6 @@ class ChangeWatch:
         if self._down != down:
             self._down = down
             self._changed()
-
-    def _note_native(self, look: Look) -> None:
-        """Tell when the server turns out to be too old to switch, and when it is so no more."""
-        if self._native == look.native:
-            return
-        self._native = look.native
-        if look.native:
-            self._tell(logging.WARNING, "can_switch")
-        else:
-            self._tell(logging.WARNING, "cannot_switch", warning=_TOO_OLD)
-        self._changed()
 
     def _note_copies(self, look: Look) -> None:
         """Tell once of each instance beside the one that dmap uses: it takes memory and serves nobody."""

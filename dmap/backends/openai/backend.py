@@ -6,7 +6,7 @@ its owner runs by himself, or another dmap.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,12 +26,11 @@ _LIST_BYTES = 4 * 2**20
 class OpenAIBackend:
     """The server at *url* (with or without a closing `/v1`), asked with *api_key* if one is given."""
 
-    substitutes = False
-
     def __init__(self, name: str, url: str, *, api_key: str | None, connect_s: float) -> None:
         parts = urlsplit(url)
         self.name = name
         self.url = url
+        self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = _ignored
         self._host = parts.hostname or ""
         self._tls = parts.scheme == "https"
         self._port = parts.port or (443 if self._tls else 80)
@@ -71,6 +70,10 @@ class OpenAIBackend:
 
     async def close(self) -> None:
         """Nothing is kept open between two questions."""
+
+
+def _ignored(found: Sequence[ModelInfo] | BackendDown) -> None:
+    """Stand in for the inventory: this backend looks at nothing by itself."""
 
 
 def _reason(exc: Exception) -> str:

@@ -8,10 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from dmap.backends import Loaded, Switcher
-from dmap.backends.lmstudio.backend import LMStudioBackend
-from dmap.config import GGUFBackend
-from dmap.config.models import BY_LMS, BY_REST
+from dmap.backends import Loaded
 from dmap.errors import BadRequest, LoadFailed, ModelNotFound
 from dmap.models import Route
 from dmap.state import Activation
@@ -30,7 +27,7 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
         name, activation, told = _understand(proxy, route, order)
         active = _may_activate(route, order.activate, asked=order.activate is True)
         loaded, status = {}, "activated" if active else "noted"
-        if _loader(proxy, route) is not None:
+        if switcher(proxy, route) is not None:
             async with _trying(proxy, route, name, activation):
                 loaded, status = _got(await _load(proxy, visit, name, route), route), "loaded"
         await _set(proxy, name, activation, route if active else None)
@@ -58,7 +55,7 @@ async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     order = await read_order(proxy, visit, ModelOrder)
     route = await _resolve(proxy, visit, order.model_key)
     name, status = _name(proxy, route), "cleared"
-    if _loader(proxy, route) is not None:
+    if switcher(proxy, route) is not None:
         await proxy.gate(route).unload(route.key)
         status = "unloaded"
     saved = proxy.saved
@@ -85,7 +82,7 @@ def _settings(proxy: Proxy, route: Route) -> dict[str, Any]:
     return {
         "kind": backend.kind,
         "device": route.device,
-        "loadable": _loader(proxy, route) is not None,
+        "loadable": switcher(proxy, route) is not None,
         "set_here": _name(proxy, route) in proxy.saved.models,
         "default_inference": dict(route.defaults),
         "force": dict(route.force),
@@ -94,12 +91,6 @@ def _settings(proxy: Proxy, route: Route) -> dict[str, Any]:
         "pin": route.pin,
         "ttl_s": route.ttl_s,
     }
-
-
-def _loader(proxy: Proxy, route: Route) -> Switcher | None:
-    """Return the backend of *route* if it can be told to load and unload now; an old LM Studio cannot."""
-    backend = switcher(proxy, route)
-    return None if isinstance(backend, LMStudioBackend) and not backend.switches else backend
 
 
 async def _resolve(proxy: Proxy, visit: Visit, model: str) -> Route:
@@ -122,12 +113,14 @@ def _understand(proxy: Proxy, route: Route, order: ModelOrder) -> tuple[str, Act
     before = proxy.saved.models.get(name, Activation())
     defaults = before.defaults if order.default_inference is None else order.default_inference.given()
     asked = _asked(order, before)
-    backend = switcher(proxy, route)
-    kept = dict(backend.takes(asked)) if backend is not None else asked
-    applied = kept if _loader(proxy, route) is not None else {}
-    left = {option: _why(proxy, route, option) for option in asked if option not in applied}
-    told = {"default_inference": dict(defaults), "load_config": {"applied": applied, "not_applied": left}}
-    return name, Activation(defaults, kept), told
+    refused = _refused(proxy, route, asked)
+    applied = {option: value for option, value in asked.items() if option not in refused}
+    kept = applied if switcher(proxy, route) is not None else asked
+    answer = {
+        "default_inference": dict(defaults),
+        "load_config": {"applied": applied, "not_applied": refused},
+    }
+    return name, Activation(defaults, kept), answer
 
 
 def _asked(order: ModelOrder, before: Activation) -> Mapping[str, Any]:
@@ -135,18 +128,11 @@ def _asked(order: ModelOrder, before: Activation) -> Mapping[str, Any]:
     return before.load if order.load_config is None else order.load_config.given()
 
 
-def _why(proxy: Proxy, route: Route, option: str) -> str:
-    """Tell why *option* of a load is not applied."""
-    backend = proxy.config.backends[route.key.backend]
-    if _loader(proxy, route) is None:
-        return "dmap cannot load models on this server; see workflow"
-    if backend.kind != "lmstudio":
-        return f"a backend of {backend.kind} cannot be told this, or not together with the others"
-    if option in BY_LMS:
-        return f"LM Studio's REST API has no such option; backends.{route.key.backend}.lms may"
-    if option in BY_REST:
-        return "only REST can be told this, and not beside what takes lms"
-    return "LM Studio cannot be told this"
+def _refused(proxy: Proxy, route: Route, asked: Mapping[str, Any]) -> dict[str, str]:
+    """Return the options of a load that are not applied, each with the reason."""
+    if switcher(proxy, route) is None:
+        return dict.fromkeys(asked, "dmap cannot load models on this server; see workflow")
+    return proxy.config.backends[route.key.backend].refuses(asked)
 
 
 def _may_activate(route: Route, activate: bool | None, *, asked: bool) -> bool:
@@ -212,8 +198,8 @@ def _got(loaded: Loaded | None, route: Route) -> dict[str, Any]:
 
 
 def _workflow(proxy: Proxy, route: Route, action: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    backend = proxy.config.backends[route.key.backend]
-    if _loader(proxy, route) is not None or isinstance(backend, GGUFBackend):
+    """Return what a person has to do on a server where dmap cannot load."""
+    if switcher(proxy, route) is not None:
         return {}
-    studio = backend.kind == "lmstudio"
-    return {"workflow": workflow.steps(action, route.key.model, backend.url, options, is_studio=studio)}
+    url = proxy.backends[route.key.backend].url
+    return {"workflow": workflow.steps(action, route.key.model, url or "this host", options)}

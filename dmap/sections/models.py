@@ -1,13 +1,12 @@
 """What is particular about models: the sections `defaults` and `models`."""
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from dmap.config.section import Section
-from dmap.config.types import Count, Guarded, Integer, Name, Number, Seconds, Size, several
+from dmap.sections.section import Section
+from dmap.sections.types import Count, File, Guarded, Integer, Name, Number, Seconds, Size, several
 from dmap.wire.parameters import BOUNDS
 
 
@@ -92,7 +91,11 @@ Parameter = Annotated[str, AfterValidator(_strippable)]
 
 
 class Load(Section):
-    """How a model is loaded, for backends that can be told; keys may also be in camelCase."""
+    """
+    How a model is loaded; keys may also be in camelCase.
+
+    Which of them a backend can be told, the section of its kind knows (`BackendSection.refuses`).
+    """
 
     context_length: Integer | None = Field(default=None, ge=128)
     flash_attention: bool | None = None
@@ -126,25 +129,7 @@ class Load(Section):
         return self.model_dump(exclude_none=True)
 
 
-BY_LMS = ("gpu", "parallel", "ttl_s", "identifier")
-"""The load options that of LM Studio only its `lms` command takes; beside them just the context length."""
-BY_REST = ("context_length", "flash_attention", "eval_batch_size", "num_experts", "offload_kv_cache_to_gpu")
-"""The load options that LM Studio takes over REST."""
-BY_ENGINE = (
-    "context_length",
-    "flash_attention",
-    "eval_batch_size",
-    "offload_kv_cache_to_gpu",
-    "gpu",
-    "gpu_layers",
-    "cpu_threads",
-    "rope_frequency_base",
-    "rope_frequency_scale",
-)
-"""The load options that the embedded engine takes; of `gpu` all or nothing."""
-
-
-class Model(Section):
+class ModelSection(Section):
     """
     What is particular about one model.
 
@@ -162,5 +147,5 @@ class Model(Section):
     ttl_s: Seconds | None = None
     force: Defaults = Defaults()
     strip: tuple[Parameter, ...] = ()
-    tokenizer: Path | None = None
+    tokenizer: File | None = None
     permit: tuple[Guarded, ...] = ()

@@ -3,10 +3,11 @@
 import ipaddress
 import re
 from datetime import UTC, date, datetime, time
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
@@ -37,8 +38,8 @@ def _network(value: str) -> str:
     return value
 
 
-def url(value: str) -> str:
-    """Take what `backends/openai.py` understands whole; a password in it would be dropped in silence."""
+def _url(value: str) -> str:
+    """Take the URL of a server; a password in it is refused, because it would be dropped in silence."""
     try:
         parts, port = urlsplit(value), urlsplit(value).port
     except ValueError:
@@ -47,6 +48,17 @@ def url(value: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or is_more:
         raise ValueError("not an http(s) URL of a server")
     return value.rstrip("/")
+
+
+def _file(value: Any, asked: ValidationInfo) -> Any:
+    """Take a path from the folder of the configuration's file, which is the context `base`."""
+    base = (asked.context or {}).get("base")
+    if base is None or not isinstance(value, str):
+        return value
+    try:
+        return base / Path(value).expanduser()
+    except RuntimeError:  # of a user who is not there
+        return base / value
 
 
 def _hash(value: str) -> str:
@@ -117,3 +129,5 @@ HostName = Annotated[str, AfterValidator(_host_name)]
 Guarded = Literal["draft_model", "context_length", "integrations", "keep_alive", "options", "image_url"]
 """The fields of a request that move memory or reach out of the box; refused unless permitted."""
 Token = Annotated[str, AfterValidator(_token)]
+Url = Annotated[str, AfterValidator(_url)]
+File = Annotated[Path, BeforeValidator(_file)]

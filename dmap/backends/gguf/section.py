@@ -1,0 +1,57 @@
+"""The section of the embedded engine."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from dmap.backends.sections import SwitchingSection
+from dmap.sections.types import Count, File, Integer
+
+_OPTIONS = frozenset(
+    (
+        "context_length",
+        "flash_attention",
+        "eval_batch_size",
+        "offload_kv_cache_to_gpu",
+        "gpu",
+        "gpu_layers",
+        "cpu_threads",
+        "rope_frequency_base",
+        "rope_frequency_scale",
+    )
+)
+"""The options of a load that the engine takes; `options` says what becomes of each."""
+
+
+class GGUFSection(SwitchingSection):
+    """The embedded engine: a directory of GGUF files, each served by a llama.cpp child process."""
+
+    kind: Literal["gguf"]
+    path: File
+    parallel: Count = 4
+    context_length: Integer = Field(default=4096, ge=128)
+    threads: Count | None = None
+
+    @field_validator("path")
+    @classmethod
+    def _directory(cls, path: Path) -> Path:
+        try:
+            found = path.is_dir()
+        except OSError as exc:
+            raise ValueError(f"{path} cannot be looked at: {exc.strerror}") from exc
+        if not found:
+            raise ValueError(f"{path} is not a directory")
+        return path
+
+    def refuses(self, options: Mapping[str, Any]) -> dict[str, str]:
+        """Refuse what the engine has no word for, and a share of the layers, which it does not know."""
+        unknown = {name: "the engine cannot be told this" for name in options if name not in _OPTIONS}
+        if options.get("gpu") in (None, "off", "max", 0, 1):
+            return unknown
+        return unknown | {"gpu": "the engine takes off or max only; give a number of layers as gpu_layers"}
+
+    def counted(self) -> int:
+        """Count the files: each is a model, named in the configuration or not."""
+        return len([*self.path.glob("*.gguf"), *self.path.glob("*/*.gguf")])

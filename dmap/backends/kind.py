@@ -1,0 +1,54 @@
+"""What a kind of server is: plain data, and the factory of its backends."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dmap.backends.base import Backend
+from dmap.backends.sections import BackendSection
+from dmap.wire.parameters import NO_WORDS, KindWords, Wording, wording
+from dmap.wire.routes import ROUTES, InferenceRoute
+from dmap.wire.verdict import Phrases
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kind:
+    """
+    One kind of server.
+
+    *make* takes a backend's name, its section and the seconds that a connection may take.  It imports what
+    is heavy, so that a kind that nobody configured costs nothing.
+
+    *substitutes*: such a server may have another model answer than was asked, so an answer in another name
+    is refused.  Other servers only have names of their own for what they serve.
+    *ends_by_finish*: a stream may end with a `finish_reason` instead of `[DONE]`.
+    *embeds_apart*: models are made either for embeddings or for everything else.
+
+    *routes* are its own inference routes, *lacks* the paths of the common ones that it has not: no model is
+    loaded to find that out.  *words* is what it calls parameters, *phrases* how its errors begin.
+
+    *counts* maps a route to the path that takes the same body and tells how many tokens its prompt has.
+    Elsewhere a prompt is sent to *tokenizes_at*; with None such a server cannot count.
+    """
+
+    name: str
+    section: type[BackendSection]
+    make: Callable[[str, Any, float], Backend]
+    substitutes: bool = False
+    ends_by_finish: bool = False
+    embeds_apart: bool = False
+    routes: tuple[InferenceRoute, ...] = ()
+    lacks: frozenset[str] = frozenset()
+    words: KindWords = NO_WORDS
+    phrases: Phrases = Phrases()
+    counts: Mapping[str, str] = field(default_factory=dict)
+    tokenizes_at: str | None = None
+
+    def has(self, path: str) -> bool:
+        """Tell whether such a server has the inference route *path*."""
+        is_common = path in ROUTES and path not in self.lacks
+        return is_common or any(route.path == path for route in self.routes)
+
+    def wording(self, route: InferenceRoute) -> Wording:
+        """Return what *route* calls the parameters there."""
+        return wording(route, self.words)

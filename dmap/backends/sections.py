@@ -1,0 +1,52 @@
+"""The sections of the configuration that describe backends: what those of every kind have in common."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dmap.sections.section import Section
+from dmap.sections.types import Count, Name, Seconds
+
+
+class BackendSection(Section):
+    """One backend.  Of one model it serves *parallel* requests at once, or as many as its server says."""
+
+    kind: str
+    parallel: Count | None = None
+
+    @property
+    def placed_on(self) -> str | None:
+        """The device whose memory its models compete for; None where dmap cannot switch them."""
+        return None
+
+    def refuses(self, options: Mapping[str, Any]) -> dict[str, str]:
+        """Return those of *options*, of a load, that cannot be told to its server, each with the reason."""
+        raise NotImplementedError
+
+    def counted(self) -> int:
+        """Count the models that it has for certain, as far as that shows without asking a server."""
+        return 0
+
+
+class SwitchingSection(BackendSection):
+    """A backend whose models dmap loads into the memory of *device* and unloads; one load takes *load_s*."""
+
+    device: Name
+    load_s: Seconds = 600
+
+    @property
+    def placed_on(self) -> str | None:
+        return self.device
+
+
+class PassingSection(BackendSection):
+    """A backend whose models dmap cannot switch; it has a queue of its own, with bounds of its own."""
+
+    queue: Count = 1024
+    wait_s: Seconds = 300
+    lease_s: Seconds = 1800
+
+    def refuses(self, options: Mapping[str, Any]) -> dict[str, str]:
+        """Refuse all but the context length, which is a fact to go by."""
+        return {
+            name: "dmap cannot load models on this server" for name in options if name != "context_length"
+        }

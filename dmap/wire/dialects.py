@@ -1,0 +1,73 @@
+"""
+The dialects of inference: what each calls the parameters, how its streams end, how it tells an error.
+
+Here are those that several kinds of servers speak.  A kind that has one of its own brings it along.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+
+def same(*names: str, **others: str) -> dict[str, tuple[str, ...]]:
+    """Return the words of parameters: *names* are their own words, each of *others* has another."""
+    return {name: (word,) for name, word in (*zip(names, names, strict=True), *others.items())}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dialect:
+    """
+    The manners of a route.
+
+    *words* are what dmap writes for each parameter; `a.b` is the member b of the field a.  *values* has, by
+    word, values that it calls otherwise.  A stream ends with one of *last_events*, or with `[DONE]` where
+    *done* is true; one that has neither needs no end mark.  Its *errors* inside a stream are OpenAI's object
+    (`plain`), that object in an event of its own (`typed`), or an event without one (`flat`).
+    """
+
+    CHAT: ClassVar["Dialect"]
+    RESPONSES: ClassVar["Dialect"]
+    MESSAGES: ClassVar["Dialect"]
+    PLAIN: ClassVar["Dialect"]
+
+    name: str
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    last_events: frozenset[str] = frozenset()
+    done: bool = False
+    errors: Literal["plain", "typed", "flat"] = "plain"
+
+
+Dialect.CHAT = Dialect(
+    "chat",
+    words=same(
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "max_tokens",
+        "stop",
+        "seed",
+        "repeat_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+        "reasoning_effort",
+        "stream",
+    ),
+    done=True,
+)
+Dialect.RESPONSES = Dialect(
+    "responses",
+    words=same(
+        "temperature", "top_p", "stream", max_tokens="max_output_tokens", reasoning_effort="reasoning.effort"
+    ),
+    last_events=frozenset(("response.completed", "response.failed", "response.incomplete")),
+    errors="flat",
+)
+Dialect.MESSAGES = Dialect(
+    "messages",
+    words=same("temperature", "top_p", "top_k", "max_tokens", "stream", stop="stop_sequences"),
+    last_events=frozenset(("message_stop",)),
+    errors="typed",
+)
+Dialect.PLAIN = Dialect("plain")
