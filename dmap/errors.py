@@ -17,8 +17,8 @@ DmapError
     Cancelled 503           NotSaved 500
 
 Status, `type` and `code` are class data (OpenAI's spellings where it has one), and so is whether a
-client should try again by itself.  The counterpart is `web/app.py`, the only place
-that turns one of these into a response.
+client should try again by itself.  `web/app.py` turns one of these into a response.  The relay writes one
+into a stream whose head is out already.
 """
 
 from typing import Any
@@ -69,7 +69,7 @@ class BadRequest(DmapError):
 
 
 class Invalid(BadRequest):
-    """An order or a file with several things wrong; all of them are told, in *problems* too."""
+    """An order or a file with several faults.  The message lists all of them, and so does *problems*."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems), param=problems[0].partition(":")[0])
@@ -77,8 +77,8 @@ class Invalid(BadRequest):
 
     def body(self) -> dict[str, Any]:
         """Return the envelope with one more member, `problems`, beside the message."""
-        told = super().body()
-        return told | {"error": told["error"] | {"problems": self.problems}}
+        envelope = super().body()
+        return envelope | {"error": envelope["error"] | {"problems": self.problems}}
 
 
 class RequestNotFound(DmapError):
@@ -155,7 +155,7 @@ class EncodedBody(DmapError):
 
 
 class Overloaded(DmapError):
-    """A queue or a client's share of it is full."""
+    """A queue or a client's share of it is full, or a client asks too often."""
 
     status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
 
@@ -188,7 +188,7 @@ class BackendSlow(DmapError):
 
 
 class Relayed(DmapError):
-    """An error that a backend told, with the status it should have had; only then it differs by instance."""
+    """An error that a backend told.  Status, code and type are its own, so they differ by instance."""
 
     type = "backend_error"
 
@@ -226,7 +226,7 @@ class ClientStalled(DmapError):
 
 
 class Cancelled(DmapError):
-    """Whoever runs dmap has ended this request."""
+    """The person who runs dmap has ended this request."""
 
     status, type, code = 503, "server_error", "cancelled"
     should_retry = False
@@ -240,7 +240,7 @@ class NotSaved(DmapError):
 
 
 class NotBuilt(DmapError):
-    """Something that clients of these servers use and dmap has not yet."""
+    """Something that clients of other servers use, and dmap does not have yet."""
 
     status, type, code = 501, "server_error", "not_implemented"
     should_retry = False

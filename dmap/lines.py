@@ -1,8 +1,8 @@
 """
 Log lines, written together.
 
-A line by itself costs a request more than its whole queueing: what runs once per request finds the caches
-cold, and each line is a system call.  So lines wait a moment for others and are put into words then.
+To write one line costs a request more than its whole time in the queue: what runs once per request finds the
+caches cold, and each line is a system call.  So lines wait a moment for others, and are formatted then.
 """
 
 import asyncio
@@ -10,17 +10,18 @@ import logging
 from typing import TextIO
 
 WITHIN_S = 0.1
-"""Written no later than this; a process that is killed loses no more of its log."""
+"""How long a line waits at most.  A process that is killed loses no more of its log."""
 MOST = 256
-"""So many are written at once, however soon they came."""
+"""So many lines wait at most."""
 
 
 class Lines(logging.StreamHandler[TextIO]):
     """
     Writes records to *stream* in the order in which they came.
 
-    A warning is written at once, with all that waited, and so is what comes from outside a loop.  The rest
-    is written when the process ends, by `logging.shutdown`.
+    A warning is written at once, with all lines that waited, and so is a line from outside a loop.  What
+    waits when the process ends is written by `logging.shutdown`.  A line that cannot be written is lost, and
+    logging's `handleError` tells of it.  The code that logged it goes on.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -46,6 +47,9 @@ class Lines(logging.StreamHandler[TextIO]):
             if held:
                 self.stream.write("".join(map(self._words, held)))
             super().flush()
+        except OSError:  # a full disk, a reader that left: what is logged must not fail for it
+            for record in held[-1:]:
+                self.handleError(record)
         finally:
             self.release()
 

@@ -1,8 +1,8 @@
 """
 The certificate that dmap shows, from the files of `listen.tls`.
 
-There is one `ssl.SSLContext` for the life of the process.  When its files are read again, connections that
-are new get the new certificate, and those that there are go on.
+There is one `ssl.SSLContext` for the life of the process.  When its files are read again, new connections
+get the new certificate, and open connections keep the one they began with.
 """
 
 import ssl
@@ -11,7 +11,7 @@ from pathlib import Path
 from dmap.config import ConfigProblem, Tls
 
 _MISMATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
-"""What OpenSSL says of a key that is not the certificate's; the last where even the algorithm differs."""
+"""What OpenSSL says of a key that is not the certificate's.  The last is said where the algorithms differ."""
 
 
 class Certificate:
@@ -24,9 +24,10 @@ class Certificate:
 
     def take(self, files: Tls) -> None:
         """
-        Show what is in *files*, which have just passed `check`, from now on.
+        Show new connections what is in *files*, which have just passed `check`.
 
-        Raises `ConfigProblem` if they were written in between; then new connections fail until the next time.
+        Raises `ConfigProblem` if the files were written since then.  New connections fail then until a reload
+        succeeds.
         """
         try:
             self.context.load_cert_chain(files.cert, files.key, _no_password)
@@ -37,7 +38,7 @@ class Certificate:
 
 def check(files: Tls) -> None:
     """
-    Tell whether *files* can be used; what serves already is not touched.
+    Check that *files* can be used, without a change to what is served.
 
     Raises `ConfigProblem` with everything that is wrong, each line with its path in the configuration.
     """
@@ -86,5 +87,5 @@ def _fresh() -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    """Stand in for the person at the terminal, whom OpenSSL would ask."""
+    """Answer for the person at the terminal, whom OpenSSL would ask."""
     raise ValueError("needs a password; give dmap one without")

@@ -1,6 +1,7 @@
 """Who may ask: nobody gets in without an address on the list, a key where there are keys, and its scope."""
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -268,7 +269,7 @@ def test_a_key_expires(expires):
 
     with pytest.raises(InvalidKey, match="'old' expired on 2030-01-31"):
         door.admit(LAN, sent(bearer("old")), scope=None)
-    assert door.failures.total == 0
+    assert not door.failures
 
 
 # Guessing
@@ -319,7 +320,7 @@ def test_who_guesses_is_not_listened_to(peer, same):
     clock.now += float(refused.value.headers()["Retry-After"])
 
     assert door.admit(same, sent(bearer("all")), scope=None).name == "all"
-    assert door.failures.total == 5
+    assert len(door.failures) == 1
 
 
 @pytest.mark.parametrize(("peer", "other"), [(LAN, "192.168.1.21"), ("fd00:1:2:3::1", "fd00:1:2:4::1")])
@@ -356,7 +357,7 @@ def test_a_wrong_scope_is_no_guess():
 
     refused(door, AccessDenied, LAN, (bearer("webui"),), scope="admin", times=3)
 
-    assert door.failures.total == 0
+    assert not door.failures
 
 
 # After a reload
@@ -379,7 +380,8 @@ def test_counts_outlive_a_reload():
 
     door.end(client, 1)
     door.end(client, 1)
-    assert door.quotas.running("k") == 0
+    door.begin(client, "/")
+    door.begin(client, "/")
 
 
 def test_what_a_key_brings():
@@ -396,12 +398,10 @@ def test_what_a_key_brings():
 def test_an_address_has_no_bounds_of_its_own():
     """Who has no key is not counted: names would have no end."""
     door = access()
-    client = door.admit(LOOPBACK, sent(), scope="inference")
+    client = replace(door.admit(LOOPBACK, sent(), scope="inference"), parallel=1)
 
     door.begin(client, "/")
     door.begin(client, "/")
-
-    assert door.quotas.running(client.name) == 0
 
 
 # What is told

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import logging
+import os
 
 import pytest
 
@@ -44,6 +45,22 @@ async def test_lines_are_written_together(log, stream):
     await stream.written.wait()
 
     assert (stream.getvalue(), stream.writes) == ("one\ntwo and more\n", 1)
+
+
+async def test_a_line_that_cannot_be_written(capsys):
+    """Where nobody takes the lines, what logs goes on, and so does the log itself."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    log = logging.Logger("dmap.test", logging.DEBUG)
+    stream = os.fdopen(writer, "w", buffering=1)
+    log.addHandler(Lines(stream))
+
+    log.warning("one")
+    log.warning("two")
+
+    with pytest.raises(BrokenPipeError):
+        stream.close()
+    assert capsys.readouterr().err.count("BrokenPipeError") == 2
 
 
 async def test_nothing_is_put_into_words_before(log, stream):

@@ -19,7 +19,7 @@ from dmap.events import Bus
 from dmap.metrics import Metrics
 from dmap.metrics.board import CLIENTS
 from dmap.metrics.outcome import STATUS, kind_of, status_of
-from dmap.metrics.series import MODELS, Histogram, Names
+from dmap.metrics.series import MODELS, Histogram, LabelLimit
 from dmap.models import ModelKey
 from tests.fakes import DONE, END, SSE, FakeBackend, answer, chat, chunk, delta, holding, post
 
@@ -96,7 +96,7 @@ def values(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
 class TestSeries:
     def test_names_over_the_bound(self) -> None:
         """The first names keep theirs, later ones share one."""
-        names = Names(2)
+        names = LabelLimit(2)
 
         assert [names.of(name) for name in "abcab"] == ["a", "b", "(other)", "a", "b"]
 

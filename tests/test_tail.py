@@ -9,7 +9,7 @@ from datetime import datetime
 
 import pytest
 
-from dmap.remote.client import Daemon, Gone, Trouble
+from dmap.remote.client import DaemonClient, Gone, Trouble
 from dmap.remote.lines import line
 from dmap.remote.tail import MOST_BYTES, Records, Tail, follow
 from dmap.remote.words import duration, table
@@ -190,7 +190,7 @@ class TestWords:
 
 
 @asynccontextmanager
-async def scripted(*answers: bytes) -> AsyncGenerator[tuple[Daemon, list[bytes]]]:
+async def scripted(*answers: bytes) -> AsyncGenerator[tuple[DaemonClient, list[bytes]]]:
     """Run a server that gives one of *answers* to each connection and closes it, and keeps their heads."""
     heads: list[bytes] = []
 
@@ -202,7 +202,7 @@ async def scripted(*answers: bytes) -> AsyncGenerator[tuple[Daemon, list[bytes]]
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
         port = server.sockets[0].getsockname()[1]
-        yield Daemon(f"http://127.0.0.1:{port}", "the-key"), heads
+        yield DaemonClient(f"http://127.0.0.1:{port}", "the-key"), heads
     finally:
         server.close()
 
@@ -221,7 +221,7 @@ class Screen:
         if len(self.events) == self.enough:
             self.full.set()
 
-    async def watch(self, daemon: Daemon, tail: Tail) -> None:
+    async def watch(self, daemon: DaemonClient, tail: Tail) -> None:
         """Follow until there are enough events."""
         following = asyncio.create_task(follow(daemon, tail, self.show, self.said.append))
         async with asyncio.timeout(30):

@@ -64,12 +64,10 @@ class Quotas:
         """
         Count a request of *name* that begins.
 
-        At most *parallel* are under way at once, and *per_min* begin in a minute; None is no bound.  Raises
-        `Overloaded`, with how long it takes until the next may begin.
+        At most *parallel* are under way at once, and *per_min* begin in a minute.  None is no bound.  Raises
+        `Overloaded` with the seconds until the next may begin.
         """
-        usage = self._usages.get(name)
-        if usage is None:
-            usage = self._usages[name] = _Usage()
+        usage = self._usages.setdefault(name, _Usage())
         if parallel is not None and usage.running >= parallel:
             raise Overloaded(
                 f"the key {name!r} has {usage.running} under way, its most is {parallel} at once (parallel)",
@@ -91,21 +89,11 @@ class Quotas:
         usage.running -= 1
         usage.mean_s += (lasted_s - usage.mean_s) / 8
 
-    def running(self, name: str) -> int:
-        """Return how many requests of *name* are under way."""
-        usage = self._usages.get(name)
-        return usage.running if usage is not None else 0
-
 
 class Failures:
-    """
-    The wrong keys that each of the last `ADDRESSES` addresses has tried.
-
-    *total* counts them all.  False while nobody has failed yet.
-    """
+    """The wrong keys that each of the last *most* addresses has tried.  False while nobody has failed yet."""
 
     def __init__(self, most: int = ADDRESSES) -> None:
-        self.total = 0
         self._most = most
         self._paces: OrderedDict[str, Pace] = OrderedDict()
 
@@ -122,7 +110,6 @@ class Failures:
 
     def count(self, address: str, per_min: int, now: float) -> None:
         """Count a wrong key from *address*."""
-        self.total += 1
         pace = self._paces.get(address)
         if pace is None:
             pace = self._paces[address] = Pace()

@@ -1,8 +1,8 @@
 """
-All that is measured in one place: what listens to the events, and what is read when somebody asks.
+All that is measured: counters that listen to the events, and gauges that are read at each scrape.
 
-Labels are bounded.  A model is one that a backend has, never what a client wrote; a client is the name of
-a key, and all without one are `ADDRESS`; and over that, `MODELS` and `CLIENTS` bound how many there can be.
+Labels are bounded.  A model is one that a backend has, never what a client wrote.  A client is the name of
+a key, and all clients without a key are `ADDRESS`.  `MODELS` and `CLIENTS` bound how many there can be.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +17,7 @@ from dmap.arbiter import Snapshot
 from dmap.events import Bus, Event
 from dmap.metrics.gauges import gauge, gauges
 from dmap.metrics.outcome import kind_of, status_of
-from dmap.metrics.series import MODELS, Counter, Histogram, Names
+from dmap.metrics.series import MODELS, Counter, Histogram, LabelLimit
 
 CLIENTS = 128
 NO_MODEL = "(none)"
@@ -73,12 +73,12 @@ class Metrics(Collector):
 
     def as_dict(self) -> dict[str, list[dict[str, Any]]]:
         """Return each sample's name with its label sets and values, the buckets of histograms left out."""
-        told: dict[str, list[dict[str, Any]]] = {}
+        samples: dict[str, list[dict[str, Any]]] = {}
         for family in self.registry.collect():
             for sample in family.samples:
                 if not sample.name.endswith("_bucket"):
-                    told.setdefault(sample.name, []).append({**sample.labels, "value": sample.value})
-        return told
+                    samples.setdefault(sample.name, []).append({**sample.labels, "value": sample.value})
+        return samples
 
 
 _SERIES = (Counter, Histogram)
@@ -88,8 +88,8 @@ class _Requests:
     """What a request leaves when it is over."""
 
     def __init__(self, bus: Bus) -> None:
-        self._models = Names(MODELS)
-        self._clients = Names(CLIENTS)
+        self._models = LabelLimit(MODELS)
+        self._clients = LabelLimit(CLIENTS)
         self.durations = Histogram(
             "dmap_request_duration_seconds",
             "From a request's arrival to the end of its answer",
@@ -122,23 +122,23 @@ class _Requests:
         bus.listen(self._ended, "request.finished", "request.failed", "request.cancelled")
 
     def _ended(self, event: Event) -> None:
-        told = event.fields
-        get = told.get
+        fields = event.fields
+        get = fields.get
         model = get("model")
         label = NO_MODEL if model is None else self._models.of(_bare(model))
-        status = status_of(told)
-        self.durations.observe(told["total_s"], label, status)
+        status = status_of(fields)
+        self.durations.observe(fields["total_s"], label, status)
         if model is not None:
-            self._measure(told, label)
+            self._measure(fields, label)
         if status == "refused":
-            self.refused.add(1, kind_of(told))
+            self.refused.add(1, kind_of(fields))
         elif status == "timeout":
-            self.timeouts.add(1, kind_of(told))
+            self.timeouts.add(1, kind_of(fields))
         elif status == "upstream_error":
-            self.upstream_errors.add(1, get("backend", NO_MODEL), kind_of(told))
+            self.upstream_errors.add(1, get("backend", NO_MODEL), kind_of(fields))
 
-    def _measure(self, told: Mapping[str, Any], model: str) -> None:
-        get = told.get
+    def _measure(self, fields: Mapping[str, Any], model: str) -> None:
+        get = fields.get
         self.waits.observe(get("queue_s", 0.0), model)
         first_byte_s = get("first_byte_s")
         if first_byte_s is None:
@@ -146,7 +146,7 @@ class _Requests:
         self.first_bytes.observe(first_byte_s, model)
         self.chunks.add(get("chunks", 0), model)
         self.bytes.add(get("bytes", 0), model)
-        client = self._clients.of(told["client"]) if get("key") else ADDRESS
+        client = self._clients.of(fields["client"]) if get("key") else ADDRESS
         self.tokens_in.add(get("tokens_in", 0), model, client)
         self.tokens_out.add(get("tokens_out", 0), model, client)
 
@@ -157,7 +157,7 @@ class _Switches:
     def __init__(self, bus: Bus, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._under_way: dict[str, tuple[str, float]] = {}
-        self._models = Names(MODELS)
+        self._models = LabelLimit(MODELS)
         self.switches = Counter("dmap_switches_total", "Switches begun, by why they did", "device", "reason")
         self.failures = Counter("dmap_switch_failures_total", "Switches that failed", "device")
         self.evictions = Counter(
@@ -202,7 +202,7 @@ class _Rest:
     """What else is worth counting."""
 
     def __init__(self, bus: Bus) -> None:
-        self._models = Names(MODELS)
+        self._models = LabelLimit(MODELS)
         self.mismatches = Counter(
             "dmap_mismatches_total", "Answers that named another model than was asked", "model"
         )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from dmap.arbiter import Snapshot
-from dmap.metrics.series import MODELS, Names
+from dmap.metrics.series import MODELS, LabelLimit
 
 
 def gauge(name: str, meaning: str, values: Mapping[str, float], label: str) -> Metric:
@@ -36,7 +36,7 @@ def gauges(devices: Mapping[str, Snapshot], now: float) -> Iterator[Metric]:
 
 
 def _resident_leases(devices: Mapping[str, Snapshot]) -> Metric:
-    names = Names(MODELS)
+    names = LabelLimit(MODELS)
     leases: dict[tuple[str, str], int] = {}
     for device, view in devices.items():
         for one in view.residents:

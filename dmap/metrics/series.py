@@ -19,8 +19,8 @@ OTHER = "(other)"
 """Stands for the names over the bound; no key, device or backend can have this name."""
 
 
-class Names:
-    """The values of one label: the first *most* names that come, and `OTHER` for all that come later."""
+class LabelLimit:
+    """The values of one label: the first *most* names, and `OTHER` for all that come later."""
 
     def __init__(self, most: int) -> None:
         self._most = most

@@ -25,7 +25,7 @@ class Gone(Trouble):
     """The daemon cannot be reached, is busy, or has gone away: it may be worth another try."""
 
 
-class Daemon:
+class DaemonClient:
     """A running daemon at *url*, asked with *key*; make it by `daemon_of`."""
 
     def __init__(self, url: str, key: str) -> None:
@@ -70,25 +70,25 @@ class Daemon:
                 if response.status != 200:
                     raise await self._refusal(response)
                 yield response
-        except TimeoutError:
-            raise Gone(f"{self.url} does not answer in time") from None
-        except aiohttp.ClientConnectorCertificateError as exc:
-            why = plain(str(exc.certificate_error))[:200]
-            raise Trouble(
-                f"the certificate of {self.url} is not trusted ({why}); SSL_CERT_FILE names one to trust"
-            ) from None
-        except aiohttp.ClientConnectorSSLError as exc:
-            reason = plain(str(exc.os_error))[:200]
-            raise Trouble(f"no TLS with {self.url} ({reason}); DMAP_URL may be http://...") from None
-        except aiohttp.ClientConnectorError as exc:
-            reason = os.strerror(exc.errno) if exc.errno else str(exc.os_error)
-            raise Gone(
-                f"no dmap answers at {self.url} ({plain(reason)}); DMAP_URL says where it is"
-            ) from None
-        except (aiohttp.ClientError, OSError) as exc:
-            raise Gone(
-                f"the connection to {self.url} broke: {plain(str(exc))[:200]}{self._hint(exc)}"
-            ) from None
+        except (aiohttp.ClientError, OSError) as exc:  # a TimeoutError is an OSError
+            raise self._trouble(exc) from None
+
+    def _trouble(self, exc: Exception) -> Trouble:
+        """Say in one line why there is no answer."""
+        match exc:
+            case TimeoutError():
+                return Gone(f"{self.url} does not answer in time")
+            case aiohttp.ClientConnectorCertificateError():
+                why = plain(str(exc.certificate_error))[:200]
+                hint = "SSL_CERT_FILE names one to trust"
+                return Trouble(f"the certificate of {self.url} is not trusted ({why}); {hint}")
+            case aiohttp.ClientConnectorSSLError():
+                reason = plain(str(exc.os_error))[:200]
+                return Trouble(f"no TLS with {self.url} ({reason}); DMAP_URL may be http://...")
+            case aiohttp.ClientConnectorError():
+                reason = plain(os.strerror(exc.errno) if exc.errno else str(exc.os_error))
+                return Gone(f"no dmap answers at {self.url} ({reason}); DMAP_URL says where it is")
+        return Gone(f"the connection to {self.url} broke: {plain(str(exc))[:200]}{self._hint(exc)}")
 
     def _hint(self, exc: Exception) -> str:
         """A server with TLS hangs up on who speaks without; so do others, for reasons of their own."""
@@ -102,7 +102,7 @@ class Daemon:
         return (Gone if response.status in (429, 502, 503, 504) else Trouble)(text)
 
 
-def daemon_of(environment: Mapping[str, str]) -> Daemon:
+def daemon_of(environment: Mapping[str, str]) -> DaemonClient:
     """
     Find the daemon by `DMAP_URL`, with or without `/v1`, and `DMAP_KEY`.
 
@@ -122,7 +122,7 @@ def daemon_of(environment: Mapping[str, str]) -> Daemon:
         raise Trouble("DMAP_KEY: a key has printable ASCII characters only")
     if parts.hostname in ("0.0.0.0", "::"):
         url = url.replace("0.0.0.0", "127.0.0.1", 1).replace("[::]", "[::1]", 1)
-    return Daemon(url.rstrip("/").removesuffix("/v1").rstrip("/"), key)
+    return DaemonClient(url.rstrip("/").removesuffix("/v1").rstrip("/"), key)
 
 
 async def _read(response: aiohttp.ClientResponse) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dmap.remote.client import Daemon, plain
+from dmap.remote.client import DaemonClient, plain
 from dmap.remote.words import duration
 
 ORDERS = {
@@ -17,7 +17,7 @@ ORDERS = {
 """For each command its path, and what its argument is called there."""
 
 
-async def order(daemon: Daemon, command: str, argument: str) -> str:
+async def order(daemon: DaemonClient, command: str, argument: str) -> str:
     """Give the order and wait until it is carried out; return what to tell.  Raises `Trouble`."""
     path, name = ORDERS[command]
     words: dict[str, Any] = {name: argument} if name else {}

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
-from dmap.remote.client import Daemon, Gone, Trouble
+from dmap.remote.client import DaemonClient, Gone, Trouble
 
 SILENCE_S = 60.0
 """The daemon shows a sign of life every `server.heartbeat_s` (15); without one the connection is dead."""
@@ -74,7 +74,9 @@ class Records:
         return ["\n".join(data)] if data else []
 
 
-async def follow(daemon: Daemon, tail: Tail, show: Callable[[str], None], say: Callable[[str], None]) -> None:
+async def follow(
+    daemon: DaemonClient, tail: Tail, show: Callable[[str], None], say: Callable[[str], None]
+) -> None:
     """
     Have *show* called with the JSON of each event, for ever; *say* gets what happens to the connection.
 
@@ -103,7 +105,7 @@ async def follow(daemon: Daemon, tail: Tail, show: Callable[[str], None], say: C
         pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
 
 
-async def _pieces(daemon: Daemon, tail: Tail, last_id: str | None) -> AsyncGenerator[bytes]:
+async def _pieces(daemon: DaemonClient, tail: Tail, last_id: str | None) -> AsyncGenerator[bytes]:
     headers = {"Last-Event-ID": last_id} if last_id is not None else {}
     async with daemon.open("GET", tail.path(), headers=headers, silence_s=SILENCE_S) as response:
         async for piece in response.content.iter_any():
