@@ -434,6 +434,30 @@ backends:
     assert [config.backends[name].queue for name in "abc"] == [5, 6, 5]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a0: &a0 {k: v}\n"
+        + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12)),
+        "a0: &a0 [v]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)),
+        "a: &a {b: *a}",
+        "a: &a {<<: *a}",
+        "a: [" + "1, " * 200_000 + "]",
+    ],
+    ids=["merges", "lists", "itself", "merged with itself", "long"],
+)
+def test_what_unfolds_to_too_much_is_refused_unread(text):
+    """Values are counted while the text is read, each alias as all that it stands for: nothing is built."""
+    assert problems_of(text) == ["not YAML: its anchors unfold to too much, or it is too long"]
+
+
+def test_a_mapping_of_many_keys_is_read_at_once():
+    """A mapping of thousands of keys takes no longer for their number: each is looked at once."""
+    entries = "".join(f"  m{n}: {{}}\n" for n in range(20_000))
+
+    assert len(parse(f"{A}models:\n{entries}", {}).models) == 20_000
+
+
 def test_a_bomb_of_anchors_is_refused():
     """Anchors that unfold to more than a file could hold are refused before they are unfolded."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
@@ -441,7 +465,7 @@ def test_a_bomb_of_anchors_is_refused():
 
     (problem,) = problems_of("\n".join(lines))
 
-    assert problem == "not YAML: its anchors unfold to too much"
+    assert problem == "not YAML: its anchors unfold to too much, or it is too long"
 
 
 # Environment and paths

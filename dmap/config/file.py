@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from dmap.sections import Section
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _MERGE = "tag:yaml.org,2002:merge"
 _MOST_VALUES = 100_000
+"""Of a whole file, with every alias unfolded."""
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
@@ -80,20 +82,7 @@ def _values(text: str) -> Any:
         raise ConfigProblem(
             ["not YAML: a value in it has the form of a number or a date but is none"]
         ) from exc
-    if _is_bomb(values):
-        raise ConfigProblem(["not YAML: its anchors unfold to too much"])
     return values
-
-
-def _is_bomb(values: Any) -> bool:
-    """Tell whether *values* are too many, for anchors may stand for themselves and for one another."""
-    waiting, seen = [values], 0
-    while waiting and seen <= _MOST_VALUES:
-        value, seen = waiting.pop(), seen + 1
-        waiting.extend(
-            value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-        )
-    return seen > _MOST_VALUES
 
 
 def _place(mark: yaml.Mark | None) -> str:
@@ -101,16 +90,43 @@ def _place(mark: yaml.Mark | None) -> str:
 
 
 class _OneOfEach(yaml.SafeLoader):
-    """A loader that refuses a key given twice, where YAML would silently take the last."""
+    """
+    A loader that refuses a key given twice, where YAML would silently take the last.
+
+    It also counts the values while it reads, before anything is made of them.  An alias counts as all that
+    it stands for, in a merge (`<<`) too, because a few lines may unfold to more than a memory holds.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._values = 0
+        self._unfolded: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        is_alias, before = self.check_event(yaml.AliasEvent), self._values
+        if not is_alias:
+            self._count(1)
+        node = super().compose_node(parent, index)
+        assert node is not None, "an event that is no end has a node"
+        if is_alias:  # one inside the very node that it stands for has no end
+            self._count(self._unfolded.get(node, _MOST_VALUES))
+        else:
+            self._unfolded[node] = self._values - before
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         if isinstance(node, yaml.MappingNode):
             keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
-            for key in keys:
-                if isinstance(key, str) and keys.count(key) > 1:
-                    place = _place(node.start_mark)
-                    raise ConfigProblem([f"not YAML: {place}the key {key!r} is given twice"])
+            seen = Counter(key for key in keys if isinstance(key, str))
+            if twice := [key for key, count in seen.items() if count > 1]:
+                place = _place(node.start_mark)
+                raise ConfigProblem([f"not YAML: {place}the key {twice[0]!r} is given twice"])
         return super().construct_mapping(node, deep)
+
+    def _count(self, values: int) -> None:
+        self._values += values
+        if self._values > _MOST_VALUES:
+            raise ConfigProblem(["not YAML: its anchors unfold to too much, or it is too long"])
 
 
 def _filled(value: Any, environ: Mapping[str, str], at: str, problems: list[str]) -> Any:
