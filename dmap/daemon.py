@@ -75,15 +75,18 @@ class Daemon:
         for server in self._servers:
             server.close()
         self.proxy.bus.close()
-        for gate in self.proxy.gates:
-            await gate.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.proxy.config.server.shutdown_s):
-                await _first_of(self.proxy.visits.gone(), hurry.wait())
+                await _first_of(self._emptied(), hurry.wait())
         self.proxy.pool.stop(ShuttingDown("dmap is shutting down"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CANCEL_S):
                 await self.proxy.visits.gone()
+
+    async def _emptied(self) -> None:
+        """Close all gates at once, and wait until no request is under way."""
+        await asyncio.gather(*(gate.close() for gate in self.proxy.gates))
+        await self.proxy.visits.gone()
 
 
 @contextlib.asynccontextmanager

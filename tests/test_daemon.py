@@ -116,9 +116,9 @@ async def test_a_stream_is_finished(serve, backend, connect):
     exchange = await streaming(client, backend)
     await stopping(process, connect)
 
-    await exchange.end(chunk(delta("two")), chunk(DONE), END)
+    await exchange.end(chunk(delta("two") + DONE), END)
 
-    assert await client.until(END) == chunk(delta("two")) + chunk(DONE) + END
+    assert await client.until(END) == chunk(delta("two") + DONE) + END
     assert await ended(process) == 0
     assert process.log[-1].startswith("INFO dmap.requests request ")
     assert "outcome=success" in process.log[-1]

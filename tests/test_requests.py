@@ -264,8 +264,23 @@ class TestTooMuch:
 
         assert (await backend.next()).body == BODY
 
+    async def test_no_longer_held_once_the_answer_begins(self, serve, backend):
+        """A stream under way takes nothing of the room for bodies, and its body is let go."""
+        proxy = await serve(server=self.SMALL)
+        streams = [await sent(proxy, post(BODY.ljust(1024 - n))) for n in range(2)]
+        exchanges = [await backend.next() for _ in streams]
+        full = proxy.proxy.visits.body_bytes
+        await exchanges[0].write(SSE, chunk(delta("a")))
+        await exchanges[1].write(SSE, chunk(delta("a")))
+        await streams[0].head(), await streams[1].head()
+
+        await sent(proxy, post(BODY.ljust(1023)))
+
+        assert (full, len((await backend.next()).body)) == (2047, 1023)
+        assert proxy.proxy.visits.body_bytes == 1023
+
     async def test_for_all_together(self, serve, backend):
-        """When the bodies of those who wait take all of `bodies`, the next is a 429 that may come again."""
+        """When the bodies that wait for an answer take all of `bodies`, the next is a 429, to come again."""
         proxy = await serve(server=self.SMALL)
         await sent(proxy, post(BODY.ljust(1024)))
         await sent(proxy, post(BODY.ljust(1000)))

@@ -32,7 +32,7 @@ async def run(
     pool: Pool,
     where: Callable[[], Awaitable[Target]],
     headers: list[tuple[str, str]],
-    body: bytes,
+    body: Callable[[], bytes],
     *,
     lease_s: float,
     by_finish: bool = False,
@@ -41,8 +41,9 @@ async def run(
     """
     Send a request to a backend and pass its answer on; returns when the backend has nothing more to say.
 
-    *where* is asked where the request goes, and once more if the idle connection that it went out on had been
-    closed by the server: that may have been restarted since, and *where* may raise.
+    *where* is asked where the request goes, and *body* what it says; both once more if the idle connection
+    that it went out on had been closed by the server: that may have been restarted since, and *where* may
+    raise.  Nothing of the body is kept from `on_answer` on.
     *on_answer* is called when the answer begins, with the model that it names, None if it names none; it may
     raise, before anything of the answer is passed on.  *by_finish* takes a `finish_reason` for the end of a
     stream that lacks `[DONE]`.  Raises a `DmapError` for whatever keeps the answer from being whole; when
@@ -51,7 +52,7 @@ async def run(
     bounds = Bounds(reply.server.first_byte_s, reply.server.idle_s, lease_s)
 
     async def send(fresh: bool) -> Exchange:
-        return await pool.send(await where(), headers, body, bounds, fresh=fresh)
+        return await pool.send(await where(), headers, body(), bounds, fresh=fresh)
 
     with await _ask(reply, pool, send) as exchange:
         try:

@@ -88,8 +88,7 @@ async def _stop(proxy: Proxy) -> None:
     """Stop what has been started, be it only a part."""
     await proxy.visits.close()
     await proxy.inventory.close()
-    for gate in proxy.gates:
-        await gate.close()
+    await asyncio.gather(*(gate.close() for gate in proxy.gates))
     await proxy.pool.close()
     for backend in proxy.backends.values():
         await backend.close()

@@ -13,36 +13,24 @@ from dmap.models import Route
 from dmap.record import RequestRecord
 from dmap.relay import Reply
 from dmap.web import request_log, upload
+from dmap.web.asked import Asked
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
-from dmap.wire.body import check_permits, peek
-from dmap.wire.fitting import fit
-from dmap.wire.form import content_type_of, peek_form, put_model
 from dmap.wire.headers import to_backend
 from dmap.wire.routes import InferenceRoute
-from dmap.wire.shape import check_shape
-
-_JSON = "application/json"
 
 
 async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     """Refuse one inference request, or queue for its model and pass the model's answer on."""
-    record, path = visit.record, ROUTES[visit.record.path]
-    reply = Reply(visit.request, record, path.dialect, proxy.config.server)
-    body = await upload.read(proxy.visits, visit)
-    if proxy.config.debug.capture:
-        proxy.captures.note(record, body, proxy.bus.clock())
-    try:
-        body, route = _understand(proxy, visit, path, body)
-    except ModelNotFound:
-        await proxy.inventory.refresh()  # it may be new
-        body, route = _understand(proxy, visit, path, body)
-    proxy.inventory.check(route.key.backend)
-    await proxy.context.check(route, path.path, body)
+    path = ROUTES[visit.record.path]
+    reply = Reply(visit.request, visit.record, path.dialect, proxy.config.server)
+    asked = await _read(proxy, visit, path)
+    route = await _choose(proxy, visit, asked)
+    await _check(proxy, visit, asked, route)
     try:
         with visit:
-            await _serve(proxy, visit, reply, route, path, body)
-        proxy.context.learn(route, path.path, body, record.tokens_in)
+            await _serve(proxy, visit, reply, asked, route)
+        proxy.context.learn(route, path.path, asked.sample, visit.record.tokens_in)
     except DmapError as error:
         _report(proxy, route, error)
         await reply.fail(error)
@@ -50,17 +38,34 @@ async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     return await reply.end()
 
 
-def _understand(proxy: Proxy, visit: Visit, path: InferenceRoute, body: bytes) -> tuple[bytes, Route]:
-    """Find out what *body* asks for and where that goes; return it as the backend shall have it."""
-    record = visit.record
-    form = _kind(visit, path)
-    if form != _JSON:
-        body, route, record.stream = _form(proxy, visit, body, form)
-    else:
-        body, route, record.stream = _json(proxy, visit, path, body)
-    record.model, record.backend = route.key.model, route.key.backend
-    _suit(path, route, proxy.config.kind_of(route.key.backend))
-    return body, route
+async def _read(proxy: Proxy, visit: Visit, path: InferenceRoute) -> Asked:
+    """Read the body, once, for everything that is decided by it."""
+    body = await upload.read(proxy.visits, visit)
+    if proxy.config.debug.capture:
+        proxy.captures.note(visit.record, body, proxy.bus.clock())
+    return Asked(path, visit.request.headers.get("Content-Type", ""), body)
+
+
+async def _choose(proxy: Proxy, visit: Visit, asked: Asked) -> Route:
+    """Find where the request goes; a model that nobody knows may be new."""
+    try:
+        route = proxy.catalog.resolve(asked.model, visit.client)
+    except ModelNotFound:
+        await proxy.inventory.refresh()
+        route = proxy.catalog.resolve(asked.model, visit.client)
+    visit.record.backend, visit.record.model = route.key
+    return route
+
+
+async def _check(proxy: Proxy, visit: Visit, asked: Asked, route: Route) -> None:
+    """Refuse what needs no place in the queue to be refused."""
+    kind = proxy.config.kind_of(route.key.backend)
+    asked.check(route, kind.wording(asked.path), visit.client.permit)
+    visit.record.stream = asked.stream
+    _suit(asked.path, route, kind)
+    proxy.inventory.check(route.key.backend)
+    if route.context_length is not None:
+        await proxy.context.check(route, asked.path.path, asked.fitted(route))
 
 
 def _suit(path: InferenceRoute, route: Route, kind: Kind) -> None:
@@ -77,44 +82,13 @@ def _suit(path: InferenceRoute, route: Route, kind: Kind) -> None:
         raise BadRequest(message, param="model")
 
 
-def _kind(visit: Visit, path: InferenceRoute) -> str:
-    """Return the body's content type as dmap reads it, so that a backend can read it no other way."""
-    kind = visit.request.headers.get("Content-Type", "")
-    return kind if path.form and kind.lower().startswith("multipart/") else _JSON
-
-
-def _json(proxy: Proxy, visit: Visit, path: InferenceRoute, body: bytes) -> tuple[bytes, Route, bool]:
-    client = visit.client
-    asked = peek(body)
-    route = proxy.catalog.resolve(asked.model, client)
-    call = fit(
-        asked,
-        proxy.config.kind_of(route.key.backend).wording(path),
-        model=route.key.model,
-        defaults=route.defaults,
-        force=route.force,
-        strip=route.strip,
-    )
-    check_permits(asked, route.permit | client.permit, route.strip)
-    check_shape(path.path, asked.fields)
-    return body if call is asked else call.written(), route, call.stream
-
-
-def _form(proxy: Proxy, visit: Visit, body: bytes, kind: str) -> tuple[bytes, Route, bool]:
-    model, stream = peek_form(body, kind)
-    route = proxy.catalog.resolve(model, visit.client)
-    return body if model == route.key.model else put_model(body, kind, route.key.model), route, stream
-
-
-async def _serve(
-    proxy: Proxy, visit: Visit, reply: Reply, route: Route, path: InferenceRoute, body: bytes
-) -> None:
+async def _serve(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: Route) -> None:
     """Wait for the model and have it answer; once more if its server was gone before anything was sent."""
     gate = proxy.gate(route)
     for is_last in (route.device is None, True):
         lease = await _granted(proxy, visit, reply, gate, route)
         try:
-            return await _relay(proxy, visit, reply, route, path, body)
+            return await _send(proxy, visit, reply, asked, route)
         except BackendDown:
             if is_last:
                 raise
@@ -149,26 +123,28 @@ def _words(gate: Gate, lease: Lease) -> str:
     return f"position {position} in the queue, {left}"
 
 
-async def _relay(
-    proxy: Proxy, visit: Visit, reply: Reply, route: Route, path: InferenceRoute, body: bytes
-) -> None:
-    backend = proxy.backends[route.key.backend]
+async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: Route) -> None:
+    """Send the request to its backend, and pass the answer on."""
+    backend, path = proxy.backends[route.key.backend], asked.path.path
 
     async def where() -> Target:
         await backend.confirm()
-        return backend.target(route.key.model, path.path)
+        return backend.target(route.key.model, path)
 
-    kind = _kind(visit, path)
-    written = kind if kind == _JSON else content_type_of(kind)
-    own = (("Content-Type", written), ("X-Request-Id", reply.record.id))
+    def begun(named: str | None) -> None:
+        asked.drop()
+        proxy.visits.free(visit)
+        _begun(proxy, visit.record, backend, named)
+
+    own = (("Content-Type", asked.content_type), ("X-Request-Id", visit.record.id))
     await relay.run(
         reply,
         proxy.pool,
         where,
         to_backend(visit.request.headers.items(), own),
-        body,
+        functools.partial(asked.fitted, route),
         lease_s=proxy.gate(route).lease_s,
-        on_answer=functools.partial(_begun, proxy, reply.record, backend),
+        on_answer=begun,
         by_finish=proxy.config.kind_of(backend.name).ends_by_finish,
     )
 
