@@ -14,6 +14,7 @@ from dmap.record import RequestRecord
 from dmap.relay import Reply
 from dmap.web import request_log, upload
 from dmap.web.asked import Asked
+from dmap.web.beside import beside
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
 from dmap.wire.headers import to_backend
@@ -43,7 +44,8 @@ async def _read(proxy: Proxy, visit: Visit, path: InferenceRoute) -> Asked:
     body = await upload.read(proxy.visits, visit)
     if proxy.config.debug.capture:
         proxy.captures.note(visit.record, body, proxy.bus.clock())
-    return Asked(path, visit.request.headers.get("Content-Type", ""), body)
+    content_type = visit.request.headers.get("Content-Type", "")
+    return await beside(len(body), functools.partial(Asked, path, content_type, body))
 
 
 async def _choose(proxy: Proxy, visit: Visit, asked: Asked) -> Route:

@@ -6,7 +6,8 @@ members of these, so dmap reads them as every server does, or refuses them: each
 that means something is spelled in one way only.  What stands anywhere else, such as in the JSON schema of a
 tool or in the arguments of a call, is not looked at.
 
-Values stay undecoded (`msgspec.Raw`) until somebody needs them.  `fitting.py` changes a body.
+Values stay undecoded (`msgspec.Raw`) until somebody needs them.  `limits.py` bounds a body before it is read;
+`fitting.py` changes it.
 """
 
 import re
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dmap.errors import BadRequest
+from dmap.wire.limits import check_limits
 from dmap.wire.parameters import WORDS, plain, plain_words
 
 _FETCHES = "makes the server fetch a URL; send the bytes as a data: URL"
@@ -73,11 +75,11 @@ _SHORT = 64 * 1024
 """Bytes of a list whose texts are decoded on the way."""
 
 _is_spaced = re.compile(rb"\s*\{(?:\s|[^:]*:\s)").match
-_has_objects = re.compile(rb"\{").search
-_is_data = re.compile(rb'"\s*data:', re.IGNORECASE).match
-_is_nothing = re.compile(rb'null|""|\[\s*\]|\{\s*\}').fullmatch
+_is_data = re.compile(rb'"\s{0,64}data:', re.IGNORECASE).match
+_is_nothing = re.compile(rb'null|""|\[\s{0,64}\]|\{\s{0,64}\}').fullmatch
 _is_absolute = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*:)?//|\s*file:", re.IGNORECASE).match
 _is_base64 = re.compile(rb'"(?!//)[\w+/=-]{64}').match
+_LONGEST_NAME = 1024
 _LONGEST_LINK = 64 * 1024
 """Bytes of a link that is decoded; a longer one has to begin plainly with `data:`, or be base64."""
 _BRACE, _BRACKET, _QUOTE = b'{["'
@@ -99,7 +101,6 @@ class _Name(str):
 _Pairs = dict[_Name, msgspec.Raw]
 _Object = dict[str, Any]
 _pairs = msgspec.json.Decoder(_Pairs, dec_hook=str.__new__).decode
-_many_pairs = msgspec.json.Decoder(list[_Pairs], dec_hook=str.__new__).decode
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _Scalar = str | int | bool | None
 _Deepest = _Scalar | list[msgspec.Raw] | dict[str, msgspec.Raw]
@@ -154,7 +155,10 @@ def peek(body: bytes) -> Call:
     Raises `BadRequest` naming the field.
     """
     try:
-        body.decode()
+        if len(body) < _SHORT:
+            body.decode()
+        else:
+            check_limits(body)
         is_loose = len(body) < _SHORT and _is_spaced(body)
         fields = _object(msgspec.Raw(msgspec.json.format(body, indent=-1) if is_loose else body))
         model, stream = (
@@ -216,6 +220,8 @@ def _examined(names: frozenset[str]) -> frozenset[str]:
     further than Go's decoder does (`foldName` in encoding/json), to which U+017F is an s and U+212A a k.
     """
     for name in names:
+        if len(name) > _LONGEST_NAME:
+            raise BadRequest(f"a field has a name of over {_LONGEST_NAME} characters", param=name[:64])
         known = _SPELLING.get(plain(name)) or _CASES.get(name.casefold(), name)
         if name != known and name not in WORDS:
             raise BadRequest(f"spell the field {known!r} in this way, and only once", param=known)
@@ -260,25 +266,22 @@ def _asks(name: str, raw: msgspec.Raw) -> bool:
 
 
 def _objects(raw: msgspec.Raw, decoders: Any = (_deep, _shallow)) -> list[_Object]:
-    """Return the objects in a list, or the one object, that *raw* is; other values are left out."""
+    """
+    Return the objects in a list, or the one object, that *raw* is; other values are left out.
+
+    A long list is decoded object by object, so that other threads run meanwhile.
+    """
     view = memoryview(raw)
     if view[0] == _BRACE:
         return [_object(raw)]
-    if view[0] != _BRACKET or not _has_objects(raw):
+    if view[0] != _BRACKET or b"{" not in bytes(raw):
         return []
-    for decode in decoders if len(view) < _SHORT else (_shallow,):
+    for decode in decoders if len(view) < _SHORT else ():
         with suppress(msgspec.ValidationError):
             found: list[_Object] = decode(raw)
             if msgspec.Raw(_encode(found)) == raw:
                 return found
-    return [_unique(pairs) for pairs in _all_pairs(raw)]
-
-
-def _all_pairs(raw: msgspec.Raw) -> list[_Pairs]:
-    try:
-        return _many_pairs(raw)
-    except msgspec.ValidationError:
-        return [_pairs(item) for item in _items(raw) if memoryview(item)[0] == _BRACE]
+    return [_unique(_pairs(item)) for item in _items(raw) if memoryview(item)[0] == _BRACE]
 
 
 def _parts(value: Any) -> list[_Object]:
