@@ -41,7 +41,7 @@ from mutations import Mutation, differs, lines_of, mutations
 
 ROOT = Path(__file__).parent.parent
 TESTS = {
-    "arbiter": "arbiter* simulate",
+    "arbiter": "arbiter*",
     "gate": "gate* device_backends queue_view unloads switch* live look knowledge upkeep tasks adversity"
     " lmstudio_proxy refusals lmstudio admin requests",
     "relay": "relay* client_connection connection exchange pool reply sweep client_retries requests story"
@@ -50,8 +50,10 @@ TESTS = {
     "access": "access* admission keys quota pages networks reload cors config",
 }
 """The files `tests/test_*.py` of each room; a name that has no file is left out."""
-ALL = "tests"
+HEAVY = ("tests/test_arbiter_walk.py", "tests/test_simulate.py")
+"""Not run under coverage, which takes minutes.  They meet what nothing else of the arbiter notices."""
 ALONE_S = 20.0
+LONG_S = 60.0
 TIMES = 8
 """A test of a mutant may take so many times as long as it takes, and `ALONE_S`."""
 CODES = {0: "survived", 1: "killed"}
@@ -63,6 +65,7 @@ class Map:
 
     by_line: dict[str, dict[int, list[str]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    heavy: tuple[str, ...] = ()
 
     def tests_of(self, mutation: Mutation, source: str) -> list[str]:
         """Return the tests that may notice, the fastest first: all of the file for what runs at import."""
@@ -99,14 +102,14 @@ class Chosen:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = sorted((one for one in items if one.nodeid in self.place), key=self._place)
+        items[:] = sorted((one for one in items if self._place(one) is not None), key=self._place)
         for item in items:
-            item.add_marker(
-                pytest.mark.timeout(ALONE_S + TIMES * self.seconds.get(item.nodeid, 0)), append=False
-            )
+            limit_s = ALONE_S + TIMES * self.seconds.get(item.nodeid, LONG_S)
+            item.add_marker(pytest.mark.timeout(limit_s), append=False)
 
-    def _place(self, item: pytest.Item) -> int:
-        return self.place[item.nodeid]
+    def _place(self, item: pytest.Item) -> Any:
+        """Its place in the order: that of the test, or of its file."""
+        return self.place.get(item.nodeid, self.place.get(item.nodeid.partition("::")[0]))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed and not self.failed:
@@ -131,7 +134,7 @@ class Tree:
         self.verdict.write_text("")
         child = os.fork()
         if child == 0:
-            self._enter()
+            self.enter()
             chosen = Chosen(tests, seconds)
             files = sorted({test.partition("::")[0] for test in tests})
             code = pytest.main([*files, "-x", "-q", *self.options(), *options], plugins=[chosen])
@@ -144,23 +147,23 @@ class Tree:
         """What pytest is told: one folder for all that is dear to make, see `tests.once`."""
         ignored = "ignore::pytest.PytestAssertRewriteWarning"
         run = self.temporary / "run"
-        return "-p", "no:cacheprovider", "--durations=0", "-W", ignored, f"--basetemp={run}"
+        return "-p", "no:cacheprovider", "--timeout=900", "-W", ignored, f"--basetemp={run}"
 
-    def _enter(self) -> None:
-        """Become a process that works in the copy, with a group of its own."""
+    def enter(self, *, caching: bool = False) -> None:
+        """Become a process that works in the copy, with its own group; *caching* keeps what it compiles."""
         os.setsid()
         self.temporary.mkdir(exist_ok=True)
         log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.chdir(self.folder)
+        sys.dont_write_bytecode = not caching
         sys.path[:] = [
             str(self.folder),
             *(path for path in sys.path if Path(path).resolve() != ROOT / "bench"),
         ]
-        os.environ.update(
-            PYTHONPATH=str(self.folder), PYTHONDONTWRITEBYTECODE="1", PYTEST_XDIST_WORKER="mutant"
-        )
+        os.environ.update(PYTHONPATH=str(self.folder), PYTEST_XDIST_WORKER="mutant")
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "" if caching else "1"
 
 
 def end_of(child: int, limit_s: float) -> Iterator[None]:
@@ -180,11 +183,11 @@ def end_of(child: int, limit_s: float) -> Iterator[None]:
 
 def trial(tree: Tree, mutation: Mutation, source: str, known: Map) -> Iterator[tuple[str, str]]:
     """Yield ("", "") while tests run, then the outcome and the test that noticed."""
-    tests = known.tests_of(mutation, source)
+    tests = [*known.tests_of(mutation, source), *known.heavy]
     file = tree.folder / mutation.path
     file.write_text(mutation.applied(source))
     while tests:
-        limit_s = 3 * ALONE_S + TIMES * sum(known.seconds[test] for test in tests)
+        limit_s = 3 * ALONE_S + TIMES * sum(known.seconds.get(test, LONG_S) for test in tests)
         for _ in end_of(tree.fork(tests, known.seconds), limit_s):
             yield "", ""
         code, failed = json.loads(tree.verdict.read_text() or '[-1, "the time"]')
@@ -193,7 +196,7 @@ def trial(tree: Tree, mutation: Mutation, source: str, known: Map) -> Iterator[t
         for _ in end_of(tree.fork([failed], known.seconds), limit_s):
             yield "", ""
         again, _ = json.loads(tree.verdict.read_text() or '[-1, ""]')
-        if again != 0:
+        if again != 0 or failed not in tests:
             break
         tests = [test for test in tests if test != failed]  # it fails now and then by itself
     else:
@@ -206,8 +209,10 @@ def mapped(tree: Tree, room: str, file: Path) -> Map:
     """Return which tests of *room* touch which of its lines, by running them once."""
     if not file.exists():
         patterns = TESTS[room].split()
-        found = sorted({path for name in patterns for path in (tree.folder / ALL).glob(f"test_{name}.py")})
-        names = [str(path.relative_to(tree.folder)) for path in found]
+        found = sorted(
+            {path for name in patterns for path in (tree.folder / "tests").glob(f"test_{name}.py")}
+        )
+        names = [name for path in found if (name := str(path.relative_to(tree.folder))) not in HEAVY]
         print(f"{room}: {' '.join(name.removeprefix('tests/test_') for name in names)}", flush=True)
         seconds, data = _covered(tree, room, names, file)
         file.write_text(json.dumps({"by_line": data, "seconds": seconds}))
@@ -215,14 +220,14 @@ def mapped(tree: Tree, room: str, file: Path) -> Map:
     by_line = {
         path: {int(line): tests for line, tests in lines.items()} for path, lines in kept["by_line"].items()
     }
-    return Map(by_line, kept["seconds"])
+    return Map(by_line, kept["seconds"], HEAVY if room == "arbiter" else ())
 
 
 def _covered(tree: Tree, room: str, names: list[str], file: Path) -> tuple[dict[str, float], Any]:
     timed = file.with_suffix(".seconds")
     child = os.fork()
     if child == 0:
-        tree._enter()
+        tree.enter(caching=True)
         options = ("-q", f"--cov=dmap/{room}", "--cov-context=test", "--cov-report=", *tree.options())
         pytest.main([*names, *options], plugins=[Timer(timed)])
         sys.stdout.flush()
@@ -339,6 +344,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave through every `finally`
     commit = subprocess.run(
         ["git", "rev-parse", "--short=10", given.commit], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -348,7 +354,10 @@ def main() -> None:
     todo = {room: drawn(trees[0].folder, room, given.seed, given.each) for room in given.rooms}
     campaign = Campaign(folder)
     for room, each in todo.items():
-        campaign.run(trees, room, each, mapped(trees[0], room, folder / f"{room}.json"))
+        known = mapped(trees[0], room, folder / f"{room}.json")
+        for tree in trees[1:]:
+            shutil.copytree(trees[0].folder, tree.folder, dirs_exist_ok=True)
+        campaign.run(trees, room, each, known)
         (folder / "report.md").write_text(campaign.report(todo))
     print(campaign.report(todo))
 
