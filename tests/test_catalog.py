@@ -5,7 +5,7 @@ import pytest
 from dmap.access import Client
 from dmap.catalog import Catalog, as_openai, v0, v1
 from dmap.config import parse
-from dmap.errors import AccessDenied, BackendDown, BadRequest, ModelNotFound
+from dmap.errors import BackendDown, BadRequest, DmapError, ModelNotFound
 from dmap.models import ModelInfo, ModelKey, Route
 from dmap.state import Activation, Saved
 
@@ -376,7 +376,7 @@ def test_the_active_model_is_not_for_everyone():
     made = catalog(TWO, a=["m"], b=[])
     made.choose(Saved(active="m"))
 
-    with pytest.raises(AccessDenied, match="access.keys"):
+    with pytest.raises(ModelNotFound, match="the active one is not for this client"):
         made.resolve(None, Client("k", ("q*",)))
 
 
@@ -418,13 +418,29 @@ def test_a_key_may_use_its_models(globs, name):
     assert made.resolve(name, Client("k", globs)).key == ModelKey("a", "qwen")
 
 
-@pytest.mark.parametrize("name", ["llama", "a/llama"])
-def test_a_key_may_not_use_others(name):
-    """A model that is not the key's is 403, whatever it is called by."""
-    made = catalog(TWO, a=["qwen", "llama"], b=[])
+def told(made, name, client):
+    """Return what a client is told of a model, by a request and by the look at one."""
+    said = []
+    for ask in (made.resolve, lambda name, client: made.show(name, client, ())):
+        try:
+            said.append(str(ask(name, client)))
+        except DmapError as error:
+            said.append((error.status, error.code, error.message))
+    return said
 
-    with pytest.raises(AccessDenied, match="access.keys"):
-        made.resolve(name, Client("k", ("qwen*",)))
+
+@pytest.mark.parametrize("name", ["llama", "a/llama", "l", "gone"])
+@pytest.mark.parametrize("globs", [("qwen*",), ("a/*",), ("*lama",), ()])
+@pytest.mark.parametrize("backends", [{"b": []}, {}], ids=["all answer", "one is silent"])
+def test_a_key_cannot_tell_what_others_have(name, globs, backends):
+    """A model that is not the key's is answered as one that does not exist, whatever it is called by."""
+    text = TWO + "models: {llama: {aliases: [l]}}"
+    client = Client("k", globs)
+
+    there = told(catalog(text, a=["qwen", "llama"], **backends), name, client)
+    not_there = told(catalog(text, a=["qwen"], **backends), name, client)
+
+    assert there == not_there or client.may_use("llama", "l")
 
 
 def test_a_key_sees_its_models_only():
