@@ -59,9 +59,11 @@ class Catalog:
         entry = self._active()
         return entry.name if entry is not None else self._saved.active
 
-    def resolve(self, model: str | None, client: Client) -> Route:
+    def resolve(self, model: str | None, client: Client) -> tuple[Route, ...]:
         """
-        Return the route of a request for *model*, or for the active one when it names none.
+        Return the candidates for a request for *model*, or for the active one when it names none.
+
+        There is at least one, the best first; today a model is at one place only.
 
         Raises `BadRequest` when none is active either, `ModelNotFound`, or `BackendDown` when a backend that
         may have the model has not answered yet.  A *client* cannot tell a model that it may not use from one
@@ -70,7 +72,7 @@ class Catalog:
         name = model if model is not None else self._saved.active
         if name is None:
             raise BadRequest(self._advice(client), param="model")
-        return self._find(name, client, asked=model is not None).route
+        return (self._find(name, client, asked=model is not None).route,)
 
     def key_of(self, name: str) -> ModelKey | None:
         """Return which model *name* means, whoever may use it; None if there is no such model."""

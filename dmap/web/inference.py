@@ -52,10 +52,11 @@ async def _read(proxy: Proxy, visit: Visit, path: InferenceRoute) -> Asked:
 async def _choose(proxy: Proxy, visit: Visit, asked: Asked) -> Route:
     """Find where the request goes; a model that nobody knows may be new."""
     try:
-        route = proxy.catalog.resolve(asked.model, visit.client)
+        candidates = proxy.catalog.resolve(asked.model, visit.client)
     except ModelNotFound:
         await proxy.inventory.refresh()
-        route = proxy.catalog.resolve(asked.model, visit.client)
+        candidates = proxy.catalog.resolve(asked.model, visit.client)
+    route = candidates[0]
     visit.record.backend, visit.record.model = route.key
     return route
 
