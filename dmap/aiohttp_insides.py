@@ -132,6 +132,11 @@ def server(
     return web.Server(answer, request_factory=request, handler_cancellation=True)  # type: ignore[arg-type]
 
 
+def connections_of(server: web.Server) -> int:
+    """Return how many connections *server* has; its public list of them is made anew each time."""
+    return len(server._connections)
+
+
 def is_ambiguous(request: web.BaseRequest) -> bool:
     """
     Tell whether *request* is in chunks, which HTTP/1.0 does not have (RFC 9112 section 6.1).

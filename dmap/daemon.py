@@ -20,16 +20,16 @@ from typing import Any
 from aiohttp import web
 
 from dmap import tasks
-from dmap.aiohttp_insides import ClientConnection
 from dmap.config import Config, ConfigProblem, warnings_of
 from dmap.errors import ShuttingDown
 from dmap.logfmt import logfmt
 from dmap.notify import Notifier
-from dmap.sockets import find_vanished, given_to_us, is_every_address, of_both_families
+from dmap.sockets import find_vanished, given_to_us, taken
 from dmap.state import StateFile, default_path
 from dmap.web import metrics
 from dmap.web.app import make_server
 from dmap.web.build import build, running
+from dmap.web.listener import Listener
 from dmap.web.proxy import Proxy
 from dmap.web.reload import reload
 
@@ -39,8 +39,6 @@ _CANCEL_S = 1.0
 """What a cancelled handler gets to end.  aiohttp waits up to twice this."""
 _HANDSHAKE_S = 20.0
 """What a client gets to agree on TLS."""
-_BACKLOG = 4096
-"""Connections that the kernel holds until we accept them; systemd's own number for its sockets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class Daemon:
 
     proxy: Proxy
     addresses: list[tuple[str, int]]
-    _servers: list[asyncio.Server]
+    _listeners: list[Listener]
 
     @property
     def url(self) -> str:
@@ -72,8 +70,8 @@ class Daemon:
         What is left then, or once *hurry* is set, is told so inside the stream and cut.  A socket that
         systemd holds goes on queueing connections for whoever comes after us.
         """
-        for server in self._servers:
-            server.close()
+        for listener in self._listeners:
+            listener.close()
         self.proxy.bus.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.proxy.config.server.shutdown_s):
@@ -101,49 +99,30 @@ async def listening(
     """
     proxy = build(config, state)
     http = make_server(proxy)
-    servers = await _bind(http, proxy, given)
+    listeners = _listeners(http, proxy, given)
     try:
         async with running(proxy), metrics.watched(proxy):
-            for server in servers:
-                await server.start_serving()
-            addresses = [sock.getsockname()[:2] for server in servers for sock in server.sockets]
+            for listener in listeners:
+                listener.start()
             try:
-                yield Daemon(proxy, addresses, servers)
+                yield Daemon(proxy, [listener.address for listener in listeners], listeners)
             finally:
                 http.pre_shutdown()
                 await http.shutdown(_CANCEL_S)
     finally:
-        for server in servers:
-            server.close()
+        for listener in listeners:
+            listener.close()
 
 
-async def _bind(http: web.Server, proxy: Proxy, given: Sequence[socket.socket]) -> list[asyncio.Server]:
+def _listeners(http: web.Server, proxy: Proxy, given: Sequence[socket.socket]) -> list[Listener]:
     """Take the addresses, before anything is started that would have to be stopped if they are taken."""
-    loop, config = asyncio.get_running_loop(), proxy.config
-    tls: dict[str, Any] = {}
+    listen, tls = proxy.config.listen, {}
     if proxy.certificate is not None:
         tls = {"ssl": proxy.certificate.context, "ssl_handshake_timeout": _HANDSHAKE_S}
-
-    connection = functools.partial(ClientConnection, http, loop)
-
-    async def server_at(place: dict[str, Any]) -> asyncio.Server:
-        server: asyncio.Server = await loop.create_server(
-            connection,
-            backlog=_BACKLOG,
-            start_serving=False,
-            **tls,
-            **place,
-        )
-        for sock in server.sockets:
-            find_vanished(sock, config.server.client_stall_s)
-        return server
-
-    if given:
-        return [await server_at({"sock": sock}) for sock in given]
-    host, port = config.listen.host, config.listen.port
-    if is_every_address(host):
-        return [await server_at({"sock": of_both_families(host, port)})]
-    return [await server_at({"host": host, "port": port, "reuse_address": True})]
+    sockets = given or taken(listen.host, listen.port)
+    for sock in sockets:
+        find_vanished(sock, proxy.config.server.client_stall_s)
+    return [Listener(sock, http, tls) for sock in sockets]
 
 
 async def serve(

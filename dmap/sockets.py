@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 from dmap.config import AccessSection, ConfigProblem, Listen
 from dmap.notify import listen_fds
@@ -24,25 +25,33 @@ def is_every_address(host: str) -> bool:
         return False
 
 
-def of_both_families(host: str, port: int) -> socket.socket:
+def taken(host: str, port: int) -> list[socket.socket]:
     """
-    Take *port* of all addresses of this host: `create_server` would take those of IPv6 alone (RFC 3493, 5.3).
+    Take *port* of *host*, at each of its addresses; the caller owns the sockets, which do not listen yet.
 
-    Clients of IPv4 come as `::ffff:192.0.2.1`, and count as what they are.
+    `::` is one socket for all addresses of both families: by itself it is those of IPv6 alone (RFC 3493,
+    5.3).  Clients of IPv4 come there as `::ffff:192.0.2.1`, and count as what they are.
     """
+    is_both = is_every_address(host)
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return [_bound(family, address, is_both) for family, *_, address in dict.fromkeys(found)]
+
+
+def _bound(family: int, address: Any, is_both: bool) -> socket.socket:
     try:
-        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError as exc:
         if exc.errno != errno.EAFNOSUPPORT:
             raise
-        raise OSError(f"listen.host: this host has no IPv6; write 0.0.0.0 instead of {host}") from exc
+        raise OSError(f"listen.host: this host has no IPv6; write 0.0.0.0 instead of {address[0]}") from exc
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind((host, port))
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not is_both)
+        sock.bind(address)
     except OSError as exc:
         sock.close()
-        raise OSError(f"listen: {(host, port)}: {os.strerror(exc.errno or 0).lower()}") from exc
+        raise OSError(f"listen: {address[:2]}: {os.strerror(exc.errno or 0).lower()}") from exc
     return sock
 
 

@@ -9,8 +9,8 @@ import time
 import pytest
 from aiohttp.base_protocol import BaseProtocol
 
-from dmap.aiohttp_insides import full
-from tests.fakes import RawClient, chunk, post, served
+from dmap.aiohttp_insides import connections_of, full
+from tests.fakes import RawClient, chunk, post, served, soon
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -161,6 +161,17 @@ async def test_full_is_what_the_transport_says():
     protocol.resume_writing()
 
     assert (before, during, is_full()) == (False, True, False)
+
+
+async def test_connections_are_counted(proxy):
+    """A server's connections are those that are open now."""
+    http = proxy.daemon._listeners[0]._http
+    clients = [await proxy.client() for _ in range(3)]
+    await soon(lambda: connections_of(http) == 3, 1)
+
+    clients[0].close()
+
+    await soon(lambda: connections_of(http) == 2, 1)
 
 
 async def poured(client, piece, times):

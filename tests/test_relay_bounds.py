@@ -371,7 +371,7 @@ class TestEarlyAnswer:
         proxy = await serve()
         backend.on_head = refuse_early
         client = await proxy.client()
-        await client.send(post({"model": "m", "messages": ["x" * 8_000_000]}))
+        await client.send(post({"model": "m", "messages": [{"role": "user", "content": "x" * 8_000_000}]}))
 
         given = await client.answer()
         backend.requests[0].writer.transport.resume_reading()
@@ -384,7 +384,7 @@ class TestEarlyAnswer:
         proxy = await serve()
         backend.on_head = read_nothing
         client = await proxy.client()
-        await client.send(post({"model": "m", "messages": ["x" * 8_000_000]}))
+        await client.send(post({"model": "m", "messages": [{"role": "user", "content": "x" * 8_000_000}]}))
         await holding(proxy, 1)
 
         client.close()
