@@ -11,14 +11,14 @@ _is_plain = re.compile(r"[A-Za-z0-9._:/@+-]+").fullmatch
 
 def logfmt(event: str, fields: Mapping[str, Any]) -> str:
     """Return *event* and the *fields* that are not None; texts are cut at 256 characters and escaped."""
-    told = [event]
+    words = [event]
     for name, value in fields.items():
         if isinstance(value, float):
-            told.append(f"{name}={value:.3f}")
+            words.append(f"{name}={value:.3f}")
         elif value is not None:
             text = str(value)[:_LONGEST]
-            told.append(f"{name}={text if _is_plain(text) else json.dumps(text)}")
-    return " ".join(told)
+            words.append(f"{name}={text if _is_plain(text) else json.dumps(text)}")
+    return " ".join(words)
 
 
 class Line:

@@ -1,9 +1,9 @@
 """
-Who may ask: addresses, keys, scopes.  Plain values in, a `Client` or a refusal out; no web framework.
+Who may ask: addresses, pages, keys, scopes.  Plain values in, a `Client` or a refusal out; no web framework.
 
-The order is: whom the connection speaks for, whether that address is on the list and has not guessed too
-much, whether the key is known and not expired, whether it has the scope.  Nothing of a request's body has
-been read by then.  How much a key may do at once and in a minute is `quota`'s business.
+The order is: the address that speaks, whether it is on the list and has not guessed too many keys, whether
+the key is known and not expired, whether it has the scope.  Nothing of a request's body has been read then.
+How much a key may do at once and in a minute is `quota`'s business.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from dmap.access.quota import Failures, Quotas
 from dmap.errors import AccessDenied, InvalidKey, Overloaded
 
 Tell = Callable[[str, Mapping[str, Any]], None]
-"""Is told an event's type and its fields."""
+"""Called with an event's type and its fields."""
 
 _LISTS = frozenset(("/v1/models", "/api/v0/models", "/api/v1/models"))
 _SCOPES = {"v1": "inference", "api": "inference", "debug": "debug", "admin": "admin"}
@@ -43,8 +43,8 @@ class Client:
     """
     Who asks: *name* is its key's (then *key* is true), else its address (of IPv6 the /64).
 
-    *models* are globs, *permit* the guarded fields that it may use with any model.  Who has a higher
-    *priority* waits in front.  *parallel* and *rate_per_min* bound its requests, see `Access.begin`.
+    *models* are globs, *permit* the guarded fields that it may use with any model.  A client with
+    a higher *priority* waits in front.  *parallel* and *rate_per_min* bound its requests, see `Access.begin`.
     """
 
     name: str
@@ -74,8 +74,8 @@ class Access:
     """
     The lists of the configuration's `access`, parsed once.
 
-    *names* are the names of this host that a request without a key may use, see `Pages`.  *tell* is told of
-    every refusal, without its key.  *clock* counts seconds, *now* gives the wall time.
+    *names* are the names of this host that a request without a key may use, see `Pages`.  *tell* is called
+    with every refusal, without its key.  *clock* counts seconds, *now* gives the wall time.
     """
 
     def __init__(
@@ -101,10 +101,10 @@ class Access:
 
     def admit(self, peer: str, headers: MultiMapping[str], *, scope: str | None, path: str = "") -> Client:
         """
-        Return who asks, from the connection's *peer* address and the request's *headers*.
+        Return the client, from the connection's *peer* address and the request's *headers*.
 
         With *scope* None any valid key will do.  Raises `AccessDenied`, `InvalidKey` or, for an address that
-        has tried too many wrong keys, `Overloaded`; *path* is told with these.
+        has tried too many wrong keys, `Overloaded`; the event of a refusal has *path*.
         """
         name = peer
         try:
@@ -142,11 +142,11 @@ class Access:
             self.quotas.end(client.name, lasted_s)
 
     def _deny(self, client: str, path: str, error: AccessDenied | InvalidKey | Overloaded) -> None:
-        told = {"client": client, "path": path, "status": error.status, "code": error.code}
-        self._tell("access.denied", {**told, "reason": error.message})
+        fields = {"client": client, "path": path, "status": error.status, "code": error.code}
+        self._tell("access.denied", {**fields, "reason": error.message})
 
     def _keyless(self, place: Address, headers: MultiMapping[str], scope: str | None) -> Client:
-        """Admit an address, as far as an address alone can be; what may change things is this host's."""
+        """Admit an address without a key.  Only this host may use what can change things."""
         is_private = scope in ("admin", "debug")
         if is_private and not place.is_loopback:
             raise AccessDenied(f"without keys, {scope} is for this host alone; see access.keys")
@@ -157,9 +157,9 @@ class Access:
         """
         Admit a key.
 
-        An address that has tried too many wrong ones is not even compared, for a right one would tell it
-        that.  Loopback is no exception: pages that have their name resolve to it (DNS rebinding) and the
-        other users of this host guess from there.
+        The key of an address that has tried too many wrong ones is not compared, so that it does not
+        learn when it has found a right one.  Loopback is no exception, because pages that rebind their names
+        and other users of this host guess from there.
         """
         if self.failures:
             wait_s = self.failures.wait_s(place.name, self._failures_per_min, self._clock())
@@ -178,7 +178,7 @@ class Access:
         return key.client
 
     def _key(self, place: Address, headers: MultiMapping[str]) -> _Key:
-        """Look the credentials up; every key is compared, in constant time, whichever matches."""
+        """Look the credentials up.  Every key is compared, in constant time, also after one that matches."""
         credentials = _credentials(headers)
         # aiohttp decodes a header's bytes this way.
         digest = hashlib.sha256(credentials.encode(errors="surrogateescape")).digest()

@@ -12,7 +12,7 @@ from dmap.config import ConfigProblem, check_access
 _BYTES = 32
 """Of chance, so that nobody can guess one: 256 bits."""
 
-_TOLD = {
+_COMPLAINTS = {
     "access.keys[0].name:": "NAME: up to 64 letters, digits, '.', '_' and '-', first a letter or a digit",
     "access.keys[0].scopes[": "--scopes: there are inference, debug and admin",
 }
@@ -57,5 +57,6 @@ def entry(name: str, key: str, scopes: Sequence[str] = (), models: Sequence[str]
 def complaint(refused: ConfigProblem) -> str:
     """Say why there is no `entry`, in the words of the command line."""
     return next(
-        (said for path, said in _TOLD.items() if refused.problems[0].startswith(path)), refused.problems[0]
+        (said for path, said in _COMPLAINTS.items() if refused.problems[0].startswith(path)),
+        refused.problems[0],
     )

@@ -1,4 +1,4 @@
-"""What is so at the moment of a scrape: who waits, what is loaded, what is changing."""
+"""The state at the moment of a scrape: what waits, what is loaded, what is changing."""
 
 from collections.abc import Callable, Iterator, Mapping
 

@@ -91,7 +91,7 @@ class DaemonClient:
         return Gone(f"the connection to {self.url} broke: {plain(str(exc))[:200]}{self._hint(exc)}")
 
     def _hint(self, exc: Exception) -> str:
-        """A server with TLS hangs up on who speaks without; so do others, for reasons of their own."""
+        """Guess that a server which hangs up without an answer has TLS; it may have other reasons."""
         is_plain = isinstance(exc, aiohttp.ServerDisconnectedError) and self.url.startswith("http:")
         return "; if it has TLS, DMAP_URL is https://..." if is_plain else ""
 

@@ -72,9 +72,9 @@ def _tail(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     daemon = daemon_of(os.environ)
-    told = asyncio.run(daemon.get("/debug/status"))
+    status = asyncio.run(daemon.get("/debug/status"))
     try:
-        print(json.dumps(told, indent=2) if options.json else report(daemon.url, told))
+        print(json.dumps(status, indent=2) if options.json else report(daemon.url, status))
     except (KeyError, TypeError) as exc:
         raise Trouble(f"{daemon.url} is not dmap, or one of another version") from exc
     return 0

@@ -79,8 +79,8 @@ def _first_byte(event: _Event) -> Iterator[str]:
 
 def _ended(event: _Event) -> Iterator[str]:
     outcome = event.get("outcome", "success")
-    told = [str(event.get("status", "-")), outcome if outcome != "success" else "", event.get("model", "")]
-    yield " ".join(filter(None, told))
+    words = [str(event.get("status", "-")), outcome if outcome != "success" else "", event.get("model", "")]
+    yield " ".join(filter(None, words))
     yield duration(event["total_s"])
     if "tokens_out" in event:
         yield f"{event.get('tokens_in', '?')} + {event['tokens_out']} tokens"

@@ -23,28 +23,28 @@ async def order(daemon: DaemonClient, command: str, argument: str) -> str:
     words: dict[str, Any] = {name: argument} if name else {}
     if command == "load":
         words["activate"] = False  # to have a model ready is not to choose it; `dmap activate` does
-    told = await daemon.post(path, words, total_s=None)
-    return "\n".join(plain(line) for line in summary(told, argument))
+    answer = await daemon.post(path, words, total_s=None)
+    return "\n".join(plain(line) for line in summary(answer, argument))
 
 
-def summary(told: Mapping[str, Any], argument: str) -> Iterator[str]:
+def summary(answer: Mapping[str, Any], argument: str) -> Iterator[str]:
     """Yield the lines that sum up an answer: what was done, with what, what was not, what is left."""
-    about = [str(told.get("model", argument))]
-    if told.get("backend"):
-        about.append(f"on {told['backend']}")
-    if "took_s" in told:
-        about.append(f"in {duration(told['took_s'])}")
-    yield f"{told.get('status', 'done')} {' '.join(about)}".rstrip()
-    loaded = {name: value for name, value in (told.get("loaded") or {}).items() if value is not None}
-    config = told.get("load_config") or {}
+    about = [str(answer.get("model", argument))]
+    if answer.get("backend"):
+        about.append(f"on {answer['backend']}")
+    if "took_s" in answer:
+        about.append(f"in {duration(answer['took_s'])}")
+    yield f"{answer.get('status', 'done')} {' '.join(about)}".rstrip()
+    loaded = {name: value for name, value in (answer.get("loaded") or {}).items() if value is not None}
+    config = answer.get("load_config") or {}
     for title, fields in (
         ("got", loaded),
         ("applied", config.get("applied")),
-        ("defaults", told.get("default_inference")),
+        ("defaults", answer.get("default_inference")),
     ):
         if fields:
             yield f"  {title}: " + ", ".join(f"{name} {value}" for name, value in fields.items())
     for option, reason in (config.get("not_applied") or {}).items():
         yield f"  not applied: {option}: {reason}"
-    for number, step in enumerate(told.get("workflow") or (), 1):
+    for number, step in enumerate(answer.get("workflow") or (), 1):
         yield f"  {number}. {step}"

@@ -6,25 +6,25 @@ from typing import Any
 from dmap.remote.client import plain
 from dmap.remote.words import count, duration, table
 
-_Told = Mapping[str, Any]
+_Json = Mapping[str, Any]
 
 
-def report(url: str, told: _Told) -> str:
+def report(url: str, status: _Json) -> str:
     """Write what `/debug/status` of the daemon at *url* tells.  Raises `KeyError` if that is lacking."""
-    first = f"dmap {told['version']} at {url}, up {duration(told['uptime_s'])}"
-    active = f", active model {plain(told['active'])}" if told.get("active") else ""
-    lines = [f"{first}, {count(told['open'], 'open request')}{active}"]
+    first = f"dmap {status['version']} at {url}, up {duration(status['uptime_s'])}"
+    active = f", active model {plain(status['active'])}" if status.get("active") else ""
+    lines = [f"{first}, {count(status['open'], 'open request')}{active}"]
     for head, rows in (
-        (("DEVICE", "RESIDENT", "LEASES", "WAITING", "SINCE", ""), list(_residents(told["devices"]))),
-        (("BACKEND", "KIND", "DEVICE", "ANSWERS", "LEASES", "WAITING"), list(_backends(told["backends"]))),
-        (("QUEUE", "PLACE", "REQUEST", "CLIENT", "MODEL", "WAITED", "ABOUT"), list(_queue(told))),
+        (("DEVICE", "RESIDENT", "LEASES", "WAITING", "SINCE", ""), list(_residents(status["devices"]))),
+        (("BACKEND", "KIND", "DEVICE", "ANSWERS", "LEASES", "WAITING"), list(_backends(status["backends"]))),
+        (("QUEUE", "PLACE", "REQUEST", "CLIENT", "MODEL", "WAITED", "ABOUT"), list(_queue(status))),
     ):
         if rows:
             lines += ["", *table(head, [[plain(cell) for cell in row] for row in rows])]
     return "\n".join(lines)
 
 
-def _residents(devices: Mapping[str, _Told]) -> Iterator[list[str]]:
+def _residents(devices: Mapping[str, _Json]) -> Iterator[list[str]]:
     for name, device in devices.items():
         for at, resident in enumerate(device["residents"] or [None]):
             first, waiting = (name, str(len(device["waiting"]))) if at == 0 else ("", "-")
@@ -38,24 +38,27 @@ def _residents(devices: Mapping[str, _Told]) -> Iterator[list[str]]:
             yield ["", *_switch(device["switch"])]
 
 
-def _drained(device: _Told) -> str:
+def _drained(device: _Json) -> str:
     return "drained" if device["drained"] else ""
 
 
-def _switch(switch: _Told) -> list[str]:
+def _switch(switch: _Json) -> list[str]:
     model = f"-> {switch['load']}" if switch["load"] else f"-> without {' '.join(switch['unload'])}"
     return [model, "-", "-", f"{duration(switch['for_s'])} ago", f"under way: {switch['phase']}"]
 
 
-def _backends(backends: Mapping[str, _Told]) -> Iterator[list[str]]:
+def _backends(backends: Mapping[str, _Json]) -> Iterator[list[str]]:
     for name, backend in backends.items():
         answers = "yes" if backend["answers"] else "NO"
         queue = [str(backend["leases"]), str(len(backend["waiting"]))] if "leases" in backend else ["-", "-"]
         yield [name, backend["kind"], backend["device"] or "-", answers, *queue]
 
 
-def _queue(told: _Told) -> Iterator[list[str]]:
-    places = {**told["devices"], **{name: one for name, one in told["backends"].items() if "waiting" in one}}
+def _queue(status: _Json) -> Iterator[list[str]]:
+    places = {
+        **status["devices"],
+        **{name: one for name, one in status["backends"].items() if "waiting" in one},
+    }
     for name, place in places.items():
         for waiting in place["waiting"]:
             # On a drained device the estimate is the time to the refusal.

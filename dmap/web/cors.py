@@ -29,12 +29,12 @@ _MOST_NAMES = 64
 
 def preflight(request: web.BaseRequest, access: AccessSection) -> web.Response | None:
     """
-    Answer a browser that asks whether a page of a listed origin may send what it wants to; None for all else.
+    Answer a browser that asks whether a page of a listed origin may send a request.  None for all else.
 
-    That question bears no key, and telling a browser yes lets nobody in: the request that follows does.
+    The question has no key.  A yes lets nobody in, because the request that follows is admitted by itself.
     """
     method = request.headers.get("Access-Control-Request-Method")
-    if request.method != "OPTIONS" or method is None or _told(request, access) is None:
+    if request.method != "OPTIONS" or method is None or _allowed_origin(request, access) is None:
         return None
     wanted = request.headers.get("Access-Control-Request-Headers", "")
     # OpenAI's client sends many of its own (x-stainless-...): what a listed origin's page wants, it may.
@@ -50,19 +50,19 @@ def preflight(request: web.BaseRequest, access: AccessSection) -> web.Response |
 
 
 def sign(request: web.BaseRequest, response: web.StreamResponse, access: AccessSection) -> None:
-    """Let a page of a listed origin read *response*, be it an answer, a stream or an error."""
+    """Let a page of a listed origin read *response*: an answer, a stream or an error."""
     if not access.cors:
         return
     if "*" not in access.cors:
         response.headers.add("Vary", "Origin")
-    told = _told(request, access)
-    if told is not None:
-        response.headers["Access-Control-Allow-Origin"] = told
+    allowed = _allowed_origin(request, access)
+    if allowed is not None:
+        response.headers["Access-Control-Allow-Origin"] = allowed
         response.headers["Access-Control-Expose-Headers"] = _EXPOSED
 
 
-def _told(request: web.BaseRequest, access: AccessSection) -> str | None:
-    """Return what the browser is told of the request's origin; None if that is not listed."""
+def _allowed_origin(request: web.BaseRequest, access: AccessSection) -> str | None:
+    """Return the value of `Access-Control-Allow-Origin`, None if the request's origin is not listed."""
     origin = request.headers.get("Origin")
     if origin is None or not access.cors:
         return None

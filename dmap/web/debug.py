@@ -1,9 +1,9 @@
 """
-What whoever runs dmap may watch: its events as they happen, and how it stands.
+What the person who runs dmap may watch: its events as they happen, and how it stands.
 
 Nothing here makes a request wait.  The readers of `GET /debug/stream` are woken after the event, in small
-batches, and write no more than their connection takes; who reads too slowly loses the oldest events and is
-told how many.
+batches, and write no more than their connection takes.  A reader that is too slow loses the oldest events,
+and learns how many.
 """
 
 import asyncio

@@ -24,7 +24,7 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
     came_at, key = clock(), (await _resolve(proxy, visit, order.model_key)).key
     async with proxy.turns.setdefault(key, asyncio.Lock()):
         route = await _resolve(proxy, visit, order.model_key)
-        name, activation, told = _understand(proxy, route, order)
+        name, activation, settings = _understand(proxy, route, order)
         active = _may_activate(route, order.activate, asked=order.activate is True)
         loaded, status = {}, "activated" if active else "noted"
         if switcher(proxy, route) is not None:
@@ -33,7 +33,7 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
         await _set(proxy, name, activation, route if active else None)
     spent_s = round(clock() - came_at, 3)
     note(visit, "load", model=name, load_s=spent_s)
-    answer = _answer(proxy, route, name, status) | told | loaded | {"took_s": spent_s}
+    answer = _answer(proxy, route, name, status) | settings | loaded | {"took_s": spent_s}
     return web.json_response(answer | _workflow(proxy, route, "load", _asked(order, activation)))
 
 
@@ -41,12 +41,12 @@ async def activate(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/models/activate`: what requests that name no model get; the first of them loads it."""
     order = await read_order(proxy, visit, ModelOrder)
     route = await _resolve(proxy, visit, order.model_key)
-    name, activation, told = _understand(proxy, route, order)
+    name, activation, settings = _understand(proxy, route, order)
     _may_activate(route, True, asked=True)
     await _set(proxy, name, activation, route)
     proxy.gate(route).changed()
     note(visit, "activate", model=name)
-    answer = _answer(proxy, route, name, "activated") | told
+    answer = _answer(proxy, route, name, "activated") | settings
     return web.json_response(answer | _workflow(proxy, route, "activate", _asked(order, activation)))
 
 
