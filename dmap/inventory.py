@@ -29,7 +29,7 @@ FRESH_S = 1.0
 
 
 class Inventory:
-    """Keeps *catalog* told of what *backends* have; `start` and `close` own its tasks."""
+    """Reports to *catalog* what *backends* have; `start` and `close` own its tasks."""
 
     def __init__(self, backends: Mapping[str, Backend], catalog: Catalog) -> None:
         self._backends = backends

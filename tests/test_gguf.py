@@ -18,7 +18,6 @@ from dmap.backends.gguf import watch
 from dmap.backends.gguf.backend import GGUFBackend
 from dmap.backends.gguf.resident import reason_in
 from dmap.errors import BackendDown, LoadFailed
-from dmap.process import LastLines
 from tests.models import subjects, tool_call
 
 LIMIT_S = 60
@@ -697,37 +696,19 @@ def test_all_of_it_works_on_plain_asyncio(models):
 # The last words
 
 
-async def fed(*chunks: bytes) -> LastLines:
-    tail, stream = LastLines(), asyncio.StreamReader()
-    for chunk in chunks:
-        stream.feed_data(chunk)
-    stream.feed_eof()
-    await tail.follow(stream)
-    return tail
-
-
-async def test_the_tail_is_bounded():
-    """However much a child writes, and however long its lines, little of it is kept."""
-    tail = await fed(b"x" * 1_000_000, b"\n", *(b"line %d\n" % index for index in range(1000)), b"last")
-
-    assert len(tail.lines) == 40
-    assert tail.lines[-1] == "last"
-    assert max(map(len, (await fed(b"x" * 1_000_000)).lines)) == 500
-
-
-async def test_the_reason_is_the_first_error():
+def test_the_reason_is_the_first_error():
     """The cause is told, not the functions that failed for it."""
-    tail = await fed(
-        b"0.00.001.000 E gguf_init_from_reader: invalid magic characters: 'hell', expected 'GGUF'\n",
-        b"0.00.001.100 E llama_model_load: error loading model: loader: failed to load model from x\n",
-        b"0.00.001.200 E srv    load_model: failed to load model, 'x'\n",
-        b"dmap.engine: Failed to init server, please check the input params.\n",
-    )
+    lines = [
+        "0.00.001.000 E gguf_init_from_reader: invalid magic characters: 'hell', expected 'GGUF'",
+        "0.00.001.100 E llama_model_load: error loading model: loader: failed to load model from x",
+        "0.00.001.200 E srv    load_model: failed to load model, 'x'",
+        "dmap.engine: Failed to init server, please check the input params.",
+    ]
 
-    assert reason_in(tail.lines) == "invalid magic characters: 'hell', expected 'GGUF'"
+    assert reason_in(lines) == "invalid magic characters: 'hell', expected 'GGUF'"
 
 
-async def test_the_reason_is_the_last_line_without_an_error():
+def test_the_reason_is_the_last_line_without_an_error():
     """A child that dies of something unknown is quoted."""
-    assert reason_in((await fed(b"one\ntwo\n")).lines) == "two"
-    assert reason_in((await fed()).lines) == ""
+    assert reason_in(["one", "two"]) == "two"
+    assert reason_in([]) == ""

@@ -7,7 +7,7 @@ from typing import Any
 from dmap.access import Client
 from dmap.catalog.entries import known_models, with_activations
 from dmap.catalog.lists import Shown, as_openai
-from dmap.catalog.names import Entry, Names
+from dmap.catalog.names import Entry, NameIndex
 from dmap.config import Config
 from dmap.errors import AccessDenied, BackendDown, BadRequest, ModelNotFound
 from dmap.models import ModelInfo, ModelKey, Route
@@ -127,9 +127,9 @@ class Catalog:
     def _active(self) -> Entry | None:
         return self._names.find(self._saved.active) if self._saved.active is not None else None
 
-    def _sorted(self) -> Names:
+    def _sorted(self) -> NameIndex:
         known = known_models(self._config, self._inventory)
-        names = Names(entry for entry in known if self._may_list(entry.name))
+        names = NameIndex(entry for entry in known if self._may_list(entry.name))
         return with_activations(self._config, names, self._saved.models)
 
     def _advice(self, client: Client) -> str:

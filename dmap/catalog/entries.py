@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from dmap.catalog.names import Entry, Names
+from dmap.catalog.names import Entry, NameIndex
 from dmap.config import Config
 from dmap.models import ModelInfo, ModelKey, Route
 from dmap.sections import ModelSection
@@ -27,7 +27,7 @@ def known_models(config: Config, reports: Reports) -> Iterator[Entry]:
                 yield _entry(config, backend, info, settings)
 
 
-def with_activations(config: Config, names: Names, activations: Mapping[str, Activation]) -> Names:
+def with_activations(config: Config, names: NameIndex, activations: Mapping[str, Activation]) -> NameIndex:
     """Lay *activations* over the models that they name, by whatever name; what is set last wins."""
     laid: dict[ModelKey, Activation] = {}
     for name, later in activations.items():
@@ -37,7 +37,7 @@ def with_activations(config: Config, names: Names, activations: Mapping[str, Act
             laid[entry.key] = Activation({**before.defaults, **later.defaults}, {**before.load, **later.load})
     if not laid:
         return names
-    return Names(
+    return NameIndex(
         _entry(config, entry.key.backend, entry.info, entry.settings, laid.get(entry.key, _UNSET))
         for entry in names.known
     )

@@ -26,7 +26,7 @@ class Entry:
         return (self.name, *self.settings.aliases)
 
 
-class Names:
+class NameIndex:
     """
     The models of *known* under all their names.
 

@@ -1,7 +1,7 @@
 """
 The configuration: one YAML file, read into frozen values.
 
-Every key has a default, an unknown key is an error, and all problems are told at once, each with its path
+Every key has a default, an unknown key is an error, and all problems are reported at once, each with its path
 in the file.  Nothing is clamped or guessed.  `config.example.yaml` shows every key with the reason for it.
 Here is the whole file; what its sections are made of is in `dmap.sections`, and each kind of backend brings
 its own section along.

@@ -120,7 +120,7 @@ class Load(Section):
         if not isinstance(gpu, dict):
             return values
         if not gpu or gpu.keys() - {"ratio", "layers"}:
-            return values  # which is told of `gpu`, beside what else is wrong
+            return values  # the problem is then reported for `gpu`, beside all others
         parts = {"gpu": gpu.get("ratio"), "gpu_layers": gpu.get("layers")}
         return values | {name: value for name, value in parts.items() if value is not None or name == "gpu"}
 

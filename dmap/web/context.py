@@ -7,17 +7,18 @@ nobody can tell is let through.
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Mapping
 
-import aiohttp
-
-from dmap.backends import Backend, Target
+from dmap.backends import Backend
+from dmap.backends.ask import Unheard, ask
 from dmap.config import Config
 from dmap.errors import BackendDown, ContextExceeded
 from dmap.logfmt import logfmt
 from dmap.models import ModelKey, Route
 from dmap.tokens import LEAST_BYTES, MOST_BYTES, Counter, Learned, units
+from dmap.web.beside import beside
 from dmap.wire.prompt import LOOK, Prompt, count_of, prompt_of, question
 
 COUNT_S = 5.0
@@ -139,15 +140,17 @@ class _Asked:
         if not await _turn(self._turns):
             return None
         try:
-            status, answer = await _post(target, sent)
-        except (aiohttp.ClientError, OSError) as exc:  # TimeoutError is an OSError
+            status, answer = await ask(
+                target, method="POST", body=sent, within_s=COUNT_S, most_bytes=ANSWER_BYTES
+            )
+        except (Unheard, TimeoutError) as exc:
             self._silent[name] = now + ASK_AGAIN_S
             reason = str(exc) or "no answer in time"
             _log.warning(logfmt("not_counted", {"backend": name, "model": key.model, "reason": reason}))
             return None
         finally:
             self._turns.release()
-        count = count_of(answer) if status == 200 else None
+        count = await beside(len(answer), functools.partial(count_of, answer)) if status == 200 else None
         if count is None and status in _NO_COUNT:
             self._silent[name] = now + ASK_AGAIN_S
         return count
@@ -160,21 +163,3 @@ async def _turn(turns: asyncio.Semaphore) -> bool:
             return await turns.acquire()
     except TimeoutError:
         return False
-
-
-async def _post(target: Target, body: bytes) -> tuple[int, bytes]:
-    """Ask *target* once, within `COUNT_S`; return the status and as much as a count may be long."""
-    host = f"[{target.host}]" if ":" in target.host else target.host
-    url = f"{'https' if target.tls else 'http'}://{host}:{target.port}{target.path}"
-    headers = {"Content-Type": "application/json", **dict(target.headers)}
-    timeout = aiohttp.ClientTimeout(total=COUNT_S)
-    async with (
-        aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
-        session.post(url, data=body, allow_redirects=False) as answer,
-    ):
-        read = bytearray()
-        async for piece in answer.content.iter_any():
-            read += piece
-            if len(read) > ANSWER_BYTES:
-                return answer.status, b""
-        return answer.status, bytes(read)

@@ -176,7 +176,9 @@ class _Answer(msgspec.Struct):
 
 
 def count_of(answer: bytes) -> int | None:
-    """Read a count of tokens; None when there is none in *answer*."""
+    """Read a count of tokens; None when *answer* has none, or lists more than could have been asked about."""
+    if answer.count(b",") > LOOK:
+        return None
     try:
         told = _count(answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,5 +1,5 @@
 """
-The embedded engine: GGUF files of one folder, each resident one served by a child process of its own.
+The embedded engine: the GGUF files of one folder.  Each resident model has a child process of its own.
 
 A resident is a process: to unload is to end it, which frees its memory for certain, and a model that
 crashes takes nobody with it.  Children listen on loopback, on ports the system chose, each with a key made
@@ -208,14 +208,14 @@ class GGUFBackend:
         context_length = file.context_length(asked)
         if "context_length" in wanted and context_length < asked:
             _log.warning(logfmt("context_cut", {"model": file.id, "asked": asked, "given": context_length}))
-        told = [
+        given = [
             f"--alias={file.id}",
             *("--context", str(context_length)),
             *("--parallel", str(self._parallel)),
             *("--threads", str(wanted.get("cpu_threads", self._threads))),
             *arguments(wanted),
         ]
-        return [*told, *(["--embedding"] if file.embedding else []), "--", str(file.path)]
+        return [*given, *(["--embedding"] if file.embedding else []), "--", str(file.path)]
 
     async def _come_up(self, resident: Resident) -> Loaded:
         """Wait for the child's port, then ask it whether it is well and what it gives."""
@@ -240,7 +240,7 @@ class GGUFBackend:
         return LoadFailed(f"cannot load model {file.id!r} from {file.path}: {reason}")
 
     def _forget(self, model: str, resident: Resident) -> None:
-        """Take note that a child has ended; a resident that nobody ended is told to the log and the gate."""
+        """Take note that a child has ended; the log and the gate hear of a resident that nobody ended."""
         if self._residents.get(model) is resident:
             del self._residents[model]
         child = resident.child

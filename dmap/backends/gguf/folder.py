@@ -34,8 +34,8 @@ class ModelFile:
     def listed(self) -> dict[str, Any]:
         """Return what the file tells, in the words of LM Studio's native list."""
         trained = self.header.context_length if self.header else None
-        told = {"size_bytes": self.file_bytes, "format": "gguf"}
-        return {**told, "max_context_length": trained} if trained else told
+        entry = {"size_bytes": self.file_bytes, "format": "gguf"}
+        return {**entry, "max_context_length": trained} if trained else entry
 
     def memory(self, context_length: int | None, parallel: int) -> int:
         """Estimate the resident's bytes: its weights and the attention cache of *parallel* requests."""

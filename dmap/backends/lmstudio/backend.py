@@ -1,5 +1,5 @@
 """
-LM Studio, told over its native REST API (0.4.0 and later) what to load and unload.
+LM Studio, whose models dmap loads and unloads over its native REST API (0.4.0 and later).
 
 Its loads are explicit, never on demand: a request that names a model on disk would load it without asking,
 and evict another in mid-answer.  An explicit load has no time to live and is not evicted, but it is not

@@ -100,7 +100,7 @@ class RestClient:
         return BackendDown(f"the backend {self.name!r} (LM Studio) {words}", retry_after_s=5)
 
     def reason(self, fault: Fault) -> str:
-        """Return *fault* in words for a client; a token that is not good enough is told without it."""
+        """Return *fault* in words for a client; a refused token is not repeated."""
         if fault.barred:
             lack = "" if self._headers else ", which is not set"
             problem = f"LM Studio refused dmap's own credentials (status {fault.status})"

@@ -176,8 +176,8 @@ class Loads:
         for model, instance in strays:
             await self.take_out(model, instance, f"lms loaded it instead of {key}")
         instead = " and ".join(repr(model.key) for model, _ in strays)
-        told = f"it loaded {instead} instead, which was unloaded" if strays else "nothing came of it"
-        raise LoadFailed(f"cannot load model {key!r} by lms: {told}; it said: {answer.get('words')}")
+        outcome = f"it loaded {instead} instead, which was unloaded" if strays else "nothing came of it"
+        raise LoadFailed(f"cannot load model {key!r} by lms: {outcome}; it said: {answer.get('words')}")
 
     async def _verified(
         self, key: str, wanted: Mapping[str, Any], answer: Mapping[str, Any], left: int
