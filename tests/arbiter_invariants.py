@@ -1,10 +1,11 @@
 """
 An `Arbiter` under watch: the invariants of the design, asserted on every event from the outside.
 
-Beyond the design's eight: a model that was wished away, or not used for its `ttl_s`, goes as soon as it is
-idle and no switch is under way; a drained device grants nothing and begins nothing but wished unloadings;
-nobody is granted a model before one of higher standing; and a client that has received nothing yet is
-granted before any other client of no higher standing is granted twice.
+Beyond the design's eight: a ticket that came back is as old as before, and its resident is granted to nobody
+until it has been seen; a model that was wished away, or not used for its `ttl_s`, goes as soon as it is idle
+and no switch is under way, for as long as one cause is left; a drained device grants nothing and begins
+nothing but wished unloadings; nobody is granted a model before one of higher standing; and a client that has
+received nothing yet is granted before any other client of no higher standing is granted twice.
 
 The watch keeps its own account of tickets, residents and the switch, fed only with what was told to the
 arbiter and what it answered.  Copies are cheap: everything pickles.
@@ -14,7 +15,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from dmap.arbiter import Arbiter, Cause, Grant, Limits, Needs, Outcome, Refuse, Switch, Unload
+from dmap.arbiter import Arbiter, Cause, Grant, Limits, Needs, Outcome, Reason, Refuse, Switch, Unload
 from dmap.arbiter.policy import fits
 
 GUESS_S, LINGER, HOLD_S = 10, 1.5, 60
@@ -37,6 +38,11 @@ class Request:
     state: str = "waiting"
     overtaken: Counter | None = None
 
+    def forgive(self, client: int) -> None:
+        """Forget one grant of another client, who has given it back."""
+        if self.overtaken is not None and self.overtaken[client]:
+            self.overtaken[client] -= 1
+
 
 @dataclass(slots=True)
 class Watch:
@@ -49,7 +55,8 @@ class Watch:
     loaded: dict[int, Needs] = field(default_factory=dict)
     leases: dict[int, set[int]] = field(default_factory=dict)
     switch: Switch | Unload | None = None
-    wishes: dict[int, Cause] = field(default_factory=dict)
+    wishes: dict[int, set[Cause]] = field(default_factory=dict)
+    doubted: set[int] = field(default_factory=set)
     used: dict[int, float] = field(default_factory=dict)
     drained: bool = False
     emptied: bool = False
@@ -79,29 +86,49 @@ class Watch:
         request.state = "over"
         self.heard(self.arbiter.withdraw(self.now, id))
 
-    def unload(self, model: int) -> None:
+    def come_back(self, id: int) -> None:
+        """Report that the resident of a lease did not answer: its ticket waits again, as old as it is."""
+        request = self.requests[id]
+        model = request.model
+        if id in self.leases.get(model, set()):
+            self.leases[model].discard(id)
+            self.used[model] = self.now
+            self.doubted.add(model)
+        if request.state == "leased":
+            request.state, request.overtaken = "waiting", None
+            for other in self.waiting(model):
+                self.requests[other].forgive(request.client)
+        self.heard(self.arbiter.came_back(self.now, id))
+
+    def unload(self, model: int, cause: Cause = Cause.ASKED) -> None:
         """Wish a model away."""
         if model in self.loaded or (isinstance(self.switch, Switch) and self.switch.load == model):
-            self.wishes[model] = Cause.ASKED
-        self.heard(self.arbiter.unload(self.now, model))
+            self.wishes.setdefault(model, set()).add(cause)
+        self.heard(self.arbiter.unload(self.now, model, cause))
 
-    def keep(self, model: int) -> None:
-        """Take that wish back."""
-        if self.wishes.get(model) is Cause.ASKED:
+    def keep(self, model: int, cause: Cause = Cause.ASKED) -> None:
+        """Take that wish back; what was wished for other causes holds."""
+        self.revoke(model, cause)
+        self.heard(self.arbiter.keep(self.now, model, cause))
+
+    def revoke(self, model: int, cause: Cause) -> None:
+        """Strike one cause for which a model is to go."""
+        self.wishes.get(model, set()).discard(cause)
+        if not self.wishes.get(model, {cause}):
             del self.wishes[model]
-        self.heard(self.arbiter.keep(self.now, model))
 
     def drain(self, unload: bool) -> None:
         """Stop the device, and empty it."""
         self.drained, self.emptied = True, unload
         for model in self.loaded if unload else ():
-            self.wishes.setdefault(model, Cause.DRAIN)
+            self.wishes.setdefault(model, set()).add(Cause.DRAIN)
         self.heard(self.arbiter.drain(self.now, unload=unload))
 
     def resume(self) -> None:
         """Go on."""
         self.drained = self.emptied = False
-        self.wishes = {model: cause for model, cause in self.wishes.items() if cause is not Cause.DRAIN}
+        for model in list(self.wishes):
+            self.revoke(model, Cause.DRAIN)
         self.heard(self.arbiter.resume(self.now))
 
     def unload_next(self) -> None:
@@ -154,6 +181,7 @@ class Watch:
                 self.come(model, residents[model])
             for model in residents:
                 self.loaded[model] = replace(self.loaded[model], pinned=residents[model].pinned)
+            self.doubted.clear()
         self.heard(self.arbiter.observed(self.now, epoch, residents))
 
     def advance(self, to: float) -> None:
@@ -181,13 +209,14 @@ class Watch:
         """Put a resident in."""
         self.loaded[model], self.leases[model], self.used[model] = needs, set(), self.now
         if self.emptied:
-            self.wishes.setdefault(model, Cause.DRAIN)
+            self.wishes.setdefault(model, set()).add(Cause.DRAIN)
 
     def gone(self, model: int) -> None:
         """Take a model out; leases on it are nobody's concern any more."""
         self.loaded.pop(model, None)
         self.leases.pop(model, None)
         self.wishes.pop(model, None)
+        self.doubted.discard(model)
 
     def heard(self, effects: list) -> None:
         """Enter the effects, asserting that each is allowed, then look at the whole."""
@@ -200,8 +229,7 @@ class Watch:
                 case Grant(id):
                     self.grant(id)
                 case Refuse(id):
-                    assert self.requests[id].state == "waiting", "refused twice, or after withdrawal"
-                    self.requests[id].state = "over"
+                    self.refuse(id, effect.reason)
                 case Switch():
                     self.start(effect)
                 case Unload():
@@ -214,6 +242,7 @@ class Watch:
         request = self.requests[id]
         assert request.state == "waiting", "granted twice, or after withdrawal"
         assert request.model in self.loaded, "granted for a model that is not resident"
+        assert request.model not in self.doubted, "granted for a resident that nobody has seen since"
         assert not self.drained, "granted on a drained device"
         assert request.model not in self.going(), "a victim took a newcomer"
         assert request.model not in self.wishes or request.model == self.welcome, "a leaver took a newcomer"
@@ -221,6 +250,14 @@ class Watch:
         self.leases[request.model].add(id)
         parallel = self.loaded[request.model].parallel
         assert parallel is None or len(self.leases[request.model]) <= parallel
+
+    def refuse(self, id: int, reason: Reason) -> None:
+        """Enter a refusal: of one who waits, and for its age not before that is reached."""
+        request = self.requests[id]
+        assert request.state == "waiting", "refused twice, or after withdrawal"
+        if reason is Reason.WAIT_EXPIRED:
+            assert self.now >= request.since + self.limits.wait_s, "refused before its time"
+        request.state = "over"
 
     def start(self, switch: Switch) -> None:
         """Enter a switch: the only one, wanted, of idle victims, and within the limits."""
@@ -244,7 +281,7 @@ class Watch:
             assert not self.waiting(unload.model), "unloaded for its age while somebody waits for it"
             assert self.now >= self.spent_at(unload.model), "unloaded before its time"
         else:
-            assert self.wishes[unload.model] is unload.cause, "unloaded for nobody"
+            assert unload.cause in self.wishes[unload.model], "unloaded for nobody"
         self.switch, self.started = unload, self.now
 
     def going(self) -> tuple[int, ...]:
@@ -301,6 +338,8 @@ class Watch:
         if waiting:
             assert deadline is not None
             assert not self.closed, "somebody waits behind a closed door"
+            oldest = min(self.requests[id].since for id in waiting)
+            assert self.now < oldest + self.limits.wait_s, "waits for longer than its age allows"
             self.check_busy(waiting, deadline)
 
     def check_partings(self, deadline: float | None) -> None:
@@ -317,14 +356,14 @@ class Watch:
         """Look for idleness: with waiters there is a switch, a lease, or a client that is due soon."""
         if self.drained:
             return
-        if self.switch is None and not any(self.leases.values()):
+        if self.switch is None and not any(self.leases.values()) and not self.doubted:
             assert deadline - self.now <= max(LINGER * self.dearest_s, HOLD_S), "idle with waiters"
         blocked = {self.requests[id].model for id in waiting} & self.loaded.keys()
         short = [model for model in blocked if len(self.leases[model]) != self.loaded[model].parallel]
         if short:
             views = self.arbiter.snapshot(self.now).residents
             leaving = {view.model for view in views if view.leaving}
-            assert set(short) <= leaving, "a free place and a waiter"
+            assert set(short) <= leaving | self.doubted, "a free place and a waiter"
 
     def check_snapshot(self) -> None:
         """Compare the snapshot and the places with the account."""

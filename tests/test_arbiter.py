@@ -755,3 +755,178 @@ def test_a_state_can_be_copied() -> None:
     copy = pickle.loads(pickle.dumps(arbiter))
 
     assert copy.submit(9, "a2", "A", "amy", CHAT) == [Grant("a2")]
+
+
+class TestComingBack:
+    """A ticket whose resident did not answer waits again, as old as it is."""
+
+    def test_is_before_those_who_came_later(self) -> None:
+        """Who comes back is served before those who came after its first ask, also after its grant."""
+        arbiter = found("A", needs=SINGLE)
+        arbiter.submit(1, 1, "A", "ann", SINGLE)
+        arbiter.submit(2, 2, "A", "bob", SINGLE)
+
+        assert arbiter.came_back(3, 1) == []
+        assert [place.position for place in (arbiter.places(3)[1], arbiter.places(3)[2])] == [1, 2]
+        assert arbiter.observed(4, arbiter.epoch, {"A": SINGLE}) == [Grant(1)]
+        assert arbiter.withdraw(5, 1) == [Grant(2)]
+
+    def test_among_waiters_of_all_models(self) -> None:
+        """Who comes back stands where its age puts it, among older and younger ones of other models."""
+        arbiter = fresh()
+        arbiter.submit(0, 1, "B", "bob", CHAT)
+        arbiter.cleared(0)
+        arbiter.switched(8, LOADED)
+        arbiter.submit(9, 2, "A", "ann", CHAT)
+        arbiter.submit(10, 3, "B", "cid", CHAT)
+        arbiter.submit(11, 4, "A", "dot", CHAT)
+
+        arbiter.came_back(12, 3)
+        arbiter.came_back(12, 1)
+        arbiter.observed(12, arbiter.epoch, {})
+
+        assert [arbiter.places(12)[ticket].position for ticket in (1, 3, 2, 4)] == [1, 2, 3, 4]
+        assert arbiter.next_deadline() == 300
+
+    def test_its_resident_takes_nobody_until_it_was_seen(self) -> None:
+        """Neither a newcomer nor one who waits gets a resident that did not answer; seen again, both do."""
+        arbiter = found("A")
+        arbiter.submit(1, 1, "A", "ann", CHAT)
+        arbiter.came_back(2, 1)
+
+        assert arbiter.submit(3, 2, "A", "bob", CHAT) == []
+        assert arbiter.withdraw(4, 1) == []
+        assert arbiter.withdraw(4, 2) == []
+        assert arbiter.submit(5, 3, "A", "cid", CHAT) == []
+        assert arbiter.observed(6, arbiter.epoch, {"A": CHAT}) == [Grant(3)]
+
+    def test_its_resident_has_gone(self) -> None:
+        """If it turns out that the resident has gone, it is loaded again for those who came back."""
+        arbiter = found("A")
+        arbiter.submit(1, 1, "A", "ann", CHAT)
+        arbiter.came_back(2, 1)
+
+        assert arbiter.observed(3, arbiter.epoch, {}) == [switch("A", cause=Cause.ROOM)]
+        arbiter.cleared(3)
+        assert arbiter.switched(9, LOADED) == [Grant(1)]
+
+    def test_is_charged_nothing(self) -> None:
+        """A client has received nothing by a lease that came back, however long that took."""
+        arbiter = found("A", needs=SINGLE)
+        arbiter.submit(0, 1, "A", "ann", SINGLE)
+        arbiter.submit(1, 2, "A", "bob", SINGLE)
+        arbiter.submit(2, 3, "A", "ann", SINGLE)
+        assert arbiter.withdraw(10, 1) == [Grant(2)]
+
+        arbiter.came_back(30, 2)
+        arbiter.submit(30, 4, "A", "ann", SINGLE)
+
+        assert arbiter.observed(30, arbiter.epoch, {"A": SINGLE}) == [Grant(2)]
+
+    def test_is_refused_where_a_newcomer_would_be(self) -> None:
+        """Who comes back to a device that is closed is refused, but never because the queue is full."""
+        arbiter = found("A", queue=1)
+        arbiter.submit(1, 1, "A", "ann", CHAT)
+        arbiter.submit(1, 2, "A", "bob", CHAT)
+        arbiter.submit(2, 3, "B", "cid", CHAT)
+
+        assert arbiter.came_back(3, 1) == []
+        arbiter.close(4)
+        assert arbiter.came_back(5, 2) == [Refuse(2, Reason.CLOSED)]
+
+    def test_has_waited_long_enough(self) -> None:
+        """`wait_s` counts from the first ask: who comes back after that is refused at once."""
+        arbiter = found("A", wait_s=60)
+        arbiter.submit(1, 1, "A", "ann", CHAT)
+
+        (refusal,) = arbiter.came_back(61, 1)
+
+        assert (refusal.ticket, refusal.reason) == (1, Reason.WAIT_EXPIRED)
+
+    def test_of_one_who_left_is_nothing(self) -> None:
+        """What comes back after its ticket is over, or while it waits, changes nothing."""
+        arbiter = found("A")
+        arbiter.submit(1, 1, "A", "ann", CHAT)
+        arbiter.withdraw(2, 1)
+
+        assert arbiter.came_back(3, 1) == []
+        assert arbiter.submit(4, 2, "A", "bob", CHAT) == [Grant(2)]
+
+
+class TestOneLine:
+    """Rules that one line of the arbiter stands for, each found when no test missed that line."""
+
+    def test_a_plan_whose_model_turns_up_is_dropped(self) -> None:
+        """A model that somebody loads by hand while its victim drains serves its waiters; no second copy."""
+        arbiter = found("A", max_models=2, memory_bytes=10, patience_s=0, residency=0)
+        arbiter.submit(1, 1, "A", "ann", CHAT)
+        needs = Needs(size_bytes=5)
+        assert arbiter.submit(2, 2, "B", "bob", needs) == []
+
+        assert arbiter.observed(3, arbiter.epoch, {"B": needs}) == [Grant(2)]
+        assert arbiter.plan is None
+
+    def test_a_load_that_had_the_device_to_itself_is_not_tried_again(self) -> None:
+        """Want of memory is no reason to try once more where nobody else was resident."""
+        arbiter = fresh()
+        arbiter.submit(0, 1, "A", "ann", CHAT)
+        arbiter.cleared(0)
+
+        (refusal,) = arbiter.switched(8, Outcome(failed="out of memory", crowded=True))
+
+        assert (refusal.ticket, refusal.reason) == (1, Reason.LOAD_FAILED)
+
+    def test_what_failed_alone_is_loaded_beside_others_again(self) -> None:
+        """A model that the whole device did not help is not given the whole device a second time."""
+        arbiter = found("B", needs=SMALL, max_models=2, memory_bytes=10)
+        crowded = Outcome(failed="out of memory", crowded=True)
+        assert arbiter.submit(0, 1, "A", "ann", CHAT) == [switch("A", cause=Cause.ROOM)]
+        arbiter.cleared(0)
+        assert arbiter.switched(1, crowded) == [switch("A", "B")]
+        arbiter.unloaded(1, "B")
+        arbiter.cleared(1)
+        assert [type(effect) for effect in arbiter.switched(2, crowded)] == [Refuse]
+        arbiter.observed(3, arbiter.epoch, {"B": SMALL})
+
+        assert arbiter.submit(100, 2, "A", "ann", CHAT) == [switch("A", cause=Cause.ROOM)]
+
+    def test_a_client_that_is_served_elsewhere_at_once_is_not_waited_for(self) -> None:
+        """A resident is not kept for a client that has gone to another one, also if that was free."""
+        arbiter = found("A", "B", needs=SMALL, max_models=2)
+        arbiter.submit(0, 1, "A", "ann", SMALL)
+        arbiter.withdraw(1, 1)
+        arbiter.submit(2, 2, "A", "ann", SMALL)
+        arbiter.withdraw(3, 2)
+        assert arbiter.submit(3.5, 3, "B", "ann", SMALL) == [Grant(3)]
+
+        assert arbiter.submit(3.6, 4, "C", "bob", SMALL) == [switch("C", "A")]
+
+    def test_a_parallel_that_was_asked_for_outranks_the_report(self) -> None:
+        """What the owner has set for a model bounds it, whatever its server says after the load."""
+        arbiter = fresh()
+        arbiter.submit(0, 1, "A", "ann", SINGLE)
+        arbiter.submit(0, 2, "A", "bob", SINGLE)
+        arbiter.cleared(0)
+
+        assert arbiter.switched(8, Outcome(parallel=4)) == [Grant(1)]
+
+    def test_estimates_an_overdue_answer_by_half_of_the_average(self) -> None:
+        """An answer that has taken far longer than usual is not expected to end at once."""
+        arbiter = found("A", needs=SINGLE)
+        arbiter.submit(0, 1, "A", "ann", SINGLE)
+        arbiter.withdraw(10, 1)
+        arbiter.submit(10, 2, "A", "ann", SINGLE)
+        arbiter.submit(10, 3, "A", "bob", SINGLE)
+
+        assert arbiter.places(100)[3].estimate_s == 5
+
+    def test_estimates_how_long_a_load_is_used_by_its_line(self) -> None:
+        """The next model comes when those who wait for the first are served, or its residency is over."""
+        arbiter = fresh(residency=4)
+        arbiter.submit(0, 1, "A", "ann", SINGLE)
+        arbiter.submit(0, 2, "A", "bob", SINGLE)
+        arbiter.submit(0, 3, "B", "cid", SINGLE)
+
+        assert arbiter.places(0)[3].estimate_s == 10 + 3 * 5 + 10
+        arbiter.configure(0, Limits(residency=1))
+        assert arbiter.places(0)[3].estimate_s == 10 + 10 + 10

@@ -300,3 +300,15 @@ class TestDrain:
 
         assert arbiter.tick(100) == []
         assert arbiter.resume(101) == [Unload("A", Cause.TTL, 0)]
+
+
+def test_a_wish_taken_back_leaves_those_of_others() -> None:
+    """An outdated copy takes nobody after somebody has given up unloading it; nor does one of a drain."""
+    arbiter = found("A")
+    arbiter.submit(0, 1, "A", "ann", CHAT)
+    arbiter.unload(1, "A", Cause.OUTDATED)
+    arbiter.unload(2, "A")
+
+    assert arbiter.keep(3, "A") == []
+    assert arbiter.submit(4, 2, "A", "bob", CHAT) == []
+    assert arbiter.withdraw(5, 1) == [Unload("A", Cause.OUTDATED, 4)]

@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dmap.arbiter import Limits, Needs, Outcome, Unload
+from dmap.arbiter import Cause, Limits, Needs, Outcome, Unload
 from tests.arbiter_invariants import Watch, watch
 
 MODELS = {
@@ -49,10 +49,30 @@ class Life(RuleBasedStateMachine):
         model, priority = self.models[number % len(self.models)], raised if client == 4 else 0
         self.watch.submit(len(self.watch.requests) + 1, model, client, MODELS[model], priority)
 
-    @rule(model=st.sampled_from(list(MODELS)))
-    def unload(self, model: int) -> None:
-        """Somebody wants a model to go."""
-        self.watch.unload(model)
+    @precondition(lambda self: any(self.watch.leases.values()))
+    @rule(data=st.data())
+    def come_back(self, data: st.DataObject) -> None:
+        """A resident does not answer the one it was granted to."""
+        leases = [id for ids in self.watch.leases.values() for id in sorted(ids)]
+        self.watch.come_back(data.draw(st.sampled_from(leases)))
+
+    @precondition(lambda self: self.watch.requests)
+    @rule(data=st.data())
+    def come_back_late(self, data: st.DataObject) -> None:
+        """The same is told of a ticket in whatever state, whose model may have gone."""
+        over = [id for id, request in self.watch.requests.items() if request.state != "waiting"]
+        if over:
+            self.watch.come_back(data.draw(st.sampled_from(over)))
+
+    @rule()
+    def look(self) -> None:
+        """Somebody looks, and finds everything as it was thought to be."""
+        self.watch.observe(dict(self.watch.loaded), self.watch.arbiter.epoch)
+
+    @rule(model=st.sampled_from(list(MODELS)), cause=st.sampled_from([Cause.ASKED, Cause.OUTDATED]))
+    def unload(self, model: int, cause: Cause) -> None:
+        """Somebody wants a model to go, or it is outdated."""
+        self.watch.unload(model, cause)
 
     @precondition(lambda self: self.watch.wishes)
     @rule(data=st.data())

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from dmap.arbiter import Arbiter, Limits, Needs, Outcome, Switch, Unload
+from dmap.arbiter import Arbiter, Cause, Limits, Needs, Outcome, Switch, Unload
 from dmap.arbiter.device import Device
 from dmap.arbiter.estimates import Averages, BackOff, Habit, Habits, Strikes
 from dmap.arbiter.fairness import Account, Ledger
 from dmap.arbiter.settlement import Settlement
-from dmap.arbiter.state import Lease, Plan, Resident, Ticket, Wish
+from dmap.arbiter.state import Lease, Plan, Resident, Ticket
 from dmap.arbiter.waiters import Line, Waiters
 from tests.arbiter_invariants import Request, Watch, watch
 
@@ -38,6 +38,7 @@ class Walk:
     steps: int = 0
     closings: int = 0
     wishes: int = 0
+    returns: int = 0
     drains: int = 0
 
 
@@ -52,6 +53,10 @@ def moves(walk: Walk) -> Iterator[Move]:
     for id, request in watch.requests.items():
         if request.state != "over":
             yield lambda walk, id=id: walk.watch.withdraw(id)
+        if request.state == "leased" and walk.returns:
+            yield lambda walk, id=id: come_back(walk, id)
+    if watch.doubted:
+        yield lambda walk: walk.watch.observe(dict(walk.watch.loaded), walk.watch.arbiter.epoch)
     if watch.switch is not None:
         yield from switch_moves(walk)
     if walk.surprises:
@@ -64,7 +69,9 @@ def moves(walk: Walk) -> Iterator[Move]:
         yield close
     if walk.wishes:
         yield from (lambda walk, model=model: wish(walk, model) for model in watch.loaded)
-    yield from (lambda walk, model=model: walk.watch.keep(model) for model in watch.wishes)
+    for model, causes in watch.wishes.items():
+        if Cause.ASKED in causes:
+            yield lambda walk, model=model: walk.watch.keep(model)
     if watch.drained:
         yield lambda walk: walk.watch.resume()
     elif walk.drains:
@@ -132,9 +139,15 @@ def close(walk: Walk) -> None:
 
 
 def wish(walk: Walk, model: int) -> None:
-    """Wish a model away."""
+    """Wish a model away: the last time because somebody asked, before that as one that is outdated."""
     walk.wishes -= 1
-    walk.watch.unload(model)
+    walk.watch.unload(model, Cause.OUTDATED if walk.wishes else Cause.ASKED)
+
+
+def come_back(walk: Walk, id: int) -> None:
+    """Let a lease's resident not answer."""
+    walk.returns -= 1
+    walk.watch.come_back(id)
 
 
 def drain(walk: Walk, *, unload: bool) -> None:
@@ -164,7 +177,6 @@ COPIED = (
     Lease,
     Switch,
     Unload,
-    Wish,
     Plan,
     Resident,
     Habit,
@@ -229,6 +241,10 @@ STARTS = {
     "pinned, wished away": Walk(watch(ROOMY), ((1, 1, PINNED), (2, 2, ONE)), failures=1, steps=1, wishes=1),
     "drained": Walk(watch(ROOMY), ((1, 1, ONE), (2, 2, TWO)), failures=1, steps=1, drains=1),
     "short-lived": Walk(watch(ROOMY), ((1, 1, SHORT_LIVED), (2, 2, ONE)), steps=3),
+    "came back": Walk(watch(SHORT), ((1, 1, ONE), (2, 2, ONE)), surprises=1, returns=1),
+    "came back, beside others": Walk(watch(ROOMY), ((2, 1, TWO), (1, 2, ONE), (2, 3, TWO)), returns=1),
+    "came back, drained": Walk(watch(ROOMY), ((1, 1, ONE), (2, 2, TWO)), drains=1, returns=1),
+    "wished away twice": Walk(watch(SHORT), ((1, 1, ONE), (2, 2, ONE)), wishes=2),
     "one line": Walk(watch(SHORT), ((1, 1, ONE), (1, 1, ONE), (1, 1, ONE), (1, 2, ONE)), steps=1),
 }
 

@@ -5,7 +5,7 @@ import pytest
 from dmap.access import Client
 from dmap.catalog import Catalog, as_openai, v0, v1
 from dmap.config import parse
-from dmap.errors import AccessDenied, BackendDown, BadRequest, ModelNotFound
+from dmap.errors import BackendDown, BadRequest, DmapError, ModelNotFound
 from dmap.models import ModelInfo, ModelKey, Route
 from dmap.state import Activation, Saved
 
@@ -49,7 +49,7 @@ def test_a_name_leads_to_a_model(name, key):
     """A model is asked for by its name, of the first backend in the file that has it, or as backend/model."""
     made = catalog(TWO, b=["n", "both", "org/x"], a=["m", "both"])
 
-    assert made.resolve(name, ANYONE) == Route(key)
+    assert made.resolve(name, ANYONE)[0] == Route(key)
 
 
 @pytest.mark.parametrize("name", ["mm", "m ", "a/n", "c/m", "/m", "m\x00", "*"])
@@ -68,7 +68,7 @@ def test_one_model_under_many_spellings(name):
     """Other letters, and the other names that its backend has for it, mean the same model."""
     made = catalog(TWO, a=[ModelInfo("org/m", resident=True, names=("org/m:2",))], b=[])
 
-    assert made.resolve(name, ANYONE).key == ModelKey("a", "org/m")
+    assert made.resolve(name, ANYONE)[0].key == ModelKey("a", "org/m")
 
 
 @pytest.mark.parametrize("name", ["org/m", "ORG/M", "org/m@q4_k_m", "org/m@Q8_0", "lm/org/m@q8_0"])
@@ -76,7 +76,7 @@ def test_a_quant_means_its_model(name):
     """In LM Studio `key@quant` is a variant of the model, as far as it does not tell which there are."""
     made = catalog(STUDIO, lm=[ModelInfo("org/m", resident=True, any_quant=True)])
 
-    assert made.resolve(name, ANYONE).key == ModelKey("lm", "org/m")
+    assert made.resolve(name, ANYONE)[0].key == ModelKey("lm", "org/m")
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_no_model_is_answered_for_by_another(name):
     """A name that LM Studio would have some other model answer to, a quant it lacks included, is 404."""
     made = catalog(STUDIO, lm=[ModelInfo("org/m", resident=True, names=("org/m@q4_k_m", "org/m:2"))])
 
-    assert made.resolve("org/m@Q4_K_M", ANYONE).key == ModelKey("lm", "org/m")
+    assert made.resolve("org/m@Q4_K_M", ANYONE)[0].key == ModelKey("lm", "org/m")
     with pytest.raises(ModelNotFound):
         made.resolve(name, ANYONE)
 
@@ -114,7 +114,7 @@ def test_letters_tell_two_models_apart_where_both_are():
     """A name in its own letters goes before one in others."""
     made = catalog(TWO, a=["m", "M"])
 
-    assert [made.resolve(name, ANYONE).key.model for name in ("m", "M")] == ["m", "M"]
+    assert [made.resolve(name, ANYONE)[0].key.model for name in ("m", "M")] == ["m", "M"]
 
 
 def test_a_long_name_is_not_repeated_whole():
@@ -149,7 +149,7 @@ models:
     )
     made = catalog(text, box=[ModelInfo("m", resident=False, size_bytes=5, parallel=4)])
 
-    assert made.resolve("gpt", ANYONE) == Route(
+    assert made.resolve("gpt", ANYONE)[0] == Route(
         key=ModelKey("box", "m"),
         device="gpu0",
         size_bytes=6 * 2**30,
@@ -171,8 +171,8 @@ def test_the_file_may_name_a_quant(name):
     text = STUDIO + f"models: {{'{name}': {{aliases: [gpt], load: {{context_length: 8192}}}}}}"
     made = catalog(text, lm=[ModelInfo("org/m", resident=False, names=("org/m@q4_k_m", "org/m:2"))])
 
-    assert made.resolve("gpt", ANYONE).key == ModelKey("lm", "org/m")
-    assert made.resolve("org/m", ANYONE).load == {"context_length": 8192}
+    assert made.resolve("gpt", ANYONE)[0].key == ModelKey("lm", "org/m")
+    assert made.resolve("org/m", ANYONE)[0].load == {"context_length": 8192}
 
 
 @pytest.mark.parametrize("other", ["org/m@q4_k_m", "org/m@q8_0", "org/m:2"])
@@ -183,7 +183,7 @@ def test_a_models_own_name_goes_before_its_quant(other):
     )
     made = catalog(text, lm=[ModelInfo("org/m", resident=False, names=("org/m@q4_k_m", "org/m:2"))])
 
-    assert made.resolve("org/m", ANYONE).load == {"num_experts": 2}
+    assert made.resolve("org/m", ANYONE)[0].load == {"num_experts": 2}
 
 
 @pytest.mark.parametrize(
@@ -198,21 +198,21 @@ def test_a_load_of_some_layers(gpu, load):
     """Of LM Studio's `gpu`, `layers` may stand without `ratio`."""
     made = catalog(BOX + f"models: {{m: {{load: {{gpu: {gpu}}}}}}}", box=["m"])
 
-    assert made.resolve("m", ANYONE).load == load
+    assert made.resolve("m", ANYONE)[0].load == load
 
 
 def test_what_runs_at_once_is_the_least_that_is_said():
     """A model's `parallel` never goes over its backend's: the rest would wait where nobody sees it."""
     made = catalog(BOX + "models: {m: {parallel: 9}}", box=[ModelInfo("m", resident=False, parallel=4)])
 
-    assert made.resolve("m", ANYONE).parallel == 4
+    assert made.resolve("m", ANYONE)[0].parallel == 4
 
 
 def test_a_route_has_what_the_backend_says():
     """Where the file is silent, the backend's own word counts."""
     made = catalog(BOX, box=[ModelInfo("e", resident=False, size_bytes=5, parallel=4, embedding=True)])
 
-    assert made.resolve("e", ANYONE) == Route(
+    assert made.resolve("e", ANYONE)[0] == Route(
         ModelKey("box", "e"), device="gpu0", embedding=True, size_bytes=5, parallel=4
     )
 
@@ -221,14 +221,14 @@ def test_the_backend_of_a_model_can_be_chosen():
     """A model that two backends have is the one of the backend that the file names."""
     made = catalog(TWO + "models: {both: {backend: b}}", a=["both"], b=["both"])
 
-    assert made.resolve("both", ANYONE).key == ModelKey("b", "both")
+    assert made.resolve("both", ANYONE)[0].key == ModelKey("b", "both")
 
 
 def test_a_model_of_the_file_need_not_be_listed():
     """A server that cannot switch need not list a model to answer for it."""
     made = catalog(TWO + "models: {hidden: {backend: a, aliases: [h]}}", a=[], b=None)
 
-    assert made.resolve("h", ANYONE).key == ModelKey("a", "hidden")
+    assert made.resolve("h", ANYONE)[0].key == ModelKey("a", "hidden")
     assert ids(made) == ["hidden", "h"]
 
 
@@ -237,8 +237,8 @@ def test_an_alias_goes_before_a_listed_model(order):
     """The file's alias means its model, even if a backend has a model of that name, and is listed once."""
     made = catalog(TWO + "models: {m: {aliases: [gpt]}}", a=order, b=[])
 
-    assert made.resolve("gpt", ANYONE).key == ModelKey("a", "m")
-    assert made.resolve("a/gpt", ANYONE).key == ModelKey("a", "gpt")
+    assert made.resolve("gpt", ANYONE)[0].key == ModelKey("a", "m")
+    assert made.resolve("a/gpt", ANYONE)[0].key == ModelKey("a", "gpt")
     assert sorted(ids(made)) == ["gpt", "m"]
 
 
@@ -252,7 +252,7 @@ def test_the_context_of_a_model(load, told, context):
         BOX + f"models: {{m: {{load: {load}}}}}", box=[ModelInfo("m", resident=False, context_length=told)]
     )
 
-    assert made.resolve("m", ANYONE).context_length == context
+    assert made.resolve("m", ANYONE)[0].context_length == context
 
 
 # What was set over the admin API
@@ -269,10 +269,10 @@ def test_an_activation_goes_before_the_file():
 
     made.choose(Saved(models={"m": Activation({"temperature": 0.3}, {"context_length": 1024})}))
 
-    route = made.resolve("m", ANYONE)
+    (route,) = made.resolve("m", ANYONE)
     assert route.defaults == {"temperature": 0.3, "top_p": 0.2, "top_k": 1}
     assert (route.load, route.context_length) == ({"context_length": 1024, "num_experts": 2}, 1024)
-    assert made.resolve("n", ANYONE).defaults == {"temperature": 0.1, "top_p": 0.1, "top_k": 1}
+    assert made.resolve("n", ANYONE)[0].defaults == {"temperature": 0.1, "top_p": 0.1, "top_k": 1}
 
 
 @pytest.mark.parametrize("name", ["m", "gpt", "M", "a/m", "m:2"])
@@ -282,11 +282,11 @@ def test_an_activation_finds_its_model_by_any_name(name):
     made = catalog(text, a=[ModelInfo("m", resident=True, names=("m:2",))], b=["m"])
 
     made.choose(Saved(models={name: Activation({"seed": 1})}))
-    set_for = [made.resolve(each, ANYONE).defaults for each in ("gpt", "a/m", "b/m")]
+    set_for = [made.resolve(each, ANYONE)[0].defaults for each in ("gpt", "a/m", "b/m")]
     made.choose(Saved())
 
     assert set_for == [{"seed": 1}, {"seed": 1}, {}]
-    assert made.resolve("m", ANYONE).defaults == {}
+    assert made.resolve("m", ANYONE)[0].defaults == {}
 
 
 def test_what_was_set_twice_is_put_together():
@@ -295,7 +295,7 @@ def test_what_was_set_twice_is_put_together():
 
     made.choose(Saved(models={"m": Activation({"seed": 1, "top_k": 1}), "a/m": Activation({"seed": 2})}))
 
-    assert made.resolve("m", ANYONE).defaults == {"seed": 2, "top_k": 1}
+    assert made.resolve("m", ANYONE)[0].defaults == {"seed": 2, "top_k": 1}
 
 
 def test_what_was_set_for_a_model_that_is_gone_waits_for_it():
@@ -304,7 +304,7 @@ def test_what_was_set_for_a_model_that_is_gone_waits_for_it():
 
     made.update("a", [ModelInfo("m", resident=True)])
 
-    assert made.resolve(None, ANYONE).defaults == {"seed": 1}
+    assert made.resolve(None, ANYONE)[0].defaults == {"seed": 1}
 
 
 def test_a_reload_keeps_what_was_set():
@@ -327,7 +327,7 @@ def test_no_name_means_the_active_model(name):
 
     made.choose(Saved(active=name))
 
-    assert made.resolve(None, ANYONE).key == ModelKey("a", "m")
+    assert made.resolve(None, ANYONE)[0].key == ModelKey("a", "m")
     assert made.active == "m"
     assert [listed["id"] for listed in made.listing(ANYONE, ()) if listed.get("active")] == ["m", "gpt"]
 
@@ -376,7 +376,7 @@ def test_the_active_model_is_not_for_everyone():
     made = catalog(TWO, a=["m"], b=[])
     made.choose(Saved(active="m"))
 
-    with pytest.raises(AccessDenied, match="access.keys"):
+    with pytest.raises(ModelNotFound, match="the active one is not for this client"):
         made.resolve(None, Client("k", ("q*",)))
 
 
@@ -415,16 +415,32 @@ def test_a_key_may_use_its_models(globs, name):
     """A key that may use a model by any of its names may use it by all of them."""
     made = catalog(TWO + "models: {qwen: {aliases: [gpt]}}", a=["qwen"], b=[])
 
-    assert made.resolve(name, Client("k", globs)).key == ModelKey("a", "qwen")
+    assert made.resolve(name, Client("k", globs))[0].key == ModelKey("a", "qwen")
 
 
-@pytest.mark.parametrize("name", ["llama", "a/llama"])
-def test_a_key_may_not_use_others(name):
-    """A model that is not the key's is 403, whatever it is called by."""
-    made = catalog(TWO, a=["qwen", "llama"], b=[])
+def told(made, name, client):
+    """Return what a client is told of a model, by a request and by the look at one."""
+    said = []
+    for ask in (made.resolve, lambda name, client: made.show(name, client, ())):
+        try:
+            said.append(str(ask(name, client)))
+        except DmapError as error:
+            said.append((error.status, error.code, error.message))
+    return said
 
-    with pytest.raises(AccessDenied, match="access.keys"):
-        made.resolve(name, Client("k", ("qwen*",)))
+
+@pytest.mark.parametrize("name", ["llama", "a/llama", "l", "gone"])
+@pytest.mark.parametrize("globs", [("qwen*",), ("a/*",), ("*lama",), ()])
+@pytest.mark.parametrize("backends", [{"b": []}, {}], ids=["all answer", "one is silent"])
+def test_a_key_cannot_tell_what_others_have(name, globs, backends):
+    """A model that is not the key's is answered as one that does not exist, whatever it is called by."""
+    text = TWO + "models: {llama: {aliases: [l]}}"
+    client = Client("k", globs)
+
+    there = told(catalog(text, a=["qwen", "llama"], **backends), name, client)
+    not_there = told(catalog(text, a=["qwen"], **backends), name, client)
+
+    assert there == not_there or client.may_use("llama", "l")
 
 
 def test_a_key_sees_its_models_only():
@@ -484,7 +500,7 @@ def test_a_backend_that_fell_silent_keeps_its_models():
 
     made.update("a", None)
 
-    assert made.resolve("m", ANYONE).key == ModelKey("a", "m")
+    assert made.resolve("m", ANYONE)[0].key == ModelKey("a", "m")
     assert ids(made) == ["m", "n"]
 
 

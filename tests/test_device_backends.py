@@ -71,6 +71,19 @@ async def test_a_backend_that_stays_silent_is_gone() -> None:
     assert (await silent.read()).gone == frozenset()
 
 
+async def test_silence_is_counted_from_its_first_moment() -> None:
+    """A backend is gone when `gone_s` have passed since it first said nothing, however often it was asked."""
+    studio, passed = FakeSwitcher(), asyncio.Event()
+    studio.looking.error = BackendDown("studio does not answer")
+    silent = backends_of(studio, gone_s=0.02)
+    assert (await silent.read()).gone == frozenset()
+
+    asyncio.get_running_loop().call_later(0.03, passed.set)
+    await passed.wait()
+
+    assert (await silent.read()).gone == {"studio"}
+
+
 async def test_a_backend_of_another_device_is_refused() -> None:
     """What is not of this device is neither loaded nor unloaded here."""
     with pytest.raises(LoadFailed, match="backend 'other' is not one of this device's"):

@@ -231,6 +231,98 @@ class TestWaitingByHand:
         assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
+class TestComingBack:
+    async def test_waits_in_its_place_while_the_device_is_looked_at(
+        self, gate: Gate, studio: FakeSwitcher
+    ) -> None:
+        """A request whose model did not answer waits in the queue, with a place and a future."""
+        lease = await gate.lease(A, "me").__aenter__()
+        studio.looking.hold()
+
+        lease.come_back()
+        await studio.looking.started.wait()
+
+        assert [line.client for line in gate.waiting()] == ["me"]
+        assert gate.view.of(lease)[0] == 1
+        assert gate.snapshot().leases == 0
+        studio.looking.release.set()
+        await lease.granted
+        assert studio.loading.calls == ["a"]
+        lease.release()
+
+    async def test_has_a_model_that_vanished_loaded_again(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A resident that turns out to be gone is loaded again, once, for all who came back."""
+        first = await gate.lease(A, "me").__aenter__()
+        second = await gate.lease(A, "you").__aenter__()
+        studio.residents = set()
+
+        first.come_back()
+        second.come_back()
+        await first.granted
+        await second.granted
+
+        assert studio.loading.calls == ["a", "a"]
+        first.release()
+        second.release()
+
+    async def test_keeps_newcomers_from_a_model_in_doubt(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """Nobody is sent to a resident that did not answer before somebody has looked at it."""
+        lease = await gate.lease(A, "me").__aenter__()
+        studio.looking.hold()
+        lease.come_back()
+
+        lease.release()
+        late = gate.lease(A, "you")
+        late.ask()
+
+        assert late.granted is not None
+        studio.looking.release.set()
+        await late.granted
+        late.release()
+
+    async def test_waits_no_longer_in_all(self, studio: FakeSwitcher) -> None:
+        """The wait is bounded from the first ask on, with all that lies between."""
+        gate = Gate("gpu0", Limits(wait_s=0.05), {"studio": studio}, cooldown_s=0)
+        await gate.start()
+        lease = await gate.lease(A, "me").__aenter__()
+        studio.looking.hold()
+
+        lease.come_back()
+        with pytest.raises(WaitExpired):
+            await lease.granted
+
+        assert asyncio.get_running_loop().time() - lease.since < 1
+        assert gate.snapshot().leases == 0
+        studio.looking.release.set()
+        await gate.close()
+
+    async def test_to_a_gate_that_closed_is_refused(self, studio: FakeSwitcher) -> None:
+        """A request that comes back when dmap ends hears so."""
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        lease = await gate.lease(A, "me").__aenter__()
+        await gate.close()
+
+        with pytest.raises(ShuttingDown):
+            lease.come_back()
+
+        lease.release()
+        assert gate.snapshot().leases == 0
+
+    async def test_to_a_model_that_backs_off_is_refused(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A model whose load has failed meanwhile is not loaded for one who comes back either."""
+        first = await gate.lease(A, "me").__aenter__()
+        studio.residents = set()
+        studio.loading.error = LoadFailed("no such file")
+        await gate.recheck()
+        with pytest.raises(LoadFailed):
+            await ask(gate, A)
+
+        with pytest.raises(BackendDown, match="no such file"):
+            first.come_back()
+
+        assert gate.snapshot().leases == 0
+
+
 class TestRefusals:
     async def test_a_failed_load_is_told_with_its_reason(self, gate: Gate, studio: FakeSwitcher) -> None:
         """All who wait for a load that fails hear the backend's own words; the next to come is put off."""
@@ -424,6 +516,82 @@ class TestTruth:
 
         assert [view.model for view in gate.snapshot().residents] == [A.key]
         assert studio.loading.calls == ["a"]
+
+
+class TestAfterAFailure:
+    async def test_the_device_is_looked_at(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """Nobody knows what a switch that failed has left behind, so that is looked at unasked."""
+        studio.loading.error = LoadFailed("no such file")
+        studio.loading.hold()
+        task = ask(gate, A)
+        await studio.loading.started.wait()
+        studio.residents = {"x"}
+
+        studio.loading.release.set()
+        with pytest.raises(LoadFailed):
+            await task
+
+        await until(lambda: gate.residents == {ModelKey("studio", "x")})
+
+    async def test_of_the_backend_the_load_is_not_tried_alone(self, studio: FakeSwitcher) -> None:
+        """A backend that went down in a load was no want of memory: nobody is unloaded for a second try."""
+        gate = Gate("gpu0", Limits(max_models=2, memory_bytes=10), {"studio": studio}, cooldown_s=0)
+        await gate.load(Route(B.key, device="gpu0", size_bytes=1), "me")
+        studio.loading.error = BackendDown("studio does not answer")
+
+        with pytest.raises(BackendDown):
+            await gate.load(Route(A.key, device="gpu0", size_bytes=1), "me")
+
+        assert studio.loading.calls == ["b", "a"]
+        assert studio.residents == {"b"}
+        await gate.close()
+
+    async def test_for_want_of_memory_the_load_is_tried_alone(self, studio: FakeSwitcher) -> None:
+        """A load that a backend refuses beside others is tried once more with the device to itself."""
+        gate = Gate("gpu0", Limits(max_models=2, memory_bytes=10), {"studio": studio}, cooldown_s=0)
+        await gate.load(Route(B.key, device="gpu0", size_bytes=1), "me")
+        studio.loading.error = LoadFailed("out of memory")
+
+        with pytest.raises(LoadFailed):
+            await gate.load(Route(A.key, device="gpu0", size_bytes=1), "me")
+
+        assert studio.loading.calls == ["b", "a", "a"]
+        assert studio.unloading.calls == ["b"]
+        await gate.close()
+
+    async def test_a_backend_that_answers_again_is_tried_at_once(
+        self, gate: Gate, studio: FakeSwitcher
+    ) -> None:
+        """When a look finds that a backend is back, its models need not back off any longer; not before."""
+        studio.looking.error = BackendDown("studio does not answer")
+        with pytest.raises(BackendDown):
+            await ask(gate, A)
+        await gate.recheck()
+        looks = len(studio.looking.calls)
+        with pytest.raises(BackendDown, match="at the last try"):
+            await ask(gate, A)
+        assert len(studio.looking.calls) == looks
+
+        studio.looking.error = None
+        await gate.recheck()
+
+        await gate.load(A, "me")
+
+    async def test_a_look_that_a_switch_overtook_is_taken_again(
+        self, gate: Gate, studio: FakeSwitcher
+    ) -> None:
+        """What was read when a switch began may be out of date, so somebody looks again after it."""
+        studio.looking.hold()
+        studio.changed()
+        await studio.looking.started.wait()
+        looks = len(studio.looking.calls)
+        task = ask(gate, A)
+        await until(lambda: len(studio.looking.calls) == looks + 1)
+
+        studio.looking.release.set()
+        (await task).release()
+
+        await until(lambda: len(studio.looking.calls) == looks + 2)
 
 
 class TestClose:

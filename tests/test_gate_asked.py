@@ -161,6 +161,25 @@ class TestUnload:
             await unloading
         lease.release()
 
+    async def test_given_up_is_no_reason_to_keep_an_outdated_copy(
+        self, gate: Gate, studio: FakeSwitcher
+    ) -> None:
+        """Who gives up an unloading does not let newcomers into a copy that is to go for other options."""
+        async with gate.lease(A, "me"):
+            studio.poor = {"a"}
+            await gate.recheck()
+            unloading = asyncio.create_task(gate.unload(A.key))
+            await asyncio.sleep(0)
+
+            await cancelled(unloading)
+            late = ask(gate, A)
+            await until(lambda: gate.snapshot().waiting == 1)
+
+            assert gate.snapshot().residents[0].leaving
+        studio.poor = set()
+        (await late).release()
+        assert studio.loading.calls == ["a", "a"]
+
 
 class TestLoad:
     async def test_returns_what_the_model_got(self, gate: Gate, studio: FakeSwitcher) -> None:
@@ -326,6 +345,19 @@ class TestDrain:
         await gate.close()
 
 
+async def test_an_idle_copy_with_other_options_is_left_until_it_is_asked_for(
+    gate: Gate, studio: FakeSwitcher
+) -> None:
+    """It counts as gone, for it has to be loaded anew, but nobody unloads it for that."""
+    await gate.load(A, "me")
+    studio.poor = {"a"}
+
+    await gate.recheck()
+
+    assert gate.residents == frozenset()
+    assert studio.unloading.calls == []
+
+
 async def test_a_model_that_nobody_uses_is_unloaded(gate: Gate, studio: FakeSwitcher) -> None:
     """After `ttl_s` without a lease the gate's own timer has a model unloaded."""
     await gate.load(replace(A, ttl_s=0.01), "me")
@@ -346,6 +378,22 @@ class TestAdopt:
             await gate.load(A, "me")
 
         assert studio.residents == {"x"}
+        await gate.close()
+
+    async def test_respect_holds_for_models_that_the_catalog_knows(self, studio: FakeSwitcher) -> None:
+        """The owner's model is no victim either if dmap has a route for it."""
+        studio.residents = {"a"}
+        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0, adopt=False)
+        gate.know({A.key: A, B.key: B}.get)
+        await gate.start()
+        async with gate.lease(A, "me"):
+            pass
+
+        with pytest.raises(LoadFailed, match="beside what is pinned"):
+            await gate.load(B, "me")
+
+        assert studio.residents == {"a"}
+        assert studio.unloading.calls == []
         await gate.close()
 
     async def test_respect_takes_out_no_stranger(self, studio: FakeSwitcher) -> None:

@@ -538,7 +538,7 @@ async def test_a_child_that_stumbles_lives(models, monkeypatch, caplog):
     """Questions without an answer count only in a row, for each child of its own."""
     answers = []
 
-    async def stumbling(session, port):
+    async def stumbling(port, within_s):
         answers.append(len(answers) % 3 == 2)
         return answers[-1]
 
@@ -555,9 +555,9 @@ async def test_a_busy_child_is_not_hung(models, monkeypatch, caplog):
     """A child that computes on all its slots, and has more waiting, answers its watch all the while."""
     asked = []
 
-    async def counting(session, port, answers=watch._answers):
+    async def counting(port, within_s, answers=watch._answers):
         asked.append(port)
-        return await answers(session, port)
+        return await answers(port, within_s)
 
     async def ask(number):
         while len(asked) < 8:

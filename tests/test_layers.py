@@ -38,10 +38,10 @@ LAYERS = (
 PURE = ("errors", "logfmt", "arbiter", "wire")
 IMPURE = {"asyncio", "logging", "random", "time", "socket", "threading", "os"}
 HOMES = {
-    "aiohttp": {"aiohttp_insides", "backends", "relay", "web", "daemon", "remote"},
+    "aiohttp": {"aiohttp_insides", "relay", "web", "daemon", "remote"},
     "aiohttp_sse": {"web"},
     "gguf": {"demo"},
-    "httptools": {"relay"},
+    "httptools": {"backends", "relay"},
     "msgspec": {"wire", "events"},
     "multidict": {"access", "wire", "relay"},
     "numpy": {"demo"},

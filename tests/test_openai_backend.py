@@ -84,11 +84,10 @@ async def test_a_list_may_come_in_many_pieces(saying):
     assert [models[0].id, models[-1].id, len(models)] == ["model-0", "model-1999", 2000]
 
 
-async def test_an_answer_may_be_chunked_and_zipped(saying):
-    """However the list is sent over HTTP, it is read."""
-    body = gzip.compress(LIST)
-    pieces = b"".join(b"%x\r\n%b\r\n" % (1, body[at : at + 1]) for at in range(len(body)))
-    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n"
+async def test_an_answer_may_be_chunked(saying):
+    """However the list is framed, it is read."""
+    pieces = b"".join(b"%x\r\n%b\r\n" % (1, LIST[at : at + 1]) for at in range(len(LIST)))
+    head = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     backend = await saying(head + pieces + b"0\r\n\r\n")
 
     assert await backend.models() == [ModelInfo("m", resident=True)]
@@ -142,13 +141,41 @@ async def test_what_is_no_list(saying, said):
     assert refused.value.retry_after_s == 5
 
 
-async def test_a_small_answer_may_not_unpack_to_a_large_one(saying):
-    """The bound of the list holds for what is in it, not for what is sent."""
-    body = gzip.compress(b'{"data": [' + b" " * 2**24 + b"]}")
-    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
+FLOOD = 4 * 2**20
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-    with pytest.raises(BackendDown, match="over 4194304 bytes"):
-        await (await saying(head + body)).models()
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (answer(gzip.compress(LIST)).replace(b"\r\n", b"\r\nContent-Encoding: gzip\r\n", 1), "compressed"),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n" * (FLOOD // 28), "more than 32 interim answers"),
+        (CHUNKED + b"0\r\n" + b"x: y\r\n" * (FLOOD // 6), "head or trailer is over 65536 bytes"),
+        (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * (FLOOD // 6), "head or trailer is over 65536 bytes"),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * (3 * FLOOD), "no end|over 65536 bytes|not HTTP"),
+        (CHUNKED + b"1\r\n \r\n" * (FLOOD // 2), "its answer has no end"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b" " * (3 * FLOOD), "its answer is over 4194304 bytes"),
+        (listed(*({"id": f"m{n}"} for n in range(60_000))), "over 2500 models"),
+        (listed({"id": "m", "more": [0] * 300_000}), "over 200000 values"),
+    ],
+    ids=["zip", "1xx", "trailers", "heads", "one head", "chunks", "endless", "models", "values"],
+)
+async def test_whatever_comes_has_a_bound(saying, said, why):
+    """No flood of any part of an answer is read to its end, or holds the loop for long."""
+    loop, backend = asyncio.get_running_loop(), await saying(said)
+    turns = [loop.time()]
+
+    async def turn() -> None:
+        while True:
+            await asyncio.sleep(0)
+            turns.append(loop.time())
+
+    turning = asyncio.ensure_future(turn())
+    with pytest.raises(BackendDown, match=why):
+        await backend.models()
+    turning.cancel()
+
+    assert max(map(float.__sub__, turns[1:], turns)) < 0.5
 
 
 async def test_nobody_listens(saying):

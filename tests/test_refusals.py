@@ -173,7 +173,10 @@ TABLE = {
         get("/v1/models/nobody"),
         Refusal(404, WRONG, "model_not_found", "model", ("'nobody'",)),
     ),
-    "a model that this key may not use": (ask(key="sk-few"), replace(DENIED, words=("'m'", "'few'"))),
+    "a model that this key may not use": (
+        ask(key="sk-few"),
+        Refusal(404, WRONG, "model_not_found", "model", ("'m'", "/v1/models")),
+    ),
     "no model named, none active": (
         ask({"messages": []}),
         replace(INVALID, param="model", words=("none is active", "'m'")),

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmap.arbiter import Arbiter, Effect, Grant, Limits, Needs, Outcome
-from dmap.simulate import WORKLOADS, Arrivals, Crowd, Result, Workload, World, main, run, run_table
+from dmap.simulate import WORKLOADS, main, run_table
+from dmap.simulate.world import Arrivals, Crowd, Result, Workload, World, run
 
 BY_NAME = {workload.name: workload for workload in WORKLOADS}
 

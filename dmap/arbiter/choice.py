@@ -92,10 +92,10 @@ def is_stale(now: float, device: Device, plan: Plan) -> bool:
 def farewell(now: float, device: Device) -> Plan | None:
     """Return the unloading that is due: of an idle model that was wished away, or idle for too long."""
     going = device.plan.victims if device.plan is not None and not _serving(device, device.plan) else ()
-    for model, wish in device.wishes.items():
+    for model, causes in device.wishes.items():
         resident = device.residents.get(model)
         if resident is not None and not resident.leases and model not in going:
-            return Plan(None, (model,), wish.cause, wish.since)
+            return Plan(None, (model,), *next(iter(causes.items())))
     if device.drained or device.plan is not None:
         return None
     for resident in device.residents.values():

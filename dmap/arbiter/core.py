@@ -12,7 +12,8 @@ at one time changes nothing the second time, so an event too many is harmless.  
 asked for by `next_deadline`: call `tick` then.
 
 A ticket waits, then holds a lease, then is withdrawn; or it is refused, and over.  `withdraw` ends it in
-any state and may be called for one that is over already.
+any state and may be called for one that is over already.  `came_back` lets a lease wait again whose resident
+did not answer: as old as it is, and where its age puts it.  Its resident takes nobody until it has been seen.
 
 A settlement has five steps.  Waiters beyond `wait_s` are refused.  A plan that nobody waits for any more, or
 that would no longer do, is dropped.  Without a plan, an idle resident that is to go makes one; else the
@@ -46,7 +47,8 @@ a load that failed beside others, perhaps for want of memory, is first tried onc
 itself.
 
 `unload` is a wish: its resident takes nobody from then on, and goes when its last lease has ended, by an
-`Unload` of its own or with whatever switch takes it out before.  So does a resident that nobody used for its
+`Unload` of its own or with whatever switch takes it out before.  There may be several for one resident, each
+for its own cause; `keep` takes one back.  So does a resident that nobody used for its
 `ttl_s`.  Who waits for it meanwhile has it loaded again.  A wish never holds a switch up; but an idle
 resident that is to go does not wait for the drain of others.
 
@@ -58,13 +60,13 @@ a copy loaded later is another resident.  What was read before or during a switc
 tells, and such a report is ignored.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from dmap.arbiter import outlook
+from dmap.arbiter import admission, outlook
 from dmap.arbiter.device import Device
-from dmap.arbiter.effects import Cause, Client, Effect, Grant, Model, Reason, Refuse, Switch, TicketId, Unload
+from dmap.arbiter.effects import Cause, Client, Effect, Grant, Model, Reason, Switch, TicketId, Unload
 from dmap.arbiter.settlement import Settlement
-from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, Resident, Snapshot, Wish
+from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, Resident, Snapshot
 
 
 class Arbiter:
@@ -78,7 +80,6 @@ class Arbiter:
     def __init__(self, limits: Limits) -> None:
         self._device = Device(limits)
         self._settlement = Settlement(self._device)
-        self._emptied = False
 
     # Events
 
@@ -90,10 +91,11 @@ class Arbiter:
         device.needs[model] = needs
         if self._settlement.is_calm(now):
             resident = device.residents.get(model)
-            if resident is not None and not resident.is_full:
+            if resident is not None and device.takes(resident):
                 device.admit(now, ticket, client, resident)
                 return [Grant(ticket)]
-        refusal = self._objection(now, ticket, model)
+        refusal = admission.objection(now, device, ticket, model)
+        refusal = refusal or admission.no_room(now, device, ticket, model)
         if refusal is not None:
             self._settlement.effects.append(refusal)
         else:
@@ -113,38 +115,52 @@ class Arbiter:
                 return []
         return self._settlement.settle(now)
 
-    def unload(self, now: float, model: Model) -> list[Effect]:
+    def came_back(self, now: float, ticket: TicketId) -> list[Effect]:
+        """
+        Let *ticket*, whose resident did not answer, wait again.  It keeps its age, and by that its place.
+
+        The resident takes nobody until `observed` has found it.  Nothing happens if *ticket* has no lease.
+        """
+        if ticket in self._device.leases:
+            returned = self._device.take_back(now, ticket)
+            refusal = admission.objection(now, self._device, ticket, returned.model)
+            if refusal is None:
+                self._device.waiters.add(now, returned)
+            else:
+                self._device.habits.ended(returned.client, returned.model)
+                self._settlement.effects.append(refusal)
+        return self._settlement.settle(now)
+
+    def unload(self, now: float, model: Model, cause: Cause = Cause.ASKED) -> list[Effect]:
         """Wish a resident away, or one that is being loaded, pinned or not.  `keep` takes the wish back."""
         device, plan = self._device, self._under_way()
         if model in device.residents or (plan is not None and plan.load == model):
-            device.wishes[model] = Wish(Cause.ASKED, now)
+            device.wish(now, model, cause)
         return self._settlement.settle(now)
 
-    def keep(self, now: float, model: Model) -> list[Effect]:
-        """Take back what `unload` wished; an `Unload` that is out already goes on."""
-        wish = self._device.wishes.get(model)
-        if wish is not None and wish.cause is Cause.ASKED:
-            del self._device.wishes[model]
-            if self._emptied:
-                self._device.wishes[model] = Wish(Cause.DRAIN, wish.since)
+    def keep(self, now: float, model: Model, cause: Cause = Cause.ASKED) -> list[Effect]:
+        """
+        Take back what `unload` wished for the same *cause*; what was wished for another holds.
+
+        An `Unload` that is out already goes on.
+        """
+        self._device.unwish(model, cause)
         return self._settlement.settle(now)
 
     def drain(self, now: float, *, unload: bool = False) -> list[Effect]:
         """Grant nothing and begin no switch until `resume`; with *unload* let all residents go when idle."""
-        self._device.drained = True
-        self._emptied = unload
+        self._device.drained, self._device.emptied = True, unload
         for model in self._device.residents if unload else ():
-            self._device.wishes.setdefault(model, Wish(Cause.DRAIN, now))
+            self._device.wish(now, model, Cause.DRAIN)
         return self._settlement.settle(now)
 
     def resume(self, now: float) -> list[Effect]:
         """Go on after `drain`.  Residents that have not gone by now stay."""
         if self._device.drained:
             self._device.resumed_at = now  # who waited until now was kept by the drain, not by a resident
-        self._device.drained = self._emptied = False
-        wishes = self._device.wishes
-        for model in [model for model, wish in wishes.items() if wish.cause is Cause.DRAIN]:
-            del wishes[model]
+        self._device.drained = self._device.emptied = False
+        for model in list(self._device.wishes):
+            self._device.unwish(model, Cause.DRAIN)
         return self._settlement.settle(now)
 
     def unloaded(self, now: float, model: Model) -> list[Effect]:
@@ -167,13 +183,13 @@ class Arbiter:
         """Hear how the switch under way ended.  A resident that an `Unload` could not take out stays."""
         plan = self._under_way()
         if plan is not None:
-            wish = self._end(now, plan)
+            wishes = self._device.end(now, plan)
             if plan.load is None:
-                self._stay(now, plan.victims)
+                self._device.stay(now, plan.victims)
             elif outcome.failed is None:
-                self._welcome(now, plan, outcome, wish)
+                self._settlement.welcome(now, plan, outcome, wishes)
             else:
-                self._fail(now, plan.load, outcome)
+                self._settlement.fail(now, plan.load, outcome)
         return self._settlement.settle(now)
 
     def observed(self, now: float, epoch: int, residents: Mapping[Model, Needs]) -> list[Effect]:
@@ -184,7 +200,7 @@ class Arbiter:
                 self._device.lose(gone)
             for model, needs in residents.items():
                 if model not in known:
-                    self._settle_in(Resident(model, needs, now, 0, used_at=now))
+                    self._device.settle_in(Resident(model, needs, now, 0, used_at=now))
                 else:
                     self._device.retie(model, needs)
         return self._settlement.settle(now)
@@ -272,60 +288,6 @@ class Arbiter:
         plan = self._device.plan
         return plan if plan is not None and plan.switch is not None else None
 
-    def _objection(self, now: float, ticket: TicketId, model: Model) -> Refuse | None:
-        device = self._device
-        if device.closed:
-            return Refuse(ticket, Reason.CLOSED)
-        resident = device.residents.get(model)
-        if resident is None and (refusal := device.back_off.refusal(now, model)) is not None:
-            return Refuse(ticket, Reason.BACK_OFF, refusal[1], refusal[0])
-        if resident is None and not device.can_ever_hold(model):
-            return Refuse(ticket, Reason.NEVER_FITS)
-        at_once = resident is not None and device.takes(resident)
-        if len(device.waiters) >= device.limits.queue and not at_once:
-            return Refuse(ticket, Reason.QUEUE_FULL, retry_after_s=outlook.estimate(now, device, model))
-        return None
-
     def _reconsider(self, now: float, plan: Plan) -> None:
         if self._device.drained or not self._device.waiters.count(plan.load):
-            self._end(now, plan)
-
-    def _end(self, now: float, plan: Plan) -> Wish | None:
-        """End a switch; return the wish that what it loads go again."""
-        self._device.strike(now, plan)
-        self._device.plan = None
-        self._device.epoch += 1
-        return self._device.wishes.pop(plan.load, None)
-
-    def _welcome(self, now: float, plan: Plan, outcome: Outcome, wish: Wish | None) -> None:
-        device, cost_s = self._device, now - plan.started
-        for model in plan.victims:
-            device.lose(model)
-        device.costs.learn(plan.load, cost_s)
-        needs = device.loaded(plan.load, outcome)
-        resident = Resident(plan.load, needs, now, cost_s, used_at=now)
-        self._settle_in(resident)
-        self._settlement.take(now, resident)
-        if wish is not None:
-            device.wishes[plan.load] = wish
-
-    def _settle_in(self, resident: Resident) -> None:
-        self._device.settle_in(resident)
-        if self._emptied:
-            self._device.wishes[resident.model] = Wish(Cause.DRAIN, resident.since)
-
-    def _stay(self, now: float, models: Iterable[Model]) -> None:
-        for model in models:
-            self._device.wishes.pop(model, None)
-            if model in self._device.residents:
-                self._device.residents[model].used_at = now  # its `ttl_s` begins anew
-
-    def _fail(self, now: float, model: Model, outcome: Outcome) -> None:
-        device, detail = self._device, outcome.failed or ""
-        if outcome.crowded and device.residents and model not in device.alone:
-            device.alone[model] = True
-            return
-        if model in device.alone:
-            device.alone[model] = False
-        retry_after_s = device.back_off.add(now, model, detail)
-        self._settlement.refuse_all(model, Reason.LOAD_FAILED, detail, retry_after_s)
+            self._device.end(now, plan)

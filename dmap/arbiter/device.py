@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from dmap.arbiter import policy
-from dmap.arbiter.effects import Client, Model, TicketId
+from dmap.arbiter.effects import Cause, Client, Model, TicketId
 from dmap.arbiter.estimates import ANSWER_GUESS_S, COST_GUESS_S, Averages, BackOff, Habits, Strikes
-from dmap.arbiter.state import Lease, Limits, Needs, Outcome, Plan, Resident, Ticket, Wish
+from dmap.arbiter.state import Lease, Limits, Needs, Outcome, Plan, Resident, Ticket
 from dmap.arbiter.waiters import Waiters
 
 GAP_CAP = 4
@@ -23,8 +23,9 @@ class Device:
     The state of one device.
 
     *alone* holds the models whose load failed beside others: True while they are to have the device to
-    themselves, False once that did not help either.  *wishes* are the models that are to go when idle.
-    *stays* are the times for which residents kept others waiting.
+    themselves, False once that did not help either.  *wishes* has the models that are to go when idle: for
+    which causes, and since when; while the device is *emptied*, whatever comes in is to go.  *stays* are the
+    times for which residents kept others waiting.
     """
 
     limits: Limits
@@ -40,8 +41,9 @@ class Device:
     strikes: Strikes = field(default_factory=Strikes)
     back_off: BackOff = field(default_factory=BackOff)
     alone: dict[Model, bool] = field(default_factory=dict)
-    wishes: dict[Model, Wish] = field(default_factory=dict)
+    wishes: dict[Model, dict[Cause, float]] = field(default_factory=dict)
     drained: bool = False
+    emptied: bool = False
     resumed_at: float = 0.0
     closed: bool = False
     epoch: int = 0
@@ -57,7 +59,8 @@ class Device:
 
     def takes(self, resident: Resident) -> bool:
         """Tell whether *resident* may be granted once more."""
-        return not resident.is_full and not self.drained and not self.is_leaving(resident.model)
+        is_free = not resident.is_full and not resident.doubted
+        return is_free and not self.drained and not self.is_leaving(resident.model)
 
     def is_leaving(self, model: Model) -> bool:
         """Tell whether *model* is on its way out, and takes nobody."""
@@ -83,7 +86,7 @@ class Device:
     def ask(self, now: float, ticket: TicketId, model: Model, client: Client, priority: int) -> None:
         """Let a ticket wait."""
         self.habits.asked(now, client, model, GAP_CAP * self.costs.of(model))
-        self.waiters.add(Ticket(ticket, model, client, now, self.strikes.held_until(client), priority))
+        self.waiters.add(now, Ticket(ticket, model, client, now, self.strikes.held_until(client), priority))
 
     def admit(self, now: float, ticket: TicketId, client: Client, resident: Resident) -> None:
         """Let a ticket have its lease without a wait."""
@@ -136,6 +139,14 @@ class Device:
             resident.expected.add(client)
         return resident
 
+    def take_back(self, now: float, ticket: TicketId) -> Ticket:
+        """End a lease that was of no use, and doubt its resident; return the ticket, which is nowhere now."""
+        lease = self.leases.pop(ticket)
+        lease.resident.leases -= 1
+        lease.resident.used_at, lease.resident.doubted = now, True
+        self.waiters.spared(lease.ticket)
+        return lease.ticket
+
     def contended_s(self, now: float, resident: Resident) -> float:
         """Return for how long *resident* has kept models waiting that are not there."""
         oldest = min((self.waiters.head(model).since for model in self.absent()), default=now)
@@ -163,20 +174,44 @@ class Device:
         """Add a resident, loaded or found."""
         self.residents[resident.model] = resident
         self.back_off.clear(resident.model)
+        if self.emptied:
+            self.wish(resident.since, resident.model, Cause.DRAIN)
+
+    def stay(self, now: float, models: Iterable[Model]) -> None:
+        """Keep residents that could not be unloaded, wished away or not; their `ttl_s` begins anew."""
+        for model in models:
+            self.wishes.pop(model, None)
+            if model in self.residents:
+                self.residents[model].used_at = now
 
     def retie(self, model: Model, needs: Needs) -> None:
-        """Have a resident stay as *needs* says by now: pinned or not, and for how long when idle."""
+        """Have a resident that was seen stay as *needs* says: pinned or not, and for how long when idle."""
         resident, asked = self.residents[model], self.needs.get(model)
+        resident.doubted = False
         resident.needs = replace(resident.needs, pinned=needs.pinned, ttl_s=needs.ttl_s)
         if asked is not None:
             self.needs[model] = replace(asked, pinned=needs.pinned, ttl_s=needs.ttl_s)
 
+    def wish(self, now: float, model: Model, cause: Cause) -> None:
+        """Note that *model* is to go when it is idle, for one more *cause*."""
+        self.wishes.setdefault(model, {}).setdefault(cause, now)
+
+    def unwish(self, model: Model, cause: Cause) -> None:
+        """Take *cause* back; what was wished for others holds."""
+        causes = self.wishes.get(model, {})
+        causes.pop(cause, None)
+        if not causes:
+            self.wishes.pop(model, None)
+
     def lose(self, model: Model) -> None:
-        """Take a resident out, if it is one, and with it the wish that it go."""
+        """Take a resident out, if it is one, and with it the wishes that it go."""
         self.residents.pop(model, None)
         self.wishes.pop(model, None)
 
-    def strike(self, now: float, plan: Plan) -> None:
-        """Note that a switch was under way for nobody, if it was."""
+    def end(self, now: float, plan: Plan) -> dict[Cause, float]:
+        """End a switch, perhaps one for nobody; return why what it loads is to go again, if it is."""
         if plan.abandoned_by is not None and not self.waiters.count(plan.load):
             self.strikes.add(now, plan.abandoned_by, self.costs.of(plan.load))
+        self.plan = None
+        self.epoch += 1
+        return self.wishes.pop(plan.load, {})

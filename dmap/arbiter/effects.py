@@ -27,13 +27,15 @@ class Cause(Enum):
     Why a switch was decided.
 
     One that loads: there was room, what goes was idle, or a waiter lost patience.  One that only unloads:
-    somebody asked for it, nobody used the model for its `ttl_s`, or the device is drained.
+    somebody asked for it, the model is to have other options, nobody used it for its `ttl_s`, or the device
+    is drained.
     """
 
     ROOM = "room"
     IDLE = "idle"
     PATIENCE = "patience"
     ASKED = "asked"
+    OUTDATED = "outdated"
     TTL = "ttl"
     DRAIN = "drain"
 

@@ -76,6 +76,12 @@ class Ledger:
         if account is not None and ticket.id in account.running:
             account.settled_s += max(now - account.running.pop(ticket.id), LEAST_S)
 
+    def taken_back(self, ticket: Ticket) -> None:
+        """Charge nothing for a lease that was of no use."""
+        account = self._accounts.get(ticket.client)
+        if account is not None:
+            account.running.pop(ticket.id, None)
+
     def level_s(self, now: float, client: Client, answer_s: float) -> float:
         """Return what *client*, who waits, has received, running leases charged for *answer_s* or more."""
         return self._accounts[client].level_s(now, answer_s)

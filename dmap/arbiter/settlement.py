@@ -7,8 +7,8 @@ operation is at the top of `core`.
 
 from dmap.arbiter import choice, outlook
 from dmap.arbiter.device import Device
-from dmap.arbiter.effects import Effect, Grant, Model, Reason, Refuse, Switch, Unload
-from dmap.arbiter.state import Resident, Ticket
+from dmap.arbiter.effects import Cause, Effect, Grant, Model, Reason, Refuse, Switch, Unload
+from dmap.arbiter.state import Outcome, Plan, Resident, Ticket
 
 
 class Settlement:
@@ -87,6 +87,30 @@ class Settlement:
         """Refuse all who wait for *model*."""
         for ticket in list(self._device.waiters.line(model)):
             self.refuse(ticket, reason, detail, retry_after_s)
+
+    def welcome(self, now: float, plan: Plan, outcome: Outcome, wishes: dict[Cause, float]) -> None:
+        """Let in what *plan* has loaded, for those who waited for it; after that it may be wished away."""
+        device, cost_s = self._device, now - plan.started
+        for model in plan.victims:
+            device.lose(model)
+        device.costs.learn(plan.load, cost_s)
+        needs = device.loaded(plan.load, outcome)
+        resident = Resident(plan.load, needs, now, cost_s, used_at=now)
+        device.settle_in(resident)
+        self.take(now, resident)
+        for cause, since in wishes.items():
+            device.wish(since, plan.load, cause)
+
+    def fail(self, now: float, model: Model, outcome: Outcome) -> None:
+        """Have the load of *model* tried again, alone, if that may help; else refuse all who wait for it."""
+        device, detail = self._device, outcome.failed or ""
+        if outcome.crowded and device.residents and model not in device.alone:
+            device.alone[model] = True
+            return
+        if model in device.alone:
+            device.alone[model] = False
+        retry_after_s = device.back_off.add(now, model, detail)
+        self.refuse_all(model, Reason.LOAD_FAILED, detail, retry_after_s)
 
     def _expire(self, now: float) -> None:
         device, told = self._device, dict[Model, float]()

@@ -71,7 +71,8 @@ class Resident:
     A loaded model.
 
     *since* is when it became resident and *cost_s* what its own switch took, 0 for one that was found.
-    *expected* are the clients it answered last and that ask nothing now.
+    *expected* are the clients it answered last and that ask nothing now.  It is *doubted* when it did not
+    answer and nobody has seen it since.
     """
 
     model: Model
@@ -81,6 +82,7 @@ class Resident:
     leases: int = 0
     used_at: float = 0
     expected: set[Client] = field(default_factory=set)
+    doubted: bool = False
 
     @property
     def is_full(self) -> bool:
@@ -99,14 +101,6 @@ class Lease:
 
     ticket: Ticket
     resident: Resident
-    since: float
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """That a resident be unloaded as soon as it is idle: why, and since when it takes nobody."""
-
-    cause: Cause
     since: float
 
 

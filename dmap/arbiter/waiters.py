@@ -26,13 +26,13 @@ class Line:
     weights: float = 0.0
     weighted_since: float = 0.0
 
-    def add(self, ticket: Ticket) -> None:
-        """Put *ticket* at the end of its client's queue."""
+    def add(self, now: float, ticket: Ticket) -> None:
+        """Put *ticket* into its client's queue."""
         if not any(client == ticket.client for client, _ in self.queues):
-            self.ledger.joins(ticket.since, ticket.client, self.clients())
+            self.ledger.joins(now, ticket.client, self.clients())
             self.ledger.forget((ticket.client, *self.clients()))
-        self.tickets[ticket.id] = ticket
-        self.queues.setdefault((ticket.client, ticket.priority), {})[ticket.id] = ticket
+        _put(self.tickets, ticket)
+        _put(self.queues.setdefault((ticket.client, ticket.priority), {}), ticket)
         share = weight(ticket.priority)
         self.weights += share
         self.weighted_since += share * ticket.since
@@ -80,6 +80,15 @@ class Line:
         return max([priority for _, priority in self.queues])
 
 
+def _put(queue: Queue, ticket: Ticket) -> None:
+    """Put *ticket* behind all that are as old: almost always at the end."""
+    last = next(reversed(queue.values()), ticket)
+    queue[ticket.id] = ticket
+    if last.since > ticket.since:
+        for id in [id for id, other in queue.items() if other.since > ticket.since]:
+            queue[id] = queue.pop(id)
+
+
 class Waiters:
     """
     Lines of tickets, one per model.
@@ -103,13 +112,13 @@ class Waiters:
     def __iter__(self) -> Iterator[Ticket]:
         return iter(self._all.values())
 
-    def add(self, ticket: Ticket) -> None:
-        """Put *ticket* at the end of its model's line."""
-        self._all[ticket.id] = ticket
+    def add(self, now: float, ticket: Ticket) -> None:
+        """Put *ticket* into its model's line: at the end, or by its age if it came back."""
+        _put(self._all, ticket)
         line = self._lines.get(ticket.model)
         if line is None:
             line = self._lines[ticket.model] = Line()
-        line.add(ticket)
+        line.add(now, ticket)
 
     def take(self, id: TicketId) -> Ticket:
         """Take a ticket out, wherever it stands."""
@@ -130,6 +139,12 @@ class Waiters:
         line = self._lines.get(ticket.model)
         if line is not None:
             line.ledger.handed_back(now, ticket)
+
+    def spared(self, ticket: Ticket) -> None:
+        """Hear that a granted ticket was not served: its client has received nothing."""
+        line = self._lines.get(ticket.model)
+        if line is not None:
+            line.ledger.taken_back(ticket)
 
     def models(self) -> Iterable[Model]:
         """Return the models somebody waits for."""

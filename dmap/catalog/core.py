@@ -9,7 +9,7 @@ from dmap.catalog.entries import known_models, with_activations
 from dmap.catalog.lists import Shown, as_openai
 from dmap.catalog.names import Entry, NameIndex
 from dmap.config import Config
-from dmap.errors import AccessDenied, BackendDown, BadRequest, ModelNotFound
+from dmap.errors import BackendDown, BadRequest, ModelNotFound
 from dmap.models import ModelInfo, ModelKey, Route
 from dmap.state import NOTHING_SAVED, Saved
 
@@ -59,24 +59,20 @@ class Catalog:
         entry = self._active()
         return entry.name if entry is not None else self._saved.active
 
-    def resolve(self, model: str | None, client: Client) -> Route:
+    def resolve(self, model: str | None, client: Client) -> tuple[Route, ...]:
         """
-        Return the route of a request for *model*, or for the active one when it names none.
+        Return the candidates for a request for *model*, or for the active one when it names none.
 
-        Raises `BadRequest` when none is active either, `ModelNotFound`, `AccessDenied`, or `BackendDown` when
-        a backend that may have the model has not answered yet.
+        There is at least one, the best first; today a model is at one place only.
+
+        Raises `BadRequest` when none is active either, `ModelNotFound`, or `BackendDown` when a backend that
+        may have the model has not answered yet.  A *client* cannot tell a model that it may not use from one
+        that does not exist.
         """
         name = model if model is not None else self._saved.active
         if name is None:
             raise BadRequest(self._advice(client), param="model")
-        entry = self._names.find(name)
-        if entry is None:
-            raise self._unknown(name, asked=model is not None)
-        if not client.may_use(*entry.names):
-            raise AccessDenied(
-                f"the model {name[:_SHOWN]!r} is not allowed for {client.name!r}; see access.keys"
-            )
-        return entry.route
+        return (self._find(name, client, asked=model is not None).route,)
 
     def key_of(self, name: str) -> ModelKey | None:
         """Return which model *name* means, whoever may use it; None if there is no such model."""
@@ -108,16 +104,21 @@ class Catalog:
         """
         Return the model that a request for *name* would get, under the name that the list has for it.
 
-        Raises `ModelNotFound`, also where *client* may not use it, or `BackendDown` as `resolve` does.
+        Raises `ModelNotFound` or `BackendDown` as `resolve` does.
         """
-        entry = self._names.find(name)
-        if entry is None and client.may_use(name):
-            raise self._unknown(name, asked=True)
-        if entry is None or not client.may_use(*entry.names):
-            raise _no_such(name)
+        entry = self._find(name, client, asked=True)
         names = (name,) if name in entry.names else (entry.name, str(entry.key), name)
         chosen = next(each for each in names if self._names.find(each) is entry)
         return self._shown(chosen, entry, set(residents))
+
+    def _find(self, name: str, client: Client, *, asked: bool) -> Entry:
+        """Find the model called *name*, which *client* has *asked* for, or else is the active one."""
+        entry = self._names.find(name)
+        if entry is not None and client.may_use(*entry.names):
+            return entry
+        if client.may_use(name):
+            raise self._unknown(name, asked=asked)
+        raise _no_such(name) if asked else _no_active(" is not for this client")
 
     def _shown(self, name: str, entry: Entry, loaded: set[ModelKey]) -> Shown:
         own = (each for each in (entry.name, *entry.info.names) if self._names.find(each) is entry)
@@ -143,20 +144,14 @@ class Catalog:
         )
 
     def _unknown(self, model: str, *, asked: bool) -> ModelNotFound | BackendDown:
-        """Return why there is no *model*, which the client *asked* for, or else is the active one."""
+        """Return why there is no *model*, which the client has *asked* for, or else is the active one."""
         shown = repr(model[:_SHOWN])
         silent = [name for name, models in self._inventory.items() if models is None]
         silent = [name for name in silent if self._may_have(name, model)]
         if silent:
             reason = self._silence.get(silent[0], f"the backend {silent[0]!r} has not answered")
             return BackendDown(f"{shown} is not known yet: {reason}", retry_after_s=5)
-        if asked:
-            return _no_such(model)
-        return ModelNotFound(
-            f"the request names no model, and the active one, {shown}, is gone: name one that GET /v1/models "
-            "lists, or have one activated by POST /admin/models/activate",
-            param="model",
-        )
+        return _no_such(model) if asked else _no_active(f", {shown}, is gone")
 
     def _may_have(self, backend: str, name: str) -> bool:
         """Tell whether a backend that has not answered may have a model of this name, alias or address."""
@@ -174,5 +169,15 @@ def _is_resident(entry: Entry, loaded: set[ModelKey]) -> bool:
 
 def _no_such(model: str) -> ModelNotFound:
     return ModelNotFound(
-        f"the model {model[:_SHOWN]!r} does not exist; GET /v1/models lists them", param="model"
+        f"the model {model[:_SHOWN]!r} does not exist, or is not for this client; "
+        "GET /v1/models lists those that are",
+        param="model",
+    )
+
+
+def _no_active(why: str) -> ModelNotFound:
+    return ModelNotFound(
+        f"the request names no model, and the active one{why}: name one that GET /v1/models lists, "
+        "or have one activated by POST /admin/models/activate",
+        param="model",
     )

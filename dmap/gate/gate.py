@@ -17,13 +17,13 @@ from typing import Any, TypedDict, Unpack
 
 from dmap.arbiter import Effect, Grant, Limits, Needs, Refuse, Snapshot, Switch, Unload
 from dmap.backends import Loaded, Switcher
-from dmap.errors import DmapError, ShuttingDown, WaitExpired
+from dmap.errors import DmapError, WaitExpired
 from dmap.gate.device_backends import DeviceBackends
 from dmap.gate.knowledge import Knowledge, needs_of
 from dmap.gate.lease import Lease, Waiting
 from dmap.gate.live import LiveArbiter
 from dmap.gate.queue_view import QueueView
-from dmap.gate.refusals import error_of
+from dmap.gate.refusals import error_of, not_unloaded
 from dmap.gate.switchlog import SwitchLog, Tell, nothing
 from dmap.gate.unloads import PendingUnloads
 from dmap.gate.upkeep import Upkeep
@@ -116,20 +116,27 @@ class Gate:
     def enter(self, lease: Lease) -> None:
         """Let *lease* wait for its model; for the lease to call."""
         lease.id = next(self._ids)
+        lease.since = now = self._live.now()
         self._known.asked(lease.route)
-        self._await(lease)
-        lease.since = lease.waits_since
-        needs = needs_of(lease.route)
-        self._live.say(self._arbiter.submit, lease.id, self._seat(lease), lease.client, needs, lease.priority)
+        self._await(lease, now)
+        needs, seat = needs_of(lease.route), self._seat(lease)
+        self._live.say_at(now, self._arbiter.submit, lease.id, seat, lease.client, needs, lease.priority)
+
+    def come_back(self, lease: Lease) -> None:
+        """Let *lease* wait again, because its model did not answer, and look at the device; for the lease."""
+        self._out[lease.route.key] -= 1
+        self._await(lease, self._live.now())
+        self._live.say(self._arbiter.came_back, lease.id)
+        self.changed()
 
     def leave(self, lease: Lease) -> None:
         """Take back what *lease* holds, a place or a model; for the lease to call."""
+        now = self._live.now()
         if self._waiting.pop(lease.id, None) is None:
             self._out[lease.route.key] -= 1
         else:
-            self._live.now()
-            self._note_wait(lease)
-        self._live.say(self._arbiter.withdraw, lease.id)
+            self._note_wait(lease, now)
+        self._live.say_at(now, self._arbiter.withdraw, lease.id)
 
     def refuse(self, is_gone: Callable[[ModelKey], bool], error: DmapError) -> None:
         """Refuse those who wait for a model that *is_gone*; leases on it go on to their end."""
@@ -169,7 +176,7 @@ class Gate:
         does if the caller is cancelled while it still serves.
         """
         if self._closed:
-            raise self._shutting_down(key)
+            raise not_unloaded(key)
         wait_s, future = self.wait_s, self._unloads.add(key)
         self._live.say(self._arbiter.unload, key)
         try:
@@ -202,17 +209,13 @@ class Gate:
         self.changed()  # pins, times to live and whose models are whose may be others
 
     async def close(self) -> None:
-        """
-        Refuse all who wait, and stop.  Leases that are out may end later.
-
-        Idempotent and bounded: a switch that does not end when it is cancelled is left behind.
-        """
+        """Refuse all who wait, and stop, within `tasks.END_S`; leases may end later.  Idempotent."""
         self._closed = True
         self._live.say(self._arbiter.close)
         await self._upkeep.close()
         self._log.heed(self._live.now(), None)
         for key in self._unloads:
-            self._unloads.answer(key, self._shutting_down(key))
+            self._unloads.answer(key, not_unloaded(key))
         self._live.close()
 
     # Questions
@@ -263,7 +266,7 @@ class Gate:
 
     def _answer(self, ticket: Any, refusal: Refuse | None) -> None:
         lease = self._waiting.pop(ticket)
-        self._note_wait(lease)
+        self._note_wait(lease, self._live.told_at)
         key = lease.route.key
         if refusal is None:
             self._out[key] += 1
@@ -278,13 +281,12 @@ class Gate:
                 stays = key in self._arbiter.residents
                 self._unloads.answer(key, self._known.stuck.pop(key, None) if stays else None)
 
-    def _await(self, lease: Lease) -> None:
+    def _await(self, lease: Lease, now: float) -> None:
         self._waiting[lease.id] = lease
-        lease.waits_since = now = self._live.now()
+        lease.waits_since = now
         lease.switch_s -= self._log.clock.spent_s(now, lease.route.key)
 
-    def _note_wait(self, lease: Lease) -> None:
-        now = self._live.told_at
+    def _note_wait(self, lease: Lease, now: float) -> None:
         lease.queue_s += now - lease.waits_since
         lease.switch_s += self._log.clock.spent_s(now, lease.route.key)
 
@@ -294,6 +296,3 @@ class Gate:
 
     def _in_use(self, backend: str, model: str) -> bool:
         return self._out[ModelKey(backend, model)] > 0
-
-    def _shutting_down(self, key: ModelKey) -> ShuttingDown:
-        return ShuttingDown(f"dmap is shutting down; {key} was not unloaded", retry_after_s=5)

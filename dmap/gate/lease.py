@@ -36,6 +36,9 @@ class Issuer(Protocol):
     def enter(self, lease: "Lease") -> None:
         """Let *lease* wait; it is answered by `Lease.answer`, at once or later."""
 
+    def come_back(self, lease: "Lease") -> None:
+        """Let *lease*, which was granted, wait again in its old place; it is answered as before."""
+
     def leave(self, lease: "Lease") -> None:
         """Take back what *lease* holds: a place or a model."""
 
@@ -86,6 +89,14 @@ class Lease:
         """Ask for the model.  It is held when this returns, or when `granted` is done if that is not None."""
         self._is_open = True
         self._begin(self._issuer.enter)
+
+    def come_back(self) -> None:
+        """
+        Give back a model that did not answer, and wait for it again, in the old place.
+
+        The device is looked at meanwhile.  `wait_s` counts on from `ask`; *granted* is another future.
+        """
+        self._begin(self._issuer.come_back)
 
     def release(self) -> None:
         """Give the model back, or the place in the queue.  Idempotent."""

@@ -45,8 +45,18 @@ class LiveArbiter:
         **options: _Arguments.kwargs,
     ) -> None:
         """Tell the arbiter of *event*, one of its methods, and have its answer carried out."""
+        self.say_at(self.now(), event, *args, **options)
+
+    def say_at(
+        self,
+        now: float,
+        event: Callable[Concatenate[float, _Arguments], Iterable[Effect]],
+        *args: _Arguments.args,
+        **options: _Arguments.kwargs,
+    ) -> None:
+        """Do the same for an event at *now*, which `now` has just returned."""
         try:
-            self._carry_out(event(self.now(), *args, **options))
+            self._carry_out(event(now, *args, **options))
         except Exception as exc:
             tasks.report(f"the gate of {self.name!r}", exc, vital=True)
             raise

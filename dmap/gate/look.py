@@ -6,7 +6,7 @@ The arbiter ignores what was read before or during a switch, so whoever looks lo
 
 from collections.abc import Mapping
 
-from dmap.arbiter import Needs
+from dmap.arbiter import Cause, Needs
 from dmap.gate.device_backends import DeviceBackends, Reading
 from dmap.gate.knowledge import Knowledge
 from dmap.gate.live import LiveArbiter
@@ -40,7 +40,7 @@ class Look:
             self._note_strays(reading, found)
         self._live.say(self._arbiter.observed, epoch, found)
         for key in self._known.outdated(reading):
-            self._live.say(self._arbiter.unload, key)
+            self._live.say(self._arbiter.unload, key, Cause.OUTDATED)
         return is_late
 
     def _note_recovered(self, reading: Reading) -> None:

@@ -6,7 +6,7 @@ from dmap.models import ModelKey
 
 
 def error_of(refusal: Refuse, key: ModelKey, device: str, limits: Limits, *, is_down: bool) -> DmapError:
-    """Return what a client is told who asked for *key*; *is_down* if its backend did not answer."""
+    """Return what the client that asked for *key* is told; *is_down* if its backend did not answer."""
     detail, retry_after_s = refusal.detail, refusal.retry_after_s
     match refusal.reason:
         case Reason.QUEUE_FULL:
@@ -27,3 +27,8 @@ def error_of(refusal: Refuse, key: ModelKey, device: str, limits: Limits, *, is_
         case _:
             text = f"could not load {key} on {device!r} at the last try: {detail}"
             return BackendDown(text, retry_after_s=retry_after_s)
+
+
+def not_unloaded(key: ModelKey) -> ShuttingDown:
+    """Return what is told to whoever wants *key* unloaded while dmap ends."""
+    return ShuttingDown(f"dmap is shutting down; {key} was not unloaded", retry_after_s=5)

@@ -1,6 +1,7 @@
 """The routes that make a model work: one request, from its body to the end of its answer."""
 
 import functools
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -51,10 +52,11 @@ async def _read(proxy: Proxy, visit: Visit, path: InferenceRoute) -> Asked:
 async def _choose(proxy: Proxy, visit: Visit, asked: Asked) -> Route:
     """Find where the request goes; a model that nobody knows may be new."""
     try:
-        route = proxy.catalog.resolve(asked.model, visit.client)
+        candidates = proxy.catalog.resolve(asked.model, visit.client)
     except ModelNotFound:
         await proxy.inventory.refresh()
-        route = proxy.catalog.resolve(asked.model, visit.client)
+        candidates = proxy.catalog.resolve(asked.model, visit.client)
+    route = candidates[0]
     visit.record.backend, visit.record.model = route.key
     return route
 
@@ -85,37 +87,36 @@ def _suit(path: InferenceRoute, route: Route, kind: Kind) -> None:
 
 
 async def _serve(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: Route) -> None:
-    """Wait for the model and have it answer; once more if its server was gone before anything was sent."""
-    gate = proxy.gate(route)
-    for is_last in (route.device is None, True):
-        lease = await _granted(proxy, visit, reply, gate, route)
+    """
+    Wait for the model and have it answer.
+
+    If its server was gone before anything was sent, the request goes back to its place in the queue, once.
+    """
+    gate, client, record = proxy.gate(route), visit.client, reply.record
+    lease = gate.lease(route, client.name, client.priority, record.id)
+    try:
+        await _granted(proxy, reply, gate, lease, lease.ask)
         try:
             return await _send(proxy, visit, reply, asked, route)
         except BackendDown:
-            if is_last:
+            if route.device is None:
                 raise
-        finally:
-            lease.release()
-        await gate.recheck()
-
-
-async def _granted(proxy: Proxy, visit: Visit, reply: Reply, gate: Gate, route: Route) -> Lease:
-    """Wait for a lease, which is then to be released, and note how long that took, also if it was in vain."""
-    bus, client, record = proxy.bus, visit.client, reply.record
-    lease = gate.lease(route, client.name, client.priority, record.id)
-    try:
-        lease.ask()
-        if lease.granted is not None:
-            request_log.queued(bus, record, gate, lease)
-            await reply.wait(lease.granted, functools.partial(_words, gate, lease))
-    except BaseException:
-        lease.release()
-        raise
+        await _granted(proxy, reply, gate, lease, lease.come_back)
+        await _send(proxy, visit, reply, asked, route)
     finally:
-        record.queue_s += lease.queue_s
-        record.switch_s += lease.switch_s
+        lease.release()
+        record.queue_s, record.switch_s = lease.queue_s, lease.switch_s
+
+
+async def _granted(proxy: Proxy, reply: Reply, gate: Gate, lease: Lease, ask: Callable[[], None]) -> None:
+    """Have *lease* ask, and wait until it is granted."""
+    bus, record = proxy.bus, reply.record
+    ask()
+    if lease.granted is not None:
+        request_log.queued(bus, record, gate, lease)
+        await reply.wait(lease.granted, functools.partial(_words, gate, lease))
+    record.queue_s, record.switch_s = lease.queue_s, lease.switch_s
     request_log.granted(bus, record)
-    return lease
 
 
 def _words(gate: Gate, lease: Lease) -> str:

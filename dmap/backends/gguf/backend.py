@@ -16,8 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
+from dmap.backends.ask import Unheard, ask, decoded
 from dmap.backends.base import Loaded, Target, is_alike
 from dmap.backends.gguf.engine import HOST
 from dmap.backends.gguf.folder import Folder, ModelFile
@@ -30,6 +29,9 @@ from dmap.models import ModelInfo
 
 ANSWER_S = 10.0
 """How long a loaded child may take to answer /health and /props."""
+
+PROPS_BYTES = 4 * 2**20
+"""Of /props, which has the chat template."""
 
 _log = logging.getLogger(__name__)
 
@@ -196,7 +198,7 @@ class GGUFBackend:
                 resident.loaded = await self._come_up(resident)
         except TimeoutError as exc:
             raise self._failure(resident, f"no answer in time (load_s is {self._load_s:g})") from exc
-        except (aiohttp.ClientError, LookupError, ValueError) as exc:
+        except (Unheard, LookupError, TypeError, ValueError) as exc:
             raise self._failure(resident, f"its answers make no sense: {exc!r}") from exc
         finally:
             if resident.loaded is None:
@@ -222,17 +224,20 @@ class GGUFBackend:
         port = await port_of(resident.child)
         if port is None:
             raise self._failure(resident, f"the engine ended with status {resident.child.status}")
-        headers = {"Authorization": f"Bearer {resident.key}"}
-        url, timeout = f"http://{HOST}:{port}", aiohttp.ClientTimeout(total=ANSWER_S)
-        async with aiohttp.ClientSession(url, headers=headers, timeout=timeout) as session:
-            async with session.get("/health", raise_for_status=True):
-                pass
-            async with session.get("/props", raise_for_status=True) as answer:
-                props = await answer.json()
+        await self._asked(resident, port, "/health")
+        props = decoded(await self._asked(resident, port, "/props"))
         resident.port = port
         context_length = props["default_generation_settings"]["n_ctx"]
         size_bytes = resident.file.memory(context_length, self._parallel)
         return Loaded(size_bytes, context_length, props["total_slots"])
+
+    async def _asked(self, resident: Resident, port: int, path: str) -> bytes:
+        headers = (("Authorization", f"Bearer {resident.key}"),)
+        target = Target(HOST, port, False, path, headers)
+        status, body = await ask(target, within_s=ANSWER_S, most_bytes=PROPS_BYTES)
+        if status != 200:
+            raise ValueError(f"{path} answers with status {status}")
+        return body
 
     def _failure(self, resident: Resident, what: str) -> LoadFailed:
         file = resident.file

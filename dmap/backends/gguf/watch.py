@@ -10,14 +10,15 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-import aiohttp
-
+from dmap.backends.ask import Unheard, ask
+from dmap.backends.base import Target
 from dmap.backends.gguf.engine import HOST
 from dmap.backends.gguf.resident import Resident
 from dmap.logfmt import logfmt
 from dmap.process import Child
 from dmap.tasks import end, spawn
 
+ANSWER_BYTES = 64 * 1024
 MISSES = 3
 """So many questions in a row have to stay without an answer: one may be this process's own delay."""
 
@@ -48,16 +49,14 @@ class HealthWatch:
         await end(self._task)
 
     async def _run(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=self._health_s / 2)
-        # An idle kept-alive connection would hold a thread of the child.
-        connector = aiohttp.TCPConnector(force_close=True, limit=0)
-        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-            while True:
-                await asyncio.gather(self._turn(session), asyncio.sleep(self._health_s))
+        while True:
+            await asyncio.gather(self._turn(), asyncio.sleep(self._health_s))
 
-    async def _turn(self, session: aiohttp.ClientSession) -> None:
+    async def _turn(self) -> None:
         residents = self._residents()
-        answers = await asyncio.gather(*(_answers(session, each.port) for each in residents.values()))
+        answers = await asyncio.gather(
+            *(_answers(each.port, self._health_s / 2) for each in residents.values())
+        )
         before, self._misses = self._misses, {}
         for (model, resident), answered in zip(residents.items(), answers, strict=True):
             child = resident.child
@@ -73,10 +72,11 @@ class HealthWatch:
         child.kill()
 
 
-async def _answers(session: aiohttp.ClientSession, port: int) -> bool:
+async def _answers(port: int, within_s: float) -> bool:
     """Tell whether the child at *port* says anything: one that says that it is not well does not hang."""
+    target = Target(HOST, port, False, "/health")
     try:
-        async with session.get(f"http://{HOST}:{port}/health", allow_redirects=False):
-            return True
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        await ask(target, within_s=within_s, most_bytes=ANSWER_BYTES)
+    except (Unheard, TimeoutError):
         return False
+    return True

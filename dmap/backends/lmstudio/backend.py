@@ -191,7 +191,6 @@ class LMStudioBackend:
         """Stop watching and asking.  What LM Studio has loaded stays, a load under way goes on there."""
         await self._watch.close()
         await self._commands.close()
-        await self._client.close()
 
     # Looking
 

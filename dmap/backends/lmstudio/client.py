@@ -10,10 +10,8 @@ import json
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
-
+from dmap.backends.ask import Unheard, ask, decoded
 from dmap.backends.base import Target
-from dmap.backends.trouble import trouble_of
 from dmap.errors import BackendDown
 
 ASK_S = 10.0
@@ -67,7 +65,6 @@ class RestClient:
         self._prefix = parts.path.rstrip("/").removesuffix("/v1")
         self._headers = (("Authorization", f"Bearer {api_key}"),) if api_key else ()
         self._connect_s = connect_s
-        self._session: aiohttp.ClientSession | None = None
 
     def target(self, path: str) -> Target:
         """Tell where an inference request goes."""
@@ -90,11 +87,6 @@ class RestClient:
         """Send *body* to *path*, once.  Raises `Fault`, `BackendDown`, and TimeoutError after *within_s*."""
         return await self._ask("POST", path, body, within_s)
 
-    async def close(self) -> None:
-        """Close the connections that are open.  Idempotent."""
-        if self._session is not None:
-            await self._session.close()
-
     def down(self, words: str) -> BackendDown:
         """Return the error that says that LM Studio does not answer, or not to us; clients read it."""
         return BackendDown(f"the backend {self.name!r} (LM Studio) {words}", retry_after_s=5)
@@ -110,47 +102,29 @@ class RestClient:
     async def _ask(
         self, method: str, path: str, body: dict[str, Any] | None, within_s: float
     ) -> dict[str, Any]:
-        url = f"{self._prefix}{path}"
-        timeout = aiohttp.ClientTimeout(total=within_s, sock_connect=self._connect_s)
+        sent = b"" if body is None else json.dumps(body).encode()
         try:
-            async with self._open().request(
-                method, url, json=body, timeout=timeout, allow_redirects=False
-            ) as answer:
-                return _understood(answer.status, await _bounded(answer))
-        except aiohttp.ConnectionTimeoutError as exc:
-            raise self.down("does not answer") from exc
+            status, answer = await ask(
+                self.target(path),
+                method=method,
+                body=sent,
+                within_s=within_s,
+                connect_s=self._connect_s,
+                most_bytes=ANSWER_BYTES,
+            )
         except TimeoutError as exc:
             if method == "POST":
                 raise
             raise self.down(f"has not answered for {within_s:g} s") from exc
-        except (aiohttp.ClientError, OSError) as exc:
-            raise self.down(f"does not answer: {trouble_of(exc)}") from exc
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            host = f"[{self._host}]" if ":" in self._host else self._host
-            self._session = aiohttp.ClientSession(
-                f"{'https' if self._tls else 'http'}://{host}:{self._port}",
-                headers=dict(self._headers),
-                connector=aiohttp.TCPConnector(force_close=True),
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._session
-
-
-async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
-    body = b""
-    async for piece in answer.content.iter_any():
-        body += piece
-        if len(body) > ANSWER_BYTES:
-            raise Fault(answer.status, f"an answer over {ANSWER_BYTES} bytes", garbled=True)
-    return body
+        except Unheard as exc:
+            raise self.down(f"does not answer: {exc}") from exc
+        return _understood(status, answer)
 
 
 def _understood(status: int, body: bytes) -> dict[str, Any]:
     """Return the object in *body*; raise `Fault` for an error of any form, whatever the status."""
     try:
-        answer = json.loads(body)
+        answer = decoded(body)
     except (ValueError, RecursionError):
         raise Fault(status, _plain(status, body), garbled=True) from None
     error = answer.get("error") if isinstance(answer, dict) else None

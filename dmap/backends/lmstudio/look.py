@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dmap.backends.ask import entries
 from dmap.backends.lmstudio.client import Fault, RestClient
 from dmap.backends.lmstudio.models import (
     LOADED,
@@ -102,10 +103,11 @@ class Observer:
     async def _listed(self) -> Disk | Fault:
         """Return what v1 lists, or why it does not."""
         try:
-            items = (await self._client.get(V1)).get("models")
+            return read_v1(entries(await self._client.get(V1), "models"))
         except Fault as fault:
             return fault
-        return read_v1(items) if isinstance(items, list) else Fault(200, f"no list of models at {V1}")
+        except ValueError as exc:
+            return Fault(200, f"{exc}, at {V1}")
 
     def prove(self, id: str) -> None:
         """Take note that *id* answers: its load's own 200 said so."""
@@ -120,10 +122,11 @@ class Observer:
     async def _states(self) -> tuple[Entries | None, bool]:
         """Return v0's entries, None if it did not tell this time, and whether it is gone for good."""
         try:
-            items = (await self._client.get(V0)).get("data")
+            return read_v0(entries(await self._client.get(V0), "data")), False
         except Fault as fault:
             return None, fault.missing
-        return (read_v0(items), False) if isinstance(items, list) else (None, False)
+        except ValueError:
+            return None, False
 
     def _judge(self, disk: Disk, v0: Entries | None, gone: bool, began: float) -> Look:
         now = self._now()

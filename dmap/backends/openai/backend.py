@@ -5,15 +5,12 @@ It is asked for its list of models and for answers, nothing else: any vLLM, llam
 its owner runs by himself, or another dmap.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
-
+from dmap.backends.ask import Unheard, ask, decoded, entries
 from dmap.backends.base import Target, is_alike
-from dmap.backends.trouble import trouble_of
 from dmap.errors import BackendDown
 from dmap.models import ModelInfo
 
@@ -36,7 +33,7 @@ class OpenAIBackend:
         self._port = parts.port or (443 if self._tls else 80)
         self._prefix = parts.path.rstrip("/").removesuffix("/v1")
         self._headers = (("Authorization", f"Bearer {api_key}"),) if api_key else ()
-        self._timeout = aiohttp.ClientTimeout(total=_LIST_S, sock_connect=connect_s)
+        self._connect_s = connect_s
 
     async def models(self) -> Sequence[ModelInfo]:
         """
@@ -44,18 +41,22 @@ class OpenAIBackend:
 
         Raises `BackendDown` when there is no answer, or none that is a list of models.
         """
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        url = f"{'https' if self._tls else 'http'}://{host}:{self._port}{self._prefix}/v1/models"
         try:
-            async with (
-                aiohttp.ClientSession(timeout=self._timeout, headers=dict(self._headers)) as session,
-                session.get(url, allow_redirects=False) as answer,
-            ):
-                payload = await _json(answer)
-        except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as exc:
-            told = f"the backend {self.name!r} does not list its models: {_reason(exc)}"
-            raise BackendDown(told, retry_after_s=5) from exc
-        return [_info(item) for item in payload]
+            payload = await self._list()
+        except (Unheard, TimeoutError, ValueError, RecursionError) as exc:
+            reason = "no answer in time" if isinstance(exc, TimeoutError) else exc
+            message = f"the backend {self.name!r} does not list its models: {reason}"
+            raise BackendDown(message, retry_after_s=5) from exc
+        return [_info(item) for item in payload if isinstance(item.get("id"), str)]
+
+    async def _list(self) -> Sequence[Mapping[str, Any]]:
+        target = self.target("", "/v1/models")
+        status, body = await ask(target, within_s=_LIST_S, connect_s=self._connect_s, most_bytes=_LIST_BYTES)
+        if status in _NO_LIST:
+            return []
+        if status != 200:
+            raise ValueError(f"status {status}")
+        return entries(decoded(body), "data")
 
     def target(self, model: str, path: str) -> Target:
         """Tell where a request for our route *path* goes; the same for every model."""
@@ -76,31 +77,7 @@ def _ignored(found: Sequence[ModelInfo] | BackendDown) -> None:
     """Stand in for the inventory: this backend looks at nothing by itself."""
 
 
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, TimeoutError):
-        return "no answer in time"
-    return trouble_of(exc) if isinstance(exc, aiohttp.ClientError) else str(exc)
-
-
-async def _json(answer: aiohttp.ClientResponse) -> list[dict[str, Any]]:
-    """Read a list of models, bounded; raise ValueError if the answer is none."""
-    if answer.status in _NO_LIST:
-        return []
-    if answer.status != 200:
-        raise ValueError(f"status {answer.status}")
-    body = bytearray()
-    async for piece in answer.content.iter_any():
-        body += piece
-        if len(body) > _LIST_BYTES:
-            raise ValueError(f"a list of models over {_LIST_BYTES} bytes")
-    payload = json.loads(body)
-    items = payload.get("data") if isinstance(payload, dict) else None
-    if not isinstance(items, list):
-        raise ValueError("no list of models in the answer")
-    return [item for item in items if isinstance(item, dict) and isinstance(item.get("id"), str)]
-
-
-def _info(item: dict[str, Any]) -> ModelInfo:
+def _info(item: Mapping[str, Any]) -> ModelInfo:
     """Read one model; vLLM tells its context as `max_model_len`, llama-server in `meta`, dmap by name."""
     meta = item.get("meta")
     length = item.get("max_model_len") or item.get("context_length")

@@ -70,7 +70,7 @@ async def models(proxy: Proxy, visit: Visit) -> web.Response:
     """`GET /admin/models`: every model that this key may use, with all that is set for it."""
     await proxy.inventory.refresh()
     listed = [
-        model | _settings(proxy, proxy.catalog.resolve(model["id"], visit.client))
+        model | _settings(proxy, proxy.catalog.resolve(model["id"], visit.client)[0])
         for model in proxy.catalog.listing(visit.client, proxy.residents())
         if "alias_of" not in model
     ]
@@ -96,10 +96,10 @@ def _settings(proxy: Proxy, route: Route) -> dict[str, Any]:
 async def _resolve(proxy: Proxy, visit: Visit, model: str) -> Route:
     """Find the route of *model*, which may be new; raises what the catalog does."""
     try:
-        return proxy.catalog.resolve(model, visit.client)
+        return proxy.catalog.resolve(model, visit.client)[0]
     except ModelNotFound:
         await proxy.inventory.refresh()
-        return proxy.catalog.resolve(model, visit.client)
+        return proxy.catalog.resolve(model, visit.client)[0]
 
 
 def _name(proxy: Proxy, route: Route) -> str:
@@ -165,7 +165,7 @@ async def _trying(proxy: Proxy, route: Route, name: str, activation: Activation)
 async def _load(proxy: Proxy, visit: Visit, name: str, before: Route) -> Loaded | None:
     """Load *name* as requests would have it now; one that is there as *before* that goes first."""
     client = visit.client
-    route = proxy.catalog.resolve(name, client)
+    route = proxy.catalog.resolve(name, client)[0]
     gate = proxy.gate(route)
     if route.load != before.load:
         # A backend may take more context than was asked for as good enough; who asks here means it.

@@ -1,21 +1,17 @@
 """
-The arbiter under virtual time: what its policy makes of known workloads, beside two simpler policies.
+One run under virtual time: clients, a clock, and a device that loads and answers.
 
-A discrete-event loop with clients, one device and no I/O, so that an hour takes a moment and comes out the
-same each time.  It drives the same `Arbiter` as the gate does.  FIFO always serves newcomers of the
-loaded model; DRAIN stops them at the first waiter of another; with both, all waiters of a loading model
-are served together.
+A discrete-event loop without I/O, so that an hour takes a moment and comes out the same each time.
 """
 
 import heapq
 import itertools
 import random
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
-from dmap.arbiter import Arbiter, Cause, Effect, Grant, Limits, Needs, Outcome, Refuse, Switch
+from dmap.arbiter import Effect, Grant, Limits, Needs, Outcome, Refuse, Switch
+from dmap.simulate.policies import POLICIES, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,93 +87,6 @@ class Result:
     def longest_s(self) -> float:
         """The longest wait, counting those that still went on at the end."""
         return max(self.waits_s + self.waiting_s, default=0.0)
-
-
-class Policy(Protocol):
-    """What the simulator needs of an arbiter."""
-
-    def submit(
-        self, now: float, ticket: int, model: str, client: str, needs: Needs, priority: int
-    ) -> list[Effect]:
-        """Hear of a request."""
-
-    def withdraw(self, now: float, ticket: int) -> list[Effect]:
-        """Hear of the end of an answer."""
-
-    def switched(self, now: float, outcome: Outcome) -> list[Effect]:
-        """Hear of the end of a load."""
-
-    def tick(self, now: float) -> list[Effect]:
-        """Hear that time has passed."""
-
-    def next_deadline(self) -> float | None:
-        """Tell when to call `tick`."""
-
-
-class Queue:
-    """FIFO, and DRAIN with *strict*: whoever waits longest is next as soon as the device is idle."""
-
-    def __init__(self, limits: Limits, *, strict: bool) -> None:
-        self._strict = strict
-        self._waiting: dict[int, tuple[str, int]] = {}
-        self._invited: set[int] = set()
-        self._leases: set[int] = set()
-        self._loaded: str | None = None
-        self._loading: str | None = None
-
-    def submit(
-        self, now: float, ticket: int, model: str, client: str, needs: Needs, priority: int
-    ) -> list[Effect]:
-        """Queue a request, whatever its *priority*."""
-        self._waiting[ticket] = model, needs.parallel or 1
-        return self._settle()
-
-    def withdraw(self, now: float, ticket: int) -> list[Effect]:
-        """End an answer."""
-        self._leases.discard(ticket)
-        return self._settle()
-
-    def switched(self, now: float, outcome: Outcome) -> list[Effect]:
-        """End a load; whoever waits for the model now is invited."""
-        self._loaded, self._loading = self._loading, None
-        self._invited = {ticket for ticket, (model, _) in self._waiting.items() if model == self._loaded}
-        return self._settle()
-
-    def tick(self, now: float) -> list[Effect]:
-        """Do nothing: these policies know no time."""
-        return []
-
-    def next_deadline(self) -> float | None:
-        """Return None, always."""
-        return None
-
-    def _settle(self) -> list[Effect]:
-        if self._loading is not None:
-            return []
-        effects: list[Effect] = [Grant(ticket) for ticket in self._admitted()]
-        if self._waiting and not self._leases:
-            self._loading = next(iter(self._waiting.values()))[0]
-            effects.append(Switch(self._loading, (), Cause.IDLE, 0))
-        return effects
-
-    def _admitted(self) -> Iterator[int]:
-        foreign = self._strict and any(model != self._loaded for model, _ in self._waiting.values())
-        for ticket, (model, parallel) in list(self._waiting.items()):
-            if (
-                model == self._loaded
-                and len(self._leases) < parallel
-                and (not foreign or ticket in self._invited)
-            ):
-                del self._waiting[ticket]
-                self._leases.add(ticket)
-                yield ticket
-
-
-POLICIES: dict[str, Callable[[Limits], Policy]] = {
-    "fifo": lambda limits: Queue(limits, strict=False),
-    "drain": lambda limits: Queue(limits, strict=True),
-    "dmap": Arbiter,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,46 +194,3 @@ class World:
 def run(workload: Workload, policy: str = "dmap") -> Result:
     """Play *workload* under a policy of `POLICIES`."""
     return World(workload, POLICIES[policy](workload.limits)).run()
-
-
-WORKLOADS: tuple[Workload, ...] = (
-    Workload("2 clients, 2 models", (Crowd("A", 1), Crowd("B", 1))),
-    Workload("the same, thinking 1 s", (Crowd("A", 1, 1), Crowd("B", 1, 1))),
-    Workload("the same, thinking 3 s", (Crowd("A", 1, 3), Crowd("B", 1, 3))),
-    Workload("6 clients, 3 models", (Crowd("A", 2), Crowd("B", 2), Crowd("C", 2))),
-    Workload("2 of A, 1 of B", (Crowd("A", 2), Crowd("B", 1))),
-    Workload("24 of A, 24 of B, 1 of C", (Crowd("A", 24), Crowd("B", 24), Crowd("C", 1)), parallel=4),
-    Workload("48 clients, 4 models", tuple(Crowd(model, 12) for model in "ABCD"), parallel=2),
-    Workload(
-        "open, 80/15/5 % at 1/s",
-        arrivals=Arrivals(1.0, (("A", 80), ("B", 15), ("C", 5))),
-        parallel=4,
-        answer_s=2.0,
-    ),
-    Workload(
-        "open, 50/50 at 0.7/s", arrivals=Arrivals(0.7, (("A", 50), ("B", 50))), parallel=4, answer_s=2.0
-    ),
-)
-
-
-def run_table(workloads: Sequence[Workload] = WORKLOADS) -> str:
-    """Play each workload under each policy and lay out the figures; takes a few seconds."""
-    heads = f"{'workload':<26}{'policy':<7}{'served':>7}{'switches':>10}{'mean':>9}{'p95':>9}{'longest':>9}"
-    lines = [heads, f"{'':<26}{'':<7}{'':>7}{'/request':>10}{'s':>9}{'s':>9}{'s':>9}"]
-    for workload in workloads:
-        for number, policy in enumerate(POLICIES):
-            lines.append(_row("" if number else workload.name, policy, run(workload, policy)))
-    return "\n".join(lines)
-
-
-def _row(name: str, policy: str, result: Result) -> str:
-    return (
-        f"{name:<26}{policy:<7}{result.served:>7}{result.switches_per_request:>10.4f}"
-        f"{result.mean_s:>9.1f}{result.p95_s:>9.1f}{result.longest_s:>9.1f}"
-    )
-
-
-def main(argv: Sequence[str] = ()) -> int:
-    """Write the table to standard output; takes no arguments so far."""
-    sys.stdout.write(run_table() + "\n")
-    return 0

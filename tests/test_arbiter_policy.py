@@ -1,0 +1,65 @@
+"""The arithmetic of single choices, on plain records: numbers in, numbers out."""
+
+import pytest
+
+from dmap.arbiter import Limits, Needs
+from dmap.arbiter.policy import FLOOR, Demand, Turn, earned_until, released_at, turns, victims
+from dmap.arbiter.state import Resident
+
+
+def demand(model: str, oldest: float, cost_s: float) -> Demand:
+    """Return what one waiter makes."""
+    return Demand(model, Needs(), oldest, 1, 1, 0, cost_s)
+
+
+def resident(model: str = "a", size_bytes: int = 1, *, cost_s: float = 10, used_at: float = 0) -> Resident:
+    """Return a resident since second 0."""
+    return Resident(model, Needs(size_bytes), 0, cost_s, used_at=used_at)
+
+
+def test_a_turn_comes_after_the_switches_and_the_use_of_those_before() -> None:
+    """The oldest is first; each before a turn takes its switch, and `residency` times that in use."""
+    found = turns(Limits(residency=4), [demand("b", 2, 7), demand("a", 1, 10), demand("c", 3, 1)])
+
+    assert found == [Turn(1, 10, 0, 0), Turn(2, 7, 10, 40), Turn(3, 1, 17, 68)]
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "until"),
+    [(100, 40), (52, 40), (42, 30), (22, FLOOR * 40), (21.9, 40)],
+)
+def test_a_residency_shrinks_for_a_deadline_but_not_below_the_floor(wait_s: float, until: float) -> None:
+    """What a waiter can still be spared by is taken off, to a quarter; one beyond that changes nothing."""
+    limits = Limits(residency=4, wait_s=wait_s)
+
+    assert earned_until(limits, resident(), 1, [Turn(0, 10, 0, 0)], 2) == pytest.approx(until)
+
+
+@pytest.mark.parametrize(
+    ("due", "foreign", "used_at", "until"),
+    [
+        ([20, 40, 30], 2, 5, 40),
+        ([20, 40, 30], 2, 15, 30),
+        ([20, 40, 30], 3, 15, 20),
+        ([20, 40, 30], 4, 15, 15),
+        ([20, 40, 30], 2, 50, 50),
+        ([], 1, 5, 5),
+    ],
+)
+def test_an_idle_resident_waits_for_as_many_as_wait_elsewhere(due, foreign, used_at, until) -> None:
+    """Within its residency it waits for all who are due, then for as many as wait for others, then not."""
+    idle = resident(used_at=used_at)
+
+    found = released_at(idle, due, is_serving=False, foreign=foreign, earned=10, patience=45)
+
+    assert found == until
+
+
+@pytest.mark.parametrize(("memory", "leaving"), [(10, ["c"]), (9, ["a", "c"]), (7, ["a", "b", "c"])])
+def test_nobody_leaves_in_vain(memory: int, leaving: list[str]) -> None:
+    """Of those who would go the heaviest are spared first, as far as what comes in still fits."""
+    there = [resident("a", 2), resident("b", 2), resident("c", 6)]
+
+    found = victims(Limits(9, memory), there, Needs(6), lambda one: (ord(one.model),), lambda one: False)
+
+    assert [one.model for one in found] == leaving
