@@ -1,5 +1,5 @@
 """
-What happens in dmap, told once and kept for whoever wants to know: the debug stream, the metrics.
+What happens in dmap, told once and kept for the debug stream, the metrics and other listeners.
 
 Telling costs an append and never waits.  The last events stay in a ring; a reader has no queue of its own,
 only the number of the event that it saw last, so one that is slow costs nothing and can tell what it
@@ -16,7 +16,7 @@ import msgspec
 from dmap import tasks
 
 MISSED = "debug.missed"
-"""The one type that is never on the bus: a reader is told by it how many events it has lost."""
+"""The one type that is never on the bus: it tells a reader how many events it has lost."""
 
 TYPES = (
     "request.received",
@@ -76,8 +76,8 @@ class Event:
         """
         if self._frame is None:
             fields = {name: _rounded(value) for name, value in self.fields.items()}
-            told = {"number": self.number, "at": round(self.at, 3), "type": self.type, **fields}
-            self._frame = b"id: %d\nevent: %b\ndata: %b\n\n" % (self.number, self.type.encode(), _json(told))
+            data = {"number": self.number, "at": round(self.at, 3), "type": self.type, **fields}
+            self._frame = b"id: %d\nevent: %b\ndata: %b\n\n" % (self.number, self.type.encode(), _json(data))
         return self._frame
 
 
@@ -85,12 +85,12 @@ def _rounded(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
 
 
-def _json(told: Mapping[str, Any]) -> bytes:
+def _json(data: Mapping[str, Any]) -> bytes:
     """Encode on one line, whatever it is: bytes of a client that are no UTF-8 must not stop the readers."""
     try:
-        return _encode(told)
+        return _encode(data)
     except (TypeError, ValueError):
-        return json.dumps(told, default=str).encode()
+        return json.dumps(data, default=str).encode()
 
 
 Listener = Callable[[Event], None]
@@ -159,7 +159,7 @@ class Bus:
             self._waiting.pop(waiter, None)
 
     def close(self) -> None:
-        """Send the readers away.  What is told from now on is kept all the same.  Idempotent."""
+        """Send the readers away; events are kept all the same.  Idempotent."""
         self.closed.set()
         self._wake(len(self._waiting))
 

@@ -55,19 +55,19 @@ def errand(
     return task
 
 
-async def end(*tasks: asyncio.Task[Any] | None) -> None:
+async def end(*tasks: asyncio.Task[Any] | None, within_s: float = END_S) -> None:
     """
     Cancel *tasks* and wait for their ends, whatever those are.  None stands for a task never started.
 
-    One that has not ended after `END_S` is logged and left behind.
+    One that has not ended *within_s* is logged and left behind.
     """
     started = [task for task in tasks if task is not None]
     for task in started:
         task.cancel()
     if started:
-        _, left = await asyncio.wait(started, timeout=END_S)
+        _, left = await asyncio.wait(started, timeout=within_s)
         for task in left:
-            _log.error(logfmt("task_left", {"name": task.get_name(), "after_s": END_S}))
+            _log.error(logfmt("task_left", {"name": task.get_name(), "after_s": within_s}))
 
 
 def attempt(name: str, act: Callable[..., object], *args: object, vital: bool = False) -> None:

@@ -334,7 +334,7 @@ class Watch:
         deadline = self.arbiter.next_deadline()
         assert deadline is None or deadline > self.now, "a deadline that has passed is a busy loop"
         if self.switch is None:
-            self.check_partings(deadline)
+            self.check_departures(deadline)
         if waiting:
             assert deadline is not None
             assert not self.closed, "somebody waits behind a closed door"
@@ -342,7 +342,7 @@ class Watch:
             assert self.now < oldest + self.limits.wait_s, "waits for longer than its age allows"
             self.check_busy(waiting, deadline)
 
-    def check_partings(self, deadline: float | None) -> None:
+    def check_departures(self, deadline: float | None) -> None:
         """Look for residents that should have gone: wished away and idle, or idle for too long."""
         for model in [model for model, ids in self.leases.items() if not ids]:
             assert model not in self.wishes, "wished away, idle, and still there"

@@ -15,7 +15,7 @@ from dmap.arbiter.device import Device
 from dmap.arbiter.estimates import Averages, BackOff, Habit, Habits, Strikes
 from dmap.arbiter.fairness import Account, Ledger
 from dmap.arbiter.settlement import Settlement
-from dmap.arbiter.state import Lease, Plan, Resident, Ticket
+from dmap.arbiter.state import Holding, Plan, Resident, Ticket
 from dmap.arbiter.waiters import Line, Waiters
 from tests.arbiter_invariants import Request, Watch, watch
 
@@ -174,7 +174,7 @@ COPIED = (
     Limits,
     Needs,
     Ticket,
-    Lease,
+    Holding,
     Switch,
     Unload,
     Plan,
@@ -241,10 +241,12 @@ STARTS = {
     "pinned, wished away": Walk(watch(ROOMY), ((1, 1, PINNED), (2, 2, ONE)), failures=1, steps=1, wishes=1),
     "drained": Walk(watch(ROOMY), ((1, 1, ONE), (2, 2, TWO)), failures=1, steps=1, drains=1),
     "short-lived": Walk(watch(ROOMY), ((1, 1, SHORT_LIVED), (2, 2, ONE)), steps=3),
-    "came back": Walk(watch(SHORT), ((1, 1, ONE), (2, 2, ONE)), surprises=1, returns=1),
-    "came back, beside others": Walk(watch(ROOMY), ((2, 1, TWO), (1, 2, ONE), (2, 3, TWO)), returns=1),
+    "came back": Walk(watch(SHORT), ((1, 1, ONE), (2, 2, ONE)), surprises=1, steps=1, returns=1),
+    "came back, beside others": Walk(
+        watch(ROOMY), ((2, 1, TWO), (1, 2, ONE), (2, 3, TWO)), steps=1, returns=1
+    ),
     "came back, drained": Walk(watch(ROOMY), ((1, 1, ONE), (2, 2, TWO)), drains=1, returns=1),
-    "wished away twice": Walk(watch(SHORT), ((1, 1, ONE), (2, 2, ONE)), wishes=2),
+    "wished away twice": Walk(watch(SHORT), ((1, 1, ONE), (2, 2, ONE)), wishes=2, drains=1),
     "one line": Walk(watch(SHORT), ((1, 1, ONE), (1, 1, ONE), (1, 1, ONE), (1, 2, ONE)), steps=1),
 }
 

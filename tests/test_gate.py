@@ -516,6 +516,7 @@ class TestTruth:
 
         assert [view.model for view in gate.snapshot().residents] == [A.key]
         assert studio.loading.calls == ["a"]
+        assert studio.unloading.calls == ["a"]
 
 
 class TestAfterAFailure:
@@ -592,6 +593,26 @@ class TestAfterAFailure:
         (await task).release()
 
         await until(lambda: len(studio.looking.calls) == looks + 2)
+
+
+async def test_a_bug_in_the_gate_stops_the_daemon(
+    studio: FakeSwitcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever goes wrong while the arbiter's answer is carried out may have cost a grant: that is told."""
+    stops: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: stops.append(context["message"]))
+
+    def tell(name: str, fields: object) -> None:
+        raise KeyError("a bug")
+
+    gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0, tell=tell)
+
+    with pytest.raises(KeyError):
+        gate.lease(A, "me").ask()
+
+    assert stops == ["dmap has to stop: a bug in the gate of 'gpu0'"]
+    assert "in tell" in caplog.text
 
 
 class TestClose:

@@ -1,6 +1,7 @@
 """Nothing that runs by itself dies unheard: it is logged, and starts again or stops the daemon."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -105,6 +106,34 @@ class TestSpawn:
 
         assert work.runs == 1
         assert not caplog.records
+
+
+class TestEnd:
+    async def test_is_bounded(self, caplog) -> None:
+        """A task that does not heed its cancellation is named in the log and not waited for any longer."""
+        free = asyncio.Event()
+
+        async def stubborn() -> None:
+            while not free.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await free.wait()
+
+        task = tasks.errand(stubborn(), "stubborn")
+        await asyncio.sleep(0)
+
+        await tasks.end(task, within_s=0.01)
+
+        assert not task.done()
+        assert "task_left name=stubborn" in caplog.text
+        free.set()
+        await task
+
+    async def test_of_nothing(self) -> None:
+        """Tasks that were never started, or are over, need no wait."""
+        task = tasks.errand(asyncio.sleep(0), "over")
+        await task
+
+        await tasks.end(None, task)
 
 
 class TestErrand:

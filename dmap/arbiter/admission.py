@@ -2,10 +2,10 @@
 
 from dmap.arbiter import outlook
 from dmap.arbiter.device import Device
-from dmap.arbiter.effects import Model, Reason, Refuse, TicketId
+from dmap.arbiter.effects import ModelId, Reason, Refuse, TicketId
 
 
-def objection(now: float, device: Device, ticket: TicketId, model: Model) -> Refuse | None:
+def objection(now: float, device: Device, ticket: TicketId, model: ModelId) -> Refuse | None:
     """Return the refusal of a *ticket* whose *model* cannot be had now; None if it may wait."""
     if device.closed:
         return Refuse(ticket, Reason.CLOSED)
@@ -16,7 +16,7 @@ def objection(now: float, device: Device, ticket: TicketId, model: Model) -> Ref
     return None if device.can_ever_hold(model) else Refuse(ticket, Reason.NEVER_FITS)
 
 
-def no_room(now: float, device: Device, ticket: TicketId, model: Model) -> Refuse | None:
+def no_room(now: float, device: Device, ticket: TicketId, model: ModelId) -> Refuse | None:
     """Return the refusal of a *ticket* that would have to wait, if the queue is full."""
     resident = device.residents.get(model)
     if len(device.waiters) < device.limits.queue or (resident is not None and device.takes(resident)):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from dmap.arbiter import policy
 from dmap.arbiter.device import Device
-from dmap.arbiter.effects import Cause, Model
+from dmap.arbiter.effects import Cause, ModelId
 from dmap.arbiter.policy import Demand
 from dmap.arbiter.state import Plan, Resident
 
@@ -23,7 +23,7 @@ class Choice:
 
     plan: Plan | None = None
     wake: float | None = None
-    never: list[Model] = field(default_factory=list)
+    never: list[ModelId] = field(default_factory=list)
 
 
 def choose(now: float, device: Device) -> Choice:
@@ -55,7 +55,7 @@ def demands_of(now: float, device: Device) -> list[Demand]:
     return [_demand(now, device, model) for model in device.absent()]
 
 
-def releases(now: float, device: Device, demands: list[Demand]) -> dict[Model, float]:
+def releases(now: float, device: Device, demands: list[Demand]) -> dict[ModelId, float]:
     """Tell for each resident when it may go for the sake of *demands*."""
     if not demands:
         return {}
@@ -126,7 +126,7 @@ def _serving(device: Device, plan: Plan) -> bool:
     return any(device.residents[model].leases for model in plan.victims if model in device.residents)
 
 
-def _demand(now: float, device: Device, model: Model) -> Demand:
+def _demand(now: float, device: Device, model: ModelId) -> Demand:
     waiters = device.waiters
     return Demand(
         model,
@@ -146,7 +146,7 @@ def _due(now: float, device: Device, resident: Resident) -> list[float]:
 
 
 def _victims(
-    now: float, device: Device, demand: Demand, released: dict[Model, float]
+    now: float, device: Device, demand: Demand, released: dict[ModelId, float]
 ) -> list[Resident] | None:
     def burden(resident: Resident) -> tuple[float, int, float]:
         return max(now, released[resident.model]), resident.leases, resident.used_at
@@ -155,7 +155,7 @@ def _victims(
 
 
 def _ready(
-    now: float, device: Device, demand: Demand, leaving: list[Resident], released: dict[Model, float]
+    now: float, device: Device, demand: Demand, leaving: list[Resident], released: dict[ModelId, float]
 ) -> float:
     if not leaving:
         return now

@@ -49,7 +49,7 @@ itself.
 `unload` is a wish: its resident takes nobody from then on, and goes when its last lease has ended, by an
 `Unload` of its own or with whatever switch takes it out before.  There may be several for one resident, each
 for its own cause; `keep` takes one back.  So does a resident that nobody used for its
-`ttl_s`.  Who waits for it meanwhile has it loaded again.  A wish never holds a switch up; but an idle
+`ttl_s`.  For those who wait for it meanwhile it is loaded again.  A wish never holds a switch up; but an idle
 resident that is to go does not wait for the drain of others.
 
 A drained device grants nothing and begins no switch; a switch that is out ends before its load if it can.
@@ -64,7 +64,7 @@ from collections.abc import Mapping
 
 from dmap.arbiter import admission, outlook
 from dmap.arbiter.device import Device
-from dmap.arbiter.effects import Cause, Client, Effect, Grant, Model, Reason, Switch, TicketId, Unload
+from dmap.arbiter.effects import Cause, ClientId, Effect, Grant, ModelId, Reason, Switch, TicketId, Unload
 from dmap.arbiter.settlement import Settlement
 from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, Resident, Snapshot
 
@@ -84,7 +84,7 @@ class Arbiter:
     # Events
 
     def submit(
-        self, now: float, ticket: TicketId, model: Model, client: Client, needs: Needs, priority: int = 0
+        self, now: float, ticket: TicketId, model: ModelId, client: ClientId, needs: Needs, priority: int = 0
     ) -> list[Effect]:
         """Let a new *ticket* wait for *model*, before lower *priority*.  Its id is never used twice."""
         device = self._device
@@ -131,14 +131,14 @@ class Arbiter:
                 self._settlement.effects.append(refusal)
         return self._settlement.settle(now)
 
-    def unload(self, now: float, model: Model, cause: Cause = Cause.ASKED) -> list[Effect]:
+    def unload(self, now: float, model: ModelId, cause: Cause = Cause.ASKED) -> list[Effect]:
         """Wish a resident away, or one that is being loaded, pinned or not.  `keep` takes the wish back."""
         device, plan = self._device, self._under_way()
         if model in device.residents or (plan is not None and plan.load == model):
             device.wish(now, model, cause)
         return self._settlement.settle(now)
 
-    def keep(self, now: float, model: Model, cause: Cause = Cause.ASKED) -> list[Effect]:
+    def keep(self, now: float, model: ModelId, cause: Cause = Cause.ASKED) -> list[Effect]:
         """
         Take back what `unload` wished for the same *cause*; what was wished for another holds.
 
@@ -163,7 +163,7 @@ class Arbiter:
             self._device.unwish(model, Cause.DRAIN)
         return self._settlement.settle(now)
 
-    def unloaded(self, now: float, model: Model) -> list[Effect]:
+    def unloaded(self, now: float, model: ModelId) -> list[Effect]:
         """Hear that the switch under way has taken *model* out."""
         plan = self._under_way()
         if plan is not None:
@@ -192,7 +192,7 @@ class Arbiter:
                 self._settlement.fail(now, plan.load, outcome)
         return self._settlement.settle(now)
 
-    def observed(self, now: float, epoch: int, residents: Mapping[Model, Needs]) -> list[Effect]:
+    def observed(self, now: float, epoch: int, residents: Mapping[ModelId, Needs]) -> list[Effect]:
         """Hear what is really resident, unless it was read before the last switch or during one."""
         if epoch == self.epoch and self._under_way() is None:
             known = self._device.residents
@@ -202,15 +202,15 @@ class Arbiter:
                 if model not in known:
                     self._device.settle_in(Resident(model, needs, now, 0, used_at=now))
                 else:
-                    self._device.retie(model, needs)
+                    self._device.confirm(model, needs)
         return self._settlement.settle(now)
 
     def configure(self, now: float, limits: Limits) -> list[Effect]:
-        """Go on under other *limits*.  Who is resident stays; who has waited too long by them is refused."""
+        """Go on under other *limits*.  Residents stay; waiters beyond the new `wait_s` are refused."""
         self._device.limits = limits
         return self._settlement.settle(now)
 
-    def recovered(self, now: float, model: Model) -> list[Effect]:
+    def recovered(self, now: float, model: ModelId) -> list[Effect]:
         """Hear that what made the last load of *model* fail is over: it need not back off any longer."""
         self._device.back_off.clear(model)
         return self._settlement.settle(now)
@@ -245,19 +245,19 @@ class Arbiter:
         return self._device.plan
 
     @property
-    def residents(self) -> frozenset[Model]:
+    def residents(self) -> frozenset[ModelId]:
         """The models believed to be resident."""
         return frozenset(self._device.residents)
 
-    def is_leaving(self, model: Model) -> bool:
+    def is_leaving(self, model: ModelId) -> bool:
         """Tell whether *model* takes nobody, for it is on its way out."""
         return self._device.is_leaving(model)
 
-    def is_serving(self, model: Model) -> bool:
+    def is_serving(self, model: ModelId) -> bool:
         """Tell whether the resident *model* has leases."""
         return self._device.residents[model].leases > 0
 
-    def needs_of(self, model: Model) -> Needs:
+    def needs_of(self, model: ModelId) -> Needs:
         """Return what the resident *model* takes."""
         return self._device.residents[model].needs
 
@@ -270,7 +270,7 @@ class Arbiter:
         """Return when to call `tick` unless something happens before; later than the last event."""
         return self._settlement.next_deadline()
 
-    def estimate(self, now: float, model: Model) -> float:
+    def estimate(self, now: float, model: ModelId) -> float:
         """Return roughly how long one who comes now would wait for *model*, in seconds."""
         return outlook.estimate(now, self._device, model)
 

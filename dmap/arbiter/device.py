@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from dmap.arbiter import policy
-from dmap.arbiter.effects import Cause, Client, Model, TicketId
+from dmap.arbiter.effects import Cause, ClientId, ModelId, TicketId
 from dmap.arbiter.estimates import ANSWER_GUESS_S, COST_GUESS_S, Averages, BackOff, Habits, Strikes
-from dmap.arbiter.state import Lease, Limits, Needs, Outcome, Plan, Resident, Ticket
+from dmap.arbiter.state import Holding, Limits, Needs, Outcome, Plan, Resident, Ticket
 from dmap.arbiter.waiters import Waiters
 
 GAP_CAP = 4
@@ -30,9 +30,9 @@ class Device:
 
     limits: Limits
     waiters: Waiters = field(default_factory=Waiters)
-    leases: dict[TicketId, Lease] = field(default_factory=dict)
-    residents: dict[Model, Resident] = field(default_factory=dict)
-    needs: dict[Model, Needs] = field(default_factory=dict)
+    leases: dict[TicketId, Holding] = field(default_factory=dict)
+    residents: dict[ModelId, Resident] = field(default_factory=dict)
+    needs: dict[ModelId, Needs] = field(default_factory=dict)
     plan: Plan | None = None
     costs: Averages = field(default_factory=lambda: Averages(COST_GUESS_S))
     answers: Averages = field(default_factory=lambda: Averages(ANSWER_GUESS_S))
@@ -40,20 +40,20 @@ class Device:
     habits: Habits = field(default_factory=Habits)
     strikes: Strikes = field(default_factory=Strikes)
     back_off: BackOff = field(default_factory=BackOff)
-    alone: dict[Model, bool] = field(default_factory=dict)
-    wishes: dict[Model, dict[Cause, float]] = field(default_factory=dict)
+    alone: dict[ModelId, bool] = field(default_factory=dict)
+    wishes: dict[ModelId, dict[Cause, float]] = field(default_factory=dict)
     drained: bool = False
     emptied: bool = False
     resumed_at: float = 0.0
     closed: bool = False
     epoch: int = 0
 
-    def needs_of(self, model: Model) -> Needs:
+    def needs_of(self, model: ModelId) -> Needs:
         """Return what *model* takes, as far as is known by now."""
         needs = self.needs[model]
         return replace(needs, size_bytes=None) if self.alone.get(model) else needs
 
-    def absent(self) -> Iterator[Model]:
+    def absent(self) -> Iterator[ModelId]:
         """Iterate over the models that somebody waits for and that are not resident."""
         return (model for model in self.waiters.models() if model not in self.residents)
 
@@ -62,11 +62,11 @@ class Device:
         is_free = not resident.is_full and not resident.doubted
         return is_free and not self.drained and not self.is_leaving(resident.model)
 
-    def is_leaving(self, model: Model) -> bool:
+    def is_leaving(self, model: ModelId) -> bool:
         """Tell whether *model* is on its way out, and takes nobody."""
         return model in self.wishes or (self.plan is not None and model in self.plan.victims)
 
-    def can_ever_hold(self, model: Model) -> bool:
+    def can_ever_hold(self, model: ModelId) -> bool:
         """Tell whether *model* fits beside the pinned residents, which never go."""
         pinned = [resident.needs for resident in self.residents.values() if self.is_fixed(resident)]
         return policy.fits(self.limits, [self.needs_of(model), *pinned])
@@ -83,12 +83,12 @@ class Device:
             return None
         return resident.used_at + needs.ttl_s
 
-    def ask(self, now: float, ticket: TicketId, model: Model, client: Client, priority: int) -> None:
+    def ask(self, now: float, ticket: TicketId, model: ModelId, client: ClientId, priority: int) -> None:
         """Let a ticket wait."""
         self.habits.asked(now, client, model, GAP_CAP * self.costs.of(model))
         self.waiters.add(now, Ticket(ticket, model, client, now, self.strikes.held_until(client), priority))
 
-    def admit(self, now: float, ticket: TicketId, client: Client, resident: Resident) -> None:
+    def admit(self, now: float, ticket: TicketId, client: ClientId, resident: Resident) -> None:
         """Let a ticket have its lease without a wait."""
         model = resident.model
         self.habits.asked(now, client, model, GAP_CAP * self.costs.of(model))
@@ -96,7 +96,7 @@ class Device:
             other.expected.discard(client)
         self._lease(now, Ticket(ticket, model, client, now), resident)
 
-    def came_back(self, client: Client, model: Model) -> Resident | None:
+    def came_back(self, client: ClientId, model: ModelId) -> Resident | None:
         """Expect *client* nowhere any more; return the resident of *model* if it was kept idle for it."""
         resident = self.residents.get(model)
         kept = resident is not None and not resident.leases and client in resident.expected
@@ -122,7 +122,7 @@ class Device:
         self._lease(now, ticket, resident)
 
     def _lease(self, now: float, ticket: Ticket, resident: Resident) -> None:
-        self.leases[ticket.id] = Lease(ticket, resident, now)
+        self.leases[ticket.id] = Holding(ticket, resident, now)
         self.strikes.clear(ticket.client)
         resident.leases += 1
 
@@ -148,21 +148,21 @@ class Device:
         return lease.ticket
 
     def contended_s(self, now: float, resident: Resident) -> float:
-        """Return for how long *resident* has kept models waiting that are not there."""
+        """Return how long *resident* has kept waiting those who want models that are not resident."""
         oldest = min((self.waiters.head(model).since for model in self.absent()), default=now)
         return now - max(oldest, resident.since, self.resumed_at)
 
-    def newest(self, resident: Resident) -> Lease | None:
+    def newest(self, resident: Resident) -> Holding | None:
         """Return the latest lease on *resident* that has not ended."""
         found = (lease for lease in reversed(self.leases.values()) if lease.resident is resident)
         return next(found, None)
 
-    def part(self, now: float, models: Iterable[Model]) -> None:
-        """Learn from residents that go for the sake of others how long they kept them waiting."""
+    def learn_stays(self, now: float, models: Iterable[ModelId]) -> None:
+        """Learn how long residents kept others waiting; they now go for the sake of these."""
         for model in models:
             self.stays.learn(model, self.contended_s(now, self.residents[model]))
 
-    def loaded(self, model: Model, outcome: Outcome) -> Needs:
+    def loaded(self, model: ModelId, outcome: Outcome) -> Needs:
         """Return what a model takes now that it is loaded.  A *parallel* asked for outranks the report."""
         needs = self.needs_of(model)
         parallel = needs.parallel if needs.parallel is not None else outcome.parallel
@@ -177,14 +177,14 @@ class Device:
         if self.emptied:
             self.wish(resident.since, resident.model, Cause.DRAIN)
 
-    def stay(self, now: float, models: Iterable[Model]) -> None:
+    def stay(self, now: float, models: Iterable[ModelId]) -> None:
         """Keep residents that could not be unloaded, wished away or not; their `ttl_s` begins anew."""
         for model in models:
             self.wishes.pop(model, None)
             if model in self.residents:
                 self.residents[model].used_at = now
 
-    def retie(self, model: Model, needs: Needs) -> None:
+    def confirm(self, model: ModelId, needs: Needs) -> None:
         """Have a resident that was seen stay as *needs* says: pinned or not, and for how long when idle."""
         resident, asked = self.residents[model], self.needs.get(model)
         resident.doubted = False
@@ -192,18 +192,18 @@ class Device:
         if asked is not None:
             self.needs[model] = replace(asked, pinned=needs.pinned, ttl_s=needs.ttl_s)
 
-    def wish(self, now: float, model: Model, cause: Cause) -> None:
+    def wish(self, now: float, model: ModelId, cause: Cause) -> None:
         """Note that *model* is to go when it is idle, for one more *cause*."""
         self.wishes.setdefault(model, {}).setdefault(cause, now)
 
-    def unwish(self, model: Model, cause: Cause) -> None:
+    def unwish(self, model: ModelId, cause: Cause) -> None:
         """Take *cause* back; what was wished for others holds."""
         causes = self.wishes.get(model, {})
         causes.pop(cause, None)
         if not causes:
             self.wishes.pop(model, None)
 
-    def lose(self, model: Model) -> None:
+    def lose(self, model: ModelId) -> None:
         """Take a resident out, if it is one, and with it the wishes that it go."""
         self.residents.pop(model, None)
         self.wishes.pop(model, None)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-Model = Any
+ModelId = Any
 """A model's identity: hashable, and otherwise opaque to the arbiter; the gate puts its own keys here."""
 TicketId = Any
-Client = Hashable
+ClientId = Hashable
 
 
 class Reason(Enum):
@@ -66,8 +66,8 @@ class Switch:
     report `Arbiter.switch` tells whether this switch is still the one under way.
     """
 
-    load: Model
-    unload: tuple[Model, ...]
+    load: ModelId
+    unload: tuple[ModelId, ...]
     cause: Cause
     drain_s: float
 
@@ -80,7 +80,7 @@ class Unload:
     Report `unloaded` when it went, or `switched` with the reason if it did not.
     """
 
-    model: Model
+    model: ModelId
     cause: Cause
     drain_s: float
 

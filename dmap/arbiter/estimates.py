@@ -1,9 +1,9 @@
-"""What the arbiter learns: costs of switches, lengths of answers, gaps and manners of clients."""
+"""What the arbiter learns: the costs of switches, the lengths of answers, the habits of clients."""
 
 from dataclasses import dataclass
 from statistics import median
 
-from dmap.arbiter.effects import Client, Model
+from dmap.arbiter.effects import ClientId, ModelId
 
 WEIGHT = 0.3
 """Share of a new sample in a moving average: three samples outweigh all before them."""
@@ -26,13 +26,13 @@ class Averages:
 
     def __init__(self, guess: float) -> None:
         self._guess = guess
-        self._values: dict[Model, float] = {}
+        self._values: dict[ModelId, float] = {}
 
-    def of(self, model: Model) -> float:
+    def of(self, model: ModelId) -> float:
         """Return the average, or what is typical."""
         return self._values.get(model, self._guess)
 
-    def learn(self, model: Model, sample: float) -> None:
+    def learn(self, model: ModelId, sample: float) -> None:
         """Take a sample; the first one counts whole."""
         self._values[model] = blend(self._values.get(model), sample)
         self._guess = median(self._values.values())
@@ -64,9 +64,9 @@ class Habits:
     __slots__ = ("_habits",)
 
     def __init__(self) -> None:
-        self._habits: dict[tuple[Client, Model], Habit] = {}
+        self._habits: dict[tuple[ClientId, ModelId], Habit] = {}
 
-    def asked(self, now: float, client: Client, model: Model, cap_s: float) -> None:
+    def asked(self, now: float, client: ClientId, model: ModelId, cap_s: float) -> None:
         """Note a request.  Gaps over *cap_s* count as that, so that one long pause is soon forgotten."""
         habit = self._habits.pop((client, model), None) or Habit()
         self._habits[client, model] = habit
@@ -76,17 +76,17 @@ class Habits:
             habit.answered_at = None
         self._forget()
 
-    def ended(self, client: Client, model: Model) -> bool:
+    def ended(self, client: ClientId, model: ModelId) -> bool:
         """Note the end of a ticket; tell whether the client asks nothing more of *model* now."""
         habit = self._habits[client, model]
         habit.open -= 1
         return habit.open == 0
 
-    def answered(self, now: float, client: Client, model: Model) -> None:
+    def answered(self, now: float, client: ClientId, model: ModelId) -> None:
         """Note that the client has its answers and may be thinking."""
         self._habits[client, model].answered_at = now
 
-    def due_until(self, client: Client, model: Model, longest_s: float) -> float | None:
+    def due_until(self, client: ClientId, model: ModelId, longest_s: float) -> float | None:
         """Tell until when the client's next request is due; None if its gap is unknown or too long."""
         habit = self._habits.get((client, model))
         if habit is None or habit.answered_at is None:
@@ -94,7 +94,7 @@ class Habits:
         linger_s = habit.linger_s(longest_s)
         return None if linger_s is None else habit.answered_at + linger_s
 
-    def linger_s(self, client: Client, model: Model, longest_s: float) -> float:
+    def linger_s(self, client: ClientId, model: ModelId, longest_s: float) -> float:
         """Tell for how long after an answer the client's next request will be due; 0 where it never is."""
         habit = self._habits.get((client, model))
         return (habit.linger_s(longest_s) if habit is not None else None) or 0.0
@@ -116,9 +116,9 @@ class Strikes:
     __slots__ = ("_strikes",)
 
     def __init__(self) -> None:
-        self._strikes: dict[Client, tuple[int, float]] = {}
+        self._strikes: dict[ClientId, tuple[int, float]] = {}
 
-    def add(self, now: float, client: Client, cost_s: float) -> None:
+    def add(self, now: float, client: ClientId, cost_s: float) -> None:
         """Note a switch that *client* left.  From the second on it holds: for one cost, then two, four."""
         count, _ = self._strikes.pop(client, (0, 0.0))
         hold_s = min(cost_s * 2.0 ** (count - 1), HOLD_CAP_S) if count else 0.0
@@ -126,11 +126,11 @@ class Strikes:
         if len(self._strikes) > HABITS:
             del self._strikes[next(iter(self._strikes))]
 
-    def clear(self, client: Client) -> None:
+    def clear(self, client: ClientId) -> None:
         """Forget the strikes of a client that was served."""
         self._strikes.pop(client, None)
 
-    def held_until(self, client: Client) -> float:
+    def held_until(self, client: ClientId) -> float:
         """Return when *client* may evict again, a time past if it may."""
         return self._strikes.get(client, (0, 0.0))[1]
 
@@ -144,20 +144,20 @@ class BackOff:
     CAP_S = 60.0
 
     def __init__(self) -> None:
-        self._failures: dict[Model, tuple[int, float, str]] = {}
+        self._failures: dict[ModelId, tuple[int, float, str]] = {}
 
-    def add(self, now: float, model: Model, reason: str) -> float:
+    def add(self, now: float, model: ModelId, reason: str) -> float:
         """Note a failure; return the back-off in seconds."""
         count = self._failures.get(model, (0, 0.0, ""))[0]
         wait_s = min(self.FIRST_S * 2.0 ** min(count, 16), self.CAP_S)
         self._failures[model] = (count + 1, now + wait_s, reason)
         return wait_s
 
-    def clear(self, model: Model) -> None:
+    def clear(self, model: ModelId) -> None:
         """Forget the failures of a model that is resident, or may be again."""
         self._failures.pop(model, None)
 
-    def refusal(self, now: float, model: Model) -> tuple[float, str] | None:
+    def refusal(self, now: float, model: ModelId) -> tuple[float, str] | None:
         """Return the seconds left and the reason, None when the model may be tried."""
         _, until, reason = self._failures.get(model, (0, 0.0, ""))
         return (until - now, reason) if now < until else None

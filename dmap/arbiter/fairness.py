@@ -9,7 +9,7 @@ anybody, so the counters live as long as somebody waits, and start anew with the
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from dmap.arbiter.effects import Client, TicketId
+from dmap.arbiter.effects import ClientId, TicketId
 from dmap.arbiter.state import Ticket
 
 LEAST_S = 0.001
@@ -51,13 +51,13 @@ class Ledger:
     __slots__ = ("_accounts", "_floor_s")
 
     def __init__(self) -> None:
-        self._accounts: dict[Client, Account] = {}
+        self._accounts: dict[ClientId, Account] = {}
         self._floor_s = 0.0
 
     def __len__(self) -> int:
         return len(self._accounts)
 
-    def joins(self, now: float, client: Client, waiting: Iterable[Client]) -> None:
+    def joins(self, now: float, client: ClientId, waiting: Iterable[ClientId]) -> None:
         """Hear that *client* begins to wait beside those *waiting*."""
         levels = [self._accounts[other].received_s(now) for other in waiting]
         self._floor_s = max(self._floor_s, min(levels, default=0.0))
@@ -82,11 +82,11 @@ class Ledger:
         if account is not None:
             account.running.pop(ticket.id, None)
 
-    def level_s(self, now: float, client: Client, answer_s: float) -> float:
+    def level_s(self, now: float, client: ClientId, answer_s: float) -> float:
         """Return what *client*, who waits, has received, running leases charged for *answer_s* or more."""
         return self._accounts[client].level_s(now, answer_s)
 
-    def forget(self, waiting: Iterable[Client]) -> None:
+    def forget(self, waiting: Iterable[ClientId]) -> None:
         """Keep the accounts within `CLIENTS`, sparing those who are *waiting* or served."""
         excess = len(self) - CLIENTS
         if excess > 0:

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 from dmap.arbiter import choice, policy
 from dmap.arbiter.device import Device
-from dmap.arbiter.effects import Model, Switch, TicketId
+from dmap.arbiter.effects import ModelId, Switch, TicketId
 from dmap.arbiter.state import Place, Plan, Resident, ResidentView, Snapshot, SwitchView
 
 # Where the model of a line is ready to serve: the model, and in how many seconds.
-_Turn = tuple[Model, float]
+_Turn = tuple[ModelId, float]
 
 OVERDUE = 0.5
 """What is left of an answer is this share of the average at the least, however long it has run."""
@@ -33,7 +33,7 @@ def snapshot(now: float, device: Device) -> Snapshot:
     )
 
 
-def estimate(now: float, device: Device, model: Model) -> float:
+def estimate(now: float, device: Device, model: ModelId) -> float:
     """Estimate how long one more ticket for *model* would wait, were it let in now; `wait_s` if drained."""
     if device.drained:
         return device.limits.wait_s
@@ -55,19 +55,19 @@ def places(now: float, device: Device) -> dict[TicketId, Place]:
     return found
 
 
-def _wait_in_line(device: Device, model: Model, ahead: int) -> float:
+def _wait_in_line(device: Device, model: ModelId, ahead: int) -> float:
     resident = device.residents.get(model)
     parallel = resident.needs.parallel if resident else device.needs[model].parallel
     return 0.0 if parallel is None else ahead // parallel * device.answers.of(model)
 
 
-def _slot_s(now: float, device: Device, model: Model) -> float:
+def _slot_s(now: float, device: Device, model: ModelId) -> float:
     """Return in how many seconds *model*, if it is resident, will have a slot."""
     resident = device.residents.get(model)
     return _drain_s(now, device, resident) if resident is not None and resident.is_full else 0.0
 
 
-def _turns(now: float, device: Device, newcomer: Model | None = None) -> Iterator[_Turn]:
+def _turns(now: float, device: Device, newcomer: ModelId | None = None) -> Iterator[_Turn]:
     """Tell when each model will serve that is resident or that somebody waits for, or a *newcomer* would."""
     for model in device.residents:
         if not device.is_leaving(model):
@@ -81,13 +81,13 @@ def _turns(now: float, device: Device, newcomer: Model | None = None) -> Iterato
         yield model, at
 
 
-def _stay_s(device: Device, model: Model) -> float:
+def _stay_s(device: Device, model: ModelId) -> float:
     """Return how long *model*, once loaded, will serve before the next one comes in."""
     in_all_s = _wait_in_line(device, model, device.waiters.count(model)) + device.answers.of(model)
     return max(min(device.limits.residency * device.costs.of(model), in_all_s), device.stays.of(model))
 
 
-def _order(device: Device, newcomer: Model | None) -> list[Model]:
+def _order(device: Device, newcomer: ModelId | None) -> list[ModelId]:
     """List the models to be loaded, the one under way first, then by age."""
     waiters, plan = device.waiters, device.plan
     order = sorted(waiters.models(), key=lambda model: waiters.head(model).since)
@@ -98,11 +98,11 @@ def _order(device: Device, newcomer: Model | None) -> list[Model]:
     return [model for model in dict.fromkeys(order) if _away(device, model)]
 
 
-def _away(device: Device, model: Model) -> bool:
+def _away(device: Device, model: ModelId) -> bool:
     return model not in device.residents or device.is_leaving(model)
 
 
-def _room(now: float, device: Device, model: Model, departures: dict[Model, float]) -> float:
+def _room(now: float, device: Device, model: ModelId, departures: dict[ModelId, float]) -> float:
     """Return in how many seconds the residents would make room; of no concern once a plan is made."""
     plan = device.plan
     if plan is not None:
@@ -114,7 +114,7 @@ def _room(now: float, device: Device, model: Model, departures: dict[Model, floa
     return max((departures[victim] for victim in leaving if victim in departures), default=0.0)
 
 
-def _victims(device: Device, model: Model, departures: dict[Model, float]) -> tuple[Model, ...]:
+def _victims(device: Device, model: ModelId, departures: dict[ModelId, float]) -> tuple[ModelId, ...]:
     def burden(resident: Resident) -> tuple[float]:
         return (departures[resident.model],)
 
@@ -123,7 +123,7 @@ def _victims(device: Device, model: Model, departures: dict[Model, float]) -> tu
     return tuple(resident.model for resident in leaving or ())
 
 
-def _departures(now: float, device: Device, order: list[Model]) -> dict[Model, float]:
+def _departures(now: float, device: Device, order: list[ModelId]) -> dict[ModelId, float]:
     """Tell for each resident in how many seconds it would be gone for the sake of the models in *order*."""
     demands = choice.demands_of(now, device)
     last = order[-1]
@@ -165,7 +165,7 @@ def _linger_s(device: Device, resident: Resident) -> float:
     return device.habits.linger_s(lease.ticket.client, resident.model, device.costs.of(resident.model))
 
 
-def _load(now: float, device: Device, model: Model) -> float:
+def _load(now: float, device: Device, model: ModelId) -> float:
     cost, plan = device.costs.of(model), device.plan
     if plan is None or plan.load != model or plan.switch is None:
         return cost

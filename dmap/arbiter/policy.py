@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from dmap.arbiter.effects import Model
+from dmap.arbiter.effects import ModelId
 from dmap.arbiter.state import Limits, Needs, Resident, Ticket
 
 FLOOR = 0.25
@@ -31,7 +31,7 @@ class Demand:
     *weight* and *summed_s* are the number and the age of all its waiters together, weighed by priority.
     """
 
-    model: Model
+    model: ModelId
     needs: Needs
     oldest: float
     count: int
@@ -174,9 +174,9 @@ def victims(
     is_fixed: Callable[[Resident], bool],
 ) -> list[Resident] | None:
     """
-    Choose whom to unload so that *needs* fits, those of least *burden* first; None if it never can.
+    Choose what to unload so that *needs* fits, the least *burden* first; None if it never can.
 
-    Nobody is chosen in vain: whoever fits after all stays.
+    Nothing is unloaded in vain: what fits after all stays.
     """
     staying = list(residents)
     leaving: list[Resident] = []

@@ -7,7 +7,7 @@ operation is at the top of `core`.
 
 from dmap.arbiter import choice, outlook
 from dmap.arbiter.device import Device
-from dmap.arbiter.effects import Cause, Effect, Grant, Model, Reason, Refuse, Switch, Unload
+from dmap.arbiter.effects import Cause, Effect, Grant, ModelId, Reason, Refuse, Switch, Unload
 from dmap.arbiter.state import Outcome, Plan, Resident, Ticket
 
 
@@ -82,7 +82,7 @@ class Settlement:
         self.effects.append(Refuse(ticket.id, reason, detail, retry_after_s))
 
     def refuse_all(
-        self, model: Model, reason: Reason, detail: str = "", retry_after_s: float | None = None
+        self, model: ModelId, reason: Reason, detail: str = "", retry_after_s: float | None = None
     ) -> None:
         """Refuse all who wait for *model*."""
         for ticket in list(self._device.waiters.line(model)):
@@ -101,7 +101,7 @@ class Settlement:
         for cause, since in wishes.items():
             device.wish(since, plan.load, cause)
 
-    def fail(self, now: float, model: Model, outcome: Outcome) -> None:
+    def fail(self, now: float, model: ModelId, outcome: Outcome) -> None:
         """Have the load of *model* tried again, alone, if that may help; else refuse all who wait for it."""
         device, detail = self._device, outcome.failed or ""
         if outcome.crowded and device.residents and model not in device.alone:
@@ -113,11 +113,11 @@ class Settlement:
         self.refuse_all(model, Reason.LOAD_FAILED, detail, retry_after_s)
 
     def _expire(self, now: float) -> None:
-        device, told = self._device, dict[Model, float]()
+        device, estimates = self._device, dict[ModelId, float]()
         while (oldest := device.waiters.oldest()) and now >= oldest.since + device.limits.wait_s:
-            if oldest.model not in told:  # once a model, for all of a crowd may be over at once
-                told[oldest.model] = outlook.estimate(now, device, oldest.model)
-            self.refuse(oldest, Reason.WAIT_EXPIRED, retry_after_s=told[oldest.model])
+            if oldest.model not in estimates:  # once a model, for all of a crowd may be over at once
+                estimates[oldest.model] = outlook.estimate(now, device, oldest.model)
+            self.refuse(oldest, Reason.WAIT_EXPIRED, retry_after_s=estimates[oldest.model])
 
     def _drop_stale_plan(self, now: float) -> None:
         plan = self._device.plan
@@ -145,6 +145,6 @@ class Settlement:
             plan.switch = Unload(plan.victims[0], plan.cause, drain_s)
         else:
             plan.switch = Switch(plan.load, unload, plan.cause, drain_s)
-            self._device.part(now, unload)
+            self._device.learn_stays(now, unload)
         self._device.epoch += 1
         self.effects.append(plan.switch)

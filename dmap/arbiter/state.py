@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from dmap.arbiter.effects import Cause, Client, Model, Switch, TicketId, Unload
+from dmap.arbiter.effects import Cause, ClientId, ModelId, Switch, TicketId, Unload
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,8 @@ class Ticket:
     """
 
     id: TicketId
-    model: Model
-    client: Client
+    model: ModelId
+    client: ClientId
     since: float
     held_until: float = 0
     priority: int = 0
@@ -75,13 +75,13 @@ class Resident:
     answer and nobody has seen it since.
     """
 
-    model: Model
+    model: ModelId
     needs: Needs
     since: float
     cost_s: float
     leases: int = 0
     used_at: float = 0
-    expected: set[Client] = field(default_factory=set)
+    expected: set[ClientId] = field(default_factory=set)
     doubted: bool = False
 
     @property
@@ -96,7 +96,7 @@ class Resident:
 
 
 @dataclass(slots=True)
-class Lease:
+class Holding:
     """A granted ticket, bound to the resident that serves it: a copy loaded later is another."""
 
     ticket: Ticket
@@ -113,14 +113,14 @@ class Plan:
     waited for the load.
     """
 
-    load: Model | None
-    victims: tuple[Model, ...]
+    load: ModelId | None
+    victims: tuple[ModelId, ...]
     cause: Cause
     since: float
     started: float = 0
     switch: Switch | Unload | None = None
     loading: bool = False
-    abandoned_by: Client | None = None
+    abandoned_by: ClientId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class Place:
 class ResidentView:
     """A resident as others see it."""
 
-    model: Model
+    model: ModelId
     leases: int
     waiting: int
     since: float
@@ -150,8 +150,8 @@ class ResidentView:
 class SwitchView:
     """The switch under way: *phase* is `drain`, `unload` or `load`; *load* None if it only unloads."""
 
-    load: Model | None
-    unload: tuple[Model, ...]
+    load: ModelId | None
+    unload: tuple[ModelId, ...]
     phase: str
     since: float
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from dmap.arbiter.effects import Client, Model, TicketId
+from dmap.arbiter.effects import ClientId, ModelId, TicketId
 from dmap.arbiter.fairness import Ledger
 from dmap.arbiter.policy import standing, weight
 from dmap.arbiter.state import Limits, Ticket
@@ -14,14 +14,14 @@ Queue = dict[TicketId, Ticket]
 @dataclass(slots=True)
 class Line:
     """
-    Those who wait for one model; it lives as long as somebody does.
+    The tickets that wait for one model.  A line lives as long as it has one.
 
     *queues* has the same tickets as *tickets*, by client and priority.  *weights* is the sum of what each
     counts for, and *weighted_since* that of their arrivals.
     """
 
     tickets: Queue = field(default_factory=dict)
-    queues: dict[tuple[Client, int], Queue] = field(default_factory=dict)
+    queues: dict[tuple[ClientId, int], Queue] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     weights: float = 0.0
     weighted_since: float = 0.0
@@ -48,7 +48,7 @@ class Line:
         self.weights -= share
         self.weighted_since -= share * ticket.since
 
-    def clients(self) -> Iterator[Client]:
+    def clients(self) -> Iterator[ClientId]:
         """Iterate over those who wait; one who does so with two priorities comes twice."""
         return (client for client, _ in self.queues)
 
@@ -101,7 +101,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self._all: Queue = {}
-        self._lines: dict[Model, Line] = {}
+        self._lines: dict[ModelId, Line] = {}
 
     def __len__(self) -> int:
         return len(self._all)
@@ -146,30 +146,30 @@ class Waiters:
         if line is not None:
             line.ledger.taken_back(ticket)
 
-    def models(self) -> Iterable[Model]:
+    def models(self) -> Iterable[ModelId]:
         """Return the models somebody waits for."""
         return self._lines.keys()
 
-    def line(self, model: Model) -> Iterable[Ticket]:
+    def line(self, model: ModelId) -> Iterable[Ticket]:
         """Return the tickets that wait for *model*, oldest first."""
         line = self._lines.get(model)
         return line.tickets.values() if line is not None else ()
 
-    def in_turn(self, now: float, model: Model, limits: Limits, answer_s: float) -> list[Ticket]:
+    def in_turn(self, now: float, model: ModelId, limits: Limits, answer_s: float) -> list[Ticket]:
         """Return the tickets that wait for *model* in the order of their turns, as far as can be told now."""
         line = self._lines.get(model)
         return line.in_turn(now, limits, answer_s) if line is not None else []
 
-    def next(self, now: float, model: Model, limits: Limits, answer_s: float) -> Ticket:
+    def next(self, now: float, model: ModelId, limits: Limits, answer_s: float) -> Ticket:
         """Return the ticket for *model* whose turn it is."""
         return self._lines[model].next(now, limits, answer_s)
 
-    def count(self, model: Model) -> int:
+    def count(self, model: ModelId) -> int:
         """Return how many tickets wait for *model*."""
         line = self._lines.get(model)
         return len(line.tickets) if line is not None else 0
 
-    def head(self, model: Model) -> Ticket:
+    def head(self, model: ModelId) -> Ticket:
         """Return the ticket that waits longest for *model*."""
         return next(iter(self._lines[model].tickets.values()))
 
@@ -177,11 +177,11 @@ class Waiters:
         """Return the ticket that waits longest."""
         return next(iter(self._all.values()), None)
 
-    def weight(self, model: Model) -> float:
+    def weight(self, model: ModelId) -> float:
         """Return what the tickets that wait for *model* count for together, by priority."""
         return self._lines[model].weights
 
-    def age(self, model: Model, now: float) -> float:
+    def age(self, model: ModelId, now: float) -> float:
         """Return the summed age of the tickets that wait for *model*, each weighed by priority."""
         line = self._lines[model]
         return line.weights * now - line.weighted_since
