@@ -122,7 +122,8 @@ class Bus:
         """Let an event of *type*, one of `TYPES`, be known.  The *fields* are kept, not copied."""
         self.last += 1
         event = self._kept[self.last] = Event(self.last, self.clock(), type, fields)
-        self._forget()
+        if self.last - self._oldest >= self._size:
+            self._forget()
         for listener in self._listeners.get(type, ()):
             try:
                 listener(event)

@@ -6,6 +6,7 @@ log line.  It is also the one place where a failure becomes a response.
 import asyncio
 import functools
 import logging
+from itertools import chain
 
 from aiohttp import web
 
@@ -103,7 +104,7 @@ def _admit(proxy: Proxy, visit: Visit) -> None:
     visit.client, record.client, record.key = client, client.name, client.key
     if request.headers.get("Upgrade", "").lower() == "websocket":
         raise NotBuilt("dmap does not pass WebSockets on yet; 'lms --host' and LM Studio's SDKs need one")
-    if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEAD_BYTES:
+    if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEAD_BYTES:
         raise BadRequest(f"the headers are over {MAX_HEAD_BYTES} bytes")
     if not request.raw_path.startswith("/"):
         # RFC 9112, 3.2.2: such a target outweighs `Host`, and is for proxies to strangers' servers.

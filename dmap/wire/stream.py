@@ -214,7 +214,9 @@ def _rate(wholes: list[dict[str, Any]]) -> float | None:
 def _counts(usage: dict[str, Any]) -> tuple[int | None, int | None]:
     read = _count(usage, "prompt_tokens", "input_tokens")
     if read is not None:  # Anthropic's `input_tokens` leave out what was in its cache
-        read += sum(_count(usage, f"cache_{what}_input_tokens") or 0 for what in ("read", "creation"))
+        read += (_count(usage, "cache_read_input_tokens") or 0) + (
+            _count(usage, "cache_creation_input_tokens") or 0
+        )
     return read, _count(usage, "completion_tokens", "output_tokens", "total_output_tokens")
 
 
