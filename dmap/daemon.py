@@ -144,15 +144,7 @@ async def serve(
     def on_signal() -> None:
         (hurry if stop.is_set() else stop).set()
 
-    bugs: list[BaseException] = []
-
-    def on_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if context.get(tasks.STOPS):
-            bugs.append(context["exception"])
-            return stop.set()
-        _log.error(logfmt("bug", {"what": context["message"]}), exc_info=context.get("exception"))
-
-    loop.set_exception_handler(on_exception)
+    broken = _heed_bugs(loop, stop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reload
@@ -172,7 +164,21 @@ async def serve(
         notifier.stopping()
         _log.info(logfmt("stopping", {"within_s": config.server.shutdown_s}))
         await daemon.drain(hurry)
-    return 1 if bugs else 0
+    return 1 if broken.is_set() else 0
+
+
+def _heed_bugs(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> asyncio.Event:
+    """Log what nobody on *loop* catches.  Return an event that is set with *stop* by what has to stop it."""
+    broken = asyncio.Event()
+
+    def heed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if context.get(tasks.STOPS):  # `tasks` has logged it
+            broken.set()
+            return stop.set()
+        _log.error(logfmt("bug", {"what": context["message"]}), exc_info=context.get("exception"))
+
+    loop.set_exception_handler(heed)
+    return broken
 
 
 def _raise_file_limit() -> None:
