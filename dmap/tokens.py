@@ -4,8 +4,8 @@ How many tokens a prompt has: exactly by its model's own tokenizer, else at the 
 The bound rests on words.  Tokenizers cut a text at white space before they do anything else, so a token
 never holds parts of two words, and a prompt has at least as many tokens as words.  White space counts as
 nothing, and a word without a space in it as one token per `LONGEST` bytes: so runs of anything, which
-tokenizers have long tokens for, are no trap.  `docs/context.md` has the measurement.  Whether it holds for
-a model is learned from the `usage` of its answers (`Learned`).
+tokenizers have long tokens for, are no trap.  `docs/context.md` has the measurement.  The bound counts from
+the first request on, until an answer's `usage` speaks against it (`WordBound`).
 
 The counterpart is `web/context.py`, which refuses what does not fit.
 """
@@ -20,14 +20,12 @@ from dmap.config import Config, ConfigProblem
 
 LONGEST = 128
 """Bytes of the longest token of letters and digits in the vocabularies measured (junk of doubled UTF-8)."""
-SAMPLES, ENOUGH = 8, 64
-"""Answers in a row that it takes until the bound counts, and after which nothing more is learned."""
-LOOKED_BYTES = 64 * 2**20
-"""Bodies that are looked at of a model that does not teach: 0.2 s of CPU time in all, 1 s of short ones."""
+ENOUGH = 64
+"""Answers that bear the bound out, after which no more are looked at."""
 LEAST = 64
-"""Words of a prompt worth learning from: in shorter ones, however many, the chat template weighs too much."""
-LEAST_BYTES, MOST_BYTES = 8 * LEAST, 2**20
-"""Bodies worth reading: in fewer bytes there are hardly so many words, and in more it takes over 3 ms."""
+"""Words of a prompt that bears it out: in shorter ones the chat template weighs too much."""
+MOST_BYTES = 2**20
+"""Bodies worth reading for it: a longer one takes over 3 ms."""
 
 _HOW = "run: .venv/bin/pip install -e '.[tokenizer]' (a service: see docs/service.md)"
 _SPACE = b" \t\n\r\x0b\f"
@@ -51,41 +49,39 @@ def _units(text: str) -> int:
 
 
 @dataclass(slots=True)
-class Learned:
+class WordBound:
     """
-    Whether the bound holds for a model: *agreed* answers in a row have borne it out, of *needed*.
+    Whether the prompts of a model have at least as many tokens as `units`: by most tokenizers they do.
 
-    Fewer tokens than units are against all that is known of tokenizers.  After such an answer nothing less
-    than `ENOUGH` in a row is believed.  *looked_bytes* are the bodies that were read to learn.
+    *held* answers have borne it out; one that is *broken* switches the bound off until dmap restarts.
+    Tokenizers that join words are SuperBPE's, and SentencePiece's without `split_by_whitespace`.
     """
 
-    agreed: int = 0
-    needed: int = SAMPLES
-    looked_bytes: int = 0
+    held: int = 0
+    broken: bool = False
 
     @property
-    def complete(self) -> bool:
-        """Whether it has been learned, or tried for long enough."""
-        return self.agreed >= ENOUGH or self.looked_bytes >= LOOKED_BYTES
+    def settled(self) -> bool:
+        """Whether no more answers have to be looked at."""
+        return self.broken or self.held >= ENOUGH
 
-    def add(self, least: int, most: int, tokens: int, *, is_whole: bool) -> None:
+    def see(self, least: int, tokens: int, *, is_whole: bool) -> None:
         """
-        Learn that a prompt of nothing but text, *least* units and up to *most* with its tools, had *tokens*.
+        Compare a prompt of *least* units with the number of *tokens* that its server read.
 
-        What a truncation left of a prompt has no more tokens than the prompt had, so enough of them bear the
-        bound out all the same.  Too few tell something only if the prompt surely *is_whole*.
+        Too few tokens tell nothing unless the server surely read the *whole* prompt.
         """
-        if most >= LEAST and tokens >= most:
-            self.agreed += 1
-        elif is_whole and tokens < least:
-            self.agreed, self.needed = 0, ENOUGH
+        if tokens < least:
+            self.broken = is_whole
+        elif least >= LEAST:
+            self.held += 1
 
     def at_least(self, count: int) -> int:
-        """Return how many tokens *count* units have at least; 0 while that is not known."""
-        return count if self.agreed >= self.needed else 0
+        """Return how many tokens *count* units have at least; 0 where that is not known."""
+        return 0 if self.broken else count
 
 
-class Counter:
+class TokenCounter:
     """
     Counts by the tokenizer file at *path*, a `tokenizer.json`.
 
@@ -110,7 +106,9 @@ class Counter:
         return sum(len(encode([text], add_special_tokens=False)[0]) for text in texts)
 
 
-def counters(config: Config, before: Mapping[str, Counter] = MappingProxyType({})) -> dict[str, Counter]:
+def counters(
+    config: Config, before: Mapping[str, TokenCounter] = MappingProxyType({})
+) -> dict[str, TokenCounter]:
     """
     Read the tokenizer files of *config*; return what counts by them, under the models' names casefolded.
 
@@ -118,13 +116,13 @@ def counters(config: Config, before: Mapping[str, Counter] = MappingProxyType({}
     for every file that cannot be read, and when the package for it is missing.
     """
     wanted = {name: model.tokenizer for name, model in config.models.items() if model.tokenizer}
-    found: dict[str, Counter] = {}
+    found: dict[str, TokenCounter] = {}
     problems = []
     for name, path in wanted.items():
         known = before.get(name.casefold())
         try:
             is_same = known is not None and known.stamp == _stamp(path)
-            found[name.casefold()] = known if known is not None and is_same else Counter(path)
+            found[name.casefold()] = known if known is not None and is_same else TokenCounter(path)
         except ImportError:
             problems.append(f"models.{name}.tokenizer: takes the package tokenizers; {_HOW}")
         except Exception as exc:

@@ -14,7 +14,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from dmap.config import ConfigProblem
 from dmap.errors import ContextExceeded
 from dmap.models import ModelKey, Route
-from dmap.tokens import SAMPLES
 from dmap.web.context import ContextGuard
 from dmap.web.reload import reload
 from tests.conftest import config_of
@@ -38,6 +37,8 @@ def words(count):
 
 
 LESSON = words(200)
+WORDLESS = "abc" * 300
+"""A text of which only a tokenizer can tell how many tokens it has."""
 
 
 def asker(url):
@@ -138,16 +139,15 @@ async def test_large_tools_are_no_text(engine):
 
 async def test_a_model_that_is_not_loaded(engine):
     """Nobody can count for a model that is not resident: it is loaded, and its engine refuses."""
-    status, got = await asker(engine.url)(chat(" tide" * 300, "tiny-sea"))
+    status, got = await asker(engine.url)(chat("tide" * 300, "tiny-sea"))
 
     assert (status, got["error"]["code"]) == (400, "context_length_exceeded")
     assert got["error"]["message"].startswith("request (")
 
 
-async def test_what_was_learned_spares_the_load(engine):
-    """A prompt is refused without loading its model once its answers have taught enough."""
+async def test_the_bound_spares_the_load(engine):
+    """A prompt of too many words is refused without loading its model, from the first request on."""
     ask = asker(engine.url)
-    await asyncio.gather(*(ask(chat(" tide" * 200, "tiny-sea")) for _ in range(SAMPLES)))
     await ask(chat("Hello", "tiny-kitchen"))
 
     status, got = await ask(chat(" tide" * 300, "tiny-sea"))
@@ -221,7 +221,7 @@ async def test_a_server_with_tokenize_counts(limited, backend, told, status):
     proxy = await limited()
     backend.script = says(told)
 
-    assert (await asker(proxy.url)(chat(words(900))))[0] == status
+    assert (await asker(proxy.url)(chat(WORDLESS)))[0] == status
 
 
 async def test_only_long_prompts_are_asked_for(limited, backend):
@@ -258,7 +258,7 @@ async def test_a_server_without_is_not_asked_again(limited, backend, status):
     backend.script = says({}, status=status)
     ask = asker(proxy.url)
 
-    answers = [(await ask(chat(words(900))))[0], (await ask(chat(words(900))))[0]]
+    answers = [(await ask(chat(WORDLESS)))[0], (await ask(chat(WORDLESS)))[0]]
 
     assert (answers, paths(backend)) == ([200, 200], ["/tokenize", CHAT, CHAT])
 
@@ -274,7 +274,7 @@ async def test_a_count_that_fails_lets_through(limited, backend, caplog):
     backend.script = script
     ask = asker(proxy.url)
     with caplog.at_level(logging.WARNING, "dmap.web.context"):
-        answers = [(await ask(chat(words(900))))[0], (await ask(chat(words(900))))[0]]
+        answers = [(await ask(chat(WORDLESS)))[0], (await ask(chat(WORDLESS)))[0]]
 
     assert (answers, paths(backend)) == ([200, 200], ["/tokenize", CHAT, CHAT])
     assert [record.message.split()[:3] for record in caplog.records] == [
@@ -287,13 +287,13 @@ async def test_a_client_that_leaves_gives_back_its_turn(limited, backend):
     proxy = await limited()
     backend.script = backend.by_hand
     clients = [await proxy.client() for _ in range(4)]
-    await asyncio.gather(*(client.send(post(chat(words(900)))) for client in clients))
+    await asyncio.gather(*(client.send(post(chat(WORDLESS))) for client in clients))
     held = [await backend.next(), await backend.next()]
     [client.reset() for client in clients]
     await asyncio.gather(*(exchange.abandoned() for exchange in held))
     backend.script = says({"count": 999})
 
-    status, _ = await asker(proxy.url)(chat(words(900)))
+    status, _ = await asker(proxy.url)(chat(WORDLESS))
 
     assert (status, len(paths(backend))) == (400, 3)
 
@@ -327,77 +327,72 @@ async def test_a_tokenizer_file_that_is_none_stops_the_start(limited, tmp_path):
         await limited(f"tokenizer: '{tmp_path}'")
 
 
-async def teach(ask, prompt=LESSON):
-    """Have as many prompts answered as it takes to learn."""
-    await asyncio.gather(*(ask({"model": "m", "prompt": prompt}, "/v1/completions") for _ in range(SAMPLES)))
+async def test_words_are_tokens_at_least(limited, backend):
+    """Where nobody counts, a prompt of more words than the context has tokens is refused, the first too."""
+    proxy = await limited(context=4096)
+    backend.script = says({}, status="404 Not Found")
+
+    status, got = await asker(proxy.url)(chat(words(60_000)))
+
+    assert (status, paths(backend)) == (400, ["/tokenize"])
+    assert "has at least 60,000 tokens, more than the context of 4,096" in got["error"]["message"]
+
+
+async def complete(ask, prompt):
+    await ask({"model": "m", "prompt": prompt}, "/v1/completions")
 
 
 @pytest.mark.parametrize(
-    ("tokens", "status", "told"),
-    [(260, 400, "has at least 1,100 tokens, more than the context of 1,024"), (1, 200, ""), (0, 200, "")],
+    ("prompt", "tokens", "status"),
+    [
+        (words(200), 260, 400),
+        (words(200), 199, 200),
+        (words(60), 59, 200),
+        (words(500), 499, 200),
+        (words(130) + " " * 9000, 129, 200),
+        (words(1023), 514, 400),
+        (words(1023), 1020, 400),
+        (words(600), 513, 400),
+        (words(200), 0, 400),
+    ],
 )
-async def test_the_bound_is_learned_from_answers(limited, backend, tokens, status, told):
-    """After some answers, if they bear it out, a prompt with more words than the context is refused."""
+async def test_one_answer_with_fewer_tokens_than_words(limited, backend, prompt, tokens, status):
+    """An answer that was read in fewer tokens than words ends the bound, unless a truncation may be why."""
     proxy = await limited(context=1024)
     backend.script = says({}, tokens, status="404 Not Found")
     ask = asker(proxy.url)
-    before = (await ask(chat(words(1100))))[0]
-    await teach(ask)
-
-    after, got = await ask(chat(words(1100)))
-
-    assert (before, after) == (200, status)
-    assert told in json.dumps(got)
-
-
-@pytest.mark.parametrize(
-    ("lesson", "tokens"),
-    [(words(600), 780), (words(600), 1000), (words(130) + " " * 9000, 180), (words(900), 1024)],
-)
-async def test_long_prompts_teach(limited, backend, lesson, tokens):
-    """Prompts of more bytes than the context has tokens, an agent's, teach like others."""
-    proxy = await limited(context=1024)
-    backend.script = says({}, tokens, status="404 Not Found")
-    ask = asker(proxy.url)
-    await teach(ask, lesson)
-
-    assert (await ask(chat(words(1100))))[0] == 400
-
-
-@pytest.mark.parametrize("lesson", [words(60), words(60) + " " * 2000])
-async def test_short_prompts_do_not_teach(limited, backend, lesson):
-    """Of a prompt of few words most is the chat template, so however many they are, they teach nothing."""
-    proxy = await limited(context=1024)
-    backend.script = says({}, 260, status="404 Not Found")
-    ask = asker(proxy.url)
-    await teach(ask, lesson)
-
-    assert (await ask(chat(words(1100))))[0] == 200
-
-
-@pytest.mark.parametrize(("tokens", "status"), [(514, 400), (1020, 400), (511, 200)])
-async def test_a_truncated_prompt_teaches_nothing(limited, backend, tokens, status):
-    """Too few tokens for the words are no lesson where a truncation, which leaves half, may be the reason."""
-    proxy = await limited(context=1024)
-    backend.script = says({}, tokens, status="404 Not Found")
-    ask = asker(proxy.url)
-    await teach(ask, words(1023))
-    await teach(ask)
+    await complete(ask, prompt)
 
     assert (await ask(chat(words(1100))))[0] == status
+
+
+async def test_a_bound_of_one_model_is_no_other_models(start, backend):
+    """What an answer says of one model's tokenizer is not held against another model."""
+    proxy = await start(
+        f"""
+        backends: {{fake: {{kind: openai, url: '{backend.url}'}}}}
+        models:
+          m: {{backend: fake, load: {{context_length: 1024}}}}
+          n: {{backend: fake, load: {{context_length: 1024}}}}
+        """
+    )
+    backend.script = says({}, 9, status="404 Not Found")
+    ask = asker(proxy.url)
+    await complete(ask, LESSON)
+
+    assert (await ask(chat(words(1100))))[0] == 200
+    assert (await ask(chat(words(1100), "n")))[0] == 400
 
 
 @pytest.mark.parametrize(
     "text", [" " * 90_000, "=" * 90_000, "\n" * 9000, "x" * 128 * 1024, words(1024), "\u3000" * 9000]
 )
 async def test_what_may_fit_is_not_refused(limited, backend, text):
-    """Long runs may be few tokens: only what cannot fit is refused by what was learned."""
+    """Long runs may be few tokens: only what cannot fit is refused by the bound."""
     proxy = await limited(context=1024)
     backend.script = says({}, 260, status="404 Not Found")
-    ask = asker(proxy.url)
-    await teach(ask)
 
-    assert (await ask(chat(text)))[0] == 200
+    assert (await asker(proxy.url)(chat(text)))[0] == 200
 
 
 TRUNCATED = {
@@ -455,7 +450,7 @@ def refuses(guard, route, text):
 )
 def test_what_fits_is_never_refused(name, read, context, texts, last):
     """Whatever a server answered, and however it truncates, a prompt that fits is let through."""
-    taught = Taught(TOKENIZERS[name], read, context).see(*[LESSON] * SAMPLES, *texts)
+    taught = Taught(TOKENIZERS[name], read, context).see(*texts)
 
     assert not (taught.refuses(last) and count(TOKENIZERS[name], last) <= context)
 
@@ -465,19 +460,19 @@ def test_what_fits_is_never_refused(name, read, context, texts, last):
 @given(context=st.integers(512, 1024), texts=_texts, more=st.integers(1, 99))
 def test_truncations_do_not_unteach(read, context, texts, more):
     """However many prompts were truncated, as servers are known to do it, the bound holds."""
-    taught = Taught(TOKENIZERS["greedy"], TRUNCATED[read], context).see(*[LESSON] * SAMPLES, *texts)
+    taught = Taught(TOKENIZERS["greedy"], TRUNCATED[read], context).see(*texts)
 
     assert taught.refuses(words(context + more))
 
 
-@pytest.mark.parametrize(("spaces", "bounded"), [(2**19, True), (2**20, False)])
-def test_very_long_bodies_do_not_teach(spaces, bounded):
-    """A body that is too long to be read again is no lesson."""
+@pytest.mark.parametrize(("spaces", "bounded"), [(2**19, False), (2**20, True)])
+def test_very_long_bodies_are_not_compared(spaces, bounded):
+    """A body that is too long to be read again says nothing of the bound."""
     guard = ContextGuard(STUDIO, {}, {})
     route = Route(ModelKey("studio", "m"), context_length=1024)
     body = json.dumps(chat(LESSON + " " * spaces)).encode()
 
-    [guard.learn(route, CHAT, body, 260) for _ in range(SAMPLES)]
+    guard.learn(route, CHAT, body, 9)
 
     assert refuses(guard, route, words(1100)) == bounded
 
@@ -504,7 +499,7 @@ async def lm():
 
 
 async def test_lm_studio_gets_nothing_to_truncate(start, lm):
-    """What cannot fit is refused by what was learned, before its model is switched to."""
+    """What cannot fit is refused by the bound, before its model is switched to."""
     proxy = await start(
         f"""
         devices: {{gpu0: {{max_models: 1, cooldown_s: 0, patience_s: 1}}}}
@@ -513,7 +508,7 @@ async def test_lm_studio_gets_nothing_to_truncate(start, lm):
         """
     )
     ask = asker(proxy.url)
-    answers = await asyncio.gather(*(ask(chat(words(500 + n), SMALL)) for n in range(SAMPLES)))
+    answers = await asyncio.gather(*(ask(chat(words(500 + n), SMALL)) for n in range(2)))
     other = await ask(chat("Hello", BIG))
     loads = [body["model"] for _, path, body in lm.requests if path.endswith("/load")]
     status, got = await ask(chat(words(5210), SMALL))

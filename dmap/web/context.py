@@ -17,7 +17,7 @@ from dmap.config import Config
 from dmap.errors import BackendDown, ContextExceeded
 from dmap.logfmt import logfmt
 from dmap.models import ModelKey, Route
-from dmap.tokens import LEAST_BYTES, MOST_BYTES, Counter, Learned, units
+from dmap.tokens import MOST_BYTES, TokenCounter, WordBound, units
 from dmap.web.beside import beside
 from dmap.wire.prompt import LOOK, Prompt, count_of, prompt_of, question
 
@@ -38,17 +38,17 @@ _log = logging.getLogger(__name__)
 
 class ContextGuard:
     """
-    Refuses prompts that do not fit, and learns from those that did.
+    Refuses prompts that do not fit, and learns from answers which models its bound does not hold for.
 
     *counters* are those of the tokenizer files (`tokens.counters`); they may be set anew.
     """
 
     def __init__(
-        self, config: Config, backends: Mapping[str, Backend], counters: Mapping[str, Counter]
+        self, config: Config, backends: Mapping[str, Backend], counters: Mapping[str, TokenCounter]
     ) -> None:
         self.counters = counters
         self._asked = _Asked(config, backends)
-        self._learned: dict[ModelKey, Learned] = {}
+        self._bounds: dict[ModelKey, WordBound] = {}
         self._threads = asyncio.Semaphore(COUNTS)
 
     async def check(self, route: Route, path: str, body: bytes) -> None:
@@ -61,37 +61,34 @@ class ContextGuard:
         context = route.context_length
         if context is None or len(body) <= context:
             return
-        prompt = prompt_of(path, body)
+        prompt = await beside(len(body), functools.partial(prompt_of, path, body))
         if prompt is None or prompt.size <= context:
             return
         count = await self._exact(route.key, path, body, prompt)
         least = "" if count is not None and prompt.size <= LOOK else "at least "
         if count is None:
-            count = self._at_least(route.key, prompt)
+            units_seen = await beside(len(body), lambda: units(prompt.seen()))
+            count = prompt.ids + self._bounds.get(route.key, WordBound()).at_least(units_seen)
         if count > context:
-            told = f"the prompt has {least}{count:,} tokens, more than the context of {context:,}"
-            raise ContextExceeded(f"{told} that {route.key.model!r} has", param=prompt.param)
+            reason = f"the prompt has {least}{count:,} tokens, more than the context of {context:,}"
+            raise ContextExceeded(f"{reason} that {route.key.model!r} has", param=prompt.param)
 
     def learn(self, route: Route, path: str, body: bytes, tokens: int | None) -> None:
         """
-        Learn from an answer that *tokens* were read, whether or not *body* could be too long.
+        Compare the *tokens* that were read for an answer with the words of its request, *body*.
 
         The prompt was not truncated if it has no more bytes than the context has tokens.  Nor, in all
         likelihood, if it has no more words than that and at most half of the context was read: Ollama's
         runner leaves half and two tokens (ollama#17427), and what cuts no more than it has to leaves more.
         """
         context = route.context_length
-        if not tokens or context is None or not LEAST_BYTES <= len(body) <= MOST_BYTES:
+        if not tokens or context is None or len(body) > MOST_BYTES:
             return
-        learned = self._learned.setdefault(route.key, Learned())
-        if learned.complete:
-            return
-        learned.looked_bytes += len(body)
-        prompt = prompt_of(path, body)
-        if prompt is not None and prompt.plain:
-            least = units(prompt.texts)
-            is_whole = len(body) <= context or max(least, 2 * tokens) <= context
-            learned.add(least, least + units(prompt.others), tokens, is_whole=is_whole)
+        bound = self._bounds.setdefault(route.key, WordBound())
+        prompt = None if bound.settled else prompt_of(path, body)
+        if prompt is not None:
+            least = prompt.ids + units(prompt.texts)
+            bound.see(least, tokens, is_whole=len(body) <= context or max(least, 2 * tokens) <= context)
 
     async def _exact(self, key: ModelKey, path: str, body: bytes, prompt: Prompt) -> int | None:
         """Return how many tokens *prompt* has, by its backend or a tokenizer; None if neither can tell."""
@@ -103,17 +100,13 @@ class ContextGuard:
             count = await self._in_thread(counter, prompt.seen())
         return None if count is None else count + prompt.ids
 
-    async def _in_thread(self, counter: Counter, texts: list[str]) -> int | None:
+    async def _in_thread(self, counter: TokenCounter, texts: list[str]) -> int | None:
         """Count beside the loop; a client that leaves does not end the thread, so that keeps its turn."""
         if not await _turn(self._threads):
             return None
         counting = asyncio.get_running_loop().run_in_executor(None, counter.count, texts)
         counting.add_done_callback(lambda _: self._threads.release())
         return await asyncio.shield(counting)
-
-    def _at_least(self, key: ModelKey, prompt: Prompt) -> int:
-        learned = self._learned.get(key)
-        return prompt.ids + (learned.at_least(units(prompt.seen())) if learned else 0)
 
 
 class _Asked:

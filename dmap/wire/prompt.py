@@ -6,6 +6,7 @@ Pure.  Images and tools are not text.  The counterparts are `dmap/tokens.py`, wh
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,45 +33,39 @@ _BARE = frozenset(("/v1/completions", "/api/v0/completions", "/v1/embeddings", "
 
 _TEXTUAL = (None, "message", "text", "input_text", "output_text", "tool_result", "function_call_output")
 _THOUGHT = "</think>"
+_NULL = msgspec.Raw(b"null")
 
 
 class _Body(msgspec.Struct):
-    """The members of a body that hold its prompt, say what is not text, or ask for a truncation."""
+    """The members of a body that hold its prompt, or ask for a truncation."""
 
-    messages: Any = None
-    prompt: Any = None
-    input: Any = None
-    instructions: Any = None
-    system: Any = None
-    system_prompt: Any = None
-    tools: Any = None
-    truncation: Any = None
-    truncate_prompt_tokens: Any = None
-    previous_response_id: Any = None
-    conversation: Any = None
+    messages: msgspec.Raw = _NULL
+    prompt: msgspec.Raw = _NULL
+    input: msgspec.Raw = _NULL
+    instructions: msgspec.Raw = _NULL
+    system: msgspec.Raw = _NULL
+    system_prompt: msgspec.Raw = _NULL
+    truncation: msgspec.Raw = _NULL
+    truncate_prompt_tokens: msgspec.Raw = _NULL
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """
-    What has to fit into one context, of several prompts in a request the longest.
+    What has to fit into one context; of several prompts in a request it is the longest.
 
-    *ids* counts tokens that the client gave as numbers.  *others* are the texts of tools and of other
-    prompts, which are not held against it.  *plain* is False when it holds more than text, such as images, or
-    goes on from what the server has kept.  *param* names the member of the body.  *turns* are its messages
-    with nothing but text.
+    *ids* counts tokens that the client gave as numbers.  *param* names the member of the body.  *turns* are
+    its messages with nothing but text.
     """
 
     texts: tuple[str, ...]
     param: str
     ids: int = 0
-    others: tuple[str, ...] = ()
-    plain: bool = True
     turns: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def size(self) -> int:
-        """More than this it cannot have: a token is at least one byte, the template's aside."""
+        """The bytes of the texts and the number of ids: no tokenizer makes more tokens than that of them."""
         return self.ids + sum(len(text) if text.isascii() else len(text.encode()) for text in self.texts)
 
     def seen(self) -> list[str]:
@@ -84,7 +79,7 @@ class Prompt:
 
 def prompt_of(path: str, body: bytes) -> Prompt | None:
     """
-    Read the prompt out of the body of a request for *path*.
+    Read the prompt out of the body of a request for *path*, of a long one the beginning.
 
     None where a prompt need not fit: another kind of route, a body that is no such request (its server will
     tell), or one that asks to be truncated.
@@ -94,21 +89,39 @@ def prompt_of(path: str, body: bytes) -> Prompt | None:
         return None
     try:
         whole = _decode(body)
+        if bytes(whole.truncation) == b'"auto"' or bytes(whole.truncate_prompt_tokens) != b"null":
+            return None
+        values = [_opened(getattr(whole, name)) for name in names]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if whole.truncation == "auto" or whole.truncate_prompt_tokens is not None:
-        return None
     if path in _BARE:
-        return _longest(getattr(whole, names[-1]), names[-1])
-    texts, plain = _texts([getattr(whole, name) for name in names])
-    others = (str(whole.tools),) if whole.tools else ()
-    plain = plain and whole.previous_response_id is None and whole.conversation is None
-    return Prompt(tuple(texts), names[-1], others=others, plain=plain, turns=_turns(whole.messages))
+        return _longest(values[-1], names[-1])
+    return Prompt(tuple(_texts(values)), names[-1], turns=_turns(values[-1]) if "messages" in names else ())
 
 
-def _texts(values: list[Any]) -> tuple[list[str], bool]:
-    """Gather the texts of turns and of their parts; tell whether there was nothing else."""
-    items, texts, plain = [(value, "") for value in reversed(values)], [], True
+def _opened(raw: msgspec.Raw) -> Any:
+    """Decode *raw* in pieces of little more than `LOOK` bytes; of longer texts the rest is left out."""
+    view = memoryview(raw)
+    if len(view) <= LOOK + 16:
+        return _value(raw)
+    if view[0] == b'"'[0]:
+        return _beginning(view)
+    if view[0] == b"{"[0]:
+        return {name: _opened(value) for name, value in _members(raw).items()}
+    return [_opened(item) for item in _items(raw)]
+
+
+def _beginning(view: memoryview) -> str:
+    """Return a little over `LOOK` bytes of a text, cut where no character and no escape is cut in two."""
+    for end in range(LOOK + 16, LOOK + 2, -1):
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            return _text(bytes(view[:end]) + b'"')
+    return ""
+
+
+def _texts(values: list[Any]) -> list[str]:
+    """Gather the texts of turns and of their parts."""
+    items, texts = [(value, "") for value in reversed(values)], []
     while items:
         item, role = items.pop()
         if isinstance(item, str):
@@ -118,9 +131,7 @@ def _texts(values: list[Any]) -> tuple[list[str], bool]:
         elif isinstance(item, dict) and item.get("type") in _TEXTUAL:
             inner = (item.get(name) for name in ("output", "content", "text"))
             items += [(each, item.get("role", role)) for each in inner]
-        elif item is not None:
-            plain = False
-    return [text for text in texts if text], plain
+    return [text for text in texts if text]
 
 
 def _kept(text: str, role: str) -> str:
@@ -132,7 +143,7 @@ def _turns(messages: Any) -> tuple[Mapping[str, Any], ...]:
     """Return *messages* with nothing but their texts, each as one."""
     turns = messages if isinstance(messages, list) else []
     return tuple(
-        {"role": turn.get("role"), "content": "".join(_texts([turn.get("content")])[0])}
+        {"role": turn.get("role"), "content": "".join(_texts([turn.get("content")]))}
         for turn in turns
         if isinstance(turn, dict)
     )
@@ -142,10 +153,7 @@ def _longest(value: Any, param: str) -> Prompt:
     """Return the longest of the prompts in *value*: a text, token ids, both mixed, or a list of these."""
     several = isinstance(value, list) and not any(isinstance(each, int) for each in value)
     prompts = [_bare(each, param) for each in (value if several else [value])]
-    longest = max(prompts, key=lambda prompt: prompt.size, default=Prompt((), param))
-    others = tuple(text for prompt in prompts if prompt is not longest for text in prompt.texts)
-    plain = all(prompt.ids == 0 for prompt in prompts)
-    return Prompt(longest.texts, param, ids=longest.ids, others=others, plain=plain)
+    return max(prompts, key=lambda prompt: prompt.size, default=Prompt((), param))
 
 
 def _bare(value: Any, param: str) -> Prompt:
@@ -188,4 +196,8 @@ def count_of(answer: bytes) -> int | None:
 
 
 _decode = msgspec.json.Decoder(_Body).decode
+_value = msgspec.json.Decoder(float_hook=len).decode  # fractions take long, and are neither text nor ids
+_text = msgspec.json.Decoder(str).decode
+_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _count = msgspec.json.Decoder(_Answer).decode
