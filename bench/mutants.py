@@ -68,11 +68,11 @@ class Map:
     heavy: tuple[str, ...] = ()
 
     def tests_of(self, mutation: Mutation, source: str) -> list[str]:
-        """Return the tests that may notice, the fastest first: all of the file for what runs at import."""
+        """Return the tests that may notice, the fastest first: for what runs at import all of the file."""
         by_line = self.by_line.get(mutation.path, {})
         found = {test for line in lines_of(mutation, source) for test in by_line.get(line, ())}
         if "" in found:
-            found = {test for tests in by_line.values() for test in tests}
+            found = {test for tests in by_line.values() for test in tests if test} or set(self.seconds)
         return sorted(found & self.seconds.keys(), key=lambda test: (self.seconds[test], test))
 
 

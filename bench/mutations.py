@@ -218,8 +218,8 @@ def _constants(node: ast.AST) -> Iterator[Found]:
         yield node, "constant", "''"
     elif isinstance(value, bytes) and value:
         yield node, "constant", "b''"
-    elif isinstance(value, str | bytes):
-        yield node, "constant", repr(value[:0]) if value else repr("x" if isinstance(value, str) else b"x")
+    elif value in ("", b""):
+        yield node, "constant", repr("x" if isinstance(value, str) else b"x")
 
 
 def _are_words(text: str) -> bool:
