@@ -245,6 +245,7 @@ class TestComingBack:
         assert [line.client for line in gate.waiting()] == ["me"]
         assert gate.view.of(lease)[0] == 1
         assert gate.snapshot().leases == 0
+        assert not studio.in_use("a")
         studio.looking.release.set()
         await lease.granted
         assert studio.loading.calls == ["a"]
