@@ -91,10 +91,16 @@ class Peer:
         self.process.kill()
         self.process.communicate()
 
-    def stream(self, to: Door, pids: list[int], *, streams: int, rate: int, window_s: float) -> Figures:
+    def stream(
+        self, to: Door, pids: list[int], *, streams: int, rate: int, window_s: float, in_step: bool = False
+    ) -> Figures:
         """Relay *streams* through a proxy and return the figures of one window; `whole`: of the whole run."""
         flags = ["-streams", str(streams), "-rate", str(rate), "-window", f"{window_s}s"]
-        return self._measure("stream", to, pids, flags)
+        return self._measure("stream", to, pids, [*flags, "-in-step"] if in_step else flags)
+
+    def burst(self, to: Door, pids: list[int], *, streams: int) -> Figures:
+        """Begin *streams* at once, five times; the delay is that of their first bytes."""
+        return self._measure("burst", to, pids, ["-streams", str(streams)])
 
     def request(self, to: Door, pids: list[int], *, clients: int, requests: int) -> Figures:
         """Ask *requests* times through a proxy, from *clients* in a closed loop, and return the figures."""

@@ -27,6 +27,7 @@ from report import Result, cost_table, generator_line, memory_table, objections
 RESULTS = Path(__file__).parent / "results"
 _STREAM_EXTRA_S = 1.5  # opening, settling and the streams' ends, beside the window
 _REQUEST_S = 1.5
+_BURST_S = 4
 _MEMORY_S = 4
 _CHECK_S = 2
 
@@ -38,15 +39,18 @@ class Plan:
     rounds: int
     seconds: float
     streams: list[int]
+    in_step: list[int]
     rate: int
     clients: int
     requests: int
+    burst: int
     idle: int
     only: list[str]
 
     def expected_s(self) -> float:
         """Return about how long the run will take."""
-        each = len(self.streams) * (self.seconds + _STREAM_EXTRA_S) + (_REQUEST_S if self.requests else 0)
+        each = (len(self.streams) + len(self.in_step)) * (self.seconds + _STREAM_EXTRA_S)
+        each += (_REQUEST_S if self.requests else 0) + (_BURST_S if self.burst else 0)
         memory = _MEMORY_S * len(self.only) if self.idle else 0
         return self.rounds * len(self.only) * each + memory + len(self.streams) * (_CHECK_S + _STREAM_EXTRA_S)
 
@@ -56,9 +60,11 @@ def _parse(arguments: list[str]) -> Plan:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=5, help="length of each streaming window")
     parser.add_argument("--streams", type=_numbers, default=[48, 200], help="such as 48,200")
+    parser.add_argument("--in-step", type=_numbers, default=[48, 200], help="the same, written in one go")
     parser.add_argument("--rate", type=int, default=100, help="chunks per second and stream")
     parser.add_argument("--clients", type=int, default=16, help="clients that send requests")
     parser.add_argument("--requests", type=int, default=8000, help="per round; 0: none")
+    parser.add_argument("--burst", type=int, default=200, help="streams that begin at once; 0: none")
     parser.add_argument("--idle", type=int, default=1000, help="streams for the memory table; 0: none")
     parser.add_argument("--only", type=_names, default=["dmap", "nginx", "go"], help=f"of {','.join(KINDS)}")
     return Plan(**vars(parser.parse_args(arguments)))
@@ -101,7 +107,7 @@ class Session:
 
     def check_generator(self) -> None:
         """Find for each number of streams a rate that the generator holds without any proxy."""
-        for streams in self.plan.streams:
+        for streams in {*self.plan.streams, *self.plan.in_step}:
             rate = self.plan.rate
             while rate > 1 and not self._holds(streams, rate):
                 rate = rate * 3 // 4
@@ -125,13 +131,23 @@ class Session:
 
     def _round(self, number: int, order: list[Contender]) -> Iterator[Result]:
         peer, plan = self.ground.peer, self.plan
-        for streams, rate in self.rates.items():
+        for streams, in_step in [(n, False) for n in plan.streams] + [(n, True) for n in plan.in_step]:
             for one in order:
-                figures = peer.stream(one.door, one.pids(), streams=streams, rate=rate, window_s=plan.seconds)
-                yield Result(number, f"{streams} streams", one.name, figures)
+                figures = peer.stream(
+                    one.door,
+                    one.pids(),
+                    streams=streams,
+                    rate=self.rates[streams],
+                    window_s=plan.seconds,
+                    in_step=in_step,
+                )
+                yield Result(number, f"{streams} streams{' in step' * in_step}", one.name, figures)
         for one in order if plan.requests else []:
             figures = peer.request(one.door, one.pids(), clients=plan.clients, requests=plan.requests)
             yield Result(number, "requests", one.name, figures)
+        for one in order if plan.burst else []:
+            figures = peer.burst(one.door, one.pids(), streams=plan.burst)
+            yield Result(number, "burst", one.name, figures)
 
     def measure_memory(self) -> None:
         """Sample the memory of fresh processes, before the rounds have warmed them."""
@@ -181,6 +197,8 @@ def _print_report(session: Session) -> None:
 def _title(session: Session, workload: str) -> str:
     if workload == "requests":
         return f"Requests: {session.plan.clients} clients, closed loop, about 1 KB each way"
+    if workload == "burst":
+        return f"First bytes: {session.plan.burst} streams that begin at once"
     rate = session.rates[int(workload.split()[0])]
     return f"Chunks: {workload} of {rate} chunks/s each"
 

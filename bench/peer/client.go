@@ -59,8 +59,8 @@ func (d door) authorization() string {
 // members are what a proxy that edits requests is told to change or take out.
 func (d door) chatRequest(q question) []byte {
 	body := fmt.Sprintf(`{"model":"bench","messages":[{"role":"user","content":"%s"}],`+
-		`"max_tokens":%d,"seed":%d,"stream":%t,"temperature":1,"logit_bias":{},"user":"bench"}`,
-		strings.Repeat("Tell me about the old mill by the river. ", 20), q.MaxTokens, q.Seed, q.Stream)
+		`"max_tokens":%d,"seed":%d,"stream":%t,"in_step":%t,"temperature":1,"logit_bias":{},"user":"bench"}`,
+		strings.Repeat("Tell me about the old mill by the river. ", 20), q.MaxTokens, q.Seed, q.Stream, q.InStep)
 	return []byte(fmt.Sprintf("POST /v1/chat/completions HTTP/1.1\r\nHost: %s\r\nAccept: */*\r\n"+
 		"User-Agent: dmapbench\r\n%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
 		d.address, d.authorization(), len(body), body))

@@ -14,13 +14,14 @@ var commands = map[string]func(arguments []string) error{
 	"proxy":    runProxy,
 	"stream":   runStream,
 	"request":  runRequest,
+	"burst":    runBurst,
 	"idle":     runIdle,
 	"watch":    runWatch,
 }
 
 func main() {
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fail(fmt.Errorf("usage: dmapbench upstream|proxy|stream|request|idle|watch [flags]"))
+		fail(fmt.Errorf("usage: dmapbench upstream|proxy|stream|request|burst|idle|watch [flags]"))
 	}
 	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
 		fail(err)

@@ -22,6 +22,7 @@ const (
 type streams struct {
 	door
 	number, rate    int
+	inStep          bool
 	window          time.Duration
 	records, octets atomic.Int64
 	reads           atomic.Int64
@@ -41,6 +42,7 @@ func runStream(arguments []string) error {
 	s.door.flags(flags)
 	flags.IntVar(&s.number, "streams", 48, "concurrent streams")
 	flags.IntVar(&s.rate, "rate", 100, "chunks per second and stream")
+	flags.BoolVar(&s.inStep, "in-step", false, "have all streams written in one go")
 	flags.DurationVar(&s.window, "window", 5*time.Second, "length of the window")
 	var watched processes
 	watched.flags(flags)
@@ -92,7 +94,7 @@ func (s *streams) count() int {
 
 // open returns when each stream has its first record, or has failed.
 func (s *streams) open() {
-	request := s.chatRequest(question{Stream: true, MaxTokens: s.count(), Seed: int64(1_000_000 / s.rate)})
+	request := s.chatRequest(question{Stream: true, MaxTokens: s.count(), Seed: int64(1_000_000 / s.rate), InStep: s.inStep})
 	doors := make(chan struct{}, opening)
 	s.opened.Add(s.number)
 	s.ended.Add(s.number)

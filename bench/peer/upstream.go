@@ -32,11 +32,13 @@ var lastChat atomic.Value
 // question is what the fake server reads of a chat request. The knobs of a
 // stream travel in fields that every proxy passes on: max_tokens is the number
 // of delta records and seed the microseconds between two of them, 0 for none
-// ever (an idle stream).
+// ever (an idle stream). Streams in step have their records written in one go,
+// as a server does that batches its sequences.
 type question struct {
 	Stream    bool  `json:"stream"`
 	MaxTokens int   `json:"max_tokens"`
 	Seed      int64 `json:"seed"`
+	InStep    bool  `json:"in_step"`
 }
 
 // runUpstream serves the fake model server until it is killed.

@@ -20,10 +20,12 @@ const (
 
 // ticked is a stream on the wheel. Its n-th record is due at begin + n
 // intervals, moved by the jitter, so the rate holds however late a tick was.
+// Streams in step begin at multiples of their interval and are not moved.
 type ticked struct {
 	connection net.Conn
 	interval   int64
 	begin, due int64
+	inStep     bool
 	sequence   int
 	count      int
 	framed, id []byte
@@ -32,7 +34,7 @@ type ticked struct {
 
 func newTicked(connection net.Conn, q question) *ticked {
 	framed, id := newDelta()
-	return &ticked{connection: connection, interval: q.Seed * 1000, count: q.MaxTokens,
+	return &ticked{connection: connection, interval: q.Seed * 1000, inStep: q.InStep, count: q.MaxTokens,
 		framed: framed, id: id, done: make(chan error, 1)}
 }
 
@@ -89,13 +91,21 @@ func (w *wheel) takeAdmitted() {
 }
 
 func (w *wheel) start(s *ticked) {
-	s.begin = monotonic() + w.random.Int63n(s.interval)
+	s.begin = monotonic()
+	if s.inStep {
+		s.begin -= s.begin % s.interval
+	} else {
+		s.begin += w.random.Int63n(s.interval)
+	}
 	w.plan(s)
 	heap.Push(&w.streams, s)
 }
 
 func (w *wheel) plan(s *ticked) {
-	moved := (w.random.Float64()*2 - 1) * jitter * float64(s.interval)
+	moved := 0.0
+	if !s.inStep {
+		moved = (w.random.Float64()*2 - 1) * jitter * float64(s.interval)
+	}
 	s.due = s.begin + int64(s.sequence+1)*s.interval + int64(moved)
 }
 
