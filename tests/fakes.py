@@ -380,11 +380,18 @@ async def narrow(proxy: Any, window: int = 4096) -> RawClient:
 
     A small segment size keeps the send buffer at the other end small too (`tcp_sndbuf_expand`).
     """
-    sock = _narrow(proxy.daemon.addresses[0], window)
-    reader, writer = await asyncio.open_connection(sock=sock, limit=2**20)
+    return await proxy._stack.enter_async_context(narrow_to(proxy.daemon.addresses[0], window))
+
+
+@asynccontextmanager
+async def narrow_to(address: tuple[str, int], window: int = 4096) -> AsyncGenerator[RawClient]:
+    """Do as `narrow` for a server at *address*."""
+    reader, writer = await asyncio.open_connection(sock=_narrow(address, window), limit=2**20)
     writer.transport.pause_reading()
-    proxy._stack.callback(writer.close)
-    return RawClient(reader, writer)
+    try:
+        yield RawClient(reader, writer)
+    finally:
+        writer.close()
 
 
 def _narrow(address: tuple[str, int], window: int) -> socket.socket:

@@ -39,6 +39,8 @@ SIZES = pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1 << 20])
         (Dialect.CHAT, (TEXT + DONE).replace(b"\n", b"\r\n")),
         (Dialect.CHAT, b": ping\n\n" + TEXT + DONE + b"\n"),
         (Dialect.RESPONSES, COMPLETED),
+        (Dialect.RESPONSES, COMPLETED + DONE),
+        (Dialect.MESSAGES, STOP + DONE),
         (Dialect.RESPONSES, COMPLETED.replace(b"completed", b"failed")),
         (Dialect.RESPONSES, COMPLETED.replace(b"completed", b"incomplete")),
         (Dialect.RESPONSES, b'data: {"type":"response.completed","response":{}}\n\n'),
@@ -85,6 +87,25 @@ def test_a_long_record_in_tiny_pieces():
     stream = COMPLETED.replace(b"{}", b'"' + b"x" * 1_000_000 + b'"')
 
     assert fed(stream, 1).ended(Dialect.RESPONSES)
+
+
+@pytest.mark.parametrize("filler", [b"\n\n", b"\r\n\r\n", b":\n\n", b"data: []\n\n", b"data: error\n\n"])
+def test_the_end_of_many_records(filler):
+    """However many records come at once, the end mark and the tokens after them are found."""
+    watch = fed(filler * 100_000 + USAGE + DONE)
+
+    assert watch.ended(Dialect.CHAT)
+    assert watch.usage()[:2] == (3, 4)
+
+
+def test_an_error_among_many_that_are_none():
+    """A bounded number of records is decoded for each read, and the next read is looked at again."""
+    watch = StreamWatch()
+
+    watch.feed(b'data: {"error":null}\n\n' * 10_000)
+    watch.feed(b'data: {"error":"boom"}\n\n')
+
+    assert watch.error == "boom"
 
 
 def test_a_long_record_is_not_kept_whole():
@@ -152,6 +173,11 @@ def test_an_error_inside(stream, error, size):
             (6, 7),
         ),
         (b'data: {"usage":{"prompt_tokens":1,"completion_tokens":2},"stats":{}}\n\n' + DONE, (1, 2)),
+        (
+            b'data: {"type":"message_delta","usage":{"input_tokens":1,"cache_read_input_tokens":2,'
+            b'"cache_creation_input_tokens":4,"output_tokens":3}}\n\n' + STOP,
+            (7, 3),
+        ),
         (b"", (None, None)),
     ],
 )

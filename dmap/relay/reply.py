@@ -23,7 +23,7 @@ from dmap.record import RequestRecord
 from dmap.wire.dialects import Dialect
 from dmap.wire.stream import error_record
 
-FLUSH_S = 5.0
+FLUSH_S = 2.0
 """What a client that does not read gets, at most, to take the last error before its connection is cut."""
 
 
@@ -141,7 +141,6 @@ class Reply:
             async with asyncio.timeout(self._stall_left):
                 await self._writer.drain()
         self._stall_left = max(0.0, self._stall_left - (clock() - started))
-        self._transport()  # drain returns silently when the client has left
 
     # The end.
 
