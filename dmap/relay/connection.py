@@ -27,9 +27,8 @@ import httptools
 from dmap.errors import BackendBroke, DmapError, Internal
 from dmap.relay.exchange import Exchange, Stale
 
-MAX_HEAD_BYTES = 64 * 1024
-MAX_BESIDE_BYTES = 64 * 1024
-"""What may come without a byte of the body in between."""
+MAX_HEAD_BYTES = MAX_BESIDE_BYTES = 64 * 1024
+"""The headers of an answer, and what may come without a byte of its body in between."""
 STALE_S = 1.0
 """A reused connection that ends this soon and without a byte had been closed before we wrote to it."""
 _LARGE_BYTES = 64 * 1024
@@ -100,13 +99,10 @@ class BackendConnection(asyncio.Protocol):
         self.state = State.IDLE
         self.idle_since = 0.0
         self._loop = loop
-        self._give_back = give_back
-        self._forget = forget
+        self._give_back, self._forget = give_back, forget
         self._exchange: Exchange | None = None
-        self._is_reused = False
-        self._is_paused = False
-        self._head_bytes = 0
-        self._beside_bytes = 0
+        self._is_reused = self._is_paused = False
+        self._head_bytes = self._beside_bytes = 0
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # for httptools; a method in Python would cost more per chunk
 
