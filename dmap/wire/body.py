@@ -13,16 +13,15 @@ Values stay undecoded (`msgspec.Raw`) until somebody needs them.  `limits.py` bo
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
 
 from dmap.errors import BadRequest
 from dmap.wire.limits import check_limits
+from dmap.wire.objects import SHALLOW, SHORT_BYTES, Object, object_in, objects_in, pairs_in
 from dmap.wire.parameters import WORDS, plain, plain_words
 
 _FETCHES = "makes the server fetch a URL; send the bytes as a data: URL"
@@ -71,9 +70,6 @@ _REMEMBERED = 1024
 
 _REMOTE = frozenset(("server_url", "connector_id"))
 """Members of tools that a server shall call on another host: `mcp` of the Responses API."""
-_SHORT = 64 * 1024
-"""Bytes of a list whose texts are decoded on the way."""
-
 _is_spaced = re.compile(rb"\s*\{(?:\s|[^:]*:\s)").match
 _is_data = re.compile(rb'"\s{0,64}data:', re.IGNORECASE).match
 _is_nothing = re.compile(rb'null|""|\[\s{0,64}\]|\{\s{0,64}\}').fullmatch
@@ -82,35 +78,9 @@ _is_base64 = re.compile(rb'"(?!//)[\w+/=-]{64}').match
 _LONGEST_NAME = 1024
 _LONGEST_LINK = 64 * 1024
 """Bytes of a link that is decoded; a longer one has to begin plainly with `data:`, or be base64."""
-_BRACE, _BRACKET, _QUOTE = b'{["'
+_BRACE, _QUOTE = b'{"'
 
 
-class _Name(str):
-    """
-    A member's name that is equal to no other, so that a decoded object keeps its doubles.
-
-    This takes time.  So what is short is first decoded plainly and written again: if that gives the same
-    bytes, nothing was lost, and there are no doubles.  It does so for most, once they have no white space.
-    """
-
-    __slots__ = ()
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
-
-
-_Pairs = dict[_Name, msgspec.Raw]
-_Object = dict[str, Any]
-_pairs = msgspec.json.Decoder(_Pairs, dec_hook=str.__new__).decode
-_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_Scalar = str | int | bool | None
-_Deepest = _Scalar | list[msgspec.Raw] | dict[str, msgspec.Raw]
-_Inner = _Scalar | list[_Scalar | dict[str, _Deepest]] | dict[str, _Deepest]
-_deep = msgspec.json.Decoder(
-    list[dict[str, _Scalar | list[_Scalar | dict[str, _Inner]] | dict[str, _Inner]]]
-).decode
-_once = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_shallow = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
-_encode = msgspec.json.Encoder().encode
 _model = msgspec.json.Decoder(str | None).decode
 _stream = msgspec.json.Decoder(bool | None).decode
 _text = msgspec.json.Decoder(str).decode
@@ -155,12 +125,12 @@ def peek(body: bytes) -> Call:
     Raises `BadRequest` naming the field.
     """
     try:
-        if len(body) < _SHORT:
+        if len(body) < SHORT_BYTES:
             body.decode()
         else:
             check_limits(body)
-        is_loose = len(body) < _SHORT and _is_spaced(body)
-        fields = _object(msgspec.Raw(msgspec.json.format(body, indent=-1) if is_loose else body))
+        is_loose = len(body) < SHORT_BYTES and _is_spaced(body)
+        fields = object_in(msgspec.Raw(msgspec.json.format(body, indent=-1) if is_loose else body))
         model, stream = (
             _own(fields, "model", _model, "a string"),
             _own(fields, "stream", _stream, "true or false"),
@@ -183,24 +153,7 @@ def check_permits(call: Call, permitted: Collection[str], strip: frozenset[str])
             raise BadRequest(reason, param=need.field)
 
 
-def _object(raw: msgspec.Raw) -> _Object:
-    """Decode the members of an object; refuse a name that occurs twice."""
-    if len(memoryview(raw)) < _SHORT:
-        plainly: _Object = _once(raw)
-        if msgspec.Raw(_encode(plainly)) == raw:
-            return plainly
-    return _unique(_pairs(raw))
-
-
-def _unique(pairs: _Pairs) -> _Object:
-    fields: _Object = dict(zip(map(str, pairs), pairs.values(), strict=True))
-    if len(fields) < len(pairs):
-        double = max(Counter(map(str, pairs)).items(), key=itemgetter(1))[0][:64]
-        raise BadRequest(f"the field {double!r} occurs more than once", param=double)
-    return fields
-
-
-def _known(objects: Sequence[_Object]) -> frozenset[str]:
+def _known(objects: Sequence[Object]) -> frozenset[str]:
     """Return those names in *objects* that dmap looks into; refuse names that are spelled otherwise."""
     names: frozenset[str] = frozenset().union(*objects)
     try:
@@ -241,14 +194,14 @@ def _own(fields: Mapping[str, msgspec.Raw], name: str, decode: Any, kind: str) -
         raise BadRequest(f"{name!r} must be {kind}", param=name) from exc
 
 
-def _needs(fields: _Object) -> Iterator[Need]:
+def _needs(fields: Object) -> Iterator[Need]:
     for name in _known((fields,)):
         if name in _GUARDED:
             if _asks(name, fields[name]):
                 permit, reason = _GUARDED[name]
                 yield Need(permit, name, name, reason)
         elif name == "tools":
-            tools = _objects(fields[name], (_shallow,))
+            tools = objects_in(fields[name], (SHALLOW,))
             if not _REMOTE.isdisjoint(_known(tools)):
                 yield Need("integrations", name, "integrations", _REACHES)
         elif name in _OUTER:
@@ -261,33 +214,14 @@ def _needs(fields: _Object) -> Iterator[Need]:
 def _asks(name: str, raw: msgspec.Raw) -> bool:
     """Tell whether the guarded member *name* asks for what it is guarded for; a `keep_alive` of 0 does."""
     if name == "options" and memoryview(raw)[0] == _BRACE:
-        return any(plain(option) in _RELOADING for option in _pairs(raw))
+        return any(plain(option) in _RELOADING for option in pairs_in(raw))
     return _is_nothing(raw) is None
 
 
-def _objects(raw: msgspec.Raw, decoders: Any = (_deep, _shallow)) -> list[_Object]:
-    """
-    Return the objects in a list, or the one object, that *raw* is; other values are left out.
-
-    A long list is decoded object by object, so that other threads run meanwhile.
-    """
-    view = memoryview(raw)
-    if view[0] == _BRACE:
-        return [_object(raw)]
-    if view[0] != _BRACKET or b"{" not in bytes(raw):
-        return []
-    for decode in decoders if len(view) < _SHORT else ():
-        with suppress(msgspec.ValidationError):
-            found: list[_Object] = decode(raw)
-            if msgspec.Raw(_encode(found)) == raw:
-                return found
-    return [_unique(_pairs(item)) for item in _items(raw) if memoryview(item)[0] == _BRACE]
-
-
-def _parts(value: Any) -> list[_Object]:
+def _parts(value: Any) -> list[Object]:
     """Return the objects that *value* is or holds, which may have been decoded, wholly or in part."""
     if isinstance(value, msgspec.Raw):
-        return _objects(value)
+        return objects_in(value)
     if isinstance(value, dict):
         return [value]
     if not isinstance(value, list):
@@ -312,7 +246,7 @@ def _fetches(holder: str, value: Any, depth: int = 1) -> bool:
     return False
 
 
-def _points(name: str, part: _Object, depth: int = 1) -> bool:
+def _points(name: str, part: Object, depth: int = 1) -> bool:
     """Tell whether the member *name* is, or holds, a link that is not `data:`."""
     value = part[name]
     if isinstance(value, msgspec.Raw) and memoryview(value)[0] == _QUOTE:
