@@ -42,7 +42,7 @@ _HANDSHAKE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Daemon:
+class RunningDaemon:
     """A proxy that listens at *addresses*."""
 
     proxy: Proxy
@@ -90,7 +90,7 @@ class Daemon:
 @contextlib.asynccontextmanager
 async def listening(
     config: Config, given: Sequence[socket.socket] = (), state: StateFile | None = None
-) -> AsyncGenerator[Daemon]:
+) -> AsyncGenerator[RunningDaemon]:
     """
     Run a proxy of *config* inside the context; port 0 takes a free one.
 
@@ -105,7 +105,7 @@ async def listening(
             for listener in listeners:
                 listener.start()
             try:
-                yield Daemon(proxy, [listener.address for listener in listeners], listeners)
+                yield RunningDaemon(proxy, [listener.address for listener in listeners], listeners)
             finally:
                 http.pre_shutdown()
                 await http.shutdown(_CANCEL_S)

@@ -110,11 +110,11 @@ class Notifier:
         """Run on the loop on purpose: one that is stuck feeds nothing, and is ended and started again."""
         pause_s = min(STATUS_S, self.watchdog_s / 2) if self.watchdog_s else STATUS_S
         fed = {"WATCHDOG": "1"} if self.watchdog_s else {}
-        told = ""
+        last = ""
         while self.address is not None:
             status = self.status()
-            self.tell(**fed, **({"STATUS": status} if status != told else {}))
-            told = status
+            self.tell(**fed, **({"STATUS": status} if status != last else {}))
+            last = status
             await asyncio.sleep(pause_s)
 
     def _send(self, address: str) -> bool:

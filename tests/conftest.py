@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from dmap.config import Config, parse
-from dmap.daemon import Daemon, listening
+from dmap.daemon import RunningDaemon, listening
 from dmap.demo.models import make
 from tests.fakes import FakeBackend, RawClient, fake_backend, soon
 from tests.once import made_once
@@ -55,7 +55,7 @@ async def backend() -> AsyncGenerator[FakeBackend]:
 class Proxy:
     """A running proxy and ways to reach it."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: RunningDaemon) -> None:
         self.daemon = daemon
         self.proxy = daemon.proxy
         self.url = daemon.url

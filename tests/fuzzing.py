@@ -23,7 +23,7 @@ from typing import Any
 from aiohttp import web
 
 from dmap.config import parse
-from dmap.daemon import Daemon, listening
+from dmap.daemon import RunningDaemon, listening
 from dmap.web.reload import reload
 from tests.conftest import Proxy
 from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, answer, chat, chunk, delta, fake_backend, post
@@ -280,7 +280,7 @@ async def _site(folder: Path, *, keyed: bool) -> AsyncIterator[Site]:
     await studio.stop()
 
 
-def _allow_reload(daemon: Daemon) -> None:
+def _allow_reload(daemon: RunningDaemon) -> None:
     """Let `POST /admin/reload` find the file as it was."""
     daemon.proxy.reload = lambda: reload(daemon.proxy, daemon.proxy.config)
 

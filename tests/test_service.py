@@ -113,7 +113,7 @@ class TestNotify:
         exchange.cut()
         await asking
 
-        assert busy == "STATUS=resident: fake/*; 0 waiting, 1 served"
+        assert busy == "STATUS=resident: none; 0 waiting, 1 served"
         assert await ear.until("STATUS=.* 0 served")
 
     async def test_watchdog(self, running, ear):

@@ -35,7 +35,7 @@ def make_server(proxy: Proxy) -> web.Server:
 
 
 async def _answer(proxy: Proxy, request: Request) -> web.StreamResponse:
-    """Serve one request; whatever goes wrong before its head is out is told in OpenAI's shape."""
+    """Serve one request; whatever goes wrong before its head is out becomes an error in OpenAI's shape."""
     clock = asyncio.get_running_loop().time
     record = RequestRecord(
         id=request.id,
@@ -47,7 +47,7 @@ async def _answer(proxy: Proxy, request: Request) -> web.StreamResponse:
     visit = Visit(request, record)
     proxy.visits.enter(visit)
     try:
-        response = await _told(proxy, visit)
+        response = await _respond(proxy, visit)
         record.status = response.status
         return response
     except (asyncio.CancelledError, ConnectionError):
@@ -61,7 +61,7 @@ async def _answer(proxy: Proxy, request: Request) -> web.StreamResponse:
         request_log.ended(proxy.bus, record, now)
 
 
-async def _told(proxy: Proxy, visit: Visit) -> web.StreamResponse:
+async def _respond(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     request, record = visit.request, visit.record
     try:
         _check_framing(request)
@@ -135,8 +135,8 @@ def _refuse_form(request: web.BaseRequest) -> None:
 def _refusal(record: RequestRecord, error: DmapError) -> web.Response:
     record.outcome, record.reason = error.code, error.message
     route = ROUTES.get(record.path)
-    told = {"type": "error"} if route is not None and route.dialect is Dialect.MESSAGES else {}
-    return web.json_response(told | error.body(), status=error.status, headers=error.headers())
+    envelope = {"type": "error"} if route is not None and route.dialect is Dialect.MESSAGES else {}
+    return web.json_response(envelope | error.body(), status=error.status, headers=error.headers())
 
 
 def _sign(proxy: Proxy, request: Request, response: web.StreamResponse) -> None:

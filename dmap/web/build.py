@@ -79,13 +79,13 @@ async def _start(proxy: Proxy) -> None:
         await gate.start()
     for name in proxy.saved.drained & proxy.config.devices.keys():
         proxy.devices[name].drain(unload=False)
-        told = {"device": name, "since": "before this start", "until": "dmap resume"}
-        _log.warning(logfmt("drained", told))
+        fields = {"device": name, "since": "before this start", "until": "dmap resume"}
+        _log.warning(logfmt("drained", fields))
     await proxy.visits.start()
 
 
 async def _stop(proxy: Proxy) -> None:
-    """Stop what has been started, be it only a part."""
+    """Stop what has been started, even if that is only a part."""
     await proxy.visits.close()
     await proxy.inventory.close()
     await asyncio.gather(*(gate.close() for gate in proxy.gates))

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from dmap.gate import Gate
 from dmap.web.proxy import Proxy
-from dmap.web.views import switch_told
+from dmap.web.views import switch_fields
 from dmap.web.visit import Visit
 
 
@@ -31,7 +31,7 @@ async def ready(proxy: Proxy, visit: Visit) -> web.Response:
 
 
 def _queue(proxy: Proxy, backend: str) -> dict[str, Any]:
-    """Tell who waits at a backend that has no device; those with one wait there."""
+    """Describe the queue of a backend without a device; the others share the queue of theirs."""
     gate = proxy.passages.get(backend)
     view = gate.snapshot() if gate is not None else None
     return {"waiting": view.waiting, "leases": view.leases} if view is not None else {}
@@ -43,7 +43,7 @@ def _state(gate: Gate) -> dict[str, Any]:
     return {
         "drained": view.drained,
         "residents": [str(resident.model) for resident in view.residents],
-        "switch": switch_told(view.switch, now),
+        "switch": switch_fields(view.switch, now),
         "waiting": view.waiting,
         "leases": view.leases,
         "oldest_wait_s": round(view.oldest_wait_s, 3),

@@ -158,8 +158,8 @@ def _begun(proxy: Proxy, record: RequestRecord, backend: Backend, named: str | N
     if named is None or backend.means(record.model, named):
         return
     record.reason = f"answered as {named[:256]!r}"
-    told = {"id": record.id, "client": record.client, "model": record.model_key, "answered": named[:256]}
-    proxy.bus.tell("request.mismatch", told)
+    fields = {"id": record.id, "client": record.client, "model": record.model_key, "answered": named[:256]}
+    proxy.bus.tell("request.mismatch", fields)
     if proxy.config.kind_of(backend.name).substitutes:
         raise BackendBroke(f"the backend had {named[:256]!r} answer instead of the model that was asked")
 

@@ -16,9 +16,9 @@ def reload(proxy: Proxy, config: Config) -> None:
     """
     Have *proxy* go on under *config*.
 
-    Residents, queues and streams are not touched; who waits for a model that is gone is told so.  Raises
-    `ConfigProblem` for what takes a restart and for a certificate or a tokenizer file that cannot be used,
-    and then all is as it was.
+    Residents, queues and streams are not touched; requests that wait for a model that is gone are refused.
+    Raises `ConfigProblem` for what takes a restart and for a certificate or a tokenizer file that cannot be
+    used, and then all is as it was.
     """
     problems = list(_too_much(proxy.config, config))
     if problems:

@@ -16,14 +16,14 @@ _ENDS = {"success": "request.finished", "client_left": "request.cancelled", "can
 def received(bus: Bus, record: RequestRecord) -> None:
     """Tell that a request for a model was let in; only then will its end be told as an event."""
     record.received = True
-    told = {"id": record.id, "client": record.client, "method": record.method, "path": record.path}
-    bus.tell("request.received", told)
+    fields = {"id": record.id, "client": record.client, "method": record.method, "path": record.path}
+    bus.tell("request.received", fields)
 
 
 def queued(bus: Bus, record: RequestRecord, gate: Gate, lease: Lease) -> None:
     """Tell that the request has to wait, at what place, about how long, and behind what."""
     position, estimate_s = gate.view.of_newcomer(lease)
-    told = {
+    fields = {
         "id": record.id,
         "client": record.client,
         "model": record.model_key,
@@ -32,30 +32,30 @@ def queued(bus: Bus, record: RequestRecord, gate: Gate, lease: Lease) -> None:
         "estimate_s": round(estimate_s, 3),
         "behind": gate.view.obstacle(lease),
     }
-    bus.tell("request.queued", told)
+    bus.tell("request.queued", fields)
 
 
 def granted(bus: Bus, record: RequestRecord) -> None:
     """Tell that the request has its model."""
-    told = {
+    fields = {
         "id": record.id,
         "client": record.client,
         "model": record.model_key,
         "queue_s": record.queue_s,
         "switch_s": record.switch_s,
     }
-    bus.tell("request.granted", told)
+    bus.tell("request.granted", fields)
 
 
 def first_byte(bus: Bus, record: RequestRecord) -> None:
     """Tell that the answer has begun."""
-    told = {
+    fields = {
         "id": record.id,
         "client": record.client,
         "model": record.model_key,
         "first_byte_s": record.first_byte_s,
     }
-    bus.tell("request.first_byte", told)
+    bus.tell("request.first_byte", fields)
 
 
 def ended(bus: Bus, record: RequestRecord, now: float) -> None:

@@ -1,4 +1,4 @@
-"""What several pages tell of a gate in the same words: its switch, and who waits.  Pure."""
+"""What several pages tell of a gate in the same words: its switch, and the requests that wait.  Pure."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from dmap.arbiter import SwitchView
 from dmap.gate import Waiting
 
 
-def switch_told(switch: SwitchView | None, now: float) -> dict[str, Any] | None:
+def switch_fields(switch: SwitchView | None, now: float) -> dict[str, Any] | None:
     """Tell of the switch under way, if there is one; *load* is None where something only goes."""
     if switch is None:
         return None
@@ -18,8 +18,8 @@ def switch_told(switch: SwitchView | None, now: float) -> dict[str, Any] | None:
     }
 
 
-def waiting_told(waiting: Waiting) -> dict[str, Any]:
-    """Tell of one who waits; *id* is that of its request."""
+def waiting_fields(waiting: Waiting) -> dict[str, Any]:
+    """Describe one waiting request; *id* is its id."""
     return {
         "id": waiting.name,
         "client": waiting.client,

@@ -85,7 +85,7 @@ class Visit:
             self._ended_by = error
             self._task.cancel()
 
-    def told(self, now: float) -> dict[str, Any]:
+    def fields(self, now: float) -> dict[str, Any]:
         """Return what others may know of it, *now* being the loop's time."""
         record = self.record
         return {

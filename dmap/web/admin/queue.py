@@ -7,7 +7,7 @@ from aiohttp import web
 from dmap.errors import Cancelled, RequestNotFound
 from dmap.web.admin.orders import Nothing, note, read_order
 from dmap.web.proxy import Proxy, named_gates
-from dmap.web.views import waiting_told
+from dmap.web.views import waiting_fields
 from dmap.web.visit import Visit
 
 
@@ -15,10 +15,10 @@ async def queue(proxy: Proxy, visit: Visit) -> web.Response:
     """`GET /admin/queue`: per device and per backend without one, who waits; and all that is open."""
     now = asyncio.get_running_loop().time()
     waiting = {
-        name: [waiting_told(each) for each in gate.waiting()]
+        name: [waiting_fields(each) for each in gate.waiting()]
         for name, gate in named_gates(proxy.devices, proxy.passages).items()
     }
-    return web.json_response({"waiting": waiting, "open": [each.told(now) for each in proxy.visits.open()]})
+    return web.json_response({"waiting": waiting, "open": [each.fields(now) for each in proxy.visits.open()]})
 
 
 async def cancel(proxy: Proxy, visit: Visit) -> web.Response:
