@@ -51,6 +51,8 @@ check: lint types test ## what CI runs
 
 soak: $(VENV)/.all ## what takes long, minutes: campaigns against running daemons, the longest walks
 	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[attack]'
+	$(BIN)/python -m bench.attack
 	$(BIN)/python -m bench.fuzz --count 10000
 	$(BIN)/python -m bench.soak_lmstudio crowd --seconds 300 --pace 3
 	$(BIN)/python -m bench.soak_lmstudio kills

@@ -1,0 +1,3 @@
+module attackvictim
+
+go 1.19
