@@ -241,7 +241,7 @@ class Campaign:
     def _pooled(self) -> int:
         """Count the connections that are kept for later: their servers, here too, have a task for each."""
         pools = [site.proxy.proxy.pool for site in self.sites.values()]
-        return sum(len(connections) for pool in pools for connections in pool._idle.values())
+        return sum(len(connections) for pool in pools for connections in pool.idle.values())
 
 
 @asynccontextmanager
@@ -261,7 +261,9 @@ async def campaign(folder: Path) -> AsyncGenerator[Campaign]:
 async def _site(folder: Path, *, keyed: bool) -> AsyncIterator[Site]:
     studio = _Sturdy(World(SPECS, None, Knobs(load_s=0.002, token_s=0.0002, v0_lag_s=0.0, idle_s=75.0)))
     await studio.start()
-    async with fake_backend() as plain:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(studio.stop)
+        plain = await stack.enter_async_context(fake_backend())
         plain.script = _reply
         text = CONFIG.format(
             studio=studio.url,
@@ -271,13 +273,11 @@ async def _site(folder: Path, *, keyed: bool) -> AsyncIterator[Site]:
             capture=str(keyed).lower(),
             ring=RING,
         ) + (KEYS if keyed else "")
-        config = parse(text, {})
-        async with listening(config) as daemon:
-            _allow_reload(daemon)
-            site = Site(Proxy(daemon), studio, plain)
-            studio.world.told = site.count
-            yield site
-    await studio.stop()
+        daemon = await stack.enter_async_context(listening(parse(text, {})))
+        _allow_reload(daemon)
+        site = Site(Proxy(daemon), studio, plain)
+        studio.world.told = site.count
+        yield site
 
 
 def _allow_reload(daemon: RunningDaemon) -> None:
