@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gzip
 import io
+import itertools
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ PATIENCE_S = 4.0
 BOMBS = 10
 TOGETHER = 3
 """Daemons at once where each mostly waits."""
-START_S = 8.0
+START_S = 15.0
 """How long it may take until it listens, on a busy machine."""
 
 
@@ -54,12 +55,12 @@ async def _measured(config: str) -> AsyncGenerator[Gauge]:
 
 
 async def requests(*, capture: bool = False) -> list[Freeze]:
-    """Send each of `shapes`; return what each cost."""
+    """Send each of `shapes`, with *capture* one in four; return what each cost."""
     frozen = []
     async with servers.hostile() as port:
         sink = f"  sink: {{kind: openai, url: 'http://127.0.0.1:{port}/sink'}}\n"
         async with _measured(_config(sink, f"debug: {{capture: {str(capture).lower()}}}\n")) as measure:
-            for name, raw in shapes():
+            for name, raw in itertools.islice(shapes(), 0, None, 4 if capture else 1):
                 frozen.append(await _one(measure, name, lambda raw=raw: _outcome(measure.house, raw)))  # type: ignore[misc]
     return frozen
 

@@ -205,6 +205,8 @@ async def _send(writer: asyncio.StreamWriter, answer: Answer) -> None:
     for piece in answer:
         if isinstance(piece, float):
             await asyncio.sleep(piece)
+        elif writer.transport.is_closing():
+            raise ConnectionError
         else:
             writer.write(piece)
             await writer.drain()
