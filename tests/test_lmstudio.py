@@ -859,7 +859,7 @@ async def test_models_tells_what_is_known(bench):
 def test_lists_are_read_whatever_they_lack():
     """Missing, additional and odd fields read as unknown; only an entry without a key is passed over."""
     mlx = {"id": "a", "config": {"context_length": 8192, "parallel": 2, "reasoning_budget_message": ""}}
-    disk = read_v1(
+    a, b, c = read_v1(
         [
             {"key": "a", "type": "llm", "loaded_instances": [mlx, {"config": {}}, "b"], "variants": None},
             {
@@ -870,11 +870,9 @@ def test_lists_are_read_whatever_they_lack():
             },
             {"key": "c", "type": "embedding", "loaded_instances": [{"id": "c"}], "selected_variant": "c@f16"},
             {"display_name": "d"},
-            None,
         ]
     )
 
-    a, b, c = disk.models.values()
     assert [(one.id, one.context_length, one.parallel) for one in a.instances] == [("a", 8192, 2)]
     assert [(one.context_length, one.parallel) for one in b.instances] == [(None, 4)]
     assert (b.size_bytes, c.embedding, c.names, c.instances[0].parallel) == (None, True, ("c@f16",), None)

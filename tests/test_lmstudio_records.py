@@ -7,7 +7,6 @@ import pytest
 
 from dmap.backends.lmstudio.look import Look
 from dmap.backends.lmstudio.models import Disk, read_v0, read_v1
-from dmap.backends.lmstudio.view import described
 from dmap.catalog.lists import RECORD_BYTES, Shown, v0, v1
 from dmap.catalog.names import Entry
 from dmap.models import ModelInfo, ModelKey, Route
@@ -31,7 +30,7 @@ def test_an_entry_is_kept_as_it_came():
     """A model has its entry of the native list, with those of its instances that answer."""
     item = M | {"loaded_instances": [instance("m"), instance("m:2"), "odd", {"id": 5}]}
 
-    (info,) = described(Look(read_v1([item]), frozenset({"m:2"})))
+    (info,) = Look(Disk(read_v1([item])), frozenset({"m:2"})).described()
 
     assert info.v1 == M | {"loaded_instances": [instance("m:2")]}
 
@@ -67,7 +66,7 @@ def test_an_entry_of_just_the_size_is_passed_on():
 
 def test_the_older_entry_belongs_to_its_model():
     """The older list names what is loaded by its instance; an instance under another model's name is none."""
-    disk = read_v1(
+    models = read_v1(
         [
             {"key": "m", "loaded_instances": [instance("mine")]},
             {"key": "n", "loaded_instances": [instance("Other")]},
@@ -77,7 +76,7 @@ def test_the_older_entry_belongs_to_its_model():
     )
     entries = read_v0([{"id": "Mine", "arch": "a"}, {"id": "other", "arch": "b"}])
 
-    found = described(Look(Disk(disk.models.values(), entries)))
+    found = Look(Disk(models, entries)).described()
 
     assert {info.id: info.v0.get("arch") for info in found} == {
         "m": "a",

@@ -107,6 +107,10 @@ class Switcher(Backend, Protocol):
         """Take *model* out; return when its memory is free.  Idempotent."""
 
 
+def ignore(*_: object) -> None:
+    """Stand in for a listener, the gate's or the inventory's, until there is one."""
+
+
 def is_alike(model: str, named: str) -> bool:
     """Tell whether *named* may be a name of *model*: many servers answer with a path or a dated name."""
     asked, answered = model.casefold(), named.casefold()

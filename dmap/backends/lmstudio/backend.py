@@ -8,8 +8,8 @@ each begins with a look at what there is, by whomever.
 
 A load cannot be stopped: LM Studio goes on when the one who asked leaves (bug-tracker #573).  So the
 question stays open when a load is cancelled, the gate learns of its end, and whatever comes next waits for
-it.  `look` asks what is loaded, `view` remembers it, `commands` sends loads and unloads, and `loads` makes
-one whole load or unload of these three.  `watch` notices what others do.
+it.  `look` asks what is loaded, `server` remembers it and sends loads and unloads, and `loads` makes one
+whole load or unload of these.  `watch` notices what others do.
 
 What REST cannot do, the `lms` command does where there is one.  It is not believed: what a call has loaded
 is what is there after it and was not before, and if that is another model, it goes.
@@ -17,19 +17,18 @@ is what is there after it and was not before, and if that is another model, it g
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dmap.backends.base import Loaded, Target
+from dmap.backends.base import Loaded, Target, ignore
 from dmap.backends.lmstudio.client import RestClient
-from dmap.backends.lmstudio.commands import Commands
 from dmap.backends.lmstudio.lms import Lms
-from dmap.backends.lmstudio.loads import TRIES, Loads
-from dmap.backends.lmstudio.look import Look, Observer
-from dmap.backends.lmstudio.view import View, described
+from dmap.backends.lmstudio.loads import Loads
+from dmap.backends.lmstudio.look import Observer
+from dmap.backends.lmstudio.server import Server
 from dmap.backends.lmstudio.watch import ChangeWatch
-from dmap.errors import BackendDown, LoadFailed
+from dmap.errors import BackendDown
 from dmap.models import ModelInfo
 
 CONFIRM_S = 1.0
@@ -44,10 +43,10 @@ class LMStudioBackend:
     is under way.  *lms* is the path of LM Studio's command, for the options of a load that REST does not
     take.  Call `start` to have outside changes noticed; nothing is asked before the first call.
 
-    The gate may set *in_use*, which tells whether requests for a model are under way.  They may have been
-    sent to a copy that is gone by now, but LM Studio may have loaded the model again for them, so a model in
-    use is not unloaded.  *report* may be set too: it is called with what each look has found, or with the
-    reason why there was no answer.
+    The gate may set *in_use*, which tells whether requests for a model are under way.  Such a model is not
+    unloaded, even if the copy that its requests were sent to is gone: LM Studio may have loaded it again for
+    them.  *report* may be set too: it is called with the outcome of each look, the models or the reason why
+    there was no answer.
     """
 
     frees_at_once = False
@@ -67,34 +66,22 @@ class LMStudioBackend:
     ) -> None:
         self.name = name
         self.url = url
-        self.changed: Callable[[], None] = _nothing
-        self.in_use: Callable[[str], bool] = _nobody
+        self.changed: Callable[[], None] = ignore
+        self.in_use: Callable[[str], bool] = lambda model: False
         self.contexts: Mapping[str, int] = {}
-        self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = _ignored
-        self._client = RestClient(name, url, api_key=api_key, connect_s=connect_s)
-        self._view = View(
-            Observer(self._client, disagree_s=disagree_s),
-            answers=lambda: self._commands.answers,
-            found=self._found,
-            expected=lambda key, resident: self._watch.expect(key, resident=resident),
-        )
-        server = self._client.target("")
-        self._lms = Lms(lms, server.host, server.port, api_key=api_key) if lms is not None else None
-        self._commands = Commands(
-            self._client, self._view.note_loaded, lambda: self.changed(), load_s=load_s, lms=self._lms
-        )
-        self._loads = Loads(
-            self._client,
-            self._view,
-            self._commands,
-            in_use=lambda key: self.in_use(key),
+        self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = ignore
+        self._client = client = RestClient(name, url, api_key=api_key, connect_s=connect_s)
+        at = client.target("")
+        self._server = Server(
+            client,
+            Observer(client, disagree_s),
+            Lms(lms, at.host, at.port, api_key=api_key) if lms is not None else None,
             load_s=load_s,
-            poll_s=poll_s,
+            report=lambda found: self.report(found),
+            changed=lambda: self.changed(),
         )
-        self._watch = ChangeWatch(
-            self._client, self._watched, lambda: self.changed(), is_ours=self._view.is_ours, watch_s=watch_s
-        )
-        self._lock = asyncio.Lock()
+        self._loads = Loads(self._server, lambda model: self.in_use(model), load_s, poll_s)
+        self._watch = ChangeWatch(self._server, lambda: self.changed(), watch_s)
         self._confirming = asyncio.Lock()
         self._confirmed_at = -1.0
 
@@ -109,11 +96,11 @@ class LMStudioBackend:
         `size_bytes` is the size on disk: the weights, and so the least it takes.  The cache on top depends
         on layers and heads, which the API does not tell.  Raises `BackendDown`.
         """
-        return described(await self._view.see())
+        return (await self._server.see()).described()
 
     def canonical(self, name: str) -> str | None:
         """Return the key of the model with this *name*: key, instance id or `@quant`; by the last look."""
-        return self._view.last.disk.canonical(name)
+        return self._server.last.disk.canonical(name)
 
     def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
         """
@@ -121,9 +108,9 @@ class LMStudioBackend:
 
         A model that got less context for the same options before will do, too: asking again is no use.
         """
-        last = self._view.last
+        last = self._server.last
         listed = last.disk.models.get(model)
-        return listed is not None and self._view.adoptable(last, listed, options) is not None
+        return listed is not None and self._server.adoptable(last, listed, options) is not None
 
     async def load(self, model: str, options: Mapping[str, Any]) -> Loaded:
         """
@@ -134,11 +121,8 @@ class LMStudioBackend:
         replaced.  Whatever others loaded while this load waited for its turn is taken out.  When cancelled,
         LM Studio goes on with the load; `changed` is called then and at its end.
         """
-        async with self._turn():
-            for left in reversed(range(TRIES)):
-                if (loaded := await self._loads.bring(model, options, left)) is not None:
-                    return loaded
-        raise LoadFailed(f"cannot load model {model!r}: other apps load and unload models at the same time")
+        async with self._server.turn():
+            return await self._loads.load(model, options)
 
     async def unload(self, model: str) -> None:
         """
@@ -146,21 +130,12 @@ class LMStudioBackend:
 
         LM Studio answers when the memory is free.  Raises `BackendDown`, also if the model keeps coming back.
         """
-        async with self._turn():
-            for _ in range(TRIES):
-                look, _late = await self._loads.settled(model)
-                listed = look.find(model)
-                if listed is None or not listed.instances:
-                    return
-                await self._loads.unused(listed.key)
-                for instance in listed.instances:
-                    reason = "" if self._view.is_ours(listed, instance) else "surplus"
-                    await self._loads.take_out(listed, instance, reason)
-        raise self._client.down(f"still has model {model!r}, which it was asked {TRIES} times to unload")
+        async with self._server.turn():
+            await self._loads.unload(model)
 
     def target(self, model: str, path: str) -> Target:
         """Tell where a request for *model* goes; `BackendDown` if the last look did not find it resident."""
-        if model not in self._view.residents:
+        if model not in self._server.residents:
             words = f"model {model!r} is not loaded on backend {self.name!r} any more; try again"
             raise BackendDown(words, retry_after_s=1)
         return self._client.target(path)
@@ -180,7 +155,7 @@ class LMStudioBackend:
                 if self._confirmed_at < came_at:
                     began_at = clock()
                     with contextlib.suppress(BackendDown):
-                        await self._view.see()
+                        await self._server.see()
                     self._confirmed_at = began_at
 
     def means(self, model: str, named: str) -> bool:
@@ -190,40 +165,4 @@ class LMStudioBackend:
     async def close(self) -> None:
         """Stop watching and asking.  What LM Studio has loaded stays, a load under way goes on there."""
         await self._watch.close()
-        await self._commands.close()
-
-    # Looking
-
-    def _found(self, found: Look | BackendDown) -> None:
-        """Pass on what a look has found; a server that is down is for the watch to wait for."""
-        if isinstance(found, BackendDown):
-            self._watch.alarm()
-            self.report(found)
-        else:
-            self.report(described(found))
-
-    async def _watched(self) -> Look | None:
-        """Look for the watch; None if something of ours was under way."""
-        answers, busy = self._commands.answers, self._lock.locked()
-        look = await self._view.see()
-        return None if busy or self._lock.locked() or answers != self._commands.answers else look
-
-    @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncGenerator[None]:
-        """Wait for one's turn, and for a load whose caller has left."""
-        async with self._lock:
-            await self._commands.free()
-            yield
-
-
-def _nothing() -> None:
-    """Stand in for the gate until there is one."""
-
-
-def _ignored(found: Sequence[ModelInfo] | BackendDown) -> None:
-    """Stand in for who wants to know what was found."""
-
-
-def _nobody(model: str) -> bool:
-    """Stand in for the gate: no requests are out."""
-    return False
+        await self._server.close()

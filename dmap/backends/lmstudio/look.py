@@ -14,8 +14,8 @@ A server without v1 is older than 0.4.0.  dmap cannot load or unload there, says
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dmap.backends.ask import entries
@@ -23,14 +23,17 @@ from dmap.backends.lmstudio.client import Fault, RestClient
 from dmap.backends.lmstudio.models import (
     LOADED,
     LOADING,
+    PARALLEL,
     UNKNOWN,
     Disk,
     Instance,
     Listed,
+    loaded_of,
     read_v0,
     read_v1,
     state_of,
 )
+from dmap.models import ModelInfo
 
 V1, V0 = "/api/v1/models", "/api/v0/models"
 
@@ -66,6 +69,30 @@ class Look:
         ready = [instance for instance in model.instances if instance.id in self.ready]
         return sorted(ready, key=lambda instance: not model.is_named(instance))
 
+    def described(self) -> list[ModelInfo]:
+        """Return what was found, as the catalog and the gate want it."""
+        return [self._describe(model) for model in self.disk.models.values()]
+
+    def _describe(self, model: Listed) -> ModelInfo:
+        instance = next(iter(self.ready_of(model)), None)
+        names = model.other_names()
+        return ModelInfo(
+            id=model.key,
+            resident=instance is not None,
+            size_bytes=model.size_bytes,
+            context_length=instance.context_length if instance else None,
+            parallel=instance.parallel if instance else (None if model.embedding else PARALLEL),
+            embedding=model.embedding,
+            names=names,
+            any_quant=not any("@" in name for name in names),
+            v0=self.disk.older(model),
+            v1={**model.v1, "loaded_instances": self._answering(model)} if model.v1 else {},
+        )
+
+    def _answering(self, model: Listed) -> list[Any]:
+        """Return the instances of *model* in v1's own words, without those whose load is under way."""
+        return [one for one in loaded_of(model.v1) if one.get("id") in self.ready]
+
 
 @dataclass(slots=True)
 class _Proof:
@@ -75,15 +102,15 @@ class _Proof:
     confirmed: bool
 
 
+@dataclass(slots=True)
 class Observer:
     """Looks at the server behind *client*, and remembers what it has seen ready."""
 
-    def __init__(self, client: RestClient, *, disagree_s: float) -> None:
-        self._client = client
-        self._disagree_s = disagree_s
-        self._proven: dict[str, _Proof] = {}
-        self._doubted: dict[str, float] = {}
-        self._unloaded: dict[str, float] = {}
+    _client: RestClient
+    _disagree_s: float
+    _proven: dict[str, _Proof] = field(default_factory=dict)
+    _doubted: dict[str, float] = field(default_factory=dict)
+    _unloaded: dict[str, float] = field(default_factory=dict)
 
     async def look(self) -> Look:
         """
@@ -92,22 +119,25 @@ class Observer:
         Raises `BackendDown` when the server does not answer, or neither list is there.
         """
         began = self._now()
-        disk = await self._listed()
-        v0, gone = await self._states()
-        if isinstance(disk, Disk):
-            return self._judge(_with_begun(disk, v0 or {}), v0, gone, began)
-        if disk.missing and v0 is not None:
+        models = await self._asked(V1, "models")
+        listed = await self._asked(V0, "data")
+        gone = isinstance(listed, Fault) and listed.missing
+        v0 = None if isinstance(listed, Fault) else read_v0(listed)
+        if not isinstance(models, Fault):
+            disk = Disk(_with_begun(read_v1(models), v0 or {}), v0)
+            return self._judge(disk, gone, began)
+        if models.missing and v0 is not None:
             raise self._client.down(TOO_OLD)
-        raise self._client.down(f"does not list its models: {self._client.reason(disk)}") from disk
+        raise self._client.down(f"does not list its models: {self._client.reason(models)}") from models
 
-    async def _listed(self) -> Disk | Fault:
-        """Return what v1 lists, or why it does not."""
+    async def _asked(self, path: str, member: str) -> list[Mapping[str, Any]] | Fault:
+        """Return the entries of a list, or why there are none."""
         try:
-            return read_v1(entries(await self._client.get(V1), "models"))
+            return entries(await self._client.get(path), member)
         except Fault as fault:
             return fault
         except ValueError as exc:
-            return Fault(200, f"{exc}, at {V1}")
+            return Fault(200, f"{exc}, at {path}")
 
     def prove(self, id: str) -> None:
         """Take note that *id* answers: its load's own 200 said so."""
@@ -119,22 +149,12 @@ class Observer:
         self._proven.pop(id, None)
         self._unloaded[id] = self._now()
 
-    async def _states(self) -> tuple[Entries | None, bool]:
-        """Return v0's entries, None if it did not tell this time, and whether it is gone for good."""
-        try:
-            return read_v0(entries(await self._client.get(V0), "data")), False
-        except Fault as fault:
-            return None, fault.missing
-        except ValueError:
-            return None, False
-
-    def _judge(self, disk: Disk, v0: Entries | None, gone: bool, began: float) -> Look:
+    def _judge(self, disk: Disk, gone: bool, began: float) -> Look:
         now = self._now()
         ready = frozenset(
             instance.id
             for model, instance in disk.instances()
-            if not self._is_leaving(instance, now)
-            and (gone or self._is_ready(model, instance, v0 or {}, now))
+            if not self._is_leaving(instance, now) and (gone or self._is_ready(model, instance, disk.v0, now))
         )
         listed = {instance.id for _, instance in disk.instances()}
         self._unloaded = {id: at for id, at in self._unloaded.items() if id in listed or at >= began}
@@ -162,13 +182,8 @@ class Observer:
         return asyncio.get_running_loop().time()
 
 
-def _with_begun(disk: Disk, v0: Entries) -> Disk:
+def _with_begun(models: Iterable[Listed], v0: Entries) -> Iterator[Listed]:
     """Add the loads that v0 knows of and v1 does not, which was asked before: they began between the two."""
-    begun = {
-        key: replace(model, instances=(Instance(key),))
-        for key, model in disk.models.items()
-        if not model.instances and state_of(v0.get(key.casefold())) == LOADING
-    }
-    disk = Disk({**disk.models, **begun}.values()) if begun else disk
-    disk.v0 = v0
-    return disk
+    for model in models:
+        has_begun = not model.instances and state_of(v0.get(model.key.casefold())) == LOADING
+        yield replace(model, instances=(Instance(model.key),)) if has_begun else model

@@ -103,15 +103,20 @@ def objection(
     return "loaded by others during a switch" if model.key in late else ""
 
 
-def read_v1(items: Iterable[Any]) -> Disk:
+def read_v1(items: Iterable[Mapping[str, Any]]) -> list[Listed]:
     """Read the `models` of `GET /api/v1/models` (LM Studio's docs, 2_rest/list.md)."""
-    return Disk(_listed(item) for item in items if isinstance(item, dict) and _text(item.get("key")))
+    return [_listed(item) for item in items if _is_text(item.get("key"))]
 
 
-def read_v0(items: Iterable[Any]) -> dict[str, Mapping[str, Any]]:
+def read_v0(items: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Read the `data` of `GET /api/v0/models` as its entries by their ids, ids folded."""
-    named = (item for item in items if isinstance(item, dict) and _text(item.get("id")))
-    return {item["id"].casefold(): item for item in named}
+    return {item["id"].casefold(): item for item in items if _is_text(item.get("id"))}
+
+
+def loaded_of(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the instances that v1's entry *item* has, as they came."""
+    loaded = item.get("loaded_instances")
+    return [one for one in (loaded if isinstance(loaded, list) else ()) if isinstance(one, dict)]
 
 
 def state_of(entry: Mapping[str, Any] | None) -> str:
@@ -122,39 +127,27 @@ def state_of(entry: Mapping[str, Any] | None) -> str:
 def _listed(item: Mapping[str, Any]) -> Listed:
     variants = item.get("variants")
     names = [item.get("selected_variant"), *(variants if isinstance(variants, list) else ())]
-    loaded = item.get("loaded_instances")
+    embedding = str(item.get("type")).startswith("embedding")  # v0 says `embeddings`
     return Listed(
         key=item["key"],
-        embedding=_is_embedding(item),
+        embedding=embedding,
         size_bytes=_count(item.get("size_bytes")),
-        names=tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name)),
-        instances=tuple(
-            _instance(item, one)
-            for one in (loaded if isinstance(loaded, list) else ())
-            if isinstance(one, dict) and _text(one.get("id"))
-        ),
+        names=tuple(dict.fromkeys(filter(_is_text, names))),
+        instances=tuple(_instance(one, embedding) for one in loaded_of(item) if _is_text(one.get("id"))),
         v1=item,
     )
 
 
-def _instance(item: Mapping[str, Any], loaded: Mapping[str, Any]) -> Instance:
+def _instance(loaded: Mapping[str, Any], embedding: bool) -> Instance:
     given = loaded.get("config")
     config = given if isinstance(given, dict) else {}
-    return Instance(loaded["id"], _count(config.get("context_length")), _parallel(item, config))
-
-
-def _is_embedding(item: Mapping[str, Any]) -> bool:
-    """v1 says `embedding`, v0 says `embeddings`."""
-    return str(item.get("type")).startswith("embedding")
-
-
-def _parallel(item: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
-    return _count(config.get("parallel")) or (None if _is_embedding(item) else PARALLEL)
+    parallel = _count(config.get("parallel")) or (None if embedding else PARALLEL)
+    return Instance(loaded["id"], _count(config.get("context_length")), parallel)
 
 
 def _count(value: Any) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def _text(value: Any) -> bool:
+def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)

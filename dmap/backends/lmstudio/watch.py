@@ -9,17 +9,13 @@ questions every few seconds cost it nothing.
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
-from dmap.backends.lmstudio.client import Fault, RestClient
+from dmap.backends.lmstudio.client import Fault
 from dmap.backends.lmstudio.look import Look
-from dmap.backends.lmstudio.models import Instance, Listed
+from dmap.backends.lmstudio.server import Server
 from dmap.errors import BackendDown
-from dmap.logfmt import logfmt
 from dmap.tasks import end, spawn
-
-_log = logging.getLogger(__name__)
 
 DOWN_S = 0.25
 """How often a server that is down is asked, unless `watch_s` is shorter."""
@@ -34,63 +30,42 @@ _COPY = "takes it out when it next loads or unloads this model"
 
 class ChangeWatch:
     """
-    Owns the task that looks every *watch_s*; *see* looks, and returns None if dmap was at work meanwhile.
+    Owns the task that looks at *server* every *watch_s*.
 
     *changed* is called after every change that was not dmap's, and when the server goes or comes; one line is
-    logged for each, but for going and coming, which `inventory` tells.  *is_ours* tells whether an instance
-    is one that dmap uses.
+    logged for each, but for going and coming, which `inventory` tells.
     """
 
-    def __init__(
-        self,
-        client: RestClient,
-        see: Callable[[], Awaitable[Look | None]],
-        changed: Callable[[], None],
-        *,
-        is_ours: Callable[[Listed, Instance], bool],
-        watch_s: float,
-    ) -> None:
-        self._client = client
-        self._see = see
+    def __init__(self, server: Server, changed: Callable[[], None], watch_s: float) -> None:
+        self._server = server
         self._changed = changed
-        self._is_ours = is_ours
         self._watch_s = watch_s
-        self._known: frozenset[str] | None = None
         self._copies: frozenset[tuple[str, str]] = frozenset()
         self._down = False
         self._warned = False
-        self._alarm = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to watch.  Idempotent; `close` ends it."""
         if self._task is None:
-            self._task = spawn(self._run, f"watch {self._client.name}")
+            self._task = spawn(self._run, f"watch {self._server.client.name}")
 
     async def close(self) -> None:
         """Stop watching.  Idempotent."""
         await end(self._task)
 
-    def alarm(self) -> None:
-        """Look now: somebody else has found the server down, and the watch is who waits for its return."""
-        self._alarm.set()
-
-    def expect(self, key: str, *, resident: bool) -> None:
-        """Take note of a change that is dmap's own."""
-        if self._known is not None:
-            self._known = self._known | {key} if resident else self._known - {key}
-
     async def _run(self) -> None:
+        """Look again and again, at once when somebody else has found the server down."""
         while True:
             await self._turn()
-            self._alarm.clear()
+            self._server.down.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(DOWN_S, self._watch_s) if self._down else self._watch_s):
-                    await self._alarm.wait()
+                    await self._server.down.wait()
 
     async def _turn(self) -> None:
         try:
-            look = await self._see()
+            look = await self._server.see_others()
             if look is not None and not self._warned:
                 await self._warn(look)
         except BackendDown:
@@ -111,20 +86,20 @@ class ChangeWatch:
         copies = frozenset(
             (model.key, instance.id)
             for model, instance in look.disk.instances()
-            if len(model.instances) > 1 and not self._is_ours(model, instance)
+            if len(model.instances) > 1 and not self._server.is_ours(model, instance)
         )
         for key, id in sorted(copies - self._copies):
-            self._tell(logging.WARNING, "model_doubled", model=key, instance=id, by="not dmap", dmap=_COPY)
+            self._server.warn("model_doubled", key, instance=id, by="not dmap", dmap=_COPY)
         self._copies = copies
 
     def _compare(self, residents: frozenset[str]) -> None:
-        known, self._known = self._known, residents
-        if known is None or known == residents:
+        expected, self._server.expected = self._server.expected, residents
+        if expected is None or expected == residents:
             return
-        for key in sorted(residents - known):
-            self._tell(logging.WARNING, "model_appeared", model=key, by="not dmap")
-        for key in sorted(known - residents):
-            self._tell(logging.WARNING, "model_vanished", model=key, by="not dmap")
+        for key in sorted(residents - expected):
+            self._server.warn("model_appeared", key, by="not dmap")
+        for key in sorted(expected - residents):
+            self._server.warn("model_vanished", key, by="not dmap")
         self._changed()
 
     async def _warn(self, look: Look) -> None:
@@ -135,7 +110,7 @@ class ChangeWatch:
         (LM Studio's docs, headless.md).
         """
         try:
-            items = (await self._client.get("/v1/models")).get("data")
+            items = (await self._server.client.get("/v1/models")).get("data")
         except Fault:
             return
         self._warned = True
@@ -143,7 +118,4 @@ class ChangeWatch:
         keys = {look.disk.canonical(name) for name in names if isinstance(name, str)}
         loaded = {model.key for model, _ in look.disk.instances()}
         if keys - loaded - {None}:
-            self._tell(logging.WARNING, "jit_is_on", warning=_JIT)
-
-    def _tell(self, level: int, event: str, **fields: str) -> None:
-        _log.log(level, logfmt(event, {"backend": self._client.name, **fields}))
+            self._server.warn("jit_is_on", warning=_JIT)

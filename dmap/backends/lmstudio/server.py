@@ -1,0 +1,197 @@
+"""
+What dmap knows of one LM Studio between its looks, and the loads and unloads that it sends there.
+
+It knows the last look, who is resident, and what each load was given.  `look` asks the server what is there,
+`loads` makes one whole load or unload of what is here.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any
+
+from dmap.backends.lmstudio.client import Fault, RestClient
+from dmap.backends.lmstudio.lms import Lms
+from dmap.backends.lmstudio.look import V1, Look, Observer
+from dmap.backends.lmstudio.models import Disk, Instance, Listed
+from dmap.backends.lmstudio.section import goes_by_lms
+from dmap.errors import BackendDown
+from dmap.logfmt import logfmt
+from dmap.models import ModelInfo
+from dmap.tasks import end, errand
+
+UNLOAD_S = 60.0
+
+_log = logging.getLogger(__name__)
+
+Asked = tuple[int | None, int | None, str | None]
+"""What of a load's options shows in v1's list: context length, parallel, and identifier."""
+
+
+class Server:
+    """
+    The LM Studio behind *client*, which *observer* looks at; *lms* is its command, if there is one.
+
+    It is given one load or unload at a time, each once; a load takes *load_s* at most.  *last* is the last
+    look that was kept, *residents* are the keys of the models that answer.  *expected* are the residents of
+    the last turn of the watch, changed as dmap itself has changed them since; None before its first turn.
+    *down* is set by a look that got no answer.
+
+    *report* is called with the outcome of each look: the models, or the reason why there was no answer.
+    *changed* is called when the caller of a load leaves, and once more when that load ends.
+    """
+
+    def __init__(
+        self,
+        client: RestClient,
+        observer: Observer,
+        lms: Lms | None,
+        *,
+        load_s: float,
+        report: Callable[[Sequence[ModelInfo] | BackendDown], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.client = client
+        self.last = Look(Disk(()))
+        self.residents: frozenset[str] = frozenset()
+        self.expected: frozenset[str] | None = None
+        self.down = asyncio.Event()
+        self._observer = observer
+        self._lms = lms
+        self._load_s = load_s
+        self._report = report
+        self._changed = changed
+        self._given: dict[str, tuple[Asked, Asked]] = {}
+        self._answers = 0  # to loads and unloads of ours: a look that began before one is out of date
+        self._lock = asyncio.Lock()
+        self._loading: asyncio.Task[dict[str, Any]] | None = None
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncGenerator[None]:
+        """Wait for a turn to load or unload, and for the end of a load whose caller has left."""
+        async with self._lock:
+            if self._loading is not None:
+                await asyncio.wait((self._loading,))
+            yield
+
+    # What there is
+
+    async def see(self) -> Look:
+        """Look; what began before an answer to a load or unload is not kept.  Raises `BackendDown`."""
+        answers = self._answers
+        try:
+            look = await self._observer.look()
+        except BackendDown as error:
+            self.down.set()
+            self._report(error)
+            raise
+        if answers == self._answers:
+            self.last, self.residents = look, look.residents()
+            listed = {instance.id for _, instance in look.disk.instances()}
+            self._given = {id: given for id, given in self._given.items() if id in listed}
+            self._report(look.described())
+        return look
+
+    async def see_others(self) -> Look | None:
+        """Look at what others do; None if something of ours was under way.  Raises `BackendDown`."""
+        answers, busy = self._answers, self._lock.locked()
+        look = await self.see()
+        return None if busy or self._lock.locked() or answers != self._answers else look
+
+    def note_loaded(self, key: str, id: str) -> None:
+        """Take note that a load of ours made the instance *id* of *key* answer."""
+        self._observer.prove(id)
+        self.residents |= {key}
+        self.expected = None if self.expected is None else self.expected | {key}
+
+    def note_gone(self, key: str, id: str) -> None:
+        """Take note that the instance *id* of *key* is gone, by our doing."""
+        self._observer.forget(id)
+        self._given.pop(id, None)
+        self.residents -= {key}
+        self.expected = None if self.expected is None else self.expected - {key}
+
+    def note_given(self, instance: Instance, wanted: Mapping[str, Any]) -> None:
+        """Take note of what a load with *wanted* got."""
+        self._given[instance.id] = _asked(wanted), _got(instance)
+
+    def is_ours(self, model: Listed, instance: Instance) -> bool:
+        """Tell whether *instance* is one that dmap uses: it bears the key, or a load of ours made it."""
+        return model.is_named(instance) or instance.id in self._given
+
+    def adoptable(self, look: Look, model: Listed, wanted: Mapping[str, Any]) -> Instance | None:
+        """Return the instance that answers to the key of *model*, as *wanted* or as near as it gets."""
+        asked = _asked(wanted)
+        for instance in look.ready_of(model)[:1]:
+            given = self._given.get(instance.id)
+            named = instance.id == asked[2] if asked[2] else model.is_named(instance) or given is not None
+            if (named and _is_enough(instance, asked)) or given == (asked, _got(instance)):
+                return instance
+        return None
+
+    # What is sent
+
+    async def load(self, key: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Have *key* loaded, and return LM Studio's answer.  It loads on when the caller is cancelled; only a
+        load by `lms` is called off then, which takes a moment too.
+
+        Raises `Fault`, `BackendDown`, and TimeoutError after `load_s`.
+        """
+        lms = self._lms if goes_by_lms(options) else None
+        name, expected = f"load {self.client.name}/{key}", (Fault, BackendDown, TimeoutError)
+        self._loading = task = errand(self._load(lms, key, options), name, expected=expected)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.done():
+                task.add_done_callback(lambda _: self._changed())
+                if lms is not None:
+                    task.cancel()
+            self._changed()
+            raise
+
+    async def _load(self, lms: Lms | None, key: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        body = {"model": key, **options, "echo_load_config": True}
+        try:
+            if lms is not None:
+                answer = await lms.load(key, options, self._load_s)
+            else:
+                answer = await self.client.post(f"{V1}/load", body, self._load_s)
+            self.note_loaded(key, str(answer.get("instance_id") or key))
+            return answer
+        finally:
+            self._loading = None
+            self._answers += 1
+
+    async def unload(self, id: str) -> None:
+        """Have the instance *id* unloaded.  Raises `Fault` and `BackendDown`."""
+        try:
+            await self.client.post(f"{V1}/unload", {"instance_id": id}, UNLOAD_S)
+        except TimeoutError as exc:
+            raise self.client.down(f"has not unloaded {id!r} in {UNLOAD_S:g} s") from exc
+        finally:
+            self._answers += 1
+
+    async def close(self) -> None:
+        """Leave a load under way to LM Studio."""
+        await end(self._loading)
+
+    def warn(self, event: str, model: str | None = None, **fields: Any) -> None:
+        """Log a warning about this server, or about a *model* of it."""
+        _log.warning(logfmt(event, {"backend": self.client.name, "model": model, **fields}))
+
+
+def _asked(wanted: Mapping[str, Any]) -> Asked:
+    return wanted.get("context_length"), wanted.get("parallel"), wanted.get("identifier")
+
+
+def _got(instance: Instance) -> Asked:
+    return instance.context_length, instance.parallel, instance.id
+
+
+def _is_enough(instance: Instance, asked: Asked) -> bool:
+    """Tell whether *instance* has at least what was asked; what its entry does not tell is enough."""
+    pairs = zip(asked[:2], _got(instance)[:2], strict=True)
+    return all(least is None or got is None or got >= least for least, got in pairs)
