@@ -79,9 +79,9 @@ class ClientConnection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send *resp*; end the connection if the body was not read, or if nobody can say where it ends."""
+        """Send *resp*; end the connection if the body was not read."""
         is_unread = not request.content.is_eof()
-        if is_unread or is_ambiguous(request):
+        if is_unread:
             resp.force_close()
         outcome = await super().finish_response(request, resp, start_time)
         if is_unread:
@@ -113,6 +113,16 @@ class Request(web.BaseRequest):
     id: str
     signed: "Callable[[Request, web.StreamResponse], None]"
 
+    @property
+    def keep_alive(self) -> bool:
+        """
+        Whether the connection goes on after this request; after one in chunks it does not.
+
+        aiohttp's parser takes the last field behind the last chunk (RFC 9112 section 7.1.2) for the first
+        header of the next request.  Where a proxy shares a connection, that may be another client's.
+        """
+        return not (self._message.should_close or self._message.chunked)
+
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         self.signed(self, response)
 
@@ -135,15 +145,6 @@ def server(
 def connections_of(server: web.Server) -> int:
     """Return how many connections *server* has; its public list of them is made anew each time."""
     return len(server._connections)
-
-
-def is_ambiguous(request: web.BaseRequest) -> bool:
-    """
-    Tell whether *request* is in chunks, which HTTP/1.0 does not have (RFC 9112 section 6.1).
-
-    aiohttp reads the chunks all the same and keeps the connection, where an older server would not.
-    """
-    return request.version < (1, 1) and "Transfer-Encoding" in request.headers
 
 
 async def ask_for_body(request: web.BaseRequest) -> None:

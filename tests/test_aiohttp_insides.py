@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import gzip
+import hashlib
+import json
 import logging
 import time
 
@@ -10,7 +12,7 @@ import pytest
 from aiohttp.base_protocol import BaseProtocol
 
 from dmap.aiohttp_insides import connections_of, full
-from tests.fakes import RawClient, chunk, post, served, soon
+from tests.fakes import DONE, END, SSE, RawClient, chat, chunk, delta, post, served, soon
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -111,6 +113,63 @@ async def test_a_refused_body_that_is_broken(proxy, body):
 
     assert refused.status == 404
     assert await client.all() == b""
+
+
+def in_chunks(path: str, body: bytes, *, end: bytes = END, headers: str = "") -> bytes:
+    """The bytes of one POST in chunks, the last one with its trailer fields being *end*."""
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Transfer-Encoding: chunked\r\n\r\n"
+    return head.encode() + chunk(body) + end
+
+
+TRAILER = b"0\r\nx-one: 1\r\nx-request-id: borrowed\r\n\r\n"
+NEXT = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+CALL = json.dumps(chat()).encode()
+CHAT = "/v1/chat/completions"
+KEY = "Authorization: Bearer sk-webui\r\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "status"),
+    [
+        (CHAT, b"no json", KEY, 400),
+        (CHAT, b"no json", KEY + "Expect: 100-continue\r\n", 400),
+        (CHAT, CALL, "", 401),
+        (CHAT, CALL, KEY + "Content-Encoding: gzip\r\n", 415),
+        (CHAT, CALL, KEY + "Connection: Upgrade\r\nUpgrade: websocket\r\n", 501),
+        ("/nowhere", b"unread", KEY, 404),
+        ("/health", b"unread", "", 405),
+    ],
+)
+@pytest.mark.parametrize(("size", "behind"), [(2**16, NEXT), (1, b"")])
+async def test_trailers_reach_no_other_request(serve, caplog, path, body, headers, status, size, behind):
+    """What follows a request in chunks is not served: its trailer fields would be the next one's headers."""
+    key = hashlib.sha256(b"sk-webui").hexdigest()
+    proxy = await serve(rest=f"access: {{keys: [{{name: webui, sha256: {key}}}]}}")
+    client = await proxy.client()
+    data = in_chunks(path, body, end=TRAILER, headers=headers) + behind
+
+    for at in range(0, len(data), size):
+        await client.send(data[at : at + size])
+    given = (await client.all()).removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    assert given.startswith(b"HTTP/1.1 %d " % status)
+    assert given.count(b"HTTP/1.1 ") == given.count(b"\r\nConnection: close\r\n") == 1
+    assert "borrowed" not in caplog.text
+
+
+async def test_trailers_behind_a_stream(proxy, backend, caplog):
+    """A stream that answers a request in chunks is the last answer of its connection, and says so."""
+    client = await proxy.client()
+    await client.send(NEXT + in_chunks(CHAT, CALL, end=TRAILER) + NEXT)
+    exchange = await backend.next()
+    await exchange.end(SSE, chunk(delta("hi")), chunk(DONE), END)
+
+    before, streamed = await client.answer(), await client.answer()
+
+    assert (before.status, "connection" in before.head.headers) == (200, False)
+    assert (streamed.status, streamed.head.headers["connection"]) == (200, "close")
+    assert await client.all() == b""
+    assert "borrowed" not in caplog.text
 
 
 async def test_bytes_that_are_no_http(proxy):
