@@ -11,8 +11,7 @@ import pytest
 
 import dmap
 from dmap.remote.client import Trouble, daemon_of
-from dmap.remote.models import summary
-from dmap.remote.status import report
+from dmap.remote.pages import report, summary
 from tests.conftest import Proxy
 from tests.fakes import END, SSE, answer, chunk
 from tests.programs import find, why_not

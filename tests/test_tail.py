@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,8 +11,8 @@ import pytest
 
 from dmap.remote.client import DaemonClient, Gone, Trouble
 from dmap.remote.lines import line
-from dmap.remote.tail import MOST_BYTES, Records, Tail, follow
-from dmap.remote.words import duration, table
+from dmap.remote.pages import duration, table
+from dmap.remote.tail import MOST_BYTES, follow, records
 from tests.fakes import END, SSE, answer, chunk
 
 NOON = datetime(2026, 11, 20, 12, 0, 0, 123_456).timestamp()
@@ -27,33 +27,6 @@ def shown(type: str, **fields: object) -> str:
     """The line of an event without its time and type."""
     text = line({"number": 1, "at": NOON, "type": type, **fields}, colour=False)
     return re.sub(r"^12:00:00\.123  \S+ +", "", text)
-
-
-class TestRecords:
-    @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-    def test_in_any_pieces(self, size) -> None:
-        """Whole records are read the same in whatever pieces they come, over comments and both line ends."""
-        stream = b"id: 4\n\n: ping\r\n\r\n" + record(5) + b"data: a\r\ndata: b\r\n\r\n" + record(6)[:-1]
-        records = Records()
-
-        pieces = [records.feed(stream[at : at + size]) for at in range(0, len(stream), size)]
-
-        assert sum(pieces, []) == ['{"number":5}', "a\nb"]
-        assert records.last_id == "5"
-
-    def test_what_was_begun_is_forgotten(self) -> None:
-        """After a break the next connection begins a record of its own."""
-        records = Records()
-        records.feed(record(1) + b"data: to")
-
-        records.cut()
-
-        assert records.feed(b"data: x\n\n") == ["x"]
-
-    def test_what_never_ends(self) -> None:
-        """A line without an end is given up."""
-        with pytest.raises(Trouble):
-            Records().feed(b"x" * (MOST_BYTES + 1))
 
 
 class TestLines:
@@ -207,6 +180,37 @@ async def scripted(*answers: bytes) -> AsyncGenerator[tuple[DaemonClient, list[b
         server.close()
 
 
+async def read(*pieces: bytes, last_id: str | None = None) -> list[tuple[str | None, str]]:
+    """The records of a stream that comes in *pieces*, and then breaks."""
+    async with scripted(SSE + b"".join(map(chunk, pieces))) as (daemon, _):
+        found = []
+        with pytest.raises(Gone):
+            async for each in records(daemon, "/", last_id):
+                found.append(each)
+        return found
+
+
+class TestRecords:
+    @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+    async def test_in_any_pieces(self, size) -> None:
+        """Whole records are read the same in whatever pieces they come, over comments and both line ends."""
+        stream = b"id: 4\n\n: ping\r\n\r\n" + record(5) + b"data: a\r\ndata: b\r\n\r\n" + record(6)[:-1]
+
+        found = await read(*(stream[at : at + size] for at in range(0, len(stream), size)))
+
+        assert found == [("4", ""), ("4", ""), ("5", '{"number":5}'), ("5", "a\nb")]
+
+    async def test_where_it_goes_on(self) -> None:
+        """Before the first whole record, the place to go on from is the one that was asked for."""
+        assert await read(b": ping\r\n\r\nid: 9\nda", last_id="3") == [("3", "")]
+
+    async def test_what_never_ends(self) -> None:
+        """A line without an end is given up."""
+        async with scripted(SSE + chunk(b"x" * (MOST_BYTES + 1))) as (daemon, _):
+            with pytest.raises(Trouble):
+                await anext(records(daemon, "/", None))
+
+
 @dataclass
 class Screen:
     """What a person would see: the events and what is said beside them, until enough is there."""
@@ -221,9 +225,11 @@ class Screen:
         if len(self.events) == self.enough:
             self.full.set()
 
-    async def watch(self, daemon: DaemonClient, tail: Tail) -> None:
+    async def watch(
+        self, daemon: DaemonClient, wanted: Mapping[str, Sequence[str]], after: int | None
+    ) -> None:
         """Follow until there are enough events."""
-        following = asyncio.create_task(follow(daemon, tail, self.show, self.said.append))
+        following = asyncio.create_task(follow(daemon, wanted, after, self.show, self.said.append))
         async with asyncio.timeout(30):
             await self.full.wait()
         following.cancel()
@@ -244,7 +250,7 @@ class TestFollow:
         screen = Screen(enough=3)
 
         async with scripted(broken, busy, SSE + chunk(record(8)) + chunk(record(9)) + END) as (daemon, heads):
-            await screen.watch(daemon, Tail(types=["config"], clients=["a b"]))
+            await screen.watch(daemon, {"type": ["config"], "model": [], "client": ["a b"]}, None)
 
         assert screen.events == ['{"number":7}', '{"number":8}', '{"number":9}']
         assert [last_id(head) for head in heads[:3]] == [None, b"7", b"7"]
@@ -257,7 +263,7 @@ class TestFollow:
         screen = Screen(enough=2)
 
         async with scripted(SSE + chunk(record(1)) + END, SSE + chunk(record(2)) + END) as (daemon, heads):
-            await screen.watch(daemon, Tail(after=0))
+            await screen.watch(daemon, {}, 0)
 
         assert [last_id(head) for head in heads[:2]] == [b"0", b"1"]
         assert "ended the stream; trying again" in screen.said[0]
@@ -268,7 +274,7 @@ class TestFollow:
             pass
 
         with pytest.raises(Gone, match=f"no dmap answers at {daemon.url} .Connection refused.; DMAP_URL"):
-            await follow(daemon, Tail(), print, print)
+            await follow(daemon, {}, None, print, print)
 
     async def test_a_refusal(self) -> None:
         """A refusal ends it, with the daemon's own words."""
@@ -276,6 +282,6 @@ class TestFollow:
 
         async with scripted(refusal) as (daemon, _):
             with pytest.raises(Trouble) as caught:
-                await follow(daemon, Tail(), print, print)
+                await follow(daemon, {}, None, print, print)
 
         assert str(caught.value) == f"{daemon.url} refused (401): no \\u001b key; DMAP_KEY holds the key"

@@ -32,29 +32,26 @@ class DaemonClient:
         self.url = url
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    async def get(self, path: str) -> Any:
-        """Return the JSON that is at *path*."""
-        async with self.open("GET", path, total_s=ANSWER_S) as response:
-            return await _read(response)
-
-    async def post(self, path: str, body: Mapping[str, Any], *, total_s: float | None = ANSWER_S) -> Any:
-        """Send *body* to *path* and return the answer; *total_s* None waits as long as it takes."""
-        async with self.open("POST", path, body=body, total_s=total_s) as response:
-            return await _read(response)
+    async def ask(self, path: str, order: Mapping[str, Any] | None = None) -> Any:
+        """Return the JSON that is at *path*, or the answer to *order*, which may take as long as it takes."""
+        async with self.open(path, order=order, total_s=ANSWER_S if order is None else None) as response:
+            try:
+                return json.loads(await _whole(response))
+            except ValueError:
+                raise Trouble(f"what answers at {response.url.origin()} is not dmap") from None
 
     @asynccontextmanager
     async def open(
         self,
-        method: str,
         path: str,
         *,
-        body: Mapping[str, Any] | None = None,
+        order: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         total_s: float | None = None,
         silence_s: float | None = None,
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """
-        Ask, and give the answer to the context, not read yet.
+        Get *path*, or post *order* to it, and give the answer to the context, not read yet.
 
         Raises `Trouble` for what the daemon refuses, and `Gone` when it does not answer: not within
         *total_s* in all, or not a byte for *silence_s*.
@@ -64,11 +61,15 @@ class DaemonClient:
             async with (
                 aiohttp.ClientSession(timeout=timeout, headers=self._headers) as session,
                 session.request(
-                    method, self.url + path, json=body, headers=headers, allow_redirects=False
+                    "GET" if order is None else "POST",
+                    self.url + path,
+                    json=order,
+                    headers=headers,
+                    allow_redirects=False,
                 ) as response,
             ):
                 if response.status != 200:
-                    raise await self._refusal(response)
+                    raise self._refusal(response, await _whole(response))
                 yield response
         except (aiohttp.ClientError, OSError) as exc:  # a TimeoutError is an OSError
             raise self._trouble(exc) from None
@@ -95,8 +96,8 @@ class DaemonClient:
         is_plain = isinstance(exc, aiohttp.ServerDisconnectedError) and self.url.startswith("http:")
         return "; if it has TLS, DMAP_URL is https://..." if is_plain else ""
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> Trouble:
-        reason = _reason(await _whole(response)) or response.reason or "no reason given"
+    def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> Trouble:
+        reason = _reason(body) or response.reason or "no reason given"
         hint = "; DMAP_KEY holds the key" if response.status == 401 else ""
         text = f"{self.url} refused ({response.status}): {plain(reason)[:2000]}{hint}"
         return (Gone if response.status in (429, 502, 503, 504) else Trouble)(text)
@@ -123,13 +124,6 @@ def daemon_of(environment: Mapping[str, str]) -> DaemonClient:
     if parts.hostname in ("0.0.0.0", "::"):
         url = url.replace("0.0.0.0", "127.0.0.1", 1).replace("[::]", "[::1]", 1)
     return DaemonClient(url.rstrip("/").removesuffix("/v1").rstrip("/"), key)
-
-
-async def _read(response: aiohttp.ClientResponse) -> Any:
-    try:
-        return json.loads(await _whole(response))
-    except ValueError:
-        raise Trouble(f"what answers at {response.url.origin()} is not dmap") from None
 
 
 async def _whole(response: aiohttp.ClientResponse) -> bytes:

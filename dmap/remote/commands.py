@@ -1,19 +1,28 @@
-"""The commands that ask a running daemon: what they are called, what they take, how they end."""
+"""The commands that ask a running daemon: what they are called, what they take, what they print."""
 
 import argparse
 import asyncio
 import json
 import os
 import sys
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from dmap.remote.client import Trouble, daemon_of, plain
 from dmap.remote.lines import line
-from dmap.remote.models import order
-from dmap.remote.status import report
-from dmap.remote.tail import Tail, follow
+from dmap.remote.pages import report, summary
+from dmap.remote.tail import follow
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+_ORDERS = (
+    ("load", "/admin/models/load", "modelKey", "load a model, and wait until it is there"),
+    ("unload", "/admin/models/unload", "modelKey", "unload a model once it is idle"),
+    ("activate", "/admin/models/activate", "modelKey", "choose the model of requests that name none"),
+    ("drain", "/admin/drain", "device", "serve nobody on a device until it is resumed"),
+    ("resume", "/admin/resume", "device", "serve on a device again"),
+    ("reload", "/admin/reload", None, "have a running daemon read its configuration again"),
+)
+"""For each order its command, its path, what its argument is called there, and its help."""
 
 
 def add(commands: _Commands) -> None:
@@ -22,18 +31,11 @@ def add(commands: _Commands) -> None:
     command = commands.add_parser("status", help="devices, residents, queue and backends of a running daemon")
     command.add_argument("--json", action="store_true", help="all that the daemon tells, as JSON")
     command.set_defaults(run=_status)
-    for name, argument, text in (
-        ("load", "model", "load a model, and wait until it is there"),
-        ("unload", "model", "unload a model once it is idle"),
-        ("activate", "model", "choose the model of requests that name none"),
-        ("drain", "device", "serve nobody on a device until it is resumed"),
-        ("resume", "device", "serve on a device again"),
-        ("reload", "", "have a running daemon read its configuration again"),
-    ):
+    for name, path, field, text in _ORDERS:
         command = commands.add_parser(name, help=text)
-        command.set_defaults(run=_order, order=name, argument="")
-        if argument:
-            command.add_argument("argument", metavar=argument.upper())
+        command.set_defaults(run=_order, path=path, field=field, argument="")
+        if field is not None:
+            command.add_argument("argument", metavar=field.removesuffix("Key").upper())
 
 
 def _add_tail(command: argparse.ArgumentParser) -> None:
@@ -57,7 +59,7 @@ def _number(text: str) -> int:
 
 
 def _tail(options: argparse.Namespace) -> int:
-    tail = Tail(options.type, options.model, options.client, options.after)
+    wanted = {name: getattr(options, name) for name in ("type", "model", "client")}
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def show(event: str) -> None:
@@ -66,13 +68,13 @@ def _tail(options: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(f"dmap: {text}", file=sys.stderr)
 
-    asyncio.run(follow(daemon_of(os.environ), tail, show, say))
+    asyncio.run(follow(daemon_of(os.environ), wanted, options.after, show, say))
     return 0
 
 
 def _status(options: argparse.Namespace) -> int:
     daemon = daemon_of(os.environ)
-    status = asyncio.run(daemon.get("/debug/status"))
+    status = asyncio.run(daemon.ask("/debug/status"))
     try:
         print(json.dumps(status, indent=2) if options.json else report(daemon.url, status))
     except (KeyError, TypeError) as exc:
@@ -81,5 +83,10 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _order(options: argparse.Namespace) -> int:
-    print(asyncio.run(order(daemon_of(os.environ), options.order, options.argument)))
+    """Give an order, and wait as long as it takes to be carried out."""
+    order: dict[str, Any] = {options.field: options.argument} if options.field else {}
+    if options.path == "/admin/models/load":
+        order["activate"] = False  # to have a model ready is not to choose it; `dmap activate` does
+    answer = asyncio.run(daemon_of(os.environ).ask(options.path, order))
+    print("\n".join(plain(each) for each in summary(answer, options.argument)))
     return 0
