@@ -58,7 +58,7 @@ class RunningDaemon:
 
     def status(self) -> str:
         """Tell in one line who is resident, and how many wait and are served."""
-        views = [gate.snapshot() for gate in self.proxy.gates]
+        views = [gate.snapshot() for gate in self.proxy.gates.values()]
         residents = sorted(str(resident.model) for view in views for resident in view.residents)
         waiting, leases = sum(view.waiting for view in views), sum(view.leases for view in views)
         return f"resident: {', '.join(residents) or 'none'}; {waiting} waiting, {leases} served"
@@ -83,7 +83,7 @@ class RunningDaemon:
 
     async def _emptied(self) -> None:
         """Close all gates at once, and wait until no request is under way."""
-        await asyncio.gather(*(gate.close() for gate in self.proxy.gates))
+        await asyncio.gather(*(gate.close() for gate in self.proxy.gates.values()))
         await self.proxy.visits.gone()
 
 

@@ -70,7 +70,7 @@ class Proxy:
     @property
     def leftovers(self) -> int:
         """Count leases, waiters and bodies that the proxy still holds."""
-        views = [gate.snapshot() for gate in self.proxy.gates]
+        views = [gate.snapshot() for gate in self.proxy.gates.values()]
         return sum(view.leases + view.waiting for view in views) + self.proxy.visits.body_bytes
 
     async def settled(self) -> None:

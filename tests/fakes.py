@@ -427,7 +427,7 @@ async def holding(proxy: Any, count: int) -> None:
 
 
 def _tickets(proxy: Any) -> int:
-    views = [gate.snapshot() for gate in proxy.proxy.gates]
+    views = [gate.snapshot() for gate in proxy.proxy.gates.values()]
     return sum(view.leases + view.waiting for view in views)
 
 

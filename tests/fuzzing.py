@@ -177,7 +177,7 @@ class Campaign:
             for number, ask in enumerate(queue):
                 await self._one(ask)
                 if number % 20 == 0:  # orders drain the device, and nobody would get anything any more
-                    for gate in self.sites[ask.keyed].proxy.proxy.gates:
+                    for gate in self.sites[ask.keyed].proxy.proxy.gates.values():
                         gate.resume()
                     self.sites[ask.keyed].forget()
 
@@ -191,7 +191,7 @@ class Campaign:
         """Have each proxy load a model by order and answer with it, whatever came before; count just that."""
         for keyed, site in self.sites.items():
             site.loads = site.answers = 0
-            for gate in site.proxy.proxy.gates:
+            for gate in site.proxy.proxy.gates.values():
                 gate.resume()
             for path, body in BY_THE_BOOK.items():
                 sent = post(body, path, headers="Authorization: Bearer sk-all\r\n" if keyed else "")

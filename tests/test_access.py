@@ -228,7 +228,7 @@ def test_a_refusal_does_not_tell_the_key(lists, peer, headers, scope):
         ("/api/v0/models/qwen/7b", None),
         ("/api/v1/models", None),
         ("/ready", None),
-        ("/metrics", None),
+        ("/metrics", "metrics"),
         ("/admin", "admin"),
         ("/admin/models/load", "admin"),
         ("/debug", "debug"),

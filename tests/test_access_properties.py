@@ -152,13 +152,12 @@ async def test_who_has_all_three_is_asked_for_the_body(closed: Any, path: str) -
 
 
 def test_every_route_needs_what_it_should() -> None:
-    """Of all routes there are, only lists and the daemon's own state take any key; `/health` takes none."""
+    """Of all routes, only lists and `/ready` take any key, and `/health` takes none."""
     assert {path for path in PATHS if scope_of(path) is None} == {
         "/api/v0/models",
         "/api/v0/models/{id}",
         "/api/v1/models",
         "/health",
-        "/metrics",
         "/ready",
         "/v1/models",
         "/v1/models/{id}",

@@ -1,6 +1,7 @@
 """The admin API of the running proxy: models really loaded and unloaded, whatever the kind of backend."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -93,6 +94,38 @@ async def plain(connect: Connect, backend: FakeBackend, tmp_path: Path) -> Clien
         """
     )
     return client
+
+
+async def test_a_key_sees_no_models_but_its_own(connect: Connect, lm: Emulator) -> None:
+    """`/ready` names the models that a key may use; `/metrics`, which names all, is not for such a key."""
+    sha = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("all", "tiny", "watch")}
+    client = await connect(
+        f"""
+        devices: {{gpu0: {{cooldown_s: 0, patience_s: 1, max_models: 2}}}}
+        backends: {{studio: {{kind: lmstudio, url: '{lm.url}', device: gpu0}}}}
+        models: {{{SMALL}: {{aliases: [tiny]}}}}
+        access:
+          keys:
+            - {{name: all, sha256: {sha["all"]}, scopes: [admin, inference]}}
+            - {{name: tiny, sha256: {sha["tiny"]}, models: [tiny]}}
+            - {{name: watch, sha256: {sha["watch"]}, models: [tiny], scopes: [debug]}}
+        """
+    )
+    client.session.headers["Authorization"] = "Bearer all"
+    await client.post("/admin/models/load", modelKey=SMALL)
+    await client.post("/admin/models/load", modelKey=OTHER)
+
+    everything = await client.residents()
+    all_metrics = (await client.session.get("/metrics")).status
+    client.session.headers["Authorization"] = "Bearer tiny"
+    own = await client.residents()
+    status, refusal = await client.get("/metrics")
+    client.session.headers["Authorization"] = "Bearer watch"
+    watched = (await client.session.get("/metrics")).status
+
+    assert (sorted(everything), own) == (sorted([f"studio/{SMALL}", f"studio/{OTHER}"]), [f"studio/{SMALL}"])
+    assert (all_metrics, status, watched) == (200, 403, 200)
+    assert refusal["error"]["message"].startswith("the key 'tiny' lacks the scope 'debug' or the use of all")
 
 
 class TestLoad:

@@ -107,7 +107,7 @@ class TestSeries:
     )
     def test_a_value_is_counted_in_every_bucket_that_holds_it(self, value: float, counts: list[int]) -> None:
         """Buckets are cumulative and hold their upper end, as Prometheus has it."""
-        histogram = Histogram("h", "meaning", "model", bounds=(1.0, 2.0))
+        histogram = Histogram("h", (1.0, 2.0), "model", "meaning")
 
         histogram.observe(value, "m")
 

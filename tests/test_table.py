@@ -15,7 +15,7 @@ from dmap.web.table import find
         ("GET", "/v1/models/a", listing.model, "a"),
         ("GET", "/v1/models/up/a/b c", listing.model, "up/a/b c"),
         ("GET", "/api/v0/models//", listing.model_v0, "/"),
-        ("POST", "/admin/queue/x/y/cancel", admin.queue.cancel, "x/y"),
+        ("POST", "/admin/queue/x/y/cancel", admin.service.cancel, "x/y"),
     ],
 )
 def test_what_is_there(method, path, handler, named):
@@ -33,7 +33,7 @@ def test_what_is_there(method, path, handler, named):
         "/V1/models",
         "/health/",
         "/admin/queue//cancel",
-        "/admin/queue/cancel",
+        "/admin.service.cancel",
     ],
 )
 def test_what_is_not(path):

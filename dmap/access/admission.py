@@ -27,7 +27,9 @@ Tell = Callable[[str, Mapping[str, Any]], None]
 """Called with an event's type and its fields."""
 
 _LISTS = frozenset(("/v1/models", "/api/v0/models", "/api/v1/models"))
-_SCOPES = {"v1": "inference", "api": "inference", "debug": "debug", "admin": "admin"}
+_METRICS = "metrics"
+"""The scope of keys that may know all models: those that may use them all, and those with `debug`."""
+_SCOPES = {"v1": "inference", "api": "inference", "debug": "debug", "admin": "admin", "metrics": _METRICS}
 """What a key needs for the paths below each first step."""
 
 
@@ -174,7 +176,10 @@ class Access:
                 f"the key {key.client.name!r} expired on {key.expires:%Y-%m-%d}; see access.keys"
             )
         if scope is not None and scope not in key.scopes:
-            raise AccessDenied(f"the key {key.client.name!r} lacks the scope {scope!r}; see access.keys")
+            lacks = (
+                "the scope 'debug' or the use of all models" if scope == _METRICS else f"the scope {scope!r}"
+            )
+            raise AccessDenied(f"the key {key.client.name!r} lacks {lacks}; see access.keys")
         return key.client
 
     def _key(self, place: Address, headers: MultiMapping[str]) -> _Key:
@@ -202,7 +207,9 @@ def _key(key: config.Key) -> _Key:
         parallel=key.parallel,
         rate_per_min=key.rate_per_min,
     )
-    return _Key(bytes.fromhex(key.sha256), client, frozenset(key.scopes), key.expires)
+    may_know_all = "*" in key.models or "debug" in key.scopes
+    scopes = frozenset([*key.scopes, _METRICS] if may_know_all else key.scopes)
+    return _Key(bytes.fromhex(key.sha256), client, scopes, key.expires)
 
 
 def _credentials(headers: MultiMapping[str]) -> str:

@@ -83,6 +83,11 @@ class Catalog:
         """Return the route of the model *key*, whatever its names; None if no backend has told of it."""
         return next((entry.route for entry in self._names.known if entry.key == key), None)
 
+    def allows(self, client: Client, key: ModelKey) -> bool:
+        """Tell whether *client* may know of the model *key*; one that no list has goes by its key alone."""
+        listed = (entry.names for entry in self._names.known if entry.key == key)
+        return client.may_use(*next(listed, (str(key),)))
+
     def has(self, key: ModelKey) -> bool:
         """Tell whether requests still lead to *key*."""
         return self._names.has(key)

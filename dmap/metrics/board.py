@@ -5,7 +5,7 @@ Labels are bounded.  A model is one that a backend has, never what a client wrot
 a key, and all clients without a key are `ADDRESS`.  `MODELS` and `CLIENTS` bound how many there can be.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client.core import Metric
@@ -31,6 +31,47 @@ WAITS_S = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)
 SWITCHES_S = (0.5, 1, 2, 4, 6, 8, 10, 15, 20, 30, 45, 60, 90, 120, 300)
 LAGS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
+_COUNTERS = {
+    "dmap_tokens_in_total": ("model client", "Tokens of prompts, as backends counted them"),
+    "dmap_tokens_out_total": ("model client", "Tokens of answers, as backends counted them"),
+    "dmap_chunks_total": ("model", "Pieces of answers passed on"),
+    "dmap_answer_bytes_total": ("model", "Bytes of answers passed on"),
+    "dmap_refused_total": ("reason", "Requests refused, by the code of the error"),
+    "dmap_timeouts_total": ("reason", "Requests that a bound in seconds ended"),
+    "dmap_upstream_errors_total": ("backend kind", "Requests that a backend failed"),
+    "dmap_switches_total": ("device reason", "Switches begun, by why they did"),
+    "dmap_switch_failures_total": ("device", "Switches that failed"),
+    "dmap_evictions_total": ("device reason", "Models unloaded, by why they had to go"),
+    "dmap_mismatches_total": ("model", "Answers that named another model than was asked"),
+    "dmap_access_denied_total": ("code", "Requests not let in, by code"),
+    "dmap_config_reloads_total": ("outcome", "Readings of the configuration"),
+    "dmap_outside_changes_total": ("change", "Models that others loaded or unloaded"),
+}
+"""The labels and the meaning of each counter."""
+_HISTOGRAMS: Mapping[str, tuple[Sequence[float], str, str]] = {
+    "dmap_request_duration_seconds": (
+        ANSWERS_S,
+        "model status",
+        "From a request's arrival to the end of its answer",
+    ),
+    "dmap_queue_wait_seconds": (WAITS_S, "model", "How long a request waited for its model"),
+    "dmap_first_byte_seconds": (
+        FIRST_BYTES_S,
+        "model",
+        "From sending a request to the backend to the first byte of its answer",
+    ),
+    "dmap_switch_duration_seconds": (
+        SWITCHES_S,
+        "device",
+        "From the begin of a switch to the model that answers",
+    ),
+    "dmap_drain_seconds": (WAITS_S, "device", "How long a switch waited for leases to end"),
+    "dmap_load_seconds": (SWITCHES_S, "model", "What loading a model took"),
+    "dmap_loop_lag_seconds": (LAGS_S, "", "How late a timer of the event loop was"),
+    "dmap_scrape_duration_seconds": (LAGS_S, "", "What one answer of /metrics took"),
+}
+"""The upper ends of the buckets, the labels and the meaning of each histogram."""
+
 
 class Metrics(Collector):
     """
@@ -51,22 +92,21 @@ class Metrics(Collector):
         self._clock = clock
         self._devices = devices
         self._backends = backends
-        self._requests = _Requests(bus)
-        self._switches = _Switches(bus, clock)
-        self._rest = _Rest(bus)
-        self.lag = Histogram("dmap_loop_lag_seconds", "How late a timer of the event loop was", bounds=LAGS_S)
-        self.scrape = Histogram(
-            "dmap_scrape_duration_seconds", "What one answer of /metrics took", bounds=LAGS_S
-        )
+        self._counters = {name: Counter(name, *about) for name, about in _COUNTERS.items()}
+        self._histograms = {name: Histogram(name, *about) for name, about in _HISTOGRAMS.items()}
+        self._models, self._clients = LabelLimit(MODELS), LabelLimit(CLIENTS)
+        self._switching: dict[str, tuple[str, float]] = {}
+        self.lag = self._histograms["dmap_loop_lag_seconds"]
+        self.scrape = self._histograms["dmap_scrape_duration_seconds"]
+        self._listen(bus)
         self.registry = CollectorRegistry(auto_describe=True)
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
 
     def collect(self) -> Iterator[Metric]:
         """Write down every family; called by the registry."""
-        for part in (self._requests, self._switches, self._rest):
-            yield from (series.family() for series in vars(part).values() if isinstance(series, _SERIES))
-        yield from (self.lag.family(), self.scrape.family())
+        yield from (counter.family() for counter in self._counters.values())
+        yield from (histogram.family() for histogram in self._histograms.values())
         yield from gauges(self._devices(), self._clock())
         yield gauge("dmap_backend_up", "1 if the backend answered last time", self._backends(), "backend")
         yield gauge("dmap_build_info", "The version that runs", {__version__: 1}, "version")
@@ -80,148 +120,73 @@ class Metrics(Collector):
                     samples.setdefault(sample.name, []).append({**sample.labels, "value": sample.value})
         return samples
 
+    def _listen(self, bus: Bus) -> None:
+        def count(name: str, label: Callable[[Event], str], *types: str) -> None:
+            bus.listen(lambda event: self._add(name, 1, label(event)), *types)
 
-_SERIES = (Counter, Histogram)
-
-
-class _Requests:
-    """What a request leaves when it is over."""
-
-    def __init__(self, bus: Bus) -> None:
-        self._models = LabelLimit(MODELS)
-        self._clients = LabelLimit(CLIENTS)
-        self.durations = Histogram(
-            "dmap_request_duration_seconds",
-            "From a request's arrival to the end of its answer",
-            "model",
-            "status",
-            bounds=ANSWERS_S,
-        )
-        self.waits = Histogram(
-            "dmap_queue_wait_seconds", "How long a request waited for its model", "model", bounds=WAITS_S
-        )
-        self.first_bytes = Histogram(
-            "dmap_first_byte_seconds",
-            "From sending a request to the backend to the first byte of its answer",
-            "model",
-            bounds=FIRST_BYTES_S,
-        )
-        self.tokens_in = Counter(
-            "dmap_tokens_in_total", "Tokens of prompts, as backends counted them", "model", "client"
-        )
-        self.tokens_out = Counter(
-            "dmap_tokens_out_total", "Tokens of answers, as backends counted them", "model", "client"
-        )
-        self.chunks = Counter("dmap_chunks_total", "Pieces of answers passed on", "model")
-        self.bytes = Counter("dmap_answer_bytes_total", "Bytes of answers passed on", "model")
-        self.refused = Counter("dmap_refused_total", "Requests refused, by the code of the error", "reason")
-        self.timeouts = Counter("dmap_timeouts_total", "Requests that a bound in seconds ended", "reason")
-        self.upstream_errors = Counter(
-            "dmap_upstream_errors_total", "Requests that a backend failed", "backend", "kind"
-        )
         bus.listen(self._ended, "request.finished", "request.failed", "request.cancelled")
+        bus.listen(self._drained, "switch.drained")
+        bus.listen(self._unloaded, "switch.unloaded")
+        bus.listen(self._loaded, "switch.loaded")
+        count("dmap_switch_failures_total", lambda event: event.fields["device"], "switch.failed")
+        count("dmap_mismatches_total", lambda event: self._model(event.fields["model"]), "request.mismatch")
+        count("dmap_access_denied_total", lambda event: event.fields["code"], "access.denied")
+        count("dmap_config_reloads_total", _last, "config.reloaded", "config.refused")
+        count("dmap_outside_changes_total", _last, "model.appeared", "model.vanished")
+
+    def _add(self, counter: str, amount: float, *labels: str) -> None:
+        self._counters[counter].add(amount, *labels)
+
+    def _observe(self, histogram: str, value: float, *labels: str) -> None:
+        self._histograms[histogram].observe(value, *labels)
+
+    def _model(self, model: str) -> str:
+        """Return the label of *model*, which events spell `backend/id`: its id alone."""
+        return self._models.of(model.partition("/")[2])
 
     def _ended(self, event: Event) -> None:
         fields = event.fields
-        get = fields.get
-        model = get("model")
-        label = NO_MODEL if model is None else self._models.of(_bare(model))
+        model = fields.get("model")
+        label = NO_MODEL if model is None else self._model(model)
         status = status_of(fields)
-        self.durations.observe(fields["total_s"], label, status)
+        self._observe("dmap_request_duration_seconds", fields["total_s"], label, status)
         if model is not None:
             self._measure(fields, label)
         if status == "refused":
-            self.refused.add(1, kind_of(fields))
+            self._add("dmap_refused_total", 1, kind_of(fields))
         elif status == "timeout":
-            self.timeouts.add(1, kind_of(fields))
+            self._add("dmap_timeouts_total", 1, kind_of(fields))
         elif status == "upstream_error":
-            self.upstream_errors.add(1, get("backend", NO_MODEL), kind_of(fields))
+            self._add("dmap_upstream_errors_total", 1, fields.get("backend", NO_MODEL), kind_of(fields))
 
     def _measure(self, fields: Mapping[str, Any], model: str) -> None:
         get = fields.get
-        self.waits.observe(get("queue_s", 0.0), model)
+        self._observe("dmap_queue_wait_seconds", get("queue_s", 0.0), model)
         first_byte_s = get("first_byte_s")
         if first_byte_s is None:
             return  # the backend answered nothing that could be counted
-        self.first_bytes.observe(first_byte_s, model)
-        self.chunks.add(get("chunks", 0), model)
-        self.bytes.add(get("bytes", 0), model)
+        self._observe("dmap_first_byte_seconds", first_byte_s, model)
+        self._add("dmap_chunks_total", get("chunks", 0), model)
+        self._add("dmap_answer_bytes_total", get("bytes", 0), model)
         client = self._clients.of(fields["client"]) if get("key") else ADDRESS
-        self.tokens_in.add(get("tokens_in", 0), model, client)
-        self.tokens_out.add(get("tokens_out", 0), model, client)
+        self._add("dmap_tokens_in_total", get("tokens_in", 0), model, client)
+        self._add("dmap_tokens_out_total", get("tokens_out", 0), model, client)
 
-
-class _Switches:
-    """What changes residents, device by device."""
-
-    def __init__(self, bus: Bus, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._under_way: dict[str, tuple[str, float]] = {}
-        self._models = LabelLimit(MODELS)
-        self.switches = Counter("dmap_switches_total", "Switches begun, by why they did", "device", "reason")
-        self.failures = Counter("dmap_switch_failures_total", "Switches that failed", "device")
-        self.evictions = Counter(
-            "dmap_evictions_total", "Models unloaded, by why they had to go", "device", "reason"
-        )
-        self.durations = Histogram(
-            "dmap_switch_duration_seconds",
-            "From the begin of a switch to the model that answers",
-            "device",
-            bounds=SWITCHES_S,
-        )
-        self.drains = Histogram(
-            "dmap_drain_seconds", "How long a switch waited for leases to end", "device", bounds=WAITS_S
-        )
-        self.loads = Histogram("dmap_load_seconds", "What loading a model took", "model", bounds=SWITCHES_S)
-        bus.listen(self._started, "switch.drained")
-        bus.listen(self._unloaded, "switch.unloaded")
-        bus.listen(self._loaded, "switch.loaded")
-        bus.listen(self._failed, "switch.failed")
-
-    def _started(self, event: Event) -> None:
+    def _drained(self, event: Event) -> None:
         device, reason = event.fields["device"], event.fields["reason"]
-        self._under_way[device] = reason, self._clock()
-        self.drains.observe(event.fields["drain_s"], device)
+        self._switching[device] = reason, self._clock()
+        self._observe("dmap_drain_seconds", event.fields["drain_s"], device)
         if event.fields["load"] is not None:
-            self.switches.add(1, device, reason)
+            self._add("dmap_switches_total", 1, device, reason)
 
     def _unloaded(self, event: Event) -> None:
         device = event.fields["device"]
-        self.evictions.add(1, device, self._under_way[device][0])
+        self._add("dmap_evictions_total", 1, device, self._switching[device][0])
 
     def _loaded(self, event: Event) -> None:
         device, load_s = event.fields["device"], event.fields["load_s"]
-        self.loads.observe(load_s, self._models.of(_bare(event.fields["model"])))
-        self.durations.observe(self._clock() - self._under_way[device][1], device)
-
-    def _failed(self, event: Event) -> None:
-        self.failures.add(1, event.fields["device"])
-
-
-class _Rest:
-    """What else is worth counting."""
-
-    def __init__(self, bus: Bus) -> None:
-        self._models = LabelLimit(MODELS)
-        self.mismatches = Counter(
-            "dmap_mismatches_total", "Answers that named another model than was asked", "model"
-        )
-        self.denied = Counter("dmap_access_denied_total", "Requests not let in, by code", "code")
-        self.reloads = Counter("dmap_config_reloads_total", "Readings of the configuration", "outcome")
-        self.outside = Counter(
-            "dmap_outside_changes_total", "Models that others loaded or unloaded", "change"
-        )
-        bus.listen(
-            lambda e: self.mismatches.add(1, self._models.of(_bare(e.fields["model"]))), "request.mismatch"
-        )
-        bus.listen(lambda e: self.denied.add(1, e.fields["code"]), "access.denied")
-        bus.listen(lambda e: self.reloads.add(1, _last(e)), "config.reloaded", "config.refused")
-        bus.listen(lambda e: self.outside.add(1, _last(e)), "model.appeared", "model.vanished")
-
-
-def _bare(model: str) -> str:
-    """Return the id of *model*, which events spell `backend/id`."""
-    return model.partition("/")[2]
+        self._observe("dmap_load_seconds", load_s, self._model(event.fields["model"]))
+        self._observe("dmap_switch_duration_seconds", self._clock() - self._switching[device][1], device)
 
 
 def _last(event: Event) -> str:

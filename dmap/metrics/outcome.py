@@ -8,38 +8,21 @@ before it asked a backend, and `cancelled`, which the client or the owner did.
 from collections.abc import Mapping
 from typing import Any
 
-STATUS = {
+_OUTCOMES = {
     "success": "success",
-    "client_left": "cancelled",
-    "cancelled": "cancelled",
+    "cancelled": "client_left cancelled",
     # The caller's fault, or no place for it.
-    "access_denied": "refused",
-    "body_too_large": "refused",
-    "encoded_body": "refused",
-    "context_length_exceeded": "refused",
-    "invalid_api_key": "refused",
-    "invalid_request": "refused",
-    "model_not_found": "refused",
-    "not_implemented": "refused",
-    "rate_limit_exceeded": "refused",
-    "request_not_found": "refused",
-    "shutting_down": "refused",
-    "unknown_path": "refused",
+    "refused": "access_denied body_too_large encoded_body context_length_exceeded invalid_api_key"
+    " invalid_request model_not_found not_implemented rate_limit_exceeded request_not_found shutting_down"
+    " unknown_path",
     # A bound in seconds that the configuration names ran out.
-    "backend_slow": "timeout",
-    "client_stalled": "timeout",
-    "lease_expired": "timeout",
-    "upload_timeout": "timeout",
-    "wait_expired": "timeout",
+    "timeout": "backend_slow client_stalled lease_expired upload_timeout wait_expired",
     # The backend's fault.
-    "backend_broke": "upstream_error",
-    "backend_down": "upstream_error",
-    "backend_error": "upstream_error",
-    "model_load_failed": "upstream_error",
+    "upstream_error": "backend_broke backend_down backend_error model_load_failed",
     # Ours.
-    "internal_error": "error",
-    "not_saved": "error",
+    "error": "internal_error not_saved",
 }
+STATUS = {outcome: status for status, outcomes in _OUTCOMES.items() for outcome in outcomes.split()}
 """The status of each outcome that dmap itself gives; any other is a code that a backend made up."""
 
 
@@ -47,7 +30,7 @@ def status_of(fields: Mapping[str, Any]) -> str:
     """Return the status of a request from the *fields* of its last event."""
     status = STATUS.get(fields["outcome"], "upstream_error")
     if status == "success" and fields.get("status", 200) >= 400:
-        return "upstream_error"  # passed on as it was told
+        return "upstream_error"  # passed on as the backend told it
     return status
 
 

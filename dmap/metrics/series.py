@@ -36,12 +36,11 @@ class LabelLimit:
 
 
 class Counter:
-    """A counter with a value for each combination of its *labels*."""
+    """A counter with a value for each combination of its *labels*, names with blanks between."""
 
-    def __init__(self, name: str, meaning: str, *labels: str) -> None:
-        self._about = name, meaning
-        self._labels = labels
-        self._values: dict[tuple[str, ...], float] = {} if labels else {(): 0.0}
+    def __init__(self, name: str, labels: str, meaning: str) -> None:
+        self._name, self._labels, self._meaning = name, labels.split(), meaning
+        self._values: dict[tuple[str, ...], float] = {}
 
     def add(self, amount: float, *key: str) -> None:
         """Add *amount* to the value for *key*, one string per label."""
@@ -49,7 +48,7 @@ class Counter:
 
     def family(self) -> CounterMetricFamily:
         """Return all values."""
-        family = CounterMetricFamily(*self._about, labels=self._labels)
+        family = CounterMetricFamily(self._name, self._meaning, labels=self._labels)
         for key, value in self._values.items():
             family.add_metric(key, value)
         return family
@@ -62,10 +61,8 @@ class Histogram:
     Without labels it is an `Observer` of prometheus_async.
     """
 
-    def __init__(self, name: str, meaning: str, *labels: str, bounds: Sequence[float]) -> None:
-        self._about = name, meaning
-        self._labels = labels
-        self._bounds = bounds
+    def __init__(self, name: str, bounds: Sequence[float], labels: str, meaning: str) -> None:
+        self._name, self._bounds, self._labels, self._meaning = name, bounds, labels.split(), meaning
         self._rows: dict[tuple[str, ...], list[float]] = {}
         if not labels:
             self._rows[()] = self._empty()
@@ -80,7 +77,7 @@ class Histogram:
 
     def family(self) -> HistogramMetricFamily:
         """Return all histograms."""
-        family = HistogramMetricFamily(*self._about, labels=self._labels)
+        family = HistogramMetricFamily(self._name, self._meaning, labels=self._labels)
         ends = [*map(floatToGoString, self._bounds), "+Inf"]
         for key, row in self._rows.items():
             family.add_metric(key, list(zip(ends, accumulate(row[:-1]), strict=True)), row[-1])

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from typing import cast
 
 from dmap.access import Access
 from dmap.arbiter import Limits
-from dmap.backends import Backend, PassingSection
+from dmap.backends import PassingSection, Switcher
 from dmap.catalog import Catalog
 from dmap.config import Config, Device
 from dmap.events import Bus
@@ -22,7 +23,7 @@ from dmap.state import StateFile
 from dmap.tls import Certificate
 from dmap.tokens import counters
 from dmap.web.context import ContextGuard
-from dmap.web.proxy import Proxy, named_gates, switchers
+from dmap.web.proxy import Proxy
 from dmap.web.visit import Visits
 
 _log = logging.getLogger(__name__)
@@ -36,29 +37,42 @@ def build(config: Config, state: StateFile | None = None) -> Proxy:
         name: config.kind_of(name).make(name, section, config.server.connect_s)
         for name, section in config.backends.items()
     }
+    switchers = {
+        name: cast(Switcher, backends[name])
+        for name, section in config.backends.items()
+        if section.placed_on is not None
+    }
     catalog = Catalog(config, saved=saved)
     inventory = Inventory(backends, catalog)
     bus = Bus(config.debug.ring, time.time)  # noqa: TID251 - people read its times
-    devices, passages = _devices(config, backends, bus), _passages(config)
+    devices, passages = _devices(config, switchers, bus), _passages(config)
+    gates = devices | {f"backend {name}": gate for name, gate in passages.items()}
     proxy = Proxy(
         config=config,
         access=Access(config.access, names_of(config.listen), tell=bus.tell),
         catalog=catalog,
         backends=backends,
+        switchers=switchers,
         inventory=inventory,
         devices=devices,
         passages=passages,
+        gates=gates,
         pool=Pool(connect_s=config.server.connect_s),
         visits=Visits(config.server),
         bus=bus,
         context=ContextGuard(config, backends, counters(config)),
         certificate=Certificate(config.listen.tls) if config.listen.tls is not None else None,
-        metrics=_metrics(bus, named_gates(devices, passages), inventory, backends),
+        metrics=Metrics(
+            bus,
+            clock=asyncio.get_running_loop().time,
+            devices=lambda: {name: gate.snapshot() for name, gate in gates.items()},
+            backends=lambda: {name: name in inventory.answering for name in backends},
+        ),
         state=state,
         saved=saved,
     )
     proxy.choose()
-    for gate in proxy.gates:
+    for gate in proxy.gates.values():
         gate.know(lambda key: proxy.catalog.route_of(key))
     return proxy
 
@@ -75,7 +89,7 @@ async def running(proxy: Proxy) -> AsyncGenerator[None]:
 
 async def _start(proxy: Proxy) -> None:
     await proxy.inventory.start()  # first, so that the gates know which of the residents are pinned
-    for gate in proxy.gates:
+    for gate in proxy.gates.values():
         await gate.start()
     for name in proxy.saved.drained & proxy.config.devices.keys():
         proxy.devices[name].drain(unload=False)
@@ -88,28 +102,18 @@ async def _stop(proxy: Proxy) -> None:
     """Stop what has been started, even if that is only a part."""
     await proxy.visits.close()
     await proxy.inventory.close()
-    await asyncio.gather(*(gate.close() for gate in proxy.gates))
+    await asyncio.gather(*(gate.close() for gate in proxy.gates.values()))
     await proxy.pool.close()
     for backend in proxy.backends.values():
         await backend.close()
 
 
-def _metrics(bus: Bus, gates: Mapping[str, Gate], inventory: Inventory, backends: Iterable[str]) -> Metrics:
-    return Metrics(
-        bus,
-        clock=asyncio.get_running_loop().time,
-        devices=lambda: {name: gate.snapshot() for name, gate in gates.items()},
-        backends=lambda: {name: name in inventory.answering for name in backends},
-    )
-
-
-def _devices(config: Config, backends: Mapping[str, Backend], bus: Bus) -> dict[str, Gate]:
-    placed = switchers(config, backends)
+def _devices(config: Config, switchers: Mapping[str, Switcher], bus: Bus) -> dict[str, Gate]:
     return {
         name: Gate(
             name,
             limits_of(device),
-            {each: placed[each] for each in placed if config.backends[each].placed_on == name},
+            {each: switchers[each] for each in switchers if config.backends[each].placed_on == name},
             tell=bus.tell,
             **bounds_of(device),
         )

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 from dmap.access import Access
 from dmap.backends import Backend, Switcher
@@ -27,19 +26,22 @@ class Proxy:
     """
     The parts of one proxy.  A reload replaces *config* and *catalog*; the others stay.
 
-    *devices* has the gate of each device and *passages* that of each backend without one.  *saved* is
-    what was set over the admin API, kept in *state*, and *trials* what a load under way is to set; *turns*
-    keeps orders for one model apart.  *visits* are the requests under way.  *reload* reads the file again; it
-    raises `ConfigProblem`.
+    *switchers* are those of *backends* whose models dmap can load and unload.  *devices* has the gate of each
+    device and *passages* that of each backend without one; *gates* has all of them under the names that
+    metrics and the queue show.  *saved* is what was set over the admin API, kept in *state*.  *trials* is
+    what an order sets that is being carried out, and *turns* keeps orders for one model apart.  *visits* are
+    the requests under way.  *reload* reads the file again; it raises `ConfigProblem`.
     """
 
     config: Config
     access: Access
     catalog: Catalog
     backends: Mapping[str, Backend]
+    switchers: Mapping[str, Switcher]
     inventory: Inventory
     devices: Mapping[str, Gate]
     passages: Mapping[str, Gate]
+    gates: Mapping[str, Gate]
     pool: Pool
     visits: Visits
     bus: Bus
@@ -58,7 +60,7 @@ class Proxy:
         models = {**self.saved.models, **self.trials}
         self.catalog.choose(replace(self.saved, models=models))
         contexts = _contexts(self.config, models)
-        for switcher in switchers(self.config, self.backends).values():
+        for switcher in self.switchers.values():
             switcher.contexts = contexts
 
     async def save(self, saved: Saved) -> None:
@@ -71,33 +73,9 @@ class Proxy:
         """Return the gate that *route* passes through."""
         return self.devices[route.device] if route.device is not None else self.passages[route.key.backend]
 
-    @property
-    def gates(self) -> tuple[Gate, ...]:
-        """All gates, those of the devices first."""
-        return *self.devices.values(), *self.passages.values()
-
     def residents(self) -> set[ModelKey]:
         """Return what is resident on the devices."""
         return {key for gate in self.devices.values() for key in gate.residents}
-
-
-def named_gates(devices: Mapping[str, Gate], passages: Mapping[str, Gate]) -> dict[str, Gate]:
-    """Return all gates under the names that metrics and the queue show: devices by theirs alone."""
-    return {**devices, **{f"backend {name}": gate for name, gate in passages.items()}}
-
-
-def switcher(proxy: Proxy, route: Route) -> Switcher | None:
-    """Return the backend of *route* if dmap can load and unload its models."""
-    return switchers(proxy.config, proxy.backends).get(route.key.backend)
-
-
-def switchers(config: Config, backends: Mapping[str, Backend]) -> dict[str, Switcher]:
-    """Return those of *backends* whose models dmap can load and unload, by name."""
-    return {
-        name: cast(Switcher, backend)
-        for name, backend in backends.items()
-        if config.backends[name].placed_on is not None
-    }
 
 
 def _contexts(config: Config, models: Mapping[str, Activation]) -> dict[str, int]:

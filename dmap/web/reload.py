@@ -41,7 +41,7 @@ def reload(proxy: Proxy, config: Config) -> None:
     gone = ModelNotFound(
         "the model was taken out of the configuration while the request waited", param="model"
     )
-    for gate in proxy.gates:
+    for gate in proxy.gates.values():
         gate.refuse(lambda key: not proxy.catalog.has(key), gone)
 
 

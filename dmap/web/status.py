@@ -1,36 +1,112 @@
-"""How dmap stands, for its owner: devices, their residents and queues."""
+"""How dmap stands: for whoever watches the process, whoever sends it requests, and whoever runs it."""
 
 import asyncio
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from aiohttp import web
 
 from dmap import __version__
-from dmap.arbiter import Snapshot
+from dmap.arbiter import SwitchView
 from dmap.gate import Gate
+from dmap.models import ModelKey
 from dmap.web.proxy import Proxy
-from dmap.web.views import switch_fields, waiting_fields
 from dmap.web.visit import Visit
+
+_May = Callable[[ModelKey], bool]
+"""Tells whether the client may know of a model."""
+
+
+async def health(proxy: Proxy, visit: Visit) -> web.Response:
+    """`GET /health`: the process answers, and how long its loop took to turn once."""
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    await asyncio.sleep(0)
+    return web.json_response({"status": "ok", "loop_ms": round(1000 * (clock() - started), 3)})
+
+
+async def ready(proxy: Proxy, visit: Visit) -> web.Response:
+    """
+    `GET /ready`: 200 if some backend answers, else 503; with the state of each device and backend.
+
+    It names the models that the client may use, and no others.
+    """
+    answering = proxy.inventory.answering
+    backends: dict[str, dict[str, Any]] = {name: {"answers": name in answering} for name in proxy.backends}
+    for name, gate in proxy.passages.items():
+        view = gate.snapshot()
+        backends[name] |= {"waiting": view.waiting, "leases": view.leases}
+
+    def may(model: ModelKey) -> bool:
+        return proxy.catalog.allows(visit.client, model)
+
+    devices = {name: state(gate, may) for name, gate in proxy.devices.items()}
+    answer = {"ready": bool(answering), "backends": backends, "devices": devices}
+    return web.json_response(answer, status=200 if answering else 503)
 
 
 async def status(proxy: Proxy, visit: Visit) -> web.Response:
     """`GET /debug/status`: residents, switch and queue of each device, and whether each backend answers."""
-    state = {
+    answering = proxy.inventory.answering
+    backends: dict[str, dict[str, Any]] = {
+        name: {"kind": backend.kind, "device": backend.placed_on, "answers": name in answering}
+        for name, backend in proxy.config.backends.items()
+    }
+    for name, gate in proxy.passages.items():
+        view = gate.snapshot()
+        queue = {
+            "leases": view.leases,
+            "oldest_wait_s": round(view.oldest_wait_s, 3),
+            "waiting": waiting(gate),
+        }
+        backends[name] |= queue
+    answer = {
         "version": __version__,
         "uptime_s": round(proxy.bus.clock() - proxy.bus.started_at, 3),
-        "devices": {name: _device(gate) for name, gate in proxy.devices.items()},
-        "backends": {name: _backend(proxy, name) for name in proxy.config.backends},
+        "devices": {
+            name: state(gate) | {"residents": _residents(gate), "waiting": waiting(gate)}
+            for name, gate in proxy.devices.items()
+        },
+        "backends": backends,
         "active": proxy.catalog.active,
         "open": sum(1 for _ in proxy.visits.open()),
         "readers": proxy.bus.readers,
         "last_event": proxy.bus.last,
     }
-    return web.json_response(state)
+    return web.json_response(answer)
 
 
-def _device(gate: Gate) -> dict[str, Any]:
-    now, view = asyncio.get_running_loop().time(), gate.snapshot()
-    residents = [
+def state(gate: Gate, may: _May = lambda model: True) -> dict[str, Any]:
+    """Describe the device of *gate* in short, with the names of the models that *may* be known."""
+    view = gate.snapshot()
+    return {
+        "drained": view.drained,
+        "residents": _names((resident.model for resident in view.residents), may),
+        "switch": _switch(view.switch, may),
+        "waiting": view.waiting,
+        "leases": view.leases,
+        "oldest_wait_s": round(view.oldest_wait_s, 3),
+    }
+
+
+def waiting(gate: Gate) -> list[dict[str, Any]]:
+    """Describe the requests that wait at *gate*, the next one first."""
+    return [
+        {
+            "id": each.name,
+            "client": each.client,
+            "model": str(each.model),
+            "position": each.position,
+            "estimate_s": round(each.estimate_s, 3),
+            "waited_s": round(each.waited_s, 3),
+        }
+        for each in gate.waiting()
+    ]
+
+
+def _residents(gate: Gate) -> list[dict[str, Any]]:
+    now = asyncio.get_running_loop().time()
+    return [
         {
             "model": str(resident.model),
             "leases": resident.leases,
@@ -38,19 +114,21 @@ def _device(gate: Gate) -> dict[str, Any]:
             "for_s": round(now - resident.since, 3),
             "leaving": resident.leaving,
         }
-        for resident in view.residents
+        for resident in gate.snapshot().residents
     ]
-    switch = switch_fields(view.switch, now)
-    return {"residents": residents, "switch": switch, "drained": view.drained, **_queue(gate, view)}
 
 
-def _backend(proxy: Proxy, name: str) -> dict[str, Any]:
-    """Describe one backend, with its queue if it has one of its own, without a device."""
-    backend, gate = proxy.config.backends[name], proxy.passages.get(name)
-    fields = {"kind": backend.kind, "device": backend.placed_on, "answers": name in proxy.inventory.answering}
-    return fields | (_queue(gate, gate.snapshot()) if gate is not None else {})
+def _switch(switch: SwitchView | None, may: _May) -> dict[str, Any] | None:
+    """Describe the switch under way, if there is one; `load` is None where it only unloads."""
+    if switch is None:
+        return None
+    return {
+        "load": str(switch.load) if switch.load is not None and may(switch.load) else None,
+        "unload": _names(switch.unload, may),
+        "phase": switch.phase,
+        "for_s": round(asyncio.get_running_loop().time() - switch.since, 3),
+    }
 
 
-def _queue(gate: Gate, view: Snapshot) -> dict[str, Any]:
-    waiting = [waiting_fields(each) for each in gate.waiting()]
-    return {"leases": view.leases, "oldest_wait_s": round(view.oldest_wait_s, 3), "waiting": waiting}
+def _names(models: Iterable[ModelKey], may: _May) -> list[str]:
+    return [str(model) for model in models if may(model)]

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from dmap.backends.registry import ROUTES
 from dmap.errors import MethodNotAllowed, PathNotFound
-from dmap.web import admin, debug, health, listing, metrics, status
+from dmap.web import admin, debug, listing, metrics, status
 from dmap.web.inference import infer
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
@@ -20,8 +20,8 @@ _ALL: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/api/v0/models", listing.models_v0),
     ("GET", "/api/v0/models/{id}", listing.model_v0),
     ("GET", "/api/v1/models", listing.models_v1),
-    ("GET", "/health", health.health),
-    ("GET", "/ready", health.ready),
+    ("GET", "/health", status.health),
+    ("GET", "/ready", status.ready),
     *admin.ROUTES,
     ("GET", "/debug/stream", debug.stream),
     ("GET", "/debug/status", status.status),

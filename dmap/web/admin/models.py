@@ -12,9 +12,8 @@ from dmap.backends import Loaded
 from dmap.errors import BadRequest, LoadFailed, ModelNotFound
 from dmap.models import Route
 from dmap.state import Activation
-from dmap.web.admin import workflow
 from dmap.web.admin.orders import ModelOrder, note, read_order
-from dmap.web.proxy import Proxy, switcher
+from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
 
 
@@ -27,14 +26,14 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
         name, activation, settings = _understand(proxy, route, order)
         active = _may_activate(route, order.activate, asked=order.activate is True)
         loaded, status = {}, "activated" if active else "noted"
-        if switcher(proxy, route) is not None:
+        if _is_switched(proxy, route):
             async with _trying(proxy, route, name, activation):
                 loaded, status = _got(await _load(proxy, visit, name, route), route), "loaded"
         await _set(proxy, name, activation, route if active else None)
     spent_s = round(clock() - came_at, 3)
     note(visit, "load", model=name, load_s=spent_s)
-    answer = _answer(proxy, route, name, status) | settings | loaded | {"took_s": spent_s}
-    return web.json_response(answer | _workflow(proxy, route, "load", _asked(order, activation)))
+    answer = _answer(proxy, route, status, _asked(order, activation))
+    return web.json_response(answer | settings | loaded | {"took_s": spent_s})
 
 
 async def activate(proxy: Proxy, visit: Visit) -> web.Response:
@@ -46,8 +45,7 @@ async def activate(proxy: Proxy, visit: Visit) -> web.Response:
     await _set(proxy, name, activation, route)
     proxy.gate(route).changed()
     note(visit, "activate", model=name)
-    answer = _answer(proxy, route, name, "activated") | settings
-    return web.json_response(answer | _workflow(proxy, route, "activate", _asked(order, activation)))
+    return web.json_response(_answer(proxy, route, "activated", _asked(order, activation)) | settings)
 
 
 async def unload(proxy: Proxy, visit: Visit) -> web.Response:
@@ -55,7 +53,7 @@ async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     order = await read_order(proxy, visit, ModelOrder)
     route = await _resolve(proxy, visit, order.model_key)
     name, status = _name(proxy, route), "cleared"
-    if switcher(proxy, route) is not None:
+    if _is_switched(proxy, route):
         await proxy.gate(route).unload(route.key)
         status = "unloaded"
     saved = proxy.saved
@@ -63,7 +61,7 @@ async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     active = None if saved.active == name else saved.active
     await proxy.save(replace(saved, active=active, models=rest))
     note(visit, "unload", model=name)
-    return web.json_response(_answer(proxy, route, name, status) | _workflow(proxy, route, "unload", {}))
+    return web.json_response(_answer(proxy, route, status))
 
 
 async def models(proxy: Proxy, visit: Visit) -> web.Response:
@@ -82,7 +80,7 @@ def _settings(proxy: Proxy, route: Route) -> dict[str, Any]:
     return {
         "kind": backend.kind,
         "device": route.device,
-        "loadable": switcher(proxy, route) is not None,
+        "loadable": _is_switched(proxy, route),
         "set_here": _name(proxy, route) in proxy.saved.models,
         "default_inference": dict(route.defaults),
         "force": dict(route.force),
@@ -102,6 +100,11 @@ async def _resolve(proxy: Proxy, visit: Visit, model: str) -> Route:
         return proxy.catalog.resolve(model, visit.client)[0]
 
 
+def _is_switched(proxy: Proxy, route: Route) -> bool:
+    """Tell whether dmap can load and unload models where *route* leads."""
+    return route.key.backend in proxy.switchers
+
+
 def _name(proxy: Proxy, route: Route) -> str:
     """Return the name that *route* is kept under: short where that is clear."""
     return route.key.model if proxy.catalog.key_of(route.key.model) == route.key else str(route.key)
@@ -115,7 +118,7 @@ def _understand(proxy: Proxy, route: Route, order: ModelOrder) -> tuple[str, Act
     asked = _asked(order, before)
     refused = _refused(proxy, route, asked)
     applied = {option: value for option, value in asked.items() if option not in refused}
-    kept = applied if switcher(proxy, route) is not None else asked
+    kept = applied if _is_switched(proxy, route) else asked
     answer = {
         "default_inference": dict(defaults),
         "load_config": {"applied": applied, "not_applied": refused},
@@ -130,7 +133,7 @@ def _asked(order: ModelOrder, before: Activation) -> Mapping[str, Any]:
 
 def _refused(proxy: Proxy, route: Route, asked: Mapping[str, Any]) -> dict[str, str]:
     """Return the options of a load that are not applied, each with the reason."""
-    if switcher(proxy, route) is None:
+    if not _is_switched(proxy, route):
         return dict.fromkeys(asked, "dmap cannot load models on this server; see workflow")
     return proxy.config.backends[route.key.backend].refuses(asked)
 
@@ -184,9 +187,30 @@ async def _set(proxy: Proxy, name: str, activation: Activation, active: Route | 
         proxy.bus.tell("model.activated", {"model": str(active.key)})
 
 
-def _answer(proxy: Proxy, route: Route, name: str, status: str) -> dict[str, Any]:
-    is_active = proxy.saved.active == name
-    return {"status": status, "model": name, "backend": route.key.backend, "active": is_active}
+def _answer(
+    proxy: Proxy, route: Route, status: str, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """
+    Say what an order did; where dmap cannot load, also what a person has to do.
+
+    *options* are those of a load, None is an unload.
+    """
+    name, backend = _name(proxy, route), route.key.backend
+    answer = {"status": status, "model": name, "backend": backend, "active": proxy.saved.active == name}
+    if _is_switched(proxy, route):
+        return answer
+    url = proxy.backends[backend].url or "this host"
+    by_hand = f"{route.key.model!r} in the server at {url} by hand: dmap cannot switch models there."
+    if options is None:
+        rest = "Until another model is activated, requests have to name their model."
+        return answer | {"workflow": [f"Unload {by_hand}", rest]}
+    wanted = ", ".join(f"{option} = {value}" for option, value in options.items())
+    steps = [
+        f"Load {by_hand}",
+        f"Load it with {wanted}.",
+        "Check with GET /v1/models that the server lists it.",
+    ]
+    return answer | {"workflow": steps if wanted else [steps[0], steps[2]]}
 
 
 def _got(loaded: Loaded | None, route: Route) -> dict[str, Any]:
@@ -195,11 +219,3 @@ def _got(loaded: Loaded | None, route: Route) -> dict[str, Any]:
         loaded = Loaded(route.size_bytes, route.context_length, route.parallel)
     given = {"context_length": loaded.context_length, "parallel": loaded.parallel}
     return {"loaded": given | {"size_bytes": loaded.size_bytes}}
-
-
-def _workflow(proxy: Proxy, route: Route, action: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a person has to do on a server where dmap cannot load."""
-    if switcher(proxy, route) is not None:
-        return {}
-    url = proxy.backends[route.key.backend].url
-    return {"workflow": workflow.steps(action, route.key.model, url or "this host", options)}

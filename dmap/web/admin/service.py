@@ -1,0 +1,86 @@
+"""`/admin/queue`, `/admin/drain`, `/admin/resume` and `/admin/reload`: who is served, where, and by what."""
+
+import asyncio
+from dataclasses import replace
+
+from aiohttp import web
+
+from dmap.config import ConfigProblem
+from dmap.errors import BadRequest, Cancelled, Invalid, NotBuilt, RequestNotFound
+from dmap.gate import Gate
+from dmap.web.admin.orders import DeviceOrder, Nothing, note, read_order
+from dmap.web.proxy import Proxy
+from dmap.web.status import state, waiting
+from dmap.web.visit import Visit
+
+
+async def queue(proxy: Proxy, visit: Visit) -> web.Response:
+    """`GET /admin/queue`: per device and per backend without one, who waits; and all that is open."""
+    now = asyncio.get_running_loop().time()
+    waits = {name: waiting(gate) for name, gate in proxy.gates.items()}
+    return web.json_response({"waiting": waits, "open": [each.fields(now) for each in proxy.visits.open()]})
+
+
+async def cancel(proxy: Proxy, visit: Visit) -> web.Response:
+    """`POST /admin/queue/{id}/cancel`: end a request that waits or is answered; its client is told so."""
+    await read_order(proxy, visit, Nothing)
+    id = visit.named
+    found = [each for each in proxy.visits.open() if each.record.id == id]
+    if not found:
+        raise RequestNotFound(f"no request {id[:128]!r} waits or is being answered")
+    for each in found:
+        each.cancel(Cancelled("the request was ended by whoever runs dmap"))
+    note(visit, "cancel", id=id)
+    return web.json_response({"status": "cancelled", "id": id})
+
+
+async def drain(proxy: Proxy, visit: Visit) -> web.Response:
+    """`POST /admin/drain`: serve nobody on a device until it is resumed; who waits keeps the place."""
+    order = await read_order(proxy, visit, DeviceOrder)
+    gates = _gates(proxy, order.device)
+    for gate in gates.values():
+        gate.drain(unload=order.unload)
+    return await _drained(proxy, visit, "drain", gates, proxy.saved.drained | gates.keys())
+
+
+async def resume(proxy: Proxy, visit: Visit) -> web.Response:
+    """`POST /admin/resume`: serve again."""
+    order = await read_order(proxy, visit, DeviceOrder)
+    gates = _gates(proxy, order.device)
+    for gate in gates.values():
+        gate.resume()
+    return await _drained(proxy, visit, "resume", gates, proxy.saved.drained - gates.keys())
+
+
+async def reload(proxy: Proxy, visit: Visit) -> web.Response:
+    """`POST /admin/reload`: read the file again, as SIGHUP does; a file that is wrong changes nothing."""
+    await read_order(proxy, visit, Nothing)
+    if proxy.reload is None:
+        raise NotBuilt("this dmap was not started from a file")
+    try:
+        proxy.reload()
+    except ConfigProblem as exc:
+        raise Invalid(exc.problems) from exc
+    note(visit, "reload")
+    return web.json_response({"status": "reloaded"})
+
+
+def _gates(proxy: Proxy, device: str | None) -> dict[str, Gate]:
+    if device is None:
+        return dict(proxy.devices)
+    if device not in proxy.devices:
+        known = ", ".join(proxy.devices) or "none"
+        raise BadRequest(f"there is no device {device[:64]!r}; there are: {known}", param="device")
+    return {device: proxy.devices[device]}
+
+
+async def _drained(
+    proxy: Proxy, visit: Visit, action: str, gates: dict[str, Gate], drained: frozenset[str]
+) -> web.Response:
+    """Save which devices are *drained*, and answer for *gates*, which the *action* was for."""
+    await proxy.save(replace(proxy.saved, drained=drained))
+    note(visit, action, devices=",".join(gates))
+    devices = {name: state(gate) for name, gate in gates.items()}
+    return web.json_response(
+        {"status": {"drain": "drained", "resume": "resumed"}[action], "devices": devices}
+    )
