@@ -1,5 +1,6 @@
 """Whole streams told from broken ones, however they are cut into chunks."""
 
+import functools
 import json
 
 import pytest
@@ -223,6 +224,22 @@ def test_speed_is_told(payload, rate):
 def test_errors_are_recognised(payload, error):
     """An error body is one by its `error` that is not null, or by its type."""
     assert error_of(payload) == error
+
+
+@pytest.mark.parametrize(
+    "said", ["x" * 100_000, ["x"] * 100_000, {"message": {"x": "x" * 100_000}}, {"type": ["x" * 100_000]}]
+)
+def test_a_long_error_is_cut(said):
+    """However much a server says of its error, and in whatever shape, a bounded text remains."""
+    assert len(error_of({"error": said})) < 2100
+
+
+@pytest.mark.parametrize("wrap", [lambda said: said, lambda said: {"message": said}])
+def test_an_error_nested_deep(wrap):
+    """An error nested as deep as no encoder follows is told of all the same."""
+    said = functools.reduce(lambda inner, _: [inner], range(100_000), "x")
+
+    assert "nested" in error_of({"error": wrap(said)})
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,8 @@ def test_an_answer_goes_down_as_it_is(status, body, kind):
         ({"error": {"message": "m", "type": "exceed_context_size"}}, 400, "context_length_exceeded", "m"),
         ({"error": {"message": "m", "code": 200}}, 502, "200", "m"),
         ({"error": {"message": "m"}}, 502, "backend_error", "m"),
-        ({"error": ["m"]}, 502, "backend_error", "['m']"),
-        ({"error": True}, 502, "backend_error", "True"),
+        ({"error": ["m"]}, 502, "backend_error", '["m"]'),
+        ({"error": True}, 502, "backend_error", "true"),
         ({"object": "error", "message": "m", "code": 404}, 404, "404", "m"),
     ],
 )  # fmt: skip
@@ -127,3 +127,11 @@ def test_an_answer_cut_short(body):
 def test_only_json_is_decoded(kind):
     """A body that does not call itself JSON is left alone."""
     assert decoded(kind, b'{"error": "x"}') is None
+
+
+@pytest.mark.parametrize("member", ["code", "type", "message"])
+def test_a_long_error_in_a_200(member):
+    """No member of a server's error gets into dmap's own in unbounded length."""
+    failure = judged(200, {"error": {"message": "x", member: "y" * 100_000}})
+
+    assert len(f"{failure.code} {failure.message}") < 2100

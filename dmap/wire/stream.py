@@ -25,6 +25,8 @@ _BATCH = 4 * 1024
 """Bytes that are looked at together: to search each chunk by itself would cost three times as much."""
 _MOST_SUSPECTS = 1000
 """Records of one read that are decoded because they may be errors."""
+_LONGEST = 2000
+"""Characters of a server's error that are passed on, logged and kept."""
 _LAST = 32
 """Records that are looked at when a stream has ended, for its end mark and its tokens."""
 
@@ -165,7 +167,7 @@ def _payload(record: bytes) -> Any:
 
 def error_of(payload: Any) -> str | None:
     """
-    Return the message when *payload* is an error body, in any server's form.
+    Return the message when *payload* is an error body, in any server's form; a long one is cut.
 
     LM Studio sends `{"error": "text"}`, the others `{"error": {"message": ...}}`; OpenAI's responses carry
     `"error": null`, which is none, and its error events `{"type": "error", "message": ...}`.  Before 0.10,
@@ -176,8 +178,17 @@ def error_of(payload: Any) -> str | None:
     is_flat = "error" in (payload.get("type"), payload.get("object"))
     error = payload.get("error") or (payload if is_flat else None)
     if isinstance(error, dict):
-        return str(error.get("message") or error.get("type") or "no message")
-    return str(error) if error else None
+        error = error.get("message") or error.get("type") or "no message"
+    return text_of(error) if error else None
+
+
+def text_of(said: Any) -> str:
+    """Return what a server *said* as text, in bounded length; what is no text comes as JSON."""
+    try:
+        text = said if isinstance(said, str) else msgspec.json.encode(said).decode()
+    except RecursionError:
+        return "something nested too deep to be told"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def usage_of(payload: Any) -> Usage:

@@ -11,7 +11,7 @@ import msgspec
 
 from dmap.errors import BackendBroke, DmapError, Relayed
 from dmap.wire.dialects import Dialect
-from dmap.wire.stream import error_of
+from dmap.wire.stream import error_of, text_of
 
 _EXCERPT = 300
 _ANSWER_MEMBERS = frozenset(("id", "object", "choices", "data", "output"))
@@ -102,7 +102,7 @@ def _status(payload: dict[str, Any], told: str, phrases: Phrases) -> int:
     code = error.get("code")
     if isinstance(code, int) and 400 <= code < 600:
         return code
-    words = f"{error.get('type')} {code}"
+    words = f"{text_of(error.get('type'))} {text_of(code)}"
     if "not_found" in words:
         return 404
     return 400 if "invalid" in words or "exceed_context" in words else 502
@@ -112,7 +112,7 @@ def _code(payload: dict[str, Any]) -> str:
     error = payload.get("error", payload)
     code = error.get("code") if isinstance(error, dict) else None
     kind = error.get("type") if isinstance(error, dict) else None
-    return str((code if isinstance(code, str) else kind) or code or "backend_error")
+    return text_of((code if isinstance(code, str) else kind) or code or "backend_error")
 
 
 def _excerpt(body: bytes) -> str:
