@@ -24,8 +24,6 @@ ENOUGH = 64
 """Answers that bear the bound out, after which no more are looked at."""
 LEAST = 64
 """Words of a prompt that bears it out: in shorter ones the chat template weighs too much."""
-MOST_BYTES = 2**20
-"""Bodies worth reading for it: a longer one takes over 3 ms."""
 
 _HOW = "run: .venv/bin/pip install -e '.[tokenizer]' (a service: see docs/service.md)"
 _SPACE = b" \t\n\r\x0b\f"
@@ -65,14 +63,10 @@ class WordBound:
         """Whether no more answers have to be looked at."""
         return self.broken or self.held >= ENOUGH
 
-    def see(self, least: int, tokens: int, *, is_whole: bool) -> None:
-        """
-        Compare a prompt of *least* units with the number of *tokens* that its server read.
-
-        Too few tokens tell nothing unless the server surely read the *whole* prompt.
-        """
+    def see(self, least: int, tokens: int) -> None:
+        """Compare the *least* units of a prompt that its server read whole with the *tokens* it counted."""
         if tokens < least:
-            self.broken = is_whole
+            self.broken = True
         elif least >= LEAST:
             self.held += 1
 

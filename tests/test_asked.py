@@ -61,6 +61,18 @@ def test_a_form():
     assert asked.fitted(route("large")) == FORM.replace(b"whisper", b"large")
 
 
+def test_a_form_needs_permits():
+    """A form may not ask for more than JSON, and a field that is stripped from JSON stays in a form."""
+    form = FORM.replace(
+        b"--x--", b'--x\r\nContent-Disposition: form-data; name="url"\r\n\r\nhttp://h\r\n--x--'
+    )
+    asked = Asked(SPEECH, "multipart/form-data; boundary=x", form)
+
+    with pytest.raises(BadRequest, match="'image_url' is not permitted"):
+        asked.check(route("whisper", strip=frozenset({"url"})), WORDS, frozenset())
+    asked.check(route("whisper"), WORDS, frozenset({"image_url"}))
+
+
 def test_nothing_is_kept():
     """After `drop` nothing holds a large body; a small one stays, to be learned from."""
     large = BODY[:-1] + b', "user": "%b"}' % (b"x" * 2**21)
@@ -71,4 +83,4 @@ def test_nothing_is_kept():
     asked.drop()
 
     assert [one for one in gc.get_referrers(large) if one is not globals()] == []
-    assert asked.sample == b""
+    assert asked.sample is None

@@ -179,10 +179,10 @@ def test_a_permit_is_for_one_field():
     """What a request needs has to be permitted, or stand in a member that is taken out."""
     call = peek(b'{"model": "m", "draft_model": "n", "mcp_servers": [{"url": "http://h"}]}')
 
-    check_permits(call, {"draft_model", "integrations"}, frozenset())
-    check_permits(call, {"draft_model"}, frozenset({"mcpServers"}))
+    check_permits(call.needs, {"draft_model", "integrations"}, frozenset())
+    check_permits(call.needs, {"draft_model"}, frozenset({"mcpServers"}))
     with pytest.raises(BadRequest, match="'mcp_servers' is not permitted"):
-        check_permits(call, {"draft_model"}, frozenset())
+        check_permits(call.needs, {"draft_model"}, frozenset())
 
 
 SPELT = {
@@ -353,6 +353,58 @@ def test_a_long_link_is_a_link(before):
     """A link that is too long to be decoded passes only if it plainly is data."""
     assert asks_for(_turn({"image_url": f"{before}http://h"})) == ["image_url"]
     assert asks_for(_turn({"image_url": DATA + before})) == []
+
+
+STRANGE = (
+    *("http:x.example", "http:\\\\x", "ht\ntp://x", "h\ttp:x", "\0http://x", "\x01 http://x", "https:/x"),
+    *("file:x", "\xa0http://x", "a.png", "../a", "http://h/" + "a" * 70_000, "http%3A//h"),
+)
+"""What some server takes for a link or a path, as WHATWG's `new URL` does the first of them."""
+PLACES = {
+    "a part's image": lambda link: _turn({"type": "image", "image": link}),
+    "in a list": lambda link: _turn({"type": "image", "image": ["iVBORw0KGgo", link]}),
+    "lists in a list": lambda link: _turn({"type": "image", "image": [[link]]}),
+    "a list of links": lambda link: _turn({"type": "image_url", "image_url": [link]}),
+    "an object in a list": lambda link: _turn({"type": "image_url", "image_url": [{"url": link}]}),
+    "images of a message": lambda link: {"messages": [{"role": "user", "content": "a", "images": [link]}]},
+    "images": lambda link: {"prompt": "a", "images": [link]},
+    "an image": lambda link: {"prompt": "a", "image": link},
+    "several as one": lambda link: {"prompt": "a", "image": [link]},
+    "a mask": lambda link: {"prompt": "a", "mask": link},
+    "a mask by its URL": lambda link: {"prompt": "a", "mask": {"image_url": link}},
+    "a first image": lambda link: {"prompt": "a", "input_image": {"url": link}},
+    "URLs": lambda link: {"prompt": "a", "image_urls": [link]},
+    "a file": lambda link: _turn({"type": "file", "file": {"url": link}}),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("link", STRANGE, ids=lambda link: repr(link[:12]))
+def test_only_bytes_need_no_permit(place, link):
+    """Where a server may expect a link or bytes, whatever is no `data:` URL and no base64 needs a permit."""
+    assert asks_for(PLACES[place](link)) == ["image_url"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("text", [DATA, DATA + "A" * 70_000], ids=len)
+def test_bytes_need_no_permit(place, text):
+    """There a `data:` URL passes, however long it is."""
+    assert asks_for(PLACES[place](text)) == []
+
+
+def test_a_tools_image_needs_a_permit():
+    """A tool that makes images may be given one by its link."""
+    tool = {"type": "image_generation", "input_image_mask": {"image_url": URL}}
+
+    assert asks_for({"tools": [tool]}) == ["integrations"]
+    assert asks_for({"tools": [tool | {"input_image_mask": {"image_url": DATA}}]}) == []
+
+
+@pytest.mark.parametrize("body", ['{"model":"%s"}', '{"%s":1}'], ids=["model", "member"])
+def test_a_long_name_is_refused(body):
+    """The name of a model or a member has a bound."""
+    with pytest.raises(BadRequest, match="over 1024 characters"):
+        peek((body % ("m" * 2**20)).encode())
 
 
 def test_a_tool_on_another_host_needs_a_permit():

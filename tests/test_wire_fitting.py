@@ -404,14 +404,15 @@ def test_a_stripped_stream_is_none():
 
 
 def test_an_alias_is_replaced():
-    """A backend sees the model's real name; the rest goes on as it is, but for white space."""
+    """A backend sees the model's real name; the values of the rest go on as they are."""
     body = b'{"n": 12345678901234567890123, "x": [1.0, 1e2,  "\\u00e9"], "model": "alias", "big": 1e999}'
 
     made = fit(peek(body), wording(CHAT, "openai"), model="real")
 
     assert made.model == "real"
     assert (
-        made.written() == b'{"n":12345678901234567890123,"x":[1.0,1e2,"\\u00e9"],"model":"real","big":1e999}'
+        made.written()
+        == b'{"n":12345678901234567890123,"x":[1.0, 1e2,  "\\u00e9"],"model":"real","big":1e999}'
     )
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from dmap.errors import BadRequest
-from dmap.wire.form import content_type_of, peek_form, put_model
+from dmap.wire.form import content_type_of, peek_form
 
 KIND = "multipart/form-data; boundary=bound"
 END = b"--bound--\r\n"
@@ -47,7 +47,7 @@ UPLOAD = part("file", SOUND, '; filename="a b;c.wav"', "Content-Type: audio/wav\
         (part("file", SOUND, '; filename="Ü 日本.wav"') + part("model", b"m") + END, "m", False),
         (part("file", SOUND, "; filename=a.wav") + part("model", b"m") + END, "m", False),
         (part("model", b"") + END, None, False),
-        (part("model[]", b"m") + part("xmodel", b"m") + END, None, False),
+        (part("xmodel", b"m") + part("x[model]", b"m") + END, None, False),
         (part("timestamp_granularities[]", b"word") * 2 + part("model", b"m") + END, "m", False),
         (UPLOAD + END, None, False),
         (disposed("Content-Disposition: form-data; name=model"), "m", False),
@@ -60,7 +60,9 @@ UPLOAD = part("file", SOUND, '; filename="a b;c.wav"', "Content-Type: audio/wav\
 )
 def test_the_model_is_read(body, model, stream):
     """`model` and `stream` are read as they stand, wherever in the form; an empty model is none."""
-    assert peek_form(body, KIND) == (model, stream)
+    form = peek_form(body, KIND)
+
+    assert (form.model, form.stream) == (model, stream)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_the_model_is_read(body, model, stream):
 )
 def test_the_boundary_is_read(kind):
     """The boundary stands in the content type, quoted or not, beside a charset at most."""
-    assert peek_form(part("model", b"m") + END, kind) == ("m", False)
+    assert peek_form(part("model", b"m") + END, kind).model == "m"
 
 
 @pytest.mark.parametrize(
@@ -122,6 +124,14 @@ def test_the_content_type_is_written_anew(kind, written):
         part("model", b"m") + part("model", b"m") + END,
         part("model", b"m") + part("Model", b"n") + END,
         part("MODEL", b"m") + END,
+        part("model[]", b"m") + END,
+        part("model", b"m") + part("model[]", b"n") + END,
+        part("model", b"m") + part("model[0]", b"n") + END,
+        part("model", b"m") + part("model.x", b"n") + END,
+        part("model", b"m") + part("[model]", b"n") + END,
+        part("mod_el", b"m") + END,
+        part("model", b"m" * 1025) + END,
+        part("model", b"m" * 2**20) + END,
         part("model", b"m", '; filename="m.txt"') + END,
         part("model", b"bQ==", headers="Content-Transfer-Encoding: base64\r\n") + END,
         part("model", b"=6D", headers="Content-Transfer-Encoding: Quoted-Printable\r\n") + END,
@@ -136,6 +146,58 @@ def test_a_model_that_could_be_read_otherwise_is_refused(body):
         peek_form(body, KIND)
 
     assert refused.value.param == "model"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field"),
+    [
+        ("url", b"http://h", "image_url"),
+        ("url[]", b"http://h", "image_url"),
+        ("image_url", b"http://h", "image_url"),
+        ("file_url", b"file:x", "image_url"),
+        ("image", b"http:x.example", "image_url"),
+        ("image[]", b"a.png", "image_url"),
+        ("image[0]", b" ht\ntp://h", "image_url"),
+        ("mask.url", b"http://h", "image_url"),
+        ("keep_alive", b"0", "keep_alive"),
+        ("draft_model", b"n", "draft_model"),
+        ("context_length", b"9", "context_length"),
+        ("integrations[]", b"mcp/x", "integrations"),
+        ("options[num_ctx]", b"9", "options"),
+    ],
+)
+def test_a_form_needs_permits(name, value, field):
+    """What JSON needs a permit for, a form needs one for."""
+    needs = peek_form(part("model", b"m") + part(name, value) + END, KIND).needs
+
+    assert [need.field for need in needs] == [field]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        part("image", b"iVBORw0KGgo="),
+        part("image", b"data:image/png;base64,iVBORw0KGgo="),
+        part("image_url", b"data:image/png;base64,iVBORw0KGgo="),
+        part("image[]", SOUND, '; filename="a.png"') * 2,
+        part("mask", SOUND, "; filename=a.png"),
+        part("keep_alive", b""),
+        part("response_format", b"url"),
+        part("prompt", b"see http://h"),
+        part("timestamp_granularities[]", b"word") * 2,
+        UPLOAD,
+    ],
+)
+def test_a_plain_form_needs_none(field):
+    """Files, bytes in base64 and what a model is told need no permit."""
+    assert peek_form(field + END, KIND).needs == ()
+
+
+@pytest.mark.parametrize("name", ["Image", "KEEP_ALIVE", "keep-alive", "imageUrl", "draftModel[]"])
+def test_a_field_is_spelled_in_one_way(name):
+    """Another spelling of a guarded field is refused."""
+    with pytest.raises(BadRequest, match="spell the field"):
+        peek_form(part("model", b"m") + part(name, b"x") + END, KIND)
 
 
 def test_a_stream_given_twice_is_refused():
@@ -238,7 +300,7 @@ def test_the_model_is_replaced_in_place(model):
     """A backend sees the model's real name; every other byte of the form stays."""
     body = UPLOAD + part("model", b"alias") + part("language", b"en") + END
 
-    changed = put_model(body, KIND, model)
+    changed = peek_form(body, KIND).written(model)
 
     assert changed == UPLOAD + part("model", model.encode()) + part("language", b"en") + END
 
@@ -246,7 +308,7 @@ def test_the_model_is_replaced_in_place(model):
 @pytest.mark.parametrize("before", [b"", b"\r\n"])
 def test_a_missing_model_is_added(before):
     """A form without a model gets one as its first part."""
-    changed = put_model(before + UPLOAD + END, KIND, "real")
+    changed = peek_form(before + UPLOAD + END, KIND).written("real")
 
     assert changed == before + part("model", b"real") + UPLOAD + END
 
@@ -262,7 +324,7 @@ def test_any_form_is_read_as_another_parser_reads_it(fields):
     body = b"".join(part(name, value) for name, value in fields) + END
 
     try:
-        model, _ = peek_form(body, KIND)
+        model = peek_form(body, KIND).model
     except BadRequest:
         reject()
 

@@ -17,8 +17,9 @@ from dmap.config import Config
 from dmap.errors import BackendDown, ContextExceeded
 from dmap.logfmt import logfmt
 from dmap.models import ModelKey, Route
-from dmap.tokens import MOST_BYTES, TokenCounter, WordBound, units
+from dmap.tokens import TokenCounter, WordBound, units
 from dmap.web.beside import beside
+from dmap.wire.body import Call
 from dmap.wire.prompt import LOOK, Prompt, count_of, prompt_of, question
 
 COUNT_S = 5.0
@@ -51,50 +52,48 @@ class ContextGuard:
         self._bounds: dict[ModelKey, WordBound] = {}
         self._threads = asyncio.Semaphore(COUNTS)
 
-    async def check(self, route: Route, path: str, body: bytes) -> None:
+    async def check(self, route: Route, path: str, call: Call) -> None:
         """
-        Refuse *body*, a request for *path* as the backend shall have it, if its prompt cannot fit.
+        Refuse *call*, a request for *path* as the backend shall have it, if its prompt cannot fit.
 
         Raises `ContextExceeded` with both numbers.  A body of no more bytes than the context has tokens is
         not even looked at, for a token is at least one byte.
         """
-        context = route.context_length
-        if context is None or len(body) <= context:
+        context, size = route.context_length, len(call.body)
+        if context is None or size <= context:
             return
-        prompt = await beside(len(body), functools.partial(prompt_of, path, body))
+        prompt = await beside(size, functools.partial(prompt_of, path, call.fields))
         if prompt is None or prompt.size <= context:
             return
-        count = await self._exact(route.key, path, body, prompt)
+        count = await self._exact(route.key, path, call, prompt)
         least = "" if count is not None and prompt.size <= LOOK else "at least "
         if count is None:
-            units_seen = await beside(len(body), lambda: units(prompt.seen()))
+            units_seen = await beside(size, lambda: units(prompt.seen()))
             count = prompt.ids + self._bounds.get(route.key, WordBound()).at_least(units_seen)
         if count > context:
             reason = f"the prompt has {least}{count:,} tokens, more than the context of {context:,}"
             raise ContextExceeded(f"{reason} that {route.key.model!r} has", param=prompt.param)
 
-    def learn(self, route: Route, path: str, body: bytes, tokens: int | None) -> None:
+    def learn(self, route: Route, path: str, call: Call, tokens: int | None) -> None:
         """
-        Compare the *tokens* that were read for an answer with the words of its request, *body*.
+        Compare the *tokens* that were read for an answer with the words of its request, *call*.
 
-        The prompt was not truncated if it has no more bytes than the context has tokens.  Nor, in all
-        likelihood, if it has no more words than that and at most half of the context was read: Ollama's
-        runner leaves half and two tokens (ollama#17427), and what cuts no more than it has to leaves more.
+        This looks only at prompts that no server has to truncate, because they have no more bytes than the
+        context has tokens.  So a server that truncates the others cannot switch the bound off.
         """
         context = route.context_length
-        if not tokens or context is None or len(body) > MOST_BYTES:
+        if not tokens or context is None or len(call.body) > context:
             return
         bound = self._bounds.setdefault(route.key, WordBound())
-        prompt = None if bound.settled else prompt_of(path, body)
+        prompt = None if bound.settled else prompt_of(path, call.fields)
         if prompt is not None:
-            least = prompt.ids + units(prompt.texts)
-            bound.see(least, tokens, is_whole=len(body) <= context or max(least, 2 * tokens) <= context)
+            bound.see(prompt.ids + units(prompt.texts), tokens)
 
-    async def _exact(self, key: ModelKey, path: str, body: bytes, prompt: Prompt) -> int | None:
+    async def _exact(self, key: ModelKey, path: str, call: Call, prompt: Prompt) -> int | None:
         """Return how many tokens *prompt* has, by its backend or a tokenizer; None if neither can tell."""
         if not prompt.texts:
             return prompt.ids
-        count = await self._asked.count(key, path, body, prompt) if prompt.size <= LOOK else None
+        count = await self._asked.count(key, path, call, prompt) if prompt.size <= LOOK else None
         counter = self.counters.get(key.model.casefold())
         if count is None and counter is not None:
             count = await self._in_thread(counter, prompt.seen())
@@ -118,14 +117,14 @@ class _Asked:
         self._silent: dict[str, float] = {}
         self._turns = asyncio.Semaphore(COUNTS)
 
-    async def count(self, key: ModelKey, path: str, body: bytes, prompt: Prompt) -> int | None:
+    async def count(self, key: ModelKey, path: str, call: Call, prompt: Prompt) -> int | None:
         """Return how many tokens *prompt* has; None when the backend of *key* does not tell."""
         name, now = key.backend, asyncio.get_running_loop().time()
         own = self._kinds[name].counts.get(path)
         where = own or self._kinds[name].tokenizes_at
         if where is None or now < self._silent.get(name, 0):
             return None
-        sent = body if own else question(key.model, path, prompt)
+        sent = call.written() if own else question(key.model, path, prompt)
         try:
             target = self._backends[name].target(key.model, where)
         except BackendDown:  # not resident: its engine will refuse what does not fit

@@ -32,7 +32,8 @@ async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     try:
         with visit:
             await _serve(proxy, visit, reply, asked, route)
-        proxy.context.learn(route, path.path, asked.sample, visit.record.tokens_in)
+        if asked.sample is not None:
+            proxy.context.learn(route, path.path, asked.sample, visit.record.tokens_in)
     except DmapError as error:
         _report(proxy, route, error)
         await reply.fail(error)
@@ -64,12 +65,12 @@ async def _choose(proxy: Proxy, visit: Visit, asked: Asked) -> Route:
 async def _check(proxy: Proxy, visit: Visit, asked: Asked, route: Route) -> None:
     """Refuse what needs no place in the queue to be refused."""
     kind = proxy.config.kind_of(route.key.backend)
-    asked.check(route, kind.wording(asked.path), visit.client.permit)
+    call = asked.check(route, kind.wording(asked.path), visit.client.permit)
     visit.record.stream = asked.stream
     _suit(asked.path, route, kind)
     proxy.inventory.check(route.key.backend)
-    if route.context_length is not None:
-        await proxy.context.check(route, asked.path.path, asked.fitted(route))
+    if call is not None:
+        await proxy.context.check(route, asked.path.path, call)
 
 
 def _suit(path: InferenceRoute, route: Route, kind: Kind) -> None:
@@ -139,6 +140,7 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
         proxy.visits.free(visit)
         _begun(proxy, visit.record, backend, named)
 
+    await beside(asked.size, functools.partial(asked.fitted, route))
     own = (("Content-Type", asked.content_type), ("X-Request-Id", visit.record.id))
     await relay.run(
         reply,

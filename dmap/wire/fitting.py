@@ -12,14 +12,13 @@ Only the outermost members count.  A request that none of this changes stays the
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-import msgspec
-
 from dmap.errors import BadRequest
 from dmap.wire.body import Call
-from dmap.wire.parameters import Wording, parameter, plain, plain_words, understood
+from dmap.wire.parameters import Wording, parameter, plain, plain_words, understood, words_of
 
 _Fields = Mapping[str, Any]
 _NOTHING: _Fields = MappingProxyType({})
@@ -53,8 +52,7 @@ def fit(
         fields = {**fields, "model": model}
     if fields is call.fields:
         return call
-    stream = _value("stream", fields.get("stream")) is True
-    return Call(model=model, stream=stream, fields=fields, needs=call.needs)
+    return replace(call, model=model, stream=fields.get("stream") is True, fields=fields)
 
 
 def _stripped(fields: _Fields, gone: frozenset[str]) -> _Fields:
@@ -80,12 +78,12 @@ def _translated(fields: _Fields, words: Wording) -> _Fields:
     changed = dict(fields)
     for word in fields:
         name = words.foreign.get(word)
-        if name is None or _is_null(fields[word]):
+        if name is None or fields[word] is None:
             continue
         value = understood(word, changed.pop(word))
         others = [other for other in words.read[name] if _given(changed, other) is not None]
         for other in others:
-            if _value(other, _given(changed, other)) != value:
+            if understood(other, _given(changed, other)) != value:
                 raise BadRequest(f"{word!r} and {other!r} are given and differ: give one", param=word)
         if not others:
             _put(changed, words.sent[name], value, words)
@@ -101,8 +99,9 @@ def _filled(fields: _Fields, defaults: _Fields, words: Wording) -> _Fields:
             continue
         if changed is None:
             changed = dict(fields)
-        for word in words.others[name]:
-            changed.pop(word, None)
+        for word in words_of(name):
+            if word in changed and changed[word] is None and word not in words.sent[name]:
+                del changed[word]
         _put(changed, words.sent[name], value, words)
     return fields if changed is None else changed
 
@@ -112,7 +111,7 @@ def _put(fields: dict[str, Any], sent: tuple[str, ...], value: Any, words: Wordi
     for word in sent:
         field, dot, member = word.partition(".")
         if dot:
-            holder = _value(field, fields.get(field))
+            holder = fields.get(field)
             fields[field] = {**(holder if isinstance(holder, dict) else {}), member: value}
         elif word in words.values and isinstance(value, str):
             fields[word] = words.values[word].get(value, value)
@@ -124,15 +123,4 @@ def _given(fields: _Fields, word: str) -> Any:
     """Return what is said under *word*; None if nothing or null is."""
     field, dot, member = word.partition(".")
     value = fields.get(field)
-    if value is None or _is_null(value):
-        return None
-    holder = _value(field, value) if dot else None
-    return holder.get(member) if isinstance(holder, dict) else value
-
-
-def _value(word: str, value: Any) -> Any:
-    return understood(word, value) if isinstance(value, msgspec.Raw) else value
-
-
-def _is_null(value: Any) -> bool:
-    return isinstance(value, msgspec.Raw) and bytes(value) == b"null"
+    return value.get(member) if dot and isinstance(value, dict) else value

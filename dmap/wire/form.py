@@ -1,5 +1,5 @@
 """
-Find and replace the model in a multipart form, as uploads of audio and images carry it (RFC 7578).
+Read a multipart form, as uploads of audio and images have it, and replace the model in it (RFC 7578).
 
 This reads no more of the format than it must, and the form goes on as the same bytes.  Many parsers read
 forms, and they differ in what they forgive.  So dmap refuses what clients do not send: encoded, continued and
@@ -8,8 +8,14 @@ two parts.  The Content-Type that goes on is written anew (`content_type_of`).
 """
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from dmap.errors import BadRequest
+from dmap.wire.body import check_model
+from dmap.wire.guards import Need, form_needs, stem_of
+from dmap.wire.parameters import plain
 
 _MAX_PARTS = 64
 _MAX_HEAD_BYTES = 16 * 1024
@@ -29,22 +35,63 @@ _DISPOSITION = re.compile(
 )
 """The name comes first, so that no parameter before it can be read as its end; in bytes `\\w` is ASCII."""
 _TEXT = re.compile(rb'text/plain(?: *; *charset="?(?:utf-8|us-ascii)"?)?', re.IGNORECASE)
+_LOOK = 8 * 1024
+"""Bytes of a value that are looked at: more than the longest name of a model."""
 _OWN = ("model", "stream")
 _PLAIN = (b"7bit", b"8bit", b"binary")
 
 
-def peek_form(body: bytes, content_type: str) -> tuple[str | None, bool]:
+class _Field(NamedTuple):
+    """One part: its value is what the body has from *start* to *end*; *is_plain* if that is bare UTF-8."""
+
+    name: str
+    start: int
+    end: int
+    is_file: bool
+    is_plain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
     """
-    Return the form's `model` (None when it names none) and whether it asks for a stream.
+    What a form asks for: *model* is None when it names none.
+
+    *place* is where the *body* has the model's name, from its start to its end, or where *frame* has to be
+    put, with the name in place of `%b`.  *needs* are what it must be permitted.
+    """
+
+    model: str | None
+    stream: bool
+    body: bytes
+    needs: tuple[Need, ...]
+    place: tuple[int, int]
+    frame: bytes = b"%b"
+
+    def written(self, model: str) -> bytes:
+        """Return the form for the server that calls its model *model*; the same bytes if they already do."""
+        if model == self.model:
+            return self.body
+        view, (start, end) = memoryview(self.body), self.place
+        return b"".join((view[:start], self.frame % model.encode(), view[end:]))
+
+
+def peek_form(body: bytes, content_type: str) -> Form:
+    """
+    Read a form.
 
     Raises `BadRequest` when the form cannot be read, or not in one way only.
     """
-    values = {name: body[start:end] for name, start, end in _fields(body, content_type)}
-    try:
-        model = values["model"].decode() if "model" in values else None
-    except UnicodeDecodeError as exc:
-        raise BadRequest("'model' is not UTF-8", param="model") from exc
-    return model or None, values.get("stream", b"").strip().lower() in (b"true", b"1")
+    delimiter = b"--" + _boundary(content_type)
+    fields = [_field(body, start, end) for start, end in _parts(body, delimiter)]
+    own = {field.name: field for field in _own(fields)}
+    needs = tuple(form_needs((field.name, _value(body, field), field.is_file) for field in fields))
+    stream = "stream" in own and _value(body, own["stream"]).strip().lower() in (b"true", b"1")
+    if "model" in own:
+        field = own["model"]
+        return Form(_model(_value(body, field)), stream, body, needs, (field.start, field.end))
+    at = body.index(delimiter)
+    frame = delimiter + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n'
+    return Form(None, stream, body, needs, (at, at), frame)
 
 
 def content_type_of(content_type: str) -> str:
@@ -58,33 +105,37 @@ def content_type_of(content_type: str) -> str:
     return f"multipart/form-data; boundary={written}"
 
 
-def put_model(body: bytes, content_type: str, model: str) -> bytes:
-    """Return *body* with the value of its `model` replaced, or with the field added in front."""
-    for name, start, end in _fields(body, content_type):
-        if name == "model":
-            return body[:start] + model.encode() + body[end:]
-    delimiter = b"--" + _boundary(content_type)
-    field = delimiter + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n' % model.encode()
-    at = body.index(delimiter)
-    return body[:at] + field + body[at:]
+def _field(body: bytes, start: int, end: int) -> _Field:
+    split = body.find(b"\r\n\r\n", start, min(end, start + _MAX_HEAD_BYTES))
+    if split < 0:
+        raise BadRequest("a part of the multipart form has no headers, or too many")
+    name, is_file, is_plain = _name(body[start:split])
+    return _Field(name, split + 4, end, is_file, is_plain)
 
 
-def _fields(body: bytes, content_type: str) -> list[tuple[str, int, int]]:
-    """List `model` and `stream` as (name, start, end) of their values; other parts are passed over."""
-    found: list[tuple[str, int, int]] = []
-    for start, end in _parts(body, b"--" + _boundary(content_type)):
-        split = body.find(b"\r\n\r\n", start, min(end, start + _MAX_HEAD_BYTES))
-        if split < 0:
-            raise BadRequest("a part of the multipart form has no headers, or too many")
-        name, is_plain = _name(body[start:split])
-        own = name.lower()
-        if own in _OWN:
-            if name != own or any(own == other for other, _, _ in found):
-                raise BadRequest(f"give the field {own!r} once, in lower case", param=own)
-            if not is_plain:
-                raise BadRequest(f"the field {own!r} must be plain text, not a file or encoded", param=own)
-            found.append((own, split + 4, end))
-    return found
+def _own(fields: list[_Field]) -> Iterator[_Field]:
+    """Yield `model` and `stream`; a server may take `model[]` and `model.x` for the model, too."""
+    found = set()
+    for field in fields:
+        name = plain(stem_of(field.name))
+        if name in _OWN:
+            if field.name != name or name in found:
+                raise BadRequest(f"give the field {name!r} once, in lower case", param=name)
+            if not field.is_plain:
+                raise BadRequest(f"the field {name!r} must be plain text, not a file or encoded", param=name)
+            found.add(name)
+            yield field
+
+
+def _value(body: bytes, field: _Field) -> bytes:
+    return body[field.start : min(field.end, field.start + _LOOK)]
+
+
+def _model(value: bytes) -> str | None:
+    try:
+        return check_model(value.decode() or None)
+    except UnicodeDecodeError as exc:
+        raise BadRequest("'model' is not UTF-8, or too long", param="model") from exc
 
 
 def _parts(body: bytes, delimiter: bytes) -> list[tuple[int, int]]:
@@ -117,25 +168,26 @@ def _occurrences(body: bytes, delimiter: bytes) -> list[int]:
     return marks
 
 
-def _name(head: bytes) -> tuple[str, bool]:
-    """Return the name of the part with the headers *head*, and whether its value stands as plain text."""
+def _name(head: bytes) -> tuple[str, bool, bool]:
+    """Return the name of the part with the headers *head*, whether it is a file, and whether plain text."""
     headers = [match.groups() for line in head.split(b"\r\n") if (match := _HEADER.fullmatch(line))]
-    named = _values(headers, b"content-disposition")
+    named = _said(headers, b"content-disposition")
     match = _DISPOSITION.fullmatch(named[0]) if len(named) == 1 else None
     if match is None or len(headers) <= head.count(b"\r\n"):
         raise BadRequest('give each part of the form one Content-Disposition: form-data; name="..."')
     name = (match[1] or match[2]).decode()
     if name.lower() == "_charset_":
         raise BadRequest("a form is in UTF-8: leave out '_charset_'", param="_charset_")
+    is_file = match[3] is not None or match[4] is not None
     is_plain = (
-        match[3] is match[4] is None
-        and all(_TEXT.fullmatch(value) for value in _values(headers, b"content-type"))
-        and all(value.lower() in _PLAIN for value in _values(headers, b"content-transfer-encoding"))
+        not is_file
+        and all(_TEXT.fullmatch(value) for value in _said(headers, b"content-type"))
+        and all(value.lower() in _PLAIN for value in _said(headers, b"content-transfer-encoding"))
     )
-    return name, is_plain
+    return name, is_file, is_plain
 
 
-def _values(headers: list[tuple[bytes, ...]], wanted: bytes) -> list[bytes]:
+def _said(headers: list[tuple[bytes, ...]], wanted: bytes) -> list[bytes]:
     return [value for name, value in headers if name.lower() == wanted]
 
 

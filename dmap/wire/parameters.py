@@ -63,19 +63,19 @@ def plain(word: str) -> str:
 
 _WORDS = {name: tuple(dict.fromkeys((name, camel(name), *_FURTHER.get(name, ())))) for name in _KINDS}
 WORDS = frozenset(word for words in _WORDS.values() for word in words)
-_PARAMETER = {plain(word): name for name, words in _WORDS.items() for word in words}
-_OWN = {
-    word: msgspec.json.Decoder(_KINDS[name]).decode
-    for name, words in _WORDS.items()
-    for word in words
-    if word != word.lower()
-}
-"""The words in camelCase, which are dmap's and nobody else's, so that it is dmap who checks their values."""
+_PARAMETER = {word: name for name, words in _WORDS.items() for word in words}
+_OWN = frozenset(word for word in WORDS if word != word.lower())
+"""The words in camelCase.  Only dmap knows them, so it is dmap that checks their values."""
 
 
 def parameter(word: str) -> str | None:
-    """Return the parameter that *word* means, in any letter case; None if it means none."""
-    return _PARAMETER.get(plain(word))
+    """Return the parameter that *word* means; None if it means none."""
+    return _PARAMETER.get(word)
+
+
+def words_of(name: str) -> tuple[str, ...]:
+    """Return all words for the parameter called *name*."""
+    return _WORDS[name]
 
 
 @lru_cache(maxsize=256)
@@ -84,17 +84,18 @@ def plain_words(names: frozenset[str]) -> frozenset[str]:
     return frozenset(plain(word) for name in names for word in _WORDS.get(name, (name,)))
 
 
-def understood(word: str, value: msgspec.Raw) -> Any:
+def understood(word: str, value: Any) -> Any:
     """
-    Decode the *value* that a client gave for *word*; a single stop string becomes a list of one.
+    Return the *value* that a client gave for *word*; a single stop string becomes a list of one.
 
     Raises `BadRequest` for a word in camelCase whose value `defaults` would not take.
     """
-    try:
-        found = _OWN[word](value) if word in _OWN else msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise BadRequest(f"{word!r} is out of range or of the wrong type: {exc}", param=word) from exc
-    return [found] if isinstance(found, str) and parameter(word) == "stop" else found
+    if word in _OWN:
+        try:
+            value = msgspec.convert(value, _KINDS[_PARAMETER[word]])
+        except msgspec.ValidationError as exc:
+            raise BadRequest(f"{word!r} is out of range or of the wrong type: {exc}", param=word) from exc
+    return [value] if isinstance(value, str) and parameter(word) == "stop" else value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,45 +117,34 @@ NO_WORDS = KindWords()
 @dataclass(frozen=True, slots=True)
 class Wording:
     """
-    What a route calls the parameters, on servers of one kind.
+    The words for parameters on one route of the servers of one kind.
 
-    Each mapping but the last goes by parameter.  *read*: the words that the server understands.  *sent*:
-    those of them that dmap writes.  *others*: all words that dmap does not write.  A parameter that the
-    route does not have is in none of them.  `a.b` is the member b of the field a.
-
-    *foreign* goes by word: each word that the server does not understand, with the parameter that it means.
-    *values* has, by word, values that the server calls otherwise.
+    *read* has, by parameter, the words that the server understands, and *sent* those that dmap writes, which
+    are among them.  `a.b` is the member b of the field a.  A parameter that the route does not have is in
+    neither.  *foreign* has, by word, the parameter meant by a word that the server does not understand.
+    *values* has, by word, the values that the server calls by another name.
     """
 
     read: Mapping[str, tuple[str, ...]]
     sent: Mapping[str, tuple[str, ...]]
-    others: Mapping[str, tuple[str, ...]]
     foreign: Mapping[str, str]
     values: Mapping[str, Mapping[str, str]]
 
 
 @lru_cache(maxsize=256)
 def wording(route: InferenceRoute, kind: KindWords = NO_WORDS) -> Wording:
-    """Return what *route* calls the parameters on servers that have the words of *kind*."""
+    """Return the words for parameters on *route*, on servers that have the words of *kind*."""
     dialect = route.dialect
-    sent = _without(route.without, {**dialect.words, **kind.sent.get(dialect, {})})
+    words = {**dialect.words, **kind.sent.get(dialect, {})}
+    sent = {name: those for name, those in words.items() if route.without.isdisjoint(those)}
     read = dict(sent)
     for word in kind.read.get(dialect, ()):
         if word not in route.without:
-            read[_PARAMETER[plain(word)]] += (word,)
-    return Wording(read, sent, dict(_others(sent)), dict(_foreign(read)), dialect.values)
-
-
-def _without(words: frozenset[str], sent: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    return {name: those for name, those in sent.items() if not words.intersection(those)}
-
-
-def _others(sent: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each parameter's words but those that are *sent*, and but a field that has one as its member."""
-    for name, words in sent.items():
-        fields = {word.partition(".")[0] for word in words}
-        yield name, tuple(word for word in _WORDS[name] if word not in fields)
+            read[_PARAMETER[word]] += (word,)
+    return Wording(read, sent, dict(_foreign(read)), dialect.values)
 
 
 def _foreign(read: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
-    return ((word, name) for name, others in _others(read) for word in others)
+    for name, words in read.items():
+        fields = {word.partition(".")[0] for word in words}
+        yield from ((word, name) for word in _WORDS[name] if word not in fields)

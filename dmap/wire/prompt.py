@@ -6,11 +6,12 @@ Pure.  Images and tools are not text.  The counterparts are `dmap/tokens.py`, wh
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+
+from dmap.wire.values import beginning, opened
 
 LOOK = 4 * 2**20
 """Characters of a prompt that are looked at; more could only add to a count that is too high already."""
@@ -33,20 +34,6 @@ _BARE = frozenset(("/v1/completions", "/api/v0/completions", "/v1/embeddings", "
 
 _TEXTUAL = (None, "message", "text", "input_text", "output_text", "tool_result", "function_call_output")
 _THOUGHT = "</think>"
-_NULL = msgspec.Raw(b"null")
-
-
-class _Body(msgspec.Struct):
-    """The members of a body that hold its prompt, or ask for a truncation."""
-
-    messages: msgspec.Raw = _NULL
-    prompt: msgspec.Raw = _NULL
-    input: msgspec.Raw = _NULL
-    instructions: msgspec.Raw = _NULL
-    system: msgspec.Raw = _NULL
-    system_prompt: msgspec.Raw = _NULL
-    truncation: msgspec.Raw = _NULL
-    truncate_prompt_tokens: msgspec.Raw = _NULL
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +41,8 @@ class Prompt:
     """
     What has to fit into one context; of several prompts in a request it is the longest.
 
-    *ids* counts tokens that the client gave as numbers.  *param* names the member of the body.  *turns* are
-    its messages with nothing but text.
+    *ids* is the number of tokens that the client gave as numbers.  *param* names the member of the body.
+    *turns* are its messages with nothing but text.
     """
 
     texts: tuple[str, ...]
@@ -65,7 +52,7 @@ class Prompt:
 
     @property
     def size(self) -> int:
-        """The bytes of the texts and the number of ids: no tokenizer makes more tokens than that of them."""
+        """The most tokens that it can have: one for each byte of its texts, and its ids."""
         return self.ids + sum(len(text) if text.isascii() else len(text.encode()) for text in self.texts)
 
     def seen(self) -> list[str]:
@@ -77,55 +64,31 @@ class Prompt:
         return [text for text in seen if text]
 
 
-def prompt_of(path: str, body: bytes) -> Prompt | None:
+def prompt_of(path: str, fields: Mapping[str, Any]) -> Prompt | None:
     """
-    Read the prompt out of the body of a request for *path*, of a long one the beginning.
+    Find the prompt in *fields*, the outermost members of a request for *path*; of long texts the beginning.
 
-    None where a prompt need not fit: another kind of route, a body that is no such request (its server will
-    tell), or one that asks to be truncated.
+    None where a prompt need not fit: on another kind of route, or when the client asks for a truncation.
     """
     names = _MEMBERS.get(path)
-    if names is None:
+    shortens = fields.get("truncation") == "auto" or fields.get("truncate_prompt_tokens") is not None
+    if names is None or shortens:
         return None
-    try:
-        whole = _decode(body)
-        if bytes(whole.truncation) == b'"auto"' or bytes(whole.truncate_prompt_tokens) != b"null":
-            return None
-        values = [_opened(getattr(whole, name)) for name in names]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    values = [fields.get(name) for name in names]
     if path in _BARE:
         return _longest(values[-1], names[-1])
     return Prompt(tuple(_texts(values)), names[-1], turns=_turns(values[-1]) if "messages" in names else ())
 
 
-def _opened(raw: msgspec.Raw) -> Any:
-    """Decode *raw* in pieces of little more than `LOOK` bytes; of longer texts the rest is left out."""
-    view = memoryview(raw)
-    if len(view) <= LOOK + 16:
-        return _value(raw)
-    if view[0] == b'"'[0]:
-        return _beginning(view)
-    if view[0] == b"{"[0]:
-        return {name: _opened(value) for name, value in _members(raw).items()}
-    return [_opened(item) for item in _items(raw)]
-
-
-def _beginning(view: memoryview) -> str:
-    """Return a little over `LOOK` bytes of a text, cut where no character and no escape is cut in two."""
-    for end in range(LOOK + 16, LOOK + 2, -1):
-        with suppress(msgspec.DecodeError, UnicodeDecodeError):
-            return _text(bytes(view[:end]) + b'"')
-    return ""
-
-
 def _texts(values: list[Any]) -> list[str]:
     """Gather the texts of turns and of their parts."""
-    items, texts = [(value, "") for value in reversed(values)], []
+    items: list[tuple[Any, str]] = [(value, "") for value in reversed(values)]
+    texts: list[str] = []
     while items:
         item, role = items.pop()
-        if isinstance(item, str):
-            texts.append(_kept(item, role))
+        item = opened(item)
+        if isinstance(item, str | msgspec.Raw):
+            texts.append(_kept(beginning(item, LOOK), role))
         elif isinstance(item, list):
             items += [(each, role) for each in reversed(item)]
         elif isinstance(item, dict) and item.get("type") in _TEXTUAL:
@@ -141,24 +104,27 @@ def _kept(text: str, role: str) -> str:
 
 def _turns(messages: Any) -> tuple[Mapping[str, Any], ...]:
     """Return *messages* with nothing but their texts, each as one."""
-    turns = messages if isinstance(messages, list) else []
+    turns = [turn for turn in messages if isinstance(turn, dict)] if isinstance(messages, list) else []
     return tuple(
-        {"role": turn.get("role"), "content": "".join(_texts([turn.get("content")]))}
-        for turn in turns
-        if isinstance(turn, dict)
+        {"role": turn.get("role"), "content": "".join(_texts([turn.get("content")]))} for turn in turns
     )
 
 
 def _longest(value: Any, param: str) -> Prompt:
     """Return the longest of the prompts in *value*: a text, token ids, both mixed, or a list of these."""
-    several = isinstance(value, list) and not any(isinstance(each, int) for each in value)
-    prompts = [_bare(each, param) for each in (value if several else [value])]
+    items = _items(value)
+    several = not any(isinstance(item, int) for item in items)
+    prompts = [_bare(_items(item) if several else items, param) for item in (items if several else [value])]
     return max(prompts, key=lambda prompt: prompt.size, default=Prompt((), param))
 
 
-def _bare(value: Any, param: str) -> Prompt:
-    items = value if isinstance(value, list) else [value]
-    texts = tuple(item for item in items if isinstance(item, str))
+def _items(value: Any) -> list[Any]:
+    value = opened(value)
+    return [opened(item) for item in value] if isinstance(value, list) else [value]
+
+
+def _bare(items: list[Any], param: str) -> Prompt:
+    texts = tuple(beginning(item, LOOK) for item in items if isinstance(item, str | msgspec.Raw))
     return Prompt(texts, param, ids=sum(isinstance(item, int) for item in items))
 
 
@@ -188,16 +154,11 @@ def count_of(answer: bytes) -> int | None:
     if answer.count(b",") > LOOK:
         return None
     try:
-        told = _count(answer)
+        counted = _count(answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    listed = None if told.tokens is None else len(told.tokens)
-    return next((count for count in (told.count, told.input_tokens, listed) if count is not None), None)
+    listed = None if counted.tokens is None else len(counted.tokens)
+    return next((count for count in (counted.count, counted.input_tokens, listed) if count is not None), None)
 
 
-_decode = msgspec.json.Decoder(_Body).decode
-_value = msgspec.json.Decoder(float_hook=len).decode  # fractions take long, and are neither text nor ids
-_text = msgspec.json.Decoder(str).decode
-_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _count = msgspec.json.Decoder(_Answer).decode

@@ -6,17 +6,14 @@ references of OpenAI's and Anthropic's APIs say more; llama.cpp, vLLM and LM Stu
 those.  So what is unusual goes on, and its server tells.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from dmap.errors import BadRequest
+from dmap.wire.values import type_of
 
-_TEXT, _LIST, _OBJECT = b'"[{'
-_KINDS = {_TEXT: "a string", _LIST: "a list", _OBJECT: "an object"}
-_NULL = b"n"[0]
+_KINDS: Mapping[type, str] = {str: "a string", list: "a list", dict: "an object"}
+_NULL = type(None)
 
 _CHAT = (("messages",),)
 _RESPONSES = (("input", "prompt", "previous_response_id", "conversation", "messages"),)
@@ -44,16 +41,15 @@ vLLM embeds `messages`, too, and llama.cpp `content`; it ranks `texts`.  OpenAI'
 what the server keeps, or fill in a prompt that it keeps.
 """
 
-_MAY_BE: Mapping[str, tuple[int, ...]] = {
-    "messages": (_LIST,),
-    "tools": (_LIST,),
-    "prompt": (_TEXT, _LIST, _OBJECT),
-    "input": (_TEXT, _LIST),
-    "query": (_TEXT, _OBJECT),
-    "documents": (_LIST, _OBJECT),
+_MAY_BE: Mapping[str, tuple[type, ...]] = {
+    "messages": (list,),
+    "tools": (list,),
+    "prompt": (str, list, dict),
+    "input": (str, list),
+    "query": (str, dict),
+    "documents": (list, dict),
 }
 """An object for `prompt` is one that a server keeps, or llama.cpp's text with media; vLLM ranks objects."""
-_has_objects_only = re.compile(rb"\[\s*[{\]]").match
 
 
 def check_shape(path: str, fields: Mapping[str, Any]) -> None:
@@ -63,16 +59,17 @@ def check_shape(path: str, fields: Mapping[str, Any]) -> None:
     Raises `BadRequest` naming the field.
     """
     for group in _NEEDED.get(path, ()):
-        if not any(name in fields and _first(fields[name]) != _NULL for name in group):
+        if not any(type_of(fields.get(name)) is not _NULL for name in group):
             raise BadRequest(f"{group[0]!r} is missing", param=group[0])
     for name in _MAY_BE.keys() & fields.keys():
-        first = _first(fields[name])
-        if first not in _MAY_BE[name] and first != _NULL:
+        found = type_of(fields[name])
+        if found not in (*_MAY_BE[name], _NULL):
             kinds = " or ".join(_KINDS[kind] for kind in _MAY_BE[name])
             raise BadRequest(f"{name!r} must be {kinds}", param=name)
-        if name == "messages" and _has_objects_only(fields[name]) is None and first != _NULL:
+        if name == "messages" and found is list and not _has_objects_only(fields[name]):
             raise BadRequest("'messages' must be a list of objects", param=name)
 
 
-def _first(value: msgspec.Raw) -> int:
-    return memoryview(value)[0]
+def _has_objects_only(messages: Any) -> bool:
+    """Tell whether each of *messages* is an object; where they are not even opened, none is."""
+    return isinstance(messages, list) and {dict}.issuperset(map(type, messages))

@@ -1,0 +1,214 @@
+"""
+What a request may only ask for with a permit: one table of names, for JSON and for forms.
+
+Some names move memory, some reach out of the box.  A name that ends in `url` has to hold a `data:` URL, and
+one of an image, a sound or a file bytes in base64 or such a URL: whatever else stands there, some server may
+take for a link, or for a path of its own.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+
+from dmap.errors import BadRequest
+from dmap.wire.parameters import WORDS, plain
+from dmap.wire.values import LONGEST_NAME, Object, beginning, opened
+
+_FETCHES = ("image_url", "makes the server fetch a URL; send the bytes as a data: URL")
+_REACHES = ("integrations", "lets the server call other hosts and tools")
+_GUARDED = {
+    "draft_model": ("draft_model", "makes LM Studio load a second model"),
+    "context_length": ("context_length", "makes LM Studio reload the model"),
+    "integrations": _REACHES,
+    "mcp_servers": _REACHES,
+    "keep_alive": ("keep_alive", "makes Ollama unload or pin the model"),
+    "options": ("options", "makes Ollama reload the model"),
+}
+"""Outermost members, with the permit that each takes and the reason."""
+
+_RELOADING = frozenset(map(plain, ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")))
+"""Those of Ollama's `options` for which its scheduler starts the model anew (`Runner` in api/types.go)."""
+
+_INNER = frozenset(("content", "output", "source", "query", "documents"))
+"""Members of messages and parts that hold parts; not `input`, the arguments of Anthropic's tools."""
+_OUTER = _INNER | {"messages", "input", "system", "tools"}
+"""Outermost members that hold messages, content parts or tools, in any of the dialects."""
+_MEDIA = frozenset(("image", "images", "video", "videos", "audio", "file", "files", "mask"))
+"""Last words of the names of members that hold bytes, or, on some servers, a URL or a path."""
+_URLS = ("url", "image_url", "video_url", "audio_url", "file_url", "data_url", "server_url", "connector_id")
+"""Names of links; so is any other that ends in `url` or `urls`.  A connector is one of OpenAI's own tools."""
+_FOUND = ("web_search_result", "web_fetch_result", "search_result", "url_citation")
+"""Types of parts that say where something was found; nobody fetches their `url`."""
+_DEEPEST = 8
+"""Parts inside of parts: a document within the result of a tool takes five."""
+
+_KNOWN = _GUARDED.keys() | _OUTER | _MEDIA | frozenset(_URLS)
+_KNOWN |= {"model", "stream", "type", "role", "text", "prompt", "truncation", "instructions"}
+_SPELLING = {plain(name): name for name in _KNOWN}
+"""The names that dmap decides by, each under what its spellings have in common."""
+_CASES = {word.casefold(): word for word in WORDS}
+"""Words of parameters are told apart by letter case only: `maxTokens` and `max_tokens` are both known."""
+_REMEMBERED = 1024
+"""Characters of an object's names, together, up to which it is remembered what they are."""
+
+_HOLDERS = (list, dict, msgspec.Raw)
+_PATH_CHARACTERS = 4096
+"""Of a long value only so many are looked at: no path is longer (PATH_MAX), and no scheme of a URL."""
+_is_data = re.compile(r"\s*data:", re.IGNORECASE).match
+_is_base64 = re.compile(r"(?!\s*//)[A-Za-z0-9+/=_\s-]*").fullmatch
+_stem = re.compile(r"[^.\[]+").match
+
+
+class Need(NamedTuple):
+    """
+    Something that a request may only ask for with a permit.
+
+    *member* is the outermost member that asks for it, *field* what the client is told of, *reason* why.
+    """
+
+    permit: str
+    member: str
+    field: str
+    reason: str
+
+
+def needs_of(fields: Object) -> Iterator[Need]:
+    """
+    Yield what a JSON body with the outermost members *fields* needs.
+
+    On the way it opens the messages, parts and tools in place.  Raises `BadRequest` for a name in them that
+    is spelled in another way than dmap does, or stands there in two letter cases.
+    """
+    for name in examined(frozenset(fields)):
+        permit, reason = _GUARDED.get(name) or (_REACHES if name == "tools" else _FETCHES)
+        if _asks(name, fields[name]) if name in _GUARDED else _reaches(fields, name):
+            yield Need(permit, name, name if name in _GUARDED else permit, reason)
+
+
+def form_needs(fields: Iterable[tuple[str, bytes, bool]]) -> Iterator[Need]:
+    """
+    Yield what a form needs with such *fields*: name, beginning of the value, and whether it is a file.
+
+    Many servers make one field of `model`, `model[]`, `model[0]` and `model.x`; so does this.
+    """
+    for name, value, is_file in fields:
+        for known in examined(frozenset((stem_of(name),))):
+            if known in _GUARDED:
+                asks = bool(value.strip())
+            else:
+                is_link = known not in _OUTER and not (is_file and _is_media(known))
+                asks = is_link and _leads_out(known, value.decode("latin-1"))
+            if asks:
+                permit, reason = _GUARDED.get(known, _FETCHES)
+                yield Need(permit, "", known if known in _GUARDED else permit, reason)
+
+
+def stem_of(name: str) -> str:
+    """Return the name of a form's field without what makes it one of a list or an object."""
+    match = _stem(name)
+    return match[0] if match is not None else name
+
+
+@lru_cache(maxsize=1024)
+def _examined(names: frozenset[str]) -> tuple[str, ...]:
+    """
+    Return those of the *names* of an object to look into.
+
+    Refuses spellings of what dmap knows but its own, and two names in two letter cases.  Cases are folded
+    further than Go's decoder does (`foldName` in encoding/json), to which U+017F is an s and U+212A a k.
+    """
+    for name in names:
+        known = _SPELLING.get(plain(name)) or _CASES.get(name.casefold(), name)
+        if name != known and name not in WORDS:
+            raise BadRequest(f"spell the field {known!r} in this way, and only once", param=known)
+    double, count = Counter(map(str.casefold, names)).most_common(1)[0] if names else ("", 0)
+    if count > 1:
+        raise BadRequest(f"the field {double[:64]!r} occurs more than once", param=double[:64])
+    looked = _OUTER | _GUARDED.keys()
+    return tuple(name for name in names if name in looked or _is_media(name) or _is_link(name))
+
+
+def examined(names: frozenset[str]) -> tuple[str, ...]:
+    """Do the same as `_examined`, which remembers the answer, and do not remember what is long."""
+    sizes = [*map(len, names)]
+    if max(sizes, default=0) > LONGEST_NAME:
+        raise BadRequest(f"a field has a name of over {LONGEST_NAME} characters")
+    return _examined(names) if sum(sizes) < _REMEMBERED else _examined.__wrapped__(names)
+
+
+def _is_media(name: str) -> bool:
+    return name.rpartition("_")[2].lower() in _MEDIA
+
+
+def _is_link(name: str) -> bool:
+    return name in _URLS or plain(name).endswith(("url", "urls"))
+
+
+def _asks(name: str, value: Any) -> bool:
+    """Tell whether the guarded member *name* asks for what it is guarded for; a `keep_alive` of 0 does."""
+    value = opened(value)
+    if name == "options" and isinstance(value, dict):
+        return any(plain(option) in _RELOADING for option in value)
+    return value not in (None, "", [], {})
+
+
+def _reaches(holder: Object, name: str, depth: int = 1) -> bool:
+    """Tell whether the member *name* of *holder* is or holds a link to another host, or to a file."""
+    is_text = name in _OUTER
+    value = holder[name]
+    if isinstance(value, msgspec.Raw):
+        if is_text and b"{" not in bytes(value):
+            return False
+        value = holder[name] = opened(value)
+    if isinstance(value, list):
+        return _any_reaches(value, name, depth)
+    if isinstance(value, dict):
+        return _parts_reach([value], name, depth)
+    if name == "url" and holder.get("type") in _FOUND:
+        return False
+    return not is_text and _leads_out(name, value)
+
+
+def _any_reaches(items: list[Any], name: str, depth: int) -> bool:
+    if msgspec.Raw in map(type, items):
+        items[:] = map(opened, items)
+    parts = [item for item in items if isinstance(item, dict)]
+    kinds: Any = list if name in _OUTER else (list, str, msgspec.Raw)
+    others = [item for item in items if isinstance(item, kinds)] if len(parts) < len(items) else []
+    return any(_reaches({name: each}, name, depth + 1) for each in others) or _parts_reach(parts, name, depth)
+
+
+def _parts_reach(parts: Sequence[Object], name: str, depth: int) -> bool:
+    if depth > _DEEPEST:
+        raise BadRequest(f"{name!r} is nested over {_DEEPEST} deep", param=name)
+    for inner in _known(parts):
+        if inner in _INNER:
+            held = [part for part in parts if isinstance(part.get(inner), _HOLDERS)]
+        else:
+            held = [part for part in parts if inner in part and inner not in _OUTER and inner not in _GUARDED]
+        if any(_reaches(part, inner, depth + 1) for part in held):
+            return True
+    return False
+
+
+def _known(parts: Sequence[Object]) -> tuple[str, ...]:
+    """Return the names to look into in any of *parts*; two parts may have one in two letter cases."""
+    try:
+        return examined(frozenset().union(*parts))
+    except BadRequest:
+        if len(parts) < 2:
+            raise
+    return tuple({name for part in parts for name in examined(frozenset(part))})
+
+
+def _leads_out(name: str, value: Any) -> bool:
+    """Tell whether a server may take the text *value* for a link or a path."""
+    text = beginning(value, _PATH_CHARACTERS)
+    is_absent = not isinstance(value, str | msgspec.Raw)
+    if is_absent or _is_data(text):
+        return False
+    return not _is_media(name) or _is_base64(text) is None
