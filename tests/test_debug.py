@@ -356,7 +356,7 @@ class TestStatus:
         await first.send(post(chat()))
         exchange = await backend.next()
         await second.send(post(chat(), headers="x-request-id: the-second\r\n"))
-        await until(lambda: any(gate.waiting() for gate in proxy.proxy.gates.values()))
+        await until(lambda: any(gate.view.all() for gate in proxy.proxy.gates.values()))
 
         status = await asked(proxy, "/debug/status")
 

@@ -6,7 +6,7 @@ import pytest
 
 from dmap.backends import Loaded
 from dmap.errors import BackendDown, LoadFailed
-from dmap.gate.device_backends import DeviceBackends
+from dmap.gate.device_backends import Bounds, DeviceBackends
 from dmap.models import ModelKey
 from tests.fake_switcher import A, B, FakeSwitcher
 
@@ -15,7 +15,8 @@ DAY_S = 86_400.0
 
 def backends_of(*switchers: FakeSwitcher, cooldown_s: float = DAY_S, gone_s: float = DAY_S) -> DeviceBackends:
     """Return *switchers* as those of one device."""
-    return DeviceBackends({each.name: each for each in switchers}, cooldown_s=cooldown_s, gone_s=gone_s)
+    bounds = Bounds(cooldown_s=cooldown_s, gone_s=gone_s)
+    return DeviceBackends({each.name: each for each in switchers}, bounds)
 
 
 async def test_memory_counts_as_free_after_a_cool_down() -> None:
@@ -26,9 +27,9 @@ async def test_memory_counts_as_free_after_a_cool_down() -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(cooling.cool_down(), 0.01)
 
-    cooling.cooldown_s = 0
+    cooling.bounds = Bounds(cooldown_s=0)
     await cooling.cool_down()
-    cooling.cooldown_s = DAY_S
+    cooling.bounds = Bounds(cooldown_s=DAY_S)
     await cooling.cool_down()
 
 

@@ -10,7 +10,7 @@ import pytest
 from dmap.arbiter import Limits
 from dmap.backends import Loaded
 from dmap.errors import BackendDown, LoadFailed, Overloaded, ShuttingDown, WaitExpired
-from dmap.gate import Gate
+from dmap.gate import Bounds, Gate
 from dmap.models import ModelKey, Route
 from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, running_gate, until
 
@@ -139,7 +139,7 @@ class TestCancellation:
 
     async def test_during_cool_down(self, studio: FakeSwitcher) -> None:
         """A switch whose only waiter leaves during the cool-down does not load."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0.3)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0.3))
         await gate.start()
         async with gate.lease(A, "me"):
             pass
@@ -205,7 +205,7 @@ class TestWaitingByHand:
 
     async def test_a_refusal_at_once_is_raised(self, studio: FakeSwitcher) -> None:
         """What is refused at once is raised by `ask`, and nothing is held."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
         await gate.close()
         lease = gate.lease(A, "me")
 
@@ -219,7 +219,7 @@ class TestWaitingByHand:
         self, studio: FakeSwitcher, caplog: pytest.LogCaptureFixture
     ) -> None:
         """A future whose error nobody fetches any more leaves no line in the log."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
         studio.loading.hold()
         lease = gate.lease(A, "me")
         lease.ask()
@@ -242,7 +242,7 @@ class TestComingBack:
         lease.come_back()
         await studio.looking.started.wait()
 
-        assert [line.client for line in gate.waiting()] == ["me"]
+        assert [line.client for line in gate.view.all()] == ["me"]
         assert gate.view.of(lease)[0] == 1
         assert gate.snapshot().leases == 0
         assert not studio.in_use("a")
@@ -283,7 +283,7 @@ class TestComingBack:
 
     async def test_waits_no_longer_in_all(self, studio: FakeSwitcher) -> None:
         """The wait is bounded from the first ask on, with all that lies between."""
-        gate = Gate("gpu0", Limits(wait_s=0.05), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(wait_s=0.05), {"studio": studio}, Bounds(cooldown_s=0))
         await gate.start()
         lease = await gate.lease(A, "me").__aenter__()
         studio.looking.hold()
@@ -299,7 +299,7 @@ class TestComingBack:
 
     async def test_to_a_gate_that_closed_is_refused(self, studio: FakeSwitcher) -> None:
         """A request that comes back when dmap ends hears so."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
         lease = await gate.lease(A, "me").__aenter__()
         await gate.close()
 
@@ -350,7 +350,7 @@ class TestRefusals:
 
     async def test_the_queue_is_bounded(self, studio: FakeSwitcher) -> None:
         """Who finds the queue full is refused at once, with an estimate."""
-        gate = Gate("gpu0", Limits(queue=1), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(queue=1), {"studio": studio}, Bounds(cooldown_s=0))
         studio.loading.hold()
         first = ask(gate, A)
         await studio.loading.started.wait()
@@ -364,7 +364,7 @@ class TestRefusals:
 
     async def test_the_wait_is_bounded(self, studio: FakeSwitcher) -> None:
         """Who has waited for `wait_s` is refused, by the gate's own timer."""
-        gate = Gate("gpu0", Limits(wait_s=0.01), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(wait_s=0.01), {"studio": studio}, Bounds(cooldown_s=0))
         studio.loading.hold()
 
         with pytest.raises(WaitExpired, match="waited 0.01 s for studio/a"):
@@ -374,7 +374,7 @@ class TestRefusals:
 
     async def test_what_never_fits(self, studio: FakeSwitcher) -> None:
         """A model larger than the device is refused without a switch."""
-        gate = Gate("gpu0", Limits(memory_bytes=10), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(memory_bytes=10), {"studio": studio}, Bounds(cooldown_s=0))
 
         with pytest.raises(LoadFailed, match="does not fit on 'gpu0'"):
             await ask(gate, Route(A.key, device="gpu0", size_bytes=11))
@@ -387,7 +387,7 @@ class TestTruth:
     async def test_start_adopts_what_is_resident(self, studio: FakeSwitcher) -> None:
         """A model that is resident already is used as it is."""
         studio.residents = {"b"}
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
         await gate.start()
 
         async with gate.lease(B, "me"):
@@ -399,7 +399,7 @@ class TestTruth:
     async def test_start_survives_a_backend_that_is_down(self, studio: FakeSwitcher) -> None:
         """A backend that is down at the start is no reason not to start."""
         studio.looking.error = BackendDown("studio does not answer")
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
 
         await gate.start()
 
@@ -473,7 +473,7 @@ class TestTruth:
         """A backend that is neither loaded on nor unloaded from need not answer."""
         other = FakeSwitcher("other")
         other.looking.error = BackendDown("other does not answer")
-        gate = Gate("gpu0", Limits(), {"studio": studio, "other": other}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(), {"studio": studio, "other": other}, Bounds(cooldown_s=0))
         await gate.start()
 
         async with gate.lease(A, "me"):
@@ -497,7 +497,7 @@ class TestTruth:
     async def test_a_backend_that_stays_silent_loses_its_residents(self, studio: FakeSwitcher) -> None:
         """A backend that has not answered for `gone_s` is believed to have nothing."""
         studio.residents = {"a"}
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0, gone_s=0)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0, gone_s=0))
         await gate.start()
         studio.looking.error = BackendDown("studio does not answer")
 
@@ -537,7 +537,7 @@ class TestAfterAFailure:
 
     async def test_of_the_backend_the_load_is_not_tried_alone(self, studio: FakeSwitcher) -> None:
         """A backend that went down in a load was no want of memory: nobody is unloaded for a second try."""
-        gate = Gate("gpu0", Limits(max_models=2, memory_bytes=10), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(max_models=2, memory_bytes=10), {"studio": studio}, Bounds(cooldown_s=0))
         await gate.load(Route(B.key, device="gpu0", size_bytes=1), "me")
         studio.loading.error = BackendDown("studio does not answer")
 
@@ -550,7 +550,7 @@ class TestAfterAFailure:
 
     async def test_for_want_of_memory_the_load_is_tried_alone(self, studio: FakeSwitcher) -> None:
         """A load that a backend refuses beside others is tried once more with the device to itself."""
-        gate = Gate("gpu0", Limits(max_models=2, memory_bytes=10), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(max_models=2, memory_bytes=10), {"studio": studio}, Bounds(cooldown_s=0))
         await gate.load(Route(B.key, device="gpu0", size_bytes=1), "me")
         studio.loading.error = LoadFailed("out of memory")
 
@@ -607,7 +607,7 @@ async def test_a_bug_in_the_gate_stops_the_daemon(
     def tell(name: str, fields: object) -> None:
         raise KeyError("a bug")
 
-    gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0, tell=tell)
+    gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0), tell=tell)
 
     with pytest.raises(KeyError):
         gate.lease(A, "me").ask()
@@ -619,7 +619,7 @@ async def test_a_bug_in_the_gate_stops_the_daemon(
 class TestClose:
     async def test_refuses_those_who_wait_and_those_who_come(self, studio: FakeSwitcher) -> None:
         """After `close` nobody waits and nobody comes in; a lease that is out may end later."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
         lease = await gate.lease(A, "me").__aenter__()
         task = ask(gate, B)
         await until(lambda: gate.snapshot().waiting == 1)
@@ -635,7 +635,7 @@ class TestClose:
 
     async def test_cancels_a_switch(self, studio: FakeSwitcher) -> None:
         """A load under way is cancelled and awaited."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
         studio.loading.hold()
         task = ask(gate, A)
         await studio.loading.started.wait()
@@ -656,7 +656,7 @@ class TestPassing:
         second = await gate.lease(B, "me").__aenter__()
         third = ask(gate, C)
         await until(lambda: gate.snapshot().waiting == 1)
-        assert [line.model for line in gate.waiting()] == [C.key]
+        assert [line.model for line in gate.view.all()] == [C.key]
         assert gate.snapshot().residents == ()
         assert gate.residents == frozenset()
 
@@ -718,7 +718,7 @@ async def test_a_size_that_was_given_outranks_the_report():
     """What the owner says a model takes holds after the load too, whatever the backend estimates."""
     switcher = FakeSwitcher()
     switcher.loaded = Loaded(size_bytes=1)
-    gate = Gate("gpu0", Limits(max_models=2, memory_bytes=10), {"studio": switcher}, cooldown_s=0)
+    gate = Gate("gpu0", Limits(max_models=2, memory_bytes=10), {"studio": switcher}, Bounds(cooldown_s=0))
     await gate.start()
 
     for model in ("a", "b"):

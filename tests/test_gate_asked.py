@@ -10,7 +10,7 @@ import pytest
 from dmap.arbiter import Limits
 from dmap.backends import Loaded
 from dmap.errors import BackendBroke, BackendDown, LoadFailed, ShuttingDown, WaitExpired
-from dmap.gate import Gate
+from dmap.gate import Bounds, Gate
 from dmap.models import ModelKey
 from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, running_gate, until
 
@@ -101,7 +101,7 @@ class TestUnload:
 
     async def test_waits_no_longer_than_told(self, gate: Gate, studio: FakeSwitcher) -> None:
         """After its time the wish is taken back: the model takes newcomers again."""
-        gate.configure(Limits(wait_s=0.01))
+        gate.configure(Limits(wait_s=0.01), gate.bounds)
         async with gate.lease(A, "me"):
             with pytest.raises(WaitExpired, match=r"studio/a on 'gpu0' still serves after 0\.01 s"):
                 await gate.unload(A.key)
@@ -134,6 +134,18 @@ class TestUnload:
 
         assert studio.unloading.calls == ["a"]
 
+    async def test_that_fails_is_told_to_all_who_asked(self, studio: FakeSwitcher) -> None:
+        """All who want a model gone hear that it will not go, even if one is cancelled at that moment."""
+        studio.unloading.error = RuntimeError("it will not go")
+        async with running_gate(studio, lambda name, _: name == "switch.failed" and leaving.cancel()) as gate:
+            await gate.load(A, "me")
+
+            leaving, *others = [asyncio.create_task(gate.unload(A.key)) for _ in range(3)]
+
+            outcomes = await asyncio.gather(leaving, *others, return_exceptions=True)
+        assert [type(each) for each in outcomes] == [asyncio.CancelledError, BackendBroke, BackendBroke]
+        assert studio.unloading.calls == ["a"]
+
     async def test_of_a_model_that_loads(self, gate: Gate, studio: FakeSwitcher) -> None:
         """A model that is being loaded serves those who wait for it, and goes then."""
         studio.loading.hold()
@@ -150,7 +162,7 @@ class TestUnload:
 
     async def test_that_a_close_overtakes(self, studio: FakeSwitcher) -> None:
         """Who waits for an unloading when dmap ends hears so."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
         lease = await gate.lease(A, "me").__aenter__()
         unloading = asyncio.create_task(gate.unload(A.key))
         await until(lambda: gate.snapshot().residents[0].leaving)
@@ -203,7 +215,7 @@ class TestLoad:
     async def test_of_a_found_model_knows_nothing(self, studio: FakeSwitcher) -> None:
         """Of a model that was resident before dmap came it is not known what it got."""
         studio.residents = {"a"}
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
         await gate.start()
 
         assert await gate.load(A, "me") is None
@@ -270,7 +282,7 @@ class TestLoad:
         """A load waits for those who are served, and is given up with its caller."""
         async with gate.lease(A, "me"):
             task = asyncio.create_task(gate.load(B, "you", name="load-b"))
-            await until(lambda: [line.name for line in gate.waiting()] == ["load-b"])
+            await until(lambda: [line.name for line in gate.view.all()] == ["load-b"])
             await cancelled(task)
 
         assert studio.loading.calls == ["a"]
@@ -323,12 +335,12 @@ class TestDrain:
 
     async def test_tells_a_waiter_its_bound(self, studio: FakeSwitcher) -> None:
         """Nobody knows when a drained device goes on: the estimate is the time until the refusal."""
-        gate = Gate("gpu0", Limits(wait_s=100), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(wait_s=100), {"studio": studio}, Bounds(cooldown_s=0))
         gate.drain(unload=False)
         task = ask(gate, A)
         await until(lambda: gate.snapshot().waiting == 1)
 
-        (line,) = gate.waiting()
+        (line,) = gate.view.all()
 
         assert 99 < line.estimate_s <= 100
         await cancelled(task)
@@ -336,7 +348,7 @@ class TestDrain:
 
     async def test_still_refuses_in_time(self, studio: FakeSwitcher) -> None:
         """Who has waited for `wait_s` is refused on a drained device too."""
-        gate = Gate("gpu0", Limits(wait_s=0.01), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(wait_s=0.01), {"studio": studio}, Bounds(cooldown_s=0))
         gate.drain(unload=False)
 
         with pytest.raises(WaitExpired):
@@ -371,7 +383,7 @@ class TestAdopt:
     async def test_respect_leaves_the_owners_model_alone(self, studio: FakeSwitcher) -> None:
         """A model that dmap did not load is no victim: what does not fit beside it is refused."""
         studio.residents = {"x"}
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0, adopt=False)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0, adopt=False))
         await gate.start()
 
         with pytest.raises(LoadFailed, match="beside what is pinned"):
@@ -383,7 +395,7 @@ class TestAdopt:
     async def test_respect_holds_for_models_that_the_catalog_knows(self, studio: FakeSwitcher) -> None:
         """The owner's model is no victim either if dmap has a route for it."""
         studio.residents = {"a"}
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0, adopt=False)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0, adopt=False))
         gate.know({A.key: A, B.key: B}.get)
         await gate.start()
         async with gate.lease(A, "me"):
@@ -398,7 +410,7 @@ class TestAdopt:
 
     async def test_respect_takes_out_no_stranger(self, studio: FakeSwitcher) -> None:
         """A model that turned up by hand is not unloaded with the next switch either."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0, adopt=False)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0, adopt=False))
         await gate.start()
         studio.residents = {"x"}
 
@@ -410,7 +422,7 @@ class TestAdopt:
     async def test_respect_uses_the_owners_model_as_it_is(self, studio: FakeSwitcher) -> None:
         """A model of the owner's serves, whatever options its route asks for."""
         studio.residents, studio.poor = {"a"}, {"a"}
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0, adopt=False)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0, adopt=False))
         await gate.start()
 
         async with gate.lease(replace(A, load={"context_length": 8192}), "me"):
@@ -421,7 +433,7 @@ class TestAdopt:
 
     async def test_what_dmap_loaded_itself_may_go(self, studio: FakeSwitcher) -> None:
         """With respect for others dmap still switches its own models."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0, adopt=False)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0, adopt=False))
         await gate.start()
         await gate.load(A, "me")
         await gate.recheck()
@@ -434,14 +446,14 @@ class TestAdopt:
     async def test_may_change_with_a_reload(self, studio: FakeSwitcher) -> None:
         """What is resident is looked at again when the owner changes their mind."""
         studio.residents = {"x"}
-        gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
         await gate.start()
 
-        gate.configure(Limits(), adopt=False)
+        gate.configure(Limits(), Bounds(cooldown_s=0, adopt=False))
         await gate.recheck()
         with pytest.raises(LoadFailed, match="beside what is pinned"):
             await gate.load(A, "me")
-        gate.configure(Limits(), adopt=True)
+        gate.configure(Limits(), Bounds(cooldown_s=0, adopt=True))
         await gate.recheck()
         await gate.load(A, "me")
 
@@ -452,11 +464,11 @@ class TestAdopt:
 async def test_a_reload_changes_how_long_silence_is_borne(studio: FakeSwitcher) -> None:
     """`gone_s` can be set while the gate runs."""
     studio.residents = {"a"}
-    gate = Gate("gpu0", Limits(), {"studio": studio}, cooldown_s=0)
+    gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
     await gate.start()
     studio.looking.error = BackendDown("studio does not answer")
 
-    gate.configure(Limits(), gone_s=0)
+    gate.configure(Limits(), Bounds(cooldown_s=0, gone_s=0))
     await gate.recheck()
 
     assert residents(gate) == []
@@ -470,9 +482,9 @@ class TestWaiting:
         first = asyncio.create_task(gate.lease(A, "ann", name="one").__aenter__())
         await studio.loading.started.wait()
         second = asyncio.create_task(gate.lease(B, "bob", name="two").__aenter__())
-        await until(lambda: len(gate.waiting()) == 2)
+        await until(lambda: len(gate.view.all()) == 2)
 
-        lines = gate.waiting()
+        lines = gate.view.all()
 
         assert [(line.name, line.client, line.model, line.position) for line in lines] == [
             ("one", "ann", A.key, 1),
@@ -510,8 +522,8 @@ class TestWaiting:
 
         async with gate.lease(one, "me"):
             tasks = [asyncio.create_task(serve("low", 0)), asyncio.create_task(serve("high", 1))]
-            await until(lambda: len(gate.waiting()) == 2)
-            assert [line.client for line in gate.waiting()] == ["high", "low"]
+            await until(lambda: len(gate.view.all()) == 2)
+            assert [line.client for line in gate.view.all()] == ["high", "low"]
         await asyncio.gather(*tasks)
 
         assert served == ["high", "low"]
@@ -595,7 +607,7 @@ class TestEvents:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """A switch that nobody wants any more while its victims still serve is cancelled, and no log line."""
-        gate.configure(Limits(patience_s=0, residency=0))
+        gate.configure(Limits(patience_s=0, residency=0), gate.bounds)
         async with gate.lease(A, "me"):
             told.clear()
             caplog.clear()
@@ -614,7 +626,7 @@ class TestEvents:
         self, gate: Gate, told: list[tuple[str, Mapping[str, Any]]]
     ) -> None:
         """The end of a switch is told before the begin of the one that is decided in its place."""
-        gate.configure(Limits(patience_s=0, residency=0))
+        gate.configure(Limits(patience_s=0, residency=0), gate.bounds)
         async with gate.lease(A, "me"):
             told.clear()
             first = ask(gate, B, "bob")
@@ -639,7 +651,7 @@ class TestEvents:
             "gpu0",
             Limits(),
             {"studio": studio},
-            cooldown_s=0,
+            Bounds(cooldown_s=0),
             tell=lambda name, fields: told.append((name, fields)),
         )
         await gate.start()
@@ -674,7 +686,11 @@ class TestEvents:
         told: list[str] = []
         studio.residents = {"a"}
         gate = Gate(
-            "gpu0", Limits(), {"studio": studio}, cooldown_s=0, tell=lambda name, fields: told.append(name)
+            "gpu0",
+            Limits(),
+            {"studio": studio},
+            Bounds(cooldown_s=0),
+            tell=lambda name, fields: told.append(name),
         )
 
         await gate.start()

@@ -113,17 +113,13 @@ def test_imports_go_down(file):
     assert {name: reason for name, reason in complaints.items() if reason} == {}
 
 
-TASKS_TO_MOVE = {}
-"""Those that make tasks of their own still; to be emptied."""
-
-
 @pytest.mark.parametrize("file", [file for file in FILES if file != Path("tasks.py")], ids=str)
 def test_tasks_are_made_in_one_place(file):
     """Only `tasks` makes tasks: one made elsewhere could die unheard."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     named = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
-    assert not named & {"create_task", "ensure_future"} or str(file) in TASKS_TO_MOVE
+    assert not named & {"create_task", "ensure_future"}
 
 
 def test_no_circle():

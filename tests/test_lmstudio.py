@@ -14,7 +14,7 @@ from dmap.backends import Loaded
 from dmap.backends.lmstudio.backend import LMStudioBackend
 from dmap.backends.lmstudio.models import read_v1
 from dmap.errors import BackendDown, LoadFailed
-from dmap.gate import Gate
+from dmap.gate import Bounds, Gate
 from dmap.models import ModelKey, Route
 from tests.fakes import Exchange, FakeBackend, answer, fake_backend
 from tests.lmstudio_emulator import Emulator, Knobs, Traps, emulator
@@ -1046,7 +1046,7 @@ async def test_a_gate_switches_while_others_meddle():
 async def gated(bench: Bench) -> AsyncGenerator[Gate]:
     """Run a gate over the backend, for one model at a time, that is told of changes as in production."""
     limits = Limits(max_models=1, patience_s=0.05, residency=0, wait_s=LIMIT_S)
-    gate = Gate("gpu0", limits, {"studio": bench.backend}, cooldown_s=0, gone_s=1)
+    gate = Gate("gpu0", limits, {"studio": bench.backend}, Bounds(cooldown_s=0, gone_s=1))
     await gate.start()
     bench.backend.start()
     try:

@@ -18,7 +18,7 @@ class Clock:
 def test_places_are_shared_for_a_moment() -> None:
     """A place may be as old as `FRESH_S`, for each look is a walk over all who wait, and no older."""
     clock, arbiter, waiting = Clock(), Arbiter(Limits()), dict[int, Lease]()
-    view = QueueView(arbiter, waiting, lambda lease: "a", clock)
+    view = QueueView(arbiter, waiting, clock)
     for number in (1, 2):
         waiting[number] = Lease(None, A, "me")
         waiting[number].id = number

@@ -5,8 +5,10 @@ It is the asyncio side of `arbiter`, its counterpart, which decides.  `gate` has
 is what a request holds, and `upkeep` carries out switches and looks at the backends.
 """
 
-from dmap.gate.gate import Bounds, Gate
-from dmap.gate.lease import Lease, Waiting
+from dmap.gate.device_backends import Bounds
+from dmap.gate.gate import Gate
+from dmap.gate.lease import Lease
+from dmap.gate.queue_view import Waiting
 from dmap.gate.switchlog import Tell
 
 __all__ = ["Bounds", "Gate", "Lease", "Tell", "Waiting"]

@@ -1,11 +1,12 @@
 """
 The backends that share one device, taken together: what is really resident on them, and how to change it.
 
-It believes nothing and decides nothing; it asks.  The counterparts are `look`, which tells the arbiter what
-was found, and `switching`, which carries out what the arbiter decides.
+It believes nothing and decides nothing; it asks.  The counterpart is `upkeep`, which tells the arbiter what
+was found and carries out what the arbiter decides.
 """
 
 import asyncio
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,22 @@ from typing import Any
 from dmap.backends import Loaded, ModelInfo, Switcher
 from dmap.errors import BackendDown, LoadFailed
 from dmap.models import ModelKey, Route
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """
+    What a gate goes by beside its arbiter's limits.
+
+    A lease may last *lease_s*, which the relay sees to.  Memory is free *cooldown_s* after an unload.
+    *gone_s* is how long a backend may keep silent until its residents no longer count.  Without *adopt* the
+    models that somebody else loaded are left alone, as if they were pinned.
+    """
+
+    lease_s: float = math.inf
+    cooldown_s: float = 3.0
+    gone_s: float = 60.0
+    adopt: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +51,22 @@ class Reading:
                 raise self.silent[key.backend]
 
 
+@dataclass(slots=True)
 class DeviceBackends:
-    """The backends of one device that can load and unload models, by name."""
+    """The backends of one device that can load and unload models, by name, and what they go by."""
 
-    def __init__(self, switchers: Mapping[str, Switcher], *, cooldown_s: float, gone_s: float) -> None:
-        self._switchers = switchers
-        self.cooldown_s = cooldown_s
-        self.gone_s = gone_s
-        self._freed_at: float | None = None
-        self._silent_since: dict[str, float] = {}
+    _switchers: Mapping[str, Switcher]
+    bounds: Bounds
+    _freed_at: float | None = None
+    _silent_since: dict[str, float] = field(default_factory=dict)
 
     async def read(self) -> Reading:
         """Ask all backends at once what is resident.  One that fails to answer is told as silent."""
-        names = list(self._switchers)
-        answers = await asyncio.gather(
-            *(self._switchers[name].models() for name in names), return_exceptions=True
-        )
+        asked = (switcher.models() for switcher in self._switchers.values())
+        answers = await asyncio.gather(*asked, return_exceptions=True)
         residents: dict[ModelKey, ModelInfo] = {}
         silent: dict[str, Exception] = {}
-        for name, answer in zip(names, answers, strict=True):
+        for name, answer in zip(self._switchers, answers, strict=True):
             if isinstance(answer, Exception):
                 silent[name] = answer
             elif isinstance(answer, BaseException):  # its own cancellation; ours would have left gather
@@ -76,7 +90,7 @@ class DeviceBackends:
         """Wait for what is left of the cool-down after the last unload: drivers free memory late."""
         if self._freed_at is None:
             return
-        left_s = self._freed_at + self.cooldown_s - asyncio.get_running_loop().time()
+        left_s = self._freed_at + self.bounds.cooldown_s - asyncio.get_running_loop().time()
         if left_s > 0:
             await asyncio.sleep(left_s)
         self._freed_at = None
@@ -95,15 +109,5 @@ class DeviceBackends:
     def _note_silence(self, silent: Mapping[str, Exception]) -> frozenset[str]:
         now = asyncio.get_running_loop().time()
         self._silent_since = {name: self._silent_since.get(name, now) for name in silent}
-        gone = (name for name, since in self._silent_since.items() if now - since >= self.gone_s)
-        return frozenset(gone)
-
-
-def is_down(exc: Exception) -> bool:
-    """Tell whether *exc* means that a backend does not answer, not that it refused."""
-    return isinstance(exc, (BackendDown, OSError))
-
-
-def cause_of(exc: Exception) -> str:
-    """Return the words of *exc*, for a client to read."""
-    return str(exc) or type(exc).__name__
+        gone_s = self.bounds.gone_s
+        return frozenset(name for name, since in self._silent_since.items() if now - since >= gone_s)

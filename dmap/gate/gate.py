@@ -9,37 +9,26 @@ withdrawn before the exception goes on.
 import asyncio
 import functools
 import itertools
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 from dmap.arbiter import Effect, Grant, Limits, Needs, Refuse, Snapshot, Switch, Unload
 from dmap.backends import Loaded, Switcher
 from dmap.errors import DmapError, WaitExpired
-from dmap.gate.device_backends import DeviceBackends
+from dmap.gate.device_backends import Bounds, DeviceBackends
 from dmap.gate.knowledge import Knowledge, needs_of
-from dmap.gate.lease import Lease, Waiting
+from dmap.gate.lease import Lease
 from dmap.gate.live import LiveArbiter
 from dmap.gate.queue_view import QueueView
 from dmap.gate.refusals import error_of, not_unloaded
 from dmap.gate.switchlog import SwitchLog, Tell, nothing
-from dmap.gate.unloads import PendingUnloads
 from dmap.gate.upkeep import Upkeep
 from dmap.models import ModelKey, Route
 
 _ANY = "any model"
 """What the arbiter of a gate without a device takes for the one model there is."""
-
-
-class Bounds(TypedDict, total=False):
-    """What a gate goes by beside its arbiter's limits; see `Gate`."""
-
-    lease_s: float
-    cooldown_s: float
-    gone_s: float
-    adopt: bool
 
 
 class Gate:
@@ -48,10 +37,8 @@ class Gate:
 
     Make it inside the loop that runs it, call `start` before the first lease and `close` at the end.
     *switchers* are the device's backends.  None means that there is no device: every route passes, at most
-    *parallel* at once.  A lease may last *lease_s*, which the relay sees to.  *gone_s* is how long a backend
-    may keep silent until its residents no longer count.  Without *adopt* the models that somebody else loaded
-    are left alone, as if they were pinned.  *tell* hears of switches, and of models that come and go without
-    dmap.  *view* has the places of those who wait.
+    *parallel* at once.  *tell* hears of switches, and of models that come and go without dmap.  *view* has
+    the places of those who wait.
     """
 
     def __init__(
@@ -59,29 +46,27 @@ class Gate:
         name: str,
         limits: Limits,
         switchers: Mapping[str, Switcher] | None = None,
+        bounds: Bounds | None = None,
         *,
         parallel: int | None = None,
-        lease_s: float = math.inf,
-        cooldown_s: float = 3.0,
-        gone_s: float = 60.0,
-        adopt: bool = True,
         tell: Tell = nothing,
     ) -> None:
         self.name = name
-        self.lease_s = lease_s
+        self.bounds = bounds or Bounds()
+        self._limits = limits
         self._switchers = switchers or {}
         self._has_device = switchers is not None
         self._live = LiveArbiter(name, limits, self._carry_out)
         self._arbiter = self._live.arbiter
-        self._backends = DeviceBackends(self._switchers, cooldown_s=cooldown_s, gone_s=gone_s)
-        self._known = Knowledge(self._arbiter, self._backends, adopt=adopt)
+        self._backends = DeviceBackends(self._switchers, self.bounds)
+        self._known = Knowledge(self._arbiter, self._backends)
         self._log = SwitchLog(name, tell)
         self._upkeep = Upkeep(self._live, self._backends, self._known, self._log, tell)
         self._ids = itertools.count(1)
         self._waiting: dict[int, Lease] = {}
         self._out: Counter[ModelKey] = Counter()
-        self._unloads = PendingUnloads()
-        self.view = QueueView(self._arbiter, self._waiting, self._seat, self._live.now)
+        self._unloads: dict[asyncio.Future[DmapError | None], ModelKey] = {}
+        self.view = QueueView(self._arbiter, self._waiting, self._live.now)
         self._closed = False
         if not self._has_device:
             self._live.say(self._arbiter.observed, self._arbiter.epoch, {_ANY: Needs(parallel=parallel)})
@@ -104,23 +89,16 @@ class Gate:
         """
         Return a context that waits for *route*'s model on entering and gives it back on leaving.
 
-        Higher *priority* is served before lower.  *name* is what `waiting` knows it by.
+        Higher *priority* is served before lower.  *name* is what `view` knows it by.
         """
         return Lease(self, route, client, priority, name)
-
-    @property
-    def wait_s(self) -> float:
-        """How long a request may wait for its model."""
-        return self._live.limits.wait_s
 
     def enter(self, lease: Lease) -> None:
         """Let *lease* wait for its model; for the lease to call."""
         lease.id = next(self._ids)
-        lease.since = now = self._live.now()
-        self._known.asked(lease.route)
-        self._await(lease, now)
-        needs, seat = needs_of(lease.route), self._seat(lease)
-        self._live.say_at(now, self._arbiter.submit, lease.id, seat, lease.client, needs, lease.priority)
+        lease.seat = lease.route.key if self._has_device else _ANY
+        self._known.asked[lease.route.key] = lease.route
+        self._live.say(self._submit, lease)
 
     def come_back(self, lease: Lease) -> None:
         """Let *lease* wait again, because its model did not answer, and look at the device; for the lease."""
@@ -131,12 +109,11 @@ class Gate:
 
     def leave(self, lease: Lease) -> None:
         """Take back what *lease* holds, a place or a model; for the lease to call."""
-        now = self._live.now()
         if self._waiting.pop(lease.id, None) is None:
             self._out[lease.route.key] -= 1
         else:
-            self._note_wait(lease, now)
-        self._live.say_at(now, self._arbiter.withdraw, lease.id)
+            self._note_wait(lease, self._live.now())
+        self._live.say(self._arbiter.withdraw, lease.id)
 
     def refuse(self, is_gone: Callable[[ModelKey], bool], error: DmapError) -> None:
         """Refuse those who wait for a model that *is_gone*; leases on it go on to their end."""
@@ -177,17 +154,20 @@ class Gate:
         """
         if self._closed:
             raise not_unloaded(key)
-        wait_s, future = self.wait_s, self._unloads.add(key)
+        wait_s, outcome = self._limits.wait_s, asyncio.get_running_loop().create_future()
+        self._unloads[outcome] = key
         self._live.say(self._arbiter.unload, key)
         try:
             async with asyncio.timeout(wait_s):
-                await future
+                error = await outcome
         except TimeoutError:
             text = f"{key} on {self.name!r} still serves after {wait_s:g} s and was not unloaded"
             raise WaitExpired(text, retry_after_s=5) from None
         finally:
-            if self._unloads.leave(key, future):
+            if self._unloads.pop(outcome, None) and key not in self._unloads.values():
                 self._live.say(self._arbiter.keep, key)
+        if error is not None:
+            raise error
 
     def drain(self, *, unload: bool) -> None:
         """Serve nobody and begin no switch until `resume`; with *unload* let all residents go when idle."""
@@ -197,14 +177,9 @@ class Gate:
         """Go on after `drain`."""
         self._live.say(self._arbiter.resume)
 
-    def configure(self, limits: Limits, **bounds: Unpack[Bounds]) -> None:
-        """Go on under other limits and *bounds*; what is not given stays, and so do leases and places."""
-        known, backends = self._known, self._backends
-        self.lease_s = bounds.get("lease_s", self.lease_s)
-        backends.cooldown_s = bounds.get("cooldown_s", backends.cooldown_s)
-        backends.gone_s = bounds.get("gone_s", backends.gone_s)
-        known.adopt = bounds.get("adopt", known.adopt)
-        self._live.limits = limits
+    def configure(self, limits: Limits, bounds: Bounds) -> None:
+        """Go on under other limits and *bounds*; leases and places stay."""
+        self._limits, self.bounds, self._backends.bounds = limits, bounds, bounds
         self._live.say(self._arbiter.configure, limits)
         self.changed()  # pins, times to live and whose models are whose may be others
 
@@ -214,15 +189,11 @@ class Gate:
         self._live.say(self._arbiter.close)
         await self._upkeep.close()
         self._log.heed(self._live.now(), None)
-        for key in self._unloads:
-            self._unloads.answer(key, not_unloaded(key))
+        for key in dict.fromkeys(self._unloads.values()):
+            self._answer_unloads(key, not_unloaded(key))
         self._live.close()
 
     # Questions
-
-    def waiting(self) -> list[Waiting]:
-        """List who waits, the next one first; a walk over all of them."""
-        return self.view.all()
 
     @property
     def drained(self) -> bool:
@@ -272,27 +243,35 @@ class Gate:
             self._out[key] += 1
             return lease.answer(None)
         is_down = key in self._known.down
-        lease.answer(error_of(refusal, key, self.name, self._live.limits, is_down=is_down))
+        lease.answer(error_of(refusal, key, self.name, self._limits, is_down=is_down))
 
     def _note_unloads(self) -> None:
         """Answer those who wait for an unloading that is over."""
-        for key in self._unloads:
+        for key in dict.fromkeys(self._unloads.values()):
             if not self._arbiter.is_leaving(key):
                 stays = key in self._arbiter.residents
-                self._unloads.answer(key, self._known.stuck.pop(key, None) if stays else None)
+                self._answer_unloads(key, self._known.stuck.pop(key, None) if stays else None)
+
+    def _answer_unloads(self, key: ModelKey, error: DmapError | None) -> None:
+        for outcome in [outcome for outcome, model in self._unloads.items() if model == key]:
+            del self._unloads[outcome]
+            if not outcome.done():  # else whoever waits for it is leaving right now
+                outcome.set_result(error)
+
+    def _submit(self, now: float, lease: Lease) -> Iterable[Effect]:
+        lease.since = now
+        self._await(lease, now)
+        needs = needs_of(lease.route)
+        return self._arbiter.submit(now, lease.id, lease.seat, lease.client, needs, lease.priority)
 
     def _await(self, lease: Lease, now: float) -> None:
         self._waiting[lease.id] = lease
         lease.waits_since = now
-        lease.switch_s -= self._log.clock.spent_s(now, lease.route.key)
+        lease.switch_s -= self._log.spent_s(now, lease.route.key)
 
     def _note_wait(self, lease: Lease, now: float) -> None:
         lease.queue_s += now - lease.waits_since
-        lease.switch_s += self._log.clock.spent_s(now, lease.route.key)
-
-    def _seat(self, lease: Lease) -> Any:
-        """Return what the arbiter takes for the model of *lease*."""
-        return lease.route.key if self._has_device else _ANY
+        lease.switch_s += self._log.spent_s(now, lease.route.key)
 
     def _in_use(self, backend: str, model: str) -> bool:
         return self._out[ModelKey(backend, model)] > 0

@@ -1,11 +1,11 @@
 """
 What the gate knows of its models beyond the arbiter, and how it judges what the backends report by that.
 
-It asks nobody and changes nothing outside; `look` and `switching` act on it.
+It asks nobody and changes nothing outside; `upkeep` acts on it.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from dmap.arbiter import Arbiter, Needs, Switch
 from dmap.backends import Loaded, ModelInfo
@@ -14,34 +14,29 @@ from dmap.gate.device_backends import DeviceBackends, Reading
 from dmap.models import ModelKey, Route
 
 
+@dataclass(slots=True)
 class Knowledge:
     """
     The models of one device.
 
-    *known* tells the route of a model as the catalog has it now, None if that has none.  Without *adopt* the
-    models that dmap did not load are their owner's: they are left alone, as if they were pinned.
+    *known* tells the route of a model as the catalog has it now, None if that has none; *asked* has the
+    route by which each model was asked for last.
 
     *got* is what the loads of the residents really gave, *down* are the models whose last switch failed
     because a backend did not answer, and *stuck* has the reason for those whose last unloading failed.
     """
 
-    def __init__(self, arbiter: Arbiter, backends: DeviceBackends, *, adopt: bool) -> None:
-        self.adopt = adopt
-        self.known: Callable[[ModelKey], Route | None] = lambda key: None
-        self.got: dict[ModelKey, Loaded] = {}
-        self.down: set[ModelKey] = set()
-        self.stuck: dict[ModelKey, DmapError] = {}
-        self._arbiter = arbiter
-        self._backends = backends
-        self._routes: dict[ModelKey, Route] = {}
-
-    def asked(self, route: Route) -> None:
-        """Note the latest route by which a model was asked for."""
-        self._routes[route.key] = route
+    _arbiter: Arbiter
+    _backends: DeviceBackends
+    known: Callable[[ModelKey], Route | None] = lambda key: None
+    asked: dict[ModelKey, Route] = field(default_factory=dict)
+    got: dict[ModelKey, Loaded] = field(default_factory=dict)
+    down: set[ModelKey] = field(default_factory=set)
+    stuck: dict[ModelKey, DmapError] = field(default_factory=dict)
 
     def route(self, key: ModelKey) -> Route | None:
         """Return the route of *key* as it is now; a request may have been resolved before it changed."""
-        return self.known(key) or self._routes.get(key)
+        return self.known(key) or self.asked.get(key)
 
     def surplus(self, switch: Switch, reading: Reading) -> list[ModelKey]:
         """
@@ -88,7 +83,7 @@ class Knowledge:
 
     def _is_foreign(self, key: ModelKey) -> bool:
         """Tell whether a resident is its owner's own business."""
-        return not self.adopt and key not in self.got
+        return not self._backends.bounds.adopt and key not in self.got
 
     def _satisfies(self, key: ModelKey) -> bool:
         return self._is_foreign(key) or self._backends.satisfies(key, self.route(key))

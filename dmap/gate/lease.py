@@ -8,26 +8,10 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from dmap.errors import DmapError
-from dmap.models import ModelKey, Route
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """
-    A request that waits: *name* and *client* as in its lease, *position* from 1 over the whole device.
-
-    *estimate_s* is a guess at the wait from now on; on a drained device the time until it is refused.
-    """
-
-    name: str
-    client: str
-    model: ModelKey
-    position: int
-    estimate_s: float
-    waited_s: float
+from dmap.models import Route
 
 
 class Issuer(Protocol):
@@ -43,6 +27,7 @@ class Issuer(Protocol):
         """Take back what *lease* holds: a place or a model."""
 
 
+@dataclass(slots=True, eq=False)
 class Lease:
     """
     A request's hold on a resident model: `ask`, wait for `granted`, and `release` it in the end.
@@ -55,35 +40,21 @@ class Lease:
     `ShuttingDown`.
     """
 
-    __slots__ = (
-        "_error",
-        "_is_answered",
-        "_is_open",
-        "_issuer",
-        "client",
-        "granted",
-        "id",
-        "name",
-        "priority",
-        "queue_s",
-        "route",
-        "since",
-        "switch_s",
-        "waits_since",
-    )
-
-    def __init__(self, issuer: Issuer, route: Route, client: str, priority: int = 0, name: str = "") -> None:
-        self.id = 0
-        self.name = name
-        self.route = route
-        self.client = client
-        self.priority = priority
-        self.since = self.waits_since = 0.0
-        self.queue_s = self.switch_s = 0.0
-        self.granted: asyncio.Future[None] | None = None
-        self._issuer = issuer
-        self._error: DmapError | None = None
-        self._is_answered = self._is_open = False
+    _issuer: Issuer
+    route: Route
+    client: str
+    priority: int = 0
+    name: str = ""
+    id: int = 0
+    seat: Any = None
+    since: float = 0.0
+    waits_since: float = 0.0
+    queue_s: float = 0.0
+    switch_s: float = 0.0
+    granted: asyncio.Future[None] | None = None
+    _error: DmapError | None = None
+    _is_answered: bool = False
+    _is_open: bool = False
 
     def ask(self) -> None:
         """Ask for the model.  It is held when this returns, or when `granted` is done if that is not None."""

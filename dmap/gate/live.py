@@ -25,7 +25,6 @@ class LiveArbiter:
 
     def __init__(self, name: str, limits: Limits, carry_out: Callable[[Iterable[Effect]], None]) -> None:
         self.name = name
-        self.limits = limits
         self.arbiter = Arbiter(limits)
         self._carry_out = carry_out
         self._loop = asyncio.get_running_loop()
@@ -44,19 +43,9 @@ class LiveArbiter:
         *args: _Arguments.args,
         **options: _Arguments.kwargs,
     ) -> None:
-        """Tell the arbiter of *event*, one of its methods, and have its answer carried out."""
-        self.say_at(self.now(), event, *args, **options)
-
-    def say_at(
-        self,
-        now: float,
-        event: Callable[Concatenate[float, _Arguments], Iterable[Effect]],
-        *args: _Arguments.args,
-        **options: _Arguments.kwargs,
-    ) -> None:
-        """Do the same for an event at *now*, which `now` has just returned."""
+        """Tell the arbiter that *event*, one of its methods, happens now; have its answer carried out."""
         try:
-            self._carry_out(event(now, *args, **options))
+            self._carry_out(event(self.now(), *args, **options))
         except Exception as exc:
             tasks.report(f"the gate of {self.name!r}", exc, vital=True)
             raise

@@ -1,9 +1,11 @@
 """Who waits at a gate, at what place, for about how long, and behind what.  It only looks."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from dmap.arbiter import Arbiter, Place, Switch
-from dmap.gate.lease import Lease, Waiting
+from dmap.gate.lease import Lease
+from dmap.models import ModelKey
 
 FRESH_S = 1.0
 """Leases share one list of the places for this long: to make it is a walk over all who wait."""
@@ -11,37 +13,40 @@ FEW = 64
 """Where more than this wait, a newcomer is told its place roughly: to know it exactly takes that walk."""
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """
+    A request that waits: *name* and *client* as in its lease, *position* from 1 over the whole device.
+
+    *estimate_s* is a guess at the wait from now on; on a drained device the time until it is refused.
+    """
+
+    name: str
+    client: str
+    model: ModelKey
+    position: int
+    estimate_s: float
+    waited_s: float
+
+
+@dataclass(slots=True)
 class QueueView:
-    """
-    The places of the leases that are *waiting* for what *arbiter* gives out; *now* is the gate's time.
+    """The places of the leases that are *waiting* for what *arbiter* gives out; *now* is the gate's time."""
 
-    *seat_of* tells by which name the arbiter knows what a lease waits for.
-    """
-
-    def __init__(
-        self,
-        arbiter: Arbiter,
-        waiting: Mapping[int, Lease],
-        seat_of: Callable[[Lease], object],
-        now: Callable[[], float],
-    ) -> None:
-        self._arbiter = arbiter
-        self._waiting = waiting
-        self._seat_of = seat_of
-        self._now = now
-        self._seen_at = 0.0
-        self._seen: Mapping[int, Place] = {}
+    _arbiter: Arbiter
+    _waiting: Mapping[int, Lease]
+    _now: Callable[[], float]
+    _seen_at: float = 0.0
+    _seen: Mapping[int, Place] = field(default_factory=dict)
 
     def all(self) -> list[Waiting]:
         """List who waits, the next one first."""
         now = self._now()
-        places = self._arbiter.places(now)
-        lines = [
-            Waiting(lease.name, lease.client, lease.route.key, place.position, place.estimate_s, waited_s)
-            for lease in self._waiting.values()
-            for place, waited_s in [(places[lease.id], now - lease.since)]
+        lines = ((self._waiting[id], place) for id, place in self._arbiter.places(now).items())
+        return [
+            Waiting(one.name, one.client, one.route.key, place.position, place.estimate_s, now - one.since)
+            for one, place in lines
         ]
-        return sorted(lines, key=lambda line: line.position)
 
     def of(self, lease: Lease) -> tuple[int, float]:
         """Return the position and the estimated wait of *lease*, as they were at most `FRESH_S` ago."""
@@ -56,7 +61,7 @@ class QueueView:
         if len(self._waiting) <= FEW:
             self._seen = {}
             return self.of(lease)
-        return len(self._waiting), self._arbiter.estimate(self._now(), self._seat_of(lease))
+        return len(self._waiting), self._arbiter.estimate(self._now(), lease.seat)
 
     def obstacle(self, lease: Lease) -> str:
         """Tell in a word or two what *lease* waits behind: a drain, a switch, other models, or its own."""
@@ -65,4 +70,4 @@ class QueueView:
         if (switch := self._arbiter.switch) is not None:
             return f"switch to {switch.load}" if isinstance(switch, Switch) else "unload"
         residents = self._arbiter.residents
-        return "parallel" if self._seat_of(lease) in residents else ", ".join(sorted(map(str, residents)))
+        return "parallel" if lease.seat in residents else ", ".join(sorted(map(str, residents)))

@@ -3,39 +3,46 @@ The two tasks that a device keeps its models with: one carries switches out, one
 
 Neither runs twice at once, and no look begins during a switch.  The counterpart is `gate`, which tells when
 there is a switch to carry out or a reason to look.
+
+A switch reads what is really resident first, and goes by that: a model that nobody let in is unloaded too.
+After each step the arbiter is told, and may have given the switch up by then.  The arbiter ignores what was
+read before or during a switch, so such a look is taken again.
 """
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from dmap import tasks
-from dmap.gate.device_backends import DeviceBackends
+from dmap.arbiter import Cause, Needs, Outcome, Switch, Unload
+from dmap.errors import BackendBroke, BackendDown
+from dmap.gate.device_backends import DeviceBackends, Reading
 from dmap.gate.knowledge import Knowledge
 from dmap.gate.live import LiveArbiter
-from dmap.gate.look import Look
-from dmap.gate.switching import Switching
-from dmap.gate.switchlog import SwitchLog, Tell
+from dmap.gate.switchlog import Report, SwitchLog, Tell
+from dmap.models import ModelKey
 
 
+@dataclass(slots=True, eq=False)
 class Upkeep:
     """
     Owns the tasks; `close` ends them.
 
-    *live* has the switches and is told of what is done and found, *known* is what is known of the models,
-    and *log* and *tell* hear of it.
+    *live* has the switches and is told of what is done and found.  *known* gets what a load gave, or why it
+    failed.  *log* tells of each step of a switch, and *tell* of models that came or went without dmap; what
+    the first look finds was there before.
     """
 
-    def __init__(
-        self, live: LiveArbiter, backends: DeviceBackends, known: Knowledge, log: SwitchLog, tell: Tell
-    ) -> None:
-        self._live = live
-        self._backends = backends
-        self._known = known
-        self._log = log
-        self._look = Look(live, backends, known, tell)
-        self._switching: asyncio.Task[None] | None = None
-        self._looking: asyncio.Task[None] | None = None
-        self._look_again = False
-        self._closed = False
+    _live: LiveArbiter
+    _backends: DeviceBackends
+    _known: Knowledge
+    _log: SwitchLog
+    _tell: Tell
+    _switching: asyncio.Task[None] | None = None
+    _looking: asyncio.Task[None] | None = None
+    _look_again: bool = False
+    _has_looked: bool = False
+    _closed: bool = False
 
     def switch(self) -> None:
         """Carry out the arbiter's switch, now or after the one under way."""
@@ -57,25 +64,113 @@ class Upkeep:
         self._closed, self._look_again = True, False
         await tasks.end(self._switching, self._looking)
 
+    # The switch under way
+
     async def _switch(self) -> None:
+        arbiter = self._live.arbiter
         try:
-            while (plan := self._live.arbiter.plan) is not None and plan.switch is not None:
-                switching = Switching(plan, self._live, self._backends, self._known, self._log)
-                is_broken = await switching.run()
-                self._look_again |= is_broken
+            while (plan := arbiter.plan) is not None and plan.switch is not None:
+                outcome = await self._outcome(plan.switch, self._log.report_of(self._live.now(), plan))
+                if outcome is not None:
+                    self._live.say(arbiter.switched, outcome)
+                    self._look_again |= outcome.failed is not None
         finally:
             self._switching = None
         self._start_look()
+
+    async def _outcome(self, switch: Switch | Unload, report: Report) -> Outcome | None:
+        """Carry *switch* out.  Return None if the arbiter has heard of its end, or gave it up on the way."""
+        try:
+            if isinstance(switch, Switch):
+                return await self._exchange(switch, report)
+            await self._unload(switch.model, report)
+            return None
+        except Exception as exc:
+            return self._failure(switch, exc, report)
+
+    async def _exchange(self, switch: Switch, report: Report) -> Outcome | None:
+        """Unload, cool down, load."""
+        arbiter, reading = self._live.arbiter, await self._backends.read()
+        reading.check(key for key in (*switch.unload, switch.load) if key.backend not in reading.gone)
+        for key in self._known.surplus(switch, reading):
+            if key in reading.residents:
+                await self._unload(key, report)
+            else:
+                self._live.say(arbiter.unloaded, key)
+            if arbiter.switch is not switch:
+                return None
+        await self._backends.cool_down()
+        self._live.say(arbiter.cleared)
+        return await self._load(switch.load, report) if arbiter.switch is switch else None
+
+    async def _unload(self, key: ModelKey, report: Report) -> None:
+        began = self._live.now()
+        await self._backends.unload(key)
+        self._known.got.pop(key, None)
+        self._known.stuck.pop(key, None)
+        report.unloaded(key, self._live.now() - began)
+        self._live.say(self._live.arbiter.unloaded, key)
+
+    async def _load(self, key: ModelKey, report: Report) -> Outcome:
+        report.loading_since = self._live.now()
+        route = self._known.route(key)
+        assert route is not None, "nothing is loaded that nobody has asked for"
+        loaded = self._known.got[key] = await self._backends.load(key, route.load)
+        report.loaded(self._live.now(), loaded)
+        self._known.down.discard(key)
+        size = None if route.size_given else loaded.size_bytes
+        return Outcome(size_bytes=size, parallel=loaded.parallel)
+
+    def _failure(self, switch: Switch | Unload, exc: Exception, report: Report) -> Outcome:
+        cause, is_down = str(exc) or type(exc).__name__, isinstance(exc, (BackendDown, OSError))
+        report.failed(self._live.now(), cause)
+        if isinstance(switch, Unload):
+            text = f"could not unload {switch.model} on {self._live.name!r}: {cause}"
+            error = BackendDown(text, retry_after_s=5) if is_down else BackendBroke(text)
+            self._known.stuck[switch.model] = error
+        elif is_down:
+            self._known.down.add(switch.load)
+        else:
+            self._known.down.discard(switch.load)
+        return Outcome(failed=cause, crowded=report.loading_since is not None and not is_down)
+
+    # The look
 
     def _start_look(self) -> None:
         if self._look_again and self._looking is None and self._switching is None:
             self._looking = tasks.spawn(self._take_looks, f"look {self._live.name}", vital=True)
 
     async def _take_looks(self) -> None:
+        arbiter = self._live.arbiter
         try:
             while self._look_again and self._switching is None:
-                self._look_again = False
-                is_vain = await self._look.take()
-                self._look_again |= is_vain
+                self._look_again, epoch = False, arbiter.epoch
+                reading = await self._backends.read()
+                self._look_again |= epoch != arbiter.epoch  # a switch began or ended: this was in vain
+                self._heed(reading, epoch)
         finally:
             self._looking = None
+
+    def _heed(self, reading: Reading, epoch: int) -> None:
+        """Tell the arbiter what was read from *epoch* on."""
+        arbiter = self._live.arbiter
+        is_late = epoch != arbiter.epoch
+        for key in [key for key in self._known.down if key.backend not in reading.silent]:
+            self._known.down.discard(key)  # the backend that was down answers now
+            self._live.say(arbiter.recovered, key)
+        found = self._known.found(reading)
+        if not is_late and arbiter.switch is None:
+            self._note_strays(reading, found)
+        self._live.say(arbiter.observed, epoch, found)
+        for key in self._known.outdated(reading):
+            self._live.say(arbiter.unload, key, Cause.OUTDATED)
+
+    def _note_strays(self, reading: Reading, found: Mapping[ModelKey, Needs]) -> None:
+        known = self._live.arbiter.residents
+        came = [key for key in found if key not in known] if self._has_looked else []
+        went = [key for key in known if key not in found and key not in reading.residents]
+        for event, keys in (("model.appeared", came), ("model.vanished", went)):
+            for key in keys:
+                self._tell(event, {"device": self._live.name, "model": str(key)})
+        self._known.forget(reading)
+        self._has_looked = True

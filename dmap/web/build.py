@@ -114,8 +114,8 @@ def _devices(config: Config, switchers: Mapping[str, Switcher], bus: Bus) -> dic
             name,
             limits_of(device),
             {each: switchers[each] for each in switchers if config.backends[each].placed_on == name},
+            bounds_of(device),
             tell=bus.tell,
-            **bounds_of(device),
         )
         for name, device in config.devices.items()
     }
@@ -126,8 +126,8 @@ def _passages(config: Config) -> dict[str, Gate]:
         name: Gate(
             name,
             Limits(wait_s=backend.wait_s, queue=backend.queue),
+            bounds=Bounds(lease_s=backend.lease_s),
             parallel=backend.parallel,
-            lease_s=backend.lease_s,
         )
         for name, backend in config.backends.items()
         if isinstance(backend, PassingSection)
@@ -149,9 +149,9 @@ def limits_of(device: Device) -> Limits:
 
 def bounds_of(device: Device) -> Bounds:
     """Return what else the gate of *device* goes by."""
-    return {
-        "lease_s": device.lease_s,
-        "cooldown_s": device.cooldown_s,
-        "gone_s": device.backend_gone_s,
-        "adopt": device.adopt == "evict",
-    }
+    return Bounds(
+        lease_s=device.lease_s,
+        cooldown_s=device.cooldown_s,
+        gone_s=device.backend_gone_s,
+        adopt=device.adopt == "evict",
+    )

@@ -37,7 +37,7 @@ def reload(proxy: Proxy, config: Config) -> None:
     proxy.visits.server = config.server
     proxy.pool.connect_s = config.server.connect_s
     for name, device in config.devices.items():
-        proxy.devices[name].configure(limits_of(device), **bounds_of(device))
+        proxy.devices[name].configure(limits_of(device), bounds_of(device))
     gone = ModelNotFound(
         "the model was taken out of the configuration while the request waited", param="model"
     )

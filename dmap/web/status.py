@@ -100,7 +100,7 @@ def waiting(gate: Gate) -> list[dict[str, Any]]:
             "estimate_s": round(each.estimate_s, 3),
             "waited_s": round(each.waited_s, 3),
         }
-        for each in gate.waiting()
+        for each in gate.view.all()
     ]
 
 
