@@ -2,18 +2,26 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import logging
 import re
 import signal
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 
 import psutil
 import pytest
 
+from dmap.arbiter import Limits
+from dmap.config import parse
+from dmap.daemon import RunningDaemon
+from dmap.gate import Gate
+from dmap.models import ModelInfo
+from dmap.web.build import build
 from tests.conftest import Proxy
+from tests.fake_switcher import FakeSwitcher, Step
 from tests.fakes import (
     DONE,
     END,
@@ -26,6 +34,7 @@ from tests.fakes import (
     chat,
     chunk,
     delta,
+    fake_backend,
     post,
     told,
 )
@@ -285,3 +294,79 @@ class TestBothFamilies:
         request = f"GET /ready HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\n\r\n".encode()
 
         assert (await answered(proxy, "127.0.0.1", request)).status == status
+
+
+async def test_a_slow_backend_does_not_hold_up_the_start(start, backend):
+    """A backend that does not answer keeps dmap for two seconds at most, and other backends not at all."""
+    async with fake_backend() as slow:
+        slow.hangs = True
+        studio = f"studio: {{kind: lmstudio, url: '{slow.url}', device: gpu0}}"
+        async with asyncio.timeout(5):
+            fake = f"fake: {{kind: openai, url: '{backend.url}'}}"
+            proxy = await start(f"backends: {{{fake}, {studio}}}\ndevices: {{gpu0: {{}}}}")
+        client = await proxy.client()
+
+        await client.send(post(chat()))
+
+        assert (await client.answer()).status == 200
+        assert slow.connections > 0
+
+
+class Stubborn(FakeSwitcher):
+    """A backend that takes its time when a look is cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leaving = Step()
+        self.leaving.hold()
+        self.looking.hold()
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """Look for ever."""
+        try:
+            return await super().models()
+        except asyncio.CancelledError:
+            await self.leaving()
+            raise
+
+
+@pytest.fixture
+async def stubborn() -> AsyncGenerator[list[Stubborn]]:
+    """Three backends that leave when the test is over, if not before."""
+    switchers = [Stubborn() for _ in range(3)]
+    yield switchers
+    for switcher in switchers:
+        switcher.leaving.release.set()
+
+
+async def ending(stubborn: list[Stubborn], shutdown_s: float) -> RunningDaemon:
+    """A daemon with a started gate for each of the backends."""
+    backends = "{fake: {kind: openai, url: 'http://127.0.0.1:9'}}"
+    config = parse(f"backends: {backends}\nserver: {{shutdown_s: {shutdown_s}}}", {})
+    gates = {f"gpu{at}": Gate(f"gpu{at}", Limits(), {"studio": each}) for at, each in enumerate(stubborn)}
+    await asyncio.gather(*(gate.start() for gate in gates.values()))
+    return RunningDaemon(dataclasses.replace(build(config), gates=gates), [], [])
+
+
+async def test_gates_close_at_once(stubborn):
+    """The end of one device's work is not waited for before that of another begins."""
+    daemon = await ending(stubborn, 60)
+    draining = asyncio.create_task(daemon.drain(asyncio.Event()))
+
+    async with asyncio.timeout(HERE_S):
+        await asyncio.gather(*(each.leaving.started.wait() for each in stubborn))
+    for each in stubborn:
+        each.leaving.release.set()
+
+    async with asyncio.timeout(HERE_S):
+        await draining
+
+
+async def test_gates_close_within_the_time_for_it(stubborn):
+    """What will not end on a device keeps the daemon for `shutdown_s` at most."""
+    daemon = await ending(stubborn, 0.2)
+
+    async with asyncio.timeout(5):
+        await daemon.drain(asyncio.Event())
+
+    assert not any(each.leaving.release.is_set() for each in stubborn)

@@ -727,3 +727,71 @@ async def test_a_size_that_was_given_outranks_the_report():
 
     assert [str(view.model) for view in gate.snapshot().residents] == ["studio/b"]
     await gate.close()
+
+
+async def test_nobody_is_served_before_the_first_look(studio: FakeSwitcher):
+    """A start does not wait for a slow backend; requests do, and what was there all along is not loaded."""
+    studio.residents = {"a"}
+    studio.looking.hold()
+    gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+    async with asyncio.timeout(5):
+        await gate.start()
+    waiting = ask(gate, A)
+    await until(lambda: gate.snapshot().waiting == 1)
+
+    studio.looking.release.set()
+    lease = await waiting
+
+    assert studio.loading.calls == []
+    lease.release()
+    await gate.close()
+
+
+async def test_a_drain_outlasts_the_first_look(studio: FakeSwitcher):
+    """Who drains a device before dmap has looked at it finds it drained afterwards."""
+    studio.looking.hold()
+    gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+    await gate.start()
+    gate.drain(unload=False)
+    waiting = ask(gate, A)
+
+    studio.looking.release.set()
+    await gate.recheck()
+    before = gate.drained, gate.snapshot().waiting
+    gate.resume()
+
+    assert before == (True, 1)
+    (await waiting).release()
+    await gate.close()
+
+
+async def test_a_resume_does_not_precede_the_first_look(studio: FakeSwitcher):
+    """Who resumes a device before dmap has looked at it has nothing loaded blindly."""
+    studio.residents = {"a"}
+    studio.looking.hold()
+    gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+    await gate.start()
+    waiting = ask(gate, B)
+
+    gate.resume()
+    before = list(studio.loading.calls)
+    studio.looking.release.set()
+    (await waiting).release()
+
+    assert (before, studio.unloading.calls, studio.loading.calls) == ([], ["a"], ["b"])
+    await gate.close()
+
+
+async def test_a_close_before_the_first_look(studio: FakeSwitcher):
+    """A gate that is closed before its backend has answered refuses who waits, and leaves no task behind."""
+    studio.looking.hold()
+    gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+    await gate.start()
+    waiting = ask(gate, A)
+    await until(lambda: gate.snapshot().waiting == 1)
+
+    await gate.close()
+
+    with pytest.raises(ShuttingDown):
+        await waiting
+    assert asyncio.all_tasks() == {asyncio.current_task()}

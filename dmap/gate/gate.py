@@ -18,6 +18,7 @@ from dmap.arbiter import Effect, Grant, Limits, Needs, Refuse, Snapshot, Switch,
 from dmap.backends import Loaded, Switcher
 from dmap.errors import DmapError, WaitExpired
 from dmap.gate.device_backends import Bounds, DeviceBackends
+from dmap.gate.drain import Drain
 from dmap.gate.knowledge import Knowledge, needs_of
 from dmap.gate.lease import Lease
 from dmap.gate.live import LiveArbiter
@@ -67,17 +68,18 @@ class Gate:
         self._out: Counter[ModelKey] = Counter()
         self._unloads: dict[asyncio.Future[DmapError | None], ModelKey] = {}
         self.view = QueueView(self._arbiter, self._waiting, self._live.now)
+        self._drain = Drain(self._live)
         self._closed = False
         if not self._has_device:
             self._live.say(self._arbiter.observed, self._arbiter.epoch, {_ANY: Needs(parallel=parallel)})
 
     async def start(self) -> None:
-        """Ask each backend what is resident.  One that is down counts as having nothing."""
+        """Ask each backend what is resident, within bounds.  One that is down counts as having nothing."""
         for name, switcher in self._switchers.items():
             switcher.changed = self.changed
             switcher.in_use = functools.partial(self._in_use, name)
             switcher.start()
-        await self.recheck()
+        await self._drain.start(self.recheck)
 
     def know(self, route_of: Callable[[ModelKey], Route | None]) -> None:
         """Have *route_of* tell of models that nobody has asked for yet; call `changed` when it knows more."""
@@ -171,11 +173,11 @@ class Gate:
 
     def drain(self, *, unload: bool) -> None:
         """Serve nobody and begin no switch until `resume`; with *unload* let all residents go when idle."""
-        self._live.say(self._arbiter.drain, unload=unload)
+        self._drain.order(unload=unload)
 
     def resume(self) -> None:
         """Go on after `drain`."""
-        self._live.say(self._arbiter.resume)
+        self._drain.lift()
 
     def configure(self, limits: Limits, bounds: Bounds) -> None:
         """Go on under other limits and *bounds*; leases and places stay."""
@@ -187,6 +189,7 @@ class Gate:
         """Refuse all who wait, and stop, within `tasks.END_S`; leases may end later.  Idempotent."""
         self._closed = True
         self._live.say(self._arbiter.close)
+        await self._drain.close()
         await self._upkeep.close()
         self._log.heed(self._live.now(), None)
         for key in dict.fromkeys(self._unloads.values()):
@@ -198,7 +201,7 @@ class Gate:
     @property
     def drained(self) -> bool:
         """Whether nobody is served until `resume`."""
-        return self._arbiter.drained
+        return self._drain.is_ordered
 
     @property
     def residents(self) -> frozenset[ModelKey]:
@@ -207,7 +210,7 @@ class Gate:
 
     def snapshot(self) -> Snapshot:
         """Return how many wait, what is resident and what is changing; cheap, however many wait."""
-        snapshot = self._arbiter.snapshot(self._live.now())
+        snapshot = replace(self._arbiter.snapshot(self._live.now()), drained=self.drained)
         return snapshot if self._has_device else replace(snapshot, residents=())
 
     def changed(self) -> None:

@@ -89,8 +89,7 @@ async def running(proxy: Proxy) -> AsyncGenerator[None]:
 
 async def _start(proxy: Proxy) -> None:
     await proxy.inventory.start()  # first, so that the gates know which of the residents are pinned
-    for gate in proxy.gates.values():
-        await gate.start()
+    await asyncio.gather(*(gate.start() for gate in proxy.gates.values()))
     for name in proxy.saved.drained & proxy.config.devices.keys():
         proxy.devices[name].drain(unload=False)
         fields = {"device": name, "since": "before this start", "until": "dmap resume"}
