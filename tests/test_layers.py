@@ -32,6 +32,7 @@ LAYERS = (
     "daemon simulate",  # 8
     "demo",  # 9: a daemon with models of its own
     "remote",  # 9: commands that ask a running daemon
+    "local",  # 9: commands that work here
     "cli",  # 9
     "__main__",
 )
@@ -50,7 +51,7 @@ HOMES = {
     "pydantic": {"backends", "config", "sections", "state", "web"},
     "pydantic_core": {"config"},
     "tokenizers": {"tokens"},
-    "uvloop": {"cli"},
+    "uvloop": {"local"},
     "xllamacpp": {"backends"},
     "yaml": {"config"},
 }

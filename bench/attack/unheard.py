@@ -73,7 +73,9 @@ async def unheard(seed: int, count: int) -> list[Bug]:
 def _suspects(calls: Mapping[str, int]) -> Iterator[str]:
     """Yield the places worth a bug: not what runs once while it starts and stops, or only there."""
     for place in calls:
-        if not place.startswith(("dmap.config", "dmap.cli", "dmap.demo", "dmap.web.build", "dmap.daemon")):
+        if not place.startswith(
+            ("dmap.config", "dmap.cli", "dmap.local", "dmap.demo", "dmap.web.build", "dmap.daemon")
+        ):
             yield place
 
 

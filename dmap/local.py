@@ -1,0 +1,104 @@
+"""The commands that do their work here, without a daemon that runs: with all that this takes to import."""
+
+import argparse
+import gc
+import logging
+import socket
+import sys
+from datetime import UTC, datetime
+
+import uvloop
+
+from dmap import demo, simulate, tls, tokens
+from dmap.access import keys
+from dmap.config import ConfigProblem, load, warnings_of
+from dmap.daemon import serve
+from dmap.lines import Lines
+
+EX_CONFIG = 78
+"""`EX_CONFIG` of sysexits.h; systemd is told not to restart after it."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command that *options* name; return its exit code."""
+    try:
+        return _COMMANDS[options.local](options)
+    except ConfigProblem as exc:
+        for problem in exc.problems:
+            print(f"dmap: {problem}", file=sys.stderr)
+        return EX_CONFIG
+
+
+def _serve(options: argparse.Namespace) -> int:
+    config = load(options.config)
+    _log_to_stderr(logging.INFO)
+    try:
+        _collect_seldom()
+        return uvloop.run(serve(config, read_again=lambda: load(options.config)))
+    except socket.gaierror as exc:
+        raise OSError(f"listen.host: {config.listen.host}: {exc.strerror}") from exc
+
+
+def _check(options: argparse.Namespace) -> int:
+    config = load(options.config)
+    if config.listen.tls is not None:
+        tls.check(config.listen.tls)
+    tokens.counters(config)
+    for warning in warnings_of(config, datetime.now(UTC)):
+        print(f"dmap: warning: {warning}", file=sys.stderr)
+    print(f"{options.config}: ok")
+    return 0
+
+
+def _new_key(options: argparse.Namespace) -> int:
+    name, given = options.name, options.given
+    if name is None and given and len(given[-1]) > 1:
+        _, name = given[-1].pop()  # an option takes all words up to the next one, and so the last
+    if name is None:
+        options.refuse("NAME is missing")
+    scopes, models = _all_of("--scopes", given), _all_of("--models", given)
+    if "" in models:
+        options.refuse("--models: a name is empty")
+    try:
+        print(keys.notice(name, scopes, models))
+    except ConfigProblem as exc:
+        options.refuse(keys.complaint(exc))
+    return 0
+
+
+def _all_of(option: str, given: list[list[tuple[str, str]]]) -> list[str]:
+    return [word.strip() for said in given for of, text in said if of == option for word in text.split(",")]
+
+
+def _demo(options: argparse.Namespace) -> int:
+    uvloop.run(demo.run(options.port))
+    return 0
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    return simulate.main()
+
+
+def _log_to_stderr(level: int) -> None:
+    """No timestamps: journald and container runtimes add their own.  Nor what else costs a system call."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # nor who logs: see "Optimization" in the logging HOWTO of Python
+    logging.basicConfig(
+        level=level, handlers=[Lines(sys.stderr)], format="%(levelname)s %(name)s %(message)s"
+    )
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def _collect_seldom() -> None:
+    """Have the garbage collector look less often, and never at what was there before the first request."""
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 50)  # 700, 10, 10: each request makes some hundred objects that it frees
+
+
+_COMMANDS = {
+    "serve": _serve,
+    "check-config": _check,
+    "demo": _demo,
+    "simulate": _simulate,
+    "key new": _new_key,
+}
