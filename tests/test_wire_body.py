@@ -253,8 +253,8 @@ def test_names_inside_of_what_is_not_structural_are_free(place, indent):
     )
     body = json.loads(INSIDE[place] % "{}")
 
-    assert peek((INSIDE[place] % inside).encode()).needs == ()
-    assert peek(json.dumps(body, indent=indent).encode()).needs == ()
+    assert peek((INSIDE[place] % inside).encode()).needs == []
+    assert peek(json.dumps(body, indent=indent).encode()).needs == []
 
 
 def _turn(*parts: Any) -> dict[str, Any]:
@@ -461,4 +461,4 @@ def test_peek_reads_what_any_parser_reads(pairs, escape, indent):
 def test_any_bytes_are_read_or_refused(body):
     """No bytes make peek, or the look for links, fail otherwise than by a refusal."""
     with suppress(BadRequest):
-        assert peek(body).needs == ()
+        assert peek(body).needs == []

@@ -10,9 +10,8 @@ tool or in the arguments of a call, is not looked at.
 `fitting.py` changes it.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -25,8 +24,7 @@ from dmap.wire.values import LONGEST_NAME, SHORT_BYTES, opened
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """
     What a *body* asks for: *model* is None when it names none.
 
@@ -39,7 +37,7 @@ class Call:
     body: bytes
     read: Mapping[str, Any]
     fields: Mapping[str, Any]
-    needs: tuple[Need, ...] = ()
+    needs: Sequence[Need] = ()
 
     def written(self) -> bytes:
         """Return the body for its server: what was not changed stands as its client wrote it."""
@@ -59,14 +57,12 @@ def peek(body: bytes) -> Call:
     Raises `BadRequest` naming the field.
     """
     try:
-        if len(body) < SHORT_BYTES:
-            body.decode()
-        else:
+        if len(body) >= SHORT_BYTES:
             check_limits(body)
         fields = opened(msgspec.Raw(body))
         if not isinstance(fields, dict):
             raise BadRequest("the body must be a JSON object")
-        needs = tuple(needs_of(fields))
+        needs = needs_of(fields)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequest(f"the body is not JSON: {exc}") from exc
     model, stream = fields.get("model"), fields.get("stream")

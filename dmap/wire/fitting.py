@@ -12,7 +12,6 @@ Only the outermost members count.  A request that none of this changes stays the
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -52,7 +51,7 @@ def fit(
         fields = {**fields, "model": model}
     if fields is call.fields:
         return call
-    return replace(call, model=model, stream=fields.get("stream") is True, fields=fields)
+    return call._replace(model=model, stream=fields.get("stream") is True, fields=fields)
 
 
 def _stripped(fields: _Fields, gone: frozenset[str]) -> _Fields:

@@ -55,11 +55,10 @@ _CASES = {word.casefold(): word for word in WORDS}
 _REMEMBERED = 1024
 """Characters of an object's names, together, up to which it is remembered what they are."""
 
-_HOLDERS = (list, dict, msgspec.Raw)
+_TEXTS = frozenset((str, type(None)))
 _PATH_CHARACTERS = 4096
 """Of a long value only so many are looked at: no path is longer (PATH_MAX), and no scheme of a URL."""
-_is_data = re.compile(r"\s*data:", re.IGNORECASE).match
-_is_base64 = re.compile(r"(?!\s*//)[A-Za-z0-9+/=_\s-]*").fullmatch
+_is_base64 = re.compile(r"(?!//)[A-Za-z0-9+/=_\s-]*").fullmatch
 _stem = re.compile(r"[^.\[]+").match
 
 
@@ -76,17 +75,22 @@ class Need(NamedTuple):
     reason: str
 
 
-def needs_of(fields: Object) -> Iterator[Need]:
+def needs_of(fields: Object) -> list[Need]:
     """
-    Yield what a JSON body with the outermost members *fields* needs.
+    Return what a JSON body with the outermost members *fields* needs.
 
     On the way it opens the messages, parts and tools in place.  Raises `BadRequest` for a name in them that
     is spelled in another way than dmap does, or stands there in two letter cases.
     """
+    needs = []
     for name in examined(frozenset(fields)):
-        permit, reason = _GUARDED.get(name) or (_REACHES if name == "tools" else _FETCHES)
-        if _asks(name, fields[name]) if name in _GUARDED else _reaches(fields, name):
-            yield Need(permit, name, name if name in _GUARDED else permit, reason)
+        if name in _GUARDED:
+            if _asks(name, fields[name]):
+                needs.append(Need(_GUARDED[name][0], name, name, _GUARDED[name][1]))
+        elif _reaches(fields, name):
+            permit, reason = _REACHES if name == "tools" else _FETCHES
+            needs.append(Need(permit, name, permit, reason))
+    return needs
 
 
 def form_needs(fields: Iterable[tuple[str, bytes, bool]]) -> Iterator[Need]:
@@ -101,7 +105,7 @@ def form_needs(fields: Iterable[tuple[str, bytes, bool]]) -> Iterator[Need]:
                 asks = bool(value.strip())
             else:
                 is_link = known not in _OUTER and not (is_file and _is_media(known))
-                asks = is_link and _leads_out(known, value.decode("latin-1"))
+                asks = is_link and _leads_out(known, value.decode("latin-1"), {})
             if asks:
                 permit, reason = _GUARDED.get(known, _FETCHES)
                 yield Need(permit, "", known if known in _GUARDED else permit, reason)
@@ -122,6 +126,8 @@ def _examined(names: frozenset[str]) -> tuple[str, ...]:
     further than Go's decoder does (`foldName` in encoding/json), to which U+017F is an s and U+212A a k.
     """
     for name in names:
+        if len(name) > LONGEST_NAME:
+            raise BadRequest(f"a field has a name of over {LONGEST_NAME} characters", param=name[:64])
         known = _SPELLING.get(plain(name)) or _CASES.get(name.casefold(), name)
         if name != known and name not in WORDS:
             raise BadRequest(f"spell the field {known!r} in this way, and only once", param=known)
@@ -134,10 +140,7 @@ def _examined(names: frozenset[str]) -> tuple[str, ...]:
 
 def examined(names: frozenset[str]) -> tuple[str, ...]:
     """Do the same as `_examined`, which remembers the answer, and do not remember what is long."""
-    sizes = [*map(len, names)]
-    if max(sizes, default=0) > LONGEST_NAME:
-        raise BadRequest(f"a field has a name of over {LONGEST_NAME} characters")
-    return _examined(names) if sum(sizes) < _REMEMBERED else _examined.__wrapped__(names)
+    return _examined(names) if len("".join(names)) < _REMEMBERED else _examined.__wrapped__(names)
 
 
 def _is_media(name: str) -> bool:
@@ -158,27 +161,27 @@ def _asks(name: str, value: Any) -> bool:
 
 def _reaches(holder: Object, name: str, depth: int = 1) -> bool:
     """Tell whether the member *name* of *holder* is or holds a link to another host, or to a file."""
-    is_text = name in _OUTER
     value = holder[name]
     if isinstance(value, msgspec.Raw):
-        if is_text and b"{" not in bytes(value):
+        if name in _OUTER and b"{" not in bytes(value):
             return False
         value = holder[name] = opened(value)
     if isinstance(value, list):
         return _any_reaches(value, name, depth)
     if isinstance(value, dict):
         return _parts_reach([value], name, depth)
-    if name == "url" and holder.get("type") in _FOUND:
-        return False
-    return not is_text and _leads_out(name, value)
+    return name not in _OUTER and _leads_out(name, value, holder)
 
 
 def _any_reaches(items: list[Any], name: str, depth: int) -> bool:
+    parts = [item for item in items if type(item) is dict]
+    if len(parts) == len(items):
+        return _parts_reach(parts, name, depth)
     if msgspec.Raw in map(type, items):
         items[:] = map(opened, items)
-    parts = [item for item in items if isinstance(item, dict)]
+        parts = [item for item in items if type(item) is dict]
     kinds: Any = list if name in _OUTER else (list, str, msgspec.Raw)
-    others = [item for item in items if isinstance(item, kinds)] if len(parts) < len(items) else []
+    others = [item for item in items if isinstance(item, kinds)]
     return any(_reaches({name: each}, name, depth + 1) for each in others) or _parts_reach(parts, name, depth)
 
 
@@ -187,10 +190,11 @@ def _parts_reach(parts: Sequence[Object], name: str, depth: int) -> bool:
         raise BadRequest(f"{name!r} is nested over {_DEEPEST} deep", param=name)
     for inner in _known(parts):
         if inner in _INNER:
-            held = [part for part in parts if isinstance(part.get(inner), _HOLDERS)]
-        else:
-            held = [part for part in parts if inner in part and inner not in _OUTER and inner not in _GUARDED]
-        if any(_reaches(part, inner, depth + 1) for part in held):
+            if _TEXTS.issuperset(map(type, [part.get(inner) for part in parts])):
+                continue
+        elif inner in _OUTER or inner in _GUARDED:
+            continue
+        if any(_reaches(part, inner, depth + 1) for part in parts if inner in part):
             return True
     return False
 
@@ -205,10 +209,11 @@ def _known(parts: Sequence[Object]) -> tuple[str, ...]:
     return tuple({name for part in parts for name in examined(frozenset(part))})
 
 
-def _leads_out(name: str, value: Any) -> bool:
-    """Tell whether a server may take the text *value* for a link or a path."""
-    text = beginning(value, _PATH_CHARACTERS)
-    is_absent = not isinstance(value, str | msgspec.Raw)
-    if is_absent or _is_data(text):
+def _leads_out(name: str, value: Any, holder: Object) -> bool:
+    """Tell whether a server may take the text *value*, a member *name* of *holder*, for a link or a path."""
+    if not isinstance(value, str | msgspec.Raw):
+        return False
+    text = beginning(value, _PATH_CHARACTERS).lstrip()
+    if text[:5].lower() == "data:" or (name == "url" and holder.get("type") in _FOUND):
         return False
     return not _is_media(name) or _is_base64(text) is None

@@ -58,23 +58,29 @@ def opened(value: Any) -> Any:
 
 
 def _decoded(value: msgspec.Raw) -> Any:
-    """Decode *value* in one piece if it is short; otherwise, or if that would lose a member, return it."""
-    if len(memoryview(value)) < SHORT_BYTES:
-        with suppress(msgspec.ValidationError):  # a number too large for Python's float
-            whole = _whole(value)
-            if _is_complete(whole, bytes(value)):
-                return whole
+    """
+    Return *value* decoded in one piece; or as it is, if it is long or if a name in it occurs twice.
+
+    It is written again, without what was lost to a second member of the same name.  If that gives the same
+    bytes, nothing was.  Other bytes may mean white space; but a colon stands behind the name of each member,
+    or in a text, so each member that is lost is a lost colon, unless escapes make colons of what was none.
+    """
+    if len(memoryview(value)) >= SHORT_BYTES:
+        return value
+    body = bytes(value)
+    try:
+        whole = _whole(body)
+        again = _encode(whole)
+        if again == body or (again.count(b":") == body.count(b":") and not _escapes_colons(body)):
+            return whole
+    except msgspec.ValidationError:
+        pass  # a number too large for Python's float, which nobody needs to decode
+    body.decode()
     return value
 
 
-def _is_complete(whole: Any, body: bytes) -> bool:
-    """
-    Tell whether no member of *body* was lost when it was decoded to *whole*, because its name came again.
-
-    A colon stands behind the name of each member, or in a text.  So each lost member is a lost colon, unless
-    escapes make colons of what was none.
-    """
-    return _encode(whole).count(b":") == body.count(b":") and b"\\u003" not in body
+def _escapes_colons(body: bytes) -> bool:
+    return b"\\"[0] in body and b"\\u003" in body  # a single byte is found 20 times as fast
 
 
 def _unique(pairs: dict[_Name, msgspec.Raw]) -> Object:
