@@ -18,6 +18,7 @@ from typing import Any
 
 from aiohttp import web
 
+from dmap.backends.lmstudio.section import LMStudioSection
 from tests.lmstudio_forms import (
     HTML,
     NO_TOKEN,
@@ -432,6 +433,11 @@ def _refused(refusal: Refusal, natively: bool) -> tuple[int, dict[str, Any]]:
     if natively:
         return 404, native(refusal.message, "model_not_found")
     return 400, openai(refusal.message, "model_not_found" if refusal.kind == "not_found" else None)
+
+
+def section(url: str, **given: Any) -> LMStudioSection:
+    """The section of a backend for the LM Studio at *url*."""
+    return LMStudioSection(kind="lmstudio", device="gpu0", url=url, **given)
 
 
 @contextlib.asynccontextmanager

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import psutil
@@ -17,6 +18,7 @@ from dmap.backends.gguf import engine as program
 from dmap.backends.gguf import watch
 from dmap.backends.gguf.backend import GGUFBackend
 from dmap.backends.gguf.resident import reason_in
+from dmap.backends.gguf.section import GGUFSection
 from dmap.errors import BackendDown, LoadFailed
 from tests.models import subjects, tool_call
 
@@ -28,10 +30,15 @@ CHAT = "/v1/chat/completions"
 ASK = {"messages": [{"role": "user", "content": "what is new"}], "max_tokens": 20}
 
 
+def section(folder: Path, **given: Any) -> GGUFSection:
+    """The section of a backend over *folder*."""
+    return GGUFSection(kind="gguf", device="gpu0", path=folder, **given)
+
+
 @pytest.fixture
 async def engine(models):
     """A backend, closed at the end, after which no child of it may be left, not even a zombie."""
-    backend = GGUFBackend("engine", models, parallel=2, threads=1)
+    backend = GGUFBackend("engine", section(models, parallel=2, threads=1))
     async with asyncio.timeout(LIMIT_S):
         yield backend
         await backend.close()
@@ -197,7 +204,8 @@ async def test_models_tells_what_a_load_would_give(engine):
 
 async def test_contexts_may_come_with_the_backend(models):
     """The contexts that a backend is made with count from its first look."""
-    backend = GGUFBackend("engine", models, contexts={"tiny-sea": 512})
+    backend = GGUFBackend("engine", section(models))
+    backend.contexts = {"tiny-sea": 512}
 
     listed = {model.id: model.context_length for model in await backend.models()}
 
@@ -315,7 +323,7 @@ async def test_a_missing_file_is_named(engine, models):
 
 async def broken(tmp_path: Path, content: bytes) -> str:
     (tmp_path / "broken.gguf").write_bytes(content)
-    backend = GGUFBackend("engine", tmp_path)
+    backend = GGUFBackend("engine", section(tmp_path))
     with pytest.raises(LoadFailed) as caught:
         await backend.load("broken", {})
     [model] = await backend.models()
@@ -346,7 +354,10 @@ async def test_a_truncated_header_is_told(tmp_path, models):
 
 async def test_a_missing_folder_is_backend_down(tmp_path):
     """Without its folder the backend has no answer."""
-    backend = GGUFBackend("engine", tmp_path / "nowhere")
+    folder = tmp_path / "nowhere"
+    folder.mkdir()
+    backend = GGUFBackend("engine", section(folder))
+    folder.rmdir()
 
     with pytest.raises(BackendDown, match="nowhere"):
         await backend.models()
@@ -358,7 +369,7 @@ async def test_a_missing_folder_does_not_hide_residents(tmp_path, models):
     folder.mkdir()
     for name in ("tiny-embed.gguf", "tiny-sea.gguf"):
         (folder / name).symlink_to(models / name)
-    backend = GGUFBackend("engine", folder, threads=1)
+    backend = GGUFBackend("engine", section(folder, threads=1))
     await backend.load("tiny-embed", {})
     before = {model.id: model for model in await backend.models()}
     folder.rename(tmp_path / "elsewhere")
@@ -411,7 +422,7 @@ async def test_a_load_can_be_cancelled_at_any_moment(engine, moment_s):
 
 async def test_a_load_that_hangs_is_bounded(models):
     """A child that says nothing for load_s is killed, and the message names the bound."""
-    backend = GGUFBackend("engine", models, load_s=2)
+    backend = GGUFBackend("engine", section(models, load_s=2))
     load = asyncio.create_task(backend.load("slow", {}))
     await freeze(await only_engine())
 
@@ -487,7 +498,7 @@ async def test_an_unload_is_no_death(engine, caplog):
 async def test_a_death_is_one_line_whatever_the_name(tmp_path, models, caplog):
     """A model's name cannot forge a line of the log."""
     (tmp_path / "two\nlines.gguf").symlink_to(models / "tiny-sea.gguf")
-    backend = GGUFBackend("engine", tmp_path, threads=1)
+    backend = GGUFBackend("engine", section(tmp_path, threads=1))
     told = asyncio.Event()
     backend.changed = told.set
     await backend.load("two\nlines", {})
@@ -506,7 +517,7 @@ async def test_a_death_is_one_line_whatever_the_name(tmp_path, models, caplog):
 @contextlib.asynccontextmanager
 async def watched(models, health_s):
     """A backend that asks its children often, and the event of its `changed`."""
-    backend = GGUFBackend("engine", models, parallel=2, threads=1, health_s=health_s)
+    backend = GGUFBackend("engine", section(models, parallel=2, threads=1), health_s=health_s)
     told = asyncio.Event()
     backend.changed = told.set
     async with asyncio.timeout(LIMIT_S):
@@ -592,9 +603,11 @@ PARENT = """
 import asyncio, sys, uvloop
 from pathlib import Path
 from dmap.backends.gguf.backend import GGUFBackend
+from dmap.backends.gguf.section import GGUFSection
 
 async def main():
-    backend = GGUFBackend("engine", Path(sys.argv[1]), threads=1)
+    section = GGUFSection(kind="gguf", device="gpu0", path=Path(sys.argv[1]), threads=1)
+    backend = GGUFBackend("engine", section)
     await backend.load("slow", {})
     sys.stdout.write("loaded\\n")
     sys.stdout.flush()
@@ -672,7 +685,7 @@ def test_all_of_it_works_on_plain_asyncio(models):
     """Python's own loop loads, answers, unloads, cancels and notices a death as uvloop does."""
 
     async def main():
-        backend = GGUFBackend("engine", models, threads=1)
+        backend = GGUFBackend("engine", section(models, threads=1))
         told = asyncio.Event()
         backend.changed = told.set
         cancelled = asyncio.create_task(backend.load("slow", {}))

@@ -14,7 +14,7 @@ from dmap.catalog import Catalog
 from dmap.config import parse
 from dmap.errors import BackendDown
 from dmap.inventory import Inventory
-from tests.lmstudio_emulator import Knobs, Traps, emulator
+from tests.lmstudio_emulator import Knobs, Traps, emulator, section
 
 STUDIO = "{devices: {gpu0: {}}, backends: {studio: {kind: lmstudio, url: 'http://a', device: gpu0}}}"
 SMALL = "llama-3.2-1b-instruct"
@@ -202,7 +202,7 @@ async def test_close_ends_what_is_being_asked(house):
 async def test_an_lm_studio_is_known_as_its_watch_finds_it():
     """An LM Studio's end, its return and what is loaded there are known with the next look of its watch."""
     async with emulator() as lm, asyncio.timeout(30):
-        backend = LMStudioBackend("studio", lm.url, watch_s=0.02)
+        backend = LMStudioBackend("studio", section(lm.url), watch_s=0.02)
         catalog = Catalog(parse(STUDIO, {}))
         inventory = Inventory({"studio": backend}, catalog)
         await inventory.start()
@@ -226,7 +226,7 @@ async def test_an_outage_of_an_lm_studio_is_two_lines(caplog):
     """Its end and its return are one line each; the log has its address, clients are told without."""
     caplog.set_level(logging.INFO)
     async with emulator() as lm, asyncio.timeout(30):
-        backend = LMStudioBackend("studio", lm.url, watch_s=3600)  # no look is under way at the kill
+        backend = LMStudioBackend("studio", section(lm.url), watch_s=3600)  # no look is under way at the kill
         inventory = Inventory({"studio": backend}, Catalog(parse(STUDIO, {})))
         await inventory.start()
         backend.start()
@@ -257,7 +257,7 @@ async def test_an_outage_of_an_lm_studio_is_two_lines(caplog):
 async def test_an_older_lm_studio_is_one_line(caplog):
     """The log says once that it is too old, and what its owner can do."""
     async with emulator(Traps(native=False), Knobs(v0_lag_s=0)) as lm, asyncio.timeout(30):
-        backend = LMStudioBackend("studio", lm.url, watch_s=0.01)
+        backend = LMStudioBackend("studio", section(lm.url), watch_s=0.01)
         inventory = Inventory({"studio": backend}, Catalog(parse(STUDIO, {})))
         await inventory.start()
         backend.start()

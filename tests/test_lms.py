@@ -17,12 +17,12 @@ import pytest
 from aiohttp import web
 
 from dmap import config as settings
-from dmap.backends import Loaded
+from dmap.backends import Loaded, Target
 from dmap.backends.lmstudio.backend import LMStudioBackend
 from dmap.backends.lmstudio.lms import Lms
 from dmap.errors import BackendDown, LoadFailed
 from dmap.web.build import build
-from tests.lmstudio_emulator import Emulator, Knobs, Traps
+from tests.lmstudio_emulator import Emulator, Knobs, Traps, section
 from tests.lmstudio_world import SPECS, Instance, Refusal, World
 
 LMS = Path(__file__).parent / "lms_emulator.py"
@@ -125,7 +125,8 @@ async def running(
     async with asyncio.timeout(60):
         lm = Studio(World(SPECS, Traps(), given))
         await lm.start()
-        backend = LMStudioBackend("studio", lm.url, lms=lms, load_s=load_s, poll_s=0.005, api_key=api_key)
+        described = section(lm.url, lms=lms, load_s=load_s, api_key=api_key)
+        backend = LMStudioBackend("studio", described, poll_s=0.005)
         try:
             yield Bench(lm, backend, home)
         finally:
@@ -311,8 +312,11 @@ async def test_a_model_that_lms_does_not_list_is_not_asked_for(bench):
 
 
 async def test_a_command_that_is_gone_is_told(home):
-    """A path at which nothing can be run fails the load with its name."""
-    async with running(home, lms=home / "nothing") as bench:
+    """A command that was there at the start, and is gone, fails the load with its name."""
+    command = home / "nothing"
+    command.touch(0o755)
+    async with running(home, lms=command) as bench:
+        command.unlink()
         with pytest.raises(LoadFailed, match="nothing cannot be run: No such file"):
             await bench.backend.load(SMALL, {"gpu": "max"})
 
@@ -371,7 +375,7 @@ async def test_a_stubborn_command_is_killed(home):
     """A command that does not end when asked is killed, and what LM Studio goes on loading is adopted."""
     async with running(home, slow_s=0.5) as bench:
         bench.quirks("stubborn")
-        lms = Lms(LMS, "127.0.0.1", bench.lm.port, api_key=None, grace_s=0.05)
+        lms = Lms(LMS, Target("127.0.0.1", bench.lm.port, False, ""), None, grace_s=0.05)
         load = asyncio.ensure_future(lms.load(SMALL, {"gpu": "max"}, 8))
         await bench.until("load_start")
         load.cancel()

@@ -17,7 +17,7 @@ from dmap.errors import BackendDown, LoadFailed
 from dmap.gate import Bounds, Gate
 from dmap.models import ModelKey, Route
 from tests.fakes import Exchange, FakeBackend, answer, fake_backend
-from tests.lmstudio_emulator import Emulator, Knobs, Traps, emulator
+from tests.lmstudio_emulator import Emulator, Knobs, Traps, emulator, section
 from tests.lmstudio_world import Refusal
 
 SMALL, OTHER, BIG, VAST = (
@@ -86,9 +86,7 @@ async def running(*, api_key: str | None = None, load_s: float = 5.0, **options)
     ):
         backend = LMStudioBackend(
             "studio",
-            f"{lm.url}/v1",
-            api_key=api_key,
-            load_s=load_s,
+            section(f"{lm.url}/v1", api_key=api_key, load_s=load_s),
             watch_s=options.get("watch_s", 0.02),
             disagree_s=options.get("disagree_s", 0.2),
             poll_s=0.005,
@@ -801,7 +799,7 @@ async def odd_server(script) -> AsyncGenerator[LMStudioBackend]:
     async with asyncio.timeout(LIMIT_S), fake_backend():
         server = Odd()
         await server.listen()
-        backend = LMStudioBackend("studio", server.url)
+        backend = LMStudioBackend("studio", section(server.url))
         try:
             yield backend
         finally:

@@ -6,8 +6,9 @@ and `unload` one at a time, never two at once on one device.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from dmap.errors import BackendDown
 from dmap.models import ModelInfo
@@ -31,6 +32,19 @@ class Target:
     tls: bool
     path: str
     headers: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, url: str, api_key: str | None) -> "Target":
+        """Return the server at *url* (with or without a closing `/v1`), which is asked with *api_key*."""
+        parts = urlsplit(url)
+        tls = parts.scheme == "https"
+        port = parts.port or (443 if tls else 80)
+        headers = (("Authorization", f"Bearer {api_key}"),) if api_key else ()
+        return cls(parts.hostname or "", port, tls, parts.path.rstrip("/").removesuffix("/v1"), headers)
+
+    def at(self, path: str) -> "Target":
+        """Return our route *path* on this server."""
+        return replace(self, path=self.path + path)
 
 
 class Backend(Protocol):

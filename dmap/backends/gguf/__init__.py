@@ -11,14 +11,7 @@ from dmap.wire.routes import MEDIA
 def _make(name: str, section: GGUFSection, connect_s: float) -> Backend:
     from dmap.backends.gguf.backend import GGUFBackend
 
-    return GGUFBackend(
-        name,
-        section.path,
-        parallel=section.parallel,
-        context_length=section.context_length,
-        threads=section.threads,
-        load_s=section.load_s,
-    )
+    return GGUFBackend(name, section)
 
 
 KIND = Kind(

@@ -10,22 +10,22 @@ requests it serves at once, so a child gets `parallel` times as much, and the me
 """
 
 import asyncio
+import functools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from dmap.backends.ask import Unheard, ask, decoded
-from dmap.backends.base import Loaded, Target, is_alike
-from dmap.backends.gguf.engine import HOST
+from dmap.backends.base import Loaded, Target, ignore, is_alike
 from dmap.backends.gguf.folder import Folder, ModelFile
-from dmap.backends.gguf.options import arguments
 from dmap.backends.gguf.resident import Resident, begin, port_of
-from dmap.backends.gguf.watch import HealthWatch
+from dmap.backends.gguf.section import GGUFSection, arguments
+from dmap.backends.gguf.watch import watch
 from dmap.errors import BackendDown, LoadFailed
 from dmap.logfmt import logfmt
 from dmap.models import ModelInfo
+from dmap.tasks import end, spawn
 
 ANSWER_S = 10.0
 """How long a loaded child may take to answer /health and /props."""
@@ -38,13 +38,13 @@ _log = logging.getLogger(__name__)
 
 class GGUFBackend:
     """
-    The `Switcher` over the models of *directory*.
+    The `Switcher` over the models of the folder that *section* names.
 
-    *parallel* requests are served at once per model, each with up to *context_length* tokens (less where
-    the model was trained for less).  *threads* are the CPU threads that compute per model, by default half
-    of what this process may use: they spin while they wait for each other, and the proxy needs room.
-    *load_s* bounds one load; every *health_s* each resident has to show that it does not hang.  Nothing is
-    started or read before the first call.
+    As many requests as *parallel* says are served at once per model, each with up to *context_length* tokens
+    (less where the model was trained for less).  *threads* are the CPU threads that compute per model, by
+    default half of what this process may use: they spin while they wait for each other, and the proxy needs
+    room.  *load_s* bounds one load; every *health_s* each resident has to show that it does not hang.
+    Nothing is started or read before the first call.
 
     *contexts* tells the context length that a model will be loaded with, by id, where that is not
     *context_length*: for what `models` tells of those that are not resident.  It may be set anew.
@@ -53,37 +53,25 @@ class GGUFBackend:
     frees_at_once = True
     url = None
 
-    def __init__(
-        self,
-        name: str,
-        directory: Path,
-        *,
-        parallel: int = 4,
-        context_length: int = 4096,
-        threads: int | None = None,
-        load_s: float = 600.0,
-        health_s: float = 10.0,
-        contexts: Mapping[str, int] | None = None,
-    ) -> None:
+    def __init__(self, name: str, section: GGUFSection, *, health_s: float = 10.0) -> None:
         self.name = name
-        self.changed: Callable[[], None] = _nothing
+        self.changed: Callable[[], None] = ignore
         self.in_use: Callable[[str], bool] = lambda model: False
-        self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = _nothing
-        self.contexts: Mapping[str, int] = {} if contexts is None else contexts
-        self._parallel = parallel
-        self._context_length = context_length
-        self._threads = threads or default_threads()
-        self._load_s = load_s
-        self._folder = Folder(directory)
+        self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = ignore
+        self.contexts: Mapping[str, int] = {}
+        self._section = section
+        self._health_s = health_s
+        self._folder = Folder(section.path)
         self._residents: dict[str, Resident] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._watch = HealthWatch(name, self._awake, health_s)
+        self._watch: asyncio.Task[None] | None = None
         self._closed = False
 
     def start(self) -> None:
         """Watch for children that hang; of their end each has a task of its own to tell."""
-        if not self._closed:
-            self._watch.start()
+        if self._watch is None and not self._closed:
+            work = functools.partial(watch, self.name, self._awake, self._health_s)
+            self._watch = spawn(work, f"watch {self.name}")
 
     def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
         """Tell whether *model* was loaded with *options*: nobody else loads here."""
@@ -101,10 +89,9 @@ class GGUFBackend:
         try:
             files = await self._scan()
         except BackendDown:
-            if not self._up():
+            if not self._loaded():
                 raise
-        files = {**{model: resident.file for model, resident in self._up().items()}, **files}
-        return [self._describe(file) for _, file in sorted(files.items())]
+        return [self._describe(file) for _, file in sorted({**self._loaded(), **files}.items())]
 
     async def load(self, model: str, options: Mapping[str, Any]) -> Loaded:
         """
@@ -138,10 +125,9 @@ class GGUFBackend:
     def target(self, model: str, path: str) -> Target:
         """Tell where the child of *model* listens; the path is the same there."""
         resident = self._residents.get(model)
-        if resident is None or resident.loaded is None or resident.child.ending:
+        if resident is None or not resident.is_up:
             raise BackendDown(f"model {model!r} is not resident on backend {self.name!r}; load it first")
-        headers = (("Authorization", f"Bearer {resident.key}"),)
-        return Target(host=HOST, port=resident.port, tls=False, path=path, headers=headers)
+        return resident.target(path)
 
     async def confirm(self) -> None:
         """Nobody else starts or ends these engines; one that dies is noticed at once."""
@@ -154,7 +140,7 @@ class GGUFBackend:
         """End the watch and all children at once; loads under way fail, later ones too."""
         self._closed = True
         ends = [resident.child.end() for resident in self._residents.values()]
-        await asyncio.gather(self._watch.close(), *ends)
+        await asyncio.gather(end(self._watch), *ends)
 
     async def _scan(self) -> dict[str, ModelFile]:
         try:
@@ -163,25 +149,26 @@ class GGUFBackend:
             reason = exc.strerror or str(exc)
             raise BackendDown(f"cannot read the model folder {self._folder.path}: {reason}") from exc
 
-    def _up(self) -> dict[str, Resident]:
-        return {model: resident for model, resident in self._residents.items() if resident.loaded}
+    def _loaded(self) -> dict[str, ModelFile]:
+        return {model: resident.file for model, resident in self._residents.items() if resident.loaded}
 
-    def _awake(self) -> dict[str, Resident]:
+    def _awake(self) -> list[Resident]:
         """Return the residents that have to answer."""
-        return {model: resident for model, resident in self._up().items() if not resident.child.ending}
+        return [resident for resident in self._residents.values() if resident.is_up]
 
     def _describe(self, file: ModelFile) -> ModelInfo:
         resident = self._residents.get(file.id)
         loaded = resident.loaded if resident else None
-        context_length = file.context_length(self.contexts.get(file.id, self._context_length))
-        size_bytes = file.memory(context_length, self._parallel)
+        parallel = self._section.parallel
+        context_length = file.context_length(self.contexts.get(file.id, self._section.context_length))
+        size_bytes = file.memory(context_length, parallel)
         return ModelInfo(
             id=file.id,
             resident=loaded is not None,
             size_bytes=loaded.size_bytes if loaded else size_bytes,
             context_length=loaded.context_length if loaded else context_length,
-            parallel=self._parallel,
-            embedding=file.embedding,
+            parallel=parallel,
+            embedding=file.header.embedding,
             v1=file.listed(),
         )
 
@@ -194,10 +181,10 @@ class GGUFBackend:
         )
         self._residents[file.id] = resident
         try:
-            async with asyncio.timeout(self._load_s):
+            async with asyncio.timeout(self._section.load_s):
                 resident.loaded = await self._come_up(resident)
         except TimeoutError as exc:
-            raise self._failure(resident, f"no answer in time (load_s is {self._load_s:g})") from exc
+            raise self._failure(resident, f"no answer in time (load_s is {self._section.load_s:g})") from exc
         except (Unheard, LookupError, TypeError, ValueError) as exc:
             raise self._failure(resident, f"its answers make no sense: {exc!r}") from exc
         finally:
@@ -206,38 +193,26 @@ class GGUFBackend:
         return resident.loaded
 
     def _arguments(self, file: ModelFile, wanted: Mapping[str, Any]) -> list[str]:
-        asked = wanted.get("context_length", self._context_length)
+        asked = wanted.get("context_length", self._section.context_length)
         context_length = file.context_length(asked)
         if "context_length" in wanted and context_length < asked:
             _log.warning(logfmt("context_cut", {"model": file.id, "asked": asked, "given": context_length}))
-        given = [
-            f"--alias={file.id}",
-            *("--context", str(context_length)),
-            *("--parallel", str(self._parallel)),
-            *("--threads", str(wanted.get("cpu_threads", self._threads))),
-            *arguments(wanted),
-        ]
-        return [*given, *(["--embedding"] if file.embedding else []), "--", str(file.path)]
+        threads = self._section.threads or default_threads()
+        given = arguments({"cpu_threads": threads, **wanted, "context_length": context_length})
+        if file.header.embedding:
+            given.append("--embedding")
+        return [f"--alias={file.id}", f"--parallel={self._section.parallel}", *given, "--", str(file.path)]
 
     async def _come_up(self, resident: Resident) -> Loaded:
         """Wait for the child's port, then ask it whether it is well and what it gives."""
-        port = await port_of(resident.child)
-        if port is None:
+        resident.port = await port_of(resident.child)
+        if not resident.port:
             raise self._failure(resident, f"the engine ended with status {resident.child.status}")
-        await self._asked(resident, port, "/health")
-        props = decoded(await self._asked(resident, port, "/props"))
-        resident.port = port
+        await _asked(resident, "/health")
+        props = decoded(await _asked(resident, "/props"))
         context_length = props["default_generation_settings"]["n_ctx"]
-        size_bytes = resident.file.memory(context_length, self._parallel)
+        size_bytes = resident.file.memory(context_length, self._section.parallel)
         return Loaded(size_bytes, context_length, props["total_slots"])
-
-    async def _asked(self, resident: Resident, port: int, path: str) -> bytes:
-        headers = (("Authorization", f"Bearer {resident.key}"),)
-        target = Target(HOST, port, False, path, headers)
-        status, body = await ask(target, within_s=ANSWER_S, most_bytes=PROPS_BYTES)
-        if status != 200:
-            raise ValueError(f"{path} answers with status {status}")
-        return body
 
     def _failure(self, resident: Resident, what: str) -> LoadFailed:
         file = resident.file
@@ -260,5 +235,8 @@ def default_threads() -> int:
     return max(1, min(16, len(os.sched_getaffinity(0)) // 2))
 
 
-def _nothing(*_: object) -> None:
-    """Stand in for the gate, and for the inventory, until there is one."""
+async def _asked(resident: Resident, path: str) -> bytes:
+    status, body = await ask(resident.target(path), within_s=ANSWER_S, most_bytes=PROPS_BYTES)
+    if status != 200:
+        raise ValueError(f"{path} answers with status {status}")
+    return body

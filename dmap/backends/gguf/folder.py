@@ -1,46 +1,38 @@
 """Which models a folder of GGUF files holds, by their headers.  It blocks."""
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dmap.backends.gguf.header import Header, read_header
+from dmap.backends.gguf.header import UNREADABLE, Header, read_header
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A model on disk: *path* is its first part, *file_bytes* the size of all; no *header*, if unreadable."""
+    """A model on disk: *path* is its first part, *file_bytes* the size of all its parts."""
 
     id: str
     path: Path
     file_bytes: int
-    header: Header | None
-
-    @property
-    def embedding(self) -> bool:
-        """Whether it was made for embeddings."""
-        return self.header is not None and self.header.embedding
+    header: Header
 
     def context_length(self, wanted: int) -> int:
         """Return *wanted* tokens, or what the model was trained for if that is less."""
-        trained = self.header.context_length if self.header else None
-        return min(wanted, trained) if trained else wanted
+        return min(wanted, self.header.context_length or wanted)
 
     def listed(self) -> dict[str, Any]:
         """Return what the file tells, in the words of LM Studio's native list."""
-        trained = self.header.context_length if self.header else None
+        trained = self.header.context_length
         entry = {"size_bytes": self.file_bytes, "format": "gguf"}
         return {**entry, "max_context_length": trained} if trained else entry
 
-    def memory(self, context_length: int | None, parallel: int) -> int:
+    def memory(self, context_length: int, parallel: int) -> int:
         """Estimate the resident's bytes: its weights and the attention cache of *parallel* requests."""
-        cache = self.header.cache_bytes if self.header else 0
-        return self.file_bytes + cache * (context_length or 0) * parallel
+        return self.file_bytes + self.header.cache_bytes * context_length * parallel
 
 
 class Folder:
@@ -48,7 +40,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._headers: dict[tuple[str, int, int], Header | None] = {}
+        self._headers: dict[tuple[str, int, int], Header] = {}
 
     def scan(self) -> dict[str, ModelFile]:
         """
@@ -56,16 +48,16 @@ class Folder:
 
         Raises OSError when the folder itself cannot be read; what else cannot be read is left out.
         """
-        headers: dict[tuple[str, int, int], Header | None] = {}
+        headers: dict[tuple[str, int, int], Header] = {}
         found: dict[str, ModelFile] = {}
         for model, parts in _group(_files(self.path)):
-            stats = [stat for part in parts if (stat := _stat(part))]
-            if len(stats) != len(parts):
+            try:
+                stats = [part.stat() for part in parts]
+            except OSError:
                 continue
             key = (str(parts[0]), stats[0].st_mtime_ns, stats[0].st_size)
-            header = self._headers[key] if key in self._headers else read_header(parts[0])
-            headers[key] = header
-            if header is None or not header.projector:
+            header = headers[key] = self._headers.get(key) or read_header(parts[0]) or UNREADABLE
+            if not header.projector:
                 found[model] = ModelFile(model, parts[0], sum(stat.st_size for stat in stats), header)
         self._headers = headers
         return found
@@ -74,26 +66,18 @@ class Folder:
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the names, relative to *folder* and without suffix, of what may be a model or a part of one."""
     for entry in _entries(folder):
-        if _is_candidate(entry):
-            yield entry.name[:-5], entry
-        elif entry.is_dir():
-            yield from ((f"{entry.name}/{file.name[:-5]}", file) for file in _inside(entry))
+        try:
+            files = _entries(entry) if entry.is_dir() else [entry]
+        except OSError:
+            continue
+        for file in files:
+            name = file.name.lower()
+            if name.endswith(".gguf") and "mmproj" not in name and file.is_file():
+                yield str(file.relative_to(folder))[:-5], file
 
 
 def _entries(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-
-
-def _inside(folder: Path) -> list[Path]:
-    try:
-        return [entry for entry in _entries(folder) if _is_candidate(entry)]
-    except OSError:
-        return []
-
-
-def _is_candidate(path: Path) -> bool:
-    name = path.name.lower()
-    return name.endswith(".gguf") and "mmproj" not in name and path.is_file()
 
 
 def _group(files: Iterator[tuple[str, Path]]) -> Iterator[tuple[str, list[Path]]]:
@@ -108,10 +92,3 @@ def _group(files: Iterator[tuple[str, Path]]) -> Iterator[tuple[str, list[Path]]
         elif part[1] in several:
             several[part[1]].append(path)
     yield from several.items()
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except OSError:
-        return None

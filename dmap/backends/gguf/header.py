@@ -56,6 +56,10 @@ class Header:
     projector: bool
 
 
+UNREADABLE = Header(context_length=None, cache_bytes=0, embedding=False, projector=False)
+"""What is known of a file whose header cannot be read."""
+
+
 def read_header(path: Path) -> Header | None:
     """Read the header of the file *path*; None when it is no GGUF file or a broken one.  Blocks."""
     try:
@@ -110,40 +114,35 @@ class _Reader:
             key = self._string()
             if key.startswith("tokenizer.") and _suffices(found):
                 break
-            (kind,) = self._unpack("I")
-            value = self._value(kind)
+            value = self._value(*self._unpack("I"))
             if value is not None:
                 found[key] = value
         return found
 
     def _value(self, kind: int) -> Value | None:
+        """Return a text, a number or a short list of numbers; skip any other array."""
         if kind == STRING:
-            return self._string(keep=False)
-        if kind == ARRAY:
-            return self._array()
-        (value,) = self._unpack(_scalar(kind))
-        return value  # type: ignore[no-any-return]
-
-    def _array(self) -> list[int | float] | None:
-        """Return a short list of numbers, skip any other array."""
-        kind, count = self._unpack("IQ")
+            return self._string()
+        if kind != ARRAY:
+            (number,) = self._unpack(_scalar(kind))
+            return number  # type: ignore[no-any-return]
+        item_kind, count = self._unpack("IQ")
         if count > MOST_ITEMS:
             raise ValueError(f"an array of {count} items")
-        if kind == STRING:
+        if item_kind == STRING:
             for _ in range(count):
                 self._skip(self._length())
             return None
-        item = _scalar(kind)
+        item = _scalar(item_kind)
         if count > LONGEST_LIST:
             self._skip(count * struct.calcsize(item))
             return None
         return list(self._unpack(f"{count}{item}"))
 
-    def _string(self, *, keep: bool = True) -> str:
+    def _string(self) -> str:
+        """Return a text; one that is too long to be a name of anything counts as empty."""
         length = self._length()
         if length > LONGEST_STRING_BYTES:
-            if keep:
-                raise ValueError(f"a key of {length} bytes")
             self._skip(length)
             return ""
         return self._read(length).decode(errors="replace")
@@ -156,16 +155,17 @@ class _Reader:
         return struct.unpack("<" + form, self._read(struct.calcsize("<" + form)))
 
     def _read(self, count: int) -> bytes:
-        self._left -= count
-        if self._left < 0:
-            raise ValueError("a header beyond all bounds")
+        self._spend(count)
         return self._file.read(count)
 
     def _skip(self, count: int) -> None:
+        self._spend(count)
+        self._file.seek(count, 1)
+
+    def _spend(self, count: int) -> None:
         self._left -= count
         if self._left < 0:
             raise ValueError("a header beyond all bounds")
-        self._file.seek(count, 1)
 
 
 def _scalar(kind: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dmap.backends.base import Loaded
+from dmap.backends.base import Loaded, Target
 from dmap.backends.gguf import engine
 from dmap.backends.gguf.folder import ModelFile
 from dmap.process import Child, clean_environment
@@ -28,7 +28,8 @@ class Resident:
     """
     A child that serves *file* and asks for *key*, and the *options* that it was loaded with.
 
-    *port* and *loaded*, what it gives, are known once it answers.
+    *port* and *loaded*, what it gives, are known once it answers.  *misses* counts the questions in a row
+    whether it is well that it has left without an answer.
     """
 
     child: Child
@@ -37,6 +38,16 @@ class Resident:
     options: Mapping[str, Any] = field(default_factory=dict)
     port: int = 0
     loaded: Loaded | None = None
+    misses: int = 0
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it answers, and nobody has asked it to end."""
+        return self.loaded is not None and not self.child.ending
+
+    def target(self, path: str) -> Target:
+        """Return where *path* is on it."""
+        return Target(engine.HOST, self.port, False, path, (("Authorization", f"Bearer {self.key}"),))
 
     @property
     def reason(self) -> str:
@@ -59,10 +70,10 @@ def begin(
     return Resident(Child(command, environment, gone), key, file, dict(options))
 
 
-async def port_of(child: Child) -> int | None:
-    """Wait until the child's model is loaded; return its port, or None when the child ended instead."""
+async def port_of(child: Child) -> int:
+    """Wait until the child's model is loaded; return its port, or 0 when the child ended instead."""
     word, _, port = (await child.first_line() or "").partition(" ")
-    return int(port) if word == "READY" and port.isdecimal() else None
+    return int(port) if word == "READY" and port.isdecimal() else 0
 
 
 def reason_in(lines: Sequence[str]) -> str:

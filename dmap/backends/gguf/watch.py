@@ -8,15 +8,13 @@ thread than the one that computes, so however long a prompt is, a child at work 
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 
 from dmap.backends.ask import Unheard, ask
 from dmap.backends.base import Target
 from dmap.backends.gguf.engine import HOST
 from dmap.backends.gguf.resident import Resident
 from dmap.logfmt import logfmt
-from dmap.process import Child
-from dmap.tasks import end, spawn
 
 ANSWER_BYTES = 64 * 1024
 MISSES = 3
@@ -25,49 +23,22 @@ MISSES = 3
 _log = logging.getLogger(__name__)
 
 
-class HealthWatch:
+async def watch(backend: str, residents: Callable[[], Collection[Resident]], health_s: float) -> None:
     """
-    Owns the task that asks, every *health_s*, each of the *residents* how it is, and waits half as long.
+    Ask each of the *residents* of *backend* every *health_s* how it is, and wait half as long; never return.
 
     A hung child is logged once and killed; its death is noticed like any other.
     """
+    while True:
+        turns = (_turn(backend, resident, health_s / 2) for resident in residents())
+        await asyncio.gather(asyncio.sleep(health_s), *turns)
 
-    def __init__(self, name: str, residents: Callable[[], Mapping[str, Resident]], health_s: float) -> None:
-        self._name = name
-        self._residents = residents
-        self._health_s = health_s
-        self._misses: dict[Child, int] = {}
-        self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to watch.  Idempotent; `close` ends it."""
-        if self._task is None:
-            self._task = spawn(self._run, f"watch {self._name}")
-
-    async def close(self) -> None:
-        """Stop watching.  Idempotent."""
-        await end(self._task)
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.gather(self._turn(), asyncio.sleep(self._health_s))
-
-    async def _turn(self) -> None:
-        residents = self._residents()
-        answers = await asyncio.gather(
-            *(_answers(each.port, self._health_s / 2) for each in residents.values())
-        )
-        before, self._misses = self._misses, {}
-        for (model, resident), answered in zip(residents.items(), answers, strict=True):
-            child = resident.child
-            if answered or child.ending or child.status is not None:
-                continue
-            self._misses[child] = before.get(child, 0) + 1
-            if self._misses[child] == MISSES:
-                self._end(model, child)
-
-    def _end(self, model: str, child: Child) -> None:
-        fields = {"backend": self._name, "model": model, "pid": child.pid, "misses": MISSES}
+async def _turn(backend: str, resident: Resident, within_s: float) -> None:
+    resident.misses = 0 if await _answers(resident.port, within_s) else resident.misses + 1
+    child = resident.child
+    if resident.misses == MISSES and not child.ending and child.status is None:
+        fields = {"backend": backend, "model": resident.file.id, "pid": child.pid, "misses": MISSES}
         _log.error(logfmt("engine_hung", fields))
         child.kill()
 

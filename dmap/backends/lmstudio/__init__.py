@@ -12,14 +12,7 @@ from dmap.wire.routes import MEDIA
 def _make(name: str, section: LMStudioSection, connect_s: float) -> Backend:
     from dmap.backends.lmstudio.backend import LMStudioBackend
 
-    return LMStudioBackend(
-        name,
-        section.url,
-        api_key=section.api_key,
-        connect_s=connect_s,
-        load_s=section.load_s,
-        lms=section.lms,
-    )
+    return LMStudioBackend(name, section, connect_s=connect_s)
 
 
 KIND = Kind(

@@ -18,7 +18,6 @@ is what is there after it and was not before, and if that is another model, it g
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from dmap.backends.base import Loaded, Target, ignore
@@ -26,6 +25,7 @@ from dmap.backends.lmstudio.client import RestClient
 from dmap.backends.lmstudio.lms import Lms
 from dmap.backends.lmstudio.loads import Loads
 from dmap.backends.lmstudio.look import Observer
+from dmap.backends.lmstudio.section import LMStudioSection
 from dmap.backends.lmstudio.server import Server
 from dmap.backends.lmstudio.watch import ChangeWatch
 from dmap.errors import BackendDown
@@ -36,12 +36,11 @@ CONFIRM_S = 1.0
 
 class LMStudioBackend:
     """
-    The `Switcher` over the LM Studio at *url* (with or without a closing `/v1`), asked with *api_key*.
+    The `Switcher` over the LM Studio that *section* describes; its *load_s* bounds one load.
 
-    *load_s* bounds one load, *watch_s* is the pause between two looks of the watch, *disagree_s* how long
-    its two lists may contradict each other, *poll_s* the pause between two looks while somebody else's load
-    is under way.  *lms* is the path of LM Studio's command, for the options of a load that REST does not
-    take.  Call `start` to have outside changes noticed; nothing is asked before the first call.
+    *watch_s* is the pause between two looks of the watch, *disagree_s* how long its two lists may contradict
+    each other, *poll_s* the pause between two looks while somebody else's load is under way.  Call `start` to
+    have outside changes noticed; nothing is asked before the first call.
 
     The gate may set *in_use*, which tells whether requests for a model are under way.  Such a model is not
     unloaded, even if the copy that its requests were sent to is gone: LM Studio may have loaded it again for
@@ -54,33 +53,29 @@ class LMStudioBackend:
     def __init__(
         self,
         name: str,
-        url: str,
+        section: LMStudioSection,
         *,
-        api_key: str | None = None,
         connect_s: float = 5.0,
-        load_s: float = 600.0,
         watch_s: float = 2.0,
         disagree_s: float = 10.0,
         poll_s: float = 0.25,
-        lms: Path | None = None,
     ) -> None:
         self.name = name
-        self.url = url
+        self.url = section.url
         self.changed: Callable[[], None] = ignore
         self.in_use: Callable[[str], bool] = lambda model: False
         self.contexts: Mapping[str, int] = {}
         self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = ignore
-        self._client = client = RestClient(name, url, api_key=api_key, connect_s=connect_s)
-        at = client.target("")
+        self._client = client = RestClient(name, section, connect_s)
         self._server = Server(
             client,
             Observer(client, disagree_s),
-            Lms(lms, at.host, at.port, api_key=api_key) if lms is not None else None,
-            load_s=load_s,
+            Lms(section.lms, client.server, section.api_key) if section.lms is not None else None,
+            load_s=section.load_s,
             report=lambda found: self.report(found),
             changed=lambda: self.changed(),
         )
-        self._loads = Loads(self._server, lambda model: self.in_use(model), load_s, poll_s)
+        self._loads = Loads(self._server, lambda model: self.in_use(model), section.load_s, poll_s)
         self._watch = ChangeWatch(self._server, lambda: self.changed(), watch_s)
         self._confirming = asyncio.Lock()
         self._confirmed_at = -1.0
@@ -138,7 +133,7 @@ class LMStudioBackend:
         if model not in self._server.residents:
             words = f"model {model!r} is not loaded on backend {self.name!r} any more; try again"
             raise BackendDown(words, retry_after_s=1)
-        return self._client.target(path)
+        return self._client.server.at(path)
 
     async def confirm(self) -> None:
         """

@@ -8,10 +8,10 @@ judged by what it holds, and everything that is no answer is raised as a `Fault`
 
 import json
 from typing import Any
-from urllib.parse import urlsplit
 
 from dmap.backends.ask import Unheard, ask, decoded
 from dmap.backends.base import Target
+from dmap.backends.lmstudio.section import LMStudioSection
 from dmap.errors import BackendDown
 
 ASK_S = 10.0
@@ -49,26 +49,16 @@ class Fault(Exception):
 
 class RestClient:
     """
-    The server at *url*, asked with *api_key* if there is one; *name* is the backend's, for messages.
+    The *server* of *section*; *name* is the backend's, for messages.
 
     No connection is kept: LM Studio closes idle ones after 5 s (`Keep-Alive: timeout=5`), and a POST on one
     that is just being closed could not be sent again without risking a second load.
     """
 
-    def __init__(self, name: str, url: str, *, api_key: str | None, connect_s: float) -> None:
-        parts = urlsplit(url)
+    def __init__(self, name: str, section: LMStudioSection, connect_s: float) -> None:
         self.name = name
-        self.url = url
-        self._tls = parts.scheme == "https"
-        self._host = parts.hostname or ""
-        self._port = parts.port or (443 if self._tls else 80)
-        self._prefix = parts.path.rstrip("/").removesuffix("/v1")
-        self._headers = (("Authorization", f"Bearer {api_key}"),) if api_key else ()
+        self.server = Target.of(section.url, section.api_key)
         self._connect_s = connect_s
-
-    def target(self, path: str) -> Target:
-        """Tell where an inference request goes."""
-        return Target(self._host, self._port, self._tls, self._prefix + path, self._headers)
 
     async def get(self, path: str) -> dict[str, Any]:
         """
@@ -94,7 +84,7 @@ class RestClient:
     def reason(self, fault: Fault) -> str:
         """Return *fault* in words for a client; a refused token is not repeated."""
         if fault.barred:
-            lack = "" if self._headers else ", which is not set"
+            lack = "" if self.server.headers else ", which is not set"
             problem = f"LM Studio refused dmap's own credentials (status {fault.status})"
             return f"{problem}; see backends.{self.name}.api_key{lack}"
         return fault.words
@@ -105,7 +95,7 @@ class RestClient:
         sent = b"" if body is None else json.dumps(body).encode()
         try:
             status, answer = await ask(
-                self.target(path),
+                self.server.at(path),
                 method=method,
                 body=sent,
                 within_s=within_s,

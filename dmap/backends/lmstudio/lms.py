@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dmap.backends.base import Target
 from dmap.backends.lmstudio.client import Fault
 from dmap.backends.lmstudio.section import FLAGS
 
@@ -38,29 +39,18 @@ _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _SPINNER = re.compile(r"[\u2800-\u28ff]")
 
 
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """How a call ended: its exit status, and the last of what it wrote."""
-
-    status: int
-    out: bytes
-    err: bytes
-
-
+@dataclass(slots=True)
 class Lms:
     """
-    The command at *path*, always sent to the server at *host* and *port*, which dmap has just asked.
+    The command at *path*, always sent to *server*, which dmap has just asked.
 
     *grace_s* is how long it gets to cancel its load before it is killed.
     """
 
-    def __init__(
-        self, path: Path, host: str, port: int, *, api_key: str | None, grace_s: float = 3.0
-    ) -> None:
-        self._path = path
-        self._server = ("--host", host, "--port", str(port))
-        self._api_key = api_key
-        self._grace_s = grace_s
+    path: Path
+    server: Target
+    api_key: str | None
+    grace_s: float = 3.0
 
     async def load(self, key: str, options: Mapping[str, Any], within_s: float) -> dict[str, Any]:
         """
@@ -73,70 +63,74 @@ class Lms:
         async with asyncio.timeout(within_s):
             path = await self._path_of(key)
             flags = [f"{FLAGS[option]}={value}" for option, value in options.items()]
-            ended = await self._run("load", path, "--exact", "--yes", *flags)
-            if ended.status and "unknown option '--exact'" in self._words(ended):
-                ended = await self._run("load", key, "--yes", *flags)
-        words = self._words(ended)
-        if ended.status:
-            unheard = "does not appear to be running" in words  # it waits 0.5 s; dmap's next look knows more
-            raise Fault(ended.status, f"lms: {words}", garbled=unheard)
+            try:
+                _, words = await self._run("load", path, "--exact", "--yes", *flags)
+            except Fault as fault:
+                if "unknown option '--exact'" not in fault.words:
+                    raise
+                _, words = await self._run("load", key, "--yes", *flags)
         return {"words": words}
 
     async def _path_of(self, key: str) -> str:
         """Return the path that `--exact` wants for *key*; other devices may have the same model."""
         try:
             async with asyncio.timeout(LIST_S):
-                ended = await self._run("ls", "--json")
+                out, words = await self._run("ls", "--json")
         except TimeoutError as exc:
             raise Fault(0, f"lms ls has not ended in {LIST_S:g} s") from exc
-        if ended.status:
-            unheard = "does not appear to be running" in self._words(ended)
-            raise Fault(ended.status, f"lms ls: {self._words(ended)}", garbled=unheard)
         try:
-            paths = list(_paths(json.loads(ended.out), key))
+            return next(_paths(json.loads(out), key))
         except ValueError:
-            raise Fault(0, f"lms ls --json wrote no JSON: {self._words(ended)}") from None
-        if not paths:
-            raise Fault(0, "lms does not list it")
-        return paths[0]
+            raise Fault(0, f"lms ls --json wrote no JSON: {words}") from None
+        except StopIteration:
+            raise Fault(0, "lms does not list it") from None
 
-    async def _run(self, *arguments: str) -> _Ended:
-        """Run it to its end.  When that is not awaited, it is ended, with all that it has started."""
+    async def _run(self, *arguments: str) -> tuple[bytes, str]:
+        """
+        Run it to its end; return its standard output, and all that it wrote in words.
+
+        When nobody waits for it any more, it is ended, with all that it has started.  Raises `Fault` if it
+        cannot be run or fails.
+        """
+        server = ("--host", self.server.host, "--port", str(self.server.port))
+        pipe = asyncio.subprocess.PIPE
         try:
             process = await asyncio.create_subprocess_exec(
-                str(self._path),
-                *arguments,
-                *self._server,
+                *(str(self.path), *arguments, *server),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
+                stdout=pipe,
+                stderr=pipe,
                 env=self._environment(),
                 start_new_session=True,
             )
         except OSError as exc:
-            raise Fault(127, f"{self._path} cannot be run: {exc.strerror or exc}") from exc
+            raise Fault(127, f"{self.path} cannot be run: {exc.strerror or exc}") from exc
         assert process.stdout is not None and process.stderr is not None
         work = asyncio.gather(_tail(process.stdout), _tail(process.stderr), process.wait())
         try:
             out, err, status = await asyncio.shield(work)
         finally:
-            await _end(process.pid, work, self._grace_s)
-        return _Ended(status, out, err)
+            await _end(process.pid, work, self.grace_s)
+        words = self._words(err + b"\n" + out) or f"nothing, exit status {status}"
+        if status:
+            unheard = "does not appear to be running" in words  # it waits 0.5 s; dmap's next look knows more
+            raise Fault(status, f"lms: {words}", garbled=unheard)
+        return out, words
 
     def _environment(self) -> dict[str, str]:
         """Give it its user's home and none of dmap's secrets but the token, which is not for `ps` to show."""
         kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        token = {"LM_API_TOKEN": self._api_key} if self._api_key else {}
+        token = {"LM_API_TOKEN": self.api_key} if self.api_key else {}
         return {**kept, "LC_ALL": "C", "NO_COLOR": "1", **token}
 
-    def _words(self, ended: _Ended) -> str:
+    def _words(self, written: bytes) -> str:
         """Return what it said, without spinner, colours and token."""
-        text = f"{ended.err.decode('utf-8', 'replace')}\n{ended.out.decode('utf-8', 'replace')}"
-        lines = (" ".join(line.split()) for line in re.split(r"[\r\n]+", _ESCAPE.sub("", text)))
+        text = _ESCAPE.sub("", written.decode("utf-8", "replace"))
+        lines = (" ".join(line.split()) for line in re.split(r"[\r\n]+", text))
         said = " ".join(line for line in lines if line and not _SPINNER.match(line))
-        if self._api_key:
-            said = said.replace(self._api_key, "(token)")
-        return said[:MOST_WORDS] or f"nothing, exit status {ended.status}"
+        if self.api_key:
+            said = said.replace(self.api_key, "(token)")
+        return said[:MOST_WORDS]
 
 
 def _paths(listed: Any, key: str) -> Iterator[str]:

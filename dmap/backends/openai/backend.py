@@ -2,15 +2,14 @@
 A server that speaks OpenAI's API and whose models dmap cannot switch.
 
 It is asked for its list of models and for answers, nothing else: any vLLM, llama-server or LM Studio that
-its owner runs by himself, or another dmap.
+its owner runs alone, or another dmap.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from dmap.backends.ask import Unheard, ask, decoded, entries
-from dmap.backends.base import Target, is_alike
+from dmap.backends.base import Target, ignore, is_alike
 from dmap.errors import BackendDown
 from dmap.models import ModelInfo
 
@@ -24,15 +23,10 @@ class OpenAIBackend:
     """The server at *url* (with or without a closing `/v1`), asked with *api_key* if one is given."""
 
     def __init__(self, name: str, url: str, *, api_key: str | None, connect_s: float) -> None:
-        parts = urlsplit(url)
         self.name = name
         self.url = url
-        self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = _ignored
-        self._host = parts.hostname or ""
-        self._tls = parts.scheme == "https"
-        self._port = parts.port or (443 if self._tls else 80)
-        self._prefix = parts.path.rstrip("/").removesuffix("/v1")
-        self._headers = (("Authorization", f"Bearer {api_key}"),) if api_key else ()
+        self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = ignore
+        self._server = Target.of(url, api_key)
         self._connect_s = connect_s
 
     async def models(self) -> Sequence[ModelInfo]:
@@ -50,7 +44,7 @@ class OpenAIBackend:
         return [_info(item) for item in payload if isinstance(item.get("id"), str)]
 
     async def _list(self) -> Sequence[Mapping[str, Any]]:
-        target = self.target("", "/v1/models")
+        target = self._server.at("/v1/models")
         status, body = await ask(target, within_s=_LIST_S, connect_s=self._connect_s, most_bytes=_LIST_BYTES)
         if status in _NO_LIST:
             return []
@@ -60,7 +54,7 @@ class OpenAIBackend:
 
     def target(self, model: str, path: str) -> Target:
         """Tell where a request for our route *path* goes; the same for every model."""
-        return Target(self._host, self._port, self._tls, self._prefix + path, self._headers)
+        return self._server.at(path)
 
     async def confirm(self) -> None:
         """Nothing here depends on what is resident."""
@@ -71,10 +65,6 @@ class OpenAIBackend:
 
     async def close(self) -> None:
         """Nothing is kept open between two questions."""
-
-
-def _ignored(found: Sequence[ModelInfo] | BackendDown) -> None:
-    """Stand in for the inventory: this backend looks at nothing by itself."""
 
 
 def _info(item: Mapping[str, Any]) -> ModelInfo:
