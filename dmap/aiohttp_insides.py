@@ -7,6 +7,7 @@ Each use is one function or one method here, with its reason, and has a test of 
 
 import asyncio
 import functools
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -44,16 +45,27 @@ _OPTIONS: dict[str, Any] = {
 
 class ClientConnection(web.RequestHandler):
     """
-    One client's connection; *server* is told of it.
+    One client's connection with *server*.
 
     It has dmap's words for what is no HTTP.  That is a client's doing, so it is one line in the log and never
     a traceback.
     """
 
-    __slots__ = ()
+    __slots__ = ("_server",)
 
-    def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(server, loop=loop, **_OPTIONS)
+    def __init__(self, server: "HttpServer") -> None:
+        super().__init__(server, loop=server.loop, **_OPTIONS)
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for a request, idle."""
+        super().connection_made(transport)
+        self._server.idle[self] = self._server.loop.time()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End what is under way on it."""
+        self._server.idle.pop(self, None)
+        super().connection_lost(exc)
 
     @property
     def peername(self) -> Any:
@@ -86,6 +98,8 @@ class ClientConnection(web.RequestHandler):
         outcome = await super().finish_response(request, resp, start_time)
         if is_unread:
             await self._linger(request.content)
+        if self.transport is not None:
+            self._server.idle[self] = self._server.loop.time()
         return outcome
 
     async def _linger(self, body: aiohttp.StreamReader) -> None:
@@ -127,24 +141,46 @@ class Request(web.BaseRequest):
         self.signed(self, response)
 
 
-def server(
-    answer: Callable[[Request], Awaitable[web.StreamResponse]],
-    sign: Callable[[Request, web.StreamResponse], None],
-) -> web.Server:
-    """Return a server that has *answer* answer each request, and *sign* put its headers on each response."""
-    loop = asyncio.get_running_loop()
+class HttpServer(web.Server):
+    """
+    Has *answer* answer each request, and *sign* put its headers on each response.
 
-    def request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:
-        made = Request(message, payload, protocol, writer, task, loop)
-        made.id, made.signed = request_id(message.headers), sign
+    It is called to make the protocol of a connection.  *idle* has the connections on which no request is
+    under way, each with the time since when, the one idle for longest first.  A request is under way from
+    the end of its head to the end of its answer.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[["Request"], Awaitable[web.StreamResponse]],
+        sign: Callable[["Request", web.StreamResponse], None],
+    ) -> None:
+        make: Any = self._request
+        super().__init__(answer, request_factory=make, handler_cancellation=True)  # type: ignore[arg-type]
+        self.loop = asyncio.get_running_loop()
+        self.idle: dict[ClientConnection, float] = {}
+        self._sign = sign
+
+    def __call__(self) -> ClientConnection:
+        """Return the protocol of one more connection."""
+        return ClientConnection(self)
+
+    def __len__(self) -> int:
+        """Return how many connections there are; their public list is made anew each time."""
+        return len(self._connections)
+
+    def cut_idle(self, most: int, idle_s: float) -> None:
+        """Cut up to *most* connections that have been idle for *idle_s*, beginning with the longest idle."""
+        until = self.loop.time() - idle_s
+        for connection, since in list(itertools.islice(self.idle.items(), most)):
+            if since <= until and connection.transport is not None:
+                connection.transport.abort()
+
+    def _request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:
+        self.idle.pop(protocol, None)
+        made = Request(message, payload, protocol, writer, task, self.loop)
+        made.id, made.signed = request_id(message.headers), self._sign
         return made
-
-    return web.Server(answer, request_factory=request, handler_cancellation=True)  # type: ignore[arg-type]
-
-
-def connections_of(server: web.Server) -> int:
-    """Return how many connections *server* has; its public list of them is made anew each time."""
-    return len(server._connections)
 
 
 async def ask_for_body(request: web.BaseRequest) -> None:

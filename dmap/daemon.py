@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from aiohttp import web
-
 from dmap import tasks
+from dmap.aiohttp_insides import HttpServer
 from dmap.config import Config, ConfigProblem, warnings_of
 from dmap.errors import ShuttingDown
 from dmap.logfmt import logfmt
@@ -114,7 +113,7 @@ async def listening(
             listener.close()
 
 
-def _listeners(http: web.Server, proxy: Proxy, given: Sequence[socket.socket]) -> list[Listener]:
+def _listeners(http: HttpServer, proxy: Proxy, given: Sequence[socket.socket]) -> list[Listener]:
     """Take the addresses, before anything is started that would have to be stopped if they are taken."""
     listen, tls = proxy.config.listen, {}
     if proxy.certificate is not None:

@@ -57,11 +57,15 @@ class Process:
 
 @asynccontextmanager
 async def daemon(
-    folder: Path, config: str, program: tuple[str, ...] = ("-m", "dmap"), **environment: str
+    folder: Path,
+    config: str,
+    program: tuple[str, ...] = ("-m", "dmap"),
+    listen: str = "{port: 0}",
+    **environment: str,
 ) -> AsyncGenerator[Process]:
-    """Run a daemon on a free port with *config*, whose `listen` it gets; it must end well."""
+    """Run a daemon on a free port with *config* and *listen*, in YAML; it must end well."""
     path = folder / "config.yaml"
-    path.write_text(f"listen: {{port: 0}}\n{config}")
+    path.write_text(f"listen: {listen}\n{config}")
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, *program, "serve", str(path)),
         stderr=asyncio.subprocess.PIPE,

@@ -11,7 +11,7 @@ import time
 import pytest
 from aiohttp.base_protocol import BaseProtocol
 
-from dmap.aiohttp_insides import connections_of, full
+from dmap.aiohttp_insides import full
 from tests.fakes import DONE, END, SSE, RawClient, chat, chunk, delta, post, served, soon
 
 pytestmark = pytest.mark.timeout(60)
@@ -226,11 +226,32 @@ async def test_connections_are_counted(proxy):
     """A server's connections are those that are open now."""
     http = proxy.daemon._listeners[0]._http
     clients = [await proxy.client() for _ in range(3)]
-    await soon(lambda: connections_of(http) == 3, 1)
+    await soon(lambda: len(http) == 3, 1)
 
     clients[0].close()
 
-    await soon(lambda: connections_of(http) == 2, 1)
+    await soon(lambda: len(http) == 2, 1)
+
+
+async def test_idle_connections_are_known(proxy, backend):
+    """A connection is idle before its first request's head is whole, and after each answer."""
+    http = proxy.daemon._listeners[0]._http
+    first, second = await proxy.client(), await proxy.client()
+    await soon(lambda: len(http.idle) == 2, 1)
+
+    await first.send(post(chat()))
+    exchange = await backend.next()
+    during = len(http.idle)
+    await exchange.end(SSE, chunk(DONE), END)
+    await first.answer()
+    await soon(lambda: len(http.idle) == 2, 1)
+    http.cut_idle(1, 0)
+
+    assert (during, await second.all()) == (1, b"")
+    await first.send(NEXT)
+    assert (await first.answer()).status == 200
+    first.close()
+    await soon(lambda: not http.idle, 1)
 
 
 async def poured(client, piece, times):

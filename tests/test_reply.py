@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import pytest
 from multidict import CIMultiDict
 
-from dmap.aiohttp_insides import server
+from dmap.aiohttp_insides import HttpServer
 from dmap.config import Server
 from dmap.errors import BackendBroke, ClientStalled
 from dmap.record import RequestRecord
@@ -32,7 +32,7 @@ async def replying(work, **bounds):
         done.set_result(await work(reply))
         return await reply.end()
 
-    http = server(answer, lambda request, response: None)
+    http = HttpServer(answer, lambda request, response: None)
     listener = await asyncio.get_running_loop().create_server(http, "127.0.0.1", 0)
     async with listener, narrow_to(listener.sockets[0].getsockname()) as client:
         await client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -11,7 +11,7 @@ from itertools import chain
 from aiohttp import web
 
 from dmap.access import scope_of
-from dmap.aiohttp_insides import Request, server
+from dmap.aiohttp_insides import HttpServer, Request
 from dmap.backends.registry import ROUTES
 from dmap.errors import BadRequest, DmapError, EncodedBody, Internal, NotBuilt, PathNotFound
 from dmap.logfmt import logfmt
@@ -29,9 +29,9 @@ _log = logging.getLogger("dmap.requests")
 _OPEN = "/health"
 
 
-def make_server(proxy: Proxy) -> web.Server:
-    """Return the HTTP server of *proxy*; its connections are `ClientConnection`s."""
-    return server(functools.partial(_answer, proxy), functools.partial(_sign, proxy))
+def make_server(proxy: Proxy) -> HttpServer:
+    """Return the HTTP server of *proxy*."""
+    return HttpServer(functools.partial(_answer, proxy), functools.partial(_sign, proxy))
 
 
 async def _answer(proxy: Proxy, request: Request) -> web.StreamResponse:

@@ -2,25 +2,25 @@
 Where clients come in: a listening socket, and the connections that are taken from it while there is room.
 
 uvloop's own server would take and cut at once the connections that it has no descriptor for.  Here they wait
-in the kernel until others have ended.
+in the kernel until others have ended.  Meanwhile connections that ask nothing are cut, those that have asked
+nothing for longest first: idle ones, and those whose first request is not there yet.
 """
 
 import asyncio
-import functools
+import itertools
 import logging
 import resource
 import socket
-from collections.abc import Callable
 from typing import Any
 
-from aiohttp import web
-
 from dmap import tasks
-from dmap.aiohttp_insides import ClientConnection, connections_of
+from dmap.aiohttp_insides import HttpServer
 from dmap.logfmt import logfmt
 
 PAUSE_S = 0.1
 """How soon it is tried again where there was no room."""
+IDLE_S = 1.0
+"""How long a connection may ask nothing where there is no room."""
 SPARE = 64
 """Descriptors for all that is no client's connection and no backend's."""
 _BATCH = 64
@@ -38,13 +38,13 @@ class Listener:
     There is room for half as many clients as there may be descriptors: each needs one more for its backend.
     """
 
-    def __init__(self, sock: socket.socket, http: web.Server, tls: dict[str, Any]) -> None:
+    def __init__(self, sock: socket.socket, http: HttpServer, tls: dict[str, Any]) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._http = http
         self._tls = tls
         self._loop = asyncio.get_running_loop()
-        self._connection: Callable[[], Any] = functools.partial(ClientConnection, http, self._loop)
+        self._opening: dict[asyncio.Task[Any], float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._is_full = False
 
@@ -72,9 +72,10 @@ class Listener:
         self._loop.add_reader(self._sock, self._take)
 
     def _take(self) -> None:
-        for _ in range(_BATCH):
-            if connections_of(self._http) >= _most():
-                return self._pause("as many clients as there is room for")
+        room = _most() - len(self._http) - len(self._opening)
+        if room <= 0:
+            return self._pause("as many clients as there is room for")
+        for _ in range(min(room, _BATCH)):
             try:
                 sock, _ = self._sock.accept()
             except (BlockingIOError, ConnectionAbortedError):
@@ -82,19 +83,35 @@ class Listener:
                 return
             except OSError as exc:
                 return self._pause(exc.strerror)
-            sock.setblocking(False)
-            opening = self._loop.connect_accepted_socket(self._connection, sock, **self._tls)
-            tasks.errand(opening, "take a connection", expected=(OSError,))
+            self._open(sock)
+
+    def _open(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        opening = self._loop.connect_accepted_socket(self._http, sock, **self._tls)
+        task = tasks.errand(opening, "take a connection", expected=(OSError,))
+        self._opening[task] = self._loop.time()
+        task.add_done_callback(self._opening.pop)
 
     def _pause(self, reason: str | None) -> None:
-        """Leave the others waiting for a moment; the log is told once, until nobody waits any more."""
+        """
+        Leave the others waiting for a moment, and make room for them.
+
+        The log is told once, until nobody waits any more.
+        """
         if not self._is_full:
             self._is_full = True
-            _log.warning(
-                logfmt("clients_wait", {"reason": reason, "connections": len(self._http.connections)})
-            )
+            _log.warning(logfmt("clients_wait", {"reason": reason, "connections": len(self._http)}))
+        self._make_room()
         self._loop.remove_reader(self._sock)
         self._timer = self._loop.call_later(PAUSE_S, self._resume)
+
+    def _make_room(self) -> None:
+        """Cut those who have asked nothing for longest: idle connections, and clients yet to agree on TLS."""
+        self._http.cut_idle(_BATCH, IDLE_S)
+        until = self._loop.time() - IDLE_S
+        for task, since in list(itertools.islice(self._opening.items(), _BATCH)):
+            if since <= until:
+                task.cancel()
 
 
 def _most() -> int:
