@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-import uvloop
 
 from dmap.config import Config, parse
 from dmap.daemon import RunningDaemon, listening
 from dmap.demo.models import make
 from tests.fakes import FakeBackend, RawClient, fake_backend, soon
+from tests.loops import Loop, keep_stderr
 from tests.once import made_once
 
 MODELS = ("tiny-sea", "tiny-kitchen", "tiny-brief", "tiny-embed", "slow")
@@ -20,7 +20,11 @@ MODELS = ("tiny-sea", "tiny-kitchen", "tiny-brief", "tiny-embed", "slow")
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run on the loop that production runs on."""
-    return {"uvloop": uvloop.new_event_loop}
+    return {"uvloop": Loop}
+
+
+def pytest_configure() -> None:
+    keep_stderr()
 
 
 @pytest.hookimpl(optionalhook=True)

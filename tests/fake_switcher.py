@@ -129,10 +129,12 @@ async def running_gate(studio: FakeSwitcher, tell: Tell = nothing) -> AsyncGener
     """Run a gate without a cool-down; at the end nothing may be left of anybody."""
     gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0), tell=tell)
     await gate.start()
-    yield gate
-    assert gate.snapshot().waiting == 0
-    assert gate.snapshot().leases == 0
-    await gate.close()
+    try:
+        yield gate
+        assert gate.snapshot().waiting == 0
+        assert gate.snapshot().leases == 0
+    finally:
+        await gate.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert not studio.unloaded_while_serving
     assert not studio.two_at_once

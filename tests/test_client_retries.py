@@ -87,8 +87,10 @@ async def backend_at(port: int) -> AsyncGenerator[None]:
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
-    yield
-    await runner.cleanup()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
 
 
 def down(port: int) -> str:

@@ -520,8 +520,10 @@ async def watched(models, health_s):
     backend = GGUFBackend("engine", section(models, parallel=2, threads=1), health_s=health_s)
     told = asyncio.Event()
     backend.changed = told.set
-    async with asyncio.timeout(LIMIT_S):
-        yield backend, told
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            yield backend, told
+    finally:
         await backend.close()
     assert engines() == []
     assert [task for task in asyncio.all_tasks() if task.get_name().startswith("watch")] == []
