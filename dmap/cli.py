@@ -28,13 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(options.run(options))
         sys.stdout.flush()
         return code
-    except Trouble as exc:
-        print(f"dmap: {exc}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # who read our output has seen enough; nor shall the exit flush into nothing
+    except BrokenPipeError:  # the reader of our output has seen enough; the exit must not flush it again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as exc:
+    except (OSError, Trouble) as exc:
         print(f"dmap: {exc}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -82,14 +79,14 @@ def _add_key(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
             action="append",
             nargs="+",
             default=[],
-            type=functools.partial(_said, option),
+            type=functools.partial(_given, option),
             metavar=option[2:-1].upper(),
             help=f"{help_text}; several with commas",
         )
     command.set_defaults(run=_local, local="key new", refuse=command.error)
 
 
-def _said(option: str, text: str) -> tuple[str, str]:
+def _given(option: str, text: str) -> tuple[str, str]:
     return option, text
 
 

@@ -99,8 +99,9 @@ async def listening(
     proxy = build(config, state)
     http = make_server(proxy)
     listeners = _listeners(http, proxy, given)
+    lag = functools.partial(metrics.watch, proxy.metrics.lag)
     try:
-        async with running(proxy), metrics.watched(proxy):
+        async with running(proxy), tasks.running(lag, "loop lag"):
             for listener in listeners:
                 listener.start()
             try:
@@ -149,7 +150,7 @@ async def serve(
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reload
     given = given_to_us(config.access)
     state = StateFile(config.state or default_path(os.environ))
-    async with notifier.beating(), listening(config, given, state) as daemon:
+    async with tasks.running(notifier.beat, "notify"), listening(config, given, state) as daemon:
         by = "systemd" if given else None
         _log.info(logfmt("listening", {"url": daemon.url, "by": by, "backends": ",".join(config.backends)}))
         _advise(config)

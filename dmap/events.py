@@ -9,6 +9,7 @@ missed.  An event is encoded when it is first read, and only once.
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -51,6 +52,7 @@ BATCH = 16
 _encode = msgspec.json.Encoder().encode
 
 
+@dataclass(slots=True)
 class Event:
     """
     One thing that happened: *number* counts from 1, *at* is wall time in seconds since 1970.
@@ -58,14 +60,11 @@ class Event:
     *fields* hold plain values, never a body, a key or another secret.
     """
 
-    __slots__ = ("_frame", "at", "fields", "number", "type")
-
-    def __init__(self, number: int, at: float, type: str, fields: Mapping[str, Any]) -> None:
-        self.number = number
-        self.at = at
-        self.type = type
-        self.fields = fields
-        self._frame: bytes | None = None
+    number: int
+    at: float
+    type: str
+    fields: Mapping[str, Any]
+    _frame: bytes | None = None
 
     @property
     def frame(self) -> bytes:

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     config = load(options.config)
-    _log_to_stderr(logging.INFO)
+    _log_to_stderr()
     try:
         _collect_seldom()
         return uvloop.run(serve(config, read_again=lambda: load(options.config)))
@@ -67,7 +67,8 @@ def _new_key(options: argparse.Namespace) -> int:
 
 
 def _all_of(option: str, given: list[list[tuple[str, str]]]) -> list[str]:
-    return [word.strip() for said in given for of, text in said if of == option for word in text.split(",")]
+    texts = [text for group in given for each, text in group if each == option]
+    return [word.strip() for text in texts for word in text.split(",")]
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -76,16 +77,20 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    return simulate.main()
+    print(simulate.run_table())
+    return 0
 
 
-def _log_to_stderr(level: int) -> None:
-    """No timestamps: journald and container runtimes add their own.  Nor what else costs a system call."""
+def _log_to_stderr() -> None:
+    """
+    Log without timestamps, for journald and container runtimes add their own, and without what is costly.
+
+    What is left out are the caller, the thread and the process: see "Optimization" in the logging HOWTO.
+    """
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None  # nor who logs: see "Optimization" in the logging HOWTO of Python
-    logging.basicConfig(
-        level=level, handlers=[Lines(sys.stderr)], format="%(levelname)s %(name)s %(message)s"
-    )
+    logging._srcfile = None
+    form = "%(levelname)s %(name)s %(message)s"
+    logging.basicConfig(level=logging.INFO, handlers=[Lines(sys.stderr)], format=form)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 

@@ -7,14 +7,12 @@ nothing; and nothing that goes wrong with it reaches the daemon.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, MutableMapping
+from collections.abc import Callable, MutableMapping
 
-from dmap import tasks
 from dmap.logfmt import logfmt
 
 _log = logging.getLogger(__name__)
@@ -97,17 +95,12 @@ class Notifier:
         if self.address is not None and self._unsent and self._send(self.address):
             self._unsent.clear()
 
-    @contextlib.asynccontextmanager
-    async def beating(self) -> AsyncGenerator[None]:
-        """Feed the watchdog and tell the status as long as the context is open."""
-        task = tasks.spawn(self._beat, "notify")
-        try:
-            yield
-        finally:
-            await tasks.end(task)
+    async def beat(self) -> None:
+        """
+        Feed the watchdog and tell the status, for ever.
 
-    async def _beat(self) -> None:
-        """Run on the loop on purpose: one that is stuck feeds nothing, and is ended and started again."""
+        It runs on the loop on purpose: one that is stuck feeds nothing, and is ended and started again.
+        """
         pause_s = min(STATUS_S, self.watchdog_s / 2) if self.watchdog_s else STATUS_S
         fed = {"WATCHDOG": "1"} if self.watchdog_s else {}
         last = ""

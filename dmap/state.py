@@ -108,8 +108,10 @@ class StateFile:
             _log.error(logfmt("state_unreadable", {"path": self.path, "reason": exc.strerror}))
             return NOTHING_SAVED
         try:
-            return _parsed(text)
-        except ValueError as exc:
+            if len(text) > MAX_BYTES:
+                raise ValueError(f"it is over {MAX_BYTES} bytes")
+            return _FILE.validate_json(text)
+        except ValueError as exc:  # as pydantic's are
             self._put_aside(_reason(exc))
             return NOTHING_SAVED
 
@@ -135,20 +137,12 @@ class StateFile:
     def _put_aside(self, reason: str) -> None:
         assert self.path is not None, "what was read has a place"
         aside = self.path.with_name(self.path.name + ".bad")
+        fields = {"path": self.path, "reason": reason, "now_at": aside}
         try:
             self.path.replace(aside)
-            now_at: Path | None = aside
         except OSError:
-            now_at = None
-        fields = {"path": self.path, "reason": reason, "now_at": now_at}
+            del fields["now_at"]
         _log.error(logfmt("state_not_understood", fields))
-
-
-def _parsed(text: bytes) -> Saved:
-    """Read the file's *text*.  Raises `ValueError`, as pydantic does, for what is no state of version 1."""
-    if len(text) > MAX_BYTES:
-        raise ValueError(f"it is over {MAX_BYTES} bytes")
-    return _FILE.validate_json(text)
 
 
 def _reason(exc: ValueError) -> str:

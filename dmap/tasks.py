@@ -10,7 +10,8 @@ that heeds it; without a daemon, asyncio's own handler just logs it.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from dmap.logfmt import logfmt
@@ -40,6 +41,16 @@ def spawn(
     *vital*, the daemon stops instead.
     """
     return asyncio.get_running_loop().create_task(_run(work, name, vital), name=name)
+
+
+@asynccontextmanager
+async def running(work: Callable[[], Coroutine[Any, Any, None]], name: str) -> AsyncGenerator[None]:
+    """Have *work* run, as `spawn` does, as long as the context is open."""
+    task = spawn(work, name)
+    try:
+        yield
+    finally:
+        await end(task)
 
 
 def errand(

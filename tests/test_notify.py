@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dmap import tasks
 from dmap.notify import Notifier, listen_fds
 
 
@@ -186,7 +187,7 @@ class TestBeating:
         """A status is told once, and again when it has changed; the watchdog is fed every time."""
         notifier, loop = Notifier(ear.getsockname(), watchdog_s=0.02), asyncio.get_running_loop()
 
-        async with notifier.beating(), asyncio.timeout(30):
+        async with tasks.running(notifier.beat, "notify"), asyncio.timeout(30):
             first = await loop.sock_recv(ear, 5000)
             second = await loop.sock_recv(ear, 5000)
             notifier.status = lambda: "busy"
@@ -197,7 +198,7 @@ class TestBeating:
 
     async def test_a_loop_that_is_stuck_feeds_nothing(self, ear):
         """While the loop is blocked the watchdog gets nothing, so systemd notices."""
-        async with Notifier(ear.getsockname(), watchdog_s=0.02).beating():
+        async with tasks.running(Notifier(ear.getsockname(), watchdog_s=0.02).beat, "notify"):
             await asyncio.get_running_loop().sock_recv(ear, 5000)
             _empty(ear)  # what was told before the loop came to us
 
@@ -207,17 +208,17 @@ class TestBeating:
 
     async def test_without_a_watchdog_only_news_are_told(self, ear):
         """Without WATCHDOG_USEC no WATCHDOG=1 is sent."""
-        async with Notifier(ear.getsockname()).beating(), asyncio.timeout(30):
+        async with tasks.running(Notifier(ear.getsockname()).beat, "notify"), asyncio.timeout(30):
             assert await asyncio.get_running_loop().sock_recv(ear, 5000) == b"STATUS=starting"
 
     async def test_it_ends_with_its_context(self, ear):
         """Nothing is told after the context is closed."""
-        async with Notifier(ear.getsockname(), watchdog_s=0.02).beating():
+        async with tasks.running(Notifier(ear.getsockname(), watchdog_s=0.02).beat, "notify"):
             await asyncio.get_running_loop().sock_recv(ear, 5000)
 
         assert [task.get_name() for task in asyncio.all_tasks() if task.get_name() == "notify"] == []
 
     async def test_nobody_asks(self):
         """Without an address nothing beats."""
-        async with Notifier(None).beating():
+        async with tasks.running(Notifier(None).beat, "notify"):
             await asyncio.sleep(0)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmap.arbiter import Arbiter, Effect, Grant, Limits, Needs, Outcome
-from dmap.simulate import WORKLOADS, main, run_table
+from dmap.cli import main
+from dmap.simulate import WORKLOADS, run_table
 from dmap.simulate.world import Arrivals, Crowd, Result, Workload, World, run
 
 BY_NAME = {workload.name: workload for workload in WORKLOADS}
@@ -266,7 +267,7 @@ def test_the_table_has_a_row_for_each_policy(capsys: pytest.CaptureFixture[str])
 
 
 def test_the_command_writes_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    """`main` writes all rows and succeeds."""
-    assert main([]) == 0
+    """`dmap simulate` writes all rows and succeeds."""
+    assert main(["simulate"]) == 0
 
     assert len(capsys.readouterr().out.splitlines()) == 2 + 3 * len(WORKLOADS)

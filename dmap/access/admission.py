@@ -11,7 +11,6 @@ import hmac
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -62,16 +61,6 @@ class Client:
         return any(fnmatchcase(name, glob) for glob in self.models for name in names)
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
-    """A key of the configuration, ready to be compared: *digest* is its SHA-256."""
-
-    digest: bytes
-    client: Client
-    scopes: frozenset[str]
-    expires: datetime | None
-
-
 class Access:
     """
     The lists of the configuration's `access`, parsed once.
@@ -98,7 +87,7 @@ class Access:
         """Go by *access* and *names* from now on.  What has been counted stays."""
         self._failures_per_min = access.failures_per_min
         self._pages = Pages(access.cors, names)
-        self._keys = tuple(_key(key) for key in access.keys)
+        self._keys = [(bytes.fromhex(key.sha256), key, _client(key)) for key in access.keys]
         self._networks = Networks(access)
 
     def admit(self, peer: str, headers: MultiMapping[str], *, scope: str | None, path: str = "") -> Client:
@@ -170,24 +159,20 @@ class Access:
                     f"too many wrong keys from {place.name}; see access.failures_per_min",
                     retry_after_s=wait_s,
                 )
-        key = self._key(place, headers)
+        key, client = self._find(place, headers)
         if key.expires is not None and self._now() >= key.expires.timestamp():
-            raise InvalidKey(
-                f"the key {key.client.name!r} expired on {key.expires:%Y-%m-%d}; see access.keys"
-            )
-        if scope is not None and scope not in key.scopes:
-            lacks = (
-                "the scope 'debug' or the use of all models" if scope == _METRICS else f"the scope {scope!r}"
-            )
-            raise AccessDenied(f"the key {key.client.name!r} lacks {lacks}; see access.keys")
-        return key.client
+            raise InvalidKey(f"the key {key.name!r} expired on {key.expires:%Y-%m-%d}; see access.keys")
+        lack = _lack(key, scope)
+        if lack:
+            raise AccessDenied(f"the key {key.name!r} lacks {lack}; see access.keys")
+        return client
 
-    def _key(self, place: Address, headers: MultiMapping[str]) -> _Key:
+    def _find(self, place: Address, headers: MultiMapping[str]) -> tuple[config.Key, Client]:
         """Look the credentials up.  Every key is compared, in constant time, also after one that matches."""
         credentials = _credentials(headers)
         # aiohttp decodes a header's bytes this way.
         digest = hashlib.sha256(credentials.encode(errors="surrogateescape")).digest()
-        known = [key for key in self._keys if hmac.compare_digest(key.digest, digest)]
+        known = [(key, client) for own, key, client in self._keys if hmac.compare_digest(own, digest)]
         if credentials and known:
             return known[0]
         if credentials:  # none at all is no guess
@@ -197,8 +182,16 @@ class Access:
         )
 
 
-def _key(key: config.Key) -> _Key:
-    client = Client(
+def _lack(key: config.Key, scope: str | None) -> str:
+    """Return what *key* lacks for *scope*, in words; nothing if it has what it takes."""
+    if scope == _METRICS:
+        may = "*" in key.models or "debug" in key.scopes
+        return "" if may else "the scope 'debug' or the use of all models"
+    return "" if scope is None or scope in key.scopes else f"the scope {scope!r}"
+
+
+def _client(key: config.Key) -> Client:
+    return Client(
         name=key.name,
         models=key.models,
         key=True,
@@ -207,9 +200,6 @@ def _key(key: config.Key) -> _Key:
         parallel=key.parallel,
         rate_per_min=key.rate_per_min,
     )
-    may_know_all = "*" in key.models or "debug" in key.scopes
-    scopes = frozenset([*key.scopes, _METRICS] if may_know_all else key.scopes)
-    return _Key(bytes.fromhex(key.sha256), client, scopes, key.expires)
 
 
 def _credentials(headers: MultiMapping[str]) -> str:

@@ -1,5 +1,6 @@
 """The words of the tiny models, their tokenizer and their chat template: a part of `models.py`."""
 
+from pathlib import Path
 from typing import Any
 
 SEA = """anchor beacon captain coral current deck ebb ferry fishermen foam gale gulls harbour hull island
@@ -12,35 +13,7 @@ plate recipe roast sauce simmer skillet soup spoon stew stir sugar taste vinegar
 
 EVERYDAY = """a and are before every from in is near of on some that the then to under was we with"""
 
-CHAT_TEMPLATE = """\
-{%- if tools -%}
-<|im_start|>system
-These functions are there to be called:
-{% for tool in tools %}{{ tool | tojson }}
-{% endfor -%}
-To call one, write
-<tool_call>{"name": "its name", "arguments": {}}</tool_call><|im_end|>
-{% endif -%}
-{%- for message in messages -%}
-{{- '<|im_start|>' + ('user' if message.role == 'tool' else message.role) + '\\n' -}}
-{%- if message.role == 'tool' -%}
-{{- '<tool_response>\\n' + message.content + '\\n</tool_response>' -}}
-{%- elif message.content -%}
-{{- message.content -}}
-{%- endif -%}
-{%- if message.tool_calls -%}
-{%- for call in message.tool_calls -%}
-{{- ('' if loop.first and not message.content else '\\n') -}}
-{{- '<tool_call>{"name": ' + (call.function.name | tojson) -}}
-{{- ', "arguments": ' + (call.function.arguments | tojson) + '}</tool_call>' -}}
-{%- endfor -%}
-{%- endif -%}
-{{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '<|im_start|>assistant\\n' -}}
-{%- endif -%}
-"""
+CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8")
 
 END = "<|im_end|>"
 CONTROL = ("<|endoftext|>", "<|im_start|>", END)

@@ -4,7 +4,6 @@ The arbiter under virtual time: what its policy makes of known workloads, beside
 It drives the same `Arbiter` as the gate does; `policies` has the others, `world` the run.
 """
 
-import sys
 from collections.abc import Sequence
 
 from dmap.simulate.policies import POLICIES
@@ -45,9 +44,3 @@ def _row(name: str, policy: str, result: Result) -> str:
         f"{name:<26}{policy:<7}{result.served:>7}{result.switches_per_request:>10.4f}"
         f"{result.mean_s:>9.1f}{result.p95_s:>9.1f}{result.longest_s:>9.1f}"
     )
-
-
-def main(argv: Sequence[str] = ()) -> int:
-    """Write the table to standard output; takes no arguments so far."""
-    sys.stdout.write(run_table() + "\n")
-    return 0

@@ -6,36 +6,18 @@ all waiters of a loading model are served together.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from dmap.arbiter import Arbiter, Cause, Effect, Grant, Limits, Needs, Outcome, Switch
 
 
-class Policy(Protocol):
-    """What the simulator needs of an arbiter."""
-
-    def submit(
-        self, now: float, ticket: int, model: str, client: str, needs: Needs, priority: int
-    ) -> list[Effect]:
-        """Hear of a request."""
-
-    def withdraw(self, now: float, ticket: int) -> list[Effect]:
-        """Hear of the end of an answer."""
-
-    def switched(self, now: float, outcome: Outcome) -> list[Effect]:
-        """Hear of the end of a load."""
-
-    def tick(self, now: float) -> list[Effect]:
-        """Hear that time has passed."""
-
-    def next_deadline(self) -> float | None:
-        """Tell when to call `tick`."""
-
-
 class Queue:
-    """FIFO, and DRAIN with *strict*: whoever waits longest is next as soon as the device is idle."""
+    """
+    FIFO, and DRAIN with *strict*: whoever waits longest is next as soon as the device is idle.
 
-    def __init__(self, limits: Limits, *, strict: bool) -> None:
+    It takes from the simulator what `Arbiter` takes.
+    """
+
+    def __init__(self, *, strict: bool) -> None:
         self._strict = strict
         self._waiting: dict[int, tuple[str, int]] = {}
         self._invited: set[int] = set()
@@ -91,8 +73,8 @@ class Queue:
                 yield ticket
 
 
-POLICIES: dict[str, Callable[[Limits], Policy]] = {
-    "fifo": lambda limits: Queue(limits, strict=False),
-    "drain": lambda limits: Queue(limits, strict=True),
+POLICIES: dict[str, Callable[[Limits], Arbiter | Queue]] = {
+    "fifo": lambda limits: Queue(strict=False),
+    "drain": lambda limits: Queue(strict=True),
     "dmap": Arbiter,
 }

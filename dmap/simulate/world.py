@@ -10,8 +10,8 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from dmap.arbiter import Effect, Grant, Limits, Needs, Outcome, Refuse, Switch
-from dmap.simulate.policies import POLICIES, Policy
+from dmap.arbiter import Arbiter, Effect, Grant, Limits, Needs, Outcome, Refuse, Switch
+from dmap.simulate.policies import POLICIES, Queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +95,13 @@ class _Request:
     client: str
     since: float
     answer_s: float
-    think_s: float | None = None
-    priority: int = 0
+    crowd: Crowd | None = None
 
 
 class World:
     """One run: the clients, the clock, and a device that loads and answers."""
 
-    def __init__(self, workload: Workload, policy: Policy) -> None:
+    def __init__(self, workload: Workload, policy: Arbiter | Queue) -> None:
         self._workload = workload
         self._policy = policy
         self._ids = itertools.count()
@@ -126,17 +125,8 @@ class World:
 
     def _populate(self) -> None:
         for place, crowd in enumerate(self._workload.crowds):
-            for number in range(crowd.count):
-                request = _Request(
-                    crowd.model,
-                    f"{place}.{number}",
-                    0.0,
-                    self._workload.answer_s,
-                    crowd.think_s,
-                    crowd.priority,
-                )
-                for _ in range(crowd.open):
-                    self._come(request)
+            for number, _ in itertools.product(range(crowd.count), range(crowd.open)):
+                self._come(_Request(crowd.model, f"{place}.{number}", 0.0, self._workload.answer_s, crowd))
         arrivals = self._workload.arrivals
         if arrivals is not None:
             for number, (when, model, answer_s) in enumerate(self._arrive(arrivals)):
@@ -144,8 +134,7 @@ class World:
 
     def _arrive(self, arrivals: Arrivals) -> Iterator[tuple[float, str, float]]:
         chance = random.Random(arrivals.seed)
-        models = [model for model, _ in arrivals.shares]
-        shares = [share for _, share in arrivals.shares]
+        models, shares = zip(*arrivals.shares, strict=True)
         now = chance.expovariate(arrivals.rate)
         while now < self._workload.duration_s:
             (model,) = chance.choices(models, shares)
@@ -157,7 +146,8 @@ class World:
             ticket = next(self._ids)
             self._requests[ticket] = request
             needs = Needs(parallel=self._workload.parallel)
-            return self._policy.submit(now, ticket, request.model, request.client, needs, request.priority)
+            priority = request.crowd.priority if request.crowd is not None else 0
+            return self._policy.submit(now, ticket, request.model, request.client, needs, priority)
 
         self._at(request.since, submit)
 
@@ -184,8 +174,8 @@ class World:
         self.result.clients.append(request.client)
 
         def end(now: float) -> list[Effect]:
-            if request.think_s is not None:
-                self._come(replace(request, since=now + request.think_s))
+            if request.crowd is not None:
+                self._come(replace(request, since=now + request.crowd.think_s))
             return self._policy.withdraw(now, ticket)
 
         self._at(now + request.answer_s, end)

@@ -37,11 +37,8 @@ def build(config: Config, state: StateFile | None = None) -> Proxy:
         name: config.kind_of(name).make(name, section, config.server.connect_s)
         for name, section in config.backends.items()
     }
-    switchers = {
-        name: cast(Switcher, backends[name])
-        for name, section in config.backends.items()
-        if section.placed_on is not None
-    }
+    placed = (name for name, section in config.backends.items() if section.placed_on is not None)
+    switchers = {name: cast(Switcher, backends[name]) for name in placed}
     catalog = Catalog(config, saved=saved)
     inventory = Inventory(backends, catalog)
     bus = Bus(config.debug.ring, time.time)  # noqa: TID251 - people read its times

@@ -39,11 +39,12 @@ def preflight(request: web.BaseRequest, access: AccessSection) -> web.Response |
     wanted = request.headers.get("Access-Control-Request-Headers", "")
     # OpenAI's client sends many of its own (x-stainless-...): what a listed origin's page wants, it may.
     more = [name for name in re.split(r"[ ,]+", wanted)[:_MOST_NAMES] if _NAMES.fullmatch(name)]
+    names = {name.lower(): name for name in (*more, *_HEADERS)}
     return web.Response(
         status=204,
         headers={
             "Access-Control-Allow-Methods": _METHODS,
-            "Access-Control-Allow-Headers": ", ".join(_union(_HEADERS, more)),
+            "Access-Control-Allow-Headers": ", ".join(names.values()),
             "Access-Control-Max-Age": str(_MAX_AGE_S),
         },
     )
@@ -69,8 +70,3 @@ def _allowed_origin(request: web.BaseRequest, access: AccessSection) -> str | No
     if "*" in access.cors:
         return "*"
     return origin if origin.lower() in access.cors else None
-
-
-def _union(names: tuple[str, ...], more: list[str]) -> list[str]:
-    known = {name.lower() for name in names}
-    return [*names, *(name for name in more if name.lower() not in known)]

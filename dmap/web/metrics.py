@@ -1,15 +1,11 @@
 """`GET /metrics`, `GET /debug/metrics`, and the task that measures how late the event loop is."""
 
 import asyncio
-import functools
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 from aiohttp import web
 from prometheus_async.aio import time
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from dmap import tasks
 from dmap.metrics.series import Histogram
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
@@ -35,17 +31,8 @@ async def as_json(proxy: Proxy, visit: Visit) -> web.Response:
     return web.json_response(proxy.metrics.as_dict())
 
 
-@asynccontextmanager
-async def watched(proxy: Proxy) -> AsyncGenerator[None]:
-    """Measure the loop's lag inside the context."""
-    task = tasks.spawn(functools.partial(_watch, proxy.metrics.lag), "loop lag")
-    try:
-        yield
-    finally:
-        await tasks.end(task)
-
-
-async def _watch(lag: Histogram) -> None:
+async def watch(lag: Histogram) -> None:
+    """Measure how late the loop is, for ever."""
     clock = asyncio.get_running_loop().time
     while True:
         due = clock() + LOOK_S

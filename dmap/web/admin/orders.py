@@ -29,7 +29,11 @@ _OTHERS = {"model": "model_key", **SAME_PARAMETERS, **SAME_OPTIONS}
 
 
 class Order(BaseModel):
-    """One order.  It takes no unknown fields: a client must not believe that dmap did what one says."""
+    """
+    One order, by itself without fields.
+
+    It takes no unknown fields: a client must not believe that dmap did what one says.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -59,10 +63,6 @@ class DeviceOrder(Order):
 
     device: str | None = None
     unload: bool = False
-
-
-class Nothing(Order):
-    """An order without fields."""
 
 
 T = TypeVar("T", bound=Order)

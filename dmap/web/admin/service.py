@@ -8,7 +8,7 @@ from aiohttp import web
 from dmap.config import ConfigProblem
 from dmap.errors import BadRequest, Cancelled, Invalid, NotBuilt, RequestNotFound
 from dmap.gate import Gate
-from dmap.web.admin.orders import DeviceOrder, Nothing, note, read_order
+from dmap.web.admin.orders import DeviceOrder, Order, note, read_order
 from dmap.web.proxy import Proxy
 from dmap.web.status import state, waiting
 from dmap.web.visit import Visit
@@ -23,7 +23,7 @@ async def queue(proxy: Proxy, visit: Visit) -> web.Response:
 
 async def cancel(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/queue/{id}/cancel`: end a request that waits or is answered; its client is told so."""
-    await read_order(proxy, visit, Nothing)
+    await read_order(proxy, visit, Order)
     id = visit.named
     found = [each for each in proxy.visits.open() if each.record.id == id]
     if not found:
@@ -54,7 +54,7 @@ async def resume(proxy: Proxy, visit: Visit) -> web.Response:
 
 async def reload(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/reload`: read the file again, as SIGHUP does; a file that is wrong changes nothing."""
-    await read_order(proxy, visit, Nothing)
+    await read_order(proxy, visit, Order)
     if proxy.reload is None:
         raise NotBuilt("this dmap was not started from a file")
     try:
