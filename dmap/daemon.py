@@ -56,7 +56,7 @@ class RunningDaemon:
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     def status(self) -> str:
-        """Tell in one line who is resident, and how many wait and are served."""
+        """Say in one line which models are resident, and how many requests wait and are served."""
         views = [gate.snapshot() for gate in self.proxy.gates.values()]
         residents = sorted(str(resident.model) for view in views for resident in view.residents)
         waiting, leases = sum(view.waiting for view in views), sum(view.leases for view in views)
@@ -64,9 +64,9 @@ class RunningDaemon:
 
     async def drain(self, hurry: asyncio.Event) -> None:
         """
-        Stop listening, refuse who waits, and let streams finish within `server.shutdown_s`.
+        Stop listening, refuse the requests that wait, and let streams finish within `server.shutdown_s`.
 
-        What is left then, or once *hurry* is set, is told so inside the stream and cut.  A socket that
+        A stream that is left then, or once *hurry* is set, gets an error and is cut.  A socket that
         systemd holds goes on queueing connections for whoever comes after us.
         """
         for listener in self._listeners:
@@ -134,7 +134,7 @@ async def serve(
     Run until SIGTERM or SIGINT, a second one ends it at once; *on_ready* gets the URL that answers.
 
     On SIGHUP the configuration is taken from *read_again*; if that cannot be used, the old one stays.
-    Under systemd it is told how it goes (`notify`), and its sockets are used where it has some for us.
+    Under systemd it reports how it goes (`notify`), and it uses the sockets that systemd has for it.
     Return 0, or 1 if it stopped because of a bug (`tasks`).
     """
     _raise_file_limit()
@@ -189,7 +189,7 @@ def _raise_file_limit() -> None:
 
 
 def _reload(proxy: Proxy, read_again: Callable[[], Config], notifier: Notifier) -> None:
-    """Take the file as it is now; a file that is wrong changes nothing, is told line by line, and raises."""
+    """Take the file as it is now.  One that is wrong changes nothing; each problem is logged, then raised."""
     notifier.reloading()
     try:
         reload(proxy, read_again())
@@ -212,7 +212,7 @@ def _advise(config: Config) -> None:
 
 
 def _on_hangup(read_again: Callable[[], None]) -> None:
-    with contextlib.suppress(ConfigProblem):  # it has been told, and nobody waits for an answer
+    with contextlib.suppress(ConfigProblem):  # it is in the log, and nobody waits for an answer
         read_again()
 
 

@@ -98,7 +98,7 @@ Listener = Callable[[Event], None]
 
 class Bus:
     """
-    The ring of the last *size* events, and who listens.
+    The ring of the last *size* events, and their listeners.
 
     *clock* gives the wall time; *last* is the number of the latest event, 0 before the first.  *readers* is
     kept by those who let readers in.  `tell` may be called from the loop's thread only.

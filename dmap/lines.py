@@ -19,7 +19,7 @@ class Lines(logging.StreamHandler[TextIO]):
     """
     Writes records to *stream* in the order in which they came.
 
-    A warning is written at once, with all lines that waited, and so is a line from outside a loop.  What
+    A warning is written at once, with all lines that waited.  A line from outside a loop is, too.  What
     waits when the process ends is written by `logging.shutdown`.  A line that cannot be written is lost, and
     logging's `handleError` tells of it.  The code that logged it goes on.
     """

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 _LONGEST = 256
@@ -21,14 +22,12 @@ def logfmt(event: str, fields: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
+@dataclass(slots=True)
 class Line:
-    """What `logfmt` says, put into words when somebody reads it; the *fields* must stay as they are."""
+    """A line of `logfmt` that is formatted when it is read; the *fields* must stay as they are until then."""
 
-    __slots__ = ("event", "fields")
-
-    def __init__(self, event: str, fields: Mapping[str, Any]) -> None:
-        self.event = event
-        self.fields = fields
+    event: str
+    fields: Mapping[str, Any]
 
     def __str__(self) -> str:
         """Return the line."""

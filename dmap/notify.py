@@ -1,5 +1,5 @@
 """
-What the service manager is told and what it hands over: systemd's two small protocols, by hand.
+What dmap tells the service manager and what it gets from it: systemd's two small protocols, by hand.
 
 sd_notify(3): lines such as READY=1 in a datagram to the socket that NOTIFY_SOCKET names.  sd_listen_fds(3):
 listening sockets, from descriptor 3 on.  Without their variables, as in a terminal, all of this does

@@ -44,7 +44,7 @@ def kept(body: object) -> str:
     """Return what is kept of a body, given as JSON or as it is."""
     captures = Captures()
     captures.note(record(), body if isinstance(body, bytes) else json.dumps(body).encode(), 1.0)
-    return captures.told()[0]["body"]
+    return captures.fields()[0]["body"]
 
 
 class TestRedaction:
@@ -202,7 +202,7 @@ class TestBounds:
         for number in range(REQUESTS + 2):
             captures.note(record(str(number)), b"{}", 1.0)
 
-        assert [one["id"] for one in captures.told()] == [str(at) for at in range(2, REQUESTS + 2)]
+        assert [one["id"] for one in captures.fields()] == [str(at) for at in range(2, REQUESTS + 2)]
 
     @pytest.mark.parametrize(("size", "cut"), [(1000, False), (KEPT_CHARACTERS + 9, True), (4_000_000, True)])
     def test_a_long_body(self, size, cut) -> None:
@@ -212,7 +212,7 @@ class TestBounds:
 
         captures.note(record(), body, 1.0)
 
-        (one,) = captures.told()
+        (one,) = captures.fields()
         assert (one["size_bytes"], one["cut"]) == (len(body), cut)
         assert one["body"] == body[:KEPT_CHARACTERS].decode()
 
@@ -243,11 +243,11 @@ class TestBounds:
         """A capture tells how its request ended, once it has."""
         captures, one = Captures(), record()
         captures.note(one, b"{}", 1.0)
-        before = captures.told()[0]
+        before = captures.fields()[0]
 
         one.status, one.outcome, one.reason = 502, "backend_broke", "it broke"
 
-        after = captures.told()[0]
+        after = captures.fields()[0]
         assert (before["status"], before["outcome"]) == (None, None)
         assert (after["status"], after["outcome"], after["reason"]) == (502, "backend_broke", "it broke")
 

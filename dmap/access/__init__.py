@@ -1,5 +1,5 @@
 """
-Who may ask, and how much: addresses, keys, scopes, quotas, over plain values.  Knows no web framework.
+Which clients may ask, and how much: addresses, keys, scopes, quotas, over plain values.  No web framework.
 """
 
 from dmap.access.admission import Access, Client, scope_of

@@ -1,5 +1,5 @@
 """
-Who may ask: addresses, pages, keys, scopes.  Plain values in, a `Client` or a refusal out; no web framework.
+Which clients may ask: addresses, pages, keys, scopes.  Plain values in, a `Client` or a refusal out.
 
 The order is: the address that speaks, whether it is on the list and has not guessed too many keys, whether
 the key is known and not expired, whether it has the scope.  Nothing of a request's body has been read then.
@@ -42,7 +42,7 @@ def scope_of(path: str) -> str | None:
 @dataclass(frozen=True, slots=True)
 class Client:
     """
-    Who asks: *name* is its key's (then *key* is true), else its address (of IPv6 the /64).
+    A client: *name* is that of its key (then *key* is true), else its address (of IPv6 the /64).
 
     *models* are globs, *permit* the guarded fields that it may use with any model.  A client with
     a higher *priority* waits in front.  *parallel* and *rate_per_min* bound its requests, see `Access.begin`.
@@ -152,13 +152,10 @@ class Access:
         learn when it has found a right one.  Loopback is no exception, because pages that rebind their names
         and other users of this host guess from there.
         """
-        if self.failures:
-            wait_s = self.failures.wait_s(place.name, self._failures_per_min, self._clock())
-            if wait_s:
-                raise Overloaded(
-                    f"too many wrong keys from {place.name}; see access.failures_per_min",
-                    retry_after_s=wait_s,
-                )
+        wait_s = self.failures.wait_s(place.name, self._failures_per_min, self._clock())
+        if wait_s:
+            message = f"too many wrong keys from {place.name}; see access.failures_per_min"
+            raise Overloaded(message, retry_after_s=wait_s)
         key, client = self._find(place, headers)
         if key.expires is not None and self._now() >= key.expires.timestamp():
             raise InvalidKey(f"the key {key.name!r} expired on {key.expires:%Y-%m-%d}; see access.keys")
@@ -172,7 +169,7 @@ class Access:
         credentials = _credentials(headers)
         # aiohttp decodes a header's bytes this way.
         digest = hashlib.sha256(credentials.encode(errors="surrogateescape")).digest()
-        known = [(key, client) for own, key, client in self._keys if hmac.compare_digest(own, digest)]
+        known = [(key, client) for sha256, key, client in self._keys if hmac.compare_digest(sha256, digest)]
         if credentials and known:
             return known[0]
         if credentials:  # none at all is no guess

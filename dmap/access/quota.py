@@ -6,6 +6,7 @@ caller with each call, so that a reload changes limits and forgets no count.
 """
 
 from collections import OrderedDict
+from dataclasses import dataclass, field
 
 from dmap.errors import Overloaded
 
@@ -17,6 +18,7 @@ _SLACK_S = 1e-6
 """What sums of fractions of a minute may be off by."""
 
 
+@dataclass(slots=True)
 class Pace:
     """
     How many things may begin in a minute: as many at once, then one as each fraction of the minute passes.
@@ -24,11 +26,8 @@ class Pace:
     The generic cell rate algorithm (ITU-T I.371): one point in time says it all.
     """
 
-    __slots__ = ("_even_at",)
-
-    def __init__(self) -> None:
-        self._even_at = 0.0
-        """When all that has begun is made up for."""
+    _even_at: float = 0.0
+    """When all that has begun is made up for."""
 
     def wait_s(self, per_min: int, now: float) -> float:
         """Return the seconds until one more may begin, 0 if it may now."""
@@ -40,13 +39,11 @@ class Pace:
         self._even_at = max(self._even_at, now) + MINUTE_S / per_min
 
 
+@dataclass(slots=True)
 class _Usage:
-    __slots__ = ("mean_s", "pace", "running")
-
-    def __init__(self) -> None:
-        self.running = 0
-        self.mean_s = 0.0
-        self.pace = Pace()
+    running: int = 0
+    mean_s: float = 0.0
+    pace: Pace = field(default_factory=Pace)
 
 
 class Quotas:
@@ -91,14 +88,11 @@ class Quotas:
 
 
 class Failures:
-    """The wrong keys that each of the last *most* addresses has tried.  False while nobody has failed yet."""
+    """The wrong keys that each of the last *most* addresses has tried."""
 
     def __init__(self, most: int = ADDRESSES) -> None:
         self._most = most
         self._paces: OrderedDict[str, Pace] = OrderedDict()
-
-    def __bool__(self) -> bool:
-        return bool(self._paces)
 
     def __len__(self) -> int:
         return len(self._paces)

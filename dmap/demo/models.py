@@ -1,8 +1,8 @@
 """
 Tiny GGUF models with random weights, made on the spot: a real engine to try dmap with, nothing downloaded.
 
-They talk nonsense, but each in the words of its own theme, so one sees who answered.  Needs the `engine`
-extra (gguf, numpy).  The counterpart is the embedded engine, which serves such files.
+They talk nonsense, but each in the words of its own theme, so one sees which model answered.  Needs the
+`engine` extra (gguf, numpy).  The counterpart is the embedded engine, which serves such files.
 
 How they keep talking: channel 0 of the hidden state holds the same number for every token, for the
 embedding puts it there and no layer writes to it.  Column 0 of the output matrix is therefore a bias per

@@ -8,6 +8,7 @@ hand, against 3 here.  Only the loop's thread may use these.
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
@@ -19,17 +20,17 @@ OTHER = "(other)"
 """Stands for the names over the bound; no key, device or backend can have this name."""
 
 
+@dataclass(slots=True)
 class LabelLimit:
     """The values of one label: the first *most* names, and `OTHER` for all that come later."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._known: set[str] = set()
+    most: int
+    _known: set[str] = field(default_factory=set)
 
     def of(self, name: str) -> str:
         """Return what stands for *name*."""
         if name not in self._known:
-            if len(self._known) >= self._most:
+            if len(self._known) >= self.most:
                 return OTHER
             self._known.add(name)
         return name

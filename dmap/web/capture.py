@@ -11,7 +11,6 @@ import json
 import re
 import string
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 from dmap.record import RequestRecord
@@ -41,44 +40,34 @@ _BASE64 = re.compile(r"(;base64,|(?<![\w+/=-])(?=[\w+/=-]{200}))([\w+/=-]+)", re
 _WORD = string.ascii_letters + string.digits + "_.~+/=-"
 
 
-@dataclass(frozen=True, slots=True)
-class _Capture:
-    record: RequestRecord
-    at: float
-    size_bytes: int
-    is_cut: bool
-    body: str
-
-
 class Captures:
     """The ring of the last `REQUESTS` bodies, with what became of their requests."""
 
     def __init__(self) -> None:
-        self._kept: deque[_Capture] = deque(maxlen=REQUESTS)
+        self._kept: deque[tuple[RequestRecord, dict[str, Any]]] = deque(maxlen=REQUESTS)
 
     def note(self, record: RequestRecord, body: bytes, at: float) -> None:
         """Keep the *body* of *record*, which came *at*, wall time in seconds since 1970."""
         text, is_cut = _shown(body)
-        self._kept.append(_Capture(record, at, len(body), is_cut, text))
+        fields = {"at": round(at, 3), "size_bytes": len(body), "cut": is_cut, "body": text}
+        self._kept.append((record, fields))
 
     def clear(self) -> None:
         """Forget all of them."""
         self._kept.clear()
 
-    def told(self) -> list[dict[str, Any]]:
+    def fields(self) -> list[dict[str, Any]]:
         """
         Return the captures, the oldest first.
 
         `reason` is the error that the client was told; `outcome` is None while the request is under way.
         """
-        return [_told(capture) for capture in self._kept]
+        return [_outcome(record) | fields for record, fields in self._kept]
 
 
-def _told(capture: _Capture) -> dict[str, Any]:
-    record = capture.record
+def _outcome(record: RequestRecord) -> dict[str, Any]:
     return {
         "id": record.id,
-        "at": round(capture.at, 3),
         "client": record.client,
         "path": record.path,
         "model": record.model or None,
@@ -86,9 +75,6 @@ def _told(capture: _Capture) -> dict[str, Any]:
         "status": record.status or None,
         "outcome": outcome_of(record) if record.status else (record.outcome or None),
         "reason": record.reason or None,
-        "size_bytes": capture.size_bytes,
-        "cut": capture.is_cut,
-        "body": capture.body,
     }
 
 

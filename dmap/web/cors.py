@@ -39,7 +39,7 @@ def preflight(request: web.BaseRequest, access: AccessSection) -> web.Response |
     wanted = request.headers.get("Access-Control-Request-Headers", "")
     # OpenAI's client sends many of its own (x-stainless-...): what a listed origin's page wants, it may.
     more = [name for name in re.split(r"[ ,]+", wanted)[:_MOST_NAMES] if _NAMES.fullmatch(name)]
-    names = {name.lower(): name for name in (*more, *_HEADERS)}
+    names = {name.lower(): name for name in (*_HEADERS, *more, *_HEADERS)}  # ours first, and in our spelling
     return web.Response(
         status=204,
         headers={

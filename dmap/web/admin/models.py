@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from aiohttp import web
@@ -32,8 +32,8 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
         await _set(proxy, name, activation, route if active else None)
     spent_s = round(clock() - came_at, 3)
     note(visit, "load", model=name, load_s=spent_s)
-    answer = _answer(proxy, route, status, _asked(order, activation))
-    return web.json_response(answer | settings | loaded | {"took_s": spent_s})
+    answer = _answer(proxy, route, status, activation.load) | settings | loaded
+    return web.json_response(answer | {"took_s": spent_s})
 
 
 async def activate(proxy: Proxy, visit: Visit) -> web.Response:
@@ -45,7 +45,7 @@ async def activate(proxy: Proxy, visit: Visit) -> web.Response:
     await _set(proxy, name, activation, route)
     proxy.gate(route).changed()
     note(visit, "activate", model=name)
-    return web.json_response(_answer(proxy, route, "activated", _asked(order, activation)) | settings)
+    return web.json_response(_answer(proxy, route, "activated", activation.load) | settings)
 
 
 async def unload(proxy: Proxy, visit: Visit) -> web.Response:
@@ -111,31 +111,24 @@ def _name(proxy: Proxy, route: Route) -> str:
 
 
 def _understand(proxy: Proxy, route: Route, order: ModelOrder) -> tuple[str, Activation, dict[str, Any]]:
-    """Return the model's name, what is to be set for it, and what the answer tells of that."""
+    """
+    Return the model's name, what to set for it, and what the answer says about that.
+
+    What *order* lacks stays as it was set before.  Options that the backend refuses are not set, but where
+    a person does the load, all are kept for the workflow.
+    """
     name = _name(proxy, route)
     before = proxy.saved.models.get(name, Activation())
     defaults = before.defaults if order.default_inference is None else order.default_inference.given()
-    asked = _asked(order, before)
-    refused = _refused(proxy, route, asked)
+    asked = before.load if order.load_config is None else order.load_config.given()
+    if _is_switched(proxy, route):
+        refused = proxy.config.backends[route.key.backend].refuses(asked)
+    else:
+        refused = dict.fromkeys(asked, "dmap cannot load models on this server; see workflow")
     applied = {option: value for option, value in asked.items() if option not in refused}
     kept = applied if _is_switched(proxy, route) else asked
-    answer = {
-        "default_inference": dict(defaults),
-        "load_config": {"applied": applied, "not_applied": refused},
-    }
-    return name, Activation(defaults, kept), answer
-
-
-def _asked(order: ModelOrder, before: Activation) -> Mapping[str, Any]:
-    """Return the options of the load: those of *order*, or those that were set *before* if it has none."""
-    return before.load if order.load_config is None else order.load_config.given()
-
-
-def _refused(proxy: Proxy, route: Route, asked: Mapping[str, Any]) -> dict[str, str]:
-    """Return the options of a load that are not applied, each with the reason."""
-    if not _is_switched(proxy, route):
-        return dict.fromkeys(asked, "dmap cannot load models on this server; see workflow")
-    return proxy.config.backends[route.key.backend].refuses(asked)
+    load_config = {"applied": applied, "not_applied": refused}
+    return name, Activation(defaults, kept), {"default_inference": dict(defaults), "load_config": load_config}
 
 
 def _may_activate(route: Route, activate: bool | None, *, asked: bool) -> bool:
@@ -150,7 +143,7 @@ async def _trying(proxy: Proxy, route: Route, name: str, activation: Activation)
     """
     Have requests for the model go by *activation* while it is being loaded, but promise nothing yet.
 
-    If that fails, those who use the model as it was need not wait for its back-off.
+    If the load fails, requests for the model as it was need not wait until its back-off is over.
     """
     proxy.trials[name] = activation
     proxy.choose()
@@ -166,12 +159,12 @@ async def _trying(proxy: Proxy, route: Route, name: str, activation: Activation)
 
 
 async def _load(proxy: Proxy, visit: Visit, name: str, before: Route) -> Loaded | None:
-    """Load *name* as requests would have it now; one that is there as *before* that goes first."""
+    """Load *name* as requests would have it now; if it is resident with other options, unload it first."""
     client = visit.client
     route = proxy.catalog.resolve(name, client)[0]
     gate = proxy.gate(route)
     if route.load != before.load:
-        # A backend may take more context than was asked for as good enough; who asks here means it.
+        # A backend may take a larger context for good enough, but this order asks for exactly that one.
         await gate.unload(route.key)
     return await gate.load(route, client.name, priority=client.priority)
 
@@ -187,13 +180,11 @@ async def _set(proxy: Proxy, name: str, activation: Activation, active: Route | 
         proxy.bus.tell("model.activated", {"model": str(active.key)})
 
 
-def _answer(
-    proxy: Proxy, route: Route, status: str, options: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def _answer(proxy: Proxy, route: Route, status: str, load: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """
     Say what an order did; where dmap cannot load, also what a person has to do.
 
-    *options* are those of a load, None is an unload.
+    *load* has the options of a load; None is an unload.
     """
     name, backend = _name(proxy, route), route.key.backend
     answer = {"status": status, "model": name, "backend": backend, "active": proxy.saved.active == name}
@@ -201,21 +192,14 @@ def _answer(
         return answer
     url = proxy.backends[backend].url or "this host"
     by_hand = f"{route.key.model!r} in the server at {url} by hand: dmap cannot switch models there."
-    if options is None:
+    if load is None:
         rest = "Until another model is activated, requests have to name their model."
         return answer | {"workflow": [f"Unload {by_hand}", rest]}
-    wanted = ", ".join(f"{option} = {value}" for option, value in options.items())
-    steps = [
-        f"Load {by_hand}",
-        f"Load it with {wanted}.",
-        "Check with GET /v1/models that the server lists it.",
-    ]
-    return answer | {"workflow": steps if wanted else [steps[0], steps[2]]}
+    wanted = ", ".join(f"{option} = {value}" for option, value in load.items())
+    steps = [f"Load {by_hand}", *([f"Load it with {wanted}."] if wanted else [])]
+    return answer | {"workflow": [*steps, "Check with GET /v1/models that the server lists it."]}
 
 
 def _got(loaded: Loaded | None, route: Route) -> dict[str, Any]:
     """Tell what the load really gave, or what is known of a model that was there already."""
-    if loaded is None:
-        loaded = Loaded(route.size_bytes, route.context_length, route.parallel)
-    given = {"context_length": loaded.context_length, "parallel": loaded.parallel}
-    return {"loaded": given | {"size_bytes": loaded.size_bytes}}
+    return {"loaded": asdict(loaded or Loaded(route.size_bytes, route.context_length, route.parallel))}

@@ -1,4 +1,4 @@
-"""`/admin/queue`, `/admin/drain`, `/admin/resume` and `/admin/reload`: who is served, where, and by what."""
+"""`/admin/queue`, `/admin/drain`, `/admin/resume` and `/admin/reload`: what is served, and where."""
 
 import asyncio
 from dataclasses import replace
@@ -15,7 +15,7 @@ from dmap.web.visit import Visit
 
 
 async def queue(proxy: Proxy, visit: Visit) -> web.Response:
-    """`GET /admin/queue`: per device and per backend without one, who waits; and all that is open."""
+    """`GET /admin/queue`: what waits, per device and per backend without one; and all that is open."""
     now = asyncio.get_running_loop().time()
     waits = {name: waiting(gate) for name, gate in proxy.gates.items()}
     return web.json_response({"waiting": waits, "open": [each.fields(now) for each in proxy.visits.open()]})
@@ -35,7 +35,7 @@ async def cancel(proxy: Proxy, visit: Visit) -> web.Response:
 
 
 async def drain(proxy: Proxy, visit: Visit) -> web.Response:
-    """`POST /admin/drain`: serve nobody on a device until it is resumed; who waits keeps the place."""
+    """`POST /admin/drain`: serve nobody on a device until it is resumed; the queue keeps its order."""
     order = await read_order(proxy, visit, DeviceOrder)
     gates = _gates(proxy, order.device)
     for gate in gates.values():
