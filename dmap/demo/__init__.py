@@ -43,14 +43,6 @@ def _explain(url: str) -> None:
 
 
 def _show_switches() -> None:
-    shown = logging.StreamHandler(sys.stdout)
-    shown.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    for name, level in (
-        ("dmap.gate", logging.INFO),
-        ("dmap.requests", logging.INFO),
-        ("dmap", logging.WARNING),
-    ):
-        logger = logging.getLogger(name)
-        logger.setLevel(level)
-        logger.addHandler(shown)
-        logger.propagate = False
+    logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for name in ("dmap.gate", "dmap.requests"):
+        logging.getLogger(name).setLevel(logging.INFO)

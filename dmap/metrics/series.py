@@ -7,6 +7,7 @@ hand, against 3 here.  Only the loop's thread may use these.
 """
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -41,11 +42,11 @@ class Counter:
 
     def __init__(self, name: str, labels: str, meaning: str) -> None:
         self._name, self._labels, self._meaning = name, labels.split(), meaning
-        self._values: dict[tuple[str, ...], float] = {}
+        self._values: defaultdict[tuple[str, ...], float] = defaultdict(float)
 
     def add(self, amount: float, *key: str) -> None:
         """Add *amount* to the value for *key*, one string per label."""
-        self._values[key] = self._values.get(key, 0.0) + amount
+        self._values[key] += amount
 
     def family(self) -> CounterMetricFamily:
         """Return all values."""
@@ -64,15 +65,15 @@ class Histogram:
 
     def __init__(self, name: str, bounds: Sequence[float], labels: str, meaning: str) -> None:
         self._name, self._bounds, self._labels, self._meaning = name, bounds, labels.split(), meaning
-        self._rows: dict[tuple[str, ...], list[float]] = {}
+        # A count for each bucket, one for what is over the last, and the sum.
+        empty = [0.0] * (len(bounds) + 2)
+        self._rows = defaultdict[tuple[str, ...], list[float]](lambda: list(empty))
         if not labels:
-            self._rows[()] = self._empty()
+            self._rows[()] = list(empty)
 
     def observe(self, value: float, *key: str) -> None:
         """Count *value* under *key*, one string per label."""
-        row = self._rows.get(key)
-        if row is None:
-            row = self._rows[key] = self._empty()
+        row = self._rows[key]
         row[bisect_left(self._bounds, value)] += 1
         row[-1] += value
 
@@ -83,7 +84,3 @@ class Histogram:
         for key, row in self._rows.items():
             family.add_metric(key, list(zip(ends, accumulate(row[:-1]), strict=True)), row[-1])
         return family
-
-    def _empty(self) -> list[float]:
-        """A count for each bucket, one for what is over the last, and the sum."""
-        return [0.0] * (len(self._bounds) + 2)

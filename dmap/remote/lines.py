@@ -12,20 +12,14 @@ _Event = Mapping[str, Any]
 
 _RED, _GREEN, _YELLOW, _BLUE, _CYAN, _DIM = "31", "32", "33", "34", "36", "2"
 _COLOURS = {
-    "request.received": _DIM,
-    "request.queued": _YELLOW,
-    "request.granted": _CYAN,
-    "request.first_byte": _CYAN,
-    "request.finished": _GREEN,
-    "request.failed": _RED,
-    "request.cancelled": _YELLOW,
-    "request.mismatch": _RED,
-    "switch.failed": _RED,
-    "switch.cancelled": _YELLOW,
-    "config.refused": _RED,
-    "access.denied": _RED,
-    "debug.missed": _RED,
+    "received": _DIM,
+    "granted": _CYAN,
+    "first_byte": _CYAN,
+    "finished": _GREEN,
+    **dict.fromkeys(("queued", "cancelled"), _YELLOW),
+    **dict.fromkeys(("failed", "mismatch", "refused", "denied", "missed"), _RED),
 }
+"""By the second word of an event's type; others are blue."""
 _LATER = ("number", "at", "type", "id", "client", "device")
 """What has a place of its own in the line."""
 
@@ -86,7 +80,8 @@ def line(event: _Event, *, colour: bool) -> str:
     whose = str(event.get("id", ""))[-8:] or str(event.get("device", ""))
     client = plain(str(event.get("client", "")))
     cells = f"{plain(whose):<8}  {client:<12}  {plain(', '.join(_parts(kind, event)))}".rstrip()
-    return f"{_in(_DIM, clock, colour)}  {_in(_COLOURS.get(kind, _BLUE), f'{kind:<18}', colour)}  {cells}"
+    shade = _COLOURS.get(kind.rpartition(".")[2], _BLUE)
+    return f"{_in(_DIM, clock, colour)}  {_in(shade, f'{kind:<18}', colour)}  {cells}"
 
 
 def _in(shade: str, text: str, colour: bool) -> str:
