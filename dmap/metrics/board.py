@@ -121,7 +121,7 @@ class Metrics(Collector):
 
     def _listen(self, bus: Bus) -> None:
         def count(name: str, label: Callable[[Event], str], *types: str) -> None:
-            bus.listen(lambda event: self._add(name, 1, label(event)), *types)
+            bus.listen(lambda event: self._counters[name].add(1, label(event)), *types)
 
         bus.listen(self._ended, "request.finished", "request.failed", "request.cancelled")
         bus.listen(self._drained, "switch.drained")
@@ -133,12 +133,6 @@ class Metrics(Collector):
         count("dmap_config_reloads_total", _last, "config.reloaded", "config.refused")
         count("dmap_outside_changes_total", _last, "model.appeared", "model.vanished")
 
-    def _add(self, counter: str, amount: float, *labels: str) -> None:
-        self._counters[counter].add(amount, *labels)
-
-    def _observe(self, histogram: str, value: float, *labels: str) -> None:
-        self._histograms[histogram].observe(value, *labels)
-
     def _model(self, model: str) -> str:
         """Return the label of *model*, which events spell `backend/id`: its id alone."""
         return self._models.of(model.partition("/")[2])
@@ -148,44 +142,48 @@ class Metrics(Collector):
         model = fields.get("model")
         label = NO_MODEL if model is None else self._model(model)
         status = status_of(fields)
-        self._observe("dmap_request_duration_seconds", fields["total_s"], label, status)
+        self._histograms["dmap_request_duration_seconds"].observe(fields["total_s"], label, status)
         if model is not None:
             self._measure(fields, label)
         if status == "refused":
-            self._add("dmap_refused_total", 1, kind_of(fields))
+            self._counters["dmap_refused_total"].add(1, kind_of(fields))
         elif status == "timeout":
-            self._add("dmap_timeouts_total", 1, kind_of(fields))
+            self._counters["dmap_timeouts_total"].add(1, kind_of(fields))
         elif status == "upstream_error":
-            self._add("dmap_upstream_errors_total", 1, fields.get("backend", NO_MODEL), kind_of(fields))
+            self._counters["dmap_upstream_errors_total"].add(
+                1, fields.get("backend", NO_MODEL), kind_of(fields)
+            )
 
     def _measure(self, fields: Mapping[str, Any], model: str) -> None:
         get = fields.get
-        self._observe("dmap_queue_wait_seconds", get("queue_s", 0.0), model)
+        self._histograms["dmap_queue_wait_seconds"].observe(get("queue_s", 0.0), model)
         first_byte_s = get("first_byte_s")
         if first_byte_s is None:
             return  # the backend answered nothing that could be counted
-        self._observe("dmap_first_byte_seconds", first_byte_s, model)
-        self._add("dmap_chunks_total", get("chunks", 0), model)
-        self._add("dmap_answer_bytes_total", get("bytes", 0), model)
+        self._histograms["dmap_first_byte_seconds"].observe(first_byte_s, model)
+        self._counters["dmap_chunks_total"].add(get("chunks", 0), model)
+        self._counters["dmap_answer_bytes_total"].add(get("bytes", 0), model)
         client = self._clients.of(fields["client"]) if get("key") else ADDRESS
-        self._add("dmap_tokens_in_total", get("tokens_in", 0), model, client)
-        self._add("dmap_tokens_out_total", get("tokens_out", 0), model, client)
+        self._counters["dmap_tokens_in_total"].add(get("tokens_in", 0), model, client)
+        self._counters["dmap_tokens_out_total"].add(get("tokens_out", 0), model, client)
 
     def _drained(self, event: Event) -> None:
         device, reason = event.fields["device"], event.fields["reason"]
         self._switching[device] = reason, self._clock()
-        self._observe("dmap_drain_seconds", event.fields["drain_s"], device)
+        self._histograms["dmap_drain_seconds"].observe(event.fields["drain_s"], device)
         if event.fields["load"] is not None:
-            self._add("dmap_switches_total", 1, device, reason)
+            self._counters["dmap_switches_total"].add(1, device, reason)
 
     def _unloaded(self, event: Event) -> None:
         device = event.fields["device"]
-        self._add("dmap_evictions_total", 1, device, self._switching[device][0])
+        self._counters["dmap_evictions_total"].add(1, device, self._switching[device][0])
 
     def _loaded(self, event: Event) -> None:
         device, load_s = event.fields["device"], event.fields["load_s"]
-        self._observe("dmap_load_seconds", load_s, self._model(event.fields["model"]))
-        self._observe("dmap_switch_duration_seconds", self._clock() - self._switching[device][1], device)
+        self._histograms["dmap_load_seconds"].observe(load_s, self._model(event.fields["model"]))
+        self._histograms["dmap_switch_duration_seconds"].observe(
+            self._clock() - self._switching[device][1], device
+        )
 
 
 def _last(event: Event) -> str:

@@ -20,9 +20,6 @@ _log = logging.getLogger("dmap.admin")
 
 MAX_ORDER_BYTES = 64 * 1024
 
-Spelling = dict[str, tuple[str, "Spelling"]]
-"""How an order writes its fields: by our name for each, its own and the spelling of what is inside."""
-
 _JSON = TypeAdapter[Any](Any)
 _OTHERS = {"model": "model_key", **SAME_PARAMETERS, **SAME_OPTIONS}
 """Other words for our fields, as `Order`, `Defaults` and `Load` take them."""
@@ -97,30 +94,25 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _problems(errors: Sequence[Any], body: bytes) -> list[str]:
     """List what is wrong, each with its place as *body* spells it.  What is no JSON has no places."""
     has_places = any(error["loc"] for error in errors)
-    spelling = _spelling(_JSON.validate_json(body or b"{}")) if has_places else {}
-    return [_problem(error, spelling) for error in errors]
+    order = _JSON.validate_json(body or b"{}") if has_places else None
+    return [_problem(error, order) for error in errors]
 
 
-def _problem(error: Any, spelling: Spelling) -> str:
-    path = ".".join(_as_written(error["loc"], spelling)) or "the body"
+def _problem(error: Any, order: Any) -> str:
+    path = ".".join(_as_written(error["loc"], order)) or "the body"
     is_unknown = error["type"] == "extra_forbidden"
     return f"{path}: {'no such field' if is_unknown else error['msg'].removeprefix('Value error, ')}"
 
 
-def _spelling(order: Any) -> Spelling:
-    """Return how *order* writes each of its fields, by our names for them."""
-    if not isinstance(order, dict):
-        return {}
-    ours = ((str(*in_snake({name: None}, _OTHERS)), name) for name in order)
-    return {our: (name, _spelling(order[name])) for our, name in ours}
-
-
-def _as_written(place: Iterable[str | int], spelling: Spelling) -> Iterator[str]:
-    """Yield the steps to *place*, which is in our spelling, in that of the order."""
+def _as_written(place: Iterable[str | int], order: Any) -> Iterator[str]:
+    """Yield the steps to *place*, which is in our spelling, in that of the *order*."""
     for step in place:
+        fields = order if isinstance(order, dict) else {}
         as_it_is = "gpu.layers" if step == "gpu_layers" else str(step)  # `Load` takes `gpu` apart
-        written, spelling = spelling.get(str(step), (as_it_is, {}))
-        yield written
+        written = (name for name in fields if in_snake({name: None}, _OTHERS) == {step: None})
+        name = next(written, as_it_is)
+        yield name
+        order = fields.get(name)
 
 
 def note(visit: Visit, action: str, **fields: Any) -> None:
