@@ -44,7 +44,7 @@ HOMES = {
     "gguf": {"demo"},
     "httptools": {"backends", "relay"},
     "msgspec": {"wire", "events"},
-    "multidict": {"access", "wire", "relay"},
+    "multidict": {"access", "wire", "relay", "web"},
     "numpy": {"demo"},
     "prometheus_async": {"metrics", "web"},
     "prometheus_client": {"metrics", "web"},

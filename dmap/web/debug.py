@@ -9,16 +9,16 @@ and learns how many.
 import asyncio
 import re
 import socket
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Self
-from urllib.parse import parse_qs
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse
+from multidict import MultiMapping
 
 from dmap import tasks
 from dmap.aiohttp_insides import full
@@ -52,8 +52,10 @@ class Filter:
     clients: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, query: Mapping[str, list[str]]) -> Self:
+    def of(cls, query: MultiMapping[str]) -> Self:
         """Read `?type=&model=&client=`, each repeatable or with commas; raises `BadRequest`."""
+        if len(query) > FIELDS:
+            raise BadRequest(f"the query has over {FIELDS} parameters")
         unknown = sorted(set(query) - {"type", "model", "client", "after"})
         if unknown:
             raise BadRequest(f"no such parameter: {unknown[0][:64]!r}", param=unknown[0][:64])
@@ -71,15 +73,8 @@ class Filter:
         return not self.models or _meet(self.models, named)
 
 
-def _query(request: web.BaseRequest) -> Mapping[str, list[str]]:
-    try:
-        return parse_qs(request.rel_url.raw_query_string, keep_blank_values=True, max_num_fields=FIELDS)
-    except ValueError as exc:
-        raise BadRequest(f"the query cannot be read: {exc}") from exc
-
-
-def _listed(query: Mapping[str, list[str]], name: str) -> tuple[str, ...]:
-    return tuple(part for value in query.get(name, ()) for part in value.split(",") if part)
+def _listed(query: MultiMapping[str], name: str) -> tuple[str, ...]:
+    return tuple(part for value in query.getall(name, ()) for part in value.split(",") if part)
 
 
 def _types(wanted: str) -> list[str]:
@@ -109,7 +104,7 @@ async def stream(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     request, bus = visit.request, proxy.bus
     if request.method != "GET":
         raise MethodNotAllowed("the stream takes GET", allowed="GET")
-    chosen, after = Filter.of(_query(request)), _start(request, bus)
+    chosen, after = Filter.of(request.query), _start(request, bus)
     server = proxy.config.server
     response = EventSourceResponse(send_timeout=server.client_stall_s, ping_interval=server.heartbeat_s)
     with _place(bus):
@@ -150,9 +145,9 @@ def _place(bus: Bus) -> Generator[None]:
 
 
 async def captures(proxy: Proxy, visit: Visit) -> web.Response:
-    """`GET /debug/captures`: the last bodies, the oldest first; there are none without `debug.capture`."""
-    fields = {"capture": proxy.config.debug.capture, "captures": proxy.captures.fields()}
-    return web.json_response(fields)
+    """`GET /debug/captures`: the last bodies, the oldest first, if `debug.capture` is on."""
+    is_on = proxy.config.debug.capture
+    return web.json_response({"capture": is_on, "captures": proxy.captures.fields() if is_on else []})
 
 
 class Reader:
