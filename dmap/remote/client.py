@@ -9,8 +9,6 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from dmap.sections.types import server_url
-
 URL = "http://127.0.0.1:8000"
 CONNECT_S = 5.0
 ANSWER_S = 30.0
@@ -112,14 +110,18 @@ def daemon_of(environment: Mapping[str, str]) -> DaemonClient:
     Every address to listen at, as the log has it, is this host to ask.  Raises `Trouble` when they cannot be
     used.
     """
+    url = environment.get("DMAP_URL") or URL
     try:
-        url = server_url(environment.get("DMAP_URL") or URL)
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        raise Trouble("DMAP_URL: write it like http://127.0.0.1:8000") from None
+        is_url = False
+    if not is_url or parts.query or parts.fragment or parts.username is not None:
+        raise Trouble("DMAP_URL: write it like http://127.0.0.1:8000")
     key = environment.get("DMAP_KEY", "")
     if not (key.isascii() and key.isprintable()):
         raise Trouble("DMAP_KEY: a key has printable ASCII characters only")
-    if urlsplit(url).hostname in ("0.0.0.0", "::"):
+    if parts.hostname in ("0.0.0.0", "::"):
         url = url.replace("0.0.0.0", "127.0.0.1", 1).replace("[::]", "[::1]", 1)
     return DaemonClient(url.rstrip("/").removesuffix("/v1").rstrip("/"), key)
 

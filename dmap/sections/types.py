@@ -38,7 +38,7 @@ def _network(value: str) -> str:
     return value
 
 
-def server_url(value: str) -> str:
+def _url(value: str) -> str:
     """Take the URL of a server; a password in it is refused, because it would be dropped in silence."""
     try:
         parts, port = urlsplit(value), urlsplit(value).port
@@ -129,5 +129,5 @@ HostName = Annotated[str, AfterValidator(_host_name)]
 Guarded = Literal["draft_model", "context_length", "integrations", "keep_alive", "options", "image_url"]
 """The fields of a request that move memory or reach out of the box; refused unless permitted."""
 Token = Annotated[str, AfterValidator(_token)]
-Url = Annotated[str, AfterValidator(server_url)]
+Url = Annotated[str, AfterValidator(_url)]
 File = Annotated[Path, BeforeValidator(_file)]
