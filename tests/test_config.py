@@ -458,6 +458,34 @@ def test_a_mapping_of_many_keys_is_read_at_once():
     assert len(parse(f"{A}models:\n{entries}", {}).models) == 20_000
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("# " + "x" * 2**20, "the file is longer than 1048576 characters"),
+        ("a: 1" + ":59" * 100_000, "not YAML: line 1, column 4: a number of 300001 characters"),
+        ("a: 0b" + "1" * 1_000_000, "not YAML: line 1, column 4: a number of 1000002 characters"),
+        ("a: 1." + "1" * 1_000_000, "not YAML: line 1, column 4: a number of 1000002 characters"),
+        ("a: " + "${LONG}" * 20_000, "a: with its variables the file is too long"),
+        ("a: [" + "'${LONG}'," * 20_000 + "]", "a[10485]: with its variables the file is too long"),
+    ],
+    ids=["long", "base 60", "binary", "float", "variables", "many variables"],
+)
+def test_what_would_take_long_to_read_is_refused(text, problem):
+    """Nothing in a file costs more than its length; the bound of it is the first thing that is looked at."""
+    with pytest.raises(ConfigProblem) as refused:
+        parse(text, {"LONG": "x" * 100})
+
+    assert refused.value.problems == [problem]
+
+
+def test_a_variable_that_is_missing_is_told_once():
+    """However often a text names a variable that there is not, that is one problem."""
+    assert (
+        problems_of("state: '" + "${NONE}" * 1000 + "'").count("state: the environment has no variable NONE")
+        == 1
+    )
+
+
 def test_a_bomb_of_anchors_is_refused():
     """Anchors that unfold to more than a file could hold are refused before they are unfolded."""
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]

@@ -18,8 +18,12 @@ from dmap.sections import Section
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _MERGE = "tag:yaml.org,2002:merge"
+_MOST_CHARACTERS = 2**20
+"""Of a whole file, and of all that variables put into it."""
 _MOST_VALUES = 100_000
 """Of a whole file, with every alias unfolded."""
+_LONGEST_NUMBER = 100
+"""Of a number's characters: to read a long one takes the square of its length, in base 60 or any other."""
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
@@ -29,7 +33,8 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     Raises `ConfigProblem` with everything that is wrong.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MOST_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigProblem([f"{path}: cannot be read: {exc}"]) from exc
     return parse(text, environ, base=path.parent)
@@ -53,8 +58,8 @@ _Checked = TypeVar("_Checked", bound=Section)
 
 
 def _checked(whole: type[_Checked], values: Any, environ: Mapping[str, str], base: Path) -> _Checked:
-    problems: list[str] = []
-    values = _filled(values if values is not None else {}, environ, "", problems)
+    variables = _Variables(environ)
+    values, problems = variables.fill(values if values is not None else {}, ""), variables.problems
     context = {"base": base}
     try:
         checked = whole.model_validate(values, context=context)
@@ -70,8 +75,10 @@ def _checked(whole: type[_Checked], values: Any, environ: Mapping[str, str], bas
 
 def _values(text: str) -> Any:
     """Read YAML; what is wrong is said without the text around it, which may be a secret."""
+    if len(text) > _MOST_CHARACTERS:
+        raise ConfigProblem([f"the file is longer than {_MOST_CHARACTERS} characters"])
     try:
-        values = yaml.load(text, Loader=_OneOfEach)
+        return yaml.load(text, Loader=_OneOfEach)
     except yaml.MarkedYAMLError as exc:
         problem = re.sub(r"'[^']{2,}'", "...", exc.problem or "unreadable")
         raise ConfigProblem([f"not YAML: {_place(exc.problem_mark)}{problem}"]) from exc
@@ -82,7 +89,6 @@ def _values(text: str) -> Any:
         raise ConfigProblem(
             ["not YAML: a value in it has the form of a number or a date but is none"]
         ) from exc
-    return values
 
 
 def _place(mark: yaml.Mark | None) -> str:
@@ -114,6 +120,14 @@ class _OneOfEach(yaml.SafeLoader):
             self._unfolded[node] = self._values - before
         return node
 
+    def compose_scalar_node(self, anchor: dict[Any, yaml.Node]) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        if node.tag.endswith((":int", ":float")) and len(node.value) > _LONGEST_NUMBER:
+            raise ConfigProblem(
+                [f"not YAML: {_place(node.start_mark)}a number of {len(node.value)} characters"]
+            )
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         if isinstance(node, yaml.MappingNode):
             keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
@@ -129,20 +143,31 @@ class _OneOfEach(yaml.SafeLoader):
             raise ConfigProblem(["not YAML: its anchors unfold to too much, or it is too long"])
 
 
-def _filled(value: Any, environ: Mapping[str, str], at: str, problems: list[str]) -> Any:
-    """Put environment variables into the texts of *value*."""
-    if isinstance(value, dict):
-        return {k: _filled(v, environ, f"{at}.{k}".lstrip("."), problems) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_filled(v, environ, f"{at}[{i}]", problems) for i, v in enumerate(value)]
-    if not isinstance(value, str):
-        return value
-    for name in _VARIABLE.findall(value):
-        if name not in environ:
-            problems.append(f"{at}: the environment has no variable {name}")
-    if "${" in _VARIABLE.sub("", value):
-        problems.append(f"{at}: write a variable of the environment as ${{NAME}}")
-    return _VARIABLE.sub(lambda match: environ.get(match[1], ""), value)
+class _Variables:
+    """Puts variables of *environ* into texts, and collects *problems*; all that it puts in has one bound."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.problems: list[str] = []
+        self._environ = environ
+        self._left = _MOST_CHARACTERS
+
+    def fill(self, value: Any, at: str) -> Any:
+        """Return *value*, which stands *at* a path in the file, with the variables in its texts replaced."""
+        if isinstance(value, dict):
+            return {name: self.fill(each, f"{at}.{name}".lstrip(".")) for name, each in value.items()}
+        if isinstance(value, list):
+            return [self.fill(each, f"{at}[{i}]") for i, each in enumerate(value)]
+        if not isinstance(value, str):
+            return value
+        names = _VARIABLE.findall(value)
+        missing = [name for name in dict.fromkeys(names) if name not in self._environ]
+        self.problems += [f"{at}: the environment has no variable {name}" for name in missing]
+        if "${" in _VARIABLE.sub("", value):
+            self.problems.append(f"{at}: write a variable of the environment as ${{NAME}}")
+        self._left -= sum(len(self._environ.get(name, "")) for name in names)
+        if self._left < 0:
+            raise ConfigProblem([f"{at}: with its variables the file is too long"])
+        return _VARIABLE.sub(lambda match: self._environ.get(match[1], ""), value)
 
 
 def _among_the_rest(
