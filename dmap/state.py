@@ -26,9 +26,9 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from dmap.config import Defaults, Load
 from dmap.errors import NotSaved
 from dmap.logfmt import logfmt
+from dmap.sections import Defaults, Load
 
 _log = logging.getLogger(__name__)
 

@@ -868,6 +868,7 @@ def test_lists_are_read_whatever_they_lack():
             },
             {"key": "c", "type": "embedding", "loaded_instances": [{"id": "c"}], "selected_variant": "c@f16"},
             {"display_name": "d"},
+            {"key": "e" * 513},
         ]
     )
 

@@ -67,9 +67,11 @@ async def test_models_are_listed(saying):
     ]
 
 
-@pytest.mark.parametrize("item", [5, None, "m", [], {}, {"id": 5}, {"id": None}, {"name": "m"}])
+@pytest.mark.parametrize(
+    "item", [5, None, "m", [], {}, {"id": 5}, {"id": None}, {"id": ""}, {"id": "m" * 513}, {"name": "m"}]
+)
 async def test_what_is_no_model_is_passed_over(saying, item):
-    """An item without an id is none; the others still count."""
+    """An item without an id, or with an absurd one, is none; the others still count."""
     backend = await saying(listed(item, {"id": "m", "max_model_len": "long", "meta": 5}))
 
     assert await backend.models() == [ModelInfo("m", resident=True)]

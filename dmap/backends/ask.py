@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import httptools
 
@@ -22,6 +22,8 @@ from dmap.backends.trouble import trouble_of
 MOST_VALUES = 200_000
 """Of an answer in JSON; LM Studio's entries have about 30 each, and decoding so many takes 40 ms."""
 MOST_MODELS = 2_500
+LONGEST_NAME = 512
+"""In characters, of a model: file names with their folders are shorter."""
 _HEAD_BYTES = 64 * 1024
 _INTERIM = 32
 _PIECE_BYTES = 64 * 1024
@@ -151,3 +153,8 @@ def entries(answer: Any, member: str) -> list[Mapping[str, Any]]:
     if len(items) > MOST_MODELS:
         raise ValueError(f"a list of over {MOST_MODELS} models")
     return [item for item in items if isinstance(item, dict)]
+
+
+def is_name(value: Any) -> TypeGuard[str]:
+    """Tell whether *value* can be the name of a model; a longer one is no name that a client could use."""
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME

@@ -11,23 +11,18 @@ from dmap.config.access import AccessSection, Key, Listen, Tls
 from dmap.config.advice import warnings_of
 from dmap.config.file import check_access, load, parse
 from dmap.config.schema import Config, ConfigProblem, Debug, Device, Server
-from dmap.sections import Defaults, Load, ModelSection, in_snake
 
 __all__ = [
     "AccessSection",
     "Config",
     "ConfigProblem",
     "Debug",
-    "Defaults",
     "Device",
     "Key",
     "Listen",
-    "Load",
-    "ModelSection",
     "Server",
     "Tls",
     "check_access",
-    "in_snake",
     "load",
     "parse",
     "warnings_of",

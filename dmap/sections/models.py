@@ -50,10 +50,6 @@ class Defaults(Section):
     def _spelled(cls, values: Any) -> Any:
         return in_snake(values, SAME_PARAMETERS)
 
-    def given(self) -> dict[str, Any]:
-        """Return the parameters that are set."""
-        return self.model_dump(exclude_none=True)
-
 
 def _share(value: Any) -> Any:
     """Read a part of the layers, if it is given; YAML takes a bare `off` for false."""
@@ -123,10 +119,6 @@ class Load(Section):
             return values  # the problem is then reported for `gpu`, beside all others
         parts = {"gpu": gpu.get("ratio"), "gpu_layers": gpu.get("layers")}
         return values | {name: value for name, value in parts.items() if value is not None or name == "gpu"}
-
-    def given(self) -> dict[str, Any]:
-        """Return the options that are set."""
-        return self.model_dump(exclude_none=True)
 
 
 class ModelSection(Section):

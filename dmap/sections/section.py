@@ -1,5 +1,7 @@
 """What all sections of the file have in common."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -7,3 +9,7 @@ class Section(BaseModel):
     """One mapping of the file: closed and frozen.  Text may stand for a number: so the environment has it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def given(self) -> dict[str, Any]:
+        """Return what is set, by name."""
+        return self.model_dump(exclude_none=True)

@@ -3,10 +3,48 @@
 from dmap.backends.base import Backend
 from dmap.backends.kind import Kind
 from dmap.backends.lmstudio.section import LMStudioSection
-from dmap.backends.lmstudio.wording import PHRASES, ROUTES
-from dmap.wire.dialects import Dialect
+from dmap.wire.dialects import Dialect, same
 from dmap.wire.parameters import KindWords
-from dmap.wire.routes import MEDIA
+from dmap.wire.routes import MEDIA, NO_CHAT, InferenceRoute
+from dmap.wire.verdict import Phrases
+
+NATIVE = Dialect(
+    "lmstudio",
+    words=same(
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "repeat_penalty",
+        "stream",
+        max_tokens="max_output_tokens",
+        reasoning_effort="reasoning",
+    ),
+    values={"reasoning": {"none": "off", "minimal": "low"}},  # OpenAI's words for efforts
+    last_events=frozenset(("chat.end",)),
+    errors="typed",
+)
+"""The dialect of `/api/v1/chat` (LM Studio's docs, 2_rest/chat.md and streaming-events.md)."""
+
+ROUTES = (
+    InferenceRoute("/api/v0/chat/completions", Dialect.CHAT),
+    InferenceRoute("/api/v0/completions", Dialect.CHAT, without=NO_CHAT),
+    InferenceRoute("/api/v0/embeddings", Dialect.PLAIN),
+    InferenceRoute("/api/v1/chat", NATIVE),
+)
+
+PHRASES = Phrases(
+    own_faults=(
+        "the model has crashed",  # bug-tracker #157, #1347
+        "model unloaded",  # also of a generation that an eviction cut (#1796)
+        "model is unloaded",
+        "no models loaded",  # #1730
+        "failed to load model",  # continue #10150, #12794
+        "invalid model identifier",  # dmap asks for what is listed only: it was unloaded since (rlmstudio)
+    ),
+    too_long=("greater than the context length",),  # with 400 or 500, by route (0.4.25)
+    no_path=("Unexpected endpoint",),
+)
 
 
 def _make(name: str, section: LMStudioSection, connect_s: float) -> Backend:

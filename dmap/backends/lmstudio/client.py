@@ -30,8 +30,8 @@ class Fault(Exception):
 
     def __init__(self, status: int, words: str, *, garbled: bool = False) -> None:
         super().__init__(words)
-        self.status = status
         self.words = words
+        self.status = status
         self.garbled = garbled
 
     @property

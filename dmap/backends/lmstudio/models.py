@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dmap.backends.ask import is_name
+
 PARALLEL = 4
 """LM Studio's Max Concurrent Predictions where nothing else is said (bug-tracker #2061)."""
 
@@ -105,12 +107,12 @@ def objection(
 
 def read_v1(items: Iterable[Mapping[str, Any]]) -> list[Listed]:
     """Read the `models` of `GET /api/v1/models` (LM Studio's docs, 2_rest/list.md)."""
-    return [_listed(item) for item in items if _is_text(item.get("key"))]
+    return [_listed(item) for item in items if is_name(item.get("key"))]
 
 
 def read_v0(items: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Read the `data` of `GET /api/v0/models` as its entries by their ids, ids folded."""
-    return {item["id"].casefold(): item for item in items if _is_text(item.get("id"))}
+    return {item["id"].casefold(): item for item in items if is_name(item.get("id"))}
 
 
 def loaded_of(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -132,8 +134,8 @@ def _listed(item: Mapping[str, Any]) -> Listed:
         key=item["key"],
         embedding=embedding,
         size_bytes=_count(item.get("size_bytes")),
-        names=tuple(dict.fromkeys(filter(_is_text, names))),
-        instances=tuple(_instance(one, embedding) for one in loaded_of(item) if _is_text(one.get("id"))),
+        names=tuple(dict.fromkeys(filter(is_name, names))),
+        instances=tuple(_instance(one, embedding) for one in loaded_of(item) if is_name(one.get("id"))),
         v1=item,
     )
 
@@ -147,7 +149,3 @@ def _instance(loaded: Mapping[str, Any], embedding: bool) -> Instance:
 
 def _count(value: Any) -> int | None:
     return value if type(value) is int and value > 0 else None
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)

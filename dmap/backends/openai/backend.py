@@ -8,7 +8,7 @@ its owner runs alone, or another dmap.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dmap.backends.ask import Unheard, ask, decoded, entries
+from dmap.backends.ask import Unheard, ask, decoded, entries, is_name
 from dmap.backends.base import Target, ignore, is_alike
 from dmap.errors import BackendDown
 from dmap.models import ModelInfo
@@ -41,7 +41,7 @@ class OpenAIBackend:
             reason = "no answer in time" if isinstance(exc, TimeoutError) else exc
             message = f"the backend {self.name!r} does not list its models: {reason}"
             raise BackendDown(message, retry_after_s=5) from exc
-        return [_info(item) for item in payload if isinstance(item.get("id"), str)]
+        return [_info(item) for item in payload if is_name(item.get("id"))]
 
     async def _list(self) -> Sequence[Mapping[str, Any]]:
         target = self._server.at("/v1/models")

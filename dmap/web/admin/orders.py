@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from dmap.config import Defaults, Load, in_snake
 from dmap.errors import BodyTooLarge, Invalid
 from dmap.logfmt import logfmt
+from dmap.sections import Defaults, Load, in_snake
 from dmap.sections.models import SAME_OPTIONS, SAME_PARAMETERS
 from dmap.web import upload
 from dmap.web.proxy import Proxy
