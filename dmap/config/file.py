@@ -20,7 +20,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _MERGE = "tag:yaml.org,2002:merge"
 _MOST_CHARACTERS = 2**20
 """Of a whole file, and of all that variables put into it."""
-_MOST_VALUES = 100_000
+_MOST_VALUES = 50_000
 """Of a whole file, with every alias unfolded."""
 _LONGEST_NUMBER = 100
 """Of a number's characters: to read a long one takes the square of its length, in base 60 or any other."""

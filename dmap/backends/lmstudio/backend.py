@@ -30,6 +30,7 @@ from dmap.backends.lmstudio.server import Server
 from dmap.backends.lmstudio.watch import ChangeWatch
 from dmap.errors import BackendDown
 from dmap.models import ModelInfo
+from dmap.tasks import end, spawn
 
 CONFIRM_S = 1.0
 
@@ -75,14 +76,16 @@ class LMStudioBackend:
             report=lambda found: self.report(found),
             changed=lambda: self.changed(),
         )
-        self._loads = Loads(self._server, lambda model: self.in_use(model), section.load_s, poll_s)
+        self._loads = Loads(self._server, lambda model: self.in_use(model), poll_s)
         self._watch = ChangeWatch(self._server, lambda: self.changed(), watch_s)
+        self._watching: asyncio.Task[None] | None = None
         self._confirming = asyncio.Lock()
         self._confirmed_at = -1.0
 
     def start(self) -> None:
         """Begin to watch for what happens outside dmap.  Idempotent; `close` ends it."""
-        self._watch.start()
+        if self._watching is None:
+            self._watching = spawn(self._watch.run, f"watch {self.name}")
 
     async def models(self) -> Sequence[ModelInfo]:
         """
@@ -159,5 +162,5 @@ class LMStudioBackend:
 
     async def close(self) -> None:
         """Stop watching and asking.  What LM Studio has loaded stays, a load under way goes on there."""
-        await self._watch.close()
+        await end(self._watching)
         await self._server.close()

@@ -33,13 +33,12 @@ class Loads:
     """
     Loads and unloads at *server*.
 
-    *in_use* tells whether requests for a model are out; *load_s* bounds every wait, and *poll_s* is the pause
-    between two looks while somebody else's load is under way.
+    *in_use* tells whether requests for a model are out.  Its `load_s` bounds every wait, and *poll_s* is the
+    pause between two looks while somebody else's load is under way.
     """
 
     server: Server
     in_use: Callable[[str], bool]
-    load_s: float
     poll_s: float
 
     async def load(self, model: str, wanted: Mapping[str, Any]) -> Loaded:
@@ -71,7 +70,7 @@ class Loads:
         A load over REST shows no progress and cannot be told from one that hangs, so `load_s` bounds it.
         """
         clock = asyncio.get_running_loop().time
-        until, before, late = clock() + self.load_s, self.server.residents, set[str]()
+        until, before, late = clock() + self.server.load_s, self.server.residents, set[str]()
         while True:
             look = await self.server.see()
             loading = {model.key for model, _ in look.loading()}
@@ -79,12 +78,12 @@ class Loads:
             if not (loading if only is None else loading & {look.disk.canonical(only)}):
                 return look, frozenset(late - before)
             if clock() > until:
-                raise self._down(f"has been loading {sorted(loading)} for over {self.load_s:g} s")
+                raise self._down(f"has been loading {sorted(loading)} for over {self.server.load_s:g} s")
             await asyncio.sleep(self.poll_s)
 
     async def _unused(self, key: str) -> None:
         """Wait for the end of the requests for *key* that are out, `load_s` at most."""
-        for _ in range(math.ceil(self.load_s / self.poll_s)):
+        for _ in range(math.ceil(self.server.load_s / self.poll_s)):
             if not self.in_use(key):
                 return
             await asyncio.sleep(self.poll_s)
@@ -141,7 +140,7 @@ class Loads:
         try:
             return await self.server.load(key, wanted)
         except TimeoutError as exc:
-            raise _failed(key, f"no answer in time (load_s is {self.load_s:g})") from exc
+            raise _failed(key, f"no answer in time (load_s is {self.server.load_s:g})") from exc
         except Fault as fault:
             if goes_by_lms(wanted):
                 await self.server.see()  # `BackendDown` if it is that: `lms` tells it in too many ways

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from dmap.backends.lmstudio.client import Fault, RestClient
@@ -29,6 +30,7 @@ Asked = tuple[int | None, int | None, str | None]
 """What of a load's options shows in v1's list: context length, parallel, and identifier."""
 
 
+@dataclass(slots=True)
 class Server:
     """
     The LM Studio behind *client*, which *observer* looks at; *lms* is its command, if there is one.
@@ -42,30 +44,20 @@ class Server:
     *changed* is called when the caller of a load leaves, and once more when that load ends.
     """
 
-    def __init__(
-        self,
-        client: RestClient,
-        observer: Observer,
-        lms: Lms | None,
-        *,
-        load_s: float,
-        report: Callable[[Sequence[ModelInfo] | BackendDown], None],
-        changed: Callable[[], None],
-    ) -> None:
-        self.client = client
-        self.last = Look(Disk(()))
-        self.residents: frozenset[str] = frozenset()
-        self.expected: frozenset[str] | None = None
-        self.down = asyncio.Event()
-        self._observer = observer
-        self._lms = lms
-        self._load_s = load_s
-        self._report = report
-        self._changed = changed
-        self._given: dict[str, tuple[Asked, Asked]] = {}
-        self._answers = 0  # to loads and unloads of ours: a look that began before one is out of date
-        self._lock = asyncio.Lock()
-        self._loading: asyncio.Task[dict[str, Any]] | None = None
+    client: RestClient
+    observer: Observer
+    lms: Lms | None
+    load_s: float
+    report: Callable[[Sequence[ModelInfo] | BackendDown], None]
+    changed: Callable[[], None]
+    last: Look = field(default_factory=lambda: Look(Disk(())))
+    residents: frozenset[str] = frozenset()
+    expected: frozenset[str] | None = None
+    down: asyncio.Event = field(default_factory=asyncio.Event)
+    _given: dict[str, tuple[Asked, Asked]] = field(default_factory=dict)
+    _answers: int = 0  # to loads and unloads of ours: a look that began before one is out of date
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _loading: asyncio.Task[dict[str, Any]] | None = None
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncGenerator[None]:
@@ -81,16 +73,16 @@ class Server:
         """Look; what began before an answer to a load or unload is not kept.  Raises `BackendDown`."""
         answers = self._answers
         try:
-            look = await self._observer.look()
+            look = await self.observer.look()
         except BackendDown as error:
             self.down.set()
-            self._report(error)
+            self.report(error)
             raise
         if answers == self._answers:
             self.last, self.residents = look, look.residents()
             listed = {instance.id for _, instance in look.disk.instances()}
             self._given = {id: given for id, given in self._given.items() if id in listed}
-            self._report(look.described())
+            self.report(look.described())
         return look
 
     async def see_others(self) -> Look | None:
@@ -101,13 +93,13 @@ class Server:
 
     def note_loaded(self, key: str, id: str) -> None:
         """Take note that a load of ours made the instance *id* of *key* answer."""
-        self._observer.prove(id)
+        self.observer.prove(id)
         self.residents |= {key}
         self.expected = None if self.expected is None else self.expected | {key}
 
     def note_gone(self, key: str, id: str) -> None:
         """Take note that the instance *id* of *key* is gone, by our doing."""
-        self._observer.forget(id)
+        self.observer.forget(id)
         self._given.pop(id, None)
         self.residents -= {key}
         self.expected = None if self.expected is None else self.expected - {key}
@@ -139,26 +131,26 @@ class Server:
 
         Raises `Fault`, `BackendDown`, and TimeoutError after `load_s`.
         """
-        lms = self._lms if goes_by_lms(options) else None
+        lms = self.lms if goes_by_lms(options) else None
         name, expected = f"load {self.client.name}/{key}", (Fault, BackendDown, TimeoutError)
         self._loading = task = errand(self._load(lms, key, options), name, expected=expected)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if not task.done():
-                task.add_done_callback(lambda _: self._changed())
+                task.add_done_callback(lambda _: self.changed())
                 if lms is not None:
                     task.cancel()
-            self._changed()
+            self.changed()
             raise
 
     async def _load(self, lms: Lms | None, key: str, options: Mapping[str, Any]) -> dict[str, Any]:
         body = {"model": key, **options, "echo_load_config": True}
         try:
             if lms is not None:
-                answer = await lms.load(key, options, self._load_s)
+                answer = await lms.load(key, options, self.load_s)
             else:
-                answer = await self.client.post(f"{V1}/load", body, self._load_s)
+                answer = await self.client.post(f"{V1}/load", body, self.load_s)
             self.note_loaded(key, str(answer.get("instance_id") or key))
             return answer
         finally:

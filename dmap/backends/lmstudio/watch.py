@@ -10,12 +10,12 @@ questions every few seconds cost it nothing.
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from dmap.backends.lmstudio.client import Fault
 from dmap.backends.lmstudio.look import Look
 from dmap.backends.lmstudio.server import Server
 from dmap.errors import BackendDown
-from dmap.tasks import end, spawn
 
 DOWN_S = 0.25
 """How often a server that is down is asked, unless `watch_s` is shorter."""
@@ -28,44 +28,34 @@ _JIT = (
 _COPY = "takes it out when it next loads or unloads this model"
 
 
+@dataclass(slots=True)
 class ChangeWatch:
     """
-    Owns the task that looks at *server* every *watch_s*.
+    Looks at *server* every *watch_s*.
 
     *changed* is called after every change that was not dmap's, and when the server goes or comes; one line is
     logged for each, but for going and coming, which `inventory` tells.
     """
 
-    def __init__(self, server: Server, changed: Callable[[], None], watch_s: float) -> None:
-        self._server = server
-        self._changed = changed
-        self._watch_s = watch_s
-        self._copies: frozenset[tuple[str, str]] = frozenset()
-        self._down = False
-        self._warned = False
-        self._task: asyncio.Task[None] | None = None
+    server: Server
+    changed: Callable[[], None]
+    watch_s: float
+    _copies: frozenset[tuple[str, str]] = frozenset()
+    _down: bool = False
+    _warned: bool = False
 
-    def start(self) -> None:
-        """Begin to watch.  Idempotent; `close` ends it."""
-        if self._task is None:
-            self._task = spawn(self._run, f"watch {self._server.client.name}")
-
-    async def close(self) -> None:
-        """Stop watching.  Idempotent."""
-        await end(self._task)
-
-    async def _run(self) -> None:
-        """Look again and again, at once when somebody else has found the server down."""
+    async def run(self) -> None:
+        """Look again and again, at once when somebody else has found the server down; never return."""
         while True:
             await self._turn()
-            self._server.down.clear()
+            self.server.down.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(DOWN_S, self._watch_s) if self._down else self._watch_s):
-                    await self._server.down.wait()
+                async with asyncio.timeout(min(DOWN_S, self.watch_s) if self._down else self.watch_s):
+                    await self.server.down.wait()
 
     async def _turn(self) -> None:
         try:
-            look = await self._server.see_others()
+            look = await self.server.see_others()
             if look is not None and not self._warned:
                 await self._warn(look)
         except BackendDown:
@@ -79,28 +69,28 @@ class ChangeWatch:
     def _note(self, *, down: bool) -> None:
         if self._down != down:
             self._down = down
-            self._changed()
+            self.changed()
 
     def _note_copies(self, look: Look) -> None:
         """Tell once of each instance beside the one that dmap uses: it takes memory and serves nobody."""
         copies = frozenset(
             (model.key, instance.id)
             for model, instance in look.disk.instances()
-            if len(model.instances) > 1 and not self._server.is_ours(model, instance)
+            if len(model.instances) > 1 and not self.server.is_ours(model, instance)
         )
         for key, id in sorted(copies - self._copies):
-            self._server.warn("model_doubled", key, instance=id, by="not dmap", dmap=_COPY)
+            self.server.warn("model_doubled", key, instance=id, by="not dmap", dmap=_COPY)
         self._copies = copies
 
     def _compare(self, residents: frozenset[str]) -> None:
-        expected, self._server.expected = self._server.expected, residents
+        expected, self.server.expected = self.server.expected, residents
         if expected is None or expected == residents:
             return
         for key in sorted(residents - expected):
-            self._server.warn("model_appeared", key, by="not dmap")
+            self.server.warn("model_appeared", key, by="not dmap")
         for key in sorted(expected - residents):
-            self._server.warn("model_vanished", key, by="not dmap")
-        self._changed()
+            self.server.warn("model_vanished", key, by="not dmap")
+        self.changed()
 
     async def _warn(self, look: Look) -> None:
         """
@@ -110,7 +100,7 @@ class ChangeWatch:
         (LM Studio's docs, headless.md).
         """
         try:
-            items = (await self._server.client.get("/v1/models")).get("data")
+            items = (await self.server.client.get("/v1/models")).get("data")
         except Fault:
             return
         self._warned = True
@@ -118,4 +108,4 @@ class ChangeWatch:
         keys = {look.disk.canonical(name) for name in names if isinstance(name, str)}
         loaded = {model.key for model, _ in look.disk.instances()}
         if keys - loaded - {None}:
-            self._server.warn("jit_is_on", warning=_JIT)
+            self.server.warn("jit_is_on", warning=_JIT)
