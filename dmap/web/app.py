@@ -124,7 +124,9 @@ def _admit_call(proxy: Proxy, visit: Visit) -> None:
         raise PathNotFound(f"there is no route POST {raw[:256]}; paths are taken literally")
     proxy.access.begin(visit.client, raw)
     visit.is_counted = True
-    request_log.received(proxy.bus, visit.record)
+    record = visit.record
+    record.received = True
+    request_log.tell(proxy.bus, record, "request.received", {"method": record.method, "path": record.path})
 
 
 def _refuse_form(request: web.BaseRequest) -> None:

@@ -114,10 +114,14 @@ async def _granted(proxy: Proxy, reply: Reply, gate: Gate, lease: Lease, ask: Ca
     bus, record = proxy.bus, reply.record
     ask()
     if lease.granted is not None:
-        request_log.queued(bus, record, gate, lease)
+        position, estimate_s = gate.view.of_newcomer(lease)
+        behind = gate.view.obstacle(lease)
+        fields = {"position": position, "estimate_s": round(estimate_s, 3), "behind": behind}
+        request_log.tell(bus, record, "request.queued", {"backend": record.backend, **fields})
         await reply.wait(lease.granted, functools.partial(_words, gate, lease))
     record.queue_s, record.switch_s = lease.queue_s, lease.switch_s
-    request_log.granted(bus, record)
+    fields = {"queue_s": lease.queue_s, "switch_s": lease.switch_s}
+    request_log.tell(bus, record, "request.granted", fields)
 
 
 def _words(gate: Gate, lease: Lease) -> str:
@@ -156,12 +160,11 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
 
 def _begun(proxy: Proxy, record: RequestRecord, backend: Backend, named: str | None) -> None:
     """Tell that the answer has begun, and if the model that it names is another one than was asked."""
-    request_log.first_byte(proxy.bus, record)
+    request_log.tell(proxy.bus, record, "request.first_byte", {"first_byte_s": record.first_byte_s})
     if named is None or backend.means(record.model, named):
         return
     record.reason = f"answered as {named[:256]!r}"
-    fields = {"id": record.id, "client": record.client, "model": record.model_key, "answered": named[:256]}
-    proxy.bus.tell("request.mismatch", fields)
+    request_log.tell(proxy.bus, record, "request.mismatch", {"answered": named[:256]})
     if proxy.config.kind_of(backend.name).substitutes:
         raise BackendBroke(f"the backend had {named[:256]!r} answer instead of the model that was asked")
 

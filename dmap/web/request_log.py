@@ -1,10 +1,10 @@
 """What is told of one request: its events as it goes, and at its end the one log line."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from dmap.events import Bus
-from dmap.gate import Gate, Lease
 from dmap.logfmt import Line
 from dmap.record import RequestRecord
 
@@ -13,49 +13,12 @@ _QUIET = frozenset(("/health", "/ready", "/metrics", "/debug/status", "/debug/me
 _ENDS = {"success": "request.finished", "client_left": "request.cancelled", "cancelled": "request.cancelled"}
 
 
-def received(bus: Bus, record: RequestRecord) -> None:
-    """Tell that a request for a model was let in; only then will its end be told as an event."""
-    record.received = True
-    fields = {"id": record.id, "client": record.client, "method": record.method, "path": record.path}
-    bus.tell("request.received", fields)
-
-
-def queued(bus: Bus, record: RequestRecord, gate: Gate, lease: Lease) -> None:
-    """Tell that the request has to wait, at what place, about how long, and behind what."""
-    position, estimate_s = gate.view.of_newcomer(lease)
-    fields = {
-        "id": record.id,
-        "client": record.client,
-        "model": record.model_key,
-        "backend": record.backend,
-        "position": position,
-        "estimate_s": round(estimate_s, 3),
-        "behind": gate.view.obstacle(lease),
-    }
-    bus.tell("request.queued", fields)
-
-
-def granted(bus: Bus, record: RequestRecord) -> None:
-    """Tell that the request has its model."""
-    fields = {
-        "id": record.id,
-        "client": record.client,
-        "model": record.model_key,
-        "queue_s": record.queue_s,
-        "switch_s": record.switch_s,
-    }
-    bus.tell("request.granted", fields)
-
-
-def first_byte(bus: Bus, record: RequestRecord) -> None:
-    """Tell that the answer has begun."""
-    fields = {
-        "id": record.id,
-        "client": record.client,
-        "model": record.model_key,
-        "first_byte_s": record.first_byte_s,
-    }
-    bus.tell("request.first_byte", fields)
+def tell(bus: Bus, record: RequestRecord, event: str, fields: Mapping[str, Any]) -> None:
+    """Tell that *event* happened to the request; its client and its model come before *fields*."""
+    who: dict[str, Any] = {"id": record.id, "client": record.client}
+    if record.model:
+        who["model"] = record.model_key
+    bus.tell(event, {**who, **fields})
 
 
 def ended(bus: Bus, record: RequestRecord, now: float) -> None:
@@ -81,7 +44,14 @@ def ended(bus: Bus, record: RequestRecord, now: float) -> None:
     }
     _log.log(logging.DEBUG if record.path in _QUIET else logging.INFO, "%s", Line("request", fields))
     if record.received:
-        event = {name: value for name, value in (fields | _more(record, now)).items() if value is not None}
+        more = {
+            "model": record.model_key,
+            "key": record.key,
+            "stream": record.stream,
+            "chunks": record.chunks,
+            "tokens_per_s": _tokens_per_s(record, now),
+        }
+        event = {name: value for name, value in (fields | more).items() if value is not None}
         bus.tell(_ENDS.get(outcome, "request.failed"), event)
 
 
@@ -90,21 +60,10 @@ def outcome_of(record: RequestRecord) -> str:
     return record.outcome or ("backend_error" if record.status >= 400 else "success")
 
 
-def _more(record: RequestRecord, now: float) -> dict[str, Any]:
-    """What the events tell beyond the log line, or otherwise."""
-    rate = record.tokens_per_s or _measured(record, now)
-    return {
-        "model": record.model_key,
-        "key": record.key,
-        "stream": record.stream,
-        "chunks": record.chunks,
-        "tokens_per_s": round(rate, 2) if rate is not None else None,
-    }
-
-
-def _measured(record: RequestRecord, now: float) -> float | None:
-    """Return the tokens per second of a stream whose server does not tell, by the time it took to arrive."""
-    if not (record.stream and record.tokens_out and record.first_byte_s is not None):
-        return None
-    answering_s = now - record.arrived_at - record.queue_s - record.first_byte_s
-    return record.tokens_out / answering_s if answering_s > 0 else None
+def _tokens_per_s(record: RequestRecord, now: float) -> float | None:
+    """Return what the server tells of its speed; else, for a stream, the speed at which tokens arrived."""
+    rate = record.tokens_per_s
+    if not rate and record.stream and record.tokens_out and record.first_byte_s is not None:
+        answering_s = now - record.arrived_at - record.queue_s - record.first_byte_s
+        rate = record.tokens_out / answering_s if answering_s > 0 else None
+    return round(rate, 2) if rate is not None else None
