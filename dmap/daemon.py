@@ -27,7 +27,6 @@ from dmap.sockets import find_vanished, given_to_us, taken
 from dmap.state import StateFile, default_path
 from dmap.web import metrics
 from dmap.web.app import make_server
-from dmap.web.build import build, running
 from dmap.web.listener import Listener
 from dmap.web.proxy import Proxy
 from dmap.web.reload import reload
@@ -96,12 +95,12 @@ async def listening(
     Sockets that are *given*, listening already, are used instead of `listen`, and closed in the end.  Raises
     `ConfigProblem` for a certificate that cannot be used.
     """
-    proxy = build(config, state)
+    proxy = Proxy(config, state)
     http = make_server(proxy)
     listeners = _listeners(http, proxy, given)
     lag = functools.partial(metrics.watch, proxy.metrics.lag)
     try:
-        async with running(proxy), tasks.running(lag, "loop lag"):
+        async with proxy.running(), tasks.running(lag, "loop lag"):
             for listener in listeners:
                 listener.start()
             try:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import hashlib
 import logging
 import re
@@ -19,7 +18,7 @@ from dmap.config import parse
 from dmap.daemon import RunningDaemon
 from dmap.gate import Gate
 from dmap.models import ModelInfo
-from dmap.web.build import build
+from dmap.web.proxy import Proxy as WebProxy
 from tests.conftest import Proxy
 from tests.fake_switcher import FakeSwitcher, Step
 from tests.fakes import (
@@ -345,7 +344,9 @@ async def ending(stubborn: list[Stubborn], shutdown_s: float) -> RunningDaemon:
     config = parse(f"backends: {backends}\nserver: {{shutdown_s: {shutdown_s}}}", {})
     gates = {f"gpu{at}": Gate(f"gpu{at}", Limits(), {"studio": each}) for at, each in enumerate(stubborn)}
     await asyncio.gather(*(gate.start() for gate in gates.values()))
-    return RunningDaemon(dataclasses.replace(build(config), gates=gates), [], [])
+    proxy = WebProxy(config)
+    proxy.gates = gates
+    return RunningDaemon(proxy, [], [])
 
 
 async def test_gates_close_at_once(stubborn):

@@ -21,7 +21,7 @@ from dmap.backends import Loaded, Target
 from dmap.backends.lmstudio.backend import LMStudioBackend
 from dmap.backends.lmstudio.lms import Lms
 from dmap.errors import BackendDown, LoadFailed
-from dmap.web.build import build
+from dmap.web.proxy import Proxy
 from tests.lmstudio_emulator import Emulator, Knobs, Traps, section
 from tests.lmstudio_world import SPECS, Instance, Refusal, World
 
@@ -446,7 +446,7 @@ async def test_a_configuration_reaches_the_command(bench, folder):
     (folder / "lms").unlink()
     (folder / "lms").symlink_to(LMS)
     config = parsed("gpu: off, ttl_s: 60", url=bench.lm.url, base=folder)
-    backend = build(config).backends["studio"]
+    backend = Proxy(config).backends["studio"]
 
     await backend.load(SMALL, config.models["m"].load.given())
 

@@ -74,7 +74,7 @@ def _suspects(calls: Mapping[str, int]) -> Iterator[str]:
     """Yield the places worth a bug: not what runs once while it starts and stops, or only there."""
     for place in calls:
         if not place.startswith(
-            ("dmap.config", "dmap.cli", "dmap.local", "dmap.demo", "dmap.web.build", "dmap.daemon")
+            ("dmap.config", "dmap.cli", "dmap.local", "dmap.demo", "dmap.web.proxy", "dmap.daemon")
         ):
             yield place
 

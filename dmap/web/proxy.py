@@ -1,8 +1,12 @@
-"""What one proxy is made of, and what requests look up in it.  The counterpart that makes it is `build`."""
+"""One proxy: its parts, made from a configuration, started and stopped in order; what requests look up."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import cast
 
 from dmap.access import Access
 from dmap.backends import Backend, Switcher
@@ -11,20 +15,27 @@ from dmap.config import Config
 from dmap.events import Bus
 from dmap.gate import Gate
 from dmap.inventory import Inventory
+from dmap.logfmt import logfmt
 from dmap.metrics import Metrics
 from dmap.models import ModelKey, Route
 from dmap.relay import Pool
+from dmap.sockets import names_of
 from dmap.state import Activation, Saved, StateFile
 from dmap.tls import Certificate
+from dmap.tokens import counters
 from dmap.web.capture import Captures
 from dmap.web.context import ContextGuard
+from dmap.web.gates import gates_of
 from dmap.web.visit import Visits
 
+_log = logging.getLogger(__name__)
 
-@dataclass(slots=True)
+
 class Proxy:
     """
     The parts of one proxy.  A reload replaces *config* and *catalog*; the others stay.
+
+    Nothing is started or asked before `running`.
 
     *switchers* are those of *backends* whose models dmap can load and unload.  *devices* has the gate of each
     device and *passages* that of each backend without one; *gates* has all of them under the names that
@@ -33,27 +44,61 @@ class Proxy:
     the requests under way.  *reload* reads the file again; it raises `ConfigProblem`.
     """
 
-    config: Config
-    access: Access
-    catalog: Catalog
-    backends: Mapping[str, Backend]
-    switchers: Mapping[str, Switcher]
-    inventory: Inventory
-    devices: Mapping[str, Gate]
-    passages: Mapping[str, Gate]
-    gates: Mapping[str, Gate]
-    pool: Pool
-    visits: Visits
-    bus: Bus
-    certificate: Certificate | None
-    metrics: Metrics
-    context: ContextGuard
-    state: StateFile
-    saved: Saved
-    trials: dict[str, Activation] = field(default_factory=dict)
-    turns: dict[ModelKey, asyncio.Lock] = field(default_factory=dict)
-    captures: Captures = field(default_factory=Captures)
-    reload: Callable[[], None] | None = None
+    def __init__(self, config: Config, state: StateFile | None = None) -> None:
+        server, listen = config.server, config.listen
+        self.config = config
+        self.state = state or StateFile(config.state)
+        self.saved: Saved = self.state.read()
+        self.bus = Bus(config.debug.ring, time.time)  # noqa: TID251 - people read its times
+        self.certificate = Certificate(listen.tls) if listen.tls is not None else None
+        self.access = Access(config.access, names_of(listen), tell=self.bus.tell)
+        self.backends: dict[str, Backend] = {
+            name: config.kind_of(name).make(name, section, config.server.connect_s)
+            for name, section in config.backends.items()
+        }
+        placed = (name for name, section in config.backends.items() if section.placed_on is not None)
+        self.switchers = {name: cast(Switcher, self.backends[name]) for name in placed}
+        self.catalog = Catalog(config, saved=self.saved)
+        self.inventory = Inventory(self.backends, self.catalog)
+        self.devices, self.passages = gates_of(config, self.switchers, self.bus.tell)
+        passages = {f"backend {name}": gate for name, gate in self.passages.items()}
+        self.gates: Mapping[str, Gate] = self.devices | passages
+        self.pool = Pool(connect_s=server.connect_s)
+        self.visits = Visits(server)
+        self.context = ContextGuard(config, self.backends, counters(config))
+        self.captures = Captures()
+        self.metrics = Metrics(
+            self.bus,
+            clock=asyncio.get_running_loop().time,
+            devices=lambda: {name: gate.snapshot() for name, gate in self.gates.items()},
+            backends=lambda: {name: name in self.inventory.answering for name in self.backends},
+        )
+        self.trials: dict[str, Activation] = {}
+        self.turns: dict[ModelKey, asyncio.Lock] = {}
+        self.reload: Callable[[], None] | None = None
+        self.choose()
+        for gate in self.gates.values():
+            gate.know(lambda key: self.catalog.route_of(key))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Start the parts, and stop in the opposite order what has been started, even if only a part."""
+        try:
+            await self.inventory.start()  # first, so that the gates know which of the residents are pinned
+            await asyncio.gather(*(gate.start() for gate in self.gates.values()))
+            for name in self.saved.drained & self.devices.keys():
+                self.devices[name].drain(unload=False)
+                fields = {"device": name, "since": "before this start", "until": "dmap resume"}
+                _log.warning(logfmt("drained", fields))
+            await self.visits.start()
+            yield
+        finally:
+            await self.visits.close()
+            await self.inventory.close()
+            await asyncio.gather(*(gate.close() for gate in self.gates.values()))
+            await self.pool.close()
+            for backend in self.backends.values():
+                await backend.close()
 
     def choose(self) -> None:
         """Have requests go by what was set over the admin API, and by what is being tried."""

@@ -8,7 +8,7 @@ from dmap.errors import ModelNotFound
 from dmap.sockets import names_of
 from dmap.tls import check
 from dmap.tokens import counters
-from dmap.web.build import bounds_of, limits_of
+from dmap.web.gates import bounds_of, limits_of
 from dmap.web.proxy import Proxy
 
 
