@@ -104,10 +104,8 @@ class Failures:
 
     def count(self, address: str, per_min: int, now: float) -> None:
         """Count a wrong key from *address*."""
-        pace = self._paces.get(address)
-        if pace is None:
-            pace = self._paces[address] = Pace()
-            if len(self._paces) > self._most:
-                self._paces.popitem(last=False)
-        self._paces.move_to_end(address)
+        pace = self._paces.setdefault(address, Pace())
         pace.take(per_min, now)
+        self._paces.move_to_end(address)
+        if len(self._paces) > self._most:
+            self._paces.popitem(last=False)

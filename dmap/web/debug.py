@@ -121,13 +121,13 @@ async def stream(proxy: Proxy, visit: Visit) -> web.StreamResponse:
 
 
 def _start(request: web.BaseRequest, bus: Bus) -> int:
-    """Find the number of the event that the reader saw last; what is asked for by no number is new ones."""
+    """Find the number of the event that the reader saw last; without one the reader gets new events only."""
     asked = request.headers.get("Last-Event-ID", request.query.get("after"))
     if asked is None:
         return bus.last
     if not _NUMBER.fullmatch(asked):
         raise BadRequest(f"not the number of an event: {asked[:64]!r}", param="after")
-    # One that is yet to come is of the process before this one: all that is kept is new.
+    # A number that is yet to come is of the process before this one, so all that is kept is new.
     return int(asked) if int(asked) <= bus.last else 0
 
 

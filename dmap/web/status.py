@@ -77,7 +77,7 @@ async def status(proxy: Proxy, visit: Visit) -> web.Response:
 
 
 def state(gate: Gate, may: _May = lambda model: True) -> dict[str, Any]:
-    """Describe the device of *gate* in short, with the names of the models that *may* be known."""
+    """Describe the device of *gate* in short.  It names only the models for which *may* is true."""
     view = gate.snapshot()
     return {
         "drained": view.drained,
