@@ -22,7 +22,7 @@ def taken(attempt: Attack) -> Call | None:
     """Return what dmap reads in a body; None if it refuses it."""
     try:
         call = peek(attempt.body)
-        check_permits(call, frozenset(), frozenset())
+        check_permits(call.needs, frozenset(), frozenset())
     except BadRequest:
         return None
     return call
@@ -37,7 +37,7 @@ def in_a_form(attempt: Attack) -> str | None:
     """Return the model of a form; None if dmap refuses the form."""
     kind = attempt.headers[0].partition(": ")[2]
     try:
-        return peek_form(attempt.body, kind)[0]
+        return peek_form(attempt.body, kind).model
     except BadRequest:
         return None
 
