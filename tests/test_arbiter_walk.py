@@ -183,13 +183,17 @@ COPIED = (
     Device,
     Line,
     Account,
+    Settlement,
+    Waiters,
+    Ledger,
+    Averages,
     Request,
     Watch,
     Walk,
 )
 FIELDS = {kind: operator.attrgetter(*kind.__slots__) for kind in COPIED}
 REDUCERS = dict.fromkeys(COPIED, fields_of)
-CLASSES = (*COPIED, Arbiter, Settlement, Waiters, Ledger, Averages, Habits, Strikes, BackOff)
+CLASSES = (*COPIED, Arbiter, Habits, Strikes, BackOff)
 
 
 @pytest.fixture(autouse=True)

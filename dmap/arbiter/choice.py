@@ -127,22 +127,14 @@ def _serving(device: Device, plan: Plan) -> bool:
 
 
 def _demand(now: float, device: Device, model: ModelId) -> Demand:
-    waiters = device.waiters
-    return Demand(
-        model,
-        device.needs_of(model),
-        waiters.head(model).since,
-        waiters.count(model),
-        waiters.weight(model),
-        waiters.age(model, now),
-        device.costs.of(model),
-    )
+    line, needs, cost_s = device.waiters.lines[model], device.needs_of(model), device.costs.of(model)
+    return Demand(model, needs, line.oldest.since, len(line.tickets), line.weights, line.age(now), cost_s)
 
 
 def _due(now: float, device: Device, resident: Resident) -> list[float]:
     longest_s = device.costs.of(resident.model)
     found = (device.habits.due_until(client, resident.model, longest_s) for client in resident.expected)
-    return [until for until in found if until is not None and until > now]
+    return [until for until in found if until > now]
 
 
 def _victims(
@@ -160,10 +152,8 @@ def _ready(
     if not leaving:
         return now
     ready = max(released[resident.model] for resident in leaving)
-    line = device.waiters.line(demand.model)
-    if any(ticket.held_until <= now for ticket in line):
-        return ready
-    return max(ready, min(ticket.held_until for ticket in line))
+    held_until = min(ticket.held_until for ticket in device.waiters.of(demand.model))
+    return ready if held_until <= now else max(ready, held_until)
 
 
 def _both(

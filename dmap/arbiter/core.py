@@ -66,7 +66,7 @@ from dmap.arbiter import admission, outlook
 from dmap.arbiter.device import Device
 from dmap.arbiter.effects import Cause, ClientId, Effect, Grant, ModelId, Reason, Switch, TicketId, Unload
 from dmap.arbiter.settlement import Settlement
-from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, Resident, Snapshot
+from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, Resident, Snapshot, Ticket
 
 
 class Arbiter:
@@ -92,17 +92,19 @@ class Arbiter:
         if self._settlement.is_calm(now):
             resident = device.residents.get(model)
             if resident is not None and device.takes(resident):
-                device.admit(now, ticket, client, resident)
+                device.asked(now, client, model)
+                device.lease(now, Ticket(ticket, model, client, now), resident)
                 return [Grant(ticket)]
         refusal = admission.objection(now, device, ticket, model)
         refusal = refusal or admission.no_room(now, device, ticket, model)
         if refusal is not None:
             self._settlement.effects.append(refusal)
         else:
-            device.ask(now, ticket, model, client, priority)
-            resident = device.came_back(client, model)
-            if resident is not None:
-                self._settlement.take(now, resident)
+            kept = device.asked(now, client, model)
+            held_until = device.strikes.held_until(client)
+            device.waiters.add(now, Ticket(ticket, model, client, now, held_until, priority))
+            if kept is not None:
+                self._settlement.take(now, kept)
         return self._settlement.settle(now)
 
     def withdraw(self, now: float, ticket: TicketId) -> list[Effect]:
@@ -222,8 +224,7 @@ class Arbiter:
     def close(self, now: float) -> list[Effect]:
         """Refuse all who wait and all who come.  Leases go on until they are withdrawn."""
         self._device.closed = True
-        for ticket in list(self._device.waiters):
-            self._settlement.refuse(ticket, Reason.CLOSED)
+        self._settlement.refuse(self._device.waiters, Reason.CLOSED)
         return self._settlement.settle(now)
 
     # Questions

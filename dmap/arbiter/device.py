@@ -55,7 +55,7 @@ class Device:
 
     def absent(self) -> Iterator[ModelId]:
         """Iterate over the models that somebody waits for and that are not resident."""
-        return (model for model in self.waiters.models() if model not in self.residents)
+        return (model for model in self.waiters.lines if model not in self.residents)
 
     def takes(self, resident: Resident) -> bool:
         """Tell whether *resident* may be granted once more."""
@@ -83,21 +83,13 @@ class Device:
             return None
         return resident.used_at + needs.ttl_s
 
-    def ask(self, now: float, ticket: TicketId, model: ModelId, client: ClientId, priority: int) -> None:
-        """Let a ticket wait."""
-        self.habits.asked(now, client, model, GAP_CAP * self.costs.of(model))
-        self.waiters.add(now, Ticket(ticket, model, client, now, self.strikes.held_until(client), priority))
+    def asked(self, now: float, client: ClientId, model: ModelId) -> Resident | None:
+        """
+        Note a request that may wait or be served, and expect *client* nowhere any more.
 
-    def admit(self, now: float, ticket: TicketId, client: ClientId, resident: Resident) -> None:
-        """Let a ticket have its lease without a wait."""
-        model = resident.model
+        Return the resident of *model* if it was kept idle for *client*.
+        """
         self.habits.asked(now, client, model, GAP_CAP * self.costs.of(model))
-        for other in self.residents.values():
-            other.expected.discard(client)
-        self._lease(now, Ticket(ticket, model, client, now), resident)
-
-    def came_back(self, client: ClientId, model: ModelId) -> Resident | None:
-        """Expect *client* nowhere any more; return the resident of *model* if it was kept idle for it."""
         resident = self.residents.get(model)
         kept = resident is not None and not resident.leases and client in resident.expected
         for other in self.residents.values():
@@ -119,9 +111,10 @@ class Device:
     def grant(self, now: float, ticket: Ticket, resident: Resident) -> None:
         """Turn a waiting ticket into a lease on *resident*."""
         self.waiters.grant(now, ticket)
-        self._lease(now, ticket, resident)
+        self.lease(now, ticket, resident)
 
-    def _lease(self, now: float, ticket: Ticket, resident: Resident) -> None:
+    def lease(self, now: float, ticket: Ticket, resident: Resident) -> None:
+        """Let a ticket that does not wait have its lease."""
         self.leases[ticket.id] = Holding(ticket, resident, now)
         self.strikes.clear(ticket.client)
         resident.leases += 1
@@ -129,7 +122,7 @@ class Device:
     def hand_back(self, now: float, ticket: TicketId) -> Resident:
         """End a lease, and learn from it.  Return the resident it was on."""
         lease = self.leases.pop(ticket)
-        self.waiters.served(now, lease.ticket)
+        self.waiters.ended(now, lease.ticket, served=True)
         client, model, resident = lease.ticket.client, lease.ticket.model, lease.resident
         resident.leases -= 1
         resident.used_at = now
@@ -144,12 +137,12 @@ class Device:
         lease = self.leases.pop(ticket)
         lease.resident.leases -= 1
         lease.resident.used_at, lease.resident.doubted = now, True
-        self.waiters.spared(lease.ticket)
+        self.waiters.ended(now, lease.ticket, served=False)
         return lease.ticket
 
     def contended_s(self, now: float, resident: Resident) -> float:
         """Return how long *resident* has kept waiting those who want models that are not resident."""
-        oldest = min((self.waiters.head(model).since for model in self.absent()), default=now)
+        oldest = min((self.waiters.lines[model].oldest.since for model in self.absent()), default=now)
         return now - max(oldest, resident.since, self.resumed_at)
 
     def newest(self, resident: Resident) -> Holding | None:

@@ -1,6 +1,7 @@
 """What the arbiter learns: the costs of switches, the lengths of answers, the habits of clients."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from statistics import median
 
 from dmap.arbiter.effects import ClientId, ModelId
@@ -17,16 +18,16 @@ GRACE = 0.02
 HABITS = 4096
 """Clients remembered, per model; the longest silent are forgotten first."""
 HOLD_CAP_S = 60.0
+FIRST_BACK_OFF_S, BACK_OFF_CAP_S = 2.0, 60.0
+"""The back-off of a model doubles with each failed load, from the first to the cap."""
 
 
+@dataclass(slots=True)
 class Averages:
     """A moving average per model; for those without a sample the median of the others, at first a guess."""
 
-    __slots__ = ("_guess", "_values")
-
-    def __init__(self, guess: float) -> None:
-        self._guess = guess
-        self._values: dict[ModelId, float] = {}
+    _guess: float
+    _values: dict[ModelId, float] = field(default_factory=dict)
 
     def of(self, model: ModelId) -> float:
         """Return the average, or what is typical."""
@@ -51,20 +52,18 @@ class Habit:
     answered_at: float | None = None
     gap_s: float | None = None
 
-    def linger_s(self, longest_s: float) -> float | None:
-        """Tell for how long after an answer the next request is due; None if that is unknown or too long."""
+    def linger_s(self, longest_s: float) -> float:
+        """Tell for how long after an answer the next request is due; 0 if that is unknown or too long."""
         if self.gap_s is None or self.gap_s > longest_s:
-            return None
+            return 0.0
         return max(LINGER * self.gap_s, GRACE * longest_s)
 
 
+@dataclass(slots=True)
 class Habits:
     """How soon clients ask the same model again after an answer."""
 
-    __slots__ = ("_habits",)
-
-    def __init__(self) -> None:
-        self._habits: dict[tuple[ClientId, ModelId], Habit] = {}
+    _habits: dict[tuple[ClientId, ModelId], Habit] = field(default_factory=dict)
 
     def asked(self, now: float, client: ClientId, model: ModelId, cap_s: float) -> None:
         """Note a request.  Gaps over *cap_s* count as that, so that one long pause is soon forgotten."""
@@ -86,18 +85,17 @@ class Habits:
         """Note that the client has its answers and may be thinking."""
         self._habits[client, model].answered_at = now
 
-    def due_until(self, client: ClientId, model: ModelId, longest_s: float) -> float | None:
-        """Tell until when the client's next request is due; None if its gap is unknown or too long."""
+    def due_until(self, client: ClientId, model: ModelId, longest_s: float) -> float:
+        """Tell until when the client's next request is due: a time past if its gap is unknown or too long."""
         habit = self._habits.get((client, model))
         if habit is None or habit.answered_at is None:
-            return None
-        linger_s = habit.linger_s(longest_s)
-        return None if linger_s is None else habit.answered_at + linger_s
+            return -math.inf
+        return habit.answered_at + habit.linger_s(longest_s)
 
     def linger_s(self, client: ClientId, model: ModelId, longest_s: float) -> float:
         """Tell for how long after an answer the client's next request will be due; 0 where it never is."""
         habit = self._habits.get((client, model))
-        return (habit.linger_s(longest_s) if habit is not None else None) or 0.0
+        return habit.linger_s(longest_s) if habit is not None else 0.0
 
     def _forget(self) -> None:
         if len(self._habits) > HABITS:
@@ -106,6 +104,7 @@ class Habits:
                 del self._habits[idle]
 
 
+@dataclass(slots=True)
 class Strikes:
     """
     Clients that caused switches and left before the answer: how long each must wait to evict again.
@@ -113,10 +112,7 @@ class Strikes:
     Everybody may change their mind once.
     """
 
-    __slots__ = ("_strikes",)
-
-    def __init__(self) -> None:
-        self._strikes: dict[ClientId, tuple[int, float]] = {}
+    _strikes: dict[ClientId, tuple[int, float]] = field(default_factory=dict)
 
     def add(self, now: float, client: ClientId, cost_s: float) -> None:
         """Note a switch that *client* left.  From the second on it holds: for one cost, then two, four."""
@@ -135,21 +131,16 @@ class Strikes:
         return self._strikes.get(client, (0, 0.0))[1]
 
 
+@dataclass(slots=True)
 class BackOff:
     """Models whose last load failed: the reason, and when it may be tried again."""
 
-    __slots__ = ("_failures",)
-
-    FIRST_S = 2.0
-    CAP_S = 60.0
-
-    def __init__(self) -> None:
-        self._failures: dict[ModelId, tuple[int, float, str]] = {}
+    _failures: dict[ModelId, tuple[int, float, str]] = field(default_factory=dict)
 
     def add(self, now: float, model: ModelId, reason: str) -> float:
         """Note a failure; return the back-off in seconds."""
         count = self._failures.get(model, (0, 0.0, ""))[0]
-        wait_s = min(self.FIRST_S * 2.0 ** min(count, 16), self.CAP_S)
+        wait_s = min(FIRST_BACK_OFF_S * 2.0 ** min(count, 16), BACK_OFF_CAP_S)
         self._failures[model] = (count + 1, now + wait_s, reason)
         return wait_s
 

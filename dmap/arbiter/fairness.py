@@ -25,20 +25,12 @@ class Account:
     settled_s: float = 0.0
     running: dict[TicketId, float] = field(default_factory=dict)
 
-    def received_s(self, now: float) -> float:
-        """Return the seconds of lease up to *now*; it never falls."""
-        if not self.running:
-            return self.settled_s
-        return self.settled_s + sum(now - since for since in self.running.values())
-
-    def level_s(self, now: float, answer_s: float) -> float:
-        """Return what counts for the next turn: a running lease is charged for *answer_s* at the least."""
-        if not self.running:
-            return self.settled_s
-        least_s = max(answer_s, LEAST_S)
+    def received_s(self, now: float, least_s: float = 0.0) -> float:
+        """Return the seconds of lease up to *now*, with each running lease charged for *least_s* or more."""
         return self.settled_s + sum(max(now - since, least_s) for since in self.running.values())
 
 
+@dataclass(slots=True)
 class Ledger:
     """
     The accounts of one model's clients.
@@ -48,11 +40,8 @@ class Ledger:
     is granted twice.
     """
 
-    __slots__ = ("_accounts", "_floor_s")
-
-    def __init__(self) -> None:
-        self._accounts: dict[ClientId, Account] = {}
-        self._floor_s = 0.0
+    _accounts: dict[ClientId, Account] = field(default_factory=dict)
+    _floor_s: float = 0.0
 
     def __len__(self) -> int:
         return len(self._accounts)
@@ -70,21 +59,20 @@ class Ledger:
         self._accounts[ticket.client] = account
         account.running[ticket.id] = now
 
-    def handed_back(self, now: float, ticket: Ticket) -> None:
-        """Charge what a lease really took, if it was granted to one who had to wait."""
-        account = self._accounts.get(ticket.client)
-        if account is not None and ticket.id in account.running:
-            account.settled_s += max(now - account.running.pop(ticket.id), LEAST_S)
+    def ended(self, now: float, ticket: Ticket, *, served: bool) -> None:
+        """
+        Charge what a lease really took, if it was granted to a client that had to wait.
 
-    def taken_back(self, ticket: Ticket) -> None:
-        """Charge nothing for a lease that was of no use."""
+        One that *served* nobody is charged nothing.
+        """
         account = self._accounts.get(ticket.client)
-        if account is not None:
-            account.running.pop(ticket.id, None)
+        since = account.running.pop(ticket.id, None) if account is not None else None
+        if account is not None and since is not None and served:
+            account.settled_s += max(now - since, LEAST_S)
 
     def level_s(self, now: float, client: ClientId, answer_s: float) -> float:
         """Return what *client*, who waits, has received, running leases charged for *answer_s* or more."""
-        return self._accounts[client].level_s(now, answer_s)
+        return self._accounts[client].received_s(now, max(answer_s, LEAST_S))
 
     def forget(self, waiting: Iterable[ClientId]) -> None:
         """Keep the accounts within `CLIENTS`, sparing those who are *waiting* or served."""

@@ -13,9 +13,6 @@ from dmap.arbiter.device import Device
 from dmap.arbiter.effects import ModelId, Switch, TicketId
 from dmap.arbiter.state import Place, Plan, Resident, ResidentView, Snapshot, SwitchView
 
-# Where the model of a line is ready to serve: the model, and in how many seconds.
-_Turn = tuple[ModelId, float]
-
 OVERDUE = 0.5
 """What is left of an answer is this share of the average at the least, however long it has run."""
 
@@ -45,9 +42,9 @@ def places(now: float, device: Device) -> dict[TicketId, Place]:
     """Return the place of each waiting ticket."""
     found: dict[TicketId, Place] = {}
     for model, start in _turns(now, device):
-        line = device.waiters.in_turn(now, model, device.limits, device.answers.of(model))
-        slot_s = _slot_s(now, device, model)
-        for ahead, ticket in enumerate(line):
+        line, slot_s = device.waiters.lines.get(model), _slot_s(now, device, model)
+        turns = line.in_turn(now, device.limits, device.answers.of(model)) if line is not None else []
+        for ahead, ticket in enumerate(turns):
             wait_s = start + slot_s + _wait_in_line(device, model, ahead)
             if device.drained:
                 wait_s = ticket.since + device.limits.wait_s - now
@@ -67,8 +64,12 @@ def _slot_s(now: float, device: Device, model: ModelId) -> float:
     return _drain_s(now, device, resident) if resident is not None and resident.is_full else 0.0
 
 
-def _turns(now: float, device: Device, newcomer: ModelId | None = None) -> Iterator[_Turn]:
-    """Tell when each model will serve that is resident or that somebody waits for, or a *newcomer* would."""
+def _turns(now: float, device: Device, newcomer: ModelId | None = None) -> Iterator[tuple[ModelId, float]]:
+    """
+    Yield each model that is resident or that somebody waits for, and a *newcomer*'s, as they will serve.
+
+    With each comes in how many seconds it will be ready.
+    """
     for model in device.residents:
         if not device.is_leaving(model):
             yield model, 0.0
@@ -90,16 +91,13 @@ def _stay_s(device: Device, model: ModelId) -> float:
 def _order(device: Device, newcomer: ModelId | None) -> list[ModelId]:
     """List the models to be loaded, the one under way first, then by age."""
     waiters, plan = device.waiters, device.plan
-    order = sorted(waiters.models(), key=lambda model: waiters.head(model).since)
+    order = sorted(waiters.lines, key=lambda model: waiters.lines[model].oldest.since)
     if plan is not None and plan.load is not None:
         order.insert(0, plan.load)
     if newcomer is not None:
         order.append(newcomer)
-    return [model for model in dict.fromkeys(order) if _away(device, model)]
-
-
-def _away(device: Device, model: ModelId) -> bool:
-    return model not in device.residents or device.is_leaving(model)
+    staying = {model for model in device.residents if not device.is_leaving(model)}
+    return [model for model in dict.fromkeys(order) if model not in staying]
 
 
 def _room(now: float, device: Device, model: ModelId, departures: dict[ModelId, float]) -> float:

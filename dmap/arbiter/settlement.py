@@ -5,22 +5,23 @@ The one place that decides: what is to happen next on a device, whatever event c
 operation is at the top of `core`.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
 from dmap.arbiter import choice, outlook
 from dmap.arbiter.device import Device
 from dmap.arbiter.effects import Cause, Effect, Grant, ModelId, Reason, Refuse, Switch, Unload
 from dmap.arbiter.state import Outcome, Plan, Resident, Ticket
 
 
+@dataclass(slots=True)
 class Settlement:
     """What follows from the state of *device*.  Events may add to *effects* before they have it settled."""
 
-    __slots__ = ("_device", "_spent_at", "_wake", "effects")
-
-    def __init__(self, device: Device) -> None:
-        self.effects: list[Effect] = []
-        self._device = device
-        self._wake: float | None = None
-        self._spent_at: float | None = None
+    _device: Device
+    effects: list[Effect] = field(default_factory=list)
+    _wake: float | None = None
+    _spent_at: float | None = None
 
     def settle(self, now: float) -> list[Effect]:
         """Return all that is to be done now; a second time it is nothing."""
@@ -65,28 +66,22 @@ class Settlement:
     def take(self, now: float, resident: Resident) -> None:
         """Grant *resident* to those who wait for it, as far as it takes them."""
         device, model = self._device, resident.model
-        while device.waiters.count(model) and device.takes(resident):
-            room = resident.room
-            if room is None or device.waiters.count(model) <= room:
-                ticket = device.waiters.head(model)  # all have their turn now
+        parallel = resident.needs.parallel
+        while (line := device.waiters.lines.get(model)) is not None and device.takes(resident):
+            if parallel is None or resident.leases + len(line.tickets) <= parallel:
+                ticket = line.oldest  # all have their turn now
             else:
-                ticket = device.waiters.next(now, model, device.limits, device.answers.of(model))
+                ticket = line.next(now, device.limits, device.answers.of(model))
             device.grant(now, ticket, resident)
             self.effects.append(Grant(ticket.id))
 
     def refuse(
-        self, ticket: Ticket, reason: Reason, detail: str = "", retry_after_s: float | None = None
+        self, tickets: Iterable[Ticket], reason: Reason, detail: str = "", retry_after_s: float | None = None
     ) -> None:
-        """Refuse one who waits."""
-        self._device.take_out(ticket.id)
-        self.effects.append(Refuse(ticket.id, reason, detail, retry_after_s))
-
-    def refuse_all(
-        self, model: ModelId, reason: Reason, detail: str = "", retry_after_s: float | None = None
-    ) -> None:
-        """Refuse all who wait for *model*."""
-        for ticket in list(self._device.waiters.line(model)):
-            self.refuse(ticket, reason, detail, retry_after_s)
+        """Refuse *tickets* that wait."""
+        for ticket in list(tickets):
+            self._device.take_out(ticket.id)
+            self.effects.append(Refuse(ticket.id, reason, detail, retry_after_s))
 
     def welcome(self, now: float, plan: Plan, outcome: Outcome, wishes: dict[Cause, float]) -> None:
         """Let in what *plan* has loaded, for those who waited for it; after that it may be wished away."""
@@ -110,14 +105,14 @@ class Settlement:
         if model in device.alone:
             device.alone[model] = False
         retry_after_s = device.back_off.add(now, model, detail)
-        self.refuse_all(model, Reason.LOAD_FAILED, detail, retry_after_s)
+        self.refuse(device.waiters.of(model), Reason.LOAD_FAILED, detail, retry_after_s)
 
     def _expire(self, now: float) -> None:
         device, estimates = self._device, dict[ModelId, float]()
         while (oldest := device.waiters.oldest()) and now >= oldest.since + device.limits.wait_s:
             if oldest.model not in estimates:  # once a model, for all of a crowd may be over at once
                 estimates[oldest.model] = outlook.estimate(now, device, oldest.model)
-            self.refuse(oldest, Reason.WAIT_EXPIRED, retry_after_s=estimates[oldest.model])
+            self.refuse([oldest], Reason.WAIT_EXPIRED, retry_after_s=estimates[oldest.model])
 
     def _drop_stale_plan(self, now: float) -> None:
         plan = self._device.plan
@@ -131,7 +126,7 @@ class Settlement:
         chosen = choice.choose(now, self._device)
         self._device.plan, self._wake = chosen.plan, chosen.wake
         for model in chosen.never:
-            self.refuse_all(model, Reason.NEVER_FITS)
+            self.refuse(self._device.waiters.of(model), Reason.NEVER_FITS)
 
     def _start(self, now: float) -> None:
         plan, residents = self._device.plan, self._device.residents

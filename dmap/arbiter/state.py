@@ -89,11 +89,6 @@ class Resident:
         """Whether another lease would exceed *parallel*."""
         return self.needs.parallel is not None and self.leases >= self.needs.parallel
 
-    @property
-    def room(self) -> int | None:
-        """How many more leases it takes, None for any number."""
-        return None if self.needs.parallel is None else self.needs.parallel - self.leases
-
 
 @dataclass(slots=True)
 class Holding:
