@@ -87,16 +87,24 @@ class Emulator:
         runner, self._runner = self._runner, None
         if runner is None:
             return
-        self.world.note("server_down")
-        self.world.doom()
         for site in list(runner.sites):
             await site.stop()
+        await self._crash(runner)
+        await runner.cleanup()
+
+    async def crash(self) -> None:
+        """Die as by SIGKILL, and be started again before anybody can ask."""
+        assert self._runner is not None
+        await self._crash(self._runner)
+
+    async def _crash(self, runner: web.AppRunner) -> None:
+        self.world.note("server_down")
+        self.world.doom()
         for connection in list(runner.server.connections if runner.server else ()):
             if connection.transport is not None:
                 connection.transport.abort()
         await asyncio.sleep(0)
         await self.world.reset()
-        await runner.cleanup()
 
     stop = kill
 

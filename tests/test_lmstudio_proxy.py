@@ -16,6 +16,7 @@ SMALL, OTHER, BIG = "llama-3.2-1b-instruct", "ibm/granite-4-micro", "openai/gpt-
 CHATS = [spec.key for spec in SPECS if not spec.embedding]
 EMBED = next(spec.key for spec in SPECS if spec.embedding)
 CHAT = "/v1/chat/completions"
+WAIT_S = 3
 Ask = Callable[..., Awaitable[tuple[int, Any]]]
 
 
@@ -210,6 +211,76 @@ async def test_a_server_that_comes_back(ask: Ask, lm: Emulator) -> None:
 
     assert down in (502, 503)
     assert back[1]["model"] == SMALL
+
+
+class TestDeathBetweenGrantAndRequest:
+    """The server crashes when the model is resident and the request is on its way to it."""
+
+    @pytest.fixture
+    async def load(self, lm: Emulator) -> asyncio.Event:
+        """Have loads wait for the event."""
+        may_load, load = asyncio.Event(), lm.world.load
+
+        async def held(*args: Any, **options: Any) -> Any:
+            await may_load.wait()
+            return await load(*args, **options)
+
+        lm.world.load = held
+        return may_load
+
+    @pytest.fixture
+    async def answer(
+        self, start: Any, lm: Emulator, load: asyncio.Event
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """Ask for a model by a stream; the server crashes after the load and is back at once."""
+        proxy = await start(
+            f"""
+            devices: {{gpu0: {{max_models: 1, cooldown_s: 0, wait_s: {WAIT_S}}}}}
+            backends: {{studio: {{kind: lmstudio, url: '{lm.url}', device: gpu0}}}}
+            server: {{heartbeat_s: 0.2}}
+            """
+        )
+        crashes: list[asyncio.Task[None]] = []
+
+        def granted(event: Any) -> None:
+            if not crashes:
+                load.clear()
+                crashes.append(asyncio.create_task(lm.crash()))
+
+        proxy.proxy.bus.listen(granted, "request.granted")
+        request = chat(SMALL, stream=True)
+        async with aiohttp.ClientSession(proxy.url) as session, session.post(CHAT, json=request) as answer:
+            await beats(answer, 5)
+            load.set()
+            yield answer
+        load.set()
+        await asyncio.gather(*crashes)
+
+    async def test_a_client_hears_its_place_meanwhile(
+        self, answer: aiohttp.ClientResponse, load: asyncio.Event, lm: Emulator
+    ) -> None:
+        """A request that is back in the queue is told its place, and served by the next load."""
+        await beats(answer, 5)
+        load.set()
+
+        assert b"data: [DONE]" in await answer.read()
+        assert len(lm.world.happened("server_down")) == 1
+
+    async def test_its_wait_counts_from_its_first_ask(
+        self, answer: aiohttp.ClientResponse, lm: Emulator
+    ) -> None:
+        """What a client had waited before is not given to it again."""
+        heard = (await answer.content.readuntil(b"wait_expired")).count(b"position 1 in the queue")
+
+        assert 0 < heard < WAIT_S / 0.2 - 2
+        assert len(lm.world.happened("server_down")) == 1
+
+
+async def beats(answer: aiohttp.ClientResponse, count: int) -> None:
+    """Read on until *count* more comments have told of a place."""
+    for _ in range(count):
+        while b"position 1 in the queue" not in await answer.content.readline():
+            assert not answer.content.at_eof()
 
 
 async def test_a_crowd(ask: Ask, lm: Emulator) -> None:

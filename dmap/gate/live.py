@@ -46,10 +46,10 @@ class LiveArbiter:
         """Tell the arbiter that *event*, one of its methods, happens now; have its answer carried out."""
         try:
             self._carry_out(event(self.now(), *args, **options))
+            self._set_timer()
         except Exception as exc:
             tasks.report(f"the gate of {self.name!r}", exc, vital=True)
             raise
-        self._set_timer()
 
     def close(self) -> None:
         """Stop the timer.  Idempotent."""

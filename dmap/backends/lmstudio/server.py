@@ -20,7 +20,7 @@ from dmap.backends.lmstudio.section import goes_by_lms
 from dmap.errors import BackendDown
 from dmap.logfmt import logfmt
 from dmap.models import ModelInfo
-from dmap.tasks import end, errand
+from dmap.tasks import attempt, end, errand
 
 UNLOAD_S = 60.0
 
@@ -138,7 +138,7 @@ class Server:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if not task.done():
-                task.add_done_callback(lambda _: self.changed())
+                task.add_done_callback(lambda _: attempt("a look after a load", self.changed))
                 if lms is not None:
                     task.cancel()
             self.changed()
