@@ -3,9 +3,9 @@ Make a request fit the model and the server it goes to: take out, force, transla
 
 The order is this, and each step sees what the one before left:
 
-1. `strip` takes fields of the client out, whatever letters and spelling they are in.
-2. `force` replaces what the client said in any spelling, or said nothing about.
-3. Words that the server does not read become the ones it does: `maxTokens` becomes `max_tokens`.
+1. `strip` takes fields of the client out, in whatever letters and spelling they are.
+2. `force` replaces what the client said under any word, or adds what it did not say.
+3. Words that the server does not read become words that it reads: `maxTokens` becomes `max_tokens`.
 4. `defaults` fill in what is absent or null, also where something was stripped.
 
 Only the outermost members count.  A request that none of this changes stays the same object.
@@ -17,7 +17,7 @@ from typing import Any
 
 from dmap.errors import BadRequest
 from dmap.wire.body import Call
-from dmap.wire.parameters import Wording, parameter, plain, plain_words, understood, words_of
+from dmap.wire.parameters import WORDS_OF, Wording, plain, plain_words, understood
 
 _Fields = Mapping[str, Any]
 _NOTHING: _Fields = MappingProxyType({})
@@ -60,13 +60,10 @@ def _stripped(fields: _Fields, gone: frozenset[str]) -> _Fields:
 
 
 def _forced(fields: _Fields, force: _Fields, words: Wording) -> _Fields:
-    """
-    Have each parameter of *force* stand once, as the server reads it; where it reads none, not at all.
-
-    Always anew, even if the client said the same: it may have said it twice, with another value before.
-    """
+    """Have each parameter of *force* stand once, as the server reads it, or not at all if it does not."""
     kept = {word.partition(".")[0] for name in force for word in words.sent.get(name, ())}
-    changed = {word: value for word, value in fields.items() if word in kept or parameter(word) not in force}
+    gone = {word for name in force for word in WORDS_OF[name]} - kept
+    changed = {word: value for word, value in fields.items() if word not in gone}
     for name, value in force.items():
         _put(changed, words.sent.get(name, ()), value, words)
     return changed
@@ -98,7 +95,7 @@ def _filled(fields: _Fields, defaults: _Fields, words: Wording) -> _Fields:
             continue
         if changed is None:
             changed = dict(fields)
-        for word in words_of(name):
+        for word in WORDS_OF[name]:
             if word in changed and changed[word] is None and word not in words.sent[name]:
                 del changed[word]
         _put(changed, words.sent[name], value, words)
@@ -106,7 +103,7 @@ def _filled(fields: _Fields, defaults: _Fields, words: Wording) -> _Fields:
 
 
 def _put(fields: dict[str, Any], sent: tuple[str, ...], value: Any, words: Wording) -> None:
-    """Set *value* under each word that is *sent*, beside what else a member's field may hold."""
+    """Set *value* under each word that is *sent*, and leave the other members of its field."""
     for word in sent:
         field, dot, member = word.partition(".")
         if dot:
@@ -119,7 +116,7 @@ def _put(fields: dict[str, Any], sent: tuple[str, ...], value: Any, words: Wordi
 
 
 def _given(fields: _Fields, word: str) -> Any:
-    """Return what is said under *word*; None if nothing or null is."""
+    """Return the value of *word*; None if it is absent or null."""
     field, dot, member = word.partition(".")
     value = fields.get(field)
     return value.get(member) if dot and isinstance(value, dict) else value

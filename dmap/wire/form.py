@@ -1,10 +1,11 @@
 """
 Read a multipart form, as uploads of audio and images have it, and replace the model in it (RFC 7578).
 
-This reads no more of the format than it must, and the form goes on as the same bytes.  Many parsers read
-forms, and they differ in what they forgive.  So dmap refuses what clients do not send: encoded, continued and
-unknown parameters, control characters, folded headers, bare line feeds, and a boundary anywhere but between
-two parts.  The Content-Type that goes on is written anew (`content_type_of`).
+This reads no more of the format than it must, and the form goes on as the same bytes.  It goes by positions,
+for to cut a long form to pieces would hold the loop.  Many parsers read forms, and they differ in what they
+forgive.  So dmap refuses what clients do not send: encoded, continued and unknown parameters, control
+characters, folded headers, bare line feeds, and a boundary anywhere but between two parts.  The Content-Type
+that goes on is written anew (`content_type_of`).
 """
 
 import re
@@ -42,7 +43,7 @@ _PLAIN = (b"7bit", b"8bit", b"binary")
 
 
 class _Field(NamedTuple):
-    """One part: its value is what the body has from *start* to *end*; *is_plain* if that is bare UTF-8."""
+    """One part: the body has its value from *start* to *end*; *is_plain* if it is text and not encoded."""
 
     name: str
     start: int
@@ -56,8 +57,8 @@ class Form:
     """
     What a form asks for: *model* is None when it names none.
 
-    *place* is where the *body* has the model's name, from its start to its end, or where *frame* has to be
-    put, with the name in place of `%b`.  *needs* are what it must be permitted.
+    *place* has the start and the end of the model's name in *body*; *frame*, with the name in it, goes there.
+    *needs* are what it must be permitted.
     """
 
     model: str | None

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dmap.errors import BadRequest
-from dmap.wire.parameters import WORDS, plain
+from dmap.wire.parameters import PARAMETERS, plain
 from dmap.wire.values import LONGEST_NAME, Object, beginning, opened
 
 _FETCHES = ("image_url", "makes the server fetch a URL; send the bytes as a data: URL")
@@ -46,11 +46,13 @@ _FOUND = ("web_search_result", "web_fetch_result", "search_result", "url_citatio
 _DEEPEST = 8
 """Parts inside of parts: a document within the result of a tool takes five."""
 
-_KNOWN = _GUARDED.keys() | _OUTER | _MEDIA | frozenset(_URLS)
+_LOOKED = _OUTER | _GUARDED.keys()
+"""Names to look into that are neither links nor media."""
+_KNOWN = _LOOKED | _MEDIA | frozenset(_URLS)
 _KNOWN |= {"model", "stream", "type", "role", "text", "prompt", "truncation", "instructions"}
 _SPELLING = {plain(name): name for name in _KNOWN}
 """The names that dmap decides by, each under what its spellings have in common."""
-_CASES = {word.casefold(): word for word in WORDS}
+_CASES = {word.casefold(): word for word in PARAMETERS}
 """Words of parameters are told apart by letter case only: `maxTokens` and `max_tokens` are both known."""
 _REMEMBERED = 1024
 """Characters of an object's names, together, up to which it is remembered what they are."""
@@ -97,22 +99,23 @@ def form_needs(fields: Iterable[tuple[str, bytes, bool]]) -> Iterator[Need]:
     """
     Yield what a form needs with such *fields*: name, beginning of the value, and whether it is a file.
 
-    Many servers make one field of `model`, `model[]`, `model[0]` and `model.x`; so does this.
+    A field of a form cannot be taken out, so none of these has a member.
     """
     for name, value, is_file in fields:
         for known in examined(frozenset((stem_of(name),))):
-            if known in _GUARDED:
-                asks = bool(value.strip())
-            else:
-                is_link = known not in _OUTER and not (is_file and _is_media(known))
-                asks = is_link and _leads_out(known, value.decode("latin-1"), {})
-            if asks:
-                permit, reason = _GUARDED.get(known, _FETCHES)
-                yield Need(permit, "", known if known in _GUARDED else permit, reason)
+            if known in _GUARDED and value.strip():
+                yield Need(_GUARDED[known][0], "", known, _GUARDED[known][1])
+            is_bytes = is_file and _is_media(known)
+            if known not in _LOOKED and not is_bytes and _leads_out(known, value.decode("latin-1"), {}):
+                yield Need(_FETCHES[0], "", *_FETCHES)
 
 
 def stem_of(name: str) -> str:
-    """Return the name of a form's field without what makes it one of a list or an object."""
+    """
+    Return the *name* of a form's field without what makes it a member of a list or an object.
+
+    Many servers make one field of `model`, `model[]`, `model[0]` and `model.x`.
+    """
     match = _stem(name)
     return match[0] if match is not None else name
 
@@ -129,13 +132,12 @@ def _examined(names: frozenset[str]) -> tuple[str, ...]:
         if len(name) > LONGEST_NAME:
             raise BadRequest(f"a field has a name of over {LONGEST_NAME} characters", param=name[:64])
         known = _SPELLING.get(plain(name)) or _CASES.get(name.casefold(), name)
-        if name != known and name not in WORDS:
+        if name != known and name not in PARAMETERS:
             raise BadRequest(f"spell the field {known!r} in this way, and only once", param=known)
     double, count = Counter(map(str.casefold, names)).most_common(1)[0] if names else ("", 0)
     if count > 1:
         raise BadRequest(f"the field {double[:64]!r} occurs more than once", param=double[:64])
-    looked = _OUTER | _GUARDED.keys()
-    return tuple(name for name in names if name in looked or _is_media(name) or _is_link(name))
+    return tuple(name for name in names if name in _LOOKED or _is_media(name) or _is_link(name))
 
 
 def examined(names: frozenset[str]) -> tuple[str, ...]:
@@ -161,42 +163,38 @@ def _asks(name: str, value: Any) -> bool:
 
 def _reaches(holder: Object, name: str, depth: int = 1) -> bool:
     """Tell whether the member *name* of *holder* is or holds a link to another host, or to a file."""
+    if depth > _DEEPEST:
+        raise BadRequest(f"{name!r} is nested over {_DEEPEST} deep", param=name)
     value = holder[name]
     if isinstance(value, msgspec.Raw):
         if name in _OUTER and b"{" not in bytes(value):
             return False
         value = holder[name] = opened(value)
-    if isinstance(value, list):
-        return _any_reaches(value, name, depth)
-    if isinstance(value, dict):
-        return _parts_reach([value], name, depth)
-    return name not in _OUTER and _leads_out(name, value, holder)
-
-
-def _any_reaches(items: list[Any], name: str, depth: int) -> bool:
+    items = _items(value) if isinstance(value, list) else [value]
     parts = [item for item in items if type(item) is dict]
-    if len(parts) == len(items):
-        return _parts_reach(parts, name, depth)
-    if msgspec.Raw in map(type, items):
-        items[:] = map(opened, items)
-        parts = [item for item in items if type(item) is dict]
-    kinds: Any = list if name in _OUTER else (list, str, msgspec.Raw)
-    others = [item for item in items if isinstance(item, kinds)]
-    return any(_reaches({name: each}, name, depth + 1) for each in others) or _parts_reach(parts, name, depth)
-
-
-def _parts_reach(parts: Sequence[Object], name: str, depth: int) -> bool:
-    if depth > _DEEPEST:
-        raise BadRequest(f"{name!r} is nested over {_DEEPEST} deep", param=name)
-    for inner in _known(parts):
+    is_link = len(parts) < len(items) and name not in _OUTER
+    if is_link and any(_leads_out(name, item, holder) for item in items):
+        return True
+    for inner in _known(parts) if parts else ():
         if inner in _INNER:
             if _TEXTS.issuperset(map(type, [part.get(inner) for part in parts])):
                 continue
-        elif inner in _OUTER or inner in _GUARDED:
+        elif inner in _LOOKED:
             continue
         if any(_reaches(part, inner, depth + 1) for part in parts if inner in part):
             return True
     return False
+
+
+def _items(value: list[Any]) -> list[Any]:
+    """Return what *value* holds, opened in place, with lists inside of it laid out."""
+    kinds = {*map(type, value)}
+    if msgspec.Raw in kinds:
+        value[:] = map(opened, value)
+        kinds = {*map(type, value)}
+    if list not in kinds:
+        return value
+    return [inner for item in value for inner in (_items(item) if isinstance(item, list) else (item,))]
 
 
 def _known(parts: Sequence[Object]) -> tuple[str, ...]:

@@ -61,27 +61,18 @@ def plain(word: str) -> str:
     return "".join(_letters(word.casefold()))
 
 
-_WORDS = {name: tuple(dict.fromkeys((name, camel(name), *_FURTHER.get(name, ())))) for name in _KINDS}
-WORDS = frozenset(word for words in _WORDS.values() for word in words)
-_PARAMETER = {word: name for name, words in _WORDS.items() for word in words}
-_OWN = frozenset(word for word in WORDS if word != word.lower())
+WORDS_OF = {name: tuple(dict.fromkeys((name, camel(name), *_FURTHER.get(name, ())))) for name in _KINDS}
+"""By parameter, all words that mean it."""
+PARAMETERS = {word: name for name, words in WORDS_OF.items() for word in words}
+"""By word, the parameter that it means."""
+_OWN = frozenset(word for word in PARAMETERS if word != word.lower())
 """The words in camelCase.  Only dmap knows them, so it is dmap that checks their values."""
-
-
-def parameter(word: str) -> str | None:
-    """Return the parameter that *word* means; None if it means none."""
-    return _PARAMETER.get(word)
-
-
-def words_of(name: str) -> tuple[str, ...]:
-    """Return all words for the parameter called *name*."""
-    return _WORDS[name]
 
 
 @lru_cache(maxsize=256)
 def plain_words(names: frozenset[str]) -> frozenset[str]:
     """Return all words, made `plain`, for *names* of parameters or of any other fields."""
-    return frozenset(plain(word) for name in names for word in _WORDS.get(name, (name,)))
+    return frozenset(plain(word) for name in names for word in WORDS_OF.get(name, (name,)))
 
 
 def understood(word: str, value: Any) -> Any:
@@ -92,10 +83,10 @@ def understood(word: str, value: Any) -> Any:
     """
     if word in _OWN:
         try:
-            value = msgspec.convert(value, _KINDS[_PARAMETER[word]])
+            value = msgspec.convert(value, _KINDS[PARAMETERS[word]])
         except msgspec.ValidationError as exc:
             raise BadRequest(f"{word!r} is out of range or of the wrong type: {exc}", param=word) from exc
-    return [value] if isinstance(value, str) and parameter(word) == "stop" else value
+    return [value] if isinstance(value, str) and PARAMETERS.get(word) == "stop" else value
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,11 +131,11 @@ def wording(route: InferenceRoute, kind: KindWords = NO_WORDS) -> Wording:
     read = dict(sent)
     for word in kind.read.get(dialect, ()):
         if word not in route.without:
-            read[_PARAMETER[word]] += (word,)
+            read[PARAMETERS[word]] += (word,)
     return Wording(read, sent, dict(_foreign(read)), dialect.values)
 
 
 def _foreign(read: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
     for name, words in read.items():
         fields = {word.partition(".")[0] for word in words}
-        yield from ((word, name) for word in _WORDS[name] if word not in fields)
+        yield from ((word, name) for word in WORDS_OF[name] if word not in fields)
