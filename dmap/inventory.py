@@ -93,7 +93,7 @@ class Inventory:
             self._alarm[name].clear()
 
     async def _ask(self, name: str) -> None:
-        """Ask one backend; whoever waits while it is being asked takes that answer."""
+        """Ask one backend; a caller that came before the question was answered takes that answer."""
         came_at = asyncio.get_running_loop().time()
         async with self._asking[name]:
             if came_at <= self._answered_at.get(name, came_at - 1):

@@ -35,11 +35,16 @@ class Unheard(Exception):
 
 @dataclass(slots=True)
 class _Reading:
-    """What has been heard so far; for httptools to call."""
+    """
+    What has been heard so far; for httptools to call.
+
+    *quiet_bytes* have come since its last call: it keeps what is not whole, and copies it with each piece.
+    """
 
     most_bytes: int
     body: bytearray
     head_bytes: int = 0
+    quiet_bytes: int = 0
     interim: int = 0
     status: int = 0
     framed: bool = False
@@ -47,9 +52,8 @@ class _Reading:
     parser: Any = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.head_bytes += len(name) + len(value)
-        if self.head_bytes > _HEAD_BYTES:
-            raise Unheard(f"its head or trailer is over {_HEAD_BYTES} bytes")
+        self.quiet_bytes, self.head_bytes = 0, self.head_bytes + len(name) + len(value)
+        self.check()
         if name.lower() == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise Unheard("its answer is compressed, though it was asked for a plain one")
         self.framed |= name.lower() in (b"content-length", b"transfer-encoding")
@@ -58,11 +62,18 @@ class _Reading:
         self.status = self.parser.get_status_code()
 
     def on_body(self, data: bytes) -> None:
+        self.quiet_bytes = 0
         self.body += data
         if len(self.body) > self.most_bytes:
             raise Unheard(f"its answer is over {self.most_bytes} bytes")
 
+    def check(self) -> None:
+        """Raise `Unheard` if there is too much beside the body."""
+        if max(self.head_bytes, self.quiet_bytes) > _HEAD_BYTES:
+            raise Unheard(f"its head or trailer is over {_HEAD_BYTES} bytes")
+
     def on_message_complete(self) -> None:
+        self.quiet_bytes = 0
         if self.status >= 200:
             self.done = True
             return
@@ -114,7 +125,9 @@ async def _heard(reader: asyncio.StreamReader, most_bytes: int) -> tuple[int, by
         left -= len(piece)
         if left < 0:
             raise Unheard("its answer has no end")
+        reading.quiet_bytes += len(piece)
         reading.parser.feed_data(piece)
+        reading.check()
     if not reading.done and (reading.status < 200 or reading.framed):
         raise Unheard("the connection broke")
     return reading.status, bytes(reading.body)

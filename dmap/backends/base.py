@@ -51,8 +51,8 @@ class Backend(Protocol):
     """
     A model server.
 
-    The inventory sets *report*.  A backend that looks at its server by itself calls it after each look, with
-    the models that it found or with the reason why there was no answer.
+    The inventory sets *report*.  A backend that looks at its server without being asked calls it after each
+    look, with the models that it found or with the reason why there was no answer.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Backend(Protocol):
         """Tell where a request for *model* on our route *path* goes; `BackendDown` if it is not up."""
 
     async def confirm(self) -> None:
-        """Make sure of what `target` goes by, just before a request, where others may have changed it."""
+        """Check, just before a request, what `target` relies on, where others may have changed it."""
 
     def means(self, model: str, named: str) -> bool:
         """Tell whether an answer that calls its model *named* is *model*'s."""
@@ -86,12 +86,12 @@ class Switcher(Backend, Protocol):
     """
     A model server whose residents dmap decides.
 
-    The gate sets two attributes.  The backend calls *changed*, from the loop, when a resident may have come
-    or vanished without being asked to.  *in_use* tells whether requests for a model are under way, even if
-    the copy that they were sent to is gone.
+    The gate sets two attributes.  The backend calls *changed*, from the loop, when a model may have become
+    resident, or vanished, without an order of dmap.  *in_use* tells whether requests for a model are under
+    way, even if the copy that they were sent to is gone.
 
-    *contexts* are the context lengths that models will be loaded with, by id, where one was set; they may be
-    set anew, and are for what `models` tells of models that are not resident.
+    *contexts* holds, by id, the context lengths that models will be loaded with, where one was set.  It may
+    be set anew.  `models` uses it to describe models that are not resident.
 
     Where *frees_at_once* is true, the memory of a model is free as soon as `unload` returns; elsewhere the
     gate waits for a cool-down.

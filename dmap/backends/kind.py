@@ -19,13 +19,14 @@ class Kind:
     *make* takes a backend's name, its section and the seconds that a connection may take.  It imports what
     is heavy, so that a kind that nobody configured costs nothing.
 
-    *substitutes*: such a server may have another model answer than was asked, so an answer in another name
-    is refused.  Other servers only have names of their own for what they serve.
+    *substitutes*: such a server may answer with another model than the one that was asked for.  An answer
+    that bears another model's name is then refused.  Other servers merely use their own names for a model.
     *ends_by_finish*: a stream may end with a `finish_reason` instead of `[DONE]`.
     *embeds_apart*: models are made either for embeddings or for everything else.
 
-    *routes* are its own inference routes, *lacks* the paths of the common ones that it has not: no model is
-    loaded to find that out.  *words* is what it calls parameters, *phrases* how its errors begin.
+    *routes* are its own inference routes.  *lacks* holds the paths of those common ones that it does not
+    have, so that no model is loaded to find that out.  *words* is what it calls parameters, *phrases* how its
+    errors begin.
 
     *counts* maps a route to the path that takes the same body and tells how many tokens its prompt has.
     Elsewhere a prompt is sent to *tokenizes_at*; with None such a server cannot count.

@@ -19,7 +19,7 @@ class BackendSection(Section):
         return None
 
     def refuses(self, options: Mapping[str, Any]) -> dict[str, str]:
-        """Return those of *options*, of a load, that cannot be told to its server, each with the reason."""
+        """Return those *options* of a load that its server does not take, each with the reason."""
         raise NotImplementedError
 
     def counted(self) -> int:

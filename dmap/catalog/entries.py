@@ -53,28 +53,22 @@ def _settings(config: Config, info: ModelInfo) -> ModelSection:
 
 
 def _entry(
-    config: Config, backend: str, info: ModelInfo, settings: ModelSection, activation: Activation = _UNSET
+    config: Config, name: str, info: ModelInfo, settings: ModelSection, activation: Activation = _UNSET
 ) -> Entry:
-    key = ModelKey(backend, info.id)
-    route = _route(config, key, info, settings, activation)
-    return Entry(key, info, settings, route)
-
-
-def _route(
-    config: Config, key: ModelKey, info: ModelInfo, settings: ModelSection, activation: Activation
-) -> Route:
-    backend = config.backends[key.backend]
+    """Put one model of the backend called *name* together."""
+    key = ModelKey(name, info.id)
+    backend = config.backends[name]
     load = {**settings.load.given(), **activation.load}
     refused = backend.refuses(load) if backend.placed_on is not None else {}
     load = {option: value for option, value in load.items() if option not in refused}
     defaults = {**config.defaults.given(), **settings.defaults.given(), **activation.defaults}
-    return Route(
+    route = Route(
         key=key,
         device=backend.placed_on,
         embedding=info.embedding,
         size_bytes=settings.memory or info.size_bytes,
         size_given=settings.memory is not None,
-        parallel=_parallel(config, key.backend, info, settings),
+        parallel=_least(settings.parallel, backend.parallel, info.parallel),
         pin=settings.pin,
         ttl_s=settings.ttl_s,
         load=load,
@@ -84,9 +78,9 @@ def _route(
         strip=frozenset(settings.strip),
         permit=frozenset(settings.permit),
     )
+    return Entry(key, info, settings, route)
 
 
-def _parallel(config: Config, backend: str, info: ModelInfo, settings: ModelSection) -> int | None:
+def _least(*parallel: int | None) -> int | None:
     """Take the least that anyone says: what is over it would wait in the engine, where nobody sees it."""
-    asked = config.backends[backend].parallel
-    return min((each for each in (settings.parallel, asked, info.parallel) if each), default=None)
+    return min(filter(None, parallel), default=None)

@@ -33,8 +33,8 @@ class Key(Section):
     """
     One API key, known by its SHA-256, with what it may use.
 
-    *parallel* bounds its requests that wait or run at once, *rate_per_min* those that begin; who has a
-    higher *priority* waits in front.  It is refused from *expires* on.  *permit* are guarded fields that it
+    *parallel* bounds its requests that wait or run at once, *rate_per_min* those that begin; requests with
+    a higher *priority* wait in front.  It is refused from *expires* on.  *permit* are guarded fields that it
     may use with any model.
     """
 

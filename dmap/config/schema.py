@@ -55,7 +55,7 @@ class Server(Section):
 
 
 class Debug(Section):
-    """What whoever looks may see: the last *ring* events; with *capture* the bodies of requests too."""
+    """What dmap keeps to be looked at: the last *ring* events; with *capture* the bodies of requests too."""
 
     ring: Annotated[Integer, Field(ge=1, le=100_000)] = 2000
     capture: bool = False
@@ -120,7 +120,7 @@ class Config(Section):
                 yield f"models.{name}.backend: there is no backend {model.backend!r} under backends"
 
     def _untakeable(self) -> Iterator[str]:
-        """Find options of a load that no backend which may have the model can be told."""
+        """Find options of a load that are refused by every backend that may have the model."""
         for name, model in self.models.items():
             given = model.load.given()
             refused = [home.refuses(given) for home in self._homes(model)]

@@ -44,16 +44,14 @@ class LastLines:
         while chunk := await stream.read(_PIECE_BYTES):
             *whole, partial = (partial + chunk).split(b"\n")
             partial = partial[: self.LINE_BYTES]
-            self._lines.extend(map(self._clean, filter(None, whole)))
+            for line in filter(None, whole):
+                self.add(line)
         if partial:
             self.add(partial)
 
     def add(self, line: bytes) -> None:
         """Keep one more line, cut to its bound."""
-        self._lines.append(self._clean(line))
-
-    def _clean(self, line: bytes) -> str:
-        return line[: self.LINE_BYTES].decode(errors="replace").strip()
+        self._lines.append(line[: self.LINE_BYTES].decode(errors="replace").strip())
 
 
 class Child:

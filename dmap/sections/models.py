@@ -90,7 +90,7 @@ class Load(Section):
     """
     How a model is loaded; keys may also be in camelCase.
 
-    Which of them a backend can be told, the section of its kind knows (`BackendSection.refuses`).
+    The section of each kind knows which of them its servers take (`BackendSection.refuses`).
     """
 
     context_length: Integer | None = Field(default=None, ge=128)

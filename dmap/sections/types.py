@@ -57,7 +57,7 @@ def _file(value: Any, asked: ValidationInfo) -> Any:
         return value
     try:
         return base / Path(value).expanduser()
-    except RuntimeError:  # of a user who is not there
+    except RuntimeError:  # the home of a user that does not exist
         return base / value
 
 

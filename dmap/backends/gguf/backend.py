@@ -68,7 +68,7 @@ class GGUFBackend:
         self._closed = False
 
     def start(self) -> None:
-        """Watch for children that hang; of their end each has a task of its own to tell."""
+        """Watch for children that hang.  The end of a child needs no watch: its own task reports it."""
         if self._watch is None and not self._closed:
             work = functools.partial(watch, self.name, self._awake, self._health_s)
             self._watch = spawn(work, f"watch {self.name}")

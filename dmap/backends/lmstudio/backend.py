@@ -4,9 +4,9 @@ LM Studio, whose models dmap loads and unloads over its native REST API (0.4.0 a
 Its loads are explicit, never on demand: a request that names a model on disk would load it without asking,
 and evict another in mid-answer.  An explicit load has no time to live and is not evicted, but it is not
 idempotent either: loading what is loaded stacks a second copy, `key:2`.  So one thing is done at a time, and
-each begins with a look at what there is, by whomever.
+each begins with a look at what there is, whoever loaded it.
 
-A load cannot be stopped: LM Studio goes on when the one who asked leaves (bug-tracker #573).  So the
+A load cannot be stopped: LM Studio goes on when the client leaves (bug-tracker #573).  So the
 question stays open when a load is cancelled, the gate learns of its end, and whatever comes next waits for
 it.  `look` asks what is loaded, `server` remembers it and sends loads and unloads, and `loads` makes one
 whole load or unload of these.  `watch` notices what others do.
@@ -142,9 +142,10 @@ class LMStudioBackend:
         """
         Look once more, so that `target` knows what others have unloaded since; for just before a request.
 
-        Else that request would have LM Studio load the model on its own, or have another one answer.  Who
-        comes while a look is under way waits for the next, and shares that: the one under way may have seen
-        what is so no longer.  A list that does not come in `CONFIRM_S` proves nothing, and stops nobody.
+        Otherwise LM Studio would load the model for that request by itself, or have another one answer.  A
+        caller that comes while a look is under way waits for the next one and shares it, because the look
+        under way may already be out of date.  A list that does not come in `CONFIRM_S` proves nothing, and
+        stops nobody.
         """
         clock = asyncio.get_running_loop().time
         came_at = clock()

@@ -58,7 +58,7 @@ class Lms:
 
         What was really loaded is for the caller to look up, and only that proves anything.  Raises `Fault`,
         with the exit status as its status, and TimeoutError after *within_s*.  When cancelled or late, the
-        load in LM Studio is cancelled too, as far as it lets itself be, and no process is left.
+        load in LM Studio is cancelled too, if LM Studio obeys, and no process is left.
         """
         async with asyncio.timeout(within_s):
             path = await self._path_of(key)

@@ -53,7 +53,7 @@ class Look:
     ready: frozenset[str] = frozenset()
 
     def find(self, name: str) -> Listed | None:
-        """Return the model that goes by *name*."""
+        """Return the model that *name* means."""
         return self.disk.models.get(self.disk.canonical(name) or "")
 
     def residents(self) -> frozenset[str]:

@@ -30,7 +30,7 @@ class Instance:
 @dataclass(frozen=True, slots=True)
 class Listed:
     """
-    One model on disk with its instances; *key* is its one true name, *names* are all others it goes by.
+    One model on disk with its instances; *key* is its one true name, *names* are all its other names.
 
     *v1* is its entry in that list as it came, for clients that ask for that list.
     """

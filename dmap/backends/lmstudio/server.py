@@ -1,8 +1,8 @@
 """
 What dmap knows of one LM Studio between its looks, and the loads and unloads that it sends there.
 
-It knows the last look, who is resident, and what each load was given.  `look` asks the server what is there,
-`loads` makes one whole load or unload of what is here.
+It knows the last look, which models are resident, and what each load was given.
+`look` asks the server what is there, `loads` makes one whole load or unload of what is here.
 """
 
 import asyncio
