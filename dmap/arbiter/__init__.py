@@ -1,5 +1,5 @@
 """
-Who may use a device next: a pure state machine, told of events with the time, answering with effects.
+Who may use a device next: a pure state machine that hears of events, with the time, and returns effects.
 
 No clock, no loop, no I/O, and nothing of dmap's outside this package.  `core` opens with how it works; the
 counterpart that carries the effects out is `dmap.gate`, and `dmap.simulate` runs it under virtual time.

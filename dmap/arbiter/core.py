@@ -27,7 +27,7 @@ Most requests find their model free and nobody waiting.  Then a settlement would
 
 Choosing comes before taking, so that a victim takes nobody from the moment it is chosen.  The waiters of a
 model that was just loaded are the exception: they get their leases before anyone can think of unloading it;
-so does a client whom an idle resident was kept for.  Nobody is ever interrupted: a long answer delays a
+so does a client that an idle resident was kept for.  Nobody is ever interrupted: a long answer delays a
 switch, and the victim stays closed meanwhile.
 
 Three rules make switches rare and waits bounded.  *Patience*: a serving model keeps taking newcomers while
@@ -35,8 +35,8 @@ the oldest waiter of another has waited less than `patience_s`.  *Residency*: a 
 resident `residency` times what it cost in serving time, patience or not.  *Linger*: an idle resident is
 kept while its clients, by their habit, are about to ask again.  `policy` has the arithmetic.
 
-One who has lost patience must not be overtaken for ever by others that are easier to please.  So while its
-model waits for its victims, another model may come in only if both could be resident together.
+A waiter that has lost patience must not be overtaken for ever by others that are easier to please.  So
+while its model waits for its victims, another model may come in only if both could be resident together.
 
 The switch itself belongs to the gate, which reports its progress: `unloaded` after each model that went,
 `cleared` when memory is free and the load could begin, `switched` at the end.  If everybody who waited for
@@ -272,7 +272,7 @@ class Arbiter:
         return self._settlement.next_deadline()
 
     def estimate(self, now: float, model: ModelId) -> float:
-        """Return roughly how long one who comes now would wait for *model*, in seconds."""
+        """Return roughly how long a newcomer would wait for *model*, in seconds."""
         return outlook.estimate(now, self._device, model)
 
     def snapshot(self, now: float) -> Snapshot:

@@ -141,7 +141,7 @@ class Device:
         return lease.ticket
 
     def contended_s(self, now: float, resident: Resident) -> float:
-        """Return how long *resident* has kept waiting those who want models that are not resident."""
+        """Return for how long waiters for models that are not resident have wanted *resident* to go."""
         oldest = min((self.waiters.lines[model].oldest.since for model in self.absent()), default=now)
         return now - max(oldest, resident.since, self.resumed_at)
 

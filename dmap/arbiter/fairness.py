@@ -71,11 +71,11 @@ class Ledger:
             account.settled_s += max(now - since, LEAST_S)
 
     def level_s(self, now: float, client: ClientId, answer_s: float) -> float:
-        """Return what *client*, who waits, has received, running leases charged for *answer_s* or more."""
+        """Return what a waiting *client* has received; a running lease counts for *answer_s* or more."""
         return self._accounts[client].received_s(now, max(answer_s, LEAST_S))
 
     def forget(self, waiting: Iterable[ClientId]) -> None:
-        """Keep the accounts within `CLIENTS`, sparing those who are *waiting* or served."""
+        """Keep the accounts within `CLIENTS`, but drop none of a client that is *waiting* or served."""
         excess = len(self) - CLIENTS
         if excess > 0:
             present = set(waiting)

@@ -2,7 +2,7 @@
 What the arbiter can tell about the future: who is served when, by plain arithmetic on averages.
 
 An outlook promises nothing and decides nothing.  It assumes that turns come in the order of age, that
-answers take as long as lately, and that a resident goes when those who use it or wait for it by now have
+answers take as long as lately, and that a resident goes when all that use it or wait for it by now have
 their answers, but not before the time for which others had to wait for it lately: clients come back.
 """
 

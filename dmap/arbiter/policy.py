@@ -16,7 +16,7 @@ FLOOR = 0.25
 """The least share of its residency that a load keeps: below it switching eats the time it should save."""
 LEAST_SHARE, MOST_SHARE = 1 / 8, 5 / 4
 """
-Bounds of the proportion between a resident's clients and those who wait for another model.
+Bounds of the proportion between a resident's clients and those that wait for another model.
 
 A load for a single client must not keep a crowd waiting for as long as one for a crowd would: with two
 models of 24 clients and one of a single client, that costs a fifth of the answers.
@@ -109,7 +109,7 @@ def turns(limits: Limits, demands: Iterable[Demand]) -> list[Turn]:
 
 def patience_ends(limits: Limits, turns: Iterable[Turn]) -> float:
     """
-    Tell when those who wait have lost patience together.
+    Tell when all who wait, taken together, have lost patience.
 
     Each counts the switches before its own: three models must not wait three times as long as one.
     """

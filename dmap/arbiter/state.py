@@ -1,4 +1,4 @@
-"""The arbiter's records: what it is told, what it remembers, what it shows.  No decisions."""
+"""The arbiter's records: what it hears, what it remembers, what it shows.  No decisions."""
 
 from dataclasses import dataclass, field
 

@@ -59,7 +59,7 @@ class Line:
         return self.weights * now - self.weighted_since
 
     def clients(self) -> Iterator[ClientId]:
-        """Iterate over those who wait; one who does so with two priorities comes twice."""
+        """Iterate over the waiting clients; a client that waits with two priorities comes twice."""
         return (client for client, _ in self.queues)
 
     def next(self, now: float, limits: Limits, answer_s: float) -> Ticket:

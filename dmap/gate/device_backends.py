@@ -61,7 +61,7 @@ class DeviceBackends:
     _silent_since: dict[str, float] = field(default_factory=dict)
 
     async def read(self) -> Reading:
-        """Ask all backends at once what is resident.  One that fails to answer is told as silent."""
+        """Ask all backends at once what is resident.  A backend that fails to answer counts as silent."""
         asked = (switcher.models() for switcher in self._switchers.values())
         answers = await asyncio.gather(*asked, return_exceptions=True)
         residents: dict[ModelKey, ModelInfo] = {}
@@ -76,7 +76,7 @@ class DeviceBackends:
         return Reading(residents, silent, self._note_silence(silent))
 
     def satisfies(self, key: ModelKey, route: Route | None) -> bool:
-        """Tell whether the resident *key* is as its *route* asks; without one nobody has asked yet."""
+        """Tell whether the resident *key* is as its *route* asks; None if nobody has asked for it yet."""
         return self._switcher(key).satisfies(key.model, route.load if route is not None else {})
 
     async def unload(self, key: ModelKey) -> None:

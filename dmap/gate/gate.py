@@ -118,7 +118,7 @@ class Gate:
         self._live.say(self._arbiter.withdraw, lease.id)
 
     def refuse(self, is_gone: Callable[[ModelKey], bool], error: DmapError) -> None:
-        """Refuse those who wait for a model that *is_gone*; leases on it go on to their end."""
+        """Refuse requests that wait for a model that *is_gone*; leases on it go on to their end."""
         for lease in [lease for lease in self._waiting.values() if is_gone(lease.route.key)]:
             lease.release()
             lease.answer(error)
@@ -240,7 +240,7 @@ class Gate:
 
     def _answer(self, ticket: Any, refusal: Refuse | None) -> None:
         lease = self._waiting.pop(ticket)
-        self._note_wait(lease, self._live.told_at)
+        self._note_wait(lease, self._live.latest)
         key = lease.route.key
         if refusal is None:
             self._out[key] += 1
@@ -249,7 +249,7 @@ class Gate:
         lease.answer(error_of(refusal, key, self.name, self._limits, is_down=is_down))
 
     def _note_unloads(self) -> None:
-        """Answer those who wait for an unloading that is over."""
+        """Answer the orders whose unloading is over."""
         for key in dict.fromkeys(self._unloads.values()):
             if not self._arbiter.is_leaving(key):
                 stays = key in self._arbiter.residents

@@ -1,5 +1,5 @@
 """
-The arbiter in real time: it is told of each event when it happens, and of the time when that matters.
+The arbiter in real time: it hears of each event when it happens, and of the time when that matters.
 
 It carries nothing out itself; the counterpart is `gate`, which does.
 """
@@ -18,7 +18,7 @@ class LiveArbiter:
     """
     The *arbiter* of the device *name*, with the loop's clock and one timer for its next deadline.
 
-    *told_at* is the time of the latest event.  *carry_out* gets what each event leads to, in order, even if
+    *latest* is the time of the latest event.  *carry_out* gets what each event leads to, in order, even if
     that is nothing.  A bug in the arbiter or in *carry_out* stops the daemon: a grant may have been lost with
     it, and no device would come back from that.
     """
@@ -28,14 +28,14 @@ class LiveArbiter:
         self.arbiter = Arbiter(limits)
         self._carry_out = carry_out
         self._loop = asyncio.get_running_loop()
-        self.told_at = 0.0
+        self.latest = 0.0
         self._timer: asyncio.Handle | None = None
         self._due = 0.0
 
     def now(self) -> float:
-        """Return the loop's time, but never less than the arbiter was told: timers may come early."""
-        self.told_at = max(self.told_at, self._loop.time())
-        return self.told_at
+        """Return the loop's time, but never less than the arbiter has heard: timers may come early."""
+        self.latest = max(self.latest, self._loop.time())
+        return self.latest
 
     def say(
         self,
@@ -67,5 +67,5 @@ class LiveArbiter:
 
     def _tick(self, deadline: float) -> None:
         self._timer = None
-        self.told_at = max(self.told_at, deadline)
+        self.latest = max(self.latest, deadline)
         self.say(self.arbiter.tick)

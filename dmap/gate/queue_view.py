@@ -8,9 +8,9 @@ from dmap.gate.lease import Lease
 from dmap.models import ModelKey
 
 FRESH_S = 1.0
-"""Leases share one list of the places for this long: to make it is a walk over all who wait."""
+"""Leases share one list of the places for this long, because making it takes a walk over all that wait."""
 FEW = 64
-"""Where more than this wait, a newcomer is told its place roughly: to know it exactly takes that walk."""
+"""If more requests than this wait, a newcomer learns its place roughly: the exact one takes that walk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class QueueView:
     _seen: Mapping[int, Place] = field(default_factory=dict)
 
     def all(self) -> list[Waiting]:
-        """List who waits, the next one first."""
+        """List the requests that wait, the next one first."""
         now = self._now()
         lines = ((self._waiting[id], place) for id, place in self._arbiter.places(now).items())
         return [

@@ -6,7 +6,7 @@ from dmap.models import ModelKey
 
 
 def error_of(refusal: Refuse, key: ModelKey, device: str, limits: Limits, *, is_down: bool) -> DmapError:
-    """Return what the client that asked for *key* is told; *is_down* if its backend did not answer."""
+    """Return the error for a client that asked for *key*; *is_down* if its backend did not answer."""
     detail, retry_after_s = refusal.detail, refusal.retry_after_s
     match refusal.reason:
         case Reason.QUEUE_FULL:
@@ -30,5 +30,5 @@ def error_of(refusal: Refuse, key: ModelKey, device: str, limits: Limits, *, is_
 
 
 def not_unloaded(key: ModelKey) -> ShuttingDown:
-    """Return what is told to whoever wants *key* unloaded while dmap ends."""
+    """Return the error for an order to unload *key* while dmap stops."""
     return ShuttingDown(f"dmap is shutting down; {key} was not unloaded", retry_after_s=5)

@@ -1,5 +1,5 @@
 """
-What is told of a device's switches: one line to the log, events to the listeners, seconds to the leases.
+Reports on a device's switches: one line for the log, events for the listeners, seconds for the leases.
 
 It decides nothing.  The counterpart is `upkeep`, which carries the switches out.
 """
@@ -26,7 +26,7 @@ def nothing(name: str, fields: Mapping[str, Any]) -> None:
 
 @dataclass(slots=True)
 class SwitchLog:
-    """What is told of the switches of the device *name*, one by one, and how long they have taken."""
+    """Reports on the switches of the device *name*, one by one, and keeps how long they have taken."""
 
     _name: str
     _tell: Tell

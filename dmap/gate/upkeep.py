@@ -5,7 +5,7 @@ Neither runs twice at once, and no look begins during a switch.  The counterpart
 there is a switch to carry out or a reason to look.
 
 A switch reads what is really resident first, and goes by that: a model that nobody let in is unloaded too.
-After each step the arbiter is told, and may have given the switch up by then.  The arbiter ignores what was
+The arbiter hears of each step, and may then give the switch up.  The arbiter ignores what was
 read before or during a switch, so such a look is taken again.
 """
 
@@ -28,7 +28,7 @@ class Upkeep:
     """
     Owns the tasks; `close` ends them.
 
-    *live* has the switches and is told of what is done and found.  *known* gets what a load gave, or why it
+    *live* has the switches, and hears what was done and found.  *known* gets what a load gave, or why it
     failed.  *log* tells of each step of a switch, and *tell* of models that came or went without dmap; what
     the first look finds was there before.
     """
