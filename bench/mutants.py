@@ -46,7 +46,8 @@ TESTS = {
     " lmstudio_proxy refusals lmstudio admin requests",
     "relay": "relay* client_connection connection exchange pool reply sweep client_retries requests story"
     " request_log",
-    "wire": "wire* tokens injection context story request_log capture debug refusals lmstudio_proxy",
+    "wire": "wire* tokens injection context client_bodies story request_log capture debug refusals"
+    " lmstudio_proxy",
     "access": "access* admission keys quota pages networks reload cors config",
 }
 """The files `tests/test_*.py` of each room; a name that has no file is left out."""

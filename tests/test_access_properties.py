@@ -42,6 +42,17 @@ HOLDERS = {
 GOOD, BAD = ("192.168.1.7", "fd00::1"), ("203.0.113.9", "fe80::1", "192.168.2.1")
 
 
+def examples(count: int) -> settings:
+    """Try *count* examples, the same ones each time, on one daemon."""
+    return settings(
+        max_examples=count,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+
+
 def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -99,14 +110,11 @@ _asks = st.builds(
 )
 
 
-@settings(
-    max_examples=400,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(_asks.filter(lambda ask: ask.status is not None))
+_refused = given(_asks.filter(lambda ask: ask.status is not None))
+
+
+@examples(150)
+@_refused
 async def test_nobody_gets_as_far_as_a_body(closed: Any, ask: Ask) -> None:
     """
     Without an address on the list, a valid key and its scope, a request is refused before its body is there.
@@ -122,6 +130,14 @@ async def test_nobody_gets_as_far_as_a_body(closed: Any, ask: Ask) -> None:
     assert refused.error["code"] == {401: "invalid_api_key", 403: "access_denied"}[refused.status]
     assert closed.proxy.visits.body_bytes == 0
     assert types(closed) <= {"access.denied"}
+
+
+@pytest.mark.soak
+@examples(2000)
+@_refused
+async def test_nobody_of_many_gets_as_far_as_a_body(closed: Any, ask: Ask) -> None:
+    """The same at length."""
+    await test_nobody_gets_as_far_as_a_body.hypothesis.inner_test(closed, ask)
 
 
 @pytest.fixture
@@ -287,13 +303,7 @@ async def keyless(start: Callable[[str], Any], backend: FakeBackend) -> Any:
     )
 
 
-@settings(
-    max_examples=1000,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@examples(250)
 @given(st.one_of(_browsed, _own))
 async def test_no_foreign_page_gets_in(keyless: Any, asked: Browsed) -> None:
     """Without keys no name that public DNS may lead here, and no page of another site or port, is served."""
@@ -303,6 +313,15 @@ async def test_no_foreign_page_gets_in(keyless: Any, asked: Browsed) -> None:
     client.close()
 
     assert answer.status in asked.status
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@examples(5000)
+@given(st.one_of(_browsed, _own))
+async def test_no_foreign_page_of_many_gets_in(keyless: Any, asked: Browsed) -> None:
+    """The same at length."""
+    await test_no_foreign_page_gets_in.hypothesis.inner_test(keyless, asked)
 
 
 @pytest.mark.parametrize(

@@ -236,12 +236,15 @@ def test_a_higher_class_waits_for_one_answer() -> None:
     assert max(waits[1:]) <= 1
 
 
-@given(
+_crowded = given(
     crowds=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 12)), min_size=2, max_size=5),
     parallel=st.integers(1, 4),
     load_s=st.integers(1, 20),
 )
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@_crowded
 def test_no_one_waits_beyond_the_bound(crowds: list[tuple[int, int]], parallel: int, load_s: int) -> None:
     """A wait ends within patience, and the load, residency, linger and drain of each model ahead."""
     named = tuple(Crowd(chr(65 + place), count, think_s) for place, (count, think_s) in enumerate(crowds))
@@ -250,6 +253,16 @@ def test_no_one_waits_beyond_the_bound(crowds: list[tuple[int, int]], parallel: 
     turn_s = load_s + residency_s + 1.5 * load_s + 2
 
     assert run(workload).longest_s <= 60 + len(crowds) * turn_s + 4
+
+
+@pytest.mark.soak
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@_crowded
+def test_no_one_of_many_waits_beyond_the_bound(
+    crowds: list[tuple[int, int]], parallel: int, load_s: int
+) -> None:
+    """The same at length."""
+    test_no_one_waits_beyond_the_bound.hypothesis.inner_test(crowds, parallel, load_s)
 
 
 def test_the_same_each_time() -> None:
