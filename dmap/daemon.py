@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -71,9 +71,10 @@ class RunningDaemon:
         for listener in self._listeners:
             listener.close()
         self.proxy.bus.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.proxy.config.server.shutdown_s):
-                await _first_of(self._emptied(), hurry.wait())
+        ends = [tasks.errand(self._emptied(), "drain"), tasks.errand(hurry.wait(), "hurry")]
+        within_s = self.proxy.config.server.shutdown_s
+        await asyncio.wait(ends, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        await tasks.end(*ends)
         self.proxy.pool.stop(ShuttingDown("dmap is shutting down"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CANCEL_S):
@@ -213,12 +214,3 @@ def _advise(config: Config) -> None:
 def _on_hangup(read_again: Callable[[], None]) -> None:
     with contextlib.suppress(ConfigProblem):  # it is in the log, and nobody waits for an answer
         read_again()
-
-
-async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
-    """Wait for one of *waits* and cancel the others."""
-    started = [tasks.errand(wait, "wait for the end") for wait in waits]
-    try:
-        await asyncio.wait(started, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await tasks.end(*started)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import cast
 
+from dmap import tasks
 from dmap.access import Access
 from dmap.backends import Backend, Switcher
 from dmap.catalog import Catalog
@@ -90,10 +91,9 @@ class Proxy:
                 self.devices[name].drain(unload=False)
                 fields = {"device": name, "since": "before this start", "until": "dmap resume"}
                 _log.warning(logfmt("drained", fields))
-            await self.visits.start()
-            yield
+            async with tasks.running(self.visits.watch, "visits"):
+                yield
         finally:
-            await self.visits.close()
             await self.inventory.close()
             await asyncio.gather(*(gate.close() for gate in self.gates.values()))
             await self.pool.close()

@@ -17,7 +17,6 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from dmap import tasks
 from dmap.access import Client
 from dmap.config import Server
 from dmap.errors import BodyTooLarge, DmapError, Overloaded
@@ -103,7 +102,7 @@ class Visit:
 
 class Visits:
     """
-    The requests under way; `start` and `close` own the task that looks after them.
+    The requests under way; `watch` looks after them.
 
     *server* has the bounds: of one body, of all bodies together, and of the time for which a connection may
     stay unread until it is cut, for then even the kernel may not know.
@@ -113,7 +112,6 @@ class Visits:
         self.server = server
         self.body_bytes = 0
         self._under_way: set[Visit] = set()
-        self._task: asyncio.Task[None] | None = None
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -166,15 +164,8 @@ class Visits:
         """Wait until no request is under way."""
         await self._empty.wait()
 
-    async def start(self) -> None:
-        """Begin to look."""
-        self._task = tasks.spawn(self._look, "visits")
-
-    async def close(self) -> None:
-        """Stop looking."""
-        await tasks.end(self._task)
-
-    async def _look(self) -> None:
+    async def watch(self) -> None:
+        """Look for clients that have left, now and then, for ever."""
         while True:
             await asyncio.sleep(LOOK_S)
             now = asyncio.get_running_loop().time()
