@@ -67,13 +67,15 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the names, relative to *folder* and without suffix, of what may be a model or a part of one."""
     for entry in _entries(folder):
         try:
-            files = _entries(entry) if entry.is_dir() else [entry]
+            files = filter(_is_candidate, _entries(entry) if entry.is_dir() else [entry])
+            yield from [(str(file.relative_to(folder))[:-5], file) for file in files]
         except OSError:
             continue
-        for file in files:
-            name = file.name.lower()
-            if name.endswith(".gguf") and "mmproj" not in name and file.is_file():
-                yield str(file.relative_to(folder))[:-5], file
+
+
+def _is_candidate(path: Path) -> bool:
+    name = path.name.lower()
+    return name.endswith(".gguf") and "mmproj" not in name and path.is_file()
 
 
 def _entries(folder: Path) -> list[Path]:
