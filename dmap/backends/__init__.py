@@ -8,7 +8,7 @@ servers is in that folder and nowhere else.  Nobody outside names a kind, and no
 
 from dmap.backends.base import Backend, Loaded, Switcher, Target
 from dmap.backends.kind import Kind
-from dmap.backends.sections import BackendSection, PassingSection, SwitchingSection
+from dmap.backends.sections import BackendSection, PassingSection
 from dmap.backends.trouble import trouble_of
 from dmap.models import ModelInfo
 
@@ -20,7 +20,6 @@ __all__ = [
     "ModelInfo",
     "PassingSection",
     "Switcher",
-    "SwitchingSection",
     "Target",
     "trouble_of",
 ]

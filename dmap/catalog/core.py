@@ -127,8 +127,9 @@ class Catalog:
 
     def _shown(self, name: str, entry: Entry, loaded: set[ModelKey]) -> Shown:
         own = (each for each in (entry.name, *entry.info.names) if self._names.find(each) is entry)
-        is_active = entry is self._active()
-        return Shown(name, entry, _is_resident(entry, loaded), is_active, frozenset(own))
+        # On a device the arbiter knows; elsewhere the backend's own word has to do.
+        resident = entry.key in loaded if entry.route.device is not None else entry.info.resident
+        return Shown(name, entry, resident, entry is self._active(), frozenset(own))
 
     def _active(self) -> Entry | None:
         return self._names.find(self._saved.active) if self._saved.active is not None else None
@@ -165,11 +166,6 @@ class Catalog:
 
     def _may_list(self, name: str) -> bool:
         return any(fnmatchcase(name, glob) for glob in self._config.allow_models)
-
-
-def _is_resident(entry: Entry, loaded: set[ModelKey]) -> bool:
-    """On a device the arbiter knows; elsewhere the backend's own word has to do."""
-    return entry.key in loaded if entry.route.device is not None else entry.info.resident
 
 
 def _no_such(model: str) -> ModelNotFound:

@@ -67,7 +67,7 @@ class LMStudioBackend:
         self.in_use: Callable[[str], bool] = lambda model: False
         self.contexts: Mapping[str, int] = {}
         self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = ignore
-        self._client = client = RestClient(name, section, connect_s)
+        client = RestClient(name, section, connect_s)
         self._server = Server(
             client,
             Observer(client, disagree_s),
@@ -136,7 +136,7 @@ class LMStudioBackend:
         if model not in self._server.residents:
             words = f"model {model!r} is not loaded on backend {self.name!r} any more; try again"
             raise BackendDown(words, retry_after_s=1)
-        return self._client.server.at(path)
+        return self._server.client.server.at(path)
 
     async def confirm(self) -> None:
         """

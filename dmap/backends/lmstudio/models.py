@@ -69,11 +69,9 @@ class Disk:
         self.models = {model.key: model for model in models}
         self.v0: Mapping[str, Mapping[str, Any]] = v0 or {}
         self._keys: dict[str, str] = {}
-        for model in self.models.values():
-            self._keys.setdefault(model.key.casefold(), model.key)
-        for model in self.models.values():
-            for name in (*model.names, *(instance.id for instance in model.instances)):
-                self._keys.setdefault(name.casefold(), model.key)
+        others = ((name, model.key) for model in self.models.values() for name in model.other_names())
+        for name, key in (*((key, key) for key in self.models), *others):  # a key means its own model
+            self._keys.setdefault(name.casefold(), key)
 
     def canonical(self, name: str) -> str | None:
         """Return the key of the model called *name*: a key, an instance id or a `@quant`, in any case."""
