@@ -108,6 +108,17 @@ def test_the_wait_is_what_its_requests_take():
     assert refused.value.headers()["Retry-After"] == "20"
 
 
+def test_the_wait_after_one_request():
+    """From the first on, each request counts for an eighth."""
+    quotas = used(1, 33.0)
+    quotas.begin("k", 1, None, 0.0)
+
+    with pytest.raises(Overloaded) as refused:
+        quotas.begin("k", 1, None, 0.0)
+
+    assert refused.value.headers()["Retry-After"] == "5"
+
+
 def test_so_many_begin_in_a_minute():
     """Over `rate_per_min` a request is refused, with the time until the next may begin."""
     quotas = used(4, 0.1, per_min=4)

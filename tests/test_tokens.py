@@ -72,6 +72,11 @@ def prompt_in(path, body):
     return prompt_of(path, peek(body).fields)
 
 
+def said_before(text):
+    """Write an answer as a client of Responses sends it back."""
+    return {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+
+
 def user(content):
     return {"role": "user", "content": content}
 
@@ -188,6 +193,7 @@ def test_one_answer_ends_the_bound(answers, least, settled):
         ("/api/v0/completions", {"prompt": [1, "a", 2, "b"]}, ("a", "b")),
         ("/v1/responses", {"instructions": "be", "input": "a"}, ("be", "a")),
         ("/v1/responses", {"input": [user([{"type": "input_text", "text": "a"}])]}, ("a",)),
+        ("/v1/responses", {"input": [said_before("a")]}, ("a",)),
         ("/v1/responses", {"input": [{"type": "function_call_output", "output": "o"}]}, ("o",)),
         ("/v1/responses", {"input": [{"type": "function_call", "arguments": "{}"}]}, ()),
         ("/v1/responses", {"input": [{"type": "reasoning", "content": [{"text": "no"}]}]}, ()),

@@ -143,6 +143,8 @@ def test_what_is_not_strict_json_is_refused(body):
 
 # What needs a permit
 
+RELOADING = ("num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
+
 
 @pytest.mark.parametrize(
     ("fields", "named"),
@@ -157,6 +159,7 @@ def test_what_is_not_strict_json_is_refused(body):
         ({"keep_alive": False}, ["keep_alive"]),
         ({"options": {"num_ctx": 9}}, ["options"]),
         ({"options": {"temperature": 1, "Num_Ctx": 9}}, ["options"]),
+        *(({"options": {name: 9}}, ["options"]) for name in RELOADING),
         ({"options": {"temperature": 1}}, []),
         ({"options": ["num_ctx"]}, ["options"]),
         ({"draft_model": None, "keep_alive": None, "options": {}, "integrations": []}, []),

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sys
 
 import pytest
 
@@ -287,3 +288,16 @@ def test_an_error_cannot_break_out_of_its_record(dialect):
     assert record.count(b"\n\n") == 1
     assert b"\r" not in record
     assert fed(record).error == "a\n\ndata: [DONE]\r\n\r\n"
+
+
+def test_what_was_looked_at_is_let_go():
+    """Chunks are kept until they are looked at, and no longer: else each look would be at all of them."""
+    watch, first = StreamWatch(), TEXT * 2
+    alone = sys.getrefcount(first)
+
+    watch.feed(first)
+    watch.feed(TEXT)
+    kept = sys.getrefcount(first)
+
+    assert watch.error is None
+    assert (kept, sys.getrefcount(first)) == (alone + 1, alone)

@@ -83,7 +83,7 @@ def _networks(texts: tuple[str, ...]) -> tuple[_Network, ...]:
 
 
 def _within(address: _IP, networks: tuple[_Network, ...]) -> bool:
-    return any(address.version == network.version and address in network for network in networks)
+    return any(address in network for network in networks)
 
 
 def _address(text: str) -> _IP:
