@@ -205,6 +205,8 @@ SPELT = {
     "message, case": '{"messages": [{"role": "user", "Content": "a"}]}',
     "message, double": '{"messages": [{"role": "user", "content": "a", "content": "b"}]}',
     "message, escaped": '{"messages": [{"content": "a", "\\u0063ontent": "b"}]}',
+    "message, colons": '{"messages": [{"content": "a", "content": "\\u003a"}]}',
+    "message, more colons": '{"messages": [{"content": "a", "content": "\\u003A"}]}',
     "message, NUL": '{"messages": [{"content": "a", "content\\u0000": "b"}]}',
     "message, not the first": '{"messages": [{"content": "a"}, {"content": "a", "CONTENT": "b"}]}',
     "part, case": '{"messages": [{"content": [{"type": "image_url", "Image_URL": "http://h"}]}]}',
@@ -332,8 +334,8 @@ def test_data_needs_none(shape, url):
         _turn({"type": "image_url", "image_url": None}),
         _turn({"type": "web_search_result", "url": URL, "title": "a", "encrypted_content": "b"}),
         _turn({"type": "web_fetch_tool_result", "content": {"type": "web_fetch_result", "url": URL}}),
-        _turn({"type": "image", "image": "iVBORw0KGgo" * 9000}),
-        _turn({"type": "image", "image": "/9j/4AAQSk" * 9000}),
+        _turn({"type": "image", "image": "iVBORw0KGgo" * 40_000}),
+        _turn({"type": "image", "image": "/9j/4AAQSk" * 40_000}),
         _turn({"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA"}}),
     ],
 )
@@ -344,14 +346,14 @@ def test_a_link_that_nobody_fetches_passes(fields):
 
 @pytest.mark.parametrize("kind", ["image", "video", "audio"])
 @pytest.mark.parametrize(
-    "link", [URL, "file:///etc/passwd", "//h/x", " HTTPS://h", "http://h/" + "a" * 70_000]
+    "link", [URL, "file:///etc/passwd", "//h/x", " HTTPS://h", "http://h/" + "a" * 300_000]
 )
 def test_media_by_their_name_need_a_permit(kind, link):
     """Some servers take a URL where others take base64."""
     assert asks_for(_turn({"type": kind, kind: link})) == ["image_url"]
 
 
-@pytest.mark.parametrize("before", [" " * 70_000, "a" * 70_000])
+@pytest.mark.parametrize("before", [" " * 300_000, "a" * 300_000])
 def test_a_long_link_is_a_link(before):
     """A link that is too long to be decoded passes only if it plainly is data."""
     assert asks_for(_turn({"image_url": f"{before}http://h"})) == ["image_url"]
@@ -360,7 +362,7 @@ def test_a_long_link_is_a_link(before):
 
 STRANGE = (
     *("http:x.example", "http:\\\\x", "ht\ntp://x", "h\ttp:x", "\0http://x", "\x01 http://x", "https:/x"),
-    *("file:x", "\xa0http://x", "a.png", "../a", "http://h/" + "a" * 70_000, "http%3A//h"),
+    *("file:x", "\xa0http://x", "a.png", "../a", "http://h/" + "a" * 300_000, "http%3A//h"),
 )
 """What some server takes for a link or a path, as WHATWG's `new URL` does the first of them."""
 PLACES = {
@@ -389,7 +391,7 @@ def test_only_bytes_need_no_permit(place, link):
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("text", [DATA, DATA + "A" * 70_000], ids=len)
+@pytest.mark.parametrize("text", [DATA, DATA + "A" * 300_000], ids=len)
 def test_bytes_need_no_permit(place, text):
     """There a `data:` URL passes, however long it is."""
     assert asks_for(PLACES[place](text)) == []

@@ -173,6 +173,13 @@ def test_a_form_needs_permits(name, value, field):
     assert [need.field for need in needs] == [field]
 
 
+def test_a_file_may_be_a_link():
+    """A link is one even where the part has the name of a file; an image that is a file is bytes."""
+    form = peek_form(part("url", b"http://h", '; filename="a"') + END, KIND)
+
+    assert [need.field for need in form.needs] == ["image_url"]
+
+
 @pytest.mark.parametrize(
     "field",
     [

@@ -7,8 +7,9 @@ from dmap.wire.form import Form, content_type_of, peek_form
 from dmap.wire.parameters import Wording
 from dmap.wire.routes import InferenceRoute
 from dmap.wire.shape import check_shape
-from dmap.wire.values import SHORT_BYTES
 
+SAMPLE_BYTES = 64 * 1024
+"""A request with a body up to this size is kept until its answer has ended, for `ContextGuard.learn`."""
 _JSON = "application/json"
 
 
@@ -27,7 +28,7 @@ class Asked:
         self.path = path
         self.size = len(body)
         self.sample: Call | None = None
-        """What its server was sent, if that is short JSON; `drop` leaves it."""
+        """What its server was sent, if it is JSON of up to `SAMPLE_BYTES`; `drop` leaves it."""
         self._read: Call | Form | None
         self._calls: dict[ModelKey, Call] = {}
         self._written: dict[ModelKey, bytes] = {}
@@ -60,7 +61,7 @@ class Asked:
         check_permits(read.needs, route.permit | permits, route.strip)
         check_shape(self.path.path, read.fields)
         self._calls[route.key], self.stream = call, call.stream
-        self.sample = call if self.size < SHORT_BYTES else None
+        self.sample = call if self.size <= SAMPLE_BYTES else None
         return call
 
     def fitted(self, route: Route) -> bytes:
