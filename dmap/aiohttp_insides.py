@@ -6,16 +6,16 @@ Each use is one function or one method here, with its reason, and has a test of 
 """
 
 import asyncio
-import functools
 import itertools
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from aiohttp import web
-from aiohttp.base_protocol import BaseProtocol
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_writer import StreamWriter
 
 from dmap.errors import BadRequest
 from dmap.logfmt import logfmt
@@ -43,19 +43,25 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
+def nothing() -> None:
+    """Do nothing, where there is nobody who has to know."""
+
+
 class ClientConnection(web.RequestHandler):
     """
     One client's connection with *server*.
 
+    *on_full* is called whenever the client's buffer has passed its limit, within the write that did it.
     It has dmap's words for what is no HTTP.  That is a client's doing, so it is one line in the log and never
     a traceback.
     """
 
-    __slots__ = ("_server",)
+    __slots__ = ("_server", "on_full")
 
     def __init__(self, server: "HttpServer") -> None:
         super().__init__(server, loop=server.loop, **_OPTIONS)
         self._server = server
+        self.on_full: Callable[[], None] = nothing
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for a request, idle."""
@@ -66,6 +72,11 @@ class ClientConnection(web.RequestHandler):
         """End what is under way on it."""
         self._server.idle.pop(self, None)
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Note that the buffer is full, and say so; the transport calls this."""
+        super().pause_writing()
+        self.on_full()
 
     @property
     def peername(self) -> Any:
@@ -194,13 +205,15 @@ async def ask_for_body(request: web.BaseRequest) -> None:
     request.writer.output_size = 0
 
 
-def full(protocol: BaseProtocol) -> Callable[[], bool]:
-    """
-    Return what tells whether the buffer of *protocol*'s client is over its limit; for what runs per chunk.
+class Beginning(web.StreamResponse):
+    """A response whose head goes out with the first bytes of its body: one packet where aiohttp sends two."""
 
-    The public `writing_paused` is a property of Python's that returns this very attribute.
-    """
-    return functools.partial(getattr, protocol, "_paused")
+    _send_headers_immediately = False
+
+
+async def write(writer: AbstractStreamWriter, data: bytes) -> None:
+    """Write *data* in the framing of *writer*, behind a head that is not out yet, and wait for nobody."""
+    await cast(StreamWriter, writer).write(data, drain=False)
 
 
 def _refusal(request: web.BaseRequest, words: str) -> web.Response:

@@ -9,9 +9,8 @@ import logging
 import time
 
 import pytest
-from aiohttp.base_protocol import BaseProtocol
 
-from dmap.aiohttp_insides import full
+from dmap.aiohttp_insides import ClientConnection, HttpServer
 from tests.fakes import DONE, END, SSE, RawClient, chat, chunk, delta, post, served, soon
 
 pytestmark = pytest.mark.timeout(60)
@@ -209,17 +208,27 @@ async def test_a_question_for_the_body_is_no_part_of_the_answer(proxy):
     assert (await client.answer()).error["code"] == "invalid_request"
 
 
-async def test_full_is_what_the_transport_says():
-    """`full` says at each moment what aiohttp was told by the transport."""
-    protocol = BaseProtocol(asyncio.get_running_loop())
-    is_full = full(protocol)
-    before = is_full()
+async def test_a_full_buffer_is_told_at_once():
+    """A connection calls *on_full* when the transport says that its buffer is full, and at no other time."""
+    connection = ClientConnection(HttpServer(lambda request: None, lambda request, response: None))
+    seen = []
+    connection.on_full = lambda: seen.append(connection.writing_paused)
 
-    protocol.pause_writing()
-    during = is_full()
-    protocol.resume_writing()
+    connection.pause_writing()
+    connection.resume_writing()
 
-    assert (before, during, is_full()) == (False, True, False)
+    assert seen == [True]
+
+
+async def test_a_head_goes_out_with_the_first_bytes(proxy, backend):
+    """The first record of a stream comes in one read with the head before it."""
+    backend.script = backend.by_hand
+    client = await proxy.client()
+    await client.send(post(chat(stream=True)))
+
+    await (await backend.next()).write(SSE + chunk(delta("first")))
+
+    assert delta("first") in await client.reader.read(65536)
 
 
 async def test_connections_are_counted(proxy):

@@ -49,11 +49,11 @@ class TestStall:
         jammed = asyncio.Event()
 
         async def work(reply):
-            push = reply.pusher(lambda data: None, jammed.set)
             began = loop.time()
-            push(MUCH)
-            await reply.drain()
-            push(MUCH * 8)
+            with reply.when_full(jammed.set):
+                await reply.write(MUCH)
+                await reply.drain()
+                await reply.write(MUCH * 8)
             with pytest.raises(ClientStalled):
                 await reply.drain()
             return loop.time() - began
@@ -70,7 +70,7 @@ class TestCut:
         """A client that does not read gets a moment to take its error, and then its connection is cut."""
 
         async def work(reply):
-            reply.pusher(lambda data: None, lambda: None)(MUCH)
+            await reply.write(MUCH)
             await reply.fail(BackendBroke("it is the end"))
 
         async with replying(work) as (_, http, failed):

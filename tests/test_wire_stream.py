@@ -23,7 +23,7 @@ def fed(stream: bytes, size: int = 1 << 20) -> StreamWatch:
     """A watch that has seen *stream* in chunks of *size*."""
     watch = StreamWatch()
     for start in range(0, len(stream), size):
-        watch.feed(stream[start : start + size])
+        watch.keep(stream[start : start + size])
     return watch
 
 
@@ -104,8 +104,9 @@ def test_an_error_among_many_that_are_none():
     """A bounded number of records is decoded for each read, and the next read is looked at again."""
     watch = StreamWatch()
 
-    watch.feed(b'data: {"error":null}\n\n' * 10_000)
-    watch.feed(b'data: {"error":"boom"}\n\n')
+    watch.keep(b'data: {"error":null}\n\n' * 10_000)
+    watch.look()
+    watch.keep(b'data: {"error":"boom"}\n\n')
 
     assert watch.error == "boom"
 

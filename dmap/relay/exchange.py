@@ -8,6 +8,7 @@ its business; see `relay`.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import InitVar, dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -41,67 +42,53 @@ class Stream(Protocol):
     def resume(self) -> None:
         """Go on reading."""
 
+    def expect_much(self) -> None:
+        """Prepare for many reads and no writes."""
+
     def abort(self) -> None:
         """Cut the connection."""
 
 
+@dataclass(slots=True, eq=False)
 class Exchange:
     """
     One request and the answer to it.  From its making to its end it is in the sweep *under_way*.
 
     *first* is done when the head and the first byte of the body are here, or all of an answer without
     one; it fails with what broke the answer before that, `Stale` when the request may be sent again.
-    Body bytes go to *sink*, which starts out collecting them in *held*.  *on_end* is called once, at the
-    end: *broken* is then None if the answer is complete, else it may be one of the *bounds* that is over.
-    A backend that is paused is not silent.
+    Body bytes go to *sink*, which starts out collecting them in *held*.  *halted* is set while the answer is
+    paused, and when it has ended.  *broken* is then None if the answer is complete; else it says why not,
+    which may be that one of the *bounds* is over.  A backend that is paused is not silent.
     """
 
-    __slots__ = (
-        "_seen",
-        "_silent_since",
-        "_stream",
-        "_under_way",
-        "bounds",
-        "broken",
-        "by_eof",
-        "chunks",
-        "ended",
-        "first",
-        "headers",
-        "held",
-        "held_bytes",
-        "is_paused",
-        "look_s",
-        "named",
-        "on_end",
-        "sent_at",
-        "sink",
-        "status",
-    )
+    stream: Stream | None
+    loop: InitVar[asyncio.AbstractEventLoop]
+    bounds: Bounds
+    under_way: "Sweep[Exchange]"
+    first: asyncio.Future[None] = field(init=False)
+    halted: asyncio.Event = field(default_factory=asyncio.Event)
+    look_s: float = field(init=False)
+    sent_at: float = field(init=False)
+    status: int = 0
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    named: dict[str, str] = field(default_factory=dict)
+    held: list[bytes] = field(default_factory=list)
+    held_bytes: int = 0
+    sink: Callable[[bytes], object] = field(init=False)
+    chunks: int = 0
+    is_paused: bool = False
+    ended: bool = False
+    broken: DmapError | None = None
+    by_eof: bool = False
+    _seen: int = 0
+    _silent_since: float = field(init=False)
 
-    def __init__(
-        self, stream: Stream, loop: asyncio.AbstractEventLoop, bounds: Bounds, under_way: "Sweep[Exchange]"
-    ) -> None:
-        self._stream: Stream | None = stream
-        self._under_way = under_way
-        self.first: asyncio.Future[None] = loop.create_future()
-        self.bounds = bounds
-        self.look_s = min(bounds) / _LOOKS
+    def __post_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.first = loop.create_future()
+        self.look_s = min(self.bounds) / _LOOKS
         self.sent_at = self._silent_since = loop.time()
-        self._seen = 0
-        self.is_paused = False
-        self.status = 0
-        self.headers: list[tuple[str, str]] = []
-        self.named: dict[str, str] = {}
-        self.held: list[bytes] = []
-        self.held_bytes = 0
-        self.sink: Callable[[bytes], None] = self.hold
-        self.chunks = 0
-        self.ended = False
-        self.broken: DmapError | None = None
-        self.by_eof = False
-        self.on_end: Callable[[], None] | None = None
-        under_way.add(self)
+        self.sink = self.hold
+        self.under_way.add(self)
 
     def hold(self, data: bytes) -> None:
         """Keep a piece of the body in `held`, and pause when that is enough; it is the first sink."""
@@ -111,6 +98,13 @@ class Exchange:
             self.pause()
         if not self.first.done():
             self.first.set_result(None)
+
+    def take(self) -> bytes:
+        """Return what is held of the body, and hold it no longer."""
+        body = b"".join(self.held)
+        self.held.clear()
+        self.held_bytes = 0
+        return body
 
     def add_header(self, name: str, value: str) -> None:
         """Take the next header of the answer's head."""
@@ -124,14 +118,21 @@ class Exchange:
     def pause(self) -> None:
         """Stop reading the answer; the backend feels it when the kernel's buffers are full."""
         self.is_paused = True
-        if self._stream is not None:
-            self._stream.pause()
+        self.halted.set()
+        if self.stream is not None:
+            self.stream.pause()
 
     def resume(self) -> None:
         """Go on reading."""
         self.is_paused = False
-        if self._stream is not None:
-            self._stream.resume()
+        if self.stream is not None:
+            self.halted.clear()
+            self.stream.resume()
+
+    def expect_much(self) -> None:
+        """Prepare for a long answer."""
+        if self.stream is not None:
+            self.stream.expect_much()
 
     def look(self, now: float) -> None:
         """End the answer if one of its bounds is over; for the sweep."""
@@ -154,8 +155,6 @@ class Exchange:
         if not self.first.done():
             self.first.set_exception(broken) if broken else self.first.set_result(None)
             self.first.exception()  # whoever waits may be cancelled before it looks
-        if self.on_end is not None:
-            self.on_end()
 
     def stop(self, error: DmapError) -> None:
         """End the answer here if it is not complete, broken by *error*."""
@@ -170,9 +169,10 @@ class Exchange:
             stream.abort()
 
     def _release(self) -> Stream | None:
-        stream, self._stream = self._stream, None
+        stream, self.stream = self.stream, None
         self.ended = True
-        self._under_way.discard(self)
+        self.halted.set()
+        self.under_way.discard(self)
         return stream
 
     def __enter__(self) -> Self:
@@ -182,8 +182,7 @@ class Exchange:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.abort()
-        # Both lead back here: broken up, all that the request held is freed now and not by the collector.
-        self.sink, self.on_end = drop, None
+        self.sink = drop  # the other one leads back here, and only the collector would free the two
 
 
 def drop(data: bytes) -> None:

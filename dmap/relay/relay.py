@@ -2,9 +2,8 @@
 One upstream answer, passed on to one client as it comes.
 
 `run` is the whole story.  Body bytes go from the backend's read callback straight into the client's
-transport; the handler only waits, in a `_Pump`, for the end, for silence, and for a client that reads too
-slowly.  The head is held back until the first byte of the body, so that whatever goes wrong before that
-still has its HTTP status.
+transport; the handler only waits for the end, and for a client that reads too slowly.  The head is held
+back until the first byte of the body, so that whatever goes wrong before that still has its HTTP status.
 """
 
 import asyncio
@@ -13,11 +12,12 @@ from collections.abc import Awaitable, Callable
 
 from multidict import CIMultiDict
 
+from dmap.aiohttp_insides import nothing
 from dmap.backends import Target
 from dmap.backends.registry import PHRASES
 from dmap.errors import BackendBroke, Relayed
 from dmap.record import RequestRecord
-from dmap.relay.exchange import Bounds, Exchange, Stale, drop
+from dmap.relay.exchange import Bounds, Exchange, Stale
 from dmap.relay.pool import Pool
 from dmap.relay.reply import Reply
 from dmap.wire.headers import to_client
@@ -87,19 +87,17 @@ def _named(exchange: Exchange) -> str | None:
     """Return the model that the first bytes of an answer name."""
     if exchange.status != 200 or not _is_readable(exchange):
         return None
-    return model_of(exchange.held[0] if len(exchange.held) == 1 else b"".join(exchange.held))
+    return model_of(b"".join(exchange.held))
 
 
 async def _stream(reply: Reply, exchange: Exchange, by_finish: bool) -> None:
     """Pass an event stream on and see that it came to its end mark."""
-    watch, seen = StreamWatch(), len(exchange.held)
-    for data in exchange.held:
-        watch.feed(data)
-    readable = _is_readable(exchange)
-    _refuse_start(reply, exchange, watch, readable)
+    watch, first, readable = StreamWatch(), exchange.take(), _is_readable(exchange)
+    watch.keep(first)
+    _refuse_start(reply, first, watch, readable)
     await reply.commit(200, _head(exchange, reply.record), sse=True)
     try:
-        await _Pump(reply, exchange).pass_on(watch.feed, seen)
+        await _pass_on(reply, exchange, first, watch.keep, watch.look)
     finally:
         reply.torn = watch.torn
     reply.record.tokens_in, reply.record.tokens_out, reply.record.tokens_per_s = watch.usage()
@@ -109,7 +107,7 @@ async def _stream(reply: Reply, exchange: Exchange, by_finish: bool) -> None:
         raise BackendBroke(_NO_MARK)
 
 
-def _refuse_start(reply: Reply, exchange: Exchange, watch: StreamWatch, readable: bool) -> None:
+def _refuse_start(reply: Reply, first: bytes, watch: StreamWatch, readable: bool) -> None:
     """Make a stream that begins with an error, or is empty, the error it should have been."""
     if reply.record.committed:
         if not readable:
@@ -117,18 +115,19 @@ def _refuse_start(reply: Reply, exchange: Exchange, watch: StreamWatch, readable
         return
     if watch.error:
         raise Relayed(watch.error, status=502, code="backend_error")
-    if not exchange.held and readable and not watch.ended(reply.dialect):
+    if not first and readable and not watch.ended(reply.dialect):
         raise BackendBroke(_NO_MARK)
 
 
 async def _plain(reply: Reply, exchange: Exchange) -> None:
     """Pass a plain answer on: judged first if it can be held whole, else as it comes."""
-    pump = _Pump(reply, exchange)
-    if await pump.collect():
-        _judge(reply, exchange, b"".join(exchange.held))
+    await exchange.halted.wait()
+    _raise_if_broken(exchange)
+    first, readable = exchange.take(), _is_readable(exchange)
+    if not exchange.is_paused:
+        _judge(reply, exchange, first)
         return
-    readable = _is_readable(exchange)
-    failure = failure_of(exchange.status, "", b"".join(exchange.held) if readable else b"", None, PHRASES)
+    failure = failure_of(exchange.status, "", first if readable else b"", None, PHRASES)
     if failure is not None:
         raise failure
     _refuse_plain(reply, exchange)
@@ -136,8 +135,8 @@ async def _plain(reply: Reply, exchange: Exchange) -> None:
     await reply.commit(
         exchange.status, _head(exchange, reply.record), length=int(length) if length else None, sse=False
     )
-    last: deque[bytes] = deque(maxlen=1)
-    await pump.pass_on(last.append)
+    last = deque([first], maxlen=1)
+    await _pass_on(reply, exchange, first, last.append, nothing)
     if exchange.by_eof and readable and "json" in _kind(exchange) and last[0].rstrip()[-1:] not in b"}]":
         raise BackendBroke("the backend's answer is cut short: it is no whole JSON")
 
@@ -186,67 +185,37 @@ def _head(exchange: Exchange, record: RequestRecord) -> "CIMultiDict[str]":
     return headers
 
 
-class _Pump:
-    """Moves the body of one exchange, and wakes the handler only for what needs a decision."""
-
-    def __init__(self, reply: Reply, exchange: Exchange) -> None:
-        self._reply = reply
-        self._exchange = exchange
-        self._turn: asyncio.Future[None] | None = None
-        exchange.on_end = self._nudge
-
-    async def collect(self) -> bool:
-        """Gather the body in `held`; False when that is not all of it, and the rest is still to come."""
-        exchange = self._exchange
-
-        def gather(data: bytes) -> None:
-            exchange.hold(data)
-            if exchange.is_paused:
-                self._nudge()
-
-        exchange.sink = gather
-        await self._until(lambda: exchange.ended or exchange.is_paused)
-        return self._ended_whole() and not exchange.is_paused
-
-    async def pass_on(self, watch: Callable[[bytes], None], seen: int = 0) -> None:
-        """Push what is held and what follows, at the client's pace; *watch* sees all but the first *seen*."""
-        exchange, held = self._exchange, self._exchange.held
-        exchange.sink = self._reply.pusher(watch, self._fill)
-        push_seen = self._reply.pusher(drop, self._fill)
-        for number, data in enumerate(held):
-            (exchange.sink if number >= seen else push_seen)(data)
-        held.clear()
+async def _pass_on(
+    reply: Reply,
+    exchange: Exchange,
+    first: bytes,
+    keep: Callable[[bytes], object],
+    look: Callable[[], None],
+) -> None:
+    """Push *first* and what follows it, at the client's pace; *keep* and *look* are as in `Reply.pusher`."""
+    await reply.write(first)
+    exchange.sink = reply.pusher(keep, look)
+    for data in exchange.held:
+        exchange.sink(data)
+    exchange.expect_much()
+    with reply.when_full(exchange.pause):
         while not exchange.ended:
             if exchange.is_paused:
-                await self._drain()
+                await _drain(reply, exchange)
                 exchange.resume()
-            await self._until(lambda: exchange.ended or exchange.is_paused)
-        self._ended_whole()
+            await exchange.halted.wait()
+    _raise_if_broken(exchange)
 
-    async def _drain(self) -> None:
-        """Wait for the client, but for no longer than the model is this request's."""
-        try:
-            async with asyncio.timeout_at(self._exchange.sent_at + self._exchange.bounds.lease_s):
-                await self._reply.drain()
-        except TimeoutError:
-            self._exchange.look(asyncio.get_running_loop().time())
 
-    def _ended_whole(self) -> bool:
-        if self._exchange.broken is not None:
-            raise self._exchange.broken
-        return self._exchange.ended
+async def _drain(reply: Reply, exchange: Exchange) -> None:
+    """Wait for the client, but for no longer than the model is this request's."""
+    try:
+        async with asyncio.timeout_at(exchange.sent_at + exchange.bounds.lease_s):
+            await reply.drain()
+    except TimeoutError:
+        exchange.look(asyncio.get_running_loop().time())
 
-    def _fill(self) -> None:
-        """Stop the backend until the client, or the handler, has caught up."""
-        if not self._exchange.is_paused:
-            self._exchange.pause()
-            self._nudge()
 
-    def _nudge(self) -> None:
-        if self._turn is not None and not self._turn.done():
-            self._turn.set_result(None)
-
-    async def _until(self, ready: Callable[[], bool]) -> None:
-        while not ready():
-            self._turn = self._exchange.first.get_loop().create_future()
-            await self._turn
+def _raise_if_broken(exchange: Exchange) -> None:
+    if exchange.broken is not None:
+        raise exchange.broken

@@ -11,17 +11,18 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable, Generator
+from typing import cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from multidict import CIMultiDict
 
-from dmap.aiohttp_insides import full
+from dmap.aiohttp_insides import Beginning, ClientConnection, nothing, write
 from dmap.config import Server
 from dmap.errors import BackendBroke, ClientStalled, DmapError
 from dmap.record import RequestRecord
 from dmap.wire.dialects import Dialect
-from dmap.wire.stream import error_record
+from dmap.wire.stream import BATCH_BYTES, error_record
 
 FLUSH_S = 2.0
 """What a client that does not read gets, at most, to take the last error before its connection is cut."""
@@ -74,7 +75,7 @@ class Reply:
         """Write a comment, which clients ignore; this commits to an event stream."""
         headers = CIMultiDict({"Content-Type": "text/event-stream; charset=utf-8"})
         await self.commit(200, headers, sse=True)
-        self._write(f": dmap: {what}\n\n".encode())
+        await self._insert(f": dmap: {what}\n\n".encode())
 
     # The answer.
 
@@ -93,7 +94,7 @@ class Reply:
             return
         if sse:
             headers.update({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        self._response = response = web.StreamResponse(status=status, headers=headers)
+        self._response = response = Beginning(status=status, headers=headers)
         response.content_length = length
         if self._request.version < (1, 1):
             response.force_close()
@@ -103,30 +104,43 @@ class Reply:
         self._writer = await response.prepare(self._request)
         self._chunked = response.headers.get("Transfer-Encoding") == "chunked"
 
-    def pusher(self, watch: Callable[[bytes], None], on_full: Callable[[], None]) -> Callable[[bytes], None]:
+    async def write(self, data: bytes) -> None:
+        """Write *data*, and the head before it if that is not out, without waiting for the client."""
+        self.record.bytes_out += len(data)
+        await self._insert(data)
+
+    def pusher(self, keep: Callable[[bytes], object], look: Callable[[], None]) -> Callable[[bytes], None]:
         """
         Return what passes one piece of the body on.  The hot path: all that can be is looked up here, once.
 
-        *watch* sees each piece; *on_full* is called while the client's buffer is over `server.buffer`.
+        It gives each piece to *keep*, and calls *look* when another `BATCH_BYTES` of them have come.
         """
-        record, is_full, write = self.record, full(self._request.protocol), self._transport().write
+        record, is_chunked, push = self.record, self._chunked, self._transport().write
+        next_look = record.bytes_out + BATCH_BYTES
 
-        def push_chunk(data: bytes) -> None:
+        def push_piece(data: bytes) -> None:
+            nonlocal next_look
             size = len(data)
-            write(b"%x\r\n%b\r\n" % (size, data))
-            record.bytes_out += size
-            watch(data)
-            if is_full():
-                on_full()
+            push(b"%x\r\n%b\r\n" % (size, data) if is_chunked else data)
+            keep(data)
+            record.bytes_out = bytes_out = record.bytes_out + size
+            if bytes_out >= next_look:
+                next_look = bytes_out + BATCH_BYTES
+                look()
 
-        def push_plain(data: bytes) -> None:
-            write(data)
-            record.bytes_out += len(data)
-            watch(data)
-            if is_full():
-                on_full()
+        return push_piece
 
-        return push_chunk if self._chunked else push_plain
+    @contextlib.contextmanager
+    def when_full(self, on_full: Callable[[], None]) -> Generator[None]:
+        """Have *on_full* called while this lasts, whenever the client's buffer goes over `server.buffer`."""
+        connection = cast(ClientConnection, self._request.protocol)
+        connection.on_full = on_full
+        try:
+            if connection.writing_paused:
+                on_full()
+            yield
+        finally:
+            connection.on_full = nothing
 
     async def drain(self) -> None:
         """
@@ -168,7 +182,7 @@ class Reply:
         if not self._is_open():
             return
         if self._sse:
-            self._write(b"\n\n" * self.torn + error_record(error, self.dialect))
+            await self._insert(b"\n\n" * self.torn + error_record(error, self.dialect))
         self._cut()
 
     def _cut(self, flush_s: float = FLUSH_S) -> None:
@@ -181,8 +195,10 @@ class Reply:
         transport.close()
         loop.call_later(flush_s, transport.abort)
 
-    def _write(self, data: bytes) -> None:
-        self._transport().write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+    async def _insert(self, data: bytes) -> None:
+        """Write what is dmap's own."""
+        assert self._writer is not None, "the body comes after the head"
+        await write(self._writer, data)
 
     def _is_open(self) -> bool:
         transport = self._request.transport

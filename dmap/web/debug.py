@@ -21,7 +21,6 @@ from aiohttp_sse import EventSourceResponse
 from multidict import MultiMapping
 
 from dmap import tasks
-from dmap.aiohttp_insides import full
 from dmap.errors import BadRequest, ClientStalled, MethodNotAllowed, Overloaded, ShuttingDown
 from dmap.events import MISSED, TYPES, Bus, Event
 from dmap.web.proxy import Proxy
@@ -162,7 +161,7 @@ class Reader:
     ) -> None:
         if request.transport is None:
             raise ConnectionResetError("the reader has left")
-        self._is_full = full(request.protocol)
+        self._protocol = request.protocol
         self._transport = request.transport
         self._transport.set_write_buffer_limits(high=BUFFER_BYTES)
         # Left to itself the kernel takes megabytes, and hours of events, before anybody notices.
@@ -183,7 +182,7 @@ class Reader:
             after += missed + seen
             if piece:
                 self._write(piece)
-            if self._is_full():
+            if self._protocol.writing_paused:
                 await self._drained(bus)
             elif after < bus.last:
                 await asyncio.sleep(0)  # there is more, but others' turn comes first

@@ -21,7 +21,7 @@ _ENDS = (b"\n\n", b"\r\n\r\n")
 _BREAK = re.compile(rb"\r?\n\r?\n")
 _KEEP = 64 * 1024
 """Of a record that comes in pieces; the marks stand at its beginning, so a longer one may lose its end."""
-_BATCH = 4 * 1024
+BATCH_BYTES = 4 * 1024
 """Bytes that are looked at together: to search each chunk by itself would cost three times as much."""
 _MOST_SUSPECTS = 1000
 """Records of one read that are decoded because they may be errors."""
@@ -49,29 +49,27 @@ class Usage(NamedTuple):
 
 
 class StreamWatch:
-    """The watch over one event stream: `feed` it all bytes in order, then ask."""
+    """
+    The watch over one event stream: `keep` all its bytes in order, `look` now and then, and ask at the end.
 
-    __slots__ = ("_before", "_cut", "_error", "_last", "_unseen", "_unseen_bytes")
+    `keep` costs next to nothing, for the bytes are kept as they are.  `look` searches them, and lets go of
+    all but the last; a look is due whenever `BATCH_BYTES` have come.
+    """
+
+    __slots__ = ("_before", "_cut", "_error", "_last", "_unseen", "keep")
 
     def __init__(self) -> None:
         self._unseen: list[bytes] = []
-        self._unseen_bytes = 0
+        self.keep = self._unseen.append
         self._cut = bytearray()
         self._before = b""
         self._last = b""
         self._error: str | None = None
 
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes.  They are kept by reference, and looked at when there are enough of them."""
-        self._unseen.append(data)
-        self._unseen_bytes += len(data)
-        if self._unseen_bytes >= _BATCH:
-            self._look()
-
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Search what was kept since the last look."""
         data = b"".join(self._unseen)
         self._unseen.clear()
-        self._unseen_bytes = 0
         if self._cut or not data.endswith(_ENDS):
             data = self._whole(data)
         if not data:
@@ -83,13 +81,13 @@ class StreamWatch:
     @property
     def error(self) -> str | None:
         """The first in-band error, if one came; it counts even when an end mark follows."""
-        self._look()
+        self.look()
         return self._error
 
     @property
     def torn(self) -> bool:
         """Whether the bytes so far end inside a record."""
-        self._look()
+        self.look()
         return bool(self._cut)
 
     def _whole(self, data: bytes) -> bytes:
@@ -135,7 +133,7 @@ class StreamWatch:
         return Usage()
 
     def _tail(self) -> list[bytes]:
-        self._look()
+        self.look()
         records = (self._before + self._last).replace(b"\r\n", b"\n").strip().rsplit(b"\n\n", _LAST)
         return [record.lstrip() for record in records[-_LAST:]]
 
