@@ -23,7 +23,7 @@ from dmap.web.visit import Visit
 from dmap.wire.dialects import Dialect
 
 MAX_HEAD_BYTES = 16 * 1024
-"""Of all header lines together; aiohttp's own limits, per line, are above."""
+"""Of all header lines together; aiohttp's own limits are per line, and higher."""
 
 _log = logging.getLogger("dmap.requests")
 _OPEN = "/health"
@@ -117,7 +117,7 @@ def _admit(proxy: Proxy, visit: Visit) -> None:
 
 
 def _admit_call(proxy: Proxy, visit: Visit) -> None:
-    """Let a request for a model in; from now on it counts for the bounds of its key."""
+    """Let in a request for a model.  From now on it counts for the bounds of its key."""
     raw = visit.request.raw_path.partition("?")[0]
     if raw not in ROUTES:
         # Never with its query, which may hold a secret.
@@ -143,7 +143,7 @@ def _refusal(record: RequestRecord, error: DmapError) -> web.Response:
 
 
 def _sign(proxy: Proxy, request: Request, response: web.StreamResponse) -> None:
-    """Put on every response who made it and for which request."""
+    """Put headers on *response* that tell who made it and for which request."""
     response.headers["Server"] = "dmap"
     response.headers["x-request-id"] = request.id
     cors.sign(request, response, proxy.config.access)

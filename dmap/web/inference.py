@@ -79,12 +79,10 @@ def _suit(path: InferenceRoute, route: Route, kind: Kind) -> None:
     if not kind.has(path.path):
         those = " or ".join(kinds_with(path.path))
         raise PathNotFound(f"{path.path} is a route of {those}; {model!r} is on a backend of {kind.name}")
-    if kind.embeds_apart and embeds and not route.embedding:
-        message = f"{model!r} makes no embeddings on its server; ask a model that is made for it"
-        raise BadRequest(message, param="model")
-    if kind.embeds_apart and route.embedding and not embeds:
-        message = f"{model!r} makes embeddings and nothing else; ask it at /v1/embeddings"
-        raise BadRequest(message, param="model")
+    if kind.embeds_apart and embeds != route.embedding:
+        lacks = "makes no embeddings on its server; ask a model that is made for it"
+        only = "makes embeddings and nothing else; ask it at /v1/embeddings"
+        raise BadRequest(f"{model!r} {lacks if embeds else only}", param="model")
 
 
 async def _serve(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: Route) -> None:

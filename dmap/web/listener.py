@@ -94,9 +94,9 @@ class Listener:
 
     def _pause(self, reason: str | None) -> None:
         """
-        Leave the others waiting for a moment, and make room for them.
+        Leave the other clients waiting for a moment, and make room for them.
 
-        The log is told once, until nobody waits any more.
+        One line is logged for as long as clients wait.
         """
         if not self._is_full:
             self._is_full = True

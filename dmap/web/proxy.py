@@ -34,9 +34,9 @@ _log = logging.getLogger(__name__)
 
 class Proxy:
     """
-    The parts of one proxy.  A reload replaces *config* and *catalog*; the others stay.
+    The parts of one proxy.  Nothing is started or asked before `running`.
 
-    Nothing is started or asked before `running`.
+    A reload replaces *config* and *catalog*; the others stay.
 
     *switchers* are those of *backends* whose models dmap can load and unload.  *devices* has the gate of each
     device and *passages* that of each backend without one; *gates* has all of them under the names that

@@ -1,4 +1,4 @@
-"""What is told of one request: its events as it goes, and at its end the one log line."""
+"""What the events and the log say of one request: an event for each step, and one line at its end."""
 
 import logging
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ def tell(bus: Bus, record: RequestRecord, event: str, fields: Mapping[str, Any])
 
 
 def ended(bus: Bus, record: RequestRecord, now: float) -> None:
-    """Tell how it ended, *now* being the loop's time: one log line and, if it was received, one event."""
+    """Tell how a request ended, at *now* (loop's time): one log line, and one event if it was let in."""
     outcome = outcome_of(record)
     fields = {
         "id": record.id,
@@ -56,7 +56,7 @@ def ended(bus: Bus, record: RequestRecord, now: float) -> None:
 
 
 def outcome_of(record: RequestRecord) -> str:
-    """Return how a request ended; an error that its backend told goes down as it is, but is no success."""
+    """Return how a request ended.  An error that the backend answered is passed on, but is no success."""
     return record.outcome or ("backend_error" if record.status >= 400 else "success")
 
 

@@ -35,7 +35,6 @@ PATHS: Mapping[str, Mapping[str, Handler]] = {
 }
 """What each path takes; `{id}` stands for any text."""
 
-
 _NAMING = [(path.partition("{id}"), methods) for path, methods in PATHS.items() if "{id}" in path]
 
 

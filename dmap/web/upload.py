@@ -28,7 +28,7 @@ async def read(visits: Visits, visit: Visit) -> bytes:
 
 
 async def _arriving(visits: Visits, visit: Visit) -> bytes:
-    """What cannot end well does not begin; but only what has arrived counts as held."""
+    """Read a body that is still on its way.  Only what has arrived counts as held."""
     request = visit.request
     visits.check(visit, request.content_length or 0)
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):

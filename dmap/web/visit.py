@@ -70,7 +70,7 @@ class Visit:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave; after `cancel` with the error given there instead of a `CancelledError`."""
+        """Leave.  After `cancel` the error given there is raised instead of a `CancelledError`."""
         self.is_open = False
         if self._ended_by is None or self._task is None:
             return
@@ -79,7 +79,7 @@ class Visit:
             raise self._ended_by from exc
 
     def cancel(self, error: DmapError) -> None:
-        """End an open request, with *error* for its client: once, the first error counts."""
+        """End an open request, with *error* for its client.  Only the first call counts."""
         if self.is_open and self._ended_by is None and self._task is not None:
             self._ended_by = error
             self._task.cancel()
