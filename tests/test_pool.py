@@ -221,6 +221,18 @@ class TestBugs:
         assert "ZeroDivisionError" in caplog.text
         await server.abandoned()
 
+    async def test_in_what_the_parser_calls(self, ask, caplog):
+        """So is one that goes through the parser, which else would tell it as the backend's fault."""
+        exchange, server = await ask()
+        exchange.headers = None
+
+        await server.write(SSE, chunk(delta("a")))
+
+        await soon(lambda: exchange.ended, 1)
+        assert isinstance(exchange.broken, Internal)
+        assert "AttributeError" in caplog.text
+        await server.abandoned()
+
     async def test_after_the_end_of_the_answer(self, ask):
         """What follows a whole answer is no part of it, and ends the connection."""
         exchange, server = await ask()
