@@ -296,8 +296,8 @@ def test_what_was_looked_at_is_let_go():
     watch, first = StreamWatch(), TEXT * 2
     alone = sys.getrefcount(first)
 
-    watch.feed(first)
-    watch.feed(TEXT)
+    watch.keep(first)
+    watch.keep(TEXT)
     kept = sys.getrefcount(first)
 
     assert watch.error is None

@@ -1,9 +1,9 @@
 """
 One request and its answer, as it comes from a backend.
 
-It owns the stream that the answer comes on until the answer is complete.  Bytes of the body are pushed into
-a callable as they arrive, in the loop's read callback: no task wakes up for a chunk.  What they mean is not
-its business; see `relay`.
+It owns the stream that the answer comes on, until the answer is complete.  Bytes of the body are pushed into
+a callable as they arrive, in the loop's read callback: no task wakes up for a chunk.  What the bytes mean is
+not its business; see `relay`.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from dmap.relay.sweep import Sweep
 HOLD_BYTES = 64 * 1024
 """What is held of a body until somebody takes it; beyond that, its stream is paused."""
 _LOOKS = 8
-"""An exchange is looked at this often per bound; silence is then noticed at most a quarter late."""
+"""How often an exchange is looked at per bound: silence is then noticed at most a quarter of it late."""
 
 
 class Stale(Exception):
-    """The server had closed the idle connection that was reused: it saw nothing of the request."""
+    """The server had closed the idle connection that was reused, and saw nothing of the request."""
 
 
 class Bounds(NamedTuple):
@@ -186,4 +186,4 @@ class Exchange:
 
 
 def drop(data: bytes) -> None:
-    """Take bytes that nobody is to see."""
+    """Drop bytes that nobody needs any more."""

@@ -14,11 +14,7 @@ from dmap.relay.sweep import Sweep
 MAX_IDLE_S = 3.5
 """LM Studio and llama-server close an idle connection after 5 s (`Keep-Alive: timeout=5`)."""
 MAX_IDLE = 256
-"""
-Idle connections kept per backend address.
-
-When many requests come at once, and more than this end together, the rest have to connect anew the next time.
-"""
+"""Idle connections kept per backend address; when more requests come at once, the others connect anew."""
 
 
 class Pool:

@@ -41,13 +41,13 @@ async def run(
     """
     Send a request to a backend and pass its answer on; returns when the backend has nothing more to say.
 
-    *where* is asked where the request goes, and *body* what it says; both once more if the idle connection
-    that it went out on had been closed by the server: that may have been restarted since, and *where* may
-    raise.  Nothing of the body is kept from `on_answer` on.
-    *on_answer* is called when the answer begins, with the model that it names, None if it names none; it may
-    raise, before anything of the answer is passed on.  *by_finish* takes a `finish_reason` for the end of a
-    stream that lacks `[DONE]`.  Raises a `DmapError` for whatever keeps the answer from being whole; when
-    cancelled, the backend is cut off at once.
+    *where* returns where the request goes, and *body* what it says; *where* may raise.  Both are called a
+    second time if the server had closed the idle connection that was used: it may have been restarted.
+    *on_answer* is called when the answer begins, with the model that it names, or None.  It may raise, before
+    anything of the answer is passed on; from then on nothing of the request's body is kept.
+
+    *by_finish* takes a `finish_reason` for the end of a stream that lacks `[DONE]`.  Raises a `DmapError` for
+    whatever keeps the answer from being whole.  When this is cancelled, the backend is cut off at once.
     """
     bounds = Bounds(reply.server.first_byte_s, reply.server.idle_s, lease_s)
 
@@ -152,14 +152,13 @@ def _judge(reply: Reply, exchange: Exchange, body: bytes) -> None:
     if failure is None and exchange.status < 400:
         _refuse_plain(reply, exchange)
     elif failure is None and reply.record.committed:
-        failure = Relayed(
-            error_of(payload) or "no reason given", status=exchange.status, code="backend_error"
-        )
+        reason = error_of(payload) or "no reason given"
+        failure = Relayed(reason, status=exchange.status, code="backend_error")
     if failure is not None:
         raise failure
     reply.record.tokens_in, reply.record.tokens_out, reply.record.tokens_per_s = usage_of(payload)
-    told = in_dialect(reply.dialect, payload, body) if exchange.status >= 400 else body
-    reply.keep(exchange.status, _head(exchange, reply.record), told)
+    body = in_dialect(reply.dialect, payload, body) if exchange.status >= 400 else body
+    reply.keep(exchange.status, _head(exchange, reply.record), body)
 
 
 def _refuse_plain(reply: Reply, exchange: Exchange) -> None:

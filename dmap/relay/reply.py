@@ -1,9 +1,9 @@
 """
 The response to one client, and its only writer.
 
-Until it is *committed*, that is until the head is out, every failure can still be told with its HTTP
-status; afterwards only as an event inside the stream, followed by a cut that no client can take for a
-clean end.  Where the bytes come from is not its business; see `relay`, its counterpart.
+Until it is *committed*, which means that its head is on the way, every failure still gets its HTTP status.
+Afterwards a failure is an event inside the stream, followed by a cut that no client can take for a clean end.
+Where the bytes come from is not its business; see `relay`, its counterpart.
 """
 
 import asyncio
@@ -25,15 +25,15 @@ from dmap.wire.dialects import Dialect
 from dmap.wire.stream import BATCH_BYTES, error_record
 
 FLUSH_S = 2.0
-"""What a client that does not read gets, at most, to take the last error before its connection is cut."""
+"""How long a client that does not read has to take the last error, before its connection is cut."""
 
 
 class Reply:
     """
     The response to *request*: `beat` or `wait` while nothing has come, `commit`, write, `end`.
 
-    `keep` replaces all of that for an answer that is small and whole; `fail` ends it badly at any time.
-    *server* holds the bounds, *record* takes the facts, *dialect* says how an error looks inside a stream.
+    `keep` replaces all of that for an answer that is small and whole; `fail` ends it with an error.
+    *server* has the bounds, *record* takes the facts, *dialect* says how an error looks inside a stream.
     """
 
     def __init__(
@@ -149,11 +149,14 @@ class Reply:
         Raises `ClientStalled` when its pauses add up to `server.client_stall_s`.
         """
         assert self._writer is not None, "nothing is buffered before the head is out"
-        clock = asyncio.get_running_loop().time
+        clock, bound_s = asyncio.get_running_loop().time, self.server.client_stall_s
         started = clock()
-        with self._stall_bound():
+        try:
             async with asyncio.timeout(self._stall_left):
                 await self._writer.drain()
+        except TimeoutError as exc:
+            reason = f"the client did not read for {bound_s:g} s in all (server.client_stall_s)"
+            raise ClientStalled(reason) from exc
         self._stall_left = max(0.0, self._stall_left - (clock() - started))
 
     # The end.
@@ -172,7 +175,7 @@ class Reply:
 
     async def fail(self, error: DmapError) -> None:
         """
-        Tell *error*: raised again while its status can still be told, else as an event, and then a cut.
+        Raise *error* again while it can still have its status; else write it as an event, and cut.
 
         A cut is never a clean end: no last chunk, fewer bytes than announced, or a reset (HTTP/1.0).
         """
@@ -209,15 +212,6 @@ class Reply:
         if transport is None:
             raise ConnectionResetError("the client has left")
         return transport
-
-    @contextlib.contextmanager
-    def _stall_bound(self) -> Generator[None]:
-        try:
-            yield
-        except TimeoutError as exc:
-            bound = self.server.client_stall_s
-            error = ClientStalled(f"the client did not read for {bound:g} s in all (server.client_stall_s)")
-            raise error from exc
 
 
 def _reset_on_close(transport: asyncio.Transport) -> None:

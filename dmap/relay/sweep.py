@@ -1,9 +1,9 @@
 """
 One timer for everything under way that has a time limit.
 
-Timers of its own for each bound of each request would cost more than its whole way through the relay.
-The bounds are seconds to minutes long, so it does to look at all that is under way now and then.  What a
-look finds, and what becomes of it, is the watched thing's business.
+A request has several bounds, and a timer for each would cost more than its whole way through the relay.
+The bounds are seconds to minutes long, so it is enough to look at everything under way now and then.  What
+a look finds, and what follows from it, is the business of the thing that is looked at.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ class Watched(Protocol):
     look_s: float
 
     def look(self, now: float) -> None:
-        """Act on what is overdue at *now*, the loop's time; it may leave the sweep by that."""
+        """Act on what is overdue at *now*, the loop's time; this may take it out of the sweep."""
 
 
 _Kind = TypeVar("_Kind", bound=Watched)
@@ -29,8 +29,8 @@ class Sweep(Generic[_Kind]):
     """
     What is under way: `add` it, and `discard` it at its end.
 
-    The timer runs as often as the most impatient of them needs it, and stops when it finds nothing to look
-    at; so a busy sweep sets one timer per round and not one per request.
+    The timer comes up as often as the most impatient thing needs, and stops when nothing is left to look at.
+    A busy sweep therefore sets one timer per round, and not one per request.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -40,7 +40,7 @@ class Sweep(Generic[_Kind]):
         self._every_s = 0.0
 
     def __iter__(self) -> Iterator[_Kind]:
-        """Iterate over what is under way now; it may leave meanwhile."""
+        """Iterate over what is under way now; things may leave meanwhile."""
         return iter(tuple(self._watched))
 
     def add(self, one: _Kind) -> None:

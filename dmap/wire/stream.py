@@ -28,10 +28,10 @@ _MOST_SUSPECTS = 1000
 _LONGEST = 2000
 """Characters of a server's error that are passed on, logged and kept."""
 _LAST = 32
-"""Records that are looked at when a stream has ended, for its end mark and its tokens."""
+"""How many of the last records are searched for the end mark and the tokens when a stream has ended."""
 
 _FASTEST = 1e6
-"""Tokens per second that are believed; it is what llama.cpp tells of an answer that took no time."""
+"""The most tokens per second that are believed; llama.cpp says this of an answer that took no time."""
 
 _MODEL = re.compile(rb'"model(?:_instance_id)?"\s*:\s*("(?:[^"\\]|\\.)*")')
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
@@ -41,7 +41,7 @@ _SUSPECT = re.compile(rb'"error"|^event: ?error', re.MULTILINE)
 
 
 class Usage(NamedTuple):
-    """What its server tells of an answer: the tokens read, those written, and how many of them per second."""
+    """What a server says of its answer: the tokens it read and wrote, and how many it wrote per second."""
 
     tokens_in: int | None = None
     tokens_out: int | None = None
@@ -185,12 +185,12 @@ def text_of(said: Any) -> str:
     try:
         text = said if isinstance(said, str) else msgspec.json.encode(said).decode()
     except RecursionError:
-        return "something nested too deep to be told"
+        return "something nested too deep to be shown"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def usage_of(payload: Any) -> Usage:
-    """Return what is told as `usage`, as LM Studio's `stats` or as llama.cpp's `timings`."""
+    """Return what *payload* says in `usage`, in LM Studio's `stats` or in llama.cpp's `timings`."""
     if not isinstance(payload, dict):
         return Usage()
     inner = payload.get("response") or payload.get("message") or payload.get("result")
@@ -212,11 +212,11 @@ def _tokens(wholes: list[dict[str, Any]]) -> tuple[int | None, int | None]:
 
 def _rate(wholes: list[dict[str, Any]]) -> float | None:
     """Find the speed of writing: of llama.cpp `predicted_per_second`, of LM Studio `tokens_per_second`."""
-    told = [whole.get(name) for whole in wholes for name in ("timings", "stats")]
-    for one in (one for one in told if isinstance(one, dict)):
-        rate = one.get("predicted_per_second", one.get("tokens_per_second"))
-        if isinstance(rate, (int, float)) and 0 < rate <= _FASTEST:
-            return float(rate)
+    for speeds in (whole.get(name) for whole in wholes for name in ("timings", "stats")):
+        if isinstance(speeds, dict):
+            rate = speeds.get("predicted_per_second", speeds.get("tokens_per_second"))
+            if isinstance(rate, (int, float)) and 0 < rate <= _FASTEST:
+                return float(rate)
     return None
 
 
@@ -251,8 +251,7 @@ def error_record(error: DmapError, dialect: Dialect) -> bytes:
     if dialect.errors == "typed":
         return _event({"type": "error", "error": {"type": inner["type"], "message": inner["message"]}})
     if dialect.errors == "flat":
-        told = {name: inner[name] for name in ("code", "message", "param")}
-        return _event({"type": "error", **told})
+        return _event({"type": "error"} | {name: inner[name] for name in ("code", "message", "param")})
     return b"data: " + json.dumps({"error": inner}).encode() + b"\n\n"
 
 

@@ -20,10 +20,11 @@ _ANSWER_MEMBERS = frozenset(("id", "object", "choices", "data", "output"))
 @dataclass(frozen=True, slots=True)
 class Phrases:
     """
-    What errors of a server say that its statuses do not.
+    What a server's error messages say that its statuses do not.
 
-    With *own_faults*, folded, one begins that is no fault of the request, though its status is 400 or 404;
-    *too_long* is in one about a prompt that does not fit; with *no_path* one begins about a wrong path.
+    A message that begins with one of *own_faults* (in `casefold`) is no fault of the request, though its
+    status is 400 or 404.  One that contains one of *too_long* is about a prompt that does not fit.  One that
+    begins with one of *no_path* is about a wrong path.
     """
 
     own_faults: tuple[str, ...] = ()
@@ -48,10 +49,10 @@ def failure_of(
     status: int, content_type: str, body: bytes, payload: Any, phrases: Phrases = NO_PHRASES
 ) -> DmapError | None:
     """
-    Return what has to be told instead of this answer; None when it can go down as it is.
+    Return what has to be said instead of this answer; None when it can go down as it is.
 
-    *payload* is `decoded(...)`; *phrases* are those of the servers that there are.  An error in OpenAI's
-    shape with a status to match goes down as it is.
+    *payload* is `decoded(...)`; *phrases* are those of all kinds of servers.  An error in OpenAI's shape goes
+    down as it is if its status matches.
     """
     if 300 <= status < 400:
         return BackendBroke(
@@ -61,20 +62,20 @@ def failure_of(
         return BackendBroke(
             f"the backend refused dmap's own credentials ({status}); see its api_key in the configuration"
         )
-    told = error_of(payload) if _is_error(payload) else None
-    if told is not None and (
-        "exceed_context" in _code(payload) or any(each in told for each in phrases.too_long)
+    message = error_of(payload) if _is_error(payload) else None
+    if message is not None and (
+        "exceed_context" in _code(payload) or any(each in message for each in phrases.too_long)
     ):
-        return Relayed(told, status=400, code="context_length_exceeded", type="invalid_request_error")
-    if status in (400, 404) and told is not None and told.casefold().startswith(phrases.own_faults):
-        return Relayed(told, status=502, code="backend_error")
+        return Relayed(message, status=400, code="context_length_exceeded", type="invalid_request_error")
+    if status in (400, 404) and message is not None and message.casefold().startswith(phrases.own_faults):
+        return Relayed(message, status=502, code="backend_error")
     if status >= 400:
-        in_shape = told is not None and isinstance(payload.get("error"), dict)
-        return None if in_shape else Relayed(told or _excerpt(body), status=status, code="backend_error")
+        in_shape = message is not None and isinstance(payload.get("error"), dict)
+        return None if in_shape else Relayed(message or _excerpt(body), status=status, code="backend_error")
     if "html" in content_type.lower():
         return BackendBroke(f"the backend answered with a web page: {_excerpt(body)}")
-    if told is not None:
-        return Relayed(told, status=_status(payload, told, phrases), code=_code(payload))
+    if message is not None:
+        return Relayed(message, status=_status(payload, message, phrases), code=_code(payload))
     if "json" in content_type.lower() and payload is None and status != 204:
         return BackendBroke("the backend's answer is cut short: it is no whole JSON")
     return None
@@ -94,11 +95,11 @@ def _is_error(payload: Any) -> bool:
     return bool(payload.get("error")) and not _ANSWER_MEMBERS & payload.keys()
 
 
-def _status(payload: dict[str, Any], told: str, phrases: Phrases) -> int:
+def _status(payload: dict[str, Any], message: str, phrases: Phrases) -> int:
     """Find the status that an error inside a 200 should have had (LM Studio's catalogue of errors)."""
     error = payload.get("error", payload)
     if not isinstance(error, dict):
-        return 404 if told.startswith(phrases.no_path) else 502
+        return 404 if message.startswith(phrases.no_path) else 502
     code = error.get("code")
     if isinstance(code, int) and 400 <= code < 600:
         return code
