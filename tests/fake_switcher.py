@@ -53,6 +53,8 @@ class FakeSwitcher:
         self.looking, self.loading, self.unloading = Step(), Step(), Step()
         self.options: list[Mapping[str, Any]] = []
         self.loaded = Loaded()
+        self.reports: int | None = None
+        """How many requests at once it says of each resident."""
         self.under_way = 0
         self.unloaded_while_serving = False
         self.two_at_once = False
@@ -68,7 +70,10 @@ class FakeSwitcher:
     async def models(self) -> Sequence[ModelInfo]:
         """Say what is resident."""
         await self.looking()
-        return [ModelInfo(model, resident=model in self.residents) for model in ("a", "b", "c", "x")]
+        residents = self.residents
+        return [
+            ModelInfo(one, resident=one in residents, parallel=self.reports) for one in ("a", "b", "c", "x")
+        ]
 
     async def load(self, model: str, options: Mapping[str, Any]) -> Loaded:
         """Load, once released."""

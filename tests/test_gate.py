@@ -98,6 +98,24 @@ class TestLease:
 
         (await second).release()
 
+    @pytest.mark.parametrize(("configured", "reported"), [(1, 4), (None, 1)])
+    async def test_parallel_of_what_was_there(
+        self, studio: FakeSwitcher, configured: int | None, reported: int
+    ) -> None:
+        """Of a model that was resident before, the owner's `parallel` counts, else what the backend says."""
+        studio.residents, studio.reports = {"a"}, reported
+        route = Route(A.key, device="gpu0", parallel=configured)
+
+        async with running_gate(studio) as gate:
+            gate.know({A.key: route}.get)
+            await gate.recheck()
+            async with gate.lease(route, "me"):
+                second = ask(gate, route)
+                await until(lambda: gate.snapshot().waiting == 1)
+            (await second).release()
+
+        assert studio.loading.calls == []
+
 
 class TestCancellation:
     async def test_while_queued(self, gate: Gate, studio: FakeSwitcher) -> None:

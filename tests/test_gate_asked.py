@@ -586,6 +586,18 @@ class TestEvents:
         assert fields["unload_s"] >= 0
         assert fields["load_s"] >= 0
 
+    async def test_of_a_switch_that_fails_before_its_load(
+        self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """What has not begun took no time."""
+        await gate.load(A, "me")
+        studio.unloading.error = RuntimeError("it will not go")
+
+        with pytest.raises(LoadFailed):
+            await gate.load(B, "me")
+
+        assert (told[-1][0], told[-1][1]["load_s"]) == ("switch.failed", 0)
+
     async def test_of_a_switch_that_is_given_up(
         self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
     ) -> None:

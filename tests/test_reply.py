@@ -58,11 +58,11 @@ class TestStall:
                 await reply.drain()
             return loop.time() - began
 
-        async with replying(work, client_stall_s=1) as (client, _, waited_s):
+        async with replying(work, client_stall_s=2) as (client, _, waited_s):
             await jammed.wait()
-            loop.call_later(0.6, client.resume)
+            loop.call_later(1.5, client.resume)
 
-            assert await asyncio.wait_for(waited_s, HERE_S) < 1.3
+            assert await asyncio.wait_for(waited_s, HERE_S) < 3.2
 
 
 class TestCut:
