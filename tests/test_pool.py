@@ -1,5 +1,7 @@
 """Which connections to a backend are kept, how long, and what becomes of those that are not."""
 
+import socket
+
 import pytest
 
 from dmap.backends import Target
@@ -95,6 +97,17 @@ class TestKept:
         await finished(again, server)
 
         assert (again.status, backend.connections) == (200, 1)
+
+    async def test_a_long_answer_is_acknowledged_seldom(self, ask):
+        """From `expect_much` on, the kernel sends no acknowledgement at each read."""
+        exchange, _ = await ask()
+        kernel = exchange.stream.transport.get_extra_info("socket")
+        before = kernel.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+
+        exchange.expect_much()
+
+        after = kernel.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+        assert (before, after) == (1, 0)
 
     async def test_after_the_end(self, ask, pool):
         """A connection whose answer ends after the pool was closed is closed too."""
