@@ -106,13 +106,15 @@ class TestLease:
         studio.residents, studio.reports = {"a"}, reported
         route = Route(A.key, device="gpu0", parallel=configured)
 
-        async with running_gate(studio) as gate:
-            gate.know({A.key: route}.get)
-            await gate.recheck()
-            async with gate.lease(route, "me"):
-                second = ask(gate, route)
-                await until(lambda: gate.snapshot().waiting == 1)
-            (await second).release()
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+        gate.know({A.key: route}.get)
+        await gate.start()
+
+        async with gate.lease(route, "me"):
+            second = ask(gate, route)
+            await until(lambda: gate.snapshot().waiting == 1)
+        (await second).release()
+        await gate.close()
 
         assert studio.loading.calls == []
 
