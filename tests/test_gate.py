@@ -540,6 +540,26 @@ class TestTruth:
         assert studio.unloading.calls == ["a"]
 
 
+async def test_a_look_during_a_switch_is_waited_for(gate: Gate, studio: FakeSwitcher) -> None:
+    """Whoever wants to know what is resident hears it after the switch under way, not before."""
+    studio.loading.hold()
+    switching = ask(gate, A)
+    await studio.loading.started.wait()
+    looks = len(studio.looking.calls)
+
+    looking = asyncio.create_task(gate.recheck())
+    studio.looking.hold()
+    studio.loading.release.set()
+    await studio.looking.started.wait()
+    is_waiting = not looking.done()
+    studio.looking.release.set()
+    await looking
+
+    assert is_waiting
+    assert len(studio.looking.calls) == looks + 1
+    (await switching).release()
+
+
 class TestAfterAFailure:
     async def test_the_device_is_looked_at(self, gate: Gate, studio: FakeSwitcher) -> None:
         """Nobody knows what a switch that failed has left behind, so that is looked at unasked."""
