@@ -67,6 +67,13 @@ class TestLease:
             assert gate.snapshot().leases == 0
             lease.release()
 
+    async def test_release_without_an_ask(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A lease that was never asked for has nothing to give back."""
+        gate.lease(A, "me").release()
+
+        async with gate.lease(A, "me"):
+            assert studio.in_use("a")
+
     async def test_is_given_back_when_the_body_raises(self, gate: Gate) -> None:
         """An exception inside the context ends the lease and goes on."""
         with pytest.raises(KeyError):
