@@ -6,6 +6,7 @@ CONFIG ?= config.yaml
 PREFIX ?= /opt/dmap
 UNITDIR ?= /etc/systemd/system
 SERVICE := DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' UNITDIR='$(UNITDIR)' PYTHON='$(PYTHON)' EXTRAS='$(EXTRAS)'
+BOUNDED := timeout --kill-after=60 3600
 
 # Some hundred tests start a program of ours; without a cache each compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -50,13 +51,13 @@ types: $(VENV)/.all ## strict type check
 check: lint types test ## what CI runs
 
 soak: $(VENV)/.all ## what takes long, minutes: campaigns against running daemons, the longest walks
-	$(BIN)/python -m pytest -m soak
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[attack]'
-	$(BIN)/python -m bench.attack
-	$(BIN)/python -m bench.fuzz --count 10000
-	$(BIN)/python -m bench.soak_lmstudio crowd --seconds 300 --pace 3
-	$(BIN)/python -m bench.soak_lmstudio kills
-	$(BIN)/python -m bench.soak_lmstudio hands
+	$(BOUNDED) $(BIN)/python -m pytest -m soak
+	$(BOUNDED) $(BIN)/python -m bench.attack
+	$(BOUNDED) $(BIN)/python -m bench.fuzz --count 10000
+	$(BOUNDED) $(BIN)/python -m bench.soak_lmstudio crowd --seconds 300 --pace 3
+	$(BOUNDED) $(BIN)/python -m bench.soak_lmstudio kills
+	$(BOUNDED) $(BIN)/python -m bench.soak_lmstudio hands
 
 mutants: $(VENV)/.all ## 300 faults of one line, and which of them the tests notice
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
