@@ -24,7 +24,7 @@ from dmap.record import RequestRecord
 from dmap.wire.dialects import Dialect
 from dmap.wire.stream import BATCH_BYTES, error_record
 
-FLUSH_S = 2.0
+FLUSH_S = 5.0
 """How long a client that does not read has to take the last error, before its connection is cut."""
 
 
