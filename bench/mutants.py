@@ -104,7 +104,7 @@ class Chosen:
         items[:] = sorted((one for one in items if self._place(one) is not None), key=self._place)
         for item in items:
             limit_s = ALONE_S + TIMES * self.seconds.get(item.nodeid, LONG_S)
-            item.add_marker(pytest.mark.timeout(limit_s), append=False)
+            item.add_marker(pytest.mark.timeout(limit_s, method="thread"), append=False)  # ends the process
 
     def _place(self, item: pytest.Item) -> Any:
         """Its place in the order: that of the test, or of its file."""

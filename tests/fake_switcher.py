@@ -55,6 +55,8 @@ class FakeSwitcher:
         self.loaded = Loaded()
         self.reports: int | None = None
         """How many requests at once it says of each resident."""
+        self.weighs: int | None = None
+        """How many bytes it says of each."""
         self.under_way = 0
         self.unloaded_while_serving = False
         self.two_at_once = False
@@ -70,10 +72,8 @@ class FakeSwitcher:
     async def models(self) -> Sequence[ModelInfo]:
         """Say what is resident."""
         await self.looking()
-        residents = self.residents
-        return [
-            ModelInfo(one, resident=one in residents, parallel=self.reports) for one in ("a", "b", "c", "x")
-        ]
+        says = {"parallel": self.reports, "size_bytes": self.weighs}
+        return [ModelInfo(one, resident=one in self.residents, **says) for one in ("a", "b", "c", "x")]
 
     async def load(self, model: str, options: Mapping[str, Any]) -> Loaded:
         """Load, once released."""

@@ -930,3 +930,13 @@ class TestOneLine:
         assert arbiter.places(0)[3].estimate_s == 10 + 3 * 5 + 10
         arbiter.configure(0, Limits(residency=1))
         assert arbiter.places(0)[3].estimate_s == 10 + 10 + 10
+
+
+def test_who_serves() -> None:
+    """A resident serves as long as it has a lease."""
+    arbiter = resident()
+
+    before = arbiter.is_serving("A")
+    arbiter.withdraw(9, "a")
+
+    assert (before, arbiter.is_serving("A")) == (True, False)

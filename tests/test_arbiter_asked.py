@@ -187,6 +187,16 @@ class TestTtl:
         arbiter.withdraw(50, "a2")
         assert arbiter.next_deadline() == 80
 
+    def test_counts_as_it_is_configured_by_now(self) -> None:
+        """Of a model that was asked for before, a look brings what the configuration says since."""
+        arbiter = found("A")
+        arbiter.submit(1, "a", "A", "ann", CHAT)
+        arbiter.withdraw(5, "a")
+
+        arbiter.observed(6, arbiter.epoch, {"A": SHORT_LIVED})
+
+        assert arbiter.next_deadline() == 35
+
     def test_spares_the_pinned(self) -> None:
         """A pinned model has no `ttl_s`."""
         arbiter = found("P", needs=Needs(size_bytes=6, pinned=True, ttl_s=30))

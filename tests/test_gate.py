@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import pytest
 
@@ -124,6 +125,20 @@ class TestLease:
         await gate.close()
 
         assert studio.loading.calls == []
+
+    @pytest.mark.parametrize(("given", "unloaded"), [(True, []), (False, ["a"])])
+    async def test_size_of_what_was_there(
+        self, studio: FakeSwitcher, given: bool, unloaded: list[str]
+    ) -> None:
+        """Of a model that was resident before, the owner's size counts, else what the backend says."""
+        studio.residents, studio.weighs = {"a"}, 6
+        gate = Gate("gpu0", Limits(max_models=2, memory_bytes=10), {"studio": studio}, Bounds(cooldown_s=0))
+        gate.know({A.key: replace(A, size_bytes=4, size_given=given)}.get)
+        await gate.start()
+
+        async with gate.lease(replace(B, size_bytes=6, size_given=True), "me"):
+            assert studio.unloading.calls == unloaded
+        await gate.close()
 
 
 class TestCancellation:
