@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from dmap.backends.registry import ROUTES
+from dmap.kinds import ROUTES
 from dmap.web.admin.orders import DeviceOrder, ModelOrder
 from dmap.wire.dialects import Dialect
 from tests.lmstudio_world import SPECS

@@ -11,8 +11,8 @@ from multidict import CIMultiDict
 
 from dmap import config
 from dmap.access import Access, Client, scope_of
-from dmap.backends.registry import ROUTES
 from dmap.errors import AccessDenied, DmapError, InvalidKey, Overloaded
+from dmap.kinds import ROUTES
 
 LAN = "192.168.1.20"
 STRANGER = "203.0.113.9"

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dmap.access import admission, quota, scope_of
-from dmap.backends.registry import ROUTES
 from dmap.config import ConfigProblem, parse
+from dmap.kinds import ROUTES
 from dmap.web.reload import reload
 from dmap.web.table import PATHS
 from tests.fakes import DONE, END, SSE, FakeBackend, answer, chat, chunk, delta, post

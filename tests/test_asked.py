@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from dmap.backends.registry import KINDS, ROUTES
 from dmap.errors import BadRequest
+from dmap.kinds import KINDS, ROUTES
 from dmap.models import ModelKey, Route
 from dmap.web.asked import Asked
 

@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel
 
 import dmap
-from dmap.backends.registry import KINDS
 from dmap.config import Config, load, warnings_of
+from dmap.kinds import KINDS
 
 EXAMPLE = Path(dmap.__file__).parent.parent / "config.example.yaml"
 ENVIRONMENT = {"SERVER_API_KEY": "sk-server", "LM_API_TOKEN": "sk-lm-1", "WEBUI_KEY_SHA256": "5e" * 32}

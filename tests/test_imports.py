@@ -19,7 +19,7 @@ from tests.test_layers import FILES, ROOT, module_of
 
 MODULES = {module_of(file): file for file in FILES if file.name != "__main__.py"}
 KINDS = {name for name in MODULES if name.count(".") == 2 and (ROOT / name[5:].replace(".", "/")).is_dir()}
-BY_NAME = {"dmap.backends.registry": {name for name in KINDS if name.startswith("dmap.backends.")}}
+BY_NAME = {"dmap.kinds": {name for name in KINDS if name.startswith("dmap.backends.")}}
 """What is imported by a name that is made at run time."""
 
 
@@ -66,7 +66,7 @@ def test_each_module_can_be_the_first():
     [
         ("dmap.wire.limits", "from dmap.wire.body import peek"),
         ("dmap.models", "from dmap.backends.trouble import trouble_of"),
-        ("dmap.backends.sections", "from dmap.backends.registry import ROUTES"),
+        ("dmap.backends.sections", "from dmap.kinds import ROUTES"),
         ("dmap.sections.section", "from dmap import config"),
         ("dmap.gate.lease", "from dmap.gate import Gate"),
     ],

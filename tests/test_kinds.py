@@ -12,7 +12,7 @@ import pytest
 
 import dmap
 from dmap.backends import Kind
-from dmap.backends.registry import KINDS
+from dmap.kinds import KINDS
 from tests.fakes import END, SSE, chunk
 from tests.process import daemon
 

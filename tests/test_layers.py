@@ -22,6 +22,7 @@ LAYERS = (
     "process",  # 1 too: the life of a child process, whatever it runs
     "sections",  # 1 too: what sections of the configuration are made of
     "backends",  # 2: each kind brings its own section
+    "kinds",  # 2 too: all kinds, found by their folders
     "config",  # 2 too: the whole file
     "state",  # 2 too: it reads its files as config does
     "access tls sockets metrics tokens",  # 3

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from dmap.backends.registry import KINDS, ROUTES
 from dmap.config import ConfigProblem, parse
 from dmap.errors import BadRequest
+from dmap.kinds import KINDS, ROUTES
 from dmap.wire.body import Call, peek
 from dmap.wire.fitting import fit
 from dmap.wire.parameters import Wording, camel, understood

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dmap.backends.registry import ROUTES
+from dmap.kinds import ROUTES
 from dmap.wire import routes
 from dmap.wire.headers import request_id, to_backend, to_client
 

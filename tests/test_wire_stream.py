@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from dmap.backends.registry import ROUTES
 from dmap.errors import BackendSlow
+from dmap.kinds import ROUTES
 from dmap.wire.dialects import Dialect
 from dmap.wire.stream import StreamWatch, error_of, error_record, usage_of
 

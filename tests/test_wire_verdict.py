@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from dmap.backends.registry import PHRASES
 from dmap.errors import BackendBroke, Relayed
+from dmap.kinds import PHRASES
 from dmap.wire.verdict import decoded, failure_of
 
 JSON = "application/json; charset=utf-8"

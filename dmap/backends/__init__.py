@@ -1,7 +1,7 @@
 """
 The model servers, whatever their kind.
 
-`base` says what dmap asks of a server, `kind` what makes a kind of servers, and `registry` has all kinds.
+`base` says what dmap asks of a server, `kind` what makes a kind of servers; `dmap.kinds` has all kinds.
 Each kind is a folder beside these: its `__init__` has the one `Kind`, and whatever is particular about such
 servers is in that folder and nowhere else.  Nobody outside names a kind, and no kind imports another.
 """

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from dmap.backends.registry import KINDS
 from dmap.config.access import AccessSection
 from dmap.config.schema import Config, ConfigProblem
+from dmap.kinds import KINDS
 from dmap.sections import Section
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")

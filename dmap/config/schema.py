@@ -8,8 +8,8 @@ from pydantic import Field, GetCoreSchemaHandler, GetPydanticSchema, ValidationI
 from pydantic_core import CoreSchema
 
 from dmap.backends import BackendSection, Kind
-from dmap.backends.registry import KINDS
 from dmap.config.access import AccessSection, Listen, is_loopback
+from dmap.kinds import KINDS
 from dmap.sections.models import Defaults, ModelSection
 from dmap.sections.section import Section
 from dmap.sections.types import Count, File, Integer, Name, Number, Seconds, Size

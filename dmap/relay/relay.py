@@ -14,8 +14,8 @@ from multidict import CIMultiDict
 
 from dmap.aiohttp_insides import nothing
 from dmap.backends import Target
-from dmap.backends.registry import PHRASES
 from dmap.errors import BackendBroke, Relayed
+from dmap.kinds import PHRASES
 from dmap.record import RequestRecord
 from dmap.relay.exchange import Bounds, Exchange, Stale
 from dmap.relay.pool import Pool

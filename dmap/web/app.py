@@ -12,8 +12,8 @@ from aiohttp import web
 
 from dmap.access import scope_of
 from dmap.aiohttp_insides import HttpServer, Request
-from dmap.backends.registry import ROUTES
 from dmap.errors import BadRequest, DmapError, EncodedBody, Internal, NotBuilt, PathNotFound
+from dmap.kinds import ROUTES
 from dmap.logfmt import logfmt
 from dmap.record import RequestRecord
 from dmap.web import cors, request_log

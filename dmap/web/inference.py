@@ -7,9 +7,9 @@ from aiohttp import web
 
 from dmap import relay
 from dmap.backends import Backend, Kind, Target
-from dmap.backends.registry import ROUTES, kinds_with
 from dmap.errors import BackendBroke, BackendDown, BadRequest, DmapError, ModelNotFound, PathNotFound
 from dmap.gate import Gate, Lease
+from dmap.kinds import ROUTES, kinds_with
 from dmap.models import Route
 from dmap.record import RequestRecord
 from dmap.relay import Reply

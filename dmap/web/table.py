@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
-from dmap.backends.registry import ROUTES
 from dmap.errors import MethodNotAllowed, PathNotFound
+from dmap.kinds import ROUTES
 from dmap.web import admin, debug, listing, metrics, status
 from dmap.web.inference import infer
 from dmap.web.proxy import Proxy

@@ -4,19 +4,19 @@ The kinds of servers that there are: every folder on the path of `dmap.backends`
 
 import importlib
 import pkgutil
-import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
+from dmap import backends
 from dmap.backends.kind import Kind
 from dmap.wire import routes
 from dmap.wire.verdict import Phrases
 
 
 def _found() -> Iterator[Kind]:
-    for module in pkgutil.iter_modules(sys.modules[__package__].__path__):
+    for module in pkgutil.iter_modules(backends.__path__):
         if module.ispkg:
-            yield importlib.import_module(f"{__package__}.{module.name}").KIND
+            yield importlib.import_module(f"{backends.__name__}.{module.name}").KIND
 
 
 def _together(phrases: Iterable[Phrases]) -> Phrases:
