@@ -98,6 +98,10 @@ def test_what_is_no_size(written):
         ("server.body_s", "0.5", 0.5),
         ("defaults.stop", "END", ("END",)),
         ("defaults.stop", "[A, B]", ("A", "B")),
+        ("defaults.temperature", "2", 2),
+        ("defaults.min_p", "0", 0),
+        ("defaults.presence_penalty", "-2", -2),
+        ("defaults.max_tokens", "1", 1),
     ],
 )
 def test_values(path, written, value):

@@ -61,12 +61,15 @@ class TestLease:
         async with gate.lease(A, "me") as lease:
             assert (lease.queue_s, lease.switch_s) == (0, 0)
 
-    async def test_release_may_come_early_and_twice(self, gate: Gate) -> None:
-        """A lease released early is over, whatever happens later."""
+    async def test_release_may_come_early_and_twice(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A lease released early is over, whatever happens later, and counts once."""
         async with gate.lease(A, "me") as lease:
             lease.release()
             assert gate.snapshot().leases == 0
             lease.release()
+
+        async with gate.lease(A, "me"):
+            assert studio.in_use("a")
 
     async def test_release_without_an_ask(self, gate: Gate, studio: FakeSwitcher) -> None:
         """A lease that was never asked for has nothing to give back."""
@@ -125,6 +128,21 @@ class TestLease:
         await gate.close()
 
         assert studio.loading.calls == []
+
+    @pytest.mark.parametrize(("given", "unloaded"), [(True, []), (False, ["a"])])
+    async def test_size_as_the_load_reports_it(
+        self, studio: FakeSwitcher, given: bool, unloaded: list[str]
+    ) -> None:
+        """Of a model that dmap loads, the owner's size counts, else what the load reports."""
+        gate = Gate("gpu0", Limits(max_models=2, memory_bytes=10), {"studio": studio}, Bounds(cooldown_s=0))
+        await gate.start()
+
+        studio.loaded = Loaded(size_bytes=6)
+        async with gate.lease(replace(A, size_bytes=4, size_given=given), "me"):
+            pass
+        async with gate.lease(replace(B, size_bytes=6, size_given=True), "me"):
+            assert studio.unloading.calls == unloaded
+        await gate.close()
 
     @pytest.mark.parametrize(("given", "unloaded"), [(True, []), (False, ["a"])])
     async def test_size_of_what_was_there(
