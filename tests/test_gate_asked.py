@@ -443,6 +443,22 @@ class TestAdopt:
         assert studio.residents == {"b"}
         await gate.close()
 
+    async def test_what_went_and_came_back_is_the_owners(self, studio: FakeSwitcher) -> None:
+        """A model that dmap loaded, that vanished, and that somebody else loads again is not dmap's."""
+        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0, adopt=False))
+        await gate.start()
+        await gate.load(A, "me")
+        studio.residents = set()
+        await gate.recheck()
+        studio.residents = {"a"}
+        await gate.recheck()
+
+        with pytest.raises(LoadFailed, match="beside what is pinned"):
+            await gate.load(B, "me")
+
+        assert studio.residents == {"a"}
+        await gate.close()
+
     async def test_may_change_with_a_reload(self, studio: FakeSwitcher) -> None:
         """What is resident is looked at again when the owner changes their mind."""
         studio.residents = {"x"}
@@ -554,6 +570,8 @@ class TestEvents:
         assert drained == ("switch.drained", {**what, "drain_s": drain_s})
         assert unloaded[0] == "switch.unloaded"
         assert unloaded[1].keys() == {"device", "model", "unload_s"}
+        assert 0 <= unloaded[1]["unload_s"] < 30
+        assert 0 <= loaded[1]["load_s"] < 30
         assert (loaded[0], loaded[1] | {"load_s": 0}) == (
             "switch.loaded",
             {"device": "gpu0", "model": "studio/b", "load_s": 0, "context_length": 4096, "parallel": 2},
