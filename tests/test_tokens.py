@@ -308,6 +308,7 @@ def test_a_question_for_both():
         (b'{"error": "Unexpected endpoint or method. (POST /tokenize)"}', None),
         (b'{"tokens": [{"id": 1, "piece": "a"}]}', None),
         (b'{"count": true}', None),
+        pytest.param(b'{"count": 3, "rest": "' + b"," * LOOK + b'"}', None, id="too much"),
         (b"[1]", None),
         (b"<html>", None),
         (b"", None),

@@ -346,3 +346,12 @@ def _by_email(body: bytes) -> list[tuple[str, bytes]]:
         for inner in message.walk()
         if not inner.is_multipart()
     ]
+
+
+def test_so_many_parts():
+    """A form has up to 64 parts; to look through more would take long."""
+    others = part("stop", b"a")
+
+    assert peek_form(part("model", b"m") + others * 63 + END, KIND).model == "m"
+    with pytest.raises(BadRequest, match="more than 64 parts"):
+        peek_form(part("model", b"m") + others * 64 + END, KIND)
