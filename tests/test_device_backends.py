@@ -60,6 +60,16 @@ async def test_reads_what_is_resident_on_all() -> None:
         reading.check([A.key, ModelKey("down", "a")])
 
 
+async def test_a_bug_in_a_backend_is_heard(caplog: pytest.LogCaptureFixture) -> None:
+    """A backend that fails by a bug of dmap's counts as silent too, and the bug is in the log."""
+    studio = FakeSwitcher()
+    studio.looking.error = KeyError("a bug")
+
+    assert (await backends_of(studio).read()).silent.keys() == {"studio"}
+
+    assert "KeyError" in caplog.text
+
+
 async def test_a_backend_that_stays_silent_is_gone() -> None:
     """Silence of `gone_s` or more is told, and forgotten with the first answer."""
     studio = FakeSwitcher()

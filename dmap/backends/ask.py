@@ -111,9 +111,10 @@ async def ask(
             return await _heard(reader, most_bytes)
         except OSError as exc:
             raise Unheard(trouble_of(exc)) from exc
+        except httptools.HttpParserCallbackError as exc:
+            raise exc.__context__ or exc from None  # it is `Unheard`, or a bug of our own
         except httptools.HttpParserError as exc:
-            cause = exc.__context__
-            raise cause if isinstance(cause, Unheard) else Unheard("what it says is not HTTP") from exc
+            raise Unheard("what it says is not HTTP") from exc
         finally:
             writer.transport.abort()
 

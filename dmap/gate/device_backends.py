@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dmap import tasks
 from dmap.backends import Loaded, ModelInfo, Switcher
-from dmap.errors import BackendDown, LoadFailed
+from dmap.errors import BackendDown, DmapError, LoadFailed
 from dmap.models import ModelKey, Route
 
 
@@ -69,6 +70,8 @@ class DeviceBackends:
         for name, answer in zip(self._switchers, answers, strict=True):
             if isinstance(answer, Exception):
                 silent[name] = answer
+                if not isinstance(answer, DmapError | OSError):
+                    tasks.report(f"models of backend {name!r}", answer)
             elif isinstance(answer, BaseException):  # its own cancellation; ours would have left gather
                 silent[name] = BackendDown(f"backend {name!r} broke off while it was asked for its models")
             else:
