@@ -15,7 +15,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from dmap.arbiter import Arbiter, Cause, Grant, Limits, Needs, Outcome, Reason, Refuse, Switch, Unload
+from dmap.arbiter import Arbiter, Cause, Grant, Limits, Needs, Outcome, Reason, Refuse, Switch
 from dmap.arbiter.policy import fits
 
 GUESS_S, LINGER, HOLD_S = 10, 1.5, 60
@@ -54,7 +54,7 @@ class Watch:
     requests: dict[int, Request] = field(default_factory=dict)
     loaded: dict[int, Needs] = field(default_factory=dict)
     leases: dict[int, set[int]] = field(default_factory=dict)
-    switch: Switch | Unload | None = None
+    switch: Switch | None = None
     wishes: dict[int, set[Cause]] = field(default_factory=dict)
     doubted: set[int] = field(default_factory=set)
     used: dict[int, float] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class Watch:
 
     def unload(self, model: int, cause: Cause = Cause.ASKED) -> None:
         """Wish a model away."""
-        if model in self.loaded or (isinstance(self.switch, Switch) and self.switch.load == model):
+        if model in self.loaded or (self.switch is not None and self.switch.load == model):
             self.wishes.setdefault(model, set()).add(cause)
         self.heard(self.arbiter.unload(self.now, model, cause))
 
@@ -132,18 +132,17 @@ class Watch:
         self.heard(self.arbiter.resume(self.now))
 
     def unload_next(self) -> None:
-        """Report the next unload of the switch under way; an `Unload` ends with its only one."""
-        if isinstance(self.switch, Unload):
-            model, self.switch = self.switch.model, None
-        else:
-            model = self.switch.unload[self.unloaded]
-            self.unloaded += 1
+        """Report the next unload of the switch under way; one without a load ends with its only one."""
+        model = self.switch.unload[self.unloaded]
+        self.unloaded += 1
+        if self.switch.load is None:
+            self.switch = None
         self.gone(model)
         self.heard(self.arbiter.unloaded(self.now, model))
 
     def refuse_to_go(self) -> None:
-        """Report that the `Unload` under way has failed: its model stays."""
-        model, self.switch = self.switch.model, None
+        """Report that the unloading under way has failed: its model stays."""
+        (model,), self.switch = self.switch.unload, None
         self.wishes.pop(model, None)
         self.used[model] = self.now
         self.heard(self.arbiter.switched(self.now, Outcome(failed="it will not go")))
@@ -221,7 +220,7 @@ class Watch:
     def heard(self, effects: list) -> None:
         """Enter the effects, asserting that each is allowed, then look at the whole."""
         if self.arbiter.switch is not self.switch:
-            if isinstance(self.switch, Switch):
+            if self.switch is not None:
                 self.wishes.pop(self.switch.load, None)
             self.switch = None
         for effect in effects:
@@ -230,10 +229,10 @@ class Watch:
                     self.grant(id)
                 case Refuse(id):
                     self.refuse(id, effect.reason)
+                case Switch(load=None):
+                    self.start_unload(effect)
                 case Switch():
                     self.start(effect)
-                case Unload():
-                    self.start_unload(effect)
         self.check_turns([effect.ticket for effect in effects if isinstance(effect, Grant)])
         self.check()
 
@@ -271,24 +270,23 @@ class Watch:
         assert fits(self.limits, [*staying, self.newest_needs(switch.load)]), "beyond the limits"
         self.switch, self.started, self.unloaded, self.cleared = switch, self.now, 0, False
 
-    def start_unload(self, unload: Unload) -> None:
+    def start_unload(self, switch: Switch) -> None:
         """Enter an unloading: the only switch, wished or overdue, of an idle resident."""
         assert self.switch is None, "two switches at once"
-        assert not self.leases[unload.model], "unloaded while serving"
-        if unload.cause is Cause.TTL:
+        (model,) = switch.unload
+        assert not self.leases[model], "unloaded while serving"
+        if switch.cause is Cause.TTL:
             assert not self.drained, "a switch on a drained device"
-            assert not self.loaded[unload.model].pinned
-            assert not self.waiting(unload.model), "unloaded for its age while somebody waits for it"
-            assert self.now >= self.spent_at(unload.model), "unloaded before its time"
+            assert not self.loaded[model].pinned
+            assert not self.waiting(model), "unloaded for its age while somebody waits for it"
+            assert self.now >= self.spent_at(model), "unloaded before its time"
         else:
-            assert unload.cause in self.wishes[unload.model], "unloaded for nobody"
-        self.switch, self.started = unload, self.now
+            assert switch.cause in self.wishes[model], "unloaded for nobody"
+        self.switch, self.started, self.unloaded = switch, self.now, 0
 
     def going(self) -> tuple[int, ...]:
         """Return what the switch under way takes out."""
-        if self.switch is None:
-            return ()
-        return self.switch.unload if isinstance(self.switch, Switch) else (self.switch.model,)
+        return self.switch.unload if self.switch is not None else ()
 
     def spent_at(self, model: int) -> float:
         """Return when a resident has been idle for too long."""
@@ -348,7 +346,7 @@ class Watch:
             assert model not in self.wishes, "wished away, idle, and still there"
             spent_at = self.spent_at(model)
             if spent_at < math.inf and not (self.drained or self.waiting(model) or self.loaded[model].pinned):
-                is_draining = self.arbiter.snapshot(self.now).switch is not None
+                is_draining = self.arbiter.snapshot(self.now).plan is not None
                 assert is_draining or self.now < spent_at, "idle for too long"
                 assert is_draining or deadline <= spent_at, "nobody will look in time"
 

@@ -114,7 +114,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 async def idle(gate: Gate) -> None:
     """Let the loop turn until no switch is under way."""
-    await until(lambda: gate.snapshot().switch is None)
+    await until(lambda: gate.snapshot().plan is None)
 
 
 def ask(gate: Gate, route: Route, client: str = "me") -> "asyncio.Task[Lease]":

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from dmap.arbiter import Arbiter, Limits, Needs, Refuse, Unload
+from dmap.arbiter import Arbiter, Limits, Needs, Refuse
 from dmap.errors import ShuttingDown
 from dmap.gate import Bounds, Gate
 from dmap.state import Activation, Saved, StateFile
@@ -47,7 +47,8 @@ class TestArbiter:
         arbiter.unload(2, "a")
         arbiter.keep(3, "a")
 
-        assert [type(effect) for effect in arbiter.withdraw(4, 1)] == [Unload]
+        (switch,) = arbiter.withdraw(4, 1)
+        assert (switch.load, switch.unload) == (None, ("a",))
 
 
 class TestGate:

@@ -15,7 +15,6 @@ from dmap.arbiter import (
     Reason,
     Refuse,
     Switch,
-    SwitchView,
 )
 
 CHAT = Needs(size_bytes=6)
@@ -376,7 +375,7 @@ class TestBudgets:
         arbiter.submit(0, "s", "S", "sue", CHAT)
         arbiter.submit(0, "b", "B", "bob", CHAT)
         arbiter.tick(60)
-        leaving = arbiter.snapshot(60).switch.unload
+        leaving = arbiter.snapshot(60).plan.victims
 
         assert leaving == ("A",)
         assert arbiter.withdraw(61, "s") == [switch("B", "S")]
@@ -618,7 +617,8 @@ class TestSnapshot:
         snapshot = arbiter.snapshot(2)
 
         assert arbiter.places(2) == {"a": Place(1, 8), "b": Place(2, 8 + 5 + 10)}
-        assert snapshot.switch == SwitchView("A", (), "unload", 0)
+        plan = snapshot.plan
+        assert (plan.load, plan.victims, plan.phase, plan.since) == ("A", (), "unload", 0)
         assert snapshot.oldest_wait_s == 2
 
     def test_a_drain_is_no_stay(self) -> None:
@@ -645,7 +645,8 @@ class TestSnapshot:
         (view,) = arbiter.snapshot(70).residents
 
         assert (view.model, view.leases, view.since, view.leaving) == ("A", 1, 8, True)
-        assert arbiter.snapshot(70).switch == SwitchView("B", ("A",), "drain", 69)
+        plan = arbiter.snapshot(70).plan
+        assert (plan.load, plan.victims, plan.phase, plan.since) == ("B", ("A",), "drain", 69)
 
     def test_estimates_an_unknown_load_by_the_others(self) -> None:
         """A model that was never loaded is expected to take what is typical of its device."""

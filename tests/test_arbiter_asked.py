@@ -1,6 +1,6 @@
 """What is asked of the arbiter beside leases: unload, drain, and to forget what nobody uses."""
 
-from dmap.arbiter import Arbiter, Cause, Grant, Limits, Needs, Outcome, Reason, Refuse, Switch, Unload
+from dmap.arbiter import Arbiter, Cause, Grant, Limits, Needs, Outcome, Reason, Refuse, Switch
 
 CHAT = Needs(size_bytes=6)
 PINNED = Needs(size_bytes=6, pinned=True)
@@ -20,7 +20,7 @@ class TestUnload:
         """A wish for an idle resident is carried out in the same step."""
         arbiter = found("A")
 
-        assert arbiter.unload(1, "A") == [Unload("A", Cause.ASKED, 0)]
+        assert arbiter.unload(1, "A") == [Switch(None, ("A",), Cause.ASKED, 0)]
         assert arbiter.unloaded(2, "A") == []
         assert arbiter.residents == frozenset()
         assert arbiter.switch is None
@@ -32,7 +32,7 @@ class TestUnload:
 
         assert arbiter.unload(2, "A") == []
         assert arbiter.submit(3, "a2", "A", "amy", CHAT) == []
-        assert arbiter.withdraw(5, "a1") == [Unload("A", Cause.ASKED, 3)]
+        assert arbiter.withdraw(5, "a1") == [Switch(None, ("A",), Cause.ASKED, 3)]
 
     def test_who_waits_for_it_has_it_loaded_again(self) -> None:
         """A ticket for a model that was unloaded causes an ordinary load."""
@@ -105,7 +105,7 @@ class TestUnload:
         arbiter.tick(10)
         arbiter.withdraw(11, "s")
 
-        assert arbiter.unload(12, "S") == [Unload("S", Cause.ASKED, 0)]
+        assert arbiter.unload(12, "S") == [Switch(None, ("S",), Cause.ASKED, 0)]
         arbiter.unloaded(13, "S")
         assert arbiter.withdraw(14, "a") == [Switch("B", ("A",), Cause.PATIENCE, 1)]
 
@@ -118,7 +118,7 @@ class TestUnload:
 
         assert arbiter.switched(8, LOADED) == [Grant("a1")]
         assert arbiter.submit(9, "a2", "A", "amy", CHAT) == []
-        assert arbiter.withdraw(10, "a1") == [Unload("A", Cause.ASKED, 8)]
+        assert arbiter.withdraw(10, "a1") == [Switch(None, ("A",), Cause.ASKED, 8)]
 
     def test_of_a_load_that_fails_is_over(self) -> None:
         """A wish does not outlive the load it was about."""
@@ -138,11 +138,8 @@ class TestUnload:
         snapshot = arbiter.snapshot(2)
 
         assert snapshot.residents[0].leaving
-        assert (snapshot.switch.load, snapshot.switch.unload, snapshot.switch.phase) == (
-            None,
-            ("A",),
-            "unload",
-        )
+        plan = snapshot.plan
+        assert (plan.load, plan.victims, plan.phase) == (None, ("A",), "unload")
         assert arbiter.places(2)["a"].estimate_s == 10
 
     def test_estimates_the_wait_for_what_is_leaving(self) -> None:
@@ -164,7 +161,7 @@ class TestTtl:
 
         assert arbiter.next_deadline() == 35
         assert arbiter.tick(34) == []
-        assert arbiter.tick(35) == [Unload("A", Cause.TTL, 0)]
+        assert arbiter.tick(35) == [Switch(None, ("A",), Cause.TTL, 0)]
 
     def test_begins_with_the_load(self) -> None:
         """A model that was loaded for somebody who left counts as used when it came."""
@@ -218,7 +215,7 @@ class TestTtl:
         arbiter.submit(1, "a", "A", "ann", SHORT_LIVED)
         arbiter.withdraw(5, "a")
 
-        assert arbiter.submit(36, "b", "B", "bob", CHAT) == [Grant("b"), Unload("A", Cause.TTL, 0)]
+        assert arbiter.submit(36, "b", "B", "bob", CHAT) == [Grant("b"), Switch(None, ("A",), Cause.TTL, 0)]
 
     def test_waits_for_a_switch(self) -> None:
         """During a switch nothing else begins; what is overdue goes after it."""
@@ -227,7 +224,7 @@ class TestTtl:
         arbiter.cleared(29)
 
         assert arbiter.tick(30) == []
-        assert arbiter.switched(37, LOADED) == [Grant("b"), Unload("A", Cause.TTL, 0)]
+        assert arbiter.switched(37, LOADED) == [Grant("b"), Switch(None, ("A",), Cause.TTL, 0)]
 
 
 class TestDrain:
@@ -269,11 +266,11 @@ class TestDrain:
         arbiter = found("A", "B", max_models=2)
         arbiter.submit(1, "a", "A", "ann", CHAT)
 
-        assert arbiter.drain(2, unload=True) == [Unload("B", Cause.DRAIN, 0)]
+        assert arbiter.drain(2, unload=True) == [Switch(None, ("B",), Cause.DRAIN, 0)]
         assert arbiter.withdraw(3, "a") == []
-        assert arbiter.unloaded(4, "B") == [Unload("A", Cause.DRAIN, 2)]
+        assert arbiter.unloaded(4, "B") == [Switch(None, ("A",), Cause.DRAIN, 2)]
         assert arbiter.unloaded(5, "A") == []
-        assert arbiter.observed(6, arbiter.epoch, {"C": CHAT}) == [Unload("C", Cause.DRAIN, 0)]
+        assert arbiter.observed(6, arbiter.epoch, {"C": CHAT}) == [Switch(None, ("C",), Cause.DRAIN, 0)]
 
     def test_what_has_not_gone_by_the_resume_stays(self) -> None:
         """A wish that came of the drain ends with it; one that somebody asked for does not."""
@@ -285,7 +282,7 @@ class TestDrain:
         arbiter.resume(3)
 
         assert arbiter.submit(4, "a2", "A", "amy", CHAT) == [Grant("a2")]
-        assert arbiter.withdraw(5, "b") == [Unload("B", Cause.ASKED, 4)]
+        assert arbiter.withdraw(5, "b") == [Switch(None, ("B",), Cause.ASKED, 4)]
 
     def test_an_unloading_that_fails_is_not_repeated(self) -> None:
         """A model that will not go is left alone."""
@@ -309,7 +306,7 @@ class TestDrain:
         arbiter.drain(1)
 
         assert arbiter.tick(100) == []
-        assert arbiter.resume(101) == [Unload("A", Cause.TTL, 0)]
+        assert arbiter.resume(101) == [Switch(None, ("A",), Cause.TTL, 0)]
 
 
 def test_a_wish_taken_back_leaves_those_of_others() -> None:
@@ -321,4 +318,4 @@ def test_a_wish_taken_back_leaves_those_of_others() -> None:
 
     assert arbiter.keep(3, "A") == []
     assert arbiter.submit(4, 2, "A", "bob", CHAT) == []
-    assert arbiter.withdraw(5, 1) == [Unload("A", Cause.OUTDATED, 4)]
+    assert arbiter.withdraw(5, 1) == [Switch(None, ("A",), Cause.OUTDATED, 4)]

@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dmap.arbiter import Cause, Limits, Needs, Outcome, Unload
+from dmap.arbiter import Cause, Limits, Needs, Outcome
 from tests.arbiter_invariants import Watch, watch
 
 MODELS = {
@@ -110,7 +110,7 @@ class Life(RuleBasedStateMachine):
     def go_on(self) -> None:
         """The switch under way takes its next step."""
         watch = self.watch
-        if isinstance(watch.switch, Unload) or watch.unloaded < len(watch.switch.unload):
+        if watch.unloaded < len(watch.switch.unload):
             watch.unload_next()
         elif not watch.cleared:
             watch.clear()
@@ -121,7 +121,7 @@ class Life(RuleBasedStateMachine):
     @rule(crowded=st.booleans())
     def fail(self, crowded: bool) -> None:
         """The switch under way fails, at whatever step it is."""
-        if isinstance(self.watch.switch, Unload):
+        if self.watch.switch.load is None:
             return self.watch.refuse_to_go()
         self.watch.finish(Outcome(failed="no", crowded=crowded and self.watch.cleared))
 

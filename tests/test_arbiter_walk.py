@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from dmap.arbiter import Arbiter, Cause, Limits, Needs, Outcome, Switch, Unload
+from dmap.arbiter import Arbiter, Cause, Limits, Needs, Outcome, Switch
 from dmap.arbiter.device import Device
 from dmap.arbiter.estimates import Averages, BackOff, Habit, Habits, Strikes
 from dmap.arbiter.fairness import Account, Ledger
@@ -82,7 +82,7 @@ def moves(walk: Walk) -> Iterator[Move]:
 def switch_moves(walk: Walk) -> Iterator[Move]:
     """Yield what the gate may report about the switch under way."""
     watch = walk.watch
-    if isinstance(watch.switch, Unload):
+    if watch.switch.load is None:
         yield lambda walk: walk.watch.unload_next()
         yield lambda walk: walk.watch.refuse_to_go()
         return
@@ -176,7 +176,6 @@ COPIED = (
     Ticket,
     Holding,
     Switch,
-    Unload,
     Plan,
     Resident,
     Habit,

@@ -555,7 +555,7 @@ class TestEvents:
         told.clear()
         task = ask(gate, B)
         unloading = asyncio.create_task(gate.unload(A.key))
-        await until(lambda: gate.snapshot().switch is not None)
+        await until(lambda: gate.snapshot().plan is not None)
         assert [name for name, _ in told] == ["switch.started"]
         asyncio.get_running_loop().call_later(0.01, lease.release)
         await unloading

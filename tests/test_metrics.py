@@ -24,7 +24,7 @@ from dmap.models import ModelKey
 from tests.fakes import DONE, END, SSE, FakeBackend, answer, chat, chunk, delta, holding, post
 
 DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
-EMPTY = Snapshot(residents=(), switch=None, waiting={}, leases=0, oldest_wait_s=0)
+EMPTY = Snapshot(residents=(), plan=None, waiting={}, leases=0, oldest_wait_s=0)
 USAGE = b'{"id": "1", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 7}}'
 
 

@@ -6,8 +6,8 @@ counterpart that carries the effects out is `dmap.gate`, and `dmap.simulate` run
 """
 
 from dmap.arbiter.core import Arbiter
-from dmap.arbiter.effects import Cause, Effect, Grant, Reason, Refuse, Switch, Unload
-from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, ResidentView, Snapshot, SwitchView
+from dmap.arbiter.effects import Cause, Effect, Grant, Reason, Refuse, Switch
+from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, ResidentView, Snapshot
 
 __all__ = [
     "Arbiter",
@@ -24,6 +24,4 @@ __all__ = [
     "ResidentView",
     "Snapshot",
     "Switch",
-    "SwitchView",
-    "Unload",
 ]

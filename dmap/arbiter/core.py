@@ -6,7 +6,7 @@ Theory of operation
 An `Arbiter` owns what is known of one device: who waits, who holds a lease, what is resident, what is
 about to change.  It has no clock, no loop and no I/O.  The world tells it of an event by calling a method
 with the time, and gets back a list of effects to carry out, in order: `Grant` and `Refuse` answer a
-ticket, `Switch` and `Unload` ask for other residents.  A method edits the state and returns what
+ticket, a `Switch` asks for other residents.  A method edits the state and returns what
 `settlement` makes of it; nothing else decides (`choice` tells it which switch comes next).  Settling twice
 at one time changes nothing the second time, so an event too many is harmless.  What depends on time alone is
 asked for by `next_deadline`: call `tick` then.
@@ -20,7 +20,7 @@ that would no longer do, is dropped.  Without a plan, an idle resident that is t
 waiting models that are not resident are looked at in the order of their turn, and the first one whose
 victims may go becomes the plan.  Each resident that is not leaving takes waiters of its own, up to its
 `parallel`: round by client (`fairness`), higher priority first, and the older a waiter the higher.  A plan
-whose victims hold no lease any more goes out as a `Switch`, or as an `Unload` if it loads nothing.
+whose victims hold no lease any more goes out as a `Switch`; it may load nothing.
 
 Most requests find their model free and nobody waiting.  Then a settlement would change nothing, and
 `submit` and `withdraw` do without it.
@@ -46,8 +46,8 @@ once.  A failed load is told to all who wait for it, and the model is refused un
 a load that failed beside others, perhaps for want of memory, is first tried once more with the device to
 itself.
 
-`unload` is a wish: its resident takes nobody from then on, and goes when its last lease has ended, by an
-`Unload` of its own or with whatever switch takes it out before.  There may be several for one resident, each
+`unload` is a wish: its resident takes nobody from then on, and goes when its last lease has ended, by a
+`Switch` of its own or with whatever switch takes it out before.  There may be several for one resident, each
 for its own cause; `keep` takes one back.  So does a resident that nobody used for its
 `ttl_s`.  For those who wait for it meanwhile it is loaded again.  A wish never holds a switch up; but an idle
 resident that is to go does not wait for the drain of others.
@@ -64,7 +64,7 @@ from collections.abc import Mapping
 
 from dmap.arbiter import admission, outlook
 from dmap.arbiter.device import Device
-from dmap.arbiter.effects import Cause, ClientId, Effect, Grant, ModelId, Reason, Switch, TicketId, Unload
+from dmap.arbiter.effects import Cause, ClientId, Effect, Grant, ModelId, Reason, Switch, TicketId
 from dmap.arbiter.settlement import Settlement
 from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, Resident, Snapshot, Ticket
 
@@ -144,7 +144,7 @@ class Arbiter:
         """
         Take back what `unload` wished for the same *cause*; what was wished for another holds.
 
-        An `Unload` that is out already goes on.
+        A switch that is out already goes on.
         """
         self._device.unwish(model, cause)
         return self._settlement.settle(now)
@@ -182,7 +182,7 @@ class Arbiter:
         return self._settlement.settle(now)
 
     def switched(self, now: float, outcome: Outcome) -> list[Effect]:
-        """Hear how the switch under way ended.  A resident that an `Unload` could not take out stays."""
+        """Hear how the switch under way ended.  A resident that was to go and could not stays."""
         plan = self._under_way()
         if plan is not None:
             wishes = self._device.end(now, plan)
@@ -235,7 +235,7 @@ class Arbiter:
         return self._device.epoch
 
     @property
-    def switch(self) -> Switch | Unload | None:
+    def switch(self) -> Switch | None:
         """The switch to be carried out now.  One whose victims still serve is not out yet."""
         plan = self._under_way()
         return plan.switch if plan is not None else None

@@ -60,29 +60,17 @@ class Refuse:
 @dataclass(frozen=True, slots=True)
 class Switch:
     """
-    Unload each of *unload*, then load *load*.
+    Unload each of *unload*, then load *load*, if it is not None.
 
-    Report `unloaded` after each unload, `cleared` before the load call, `switched` at the end.  After each
-    report `Arbiter.switch` tells whether this switch is still the one under way.
+    Report `unloaded` after each unload, `cleared` before the load call, `switched` at the end or with the
+    reason of a failure.  After each report `Arbiter.switch` tells whether this switch is still the one under
+    way: one without a load ends with its only unload.
     """
 
-    load: ModelId
+    load: ModelId | None
     unload: tuple[ModelId, ...]
     cause: Cause
     drain_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Unload:
-    """
-    Unload *model* and load nothing: a switch like any other, one at a time.
-
-    Report `unloaded` when it went, or `switched` with the reason if it did not.
-    """
-
-    model: ModelId
-    cause: Cause
-    drain_s: float
-
-
-Effect = Grant | Refuse | Switch | Unload
+Effect = Grant | Refuse | Switch

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from dmap.arbiter import choice, policy
 from dmap.arbiter.device import Device
-from dmap.arbiter.effects import ModelId, Switch, TicketId
-from dmap.arbiter.state import Place, Plan, Resident, ResidentView, Snapshot, SwitchView
+from dmap.arbiter.effects import ModelId, TicketId
+from dmap.arbiter.state import Place, Resident, ResidentView, Snapshot
 
 OVERDUE = 0.5
 """What is left of an answer is this share of the average at the least, however long it has run."""
@@ -22,7 +22,7 @@ def snapshot(now: float, device: Device) -> Snapshot:
     oldest = device.waiters.oldest()
     return Snapshot(
         tuple(_resident(device, resident) for resident in device.residents.values()),
-        _switch(device.plan),
+        device.plan,
         len(device.waiters),
         len(device.leases),
         now - oldest.since if oldest else 0,
@@ -174,12 +174,3 @@ def _resident(device: Device, resident: Resident) -> ResidentView:
     leaving = device.is_leaving(resident.model)
     waiting = device.waiters.count(resident.model)
     return ResidentView(resident.model, resident.leases, waiting, resident.since, leaving)
-
-
-def _switch(plan: Plan | None) -> SwitchView | None:
-    if plan is None:
-        return None
-    if plan.switch is None:
-        return SwitchView(plan.load, plan.victims, "drain", plan.since)
-    unload = plan.switch.unload if isinstance(plan.switch, Switch) else plan.victims
-    return SwitchView(plan.load, unload, "load" if plan.loading else "unload", plan.since)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from dmap.arbiter import choice, outlook
 from dmap.arbiter.device import Device
-from dmap.arbiter.effects import Cause, Effect, Grant, ModelId, Reason, Refuse, Switch, Unload
+from dmap.arbiter.effects import Cause, Effect, Grant, ModelId, Reason, Refuse, Switch
 from dmap.arbiter.state import Outcome, Plan, Resident, Ticket
 
 
@@ -132,14 +132,12 @@ class Settlement:
         plan, residents = self._device.plan, self._device.residents
         if plan is None or plan.switch is not None:
             return
-        unload = tuple(model for model in plan.victims if model in residents)
-        if any(residents[model].leases for model in unload):
+        plan.victims = tuple(model for model in plan.victims if model in residents)
+        if any(residents[model].leases for model in plan.victims):
             return
-        plan.started, drain_s = now, now - plan.since
-        if plan.load is None:
-            plan.switch = Unload(plan.victims[0], plan.cause, drain_s)
-        else:
-            plan.switch = Switch(plan.load, unload, plan.cause, drain_s)
-            self._device.learn_stays(now, unload)
+        plan.started = now
+        plan.switch = Switch(plan.load, plan.victims, plan.cause, now - plan.since)
+        if plan.load is not None:
+            self._device.learn_stays(now, plan.victims)
         self._device.epoch += 1
         self.effects.append(plan.switch)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from dmap.arbiter.effects import Cause, ClientId, ModelId, Switch, TicketId, Unload
+from dmap.arbiter.effects import Cause, ClientId, ModelId, Switch, TicketId
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +113,16 @@ class Plan:
     cause: Cause
     since: float
     started: float = 0
-    switch: Switch | Unload | None = None
+    switch: Switch | None = None
     loading: bool = False
     abandoned_by: ClientId | None = None
+
+    @property
+    def phase(self) -> str:
+        """What is being done: `drain`, `unload` or `load`."""
+        if self.switch is None:
+            return "drain"
+        return "load" if self.loading else "unload"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +149,6 @@ class ResidentView:
 
 
 @dataclass(frozen=True, slots=True)
-class SwitchView:
-    """The switch under way: *phase* is `drain`, `unload` or `load`; *load* None if it only unloads."""
-
-    load: ModelId | None
-    unload: tuple[ModelId, ...]
-    phase: str
-    since: float
-
-
-@dataclass(frozen=True, slots=True)
 class Snapshot:
     """
     The arbiter at one moment; cheap, however many wait.
@@ -160,7 +157,7 @@ class Snapshot:
     """
 
     residents: tuple[ResidentView, ...]
-    switch: SwitchView | None
+    plan: Plan | None
     waiting: int
     leases: int
     oldest_wait_s: float

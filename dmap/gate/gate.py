@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from dmap.arbiter import Effect, Grant, Limits, Needs, Refuse, Snapshot, Switch, Unload
+from dmap.arbiter import Effect, Grant, Limits, Needs, Refuse, Snapshot, Switch
 from dmap.backends import Loaded, Switcher
 from dmap.errors import DmapError, WaitExpired
 from dmap.gate.device_backends import Bounds, DeviceBackends
@@ -134,7 +134,7 @@ class Gate:
         `unload` does.
         """
         key, switch = route.key, self._arbiter.switch
-        if isinstance(switch, Switch) and switch.load == key:  # with the options of whoever asked first
+        if switch is not None and switch.load == key:  # with the options of whoever asked first
             async with self.lease(route, client, priority, name):
                 pass
         if key in self._arbiter.residents and not self._backends.satisfies(key, route):
@@ -232,7 +232,7 @@ class Gate:
                     self._answer(ticket, None)
                 case Refuse(ticket):
                     self._answer(ticket, effect)
-                case Switch() | Unload():
+                case Switch():
                     self._upkeep.switch()
         self._log.heed(self._live.now(), None if self._closed else self._arbiter.plan)
         if self._unloads:

@@ -76,7 +76,7 @@ class Knowledge:
             if key.backend not in reading.silent:
                 del self.got[key]
 
-    def _is_stray(self, key: ModelKey, wanted: ModelKey) -> bool:
+    def _is_stray(self, key: ModelKey, wanted: ModelKey | None) -> bool:
         if key in self._arbiter.residents or self._is_foreign(key):
             return False
         return key != wanted or not self._backends.satisfies(key, self.route(key))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from dmap.arbiter import Arbiter, Place, Switch
+from dmap.arbiter import Arbiter, Place
 from dmap.gate.lease import Lease
 from dmap.models import ModelKey
 
@@ -68,6 +68,6 @@ class QueueView:
         if self._arbiter.drained:
             return "drain"
         if (switch := self._arbiter.switch) is not None:
-            return f"switch to {switch.load}" if isinstance(switch, Switch) else "unload"
+            return "unload" if switch.load is None else f"switch to {switch.load}"
         residents = self._arbiter.residents
         return "parallel" if lease.seat in residents else ", ".join(sorted(map(str, residents)))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dmap.arbiter import Plan, Switch
+from dmap.arbiter import Plan
 from dmap.backends import Loaded
 from dmap.logfmt import logfmt
 from dmap.models import ModelKey
@@ -127,12 +127,11 @@ class Report:
         if self._outcome == "given_up":
             drain_s = self._drain_s if self.is_out else now - self.plan.since
             self._event("switch.cancelled", model=str(self.model), **(what | {"drain_s": drain_s}))
-        if (switch := self.plan.switch) is None:
+        if not self.is_out:
             return
-        gone = switch.unload if isinstance(switch, Switch) else (switch.model,)
         line = {
             "device": self._device,
-            "unload": ",".join(map(str, gone)) or "-",
+            "unload": ",".join(map(str, self.plan.victims)) or "-",
             "load": "-" if self.plan.load is None else self.model,
             **what,
             "outcome": self._outcome,

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dmap import tasks
-from dmap.arbiter import Cause, Needs, Outcome, Switch, Unload
+from dmap.arbiter import Cause, Needs, Outcome, Switch
 from dmap.errors import BackendBroke, BackendDown
 from dmap.gate.device_backends import DeviceBackends, Reading
 from dmap.gate.knowledge import Knowledge
@@ -78,12 +78,12 @@ class Upkeep:
             self._switching = None
         self._start_look()
 
-    async def _outcome(self, switch: Switch | Unload, report: Report) -> Outcome | None:
+    async def _outcome(self, switch: Switch, report: Report) -> Outcome | None:
         """Carry *switch* out.  Return None if the arbiter has heard of its end, or gave it up on the way."""
         try:
-            if isinstance(switch, Switch):
+            if switch.load is not None:
                 return await self._exchange(switch, report)
-            await self._unload(switch.model, report)
+            await self._unload(switch.unload[0], report)
             return None
         except Exception as exc:
             return self._failure(switch, exc, report)
@@ -101,7 +101,7 @@ class Upkeep:
                 return None
         await self._backends.cool_down()
         self._live.say(arbiter.cleared)
-        return await self._load(switch.load, report) if arbiter.switch is switch else None
+        return await self._load(report) if arbiter.switch is switch else None
 
     async def _unload(self, key: ModelKey, report: Report) -> None:
         began = self._live.now()
@@ -111,8 +111,8 @@ class Upkeep:
         report.unloaded(key, self._live.now() - began)
         self._live.say(self._live.arbiter.unloaded, key)
 
-    async def _load(self, key: ModelKey, report: Report) -> Outcome:
-        report.loading_since = self._live.now()
+    async def _load(self, report: Report) -> Outcome:
+        report.loading_since, key = self._live.now(), report.model
         route = self._known.route(key)
         assert route is not None, "nothing is loaded that nobody has asked for"
         loaded = self._known.got[key] = await self._backends.load(key, route.load)
@@ -121,13 +121,13 @@ class Upkeep:
         size = None if route.size_given else loaded.size_bytes
         return Outcome(size_bytes=size, parallel=loaded.parallel)
 
-    def _failure(self, switch: Switch | Unload, exc: Exception, report: Report) -> Outcome:
+    def _failure(self, switch: Switch, exc: Exception, report: Report) -> Outcome:
         cause, is_down = str(exc) or type(exc).__name__, isinstance(exc, (BackendDown, OSError))
         report.failed(self._live.now(), cause)
-        if isinstance(switch, Unload):
-            text = f"could not unload {switch.model} on {self._live.name!r}: {cause}"
+        if switch.load is None:
+            text = f"could not unload {report.model} on {self._live.name!r}: {cause}"
             error = BackendDown(text, retry_after_s=5) if is_down else BackendBroke(text)
-            self._known.stuck[switch.model] = error
+            self._known.stuck[report.model] = error
         elif is_down:
             self._known.down.add(switch.load)
         else:

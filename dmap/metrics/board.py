@@ -211,7 +211,7 @@ def _gauges(devices: Mapping[str, Snapshot], now: float) -> Iterator[Metric]:
     yield of(
         "dmap_switch_under_way_seconds",
         "How long the switch under way takes by now, 0 without one",
-        lambda view: now - view.switch.since if view.switch is not None else 0.0,
+        lambda view: now - view.plan.since if view.plan is not None else 0.0,
     )
     yield of("dmap_drained", "1 while the device serves nobody", lambda view: float(view.drained))
     yield _resident_leases(devices)

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from dmap import __version__
-from dmap.arbiter import SwitchView
+from dmap.arbiter import Plan
 from dmap.gate import Gate
 from dmap.models import ModelKey
 from dmap.web.proxy import Proxy
@@ -82,7 +82,7 @@ def state(gate: Gate, may: _May = lambda model: True) -> dict[str, Any]:
     return {
         "drained": view.drained,
         "residents": _names((resident.model for resident in view.residents), may),
-        "switch": _switch(view.switch, may),
+        "switch": _switch(view.plan, may),
         "waiting": view.waiting,
         "leases": view.leases,
         "oldest_wait_s": round(view.oldest_wait_s, 3),
@@ -118,15 +118,15 @@ def _residents(gate: Gate) -> list[dict[str, Any]]:
     ]
 
 
-def _switch(switch: SwitchView | None, may: _May) -> dict[str, Any] | None:
+def _switch(plan: Plan | None, may: _May) -> dict[str, Any] | None:
     """Describe the switch under way, if there is one; `load` is None where it only unloads."""
-    if switch is None:
+    if plan is None:
         return None
     return {
-        "load": str(switch.load) if switch.load is not None and may(switch.load) else None,
-        "unload": _names(switch.unload, may),
-        "phase": switch.phase,
-        "for_s": round(asyncio.get_running_loop().time() - switch.since, 3),
+        "load": str(plan.load) if plan.load is not None and may(plan.load) else None,
+        "unload": _names(plan.victims, may),
+        "phase": plan.phase,
+        "for_s": round(asyncio.get_running_loop().time() - plan.since, 3),
     }
 
 
