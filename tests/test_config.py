@@ -315,7 +315,7 @@ def test_a_load_that_may_work(backend, options):
 def test_a_parameter_in_two_spellings():
     """One parameter in two spellings is an error: nobody could tell which one is meant."""
     assert problems_of(A + "defaults: {max_tokens: 5, maxTokens: 6}") == [
-        "defaults: maxTokens says the same as another key here"
+        "defaults.maxTokens: no such key, or a second spelling of one"
     ]
 
 

@@ -203,7 +203,7 @@ def _said(error: Any) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
     last = str(where[-1]) if where else ""
     if error["type"] == "extra_forbidden":
-        return f"{path}: no such key"
+        return f"{path}: no such key" + ("" if last.islower() else ", or a second spelling of one")
     if error["type"] == "union_tag_invalid":
         return f"{path}.kind: {error['ctx']['tag']!r} is not built; there are: {', '.join(KINDS)}"
     if error["type"] == "union_tag_not_found":

@@ -5,7 +5,7 @@ Each kind of backend has a section of its own, which is made of these.  `dmap.co
 together.
 """
 
-from dmap.sections.models import Defaults, Load, ModelSection, in_snake
+from dmap.sections.models import Defaults, Load, ModelSection, Spelled
 from dmap.sections.section import Section
 
-__all__ = ["Defaults", "Load", "ModelSection", "Section", "in_snake"]
+__all__ = ["Defaults", "Load", "ModelSection", "Section", "Spelled"]

@@ -3,34 +3,45 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasGenerator,
+    AliasPath,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+)
 
 from dmap.sections.section import Section
 from dmap.sections.types import Count, File, Guarded, Integer, Name, Number, Seconds, Size, several
-from dmap.wire.parameters import BOUNDS
+from dmap.wire.parameters import BOUNDS, camel
+
+_OTHERS = {
+    "max_tokens": ("max_completion_tokens", "max_output_tokens"),
+    "stop": ("stop_strings",),
+    "offload_kv_cache_to_gpu": ("offload_kv_cache",),
+}
+"""Other words for parameters and for options of a load, by ours."""
 
 
-def snake(name: str) -> str:
-    """Return *name*, perhaps in camelCase, as `snake_case`."""
-    return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
+def _spellings(name: str) -> AliasChoices:
+    names = (name, *_OTHERS.get(name, ()))
+    return AliasChoices(*names, *map(camel, names))
 
 
-def in_snake(values: Any, others: dict[str, str]) -> Any:
-    """Take keys in camelCase too, and *others* for what they mean; one key in two spellings is an error."""
-    if not isinstance(values, dict):
-        return values
-    found: dict[Any, Any] = {}
-    for name, value in values.items():
-        plain = snake(name) if isinstance(name, str) else name
-        plain = others.get(plain, plain)
-        if plain in found:
-            raise ValueError(f"{name} says the same as another key here")
-        found[plain] = value
-    return found
+class Spelled(Section):
+    """
+    A section whose keys may also be in camelCase, and some in other words.
+
+    One key in two spellings is an error.  A problem is told at the key as it was written.
+    """
+
+    model_config = ConfigDict(alias_generator=AliasGenerator(validation_alias=_spellings))
 
 
-class Defaults(Section):
-    """Parameters injected where a request has none of its own; keys may also be in camelCase."""
+class Defaults(Spelled):
+    """Parameters injected where a request has none of its own."""
 
     temperature: Annotated[Number | None, Field(**BOUNDS["temperature"])] = None
     top_p: Annotated[Number | None, Field(**BOUNDS["top_p"])] = None
@@ -45,14 +56,11 @@ class Defaults(Section):
     reasoning_effort: str | None = None
     stream: bool | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _spelled(cls, values: Any) -> Any:
-        return in_snake(values, SAME_PARAMETERS)
-
 
 def _share(value: Any) -> Any:
-    """Read a part of the layers, if it is given; YAML takes a bare `off` for false."""
+    """Read a part of the layers, also out of `{ratio, layers}`; YAML takes a bare `off` for false."""
+    if isinstance(value, dict) and value and value.keys() <= {"ratio", "layers"}:
+        value = value.get("ratio")
     if value is None:
         return None
     if value is False or value in ("off", "max"):
@@ -66,29 +74,21 @@ def _share(value: Any) -> Any:
     return share
 
 
-SAME_OPTIONS = {"offload_kv_cache": "offload_kv_cache_to_gpu"}
-SAME_PARAMETERS = {
-    "stop_strings": "stop",
-    "max_completion_tokens": "max_tokens",
-    "max_output_tokens": "max_tokens",
-}
-"""Other words for options of a load, and for parameters, with ours."""
-
-
 def _strippable(name: str) -> str:
     """Read a field's name in camelCase, too."""
-    name = snake(name)
+    name = re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
     if not name or name == "model":
         raise ValueError("not a field that a request can do without")
     return name
 
 
 Parameter = Annotated[str, AfterValidator(_strippable)]
+_GPU_LAYERS = AliasChoices("gpu_layers", "gpuLayers", AliasPath("gpu", "layers"))
 
 
-class Load(Section):
+class Load(Spelled):
     """
-    How a model is loaded; keys may also be in camelCase.
+    How a model is loaded.
 
     The section of each kind knows which of them its servers take (`BackendSection.refuses`).
     """
@@ -99,26 +99,13 @@ class Load(Section):
     num_experts: Count | None = None
     offload_kv_cache_to_gpu: bool | None = None
     gpu: Annotated[Literal["off", "max"] | float | None, BeforeValidator(_share)] = None
-    gpu_layers: Integer | None = Field(default=None, ge=0)
+    gpu_layers: Integer | None = Field(default=None, ge=0, validation_alias=_GPU_LAYERS)
     cpu_threads: Count | None = None
     rope_frequency_base: Number | None = Field(default=None, ge=0)
     rope_frequency_scale: Number | None = Field(default=None, ge=0)
     parallel: Count | None = None
     ttl_s: Count | None = None
     identifier: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]{0,127}$")] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spelled(cls, values: Any) -> Any:
-        """Take LM Studio's own `gpu: {ratio, layers}` apart, too."""
-        values = in_snake(values, SAME_OPTIONS)
-        gpu = values.get("gpu") if isinstance(values, dict) else None
-        if not isinstance(gpu, dict):
-            return values
-        if not gpu or gpu.keys() - {"ratio", "layers"}:
-            return values  # the problem is then reported for `gpu`, beside all others
-        parts = {"gpu": gpu.get("ratio"), "gpu_layers": gpu.get("layers")}
-        return values | {name: value for name, value in parts.items() if value is not None or name == "gpu"}
 
 
 class ModelSection(Section):

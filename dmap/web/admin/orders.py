@@ -3,15 +3,13 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AliasChoices, Field, ValidationError
 
 from dmap.errors import BodyTooLarge, Invalid
 from dmap.logfmt import logfmt
-from dmap.sections import Defaults, Load, in_snake
-from dmap.sections.models import SAME_OPTIONS, SAME_PARAMETERS
+from dmap.sections import Defaults, Load, Spelled
 from dmap.web import upload
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
@@ -20,24 +18,13 @@ _log = logging.getLogger("dmap.admin")
 
 MAX_ORDER_BYTES = 64 * 1024
 
-_JSON = TypeAdapter[Any](Any)
-_OTHERS = {"model": "model_key", **SAME_PARAMETERS, **SAME_OPTIONS}
-"""Other words for our fields, as `Order`, `Defaults` and `Load` take them."""
 
-
-class Order(BaseModel):
+class Order(Spelled):
     """
     One order, by itself without fields.
 
     It takes no unknown fields: a client must not believe that dmap did what one says.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _spelled(cls, values: Any) -> Any:
-        return in_snake(values, {"model": "model_key"})
 
 
 class ModelOrder(Order):
@@ -49,7 +36,9 @@ class ModelOrder(Order):
     None means yes, unless the model makes embeddings.
     """
 
-    model_key: str = Field(min_length=1, max_length=256)
+    model_key: str = Field(
+        min_length=1, max_length=256, validation_alias=AliasChoices("model_key", "modelKey", "model")
+    )
     activate: bool | None = None
     default_inference: Defaults | None = None
     load_config: Load | None = None
@@ -75,12 +64,12 @@ async def read_order(proxy: Proxy, visit: Visit, kind: type[T]) -> T:
     if len(body) > MAX_ORDER_BYTES:
         raise BodyTooLarge(f"an order is at most {MAX_ORDER_BYTES} bytes")
     try:
-        order = kind.model_validate_json(body or b"{}")
+        # Python's own decoder can tell that a key is there twice.
+        return kind.model_validate(json.loads(body or b"{}", object_pairs_hook=_once))
     except ValidationError as exc:
-        raise Invalid(_problems(exc.errors(), body)) from exc
-    # pydantic takes the last of two equal keys.  Numbers are not converted: Python bounds their digits.
-    json.loads(body or b"{}", object_pairs_hook=_once, parse_int=str)
-    return order
+        raise Invalid([_problem(error) for error in exc.errors()]) from exc
+    except (ValueError, RecursionError) as exc:
+        raise Invalid([f"the body: not JSON: {exc}"]) from exc
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -91,28 +80,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _problems(errors: Sequence[Any], body: bytes) -> list[str]:
-    """List what is wrong, each with its place as *body* spells it.  What is no JSON has no places."""
-    has_places = any(error["loc"] for error in errors)
-    order = _JSON.validate_json(body or b"{}") if has_places else None
-    return [_problem(error, order) for error in errors]
-
-
-def _problem(error: Any, order: Any) -> str:
-    path = ".".join(_as_written(error["loc"], order)) or "the body"
-    is_unknown = error["type"] == "extra_forbidden"
-    return f"{path}: {'no such field' if is_unknown else error['msg'].removeprefix('Value error, ')}"
-
-
-def _as_written(place: Iterable[str | int], order: Any) -> Iterator[str]:
-    """Yield the steps to *place*, which is in our spelling, in that of the *order*."""
-    for step in place:
-        fields = order if isinstance(order, dict) else {}
-        as_it_is = "gpu.layers" if step == "gpu_layers" else str(step)  # `Load` takes `gpu` apart
-        written = (name for name in fields if in_snake({name: None}, _OTHERS) == {step: None})
-        name = next(written, as_it_is)
-        yield name
-        order = fields.get(name)
+def _problem(error: Any) -> str:
+    """Write one of pydantic's errors as `path: what is wrong`, the path as the order spells it."""
+    path = ".".join(map(str, error["loc"])) or "the body"
+    if error["type"] == "extra_forbidden":
+        return f"{path}: no such field, or a second spelling of one"
+    if error["type"] == "model_type":
+        return f"{path}: must be an object"
+    return f"{path}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def note(visit: Visit, action: str, **fields: Any) -> None:
