@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dmap.kinds import ROUTES
 from dmap.wire.body import peek
 from dmap.wire.shape import check_shape
 
@@ -64,7 +65,7 @@ SCHEMAS = [
 def accepted(path, body):
     """Read *body* as a request for *path*; return what it would need a permit for."""
     call = peek(body)
-    check_shape(path, call.fields)
+    check_shape(ROUTES[path].contents, call.fields)
     return call.needs
 
 

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from dmap.config import ConfigProblem
 from dmap.errors import ContextExceeded
+from dmap.kinds import ROUTES
 from dmap.models import ModelKey, Route
 from dmap.web.context import ContextGuard
 from dmap.web.reload import reload
@@ -432,7 +433,7 @@ class Taught:
 
     def see(self, *texts):
         for text in texts:
-            self.guard.learn(self.route, CHAT, call(text), self.read(text))
+            self.guard.learn(self.route, ROUTES[CHAT], call(text), self.read(text))
         return self
 
     def refuses(self, text):
@@ -441,7 +442,7 @@ class Taught:
 
 def refuses(guard, route, text):
     try:
-        asyncio.run(guard.check(route, CHAT, call(text)))
+        asyncio.run(guard.check(route, ROUTES[CHAT], call(text)))
     except ContextExceeded:
         return True
     return False

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from dmap.config import ConfigProblem
 from dmap.demo.vocabulary import KITCHEN, SEA, Vocabulary
+from dmap.kinds import ROUTES
 from dmap.tokens import ENOUGH, LEAST, LONGEST, WordBound, counters, units
 from dmap.wire.body import peek
 from dmap.wire.prompt import LOOK, count_of, prompt_of, question
@@ -69,7 +70,7 @@ def chat(*messages, **fields):
 
 def prompt_in(path, body):
     """Return the prompt in a *body*, or None."""
-    return prompt_of(path, peek(body).fields)
+    return prompt_of(ROUTES[path].contents, peek(body).fields)
 
 
 def said_before(text):
@@ -291,8 +292,8 @@ def test_any_json_is_read(value):
 def test_a_question_for_both():
     """llama.cpp's server finds the texts in `content`, vLLM in `messages`, or else in `prompt`."""
     turns = [user("a"), user([{"type": "text", "text": "b"}, {"type": "image_url", "image_url": {}}])]
-    chatted = json.loads(question("m", CHAT, prompt_in(CHAT, chat(*turns))))
-    plain = json.loads(question("m", "/v1/completions", prompt_in("/v1/completions", b'{"prompt": "a"}')))
+    chatted = json.loads(question("m", prompt_in(CHAT, chat(*turns))))
+    plain = json.loads(question("m", prompt_in("/v1/completions", b'{"prompt": "a"}')))
 
     assert (chatted["content"], chatted["messages"]) == (["a", "b"], [user("a"), user("b")])
     assert (plain["model"], plain["content"], plain["prompt"]) == ("m", ["a"], "a")

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from dmap.errors import BadRequest
+from dmap.kinds import ROUTES
 from dmap.wire.body import peek
-from dmap.wire.routes import ROUTES
 from dmap.wire.shape import check_shape
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
@@ -14,7 +14,7 @@ MESSAGES, EMBEDDINGS, RERANK = "/v1/messages", "/v1/embeddings", "/v1/rerank"
 
 
 def check(path, **fields):
-    check_shape(path, peek(json.dumps({"model": "m", **fields}).encode()).fields)
+    check_shape(ROUTES[path].contents, peek(json.dumps({"model": "m", **fields}).encode()).fields)
 
 
 @pytest.mark.parametrize(

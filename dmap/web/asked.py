@@ -59,7 +59,7 @@ class Asked:
             strip=route.strip,
         )
         check_permits(read.needs, route.permit | permits, route.strip)
-        check_shape(self.path.path, read.fields)
+        check_shape(self.path.contents, read.fields)
         self._calls[route.key], self.stream = call, call.stream
         self.sample = call if self.size <= SAMPLE_BYTES else None
         return call

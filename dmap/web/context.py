@@ -21,6 +21,7 @@ from dmap.tokens import TokenCounter, WordBound, units
 from dmap.web.beside import beside
 from dmap.wire.body import Call
 from dmap.wire.prompt import LOOK, Prompt, count_of, prompt_of, question
+from dmap.wire.routes import InferenceRoute
 
 COUNT_S = 5.0
 """How long a request waits for its turn to be counted, and again for a backend's count; then it goes on."""
@@ -52,7 +53,7 @@ class ContextGuard:
         self._bounds: dict[ModelKey, WordBound] = {}
         self._threads = asyncio.Semaphore(COUNTS)
 
-    async def check(self, route: Route, path: str, call: Call) -> None:
+    async def check(self, route: Route, path: InferenceRoute, call: Call) -> None:
         """
         Refuse *call*, a request for *path* as the backend shall have it, if its prompt cannot fit.
 
@@ -62,7 +63,7 @@ class ContextGuard:
         context, size = route.context_length, len(call.body)
         if context is None or size <= context:
             return
-        prompt = await beside(size, functools.partial(prompt_of, path, call.fields))
+        prompt = await beside(size, functools.partial(prompt_of, path.contents, call.fields))
         if prompt is None or prompt.size <= context:
             return
         count = await self._exact(route.key, path, call, prompt)
@@ -74,7 +75,7 @@ class ContextGuard:
             reason = f"the prompt has {least}{count:,} tokens, more than the context of {context:,}"
             raise ContextExceeded(f"{reason} that {route.key.model!r} has", param=prompt.param)
 
-    def learn(self, route: Route, path: str, call: Call, tokens: int | None) -> None:
+    def learn(self, route: Route, path: InferenceRoute, call: Call, tokens: int | None) -> None:
         """
         Compare the *tokens* that were read for an answer with the words of its request, *call*.
 
@@ -85,11 +86,11 @@ class ContextGuard:
         if not tokens or context is None or len(call.body) > context:
             return
         bound = self._bounds.setdefault(route.key, WordBound())
-        prompt = None if bound.settled else prompt_of(path, call.fields)
+        prompt = None if bound.settled else prompt_of(path.contents, call.fields)
         if prompt is not None:
             bound.see(prompt.ids + units(prompt.texts), tokens)
 
-    async def _exact(self, key: ModelKey, path: str, call: Call, prompt: Prompt) -> int | None:
+    async def _exact(self, key: ModelKey, path: InferenceRoute, call: Call, prompt: Prompt) -> int | None:
         """Return how many tokens *prompt* has, by its backend or a tokenizer; None if neither can tell."""
         if not prompt.texts:
             return prompt.ids
@@ -117,14 +118,14 @@ class _Asked:
         self._silent: dict[str, float] = {}
         self._turns = asyncio.Semaphore(COUNTS)
 
-    async def count(self, key: ModelKey, path: str, call: Call, prompt: Prompt) -> int | None:
+    async def count(self, key: ModelKey, path: InferenceRoute, call: Call, prompt: Prompt) -> int | None:
         """Return how many tokens *prompt* has; None when the backend of *key* does not tell."""
         name, now = key.backend, asyncio.get_running_loop().time()
-        own = self._kinds[name].counts.get(path)
+        own = self._kinds[name].counts.get(path.path)
         where = own or self._kinds[name].tokenizes_at
         if where is None or now < self._silent.get(name, 0):
             return None
-        sent = call.written() if own else question(key.model, path, prompt)
+        sent = call.written() if own else question(key.model, prompt)
         try:
             target = self._backends[name].target(key.model, where)
         except BackendDown:  # not resident: its engine will refuse what does not fit

@@ -33,7 +33,7 @@ async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
         with visit:
             await _serve(proxy, visit, reply, asked, route)
         if asked.sample is not None:
-            proxy.context.learn(route, path.path, asked.sample, visit.record.tokens_in)
+            proxy.context.learn(route, path, asked.sample, visit.record.tokens_in)
     except DmapError as error:
         _report(proxy, route, error)
         await reply.fail(error)
@@ -70,7 +70,7 @@ async def _check(proxy: Proxy, visit: Visit, asked: Asked, route: Route) -> None
     _suit(asked.path, route, kind)
     proxy.inventory.check(route.key.backend)
     if call is not None:
-        await proxy.context.check(route, asked.path.path, call)
+        await proxy.context.check(route, asked.path, call)
 
 
 def _suit(path: InferenceRoute, route: Route, kind: Kind) -> None:

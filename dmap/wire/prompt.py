@@ -11,26 +11,11 @@ from typing import Any
 
 import msgspec
 
+from dmap.wire.routes import Contents
 from dmap.wire.values import beginning, opened
 
 LOOK = 4 * 2**20
 """Characters of a prompt that are looked at; more could only add to a count that is too high already."""
-
-_MEMBERS: dict[str, tuple[str, ...]] = {
-    "/v1/chat/completions": ("messages",),
-    "/api/v0/chat/completions": ("messages",),
-    "/v1/completions": ("prompt",),
-    "/api/v0/completions": ("prompt",),
-    "/v1/responses": ("instructions", "input"),
-    "/v1/messages": ("system", "messages"),
-    "/v1/embeddings": ("input",),
-    "/api/v0/embeddings": ("input",),
-    "/api/v1/chat": ("system_prompt", "input"),
-}
-"""Where the text is, by route; the last is the one to blame."""
-
-_BARE = frozenset(("/v1/completions", "/api/v0/completions", "/v1/embeddings", "/api/v0/embeddings"))
-"""Routes without a chat template, where a list is of prompts that have a context each."""
 
 _TEXTUAL = (None, "message", "text", "input_text", "output_text", "tool_result", "function_call_output")
 _THOUGHT = "</think>"
@@ -42,7 +27,7 @@ class Prompt:
     What has to fit into one context; of several prompts in a request it is the longest.
 
     *ids* is the number of tokens that the client gave as numbers.  *param* names the member of the body.
-    *turns* are its messages with nothing but text.
+    *turns* are its messages with nothing but text, if the prompt is nothing else.
     """
 
     texts: tuple[str, ...]
@@ -64,20 +49,21 @@ class Prompt:
         return [text for text in seen if text]
 
 
-def prompt_of(path: str, fields: Mapping[str, Any]) -> Prompt | None:
+def prompt_of(contents: Contents, fields: Mapping[str, Any]) -> Prompt | None:
     """
-    Find the prompt in *fields*, the outermost members of a request for *path*; of long texts the beginning.
+    Find the prompt in *fields*, the outermost members of a request; of long texts the beginning.
 
-    None where a prompt need not fit: on another kind of route, or when the client asks for a truncation.
+    None where a prompt need not fit: on a route without texts, or when the client asks for a truncation.
     """
-    names = _MEMBERS.get(path)
+    names = contents.texts
     shortens = fields.get("truncation") == "auto" or fields.get("truncate_prompt_tokens") is not None
-    if names is None or shortens:
+    if not names or shortens:
         return None
     values = [fields.get(name) for name in names]
-    if path in _BARE:
+    if contents.bare:
         return _longest(values[-1], names[-1])
-    return Prompt(tuple(_texts(values)), names[-1], turns=_turns(values[-1]) if "messages" in names else ())
+    turns = _turns(values[-1]) if names == ("messages",) else ()
+    return Prompt(tuple(_texts(values)), names[-1], turns=turns)
 
 
 def _texts(values: list[Any]) -> list[str]:
@@ -128,7 +114,7 @@ def _bare(items: list[Any], param: str) -> Prompt:
     return Prompt(texts, param, ids=sum(isinstance(item, int) for item in items))
 
 
-def question(model: str, path: str, prompt: Prompt) -> bytes:
+def question(model: str, prompt: Prompt) -> bytes:
     """
     Write the body of a POST to `/tokenize` that both llama.cpp's server and vLLM understand.
 
@@ -136,7 +122,7 @@ def question(model: str, path: str, prompt: Prompt) -> bytes:
     """
     texts = prompt.seen()
     asked = {"model": model, "content": texts, "add_special": False, "parse_special": True}
-    if path.endswith("/chat/completions") and prompt.turns:
+    if prompt.turns:
         return msgspec.json.encode({**asked, "messages": prompt.turns})
     return msgspec.json.encode({**asked, "prompt": "\n".join(texts)})
 

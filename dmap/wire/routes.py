@@ -1,8 +1,8 @@
 """
 The inference routes: what may be called, and how each is spoken.
 
-The path that goes upstream comes from this table, never from the client: servers forgive odd spellings,
-and a request that slips past the arbiter that way makes them load a model on their own.
+The path that goes upstream comes from this table, never from the client.  Servers forgive odd spellings, and
+a request that gets past the arbiter in that way makes them load a model on their own.
 """
 
 from dataclasses import dataclass
@@ -11,15 +11,45 @@ from dmap.wire.dialects import Dialect
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Contents:
+    """
+    Which members of a body hold what its route is asked with.
+
+    Of each group of members in *needed* one has to be there.  The *texts* have to fit into one context; the
+    last is the one to blame.  With *bare* no chat template joins them: a list is of prompts that have a
+    context each.
+    """
+
+    needed: tuple[tuple[str, ...], ...] = ()
+    texts: tuple[str, ...] = ()
+    bare: bool = False
+
+
+CHAT = Contents((("messages",),), ("messages",))
+COMPLETION = Contents((("prompt", "prompt_embeds"),), ("prompt",), bare=True)
+EMBEDDING = Contents((("input", "messages", "content"),), ("input",), bare=True)
+"""vLLM embeds `messages`, too, and llama.cpp `content`."""
+_RESPONSE = Contents(
+    (("input", "prompt", "previous_response_id", "conversation", "messages"),), ("instructions", "input")
+)
+"""OpenAI's responses may go on from what the server keeps, or fill in a prompt that it keeps."""
+_MESSAGES = Contents(CHAT.needed, ("system", "messages"))
+_RANKING = Contents((("query",), ("documents", "texts")))
+"""vLLM ranks `texts`, too."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class InferenceRoute:
     """
-    One path; *form* when the request is (also) a multipart form, as for uploads of audio and images.
+    One path, and what its requests hold.
 
-    *without* are words of its dialect that this path has not.
+    With *form* a request may be a multipart form, as for uploads of audio and images.  *without* are words of
+    its dialect that this path does not have.
     """
 
     path: str
     dialect: Dialect
+    contents: Contents = Contents()
     form: bool = False
     without: frozenset[str] = frozenset()
 
@@ -28,26 +58,26 @@ NO_CHAT = frozenset(("max_completion_tokens", "reasoning_effort", "reasoning"))
 """What OpenAI added to chats after it had left plain completions alone."""
 
 _MEDIA = (
-    InferenceRoute("/v1/rerank", Dialect.PLAIN),
-    InferenceRoute("/v1/audio/speech", Dialect.PLAIN),
+    InferenceRoute("/v1/rerank", Dialect.PLAIN, _RANKING),
+    InferenceRoute("/v1/audio/speech", Dialect.PLAIN, Contents((("input",),))),
     InferenceRoute("/v1/audio/transcriptions", Dialect.PLAIN, form=True),
     InferenceRoute("/v1/audio/translations", Dialect.PLAIN, form=True),
-    InferenceRoute("/v1/images/generations", Dialect.PLAIN),
+    InferenceRoute("/v1/images/generations", Dialect.PLAIN, Contents((("prompt",),))),
     InferenceRoute("/v1/images/edits", Dialect.PLAIN, form=True),
     InferenceRoute("/v1/images/variations", Dialect.PLAIN, form=True),
 )
 MEDIA = frozenset(route.path for route in _MEDIA)
-"""Images, speech and ranking, which many kinds of servers have not."""
+"""Images, speech and ranking, which many kinds of servers do not have."""
 
 ROUTES = {
     route.path: route
     for route in (
-        InferenceRoute("/v1/chat/completions", Dialect.CHAT),
-        InferenceRoute("/v1/completions", Dialect.CHAT, without=NO_CHAT),
-        InferenceRoute("/v1/responses", Dialect.RESPONSES),
-        InferenceRoute("/v1/messages", Dialect.MESSAGES),
-        InferenceRoute("/v1/messages/count_tokens", Dialect.PLAIN),
-        InferenceRoute("/v1/embeddings", Dialect.PLAIN),
+        InferenceRoute("/v1/chat/completions", Dialect.CHAT, CHAT),
+        InferenceRoute("/v1/completions", Dialect.CHAT, COMPLETION, without=NO_CHAT),
+        InferenceRoute("/v1/responses", Dialect.RESPONSES, _RESPONSE),
+        InferenceRoute("/v1/messages", Dialect.MESSAGES, _MESSAGES),
+        InferenceRoute("/v1/messages/count_tokens", Dialect.PLAIN, Contents(CHAT.needed)),
+        InferenceRoute("/v1/embeddings", Dialect.PLAIN, EMBEDDING),
         *_MEDIA,
     )
 }

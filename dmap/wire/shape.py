@@ -9,37 +9,14 @@ those.  So what is unusual goes on, and its server tells.
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from dmap.errors import BadRequest
+from dmap.wire.routes import Contents
 from dmap.wire.values import type_of
 
 _KINDS: Mapping[type, str] = {str: "a string", list: "a list", dict: "an object"}
 _NULL = type(None)
-
-_CHAT = (("messages",),)
-_RESPONSES = (("input", "prompt", "previous_response_id", "conversation", "messages"),)
-_EMBEDDINGS = (("input", "messages", "content"),)
-_COMPLETIONS = (("prompt", "prompt_embeds"),)
-_NEEDED: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    "/v1/chat/completions": _CHAT,
-    "/api/v0/chat/completions": _CHAT,
-    "/v1/messages": _CHAT,
-    "/v1/messages/count_tokens": _CHAT,
-    "/v1/completions": _COMPLETIONS,
-    "/api/v0/completions": _COMPLETIONS,
-    "/v1/responses": _RESPONSES,
-    "/v1/embeddings": _EMBEDDINGS,
-    "/api/v0/embeddings": _EMBEDDINGS,
-    "/v1/rerank": (("query",), ("documents", "texts")),
-    "/v1/audio/speech": (("input",),),
-    "/v1/images/generations": (("prompt",),),
-    "/api/v1/chat": (("input",),),
-}
-"""
-Of each group of members one has to be there.
-
-vLLM embeds `messages`, too, and llama.cpp `content`; it ranks `texts`.  OpenAI's responses may go on from
-what the server keeps, or fill in a prompt that it keeps.
-"""
 
 _MAY_BE: Mapping[str, tuple[type, ...]] = {
     "messages": (list,),
@@ -52,24 +29,19 @@ _MAY_BE: Mapping[str, tuple[type, ...]] = {
 """An object for `prompt` is one that a server keeps, or llama.cpp's text with media; vLLM ranks objects."""
 
 
-def check_shape(path: str, fields: Mapping[str, Any]) -> None:
+def check_shape(contents: Contents, fields: Mapping[str, Any]) -> None:
     """
-    Refuse *fields*, the outermost members of a request for *path*, if no server could make anything of them.
+    Refuse *fields*, a request's outermost members, if no server of a route with such *contents* takes them.
 
     Raises `BadRequest` naming the field.
     """
-    for group in _NEEDED.get(path, ()):
+    for group in contents.needed:
         if not any(type_of(fields.get(name)) is not _NULL for name in group):
             raise BadRequest(f"{group[0]!r} is missing", param=group[0])
-    for name in _MAY_BE.keys() & fields.keys():
-        found = type_of(fields[name])
-        if found not in (*_MAY_BE[name], _NULL):
-            kinds = " or ".join(_KINDS[kind] for kind in _MAY_BE[name])
-            raise BadRequest(f"{name!r} must be {kinds}", param=name)
-        if name == "messages" and found is list and not _has_objects_only(fields[name]):
-            raise BadRequest("'messages' must be a list of objects", param=name)
-
-
-def _has_objects_only(messages: Any) -> bool:
-    """Tell whether each of *messages* is an object; where they are not even opened, none is."""
-    return isinstance(messages, list) and {dict}.issuperset(map(type, messages))
+    for name, kinds in _MAY_BE.items():
+        if type_of(fields.get(name)) not in (*kinds, _NULL):
+            raise BadRequest(f"{name!r} must be {' or '.join(map(_KINDS.__getitem__, kinds))}", param=name)
+    messages = fields.get("messages") or ()
+    # A long list that holds no object is not even opened.
+    if isinstance(messages, msgspec.Raw) or not {dict}.issuperset(map(type, messages)):
+        raise BadRequest("'messages' must be a list of objects", param="messages")

@@ -5,7 +5,7 @@ from dmap.backends.kind import Kind
 from dmap.backends.lmstudio.section import LMStudioSection
 from dmap.wire.dialects import Dialect, same
 from dmap.wire.parameters import KindWords
-from dmap.wire.routes import MEDIA, NO_CHAT, InferenceRoute
+from dmap.wire.routes import CHAT, COMPLETION, EMBEDDING, MEDIA, NO_CHAT, Contents, InferenceRoute
 from dmap.wire.verdict import Phrases
 
 NATIVE = Dialect(
@@ -27,10 +27,10 @@ NATIVE = Dialect(
 """The dialect of `/api/v1/chat` (LM Studio's docs, 2_rest/chat.md and streaming-events.md)."""
 
 ROUTES = (
-    InferenceRoute("/api/v0/chat/completions", Dialect.CHAT),
-    InferenceRoute("/api/v0/completions", Dialect.CHAT, without=NO_CHAT),
-    InferenceRoute("/api/v0/embeddings", Dialect.PLAIN),
-    InferenceRoute("/api/v1/chat", NATIVE),
+    InferenceRoute("/api/v0/chat/completions", Dialect.CHAT, CHAT),
+    InferenceRoute("/api/v0/completions", Dialect.CHAT, COMPLETION, without=NO_CHAT),
+    InferenceRoute("/api/v0/embeddings", Dialect.PLAIN, EMBEDDING),
+    InferenceRoute("/api/v1/chat", NATIVE, Contents((("input",),), ("system_prompt", "input"))),
 )
 
 PHRASES = Phrases(
