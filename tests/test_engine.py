@@ -1,6 +1,7 @@
 """The engine's process by itself: its one line, its ends, its refusals."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -19,10 +20,11 @@ LIMIT_S = 20
 async def start():
     started = []
 
-    async def run(*arguments, parent=None, **environment):
+    async def run(model, parent=None, **environment):
+        served = {"model": str(model), "alias": "it", "embedding": False, "parent": parent or os.getpid()}
+        options = {"context_length": 2048, "parallel": 1, "cpu_threads": 1}
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", engine.__file__, "--alias=it", f"--parent={parent or os.getpid()}"),
-            *map(str, arguments),
+            *(sys.executable, "-P", engine.__file__, json.dumps(served | options)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

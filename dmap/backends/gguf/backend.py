@@ -20,7 +20,7 @@ from dmap.backends.ask import Unheard, ask, decoded
 from dmap.backends.base import Loaded, Target, ignore, is_alike
 from dmap.backends.gguf.folder import Folder, ModelFile
 from dmap.backends.gguf.resident import Resident, begin, port_of
-from dmap.backends.gguf.section import GGUFSection, arguments
+from dmap.backends.gguf.section import GGUFSection
 from dmap.backends.gguf.watch import watch
 from dmap.errors import BackendDown, LoadFailed
 from dmap.logfmt import logfmt
@@ -177,7 +177,7 @@ class GGUFBackend:
             raise BackendDown(f"cannot load model {file.id!r}: backend {self.name!r} is closed")
         self.start()
         resident = begin(
-            file, self._arguments(file, wanted), wanted, lambda _: self._forget(file.id, resident)
+            file, self._settings(file, wanted), wanted, lambda _: self._forget(file.id, resident)
         )
         self._residents[file.id] = resident
         try:
@@ -192,16 +192,19 @@ class GGUFBackend:
                 await resident.child.end()
         return resident.loaded
 
-    def _arguments(self, file: ModelFile, wanted: Mapping[str, Any]) -> list[str]:
+    def _settings(self, file: ModelFile, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the engine is told: *wanted*, with what stands in the section and in the file."""
         asked = wanted.get("context_length", self._section.context_length)
         context_length = file.context_length(asked)
         if "context_length" in wanted and context_length < asked:
             _log.warning(logfmt("context_cut", {"model": file.id, "asked": asked, "given": context_length}))
-        threads = self._section.threads or default_threads()
-        given = arguments({"cpu_threads": threads, **wanted, "context_length": context_length})
-        if file.header.embedding:
-            given.append("--embedding")
-        return [f"--alias={file.id}", f"--parallel={self._section.parallel}", *given, "--", str(file.path)]
+        return {
+            "cpu_threads": self._section.threads or default_threads(),
+            **wanted,
+            "context_length": context_length,
+            "parallel": self._section.parallel,
+            "embedding": file.header.embedding,
+        }
 
     async def _come_up(self, resident: Resident) -> Loaded:
         """Wait for the child's port, then ask it whether it is well and what it gives."""

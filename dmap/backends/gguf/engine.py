@@ -1,10 +1,11 @@
 """
 The program of the embedded engine's children: one GGUF file served over HTTP on loopback by xllamacpp.
 
-`python engine.py MODEL --alias NAME ...`, by its path: it imports nothing of dmap.  The API key comes in the
-environment (`KEY_VARIABLE`), where other users cannot read it.  When the model answers, one line
-`READY <port>` goes to standard output, and nothing else ever does: whatever llama.cpp prints is sent to
-standard error.
+`python engine.py SETTINGS`, by its path: it imports nothing of dmap.  The settings are one JSON object
+(`backend.GGUFBackend` writes it): what to serve, for which parent, and the options of the load by their names
+in the configuration.  The API key comes in the environment (`KEY_VARIABLE`), where other users cannot read
+it.  When the model answers, one line `READY <port>` goes to standard output, and nothing else ever does:
+whatever llama.cpp prints is sent to standard error.
 
 There is no graceful end, on purpose.  Freeing a llama.cpp server waits for its streams (up to 30 s), so
 SIGTERM keeps its default and ends the process on the spot, also during a load, where Python could not run a
@@ -14,20 +15,21 @@ It ends with its parent, however that dies.  While a model loads no Python runs,
 SIGKILL (`PR_SET_PDEATHSIG`); afterwards the end of standard input tells as well.
 """
 
-import argparse
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 KEY_VARIABLE = "DMAP_ENGINE_KEY"
 HOST = "127.0.0.1"
 PR_SET_PDEATHSIG = 1
 ALL_LAYERS = 9999
+BY_MODEL = 0
 ERRORS_ONLY = 1
 POOLING_LAST = 3
 LOG_S = 0.3
@@ -36,41 +38,22 @@ LOG_S = 0.3
 ENDED, LOAD_FAILED, NOT_INSTALLED, ORPHAN = 0, 1, 3, 4
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Load the model, say READY, serve until standard input ends.  Never returns."""
-    args = _parse(arguments)
+def main(settings: Mapping[str, Any]) -> NoReturn:
+    """Load the model, say READY, serve until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not _bind_to(args.parent):
+    if not _bind_to(settings["parent"]):
         os._exit(ORPHAN)
     # uvloop hands down whatever is inheritable, such as sockets that systemd opened.
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     ready = os.dup(1)
     os.dup2(2, 1)
-    server = _serve(args)
+    server = _serve(settings)
     port = server.listening_address.rpartition(":")[2]
     os.write(ready, f"READY {port}\n".encode())
     with contextlib.suppress(OSError):
         while os.read(0, 4096):
             pass
     os._exit(ENDED)
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="engine.py", description="Serve one GGUF file.")
-    parser.add_argument("model", help="the file, of several parts the first")
-    parser.add_argument("--alias", required=True, help="the name that answers carry")
-    parser.add_argument("--context", type=int, default=0, help="tokens for each request; 0: the model's own")
-    parser.add_argument("--parallel", type=int, default=1, help="requests at once")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--flash-attention", choices=("auto", "on", "off"), default="auto")
-    parser.add_argument("--batch", type=int, default=0, help="tokens of a prompt computed at once")
-    parser.add_argument("--gpu-layers", type=int, default=ALL_LAYERS)
-    parser.add_argument("--cache-beside-cpu", action="store_true", help="keep the context in main memory")
-    parser.add_argument("--rope-base", type=float, default=0, help="0: the model's own")
-    parser.add_argument("--rope-scale", type=float, default=0, help="0: the model's own")
-    parser.add_argument("--embedding", action="store_true", help="the file says how to pool by itself")
-    parser.add_argument("--parent", type=int, required=True, help="the process to end with")
-    return parser.parse_args(arguments)
 
 
 def _bind_to(parent: int) -> bool:
@@ -81,14 +64,14 @@ def _bind_to(parent: int) -> bool:
     return os.getppid() == parent
 
 
-def _serve(args: argparse.Namespace) -> Any:
+def _serve(settings: Mapping[str, Any]) -> Any:
     """Return the running server, or end the process with the reason on standard error."""
     try:
         import xllamacpp
     except ImportError as exc:
         _fail(NOT_INSTALLED, f"the engine is not installed ({exc}); run: pip install 'dmap[engine]'")
     try:
-        return xllamacpp.Server(_params(args, xllamacpp))
+        return xllamacpp.Server(_params(settings, xllamacpp))
     except (RuntimeError, ValueError) as exc:
         _fail(LOAD_FAILED, f"{exc}")
 
@@ -100,28 +83,28 @@ def _fail(status: int, reason: str) -> NoReturn:
     os._exit(status)
 
 
-def _params(args: argparse.Namespace, xllamacpp: Any) -> Any:
+def _params(settings: Mapping[str, Any], xllamacpp: Any) -> Any:
     params = xllamacpp.CommonParams()
-    params.model.path = args.model
-    params.model_alias = {args.alias}
-    params.n_parallel = args.parallel
-    params.n_ctx = args.context * args.parallel
-    params.n_gpu_layers = args.gpu_layers
-    params.no_kv_offload = args.cache_beside_cpu
-    params.rope_freq_base, params.rope_freq_scale = args.rope_base, args.rope_scale
-    if args.batch:
-        params.n_batch = params.n_ubatch = args.batch
-    params.cpuparams.n_threads = args.threads
-    params.cpuparams_batch.n_threads = args.threads
+    params.model.path = settings["model"]
+    params.model_alias = {settings["alias"]}
+    params.n_parallel = settings["parallel"]
+    params.n_ctx = settings["context_length"] * settings["parallel"]
+    params.n_gpu_layers = settings.get("gpu_layers", 0 if settings.get("gpu") in ("off", 0) else ALL_LAYERS)
+    params.no_kv_offload = settings.get("offload_kv_cache_to_gpu") is False
+    params.rope_freq_base = settings.get("rope_frequency_base", BY_MODEL)
+    params.rope_freq_scale = settings.get("rope_frequency_scale", BY_MODEL)
+    if "eval_batch_size" in settings:
+        params.n_batch = params.n_ubatch = settings["eval_batch_size"]
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings["cpu_threads"]
     params.fit_params = False
-    flash = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}[args.flash_attention]
+    flash = {None: "AUTO", True: "ENABLED", False: "DISABLED"}[settings.get("flash_attention")]
     params.flash_attn_type = getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{flash}")
-    _set_embeddings(params, args)
-    _close_doors(params, args.parallel)
+    _set_embeddings(params, settings)
+    _close_doors(params, settings["parallel"])
     return params
 
 
-def _set_embeddings(params: Any, args: argparse.Namespace) -> None:
+def _set_embeddings(params: Any, settings: Mapping[str, Any]) -> None:
     """
     Let chat models serve embeddings too: a chat's answers stay the same, its CPU time too within 10 %.
 
@@ -129,10 +112,10 @@ def _set_embeddings(params: Any, args: argparse.Namespace) -> None:
     embeddings has its own, and needs its whole input in one batch.
     """
     params.embedding = True
-    if not args.embedding:
+    if settings["embedding"]:
+        params.n_batch = params.n_ubatch = settings["context_length"]
+    else:
         params.pooling_type = POOLING_LAST
-    elif args.context:
-        params.n_batch = params.n_ubatch = args.context
 
 
 def _close_doors(params: Any, parallel: int) -> None:
@@ -155,4 +138,4 @@ def _close_doors(params: Any, parallel: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(json.loads(sys.argv[1]))

@@ -1,5 +1,6 @@
 """A model that is resident, or on its way there: the child process that serves it."""
 
+import json
 import os
 import re
 import secrets
@@ -56,16 +57,17 @@ class Resident:
 
 
 def begin(
-    file: ModelFile, arguments: Sequence[str], options: Mapping[str, Any], gone: Callable[[Child], None]
+    file: ModelFile, settings: Mapping[str, Any], options: Mapping[str, Any], gone: Callable[[Child], None]
 ) -> Resident:
     """
-    Start the engine on *file*, with a key made for it alone; *gone* is called at its end.
+    Start the engine on *file* by *settings*, with a key made for it alone; *gone* is called at its end.
 
     The program is run by its path: a child then imports nothing of dmap but that one file.
     """
     key = secrets.token_urlsafe(32)
     # -P: neither the working directory nor the program's own folder is a place to import from.
-    command = [sys.executable, "-P", engine.__file__, "--parent", str(os.getpid()), *arguments]
+    whole = {**settings, "model": str(file.path), "alias": file.id, "parent": os.getpid()}
+    command = [sys.executable, "-P", engine.__file__, json.dumps(whole)]
     environment = {**clean_environment(), engine.KEY_VARIABLE: key}
     return Resident(Child(command, environment, gone), key, file, dict(options))
 

@@ -1,4 +1,4 @@
-"""The section of the embedded engine, and what becomes of a load's options there."""
+"""The section of the embedded engine."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,17 +9,20 @@ from pydantic import Field, field_validator
 from dmap.backends.sections import SwitchingSection
 from dmap.sections.types import Count, File, Integer
 
-_ARGUMENTS = {
-    "eval_batch_size": "--batch",
-    "rope_frequency_base": "--rope-base",
-    "rope_frequency_scale": "--rope-scale",
-    "gpu_layers": "--gpu-layers",
-    "context_length": "--context",
-    "cpu_threads": "--threads",
-}
-"""The options of a load that `engine` takes as they are."""
-
-_OPTIONS = {*_ARGUMENTS, "flash_attention", "offload_kv_cache_to_gpu", "gpu"}
+_OPTIONS = frozenset(
+    (
+        "context_length",
+        "cpu_threads",
+        "eval_batch_size",
+        "flash_attention",
+        "gpu",
+        "gpu_layers",
+        "offload_kv_cache_to_gpu",
+        "rope_frequency_base",
+        "rope_frequency_scale",
+    )
+)
+"""The options of a load that `engine` takes."""
 
 
 class GGUFSection(SwitchingSection):
@@ -52,13 +55,3 @@ class GGUFSection(SwitchingSection):
     def counted(self) -> int:
         """Count the files: each is a model, named in the configuration or not."""
         return len([*self.path.glob("*.gguf"), *self.path.glob("*/*.gguf")])
-
-
-def arguments(options: Mapping[str, Any]) -> list[str]:
-    """Return the arguments of `engine` for the *options* of a load."""
-    flash = {None: "auto", True: "on", False: "off"}[options.get("flash_attention")]
-    layers = {"gpu_layers": 0} if options.get("gpu") in ("off", 0) else {}
-    given = {**layers, **options}
-    found = [f"{argument}={given[option]}" for option, argument in _ARGUMENTS.items() if option in given]
-    beside = ["--cache-beside-cpu"] if options.get("offload_kv_cache_to_gpu") is False else []
-    return [f"--flash-attention={flash}", *found, *beside]
