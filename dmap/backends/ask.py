@@ -1,17 +1,14 @@
 """
 One question to a model server, outside the relay.
 
-Everything that comes back has a bound: the body, the heads, the trailers, the interim answers (1xx), and all
-bytes together, so that no server can keep the loop or the memory.  Nothing is unpacked: an answer in another
-encoding than plain bytes is refused.
+Everything that comes back has a bound, so that no server can keep the loop or the memory: the body, and all
+that comes beside it, which are heads, trailers, interim answers (1xx) and the frames of chunks.  Nothing is
+unpacked: an answer in another encoding than plain bytes is refused.
 """
 
 import asyncio
 import json
-import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, TypeGuard
 
 import httptools
@@ -24,62 +21,54 @@ MOST_VALUES = 200_000
 MOST_MODELS = 2_500
 LONGEST_NAME = 512
 """In characters, of a model: file names with their folders are shorter."""
-_HEAD_BYTES = 64 * 1024
-_INTERIM = 32
+BESIDE_BYTES = 64 * 1024
+"""So much may come beside the body, and as much again as the body has."""
+
 _PIECE_BYTES = 64 * 1024
+_PLAINLY = (("Accept-Encoding", "identity"), ("Connection", "close"))
 
 
 class Unheard(Exception):
     """There was no answer, or none that is HTTP within the bounds; its words are for clients too."""
 
 
-@dataclass(slots=True)
 class _Reading:
-    """
-    What has been heard so far; for httptools to call.
+    """What has been heard so far; for httptools to call."""
 
-    *quiet_bytes* have come since its last call: it keeps what is not whole, and copies it with each piece.
-    """
+    def __init__(self, most_bytes: int) -> None:
+        self.body = bytearray()
+        self.status = 0
+        self.framed = False
+        self.done = False
+        self._most_bytes = most_bytes
+        self._parser = httptools.HttpResponseParser(self)
+        self._heard_bytes = 0
 
-    most_bytes: int
-    body: bytearray
-    head_bytes: int = 0
-    quiet_bytes: int = 0
-    interim: int = 0
-    status: int = 0
-    framed: bool = False
-    done: bool = False
-    parser: Any = None
+    def feed(self, piece: bytes) -> None:
+        """Take the next *piece*.  Raises what httptools does, and `Unheard` beyond a bound."""
+        self._heard_bytes += len(piece)
+        self._parser.feed_data(piece)
+        if self._heard_bytes - len(self.body) > BESIDE_BYTES + len(self.body):
+            raise Unheard("too much comes beside its body: heads, trailers or frames of chunks")
+
+    def on_message_begin(self) -> None:
+        self.framed = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.quiet_bytes, self.head_bytes = 0, self.head_bytes + len(name) + len(value)
-        self.check()
         if name.lower() == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise Unheard("its answer is compressed, though it was asked for a plain one")
         self.framed |= name.lower() in (b"content-length", b"transfer-encoding")
 
     def on_headers_complete(self) -> None:
-        self.status = self.parser.get_status_code()
+        self.status = self._parser.get_status_code()
 
     def on_body(self, data: bytes) -> None:
-        self.quiet_bytes = 0
         self.body += data
-        if len(self.body) > self.most_bytes:
-            raise Unheard(f"its answer is over {self.most_bytes} bytes")
-
-    def check(self) -> None:
-        """Raise `Unheard` if there is too much beside the body."""
-        if max(self.head_bytes, self.quiet_bytes) > _HEAD_BYTES:
-            raise Unheard(f"its head or trailer is over {_HEAD_BYTES} bytes")
+        if len(self.body) > self._most_bytes:
+            raise Unheard(f"its answer is over {self._most_bytes} bytes")
 
     def on_message_complete(self) -> None:
-        self.quiet_bytes = 0
-        if self.status >= 200:
-            self.done = True
-            return
-        self.interim, self.framed = self.interim + 1, False
-        if self.interim > _INTERIM:
-            raise Unheard(f"it sends more than {_INTERIM} interim answers")
+        self.done = self.status >= 200
 
 
 async def ask(
@@ -96,60 +85,31 @@ async def ask(
 
     Raises `Unheard`, and TimeoutError after *within_s*.
     """
+    typed = (("Content-Length", str(len(body))), ("Content-Type", "application/json")) if body else ()
     async with asyncio.timeout(within_s):
         try:
             async with asyncio.timeout(connect_s):
-                reader, writer = await asyncio.open_connection(
-                    target.host, target.port, ssl=_context() if target.tls else None
-                )
-        except TimeoutError as exc:
-            raise Unheard(f"no connection within {connect_s:g} s") from exc
+                reader, writer = await asyncio.open_connection(target.host, target.port, ssl=target.context)
+            try:
+                writer.write(target.head(method, (*_PLAINLY, *typed)) + body)
+                return await _heard(reader, most_bytes)
+            finally:
+                writer.transport.abort()
         except OSError as exc:
-            raise Unheard(trouble_of(exc)) from exc
-        try:
-            writer.write(_request(target, method, body))
-            return await _heard(reader, most_bytes)
-        except OSError as exc:
-            raise Unheard(trouble_of(exc)) from exc
+            raise Unheard(trouble_of(exc, connect_s)) from exc
         except httptools.HttpParserCallbackError as exc:
             raise exc.__context__ or exc from None  # it is `Unheard`, or a bug of our own
         except httptools.HttpParserError as exc:
             raise Unheard("what it says is not HTTP") from exc
-        finally:
-            writer.transport.abort()
 
 
 async def _heard(reader: asyncio.StreamReader, most_bytes: int) -> tuple[int, bytes]:
-    reading, left = _Reading(most_bytes, bytearray()), 2 * most_bytes + _HEAD_BYTES
-    reading.parser = httptools.HttpResponseParser(reading)
+    reading = _Reading(most_bytes)
     while not reading.done and (piece := await reader.read(_PIECE_BYTES)):
-        left -= len(piece)
-        if left < 0:
-            raise Unheard("its answer has no end")
-        reading.quiet_bytes += len(piece)
-        reading.parser.feed_data(piece)
-        reading.check()
+        reading.feed(piece)
     if not reading.done and (reading.status < 200 or reading.framed):
         raise Unheard("the connection broke")
     return reading.status, bytes(reading.body)
-
-
-def _request(target: Target, method: str, body: bytes) -> bytes:
-    host = f"[{target.host}]" if ":" in target.host else target.host
-    lines = [
-        f"{method} {target.path} HTTP/1.1",
-        f"Host: {host}:{target.port}",
-        "Accept-Encoding: identity",
-        "Connection: close",
-        *([f"Content-Length: {len(body)}", "Content-Type: application/json"] if body else []),
-        *(f"{name}: {value}" for name, value in target.headers),
-    ]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
-
-
-@lru_cache(maxsize=1)
-def _context() -> ssl.SSLContext:
-    return ssl.create_default_context()
 
 
 def decoded(body: bytes) -> Any:

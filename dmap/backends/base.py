@@ -5,8 +5,10 @@ A backend that cannot load or unload is a `Backend`.  One that can is also a `Sw
 and `unload` one at a time, never two at once on one device.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import ssl
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -45,6 +47,18 @@ class Target:
     def at(self, path: str) -> "Target":
         """Return our route *path* on this server."""
         return replace(self, path=self.path + path)
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """What its connections need for TLS, if it has that."""
+        return _context() if self.tls else None
+
+    def head(self, method: str, headers: Iterable[tuple[str, str]]) -> bytes:
+        """Return the head of a request with *headers* and the backend's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        lines = [f"{method} {self.path} HTTP/1.1", f"Host: {host}:{self.port}"]
+        lines += [f"{name}: {value}" for name, value in (*headers, *self.headers)]
+        return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")  # as aiohttp decoded them
 
 
 class Backend(Protocol):
@@ -119,6 +133,11 @@ class Switcher(Backend, Protocol):
 
     async def unload(self, model: str) -> None:
         """Take *model* out; return when its memory is free.  Idempotent."""
+
+
+@lru_cache(maxsize=1)
+def _context() -> ssl.SSLContext:
+    return ssl.create_default_context()
 
 
 def ignore(*_: object) -> None:

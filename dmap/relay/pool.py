@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import ssl
 from collections import deque
 
 from dmap.backends import Target, trouble_of
@@ -30,7 +29,6 @@ class Pool:
         self.under_way: Sweep[Exchange] = Sweep(self.loop)
         self.idle: dict[Address, deque[BackendConnection]] = {}
         self._is_closed = False
-        self._tls: ssl.SSLContext | None = None
 
     async def send(
         self,
@@ -47,7 +45,7 @@ class Pool:
         With *fresh* no idle connection is used.  Raises `BackendDown` when no connection can be had, and
         nothing was sent then.
         """
-        head = _request_head(target, headers, len(body))
+        head = target.head("POST", (*headers, ("Content-Length", str(len(body)))))
         connection = None if fresh else self._take((target.host, target.port, target.tls))
         connection = connection or await self._open(target)
         exchange = Exchange(connection, self.loop, bounds, self.under_way)
@@ -105,24 +103,11 @@ class Pool:
                     lambda: BackendConnection(self.loop, address, give_back=self._keep, forget=self._forget),
                     target.host,
                     target.port,
-                    ssl=self._context(target.tls),
+                    ssl=target.context,
                 )
-        except (OSError, TimeoutError) as exc:
-            if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
+        except OSError as exc:
+            if exc.errno in (errno.EMFILE, errno.ENFILE):
                 raise Overloaded("dmap has no file descriptor left", retry_after_s=5) from exc
-            late = isinstance(exc, TimeoutError) and exc.errno is None
-            reason = f"no connection within {self.connect_s:g} s" if late else trouble_of(exc)
+            reason = trouble_of(exc, self.connect_s)
             raise BackendDown(f"the backend cannot be reached: {reason}", retry_after_s=2) from exc
         return connection
-
-    def _context(self, tls: bool) -> ssl.SSLContext | None:
-        if tls and self._tls is None:
-            self._tls = ssl.create_default_context()
-        return self._tls if tls else None
-
-
-def _request_head(target: Target, headers: list[tuple[str, str]], length: int) -> bytes:
-    host = f"[{target.host}]" if ":" in target.host else target.host
-    lines = [f"POST {target.path} HTTP/1.1", f"Host: {host}:{target.port}", f"Content-Length: {length}"]
-    lines += [f"{name}: {value}" for name, value in (*headers, *target.headers)]
-    return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")  # as aiohttp decoded them
