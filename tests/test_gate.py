@@ -736,7 +736,7 @@ class TestPassing:
         second = await gate.lease(B, "me").__aenter__()
         third = ask(gate, C)
         await until(lambda: gate.snapshot().waiting == 1)
-        assert [line.model for line in gate.view.all()] == [C.key]
+        assert [lease.route.key for lease in gate.view.all()] == [C.key]
         assert gate.snapshot().residents == ()
         assert gate.residents == frozenset()
 

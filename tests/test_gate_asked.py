@@ -340,9 +340,9 @@ class TestDrain:
         task = ask(gate, A)
         await until(lambda: gate.snapshot().waiting == 1)
 
-        (line,) = gate.view.all()
+        (place,) = gate.view.all().values()
 
-        assert 99 < line.estimate_s <= 100
+        assert 99 < place.estimate_s <= 100
         await cancelled(task)
         await gate.close()
 
@@ -502,12 +502,14 @@ class TestWaiting:
 
         lines = gate.view.all()
 
-        assert [(line.name, line.client, line.model, line.position) for line in lines] == [
-            ("one", "ann", A.key, 1),
-            ("two", "bob", B.key, 2),
+        assert [(lease.name, lease.client, lease.route.key) for lease in lines] == [
+            ("one", "ann", A.key),
+            ("two", "bob", B.key),
         ]
-        assert lines[0].estimate_s < lines[1].estimate_s
-        assert lines[0].waited_s >= lines[1].waited_s >= 0
+        assert [place.position for place in lines.values()] == [1, 2]
+        one, two = lines
+        assert lines[one].estimate_s < lines[two].estimate_s
+        assert one.since <= two.since
         await cancelled(second)
         studio.loading.release.set()
         (await first).release()

@@ -18,14 +18,13 @@ class Clock:
 def test_places_are_shared_for_a_moment() -> None:
     """A place may be as old as `FRESH_S`, for each look is a walk over all who wait, and no older."""
     clock, arbiter, waiting = Clock(), Arbiter(Limits()), dict[int, Lease]()
-    view = QueueView(arbiter, waiting, clock)
+    view = QueueView(arbiter, clock)
     for number in (1, 2):
         waiting[number] = Lease(None, A, "me")
-        waiting[number].id = number
-        arbiter.submit(number, number, "a", "me", Needs())
+        arbiter.submit(number, waiting[number], "a", "me", Needs())
     assert view.of(waiting[2])[0] == 2
 
-    arbiter.withdraw(3, 1)
+    arbiter.withdraw(3, waiting[1])
     clock.now = FRESH_S
     assert view.of(waiting[2])[0] == 2
 

@@ -60,7 +60,7 @@ a copy loaded later is another resident.  What was read before or during a switc
 tells, and such a report is ignored.
 """
 
-from collections.abc import Mapping
+from collections.abc import KeysView, Mapping
 
 from dmap.arbiter import admission, outlook
 from dmap.arbiter.device import Device
@@ -249,6 +249,16 @@ class Arbiter:
     def residents(self) -> frozenset[ModelId]:
         """The models believed to be resident."""
         return frozenset(self._device.residents)
+
+    @property
+    def waiting(self) -> KeysView[TicketId]:
+        """The tickets that wait, oldest first; a view of how it is now."""
+        return self._device.waiters.tickets.keys()
+
+    @property
+    def leases(self) -> KeysView[TicketId]:
+        """The tickets that hold a lease, perhaps on a model that has vanished; a view of how it is now."""
+        return self._device.leases.keys()
 
     def is_leaving(self, model: ModelId) -> bool:
         """Tell whether *model* takes nobody, for it is on its way out."""

@@ -1,6 +1,7 @@
 """The arbiter's records: what it hears, what it remembers, what it shows.  No decisions."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dmap.arbiter.effects import Cause, ClientId, ModelId, Switch, TicketId
 
@@ -125,8 +126,7 @@ class Plan:
         return "load" if self.loading else "unload"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """
     A waiting ticket's *position*, from 1, and a plain estimate of its wait from now on.
 

@@ -98,27 +98,27 @@ def _put(queue: Queue, ticket: Ticket) -> None:
 @dataclass(slots=True)
 class Waiters:
     """
-    The *lines* of tickets, one for each model that somebody waits for.
+    The *tickets* that wait, oldest first, and their *lines*, one for each model that somebody waits for.
 
     Adding, taking and looking at a head are O(1) for a client that waits already: dicts keep the order and
     forget from the middle.  Finding whose turn it is takes a look at each waiting client.
     """
 
     lines: dict[ModelId, Line] = field(default_factory=dict)
-    _all: Queue = field(default_factory=dict)
+    tickets: Queue = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self.tickets)
 
     def __contains__(self, ticket: TicketId) -> bool:
-        return ticket in self._all
+        return ticket in self.tickets
 
     def __iter__(self) -> Iterator[Ticket]:
-        return iter(self._all.values())
+        return iter(self.tickets.values())
 
     def add(self, now: float, ticket: Ticket) -> None:
         """Put *ticket* into its model's line: at the end, or by its age if it came back."""
-        _put(self._all, ticket)
+        _put(self.tickets, ticket)
         line = self.lines.get(ticket.model)
         if line is None:
             line = self.lines[ticket.model] = Line()
@@ -126,7 +126,7 @@ class Waiters:
 
     def take(self, id: TicketId) -> Ticket:
         """Take a ticket out, wherever it stands."""
-        ticket = self._all.pop(id)
+        ticket = self.tickets.pop(id)
         line = self.lines[ticket.model]
         line.take(ticket)
         if not line.tickets:
@@ -156,4 +156,4 @@ class Waiters:
 
     def oldest(self) -> Ticket | None:
         """Return the ticket that waits longest."""
-        return next(iter(self._all.values()), None)
+        return next(iter(self.tickets.values()), None)

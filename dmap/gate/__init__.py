@@ -8,7 +8,6 @@ is what a request holds, and `upkeep` carries out switches and looks at the back
 from dmap.gate.device_backends import Bounds
 from dmap.gate.gate import Gate
 from dmap.gate.lease import Lease
-from dmap.gate.queue_view import Waiting
 from dmap.gate.switchlog import Tell
 
-__all__ = ["Bounds", "Gate", "Lease", "Tell", "Waiting"]
+__all__ = ["Bounds", "Gate", "Lease", "Tell"]

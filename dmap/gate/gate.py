@@ -1,18 +1,15 @@
 """
 The asyncio side of the arbiter: `async with gate.lease(route, client)`, one gate per device.
 
-The gate decides nothing.  It keeps a future for each ticket that waits, and has switches and looks carried
-out (`upkeep`).  A request that leaves while it waits, by an error or a cancellation at any await, is
+The gate decides nothing.  A lease is its own ticket with the arbiter; switches and looks are carried out by
+`upkeep`.  A request that leaves while it waits, by an error or a cancellation at any await, is
 withdrawn before the exception goes on.
 """
 
 import asyncio
 import functools
-import itertools
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from dmap.arbiter import Effect, Grant, Limits, Needs, Refuse, Snapshot, Switch
 from dmap.backends import Loaded, Switcher
@@ -63,11 +60,8 @@ class Gate:
         self._known = Knowledge(self._arbiter, self._backends)
         self._log = SwitchLog(name, tell)
         self._upkeep = Upkeep(self._live, self._backends, self._known, self._log, tell)
-        self._ids = itertools.count(1)
-        self._waiting: dict[int, Lease] = {}
-        self._out: Counter[ModelKey] = Counter()
         self._unloads: dict[asyncio.Future[DmapError | None], ModelKey] = {}
-        self.view = QueueView(self._arbiter, self._waiting, self._live.now)
+        self.view = QueueView(self._arbiter, self._live.now)
         self._drain = Drain(self._live)
         self._closed = False
         if not self._has_device:
@@ -97,29 +91,25 @@ class Gate:
 
     def enter(self, lease: Lease) -> None:
         """Let *lease* wait for its model; for the lease to call."""
-        lease.id = next(self._ids)
         lease.seat = lease.route.key if self._has_device else _ANY
         self._known.asked[lease.route.key] = lease.route
         self._live.say(self._submit, lease)
 
     def come_back(self, lease: Lease) -> None:
         """Let *lease* wait again, because its model did not answer, and look at the device; for the lease."""
-        self._out[lease.route.key] -= 1
-        self._await(lease, self._live.now())
-        self._live.say(self._arbiter.came_back, lease.id)
+        self._begin_wait(lease, self._live.now())
+        self._live.say(self._arbiter.came_back, lease)
         self.changed()
 
     def leave(self, lease: Lease) -> None:
         """Take back what *lease* holds, a place or a model; for the lease to call."""
-        if self._waiting.pop(lease.id, None) is None:
-            self._out[lease.route.key] -= 1
-        else:
-            self._note_wait(lease, self._live.now())
-        self._live.say(self._arbiter.withdraw, lease.id)
+        if lease in self._arbiter.waiting:
+            self._end_wait(lease, self._live.now())
+        self._live.say(self._arbiter.withdraw, lease)
 
     def refuse(self, is_gone: Callable[[ModelKey], bool], error: DmapError) -> None:
         """Refuse requests that wait for a model that *is_gone*; leases on it go on to their end."""
-        for lease in [lease for lease in self._waiting.values() if is_gone(lease.route.key)]:
+        for lease in [lease for lease in self._arbiter.waiting if is_gone(lease.route.key)]:
             lease.release()
             lease.answer(error)
 
@@ -228,25 +218,19 @@ class Gate:
     def _carry_out(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
-                case Grant(ticket):
-                    self._answer(ticket, None)
-                case Refuse(ticket):
-                    self._answer(ticket, effect)
+                case Grant(lease):
+                    self._end_wait(lease, self._live.latest)
+                    lease.answer(None)
+                case Refuse(lease):
+                    self._end_wait(lease, self._live.latest)
+                    key = lease.route.key
+                    is_down = key in self._known.down
+                    lease.answer(error_of(effect, key, self.name, self._limits, is_down=is_down))
                 case Switch():
                     self._upkeep.switch()
         self._log.heed(self._live.now(), None if self._closed else self._arbiter.plan)
         if self._unloads:
             self._note_unloads()
-
-    def _answer(self, ticket: Any, refusal: Refuse | None) -> None:
-        lease = self._waiting.pop(ticket)
-        self._note_wait(lease, self._live.latest)
-        key = lease.route.key
-        if refusal is None:
-            self._out[key] += 1
-            return lease.answer(None)
-        is_down = key in self._known.down
-        lease.answer(error_of(refusal, key, self.name, self._limits, is_down=is_down))
 
     def _note_unloads(self) -> None:
         """Answer the orders whose unloading is over."""
@@ -263,18 +247,17 @@ class Gate:
 
     def _submit(self, now: float, lease: Lease) -> Iterable[Effect]:
         lease.since = now
-        self._await(lease, now)
+        self._begin_wait(lease, now)
         needs = needs_of(lease.route)
-        return self._arbiter.submit(now, lease.id, lease.seat, lease.client, needs, lease.priority)
+        return self._arbiter.submit(now, lease, lease.seat, lease.client, needs, lease.priority)
 
-    def _await(self, lease: Lease, now: float) -> None:
-        self._waiting[lease.id] = lease
+    def _begin_wait(self, lease: Lease, now: float) -> None:
         lease.waits_since = now
         lease.switch_s -= self._log.spent_s(now, lease.route.key)
 
-    def _note_wait(self, lease: Lease, now: float) -> None:
+    def _end_wait(self, lease: Lease, now: float) -> None:
         lease.queue_s += now - lease.waits_since
         lease.switch_s += self._log.spent_s(now, lease.route.key)
 
     def _in_use(self, backend: str, model: str) -> bool:
-        return self._out[ModelKey(backend, model)] > 0
+        return any(lease.route.key == (backend, model) for lease in self._arbiter.leases)

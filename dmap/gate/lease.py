@@ -45,7 +45,6 @@ class Lease:
     client: str
     priority: int = 0
     name: str = ""
-    id: int = 0
     seat: Any = None
     since: float = 0.0
     waits_since: float = 0.0

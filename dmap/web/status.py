@@ -91,16 +91,17 @@ def state(gate: Gate, may: _May = lambda model: True) -> dict[str, Any]:
 
 def waiting(gate: Gate) -> list[dict[str, Any]]:
     """Describe the requests that wait at *gate*, the next one first."""
+    now = asyncio.get_running_loop().time()
     return [
         {
-            "id": each.name,
-            "client": each.client,
-            "model": str(each.model),
-            "position": each.position,
-            "estimate_s": round(each.estimate_s, 3),
-            "waited_s": round(each.waited_s, 3),
+            "id": lease.name,
+            "client": lease.client,
+            "model": str(lease.route.key),
+            "position": place.position,
+            "estimate_s": round(place.estimate_s, 3),
+            "waited_s": round(now - lease.since, 3),
         }
-        for each in gate.view.all()
+        for lease, place in gate.view.all().items()
     ]
 
 
