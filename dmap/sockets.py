@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from dmap.config import AccessSection, ConfigProblem, Listen
+from dmap.config import AccessSection, ConfigProblem, Listen, exposure
 from dmap.notify import listen_fds
 
 _PROBE_AFTER_S, _PROBE_EVERY_S, _PROBES = 15, 5, 3
@@ -69,16 +69,13 @@ def given_to_us(access: AccessSection) -> list[socket.socket]:
 
 
 def _problems(sock: socket.socket, access: AccessSection) -> Iterator[str]:
-    address, is_limited = sock.getsockname(), access.keys or access.allow or access.open
+    address = sock.getsockname()
     if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
         yield f"the socket unit gives {address!r}; write HOST:PORT after ListenStream="
     elif not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         yield "the socket unit gives a connection; write Accept=no"
-    elif not ipaddress.ip_address(address[0]).is_loopback and not is_limited:
-        yield (
-            f"the socket unit listens at {address[0]}, which is open to others; "
-            "set access.keys or access.allow (or access.open: true)"
-        )
+    elif exposed := exposure(address[0], access):
+        yield f"the socket unit: {exposed}"
 
 
 def find_vanished(sock: socket.socket, stall_s: float) -> None:

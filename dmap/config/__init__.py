@@ -7,10 +7,10 @@ Here is the whole file; what its sections are made of is in `dmap.sections`, and
 its own section along.
 """
 
-from dmap.config.access import AccessSection, Key, Listen, Tls
+from dmap.config.access import AccessSection, Key, Listen, Tls, exposure
 from dmap.config.advice import warnings_of
-from dmap.config.file import check_access, load, parse
-from dmap.config.schema import Config, ConfigProblem, Debug, Device, Server
+from dmap.config.file import ConfigProblem, check_access, load, parse
+from dmap.config.schema import Config, Debug, Device, Server
 
 __all__ = [
     "AccessSection",
@@ -23,6 +23,7 @@ __all__ = [
     "Server",
     "Tls",
     "check_access",
+    "exposure",
     "load",
     "parse",
     "warnings_of",

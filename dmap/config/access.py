@@ -75,3 +75,10 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def exposure(host: str, access: AccessSection) -> str | None:
+    """Say that others can reach *host* and *access* lets all of them in, if that is so."""
+    if is_loopback(host) or access.keys or access.allow or access.open:
+        return None
+    return f"{host} is open to others; set access.keys or access.allow (or access.open: true)"

@@ -1,29 +1,36 @@
 """From YAML to the schema: variables, paths, and every problem with its place in the file."""
 
-import copy
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from dmap.config.access import AccessSection
-from dmap.config.schema import Config, ConfigProblem
+from dmap.config.schema import Config
 from dmap.kinds import KINDS
 from dmap.sections import Section
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_MERGE = "tag:yaml.org,2002:merge"
 _MOST_CHARACTERS = 2**20
 """Of a whole file, and of all that variables put into it."""
 _MOST_VALUES = 50_000
 """Of a whole file, with every alias unfolded."""
 _LONGEST_NUMBER = 100
 """Of a number's characters: to read a long one takes the square of its length, in base 60 or any other."""
+
+
+class ConfigProblem(Exception):
+    """The file cannot be used; *problems* lists why, each line with its path in the file."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
@@ -59,18 +66,36 @@ _Checked = TypeVar("_Checked", bound=Section)
 
 def _checked(whole: type[_Checked], values: Any, environ: Mapping[str, str], base: Path) -> _Checked:
     variables = _Variables(environ)
-    values, problems = variables.fill(values if values is not None else {}, ""), variables.problems
-    context = {"base": base}
-    try:
-        checked = whole.model_validate(values, context=context)
-    except ConfigProblem as exc:
-        raise ConfigProblem(problems + exc.problems) from exc
-    except ValidationError as exc:
-        found = [_said(error) for error in exc.errors()]
-        raise ConfigProblem([*problems, *found, *_among_the_rest(whole, values, exc, context)]) from exc
-    if problems:
+    values = variables.fill(values if values is not None else {}, "")
+    checked, wrong = _validated(whole, values, base)
+    for error in wrong:
+        _drop(values, error["loc"])
+    if wrong:  # what does not fit together is told in the same go, as far as what is left can be understood
+        checked, _ = _validated(whole, values, base)
+    between = checked.conflicts() if checked is not None else ()
+    problems = [*variables.problems, *map(_said, wrong), *between]
+    if checked is None or problems:
         raise ConfigProblem(problems)
     return checked
+
+
+def _validated(
+    whole: type[_Checked], values: Any, base: Path
+) -> tuple[_Checked | None, Sequence[ErrorDetails]]:
+    """Return *values* as *whole*, or what is wrong with single ones of them."""
+    try:
+        return whole.model_validate(values, context={"base": base}), ()
+    except ValidationError as exc:
+        return None, exc.errors()
+
+
+def _drop(values: Any, place: tuple[int | str, ...]) -> None:
+    """Take the value at *place* out of *values*; the names of kinds in *place* are not in the file."""
+    for step in place[:-1]:
+        inner = values.get(step) if isinstance(values, dict) else None
+        values = inner if isinstance(inner, dict) else values
+    if isinstance(values, dict):
+        values.pop(place[-1], None)
 
 
 def _values(text: str) -> Any:
@@ -118,29 +143,25 @@ class _OneOfEach(yaml.SafeLoader):
             self._count(self._unfolded.get(node, _MOST_VALUES))
         else:
             self._unfolded[node] = self._values - before
+            _check_node(node)
         return node
-
-    def compose_scalar_node(self, anchor: dict[Any, yaml.Node]) -> yaml.ScalarNode:
-        node = super().compose_scalar_node(anchor)
-        if node.tag.endswith((":int", ":float")) and len(node.value) > _LONGEST_NUMBER:
-            raise ConfigProblem(
-                [f"not YAML: {_place(node.start_mark)}a number of {len(node.value)} characters"]
-            )
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        if isinstance(node, yaml.MappingNode):
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
-            seen = Counter(key for key in keys if isinstance(key, str))
-            if twice := [key for key, count in seen.items() if count > 1]:
-                place = _place(node.start_mark)
-                raise ConfigProblem([f"not YAML: {place}the key {twice[0]!r} is given twice"])
-        return super().construct_mapping(node, deep)
 
     def _count(self, values: int) -> None:
         self._values += values
         if self._values > _MOST_VALUES:
             raise ConfigProblem(["not YAML: its anchors unfold to too much, or it is too long"])
+
+
+def _check_node(node: yaml.Node) -> None:
+    """Refuse a mapping with a text twice among its keys, and a number that would take long to read."""
+    problem = ""
+    if isinstance(node, yaml.MappingNode):
+        seen = Counter(key.value for key, _ in node.value if key.tag == "tag:yaml.org,2002:str")
+        problem = next((f"the key {key!r} is given twice" for key, count in seen.items() if count > 1), "")
+    elif node.tag.endswith((":int", ":float")) and len(node.value) > _LONGEST_NUMBER:
+        problem = f"a number of {len(node.value)} characters"
+    if problem:
+        raise ConfigProblem([f"not YAML: {_place(node.start_mark)}{problem}"])
 
 
 class _Variables:
@@ -170,32 +191,7 @@ class _Variables:
         return _VARIABLE.sub(lambda match: self._environ.get(match[1], ""), value)
 
 
-def _among_the_rest(
-    whole: type[Section], values: Any, exc: ValidationError, context: dict[str, Path]
-) -> list[str]:
-    """Check what is left without the single values that are wrong, for problems between the others."""
-    rest = copy.deepcopy(values)
-    for error in exc.errors():
-        _drop(rest, error["loc"])
-    try:
-        whole.model_validate(rest, context=context)
-    except ConfigProblem as found:
-        return found.problems
-    except ValidationError:
-        pass  # more than single values is missing
-    return []
-
-
-def _drop(values: Any, place: tuple[int | str, ...]) -> None:
-    """Take the value at *place* out of *values*; the names of kinds in *place* are not in the file."""
-    for step in place[:-1]:
-        inner = values.get(step) if isinstance(values, dict) else None
-        values = inner if isinstance(inner, dict) else values
-    if isinstance(values, dict):
-        values.pop(place[-1], None)
-
-
-def _said(error: Any) -> str:
+def _said(error: ErrorDetails) -> str:
     """Write one of pydantic's errors as `path: what is wrong`."""
     backend, kind = error["loc"][:2], error["loc"][2:3]
     tagged = backend[:1] == ("backends",) and kind and kind[0] in KINDS

@@ -4,23 +4,15 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import Field, GetCoreSchemaHandler, GetPydanticSchema, ValidationInfo, model_validator
+from pydantic import Field, GetCoreSchemaHandler, GetPydanticSchema, model_validator
 from pydantic_core import CoreSchema
 
 from dmap.backends import BackendSection, Kind
-from dmap.config.access import AccessSection, Listen, is_loopback
+from dmap.config.access import AccessSection, Listen, exposure
 from dmap.kinds import KINDS
 from dmap.sections.models import Defaults, ModelSection
 from dmap.sections.section import Section
 from dmap.sections.types import Count, File, Integer, Name, Number, Seconds, Size
-
-
-class ConfigProblem(Exception):
-    """The file cannot be used; *problems* lists why, each line with its path in the file."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
 
 
 class Device(Section):
@@ -90,26 +82,14 @@ class Config(Section):
         """Take a section whose every line is commented out for an empty one."""
         return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
 
-    @model_validator(mode="after")
-    def _whole(self, _: ValidationInfo) -> "Config":
-        problems = [
-            *self._exposed(),
-            *self._dangling(),
-            *self._doubles(),
-            *self._untakeable(),
-            *self._impossible(),
-        ]
-        if problems:
-            raise ConfigProblem(problems)
-        return self
-
-    def _exposed(self) -> Iterator[str]:
-        access = self.access
-        if not is_loopback(self.listen.host) and not (access.keys or access.allow or access.open):
-            yield (
-                f"listen.host: {self.listen.host} is open to others; "
-                "set access.keys or access.allow (or access.open: true)"
-            )
+    def conflicts(self) -> Iterator[str]:
+        """Yield what does not fit together, each line with its path in the file."""
+        if exposed := exposure(self.listen.host, self.access):
+            yield f"listen.host: {exposed}"
+        yield from self._dangling()
+        yield from self._doubles()
+        yield from self._untakeable()
+        yield from self._impossible()
 
     def _dangling(self) -> Iterator[str]:
         for name, backend in self.backends.items():
