@@ -94,14 +94,14 @@ def find_vanished(sock: socket.socket, stall_s: float) -> None:
 
 def names_of(listen: Listen) -> frozenset[str]:
     """Return the names that this host has by itself and by the configuration, in lower case."""
-    return _own_names().union(listen.names)
+    return frozenset(name.lower().removesuffix(".") for name in (*_own_names(), *listen.names))
 
 
 @cache
-def _own_names() -> frozenset[str]:
+def _own_names() -> tuple[str, ...]:
     """Ask the system, once, what it is called.  It may ask DNS, which has `_NAME_S` to answer."""
     found = [socket.gethostname()]
     asked = threading.Thread(target=lambda: found.append(socket.getfqdn()), daemon=True)
     asked.start()
     asked.join(_NAME_S)
-    return frozenset(name.lower().removesuffix(".") for name in found)
+    return tuple(found)

@@ -10,7 +10,7 @@ import pytest
 from dmap.backends.gguf.section import GGUFSection
 from dmap.backends.openai.section import OpenAISection
 from dmap.config import Config, ConfigProblem, load, parse, warnings_of
-from dmap.sections import ModelSection
+from dmap.sections import Load, ModelSection
 
 A = "backends: {a: {kind: openai, url: 'http://h'}}\n"
 HASH = "0123456789abcdef" * 4
@@ -317,6 +317,20 @@ def test_a_parameter_in_two_spellings():
     assert problems_of(A + "defaults: {max_tokens: 5, maxTokens: 6}") == [
         "defaults.maxTokens: no such key, or a second spelling of one"
     ]
+
+
+@pytest.mark.parametrize("gpu", ["1.5", "-0.1", "true", "all", "[0.5]", ".nan", "9" * 99, "1.e+400"])
+def test_a_share_of_the_layers_is_one(gpu):
+    """What the GPU is to hold is off, max, or a share from 0 to 1; whatever else stands there is refused."""
+    assert problems_of(f"{A}models: {{m: {{load: {{gpu: {gpu}}}}}}}") == [
+        "models.m.load.gpu: write off, max, or a share from 0 to 1 (or ratio and layers)"
+    ]
+
+
+def test_a_number_that_no_float_holds_is_no_share():
+    """A number of the admin API may have thousands of digits."""
+    with pytest.raises(ValueError, match="a share from 0 to 1"):
+        Load.model_validate_json('{"gpu": ' + "9" * 400 + "}")
 
 
 @pytest.mark.parametrize(("text", "hour"), [("2027-01-31", 0), ("2027-01-31T12:00:00+02:00", 10)])

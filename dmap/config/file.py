@@ -197,15 +197,12 @@ def _said(error: ErrorDetails) -> str:
     tagged = backend[:1] == ("backends",) and kind and kind[0] in KINDS
     where = [*backend, *error["loc"][3:]] if tagged else error["loc"]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
-    last = str(where[-1]) if where else ""
     if error["type"] == "extra_forbidden":
-        return f"{path}: no such key" + ("" if last.islower() else ", or a second spelling of one")
+        return f"{path}: no such key" + ("" if str(where[-1]).islower() else ", or a second spelling of one")
     if error["type"] == "union_tag_invalid":
         return f"{path}.kind: {error['ctx']['tag']!r} is not built; there are: {', '.join(KINDS)}"
     if error["type"] == "union_tag_not_found":
         return f"{path}.kind: missing; there are: {', '.join(KINDS)}"
-    if error["type"] == "string_pattern_mismatch" and last == "sha256":
-        return f"{path}: not a SHA-256; write 64 lower-case hex digits, never the key itself"
     if error["type"] in ("dict_type", "model_type", "model_attributes_type"):
         return f"{path or 'the file'}: must be a mapping (key: value)"
     return f"{path or 'the file'}: {error['msg'].removeprefix('Value error, ')}"

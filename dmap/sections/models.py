@@ -1,6 +1,7 @@
 """What is particular about models: the sections `defaults` and `models`."""
 
 import re
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -61,17 +62,14 @@ def _share(value: Any) -> Any:
     """Read a part of the layers, also out of `{ratio, layers}`; YAML takes a bare `off` for false."""
     if isinstance(value, dict) and value and value.keys() <= {"ratio", "layers"}:
         value = value.get("ratio")
-    if value is None:
-        return None
-    if value is False or value in ("off", "max"):
-        return value or "off"
-    try:
-        share = -1.0 if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise ValueError("write off, max, or a share from 0 to 1 (or ratio and layers)")
-    return share
+    if value is None or value in ("off", "max"):
+        return value
+    if value is False:
+        return "off"
+    with suppress(ArithmeticError, TypeError, ValueError):
+        if value is not True and 0 <= (share := float(value)) <= 1:
+            return share
+    raise ValueError("write off, max, or a share from 0 to 1 (or ratio and layers)")
 
 
 def _strippable(name: str) -> str:

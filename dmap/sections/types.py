@@ -2,12 +2,12 @@
 
 import ipaddress
 import re
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
@@ -61,18 +61,6 @@ def _file(value: Any, asked: ValidationInfo) -> Any:
         return base / value
 
 
-def _hash(value: str) -> str:
-    if value == _NO_KEY:
-        raise ValueError("the SHA-256 of an empty key")
-    return value
-
-
-def _token(value: str) -> str:
-    if not re.fullmatch(r"[\x21-\x7e]*", value):
-        raise ValueError("not a token; it is one word of ASCII, without 'Bearer'")
-    return value
-
-
 def _number(value: Any) -> Any:
     """Refuse YAML's `on` and `yes`, which pydantic would take for 1."""
     if isinstance(value, bool):
@@ -85,34 +73,24 @@ def several(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-def _expiry(value: Any) -> Any:
-    """Read a date, whose beginning in UTC counts, or a point in time with its zone."""
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError("not a date; write it like 2027-01-31") from None
-    if isinstance(value, date) and not isinstance(value, datetime):
-        value = datetime.combine(value, time())
-    if not isinstance(value, datetime):
-        raise ValueError("not a date; write it like 2027-01-31")
-    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+def _expiry(value: Any) -> datetime:
+    """Read a date, whose beginning in UTC counts, or a point in time with its zone (ISO 8601)."""
+    try:
+        read = datetime.fromisoformat(str(value))
+    except ValueError:
+        raise ValueError("not a date; write it like 2027-01-31") from None
+    return read if read.tzinfo is not None else read.replace(tzinfo=UTC)
 
 
-def _origin(value: str) -> str:
-    """Take what browsers send in `Origin`: scheme, host and port, nothing after them (RFC 6454)."""
-    if value != "*" and not re.fullmatch(
-        r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:]+\](:[0-9]{1,5})?", value
-    ):
-        raise ValueError("not an origin; write it like https://app.example:8443, or *")
-    return value.lower()
+def _like(pattern: str, complaint: str) -> AfterValidator:
+    """Take what *pattern* matches as a whole, and make *complaint* of anything else."""
 
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(complaint)
+        return value
 
-def _host_name(value: str) -> str:
-    """Take a name of DNS, as browsers send it: those with other letters as `xn--...` (RFC 5891)."""
-    if len(value) > 253 or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", value):
-        raise ValueError("not the name of a host, without port; write it like llm.example.com")
-    return value.lower().removesuffix(".")
+    return AfterValidator(check)
 
 
 Size = Annotated[int, BeforeValidator(_bytes), Field(gt=0, lt=2**63)]
@@ -122,12 +100,31 @@ Seconds = Annotated[Number, Field(gt=0)]
 Count = Annotated[Integer, Field(ge=1)]
 Network = Annotated[str, AfterValidator(_network)]
 Name = Annotated[str, Field(pattern=_NAME)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), AfterValidator(_hash)]
+Sha256 = Annotated[
+    str,
+    _like(r"[0-9a-f]{64}", "not a SHA-256; write 64 lower-case hex digits, never the key itself"),
+    _like(f"(?!{_NO_KEY}).*", "the SHA-256 of an empty key"),
+]
 Expiry = Annotated[datetime, BeforeValidator(_expiry)]
-Origin = Annotated[str, AfterValidator(_origin)]
-HostName = Annotated[str, AfterValidator(_host_name)]
+Origin = Annotated[
+    str,
+    StringConstraints(to_lower=True),
+    _like(
+        r"\*|https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?",
+        "not an origin; write it like https://app.example:8443, or *",
+    ),
+]
+"""What browsers send in `Origin`: scheme, host and port, nothing after them (RFC 6454)."""
+HostName = Annotated[
+    str,
+    _like(
+        r"(?=.{1,253}$)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?",
+        "not the name of a host, without port; write it like llm.example.com",
+    ),
+]
+"""A name of DNS, as browsers send it: those with other letters as `xn--...` (RFC 5891)."""
 Guarded = Literal["draft_model", "context_length", "integrations", "keep_alive", "options", "image_url"]
 """The fields of a request that move memory or reach out of the box; refused unless permitted."""
-Token = Annotated[str, AfterValidator(_token)]
+Token = Annotated[str, _like(r"[\x21-\x7e]*", "not a token; it is one word of ASCII, without 'Bearer'")]
 Url = Annotated[str, AfterValidator(_url)]
 File = Annotated[Path, BeforeValidator(_file)]
