@@ -21,6 +21,7 @@ from aiohttp_sse import EventSourceResponse
 from multidict import MultiMapping
 
 from dmap import tasks
+from dmap.aiohttp_insides import write
 from dmap.errors import BadRequest, ClientStalled, MethodNotAllowed, Overloaded, ShuttingDown
 from dmap.events import MISSED, TYPES, Bus, Event
 from dmap.web.proxy import Proxy
@@ -28,10 +29,10 @@ from dmap.web.visit import Visit
 
 READERS = 256
 """How many may read the stream at once."""
-PIECE = 100
+PIECE = 16
 """Events that a reader gets in one write, at most."""
 BUFFER_BYTES = 64 * 1024
-"""What waits in the process, and again in the kernel, for a reader that does not read."""
+"""So much, and a piece, waits in the process, and again in the kernel, for a reader that does not read."""
 FIELDS = 64
 """Parameters that a query may have."""
 
@@ -100,21 +101,29 @@ async def stream(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     It begins with an id and no event, so that a reader has a place to go on from.  Raises `BadRequest`,
     `Overloaded` when there are `READERS` already, and `ShuttingDown`.
     """
-    request, bus = visit.request, proxy.bus
+    request, bus, server = visit.request, proxy.bus, proxy.config.server
     if request.method != "GET":
         raise MethodNotAllowed("the stream takes GET", allowed="GET")
     chosen, after = Filter.of(request.query), _start(request, bus)
-    server = proxy.config.server
     response = EventSourceResponse(send_timeout=server.client_stall_s, ping_interval=server.heartbeat_s)
     with _place(bus):
-        writer = await response.prepare(request)
+        writer, transport = await response.prepare(request), request.transport
         assert writer is not None, "only a second head is not written"
+        if transport is None:
+            raise ConnectionResetError("the reader has left")
+        _keep_buffers_small(transport)
         async with response:
-            await response.write(b"id: %d\n\n" % after)
-            reader = Reader(request, response, writer, server.client_stall_s)
+            await write(writer, b"id: %d\n\n" % after)
             try:
-                await reader.follow(bus, chosen, after)
+                while not bus.closed.is_set():
+                    await bus.news(after)
+                    piece, after = _piece(bus, chosen, after)
+                    await write(writer, piece)
+                    if request.protocol.writing_paused:
+                        await _drained(writer, bus, server.client_stall_s)
+                    await asyncio.sleep(0)  # others' turn comes first
             except TimeoutError:
+                transport.abort()
                 visit.record.outcome = ClientStalled.code
     return response
 
@@ -149,73 +158,29 @@ async def captures(proxy: Proxy, visit: Visit) -> web.Response:
     return web.json_response({"capture": is_on, "captures": proxy.captures.fields() if is_on else []})
 
 
-class Reader:
-    """One connection that reads the stream; it is cut when it does not read for *stall_s*."""
-
-    def __init__(
-        self,
-        request: web.BaseRequest,
-        response: web.StreamResponse,
-        writer: AbstractStreamWriter,
-        stall_s: float,
-    ) -> None:
-        if request.transport is None:
-            raise ConnectionResetError("the reader has left")
-        self._protocol = request.protocol
-        self._transport = request.transport
-        self._transport.set_write_buffer_limits(high=BUFFER_BYTES)
-        # Left to itself the kernel takes megabytes, and hours of events, before anybody notices.
-        kernel = self._transport.get_extra_info("socket")
-        kernel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
-        self._chunked = response.headers.get("Transfer-Encoding") == "chunked"
-        self._writer = writer
-        self._stall_s = stall_s
-
-    async def follow(self, bus: Bus, chosen: Filter, after: int) -> None:
-        """Write what is *chosen* of the events after *after*, until *bus* is closed."""
-        while not bus.closed.is_set():
-            await bus.news(after)
-            events, missed = bus.since(after, PIECE)
-            piece, seen = _piece(events, chosen)
-            if missed:
-                piece = _missed(bus, after, missed) + piece
-            after += missed + seen
-            if piece:
-                self._write(piece)
-            if self._protocol.writing_paused:
-                await self._drained(bus)
-            elif after < bus.last:
-                await asyncio.sleep(0)  # there is more, but others' turn comes first
-
-    def _write(self, piece: bytes) -> None:
-        self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
-
-    async def _drained(self, bus: Bus) -> None:
-        """Wait until the reader has read on.  Raises `TimeoutError` and cuts it off if it does not."""
-        drained = tasks.errand(self._writer.drain(), "drain a reader", expected=(ConnectionError,))
-        waits = (drained, tasks.errand(bus.closed.wait(), "wait for the end"))
-        try:
-            await asyncio.wait(waits, timeout=self._stall_s, return_when=asyncio.FIRST_COMPLETED)
-            if not drained.done():
-                self._transport.abort()
-                raise TimeoutError
-        finally:
-            await tasks.end(*waits)
+def _keep_buffers_small(transport: asyncio.Transport) -> None:
+    """Left to itself the kernel takes megabytes, and hours of events, before anybody notices."""
+    transport.set_write_buffer_limits(high=BUFFER_BYTES)
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
 
 
-def _piece(events: list[Event], chosen: Filter) -> tuple[bytes, int]:
-    """Join what is *chosen* of *events*, no more than fits; return it, and how many were looked at."""
-    frames: list[bytes] = []
-    size_bytes = seen = 0
-    for event in events:
-        seen += 1
-        if chosen.passes(event):
-            frames.append(event.frame)
-            size_bytes += len(event.frame)
-        if size_bytes >= BUFFER_BYTES:
-            break
-    return b"".join(frames), seen
+def _piece(bus: Bus, chosen: Filter, after: int) -> tuple[bytes, int]:
+    """Return what is *chosen* of the next events after *after*, and the number of the last of these."""
+    events, missed = bus.since(after, PIECE)
+    after += missed
+    frames = [Event(after, bus.clock(), MISSED, {"missed": missed}).frame] if missed else []
+    frames += [event.frame for event in events if chosen.passes(event)]
+    return b"".join(frames), after + len(events)
 
 
-def _missed(bus: Bus, after: int, missed: int) -> bytes:
-    return Event(after + missed, bus.clock(), MISSED, {"missed": missed}).frame
+async def _drained(writer: AbstractStreamWriter, bus: Bus, within_s: float) -> None:
+    """Wait until the reader has read on.  Raises `TimeoutError` if it has not when *bus* is closed."""
+    drained = tasks.errand(writer.drain(), "drain a reader", expected=(ConnectionError,))
+    waits = (drained, tasks.errand(bus.closed.wait(), "wait for the end"))
+    try:
+        await asyncio.wait(waits, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        if not drained.done():
+            raise TimeoutError
+    finally:
+        await tasks.end(*waits)
