@@ -12,6 +12,7 @@ has sent a flood of further requests behind its first is not read any more, so t
 import asyncio
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,60 +28,50 @@ _ESTABLISHED = 1
 """`TCP_ESTABLISHED` of linux/tcp_states.h; the first byte of `struct tcp_info` is the state."""
 
 
+@dataclass(slots=True, eq=False)
 class Visit:
     """
     One request.
 
     *client* is who asks, once that is known; with *is_counted* it counts for the bounds of its key.
     *named* is what its path names, of a model or a request.  *body_bytes* is its share of the memory for
-    bodies.  *is_open* from entering the context to leaving it: it then waits for a model or is answered by
+    bodies.  It is open from entering the context to leaving it: it then waits for a model or is answered by
     one, and `cancel` ends it.
     """
 
-    __slots__ = (
-        "_ended_by",
-        "_task",
-        "body_bytes",
-        "client",
-        "is_counted",
-        "is_open",
-        "named",
-        "record",
-        "request",
-        "unread_since",
-    )
+    request: web.BaseRequest
+    record: RequestRecord
+    client: Client = field(init=False)
+    is_counted: bool = False
+    named: str = ""
+    body_bytes: int = 0
+    unread_since: float | None = None
+    _task: asyncio.Task[Any] | None = None
+    _ended_by: DmapError | None = None
 
-    client: Client
-
-    def __init__(self, request: web.BaseRequest, record: RequestRecord) -> None:
-        self.request = request
-        self.record = record
-        self.named = ""
-        self.is_counted = False
-        self.body_bytes = 0
-        self.is_open = False
-        self.unread_since: float | None = None
-        self._ended_by: DmapError | None = None
-        self._task: asyncio.Task[Any] | None = None
+    @property
+    def is_open(self) -> bool:
+        """Whether it waits for a model or is answered by one."""
+        return self._task is not None
 
     def __enter__(self) -> Self:
-        self._task, self.is_open = asyncio.current_task(), True
+        self._task = asyncio.current_task()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave.  After `cancel` the error given there is raised instead of a `CancelledError`."""
-        self.is_open = False
-        if self._ended_by is None or self._task is None:
+        task, self._task = self._task, None
+        if self._ended_by is None or task is None:
             return
         # A client that left at the same time has cancelled the task once more.
-        if self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+        if task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise self._ended_by from exc
 
     def cancel(self, error: DmapError) -> None:
         """End an open request, with *error* for its client.  Only the first call counts."""
-        if self.is_open and self._ended_by is None and self._task is not None:
+        if self._task is not None and self._ended_by is None:
             self._ended_by = error
             self._task.cancel()
 
