@@ -33,7 +33,7 @@ class Inventory:
 
     def __init__(self, backends: Mapping[str, Backend], catalog: Catalog) -> None:
         self._backends = backends
-        self.catalog = catalog
+        self._catalog = catalog
         self._down: dict[str, str] = {}
         self._answered_at: dict[str, float] = {}
         self._alarm = {name: asyncio.Event() for name in backends}
@@ -107,9 +107,9 @@ class Inventory:
         """Take what *name* has, or why it does not answer."""
         self._answered_at[name] = asyncio.get_running_loop().time()
         if isinstance(found, BackendDown):
-            self.catalog.silent(name, found.message)
+            self._catalog.silent(name, found.message)
             self.report(name, found)
             return
-        self.catalog.update(name, found)
+        self._catalog.update(name, found)
         if self._down.pop(name, None) is not None:
             _log.warning(logfmt("backend_up", {"backend": name}))

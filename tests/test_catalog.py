@@ -1,5 +1,8 @@
 """From a model's name to its route: aliases, lists, addresses, and backends that have not answered."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from dmap.access import Client
@@ -15,11 +18,11 @@ STUDIO = "devices: {gpu0: {}}\nbackends: {lm: {kind: lmstudio, url: 'http://a', 
 BOX = "devices: {gpu0: {}}\nbackends: {box: {kind: gguf, path: ., device: gpu0}}\n"
 
 
-def catalog(text: str, **lists: list[str | ModelInfo] | None) -> Catalog:
+def catalog(text: str, **lists: list[str | ModelInfo]) -> Catalog:
     """A catalog of the configuration *text*, told what each backend has."""
     made = Catalog(parse(text, {}))
     for backend, models in lists.items():
-        made.update(backend, models and [_info(model) for model in models])
+        made.update(backend, [_info(model) for model in models])
     return made
 
 
@@ -29,7 +32,12 @@ def _info(model: str | ModelInfo) -> ModelInfo:
 
 def ids(catalog: Catalog, client: Client = ANYONE) -> list[str]:
     """Return the names that *client* sees, in order."""
-    return [listed["id"] for listed in catalog.listing(client, ())]
+    return [shown.name for shown in catalog.shown(client, ())]
+
+
+def listing(catalog: Catalog, residents: Sequence[ModelKey] = ()) -> list[dict[str, Any]]:
+    """Return the list that anyone gets."""
+    return [as_openai(shown) for shown in catalog.shown(ANYONE, residents)]
 
 
 @pytest.mark.parametrize(
@@ -226,7 +234,7 @@ def test_the_backend_of_a_model_can_be_chosen():
 
 def test_a_model_of_the_file_need_not_be_listed():
     """A server that cannot switch need not list a model to answer for it."""
-    made = catalog(TWO + "models: {hidden: {backend: a, aliases: [h]}}", a=[], b=None)
+    made = catalog(TWO + "models: {hidden: {backend: a, aliases: [h]}}", a=[])
 
     assert made.resolve("h", ANYONE)[0].key == ModelKey("a", "hidden")
     assert ids(made) == ["hidden", "h"]
@@ -300,7 +308,8 @@ def test_what_was_set_twice_is_put_together():
 
 def test_what_was_set_for_a_model_that_is_gone_waits_for_it():
     """What was set for a model that no backend lists holds again when one does."""
-    made = Catalog(parse(TWO, {}), saved=Saved(active="m", models={"m": Activation({"seed": 1})}))
+    made = Catalog(parse(TWO, {}))
+    made.choose(Saved(active="m", models={"m": Activation({"seed": 1})}))
 
     made.update("a", [ModelInfo("m", resident=True)])
 
@@ -308,13 +317,15 @@ def test_what_was_set_for_a_model_that_is_gone_waits_for_it():
 
 
 def test_a_reload_keeps_what_was_set():
-    """A catalog made from another takes over what was set, unless it is given something else."""
-    before = catalog(TWO, a=["m"], b=["n"])
-    before.choose(Saved(active="m"))
-    config = parse(TWO, {})
+    """Under another configuration what was set, and what the backends have, is as before."""
+    made = catalog(TWO, a=["m"], b=["n"])
+    made.choose(Saved(active="m", models={"m": Activation({"seed": 1})}))
 
-    assert Catalog(config, before).active == "m"
-    assert Catalog(config, before, Saved(active="n")).active == "n"
+    made.configure(parse(TWO + "defaults: {top_k: 1}", {}))
+
+    assert made.active == "m"
+    assert made.resolve(None, ANYONE)[0].defaults == {"top_k": 1, "seed": 1}
+    assert ids(made) == ["m", "n"]
 
 
 # The active model
@@ -329,7 +340,7 @@ def test_no_name_means_the_active_model(name):
 
     assert made.resolve(None, ANYONE)[0].key == ModelKey("a", "m")
     assert made.active == "m"
-    assert [listed["id"] for listed in made.listing(ANYONE, ()) if listed.get("active")] == ["m", "gpt"]
+    assert [listed["id"] for listed in listing(made) if listed.get("active")] == ["m", "gpt"]
 
 
 def test_no_name_and_none_active():
@@ -401,7 +412,8 @@ def test_which_models_requests_lead_to():
 
     made.update("b", [])
 
-    assert [made.has(ModelKey(backend, "m")) for backend in ("a", "b")] == [True, False]
+    assert made.route_of(ModelKey("a", "m")) == Route(ModelKey("a", "m"))
+    assert made.route_of(ModelKey("b", "m")) is None
 
 
 # What may be used
@@ -498,7 +510,7 @@ def test_a_backend_that_fell_silent_keeps_its_models():
     """What a backend last said stays known while it does not answer."""
     made = catalog(TWO, a=["m"], b=["n"])
 
-    made.update("a", None)
+    made.silent("a", "it hung up")
 
     assert made.resolve("m", ANYONE)[0].key == ModelKey("a", "m")
     assert ids(made) == ["m", "n"]
@@ -522,7 +534,7 @@ def test_a_listed_model_in_full():
         BOX + "models: {m: {aliases: [gpt]}}", box=[ModelInfo("m", resident=False, context_length=4096)]
     )
 
-    model, alias = made.listing(ANYONE, [])
+    model, alias = listing(made)
 
     assert model == {
         "id": "m",
@@ -550,7 +562,7 @@ def test_who_knows_what_is_resident(text, backend, told, loaded, resident):
     """On a device the arbiter knows what is resident, elsewhere the backend."""
     made = catalog(text, **{backend: [ModelInfo("m", resident=told)]})
 
-    assert [model["resident"] for model in made.listing(ANYONE, loaded)] == [resident]
+    assert [model["resident"] for model in listing(made, loaded)] == [resident]
 
 
 # One of the list
@@ -572,7 +584,7 @@ def test_one_is_shown_as_it_is_listed():
     made = catalog(TWO + "models: {m: {aliases: [gpt]}}", a=["m"], b=[])
     made.choose(Saved(active="m"))
 
-    assert [as_openai(made.show(name, ANYONE, [])) for name in ("m", "gpt")] == made.listing(ANYONE, [])
+    assert [as_openai(made.show(name, ANYONE, [])) for name in ("m", "gpt")] == listing(made)
 
 
 def test_one_that_is_not_for_this_client():

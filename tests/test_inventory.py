@@ -62,7 +62,7 @@ class House:
 
     @property
     def models(self) -> list[str]:
-        return [model["id"] for model in self.catalog.listing(Client("c"), ())]
+        return [shown.name for shown in self.catalog.shown(Client("c"), ())]
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ async def test_an_lm_studio_is_known_as_its_watch_finds_it():
         await until(lambda: inventory.answering == ["studio"])
         await backend.load(SMALL, {"context_length": 2048})
 
-        listed = {model["id"]: model["context_length"] for model in catalog.listing(Client("c"), ())}
+        listed = {shown.name: shown.entry.info.context_length for shown in catalog.shown(Client("c"), ())}
         assert listed[SMALL] == 2048
         await inventory.close()
         await backend.close()

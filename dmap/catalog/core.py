@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
 
 from dmap.access import Client
 from dmap.catalog.entries import known_models, with_activations
-from dmap.catalog.lists import Shown, as_openai
+from dmap.catalog.lists import Shown
 from dmap.catalog.names import Entry, NameIndex
 from dmap.config import Config
 from dmap.errors import BackendDown, BadRequest, ModelNotFound
@@ -23,30 +22,31 @@ class Catalog:
     """
     The models of all backends under the names that clients use.
 
-    It takes what the backends said, and what was *saved* unless that is given, from the catalog that was
-    there *before*, if there was one.
+    A backend that has not told yet what it has is silent; who asks for a model that it may have learns why.
     """
 
-    def __init__(self, config: Config, before: "Catalog | None" = None, saved: Saved | None = None) -> None:
-        self._config = config
-        self._inventory: dict[str, Sequence[ModelInfo] | None] = dict.fromkeys(config.backends)
-        self._silence: dict[str, str] = {}
+    def __init__(self, config: Config) -> None:
+        self._reports: dict[str, Sequence[ModelInfo]] = {}
+        self._silence = {name: f"the backend {name!r} has not answered" for name in config.backends}
         self._saved = NOTHING_SAVED
-        if before is not None:
-            self._inventory |= before._inventory
-            self._silence |= before._silence
-            self._saved = before._saved
-        self.choose(saved or self._saved)
+        self.configure(config)
 
-    def update(self, backend: str, models: Sequence[ModelInfo] | None) -> None:
-        """Take what *backend* says it has; None, that it does not answer, leaves what it last said."""
-        if models is not None and models != self._inventory[backend]:
-            self._inventory[backend] = models
+    def configure(self, config: Config) -> None:
+        """Go by another *config* of the same backends."""
+        self._config = config
+        self._names = self._sorted()
+
+    def update(self, backend: str, models: Sequence[ModelInfo]) -> None:
+        """Take what *backend* says it has."""
+        self._silence.pop(backend, None)
+        if models != self._reports.get(backend):
+            self._reports[backend] = models
             self._names = self._sorted()
 
     def silent(self, backend: str, reason: str) -> None:
-        """Take note why *backend* does not answer, for those who ask for a model that it may have."""
-        self._silence[backend] = reason
+        """Take note why *backend* does not answer; what it last said stays."""
+        if backend in self._silence:
+            self._silence[backend] = reason
 
     def choose(self, saved: Saved) -> None:
         """Take what was set over the admin API, in place of what was before."""
@@ -88,14 +88,6 @@ class Catalog:
         listed = (entry.names for entry in self._names.known if entry.key == key)
         return client.may_use(*next(listed, (str(key),)))
 
-    def has(self, key: ModelKey) -> bool:
-        """Tell whether requests still lead to *key*."""
-        return self._names.has(key)
-
-    def listing(self, client: Client, residents: Iterable[ModelKey]) -> list[dict[str, Any]]:
-        """Return the models that *client* may use, as OpenAI lists them; *residents*, the active marked."""
-        return [as_openai(shown) for shown in self.shown(client, residents)]
-
     def shown(self, client: Client, residents: Iterable[ModelKey]) -> list[Shown]:
         """Return the models that *client* may use, each under its name and its aliases."""
         loaded = set(residents)
@@ -135,7 +127,7 @@ class Catalog:
         return self._names.find(self._saved.active) if self._saved.active is not None else None
 
     def _sorted(self) -> NameIndex:
-        known = known_models(self._config, self._inventory)
+        known = known_models(self._config, self._reports)
         names = NameIndex(entry for entry in known if self._may_list(entry.name))
         return with_activations(self._config, names, self._saved.models)
 
@@ -152,11 +144,9 @@ class Catalog:
     def _unknown(self, model: str, *, asked: bool) -> ModelNotFound | BackendDown:
         """Return why there is no *model*, which the client has *asked* for, or else is the active one."""
         shown = repr(model[:_SHOWN])
-        silent = [name for name, models in self._inventory.items() if models is None]
-        silent = [name for name in silent if self._may_have(name, model)]
-        if silent:
-            reason = self._silence.get(silent[0], f"the backend {silent[0]!r} has not answered")
-            return BackendDown(f"{shown} is not known yet: {reason}", retry_after_s=5)
+        for backend, reason in self._silence.items():
+            if self._may_have(backend, model):
+                return BackendDown(f"{shown} is not known yet: {reason}", retry_after_s=5)
         return _no_such(model) if asked else _no_active(f", {shown}, is gone")
 
     def _may_have(self, backend: str, name: str) -> bool:

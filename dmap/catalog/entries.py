@@ -8,20 +8,21 @@ from dmap.models import ModelInfo, ModelKey, Route
 from dmap.sections import ModelSection
 from dmap.state import Activation
 
-Reports = Mapping[str, Sequence[ModelInfo] | None]
-"""What each backend last said it has, None before it has said anything; in the order of the file."""
-
 _UNSET = Activation()
 
 
-def known_models(config: Config, reports: Reports) -> Iterator[Entry]:
-    """Yield every model of every backend, in the order of the file: the first of a name wins."""
+def known_models(config: Config, reports: Mapping[str, Sequence[ModelInfo]]) -> Iterator[Entry]:
+    """
+    Yield every model of every backend, in the order of the file: the first of a name wins.
+
+    *reports* has what each backend last said it has; one that has said nothing is not there.
+    """
     for name, settings in config.models.items():
         if settings.backend is not None and config.backends[settings.backend].placed_on is None:
             # A server that cannot switch need not list a model to answer for it.
             yield _entry(config, settings.backend, ModelInfo(name, resident=True), settings)
-    for backend, models in reports.items():
-        for info in models or ():
+    for backend in config.backends:
+        for info in reports.get(backend, ()):
             settings = _settings(config, info)
             if settings.backend in (None, backend):
                 yield _entry(config, backend, info, settings)

@@ -52,10 +52,6 @@ class NameIndex:
         folded = name.casefold()
         return self._all.get(name) or self._folded.get(folded) or self._without_quant(folded)
 
-    def has(self, key: ModelKey) -> bool:
-        """Tell whether any name leads to *key*."""
-        return any(entry.key == key for entry in self._all.values())
-
     def listed(self) -> Iterator[tuple[str, Entry]]:
         """Yield each model under its name and its aliases, but no name that means another."""
         for entry in self.entries.values():

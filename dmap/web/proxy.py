@@ -36,7 +36,7 @@ class Proxy:
     """
     The parts of one proxy.  Nothing is started or asked before `running`.
 
-    A reload replaces *config* and *catalog*; the others stay.
+    A reload replaces *config*; the others stay.
 
     *switchers* are those of *backends* whose models dmap can load and unload.  *devices* has the gate of each
     device and *passages* that of each backend without one; *gates* has all of them under the names that
@@ -59,7 +59,7 @@ class Proxy:
         }
         placed = (name for name, section in config.backends.items() if section.placed_on is not None)
         self.switchers = {name: cast(Switcher, self.backends[name]) for name in placed}
-        self.catalog = Catalog(config, saved=self.saved)
+        self.catalog = Catalog(config)
         self.inventory = Inventory(self.backends, self.catalog)
         self.devices, self.passages = gates_of(config, self.switchers, self.bus.tell)
         passages = {f"backend {name}": gate for name, gate in self.passages.items()}
@@ -79,7 +79,7 @@ class Proxy:
         self.reload: Callable[[], None] | None = None
         self.choose()
         for gate in self.gates.values():
-            gate.know(lambda key: self.catalog.route_of(key))
+            gate.know(self.catalog.route_of)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:

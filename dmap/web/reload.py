@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from dmap.catalog import Catalog
 from dmap.config import Config, ConfigProblem
 from dmap.errors import ModelNotFound
 from dmap.sockets import names_of
@@ -29,7 +28,7 @@ def reload(proxy: Proxy, config: Config) -> None:
         proxy.certificate.take(config.listen.tls)
     proxy.config, proxy.context.counters = config, read
     proxy.access.configure(config.access, names_of(config.listen))
-    proxy.catalog = proxy.inventory.catalog = Catalog(config, proxy.catalog, proxy.saved)
+    proxy.catalog.configure(config)
     proxy.choose()
     proxy.bus.resize(config.debug.ring)
     if not config.debug.capture:
@@ -42,7 +41,7 @@ def reload(proxy: Proxy, config: Config) -> None:
         "the model was taken out of the configuration while the request waited", param="model"
     )
     for gate in proxy.gates.values():
-        gate.refuse(lambda key: not proxy.catalog.has(key), gone)
+        gate.refuse(lambda key: proxy.catalog.route_of(key) is None, gone)
 
 
 def _too_much(old: Config, new: Config) -> Iterator[str]:

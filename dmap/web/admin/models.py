@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from dmap.backends import Loaded
+from dmap.catalog import as_openai
 from dmap.errors import BadRequest, LoadFailed, ModelNotFound
 from dmap.models import Route
 from dmap.state import Activation
@@ -68,9 +69,9 @@ async def models(proxy: Proxy, visit: Visit) -> web.Response:
     """`GET /admin/models`: every model that this key may use, with all that is set for it."""
     await proxy.inventory.refresh()
     listed = [
-        model | _settings(proxy, proxy.catalog.resolve(model["id"], visit.client)[0])
-        for model in proxy.catalog.listing(visit.client, proxy.residents())
-        if "alias_of" not in model
+        as_openai(shown) | _settings(proxy, shown.entry.route)
+        for shown in proxy.catalog.shown(visit.client, proxy.residents())
+        if not shown.is_alias
     ]
     return web.json_response({"active": proxy.saved.active, "models": listed})
 
