@@ -1,7 +1,6 @@
 """The command line."""
 
 import argparse
-import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -62,32 +61,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_key(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    command = commands.add_parser(
-        "new",
-        help="make a key, and the line that the configuration needs",
-        usage="dmap key new [-h] NAME [--scopes SCOPE,...] [--models MODEL,...]",
-    )
-    name = "what the client is called, in logs and in the queue"
-    command.add_argument("name", nargs="?", metavar="NAME", help=name)
-    for option, help_text in (
-        ("--scopes", "what it may do: inference, debug, admin (inference)"),
-        ("--models", "globs of the models that it may use (*)"),
+    command = commands.add_parser("new", help="make a key, and the line that the configuration needs")
+    command.add_argument("name", metavar="NAME", help="what the client is called, in logs and in the queue")
+    for option, metavar, help_text in (
+        ("--scopes", "SCOPE,...", "what it may do: inference, debug, admin (inference)"),
+        ("--models", "MODEL,...", "globs of the models that it may use (*)"),
     ):
         command.add_argument(
-            option,
-            dest="given",
-            action="append",
-            nargs="+",
-            default=[],
-            type=functools.partial(_given, option),
-            metavar=option[2:-1].upper(),
-            help=f"{help_text}; several with commas",
+            option, action="extend", type=_words, default=[], metavar=metavar, help=help_text
         )
     command.set_defaults(run=_local, local="key new", refuse=command.error)
 
 
-def _given(option: str, text: str) -> tuple[str, str]:
-    return option, text
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
 
 
 def _local(options: argparse.Namespace) -> int:

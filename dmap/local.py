@@ -51,24 +51,13 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _new_key(options: argparse.Namespace) -> int:
-    name, given = options.name, options.given
-    if name is None and given and len(given[-1]) > 1:
-        _, name = given[-1].pop()  # an option takes all words up to the next one, and so the last
-    if name is None:
-        options.refuse("NAME is missing")
-    scopes, models = _all_of("--scopes", given), _all_of("--models", given)
-    if "" in models:
+    if "" in options.models:
         options.refuse("--models: a name is empty")
     try:
-        print(keys.notice(name, scopes, models))
+        print(keys.notice(options.name, options.scopes, options.models))
     except ConfigProblem as exc:
         options.refuse(keys.complaint(exc))
     return 0
-
-
-def _all_of(option: str, given: list[list[tuple[str, str]]]) -> list[str]:
-    texts = [text for group in given for each, text in group if each == option]
-    return [word.strip() for text in texts for word in text.split(",")]
 
 
 def _demo(options: argparse.Namespace) -> int:
