@@ -3,7 +3,8 @@
 import pytest
 
 from dmap.errors import MethodNotAllowed, PathNotFound
-from dmap.web import admin, listing
+from dmap.web import listing
+from dmap.web.admin import service
 from dmap.web.table import find
 
 
@@ -15,7 +16,7 @@ from dmap.web.table import find
         ("GET", "/v1/models/a", listing.model, "a"),
         ("GET", "/v1/models/up/a/b c", listing.model, "up/a/b c"),
         ("GET", "/api/v0/models//", listing.model_v0, "/"),
-        ("POST", "/admin/queue/x/y/cancel", admin.service.cancel, "x/y"),
+        ("POST", "/admin/queue/x/y/cancel", service.cancel, "x/y"),
     ],
 )
 def test_what_is_there(method, path, handler, named):

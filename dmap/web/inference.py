@@ -7,7 +7,7 @@ from aiohttp import web
 
 from dmap import relay
 from dmap.backends import Backend, Kind, Target
-from dmap.errors import BackendBroke, BackendDown, BadRequest, DmapError, ModelNotFound, PathNotFound
+from dmap.errors import BackendBroke, BackendDown, BadRequest, DmapError, PathNotFound
 from dmap.gate import Gate, Lease
 from dmap.kinds import ROUTES, kinds_with
 from dmap.models import Route
@@ -27,7 +27,8 @@ async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     path = ROUTES[visit.record.path]
     reply = Reply(visit.request, visit.record, path.dialect, proxy.config.server)
     asked = await _read(proxy, visit, path)
-    route = await _choose(proxy, visit, asked)
+    route = await proxy.resolve(asked.model, visit.client)
+    visit.record.backend, visit.record.model = route.key
     await _check(proxy, visit, asked, route)
     try:
         with visit:
@@ -48,18 +49,6 @@ async def _read(proxy: Proxy, visit: Visit, path: InferenceRoute) -> Asked:
         proxy.captures.note(visit.record, body, proxy.bus.clock())
     content_type = visit.request.headers.get("Content-Type", "")
     return await beside(len(body), functools.partial(Asked, path, content_type, body))
-
-
-async def _choose(proxy: Proxy, visit: Visit, asked: Asked) -> Route:
-    """Find where the request goes; a model that nobody knows may be new."""
-    try:
-        candidates = proxy.catalog.resolve(asked.model, visit.client)
-    except ModelNotFound:
-        await proxy.inventory.refresh()
-        candidates = proxy.catalog.resolve(asked.model, visit.client)
-    route = candidates[0]
-    visit.record.backend, visit.record.model = route.key
-    return route
 
 
 async def _check(proxy: Proxy, visit: Visit, asked: Asked, route: Route) -> None:

@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import cast
 
 from dmap import tasks
-from dmap.access import Access
+from dmap.access import Access, Client
 from dmap.backends import Backend, Switcher
 from dmap.catalog import Catalog
 from dmap.config import Config
+from dmap.errors import ModelNotFound
 from dmap.events import Bus
 from dmap.gate import Gate
 from dmap.inventory import Inventory
@@ -113,6 +114,15 @@ class Proxy:
         self.saved = saved
         self.choose()
         await self.state.write(saved)
+
+    async def resolve(self, model: str | None, client: Client) -> Route:
+        """Return where a request of *client* for *model* goes; one that nobody knows may be new."""
+        try:
+            candidates = self.catalog.resolve(model, client)
+        except ModelNotFound:
+            await self.inventory.refresh()
+            candidates = self.catalog.resolve(model, client)
+        return candidates[0]
 
     def gate(self, route: Route) -> Gate:
         """Return the gate that *route* passes through."""

@@ -6,32 +6,37 @@ from aiohttp import web
 
 from dmap.errors import MethodNotAllowed, PathNotFound
 from dmap.kinds import ROUTES
-from dmap.web import admin, debug, listing, metrics, status
+from dmap.web import debug, listing, metrics, status
+from dmap.web.admin import models, service
 from dmap.web.inference import infer
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
 
 Handler = Callable[[Proxy, Visit], Awaitable[web.StreamResponse]]
 
-_ALL: tuple[tuple[str, str, Handler], ...] = (
-    *(("POST", path, infer) for path in ROUTES),
-    ("GET", "/v1/models", listing.models),
-    ("GET", "/v1/models/{id}", listing.model),
-    ("GET", "/api/v0/models", listing.models_v0),
-    ("GET", "/api/v0/models/{id}", listing.model_v0),
-    ("GET", "/api/v1/models", listing.models_v1),
-    ("GET", "/health", status.health),
-    ("GET", "/ready", status.ready),
-    *admin.ROUTES,
-    ("GET", "/debug/stream", debug.stream),
-    ("GET", "/debug/status", status.status),
-    ("GET", "/debug/metrics", metrics.as_json),
-    ("GET", "/debug/captures", debug.captures),
-    ("GET", "/metrics", metrics.page),
-)
-
 PATHS: Mapping[str, Mapping[str, Handler]] = {
-    path: {method: handler for method, its_path, handler in _ALL if its_path == path} for _, path, _ in _ALL
+    **dict.fromkeys(ROUTES, {"POST": infer}),
+    "/v1/models": {"GET": listing.models},
+    "/v1/models/{id}": {"GET": listing.model},
+    "/api/v0/models": {"GET": listing.models_v0},
+    "/api/v0/models/{id}": {"GET": listing.model_v0},
+    "/api/v1/models": {"GET": listing.models_v1},
+    "/health": {"GET": status.health},
+    "/ready": {"GET": status.ready},
+    "/admin/models": {"GET": models.models},
+    "/admin/models/load": {"POST": models.load},
+    "/admin/models/unload": {"POST": models.unload},
+    "/admin/models/activate": {"POST": models.activate},
+    "/admin/queue": {"GET": service.queue},
+    "/admin/queue/{id}/cancel": {"POST": service.cancel},
+    "/admin/drain": {"POST": service.drain},
+    "/admin/resume": {"POST": service.resume},
+    "/admin/reload": {"POST": service.reload},
+    "/debug/stream": {"GET": debug.stream},
+    "/debug/status": {"GET": status.status},
+    "/debug/metrics": {"GET": metrics.as_json},
+    "/debug/captures": {"GET": debug.captures},
+    "/metrics": {"GET": metrics.page},
 }
 """What each path takes; `{id}` stands for any text."""
 
@@ -44,9 +49,7 @@ def find(method: str, path: str) -> tuple[Handler, str]:
 
     HEAD is answered as GET is.  Raises `PathNotFound` or `MethodNotAllowed`.
     """
-    methods, named = PATHS.get(path), ""
-    if methods is None:
-        methods, named = _named(path)
+    methods, named = (PATHS[path], "") if path in PATHS else _named(path)
     if methods is None:
         raise PathNotFound(f"there is no route {method} {path[:256]}")
     handler = methods.get("GET" if method == "HEAD" else method)

@@ -1,8 +1,7 @@
 """`/admin/models`: load, unload and activate models, really where the backend can, in words where not."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -10,7 +9,7 @@ from aiohttp import web
 
 from dmap.backends import Loaded
 from dmap.catalog import as_openai
-from dmap.errors import BadRequest, LoadFailed, ModelNotFound
+from dmap.errors import BadRequest, LoadFailed
 from dmap.models import Route
 from dmap.state import Activation
 from dmap.web.admin.orders import ModelOrder, note, read_order
@@ -21,18 +20,19 @@ from dmap.web.visit import Visit
 async def load(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/models/load`: set what is given, load, and make it the active model unless told not to."""
     order, clock = await read_order(proxy, visit, ModelOrder), asyncio.get_running_loop().time
-    came_at, key = clock(), (await _resolve(proxy, visit, order.model_key)).key
+    came_at, key = clock(), (await proxy.resolve(order.model_key, visit.client)).key
     async with proxy.turns.setdefault(key, asyncio.Lock()):
-        route = await _resolve(proxy, visit, order.model_key)
+        route = await proxy.resolve(order.model_key, visit.client)
         name, activation, settings = _understand(proxy, route, order)
-        active = _may_activate(route, order.activate, asked=order.activate is True)
-        loaded, status = {}, "activated" if active else "noted"
-        if _is_switched(proxy, route):
-            async with _trying(proxy, route, name, activation):
-                loaded, status = _got(await _load(proxy, visit, name, route), route), "loaded"
-        await _set(proxy, name, activation, route if active else None)
+        is_activated = _is_activated(route, order.activate)
+        loaded, status = {}, "activated" if is_activated else "noted"
+        if route.device is not None:
+            loaded, status = await _load(proxy, visit, name, route, activation), "loaded"
+        await _set(proxy, name, activation, name if is_activated else proxy.saved.active)
+        if is_activated:
+            proxy.bus.tell("model.activated", {"model": str(route.key)})
     spent_s = round(clock() - came_at, 3)
-    note(visit, "load", model=name, load_s=spent_s)
+    note(visit, model=name, load_s=spent_s)
     answer = _answer(proxy, route, status, activation.load) | settings | loaded
     return web.json_response(answer | {"took_s": spent_s})
 
@@ -40,28 +40,27 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
 async def activate(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/models/activate`: what requests that name no model get; the first of them loads it."""
     order = await read_order(proxy, visit, ModelOrder)
-    route = await _resolve(proxy, visit, order.model_key)
+    route = await proxy.resolve(order.model_key, visit.client)
     name, activation, settings = _understand(proxy, route, order)
-    _may_activate(route, True, asked=True)
-    await _set(proxy, name, activation, route)
+    _is_activated(route, True)
+    await _set(proxy, name, activation, name)
+    proxy.bus.tell("model.activated", {"model": str(route.key)})
     proxy.gate(route).changed()
-    note(visit, "activate", model=name)
+    note(visit, model=name)
     return web.json_response(_answer(proxy, route, "activated", activation.load) | settings)
 
 
 async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/models/unload`: take it out once it is idle, and forget what was set for it here."""
     order = await read_order(proxy, visit, ModelOrder)
-    route = await _resolve(proxy, visit, order.model_key)
+    route = await proxy.resolve(order.model_key, visit.client)
     name, status = _name(proxy, route), "cleared"
-    if _is_switched(proxy, route):
+    if route.device is not None:
         await proxy.gate(route).unload(route.key)
         status = "unloaded"
-    saved = proxy.saved
-    rest = {other: activation for other, activation in saved.models.items() if other != name}
-    active = None if saved.active == name else saved.active
-    await proxy.save(replace(saved, active=active, models=rest))
-    note(visit, "unload", model=name)
+    active = proxy.saved.active
+    await _set(proxy, name, Activation(), None if active == name else active)
+    note(visit, model=name)
     return web.json_response(_answer(proxy, route, status))
 
 
@@ -81,7 +80,7 @@ def _settings(proxy: Proxy, route: Route) -> dict[str, Any]:
     return {
         "kind": backend.kind,
         "device": route.device,
-        "loadable": _is_switched(proxy, route),
+        "loadable": route.device is not None,
         "set_here": _name(proxy, route) in proxy.saved.models,
         "default_inference": dict(route.defaults),
         "force": dict(route.force),
@@ -90,20 +89,6 @@ def _settings(proxy: Proxy, route: Route) -> dict[str, Any]:
         "pin": route.pin,
         "ttl_s": route.ttl_s,
     }
-
-
-async def _resolve(proxy: Proxy, visit: Visit, model: str) -> Route:
-    """Find the route of *model*, which may be new; raises what the catalog does."""
-    try:
-        return proxy.catalog.resolve(model, visit.client)[0]
-    except ModelNotFound:
-        await proxy.inventory.refresh()
-        return proxy.catalog.resolve(model, visit.client)[0]
-
-
-def _is_switched(proxy: Proxy, route: Route) -> bool:
-    """Tell whether dmap can load and unload models where *route* leads."""
-    return route.key.backend in proxy.switchers
 
 
 def _name(proxy: Proxy, route: Route) -> str:
@@ -122,63 +107,58 @@ def _understand(proxy: Proxy, route: Route, order: ModelOrder) -> tuple[str, Act
     before = proxy.saved.models.get(name, Activation())
     defaults = before.defaults if order.default_inference is None else order.default_inference.given()
     asked = before.load if order.load_config is None else order.load_config.given()
-    if _is_switched(proxy, route):
+    if route.device is not None:
         refused = proxy.config.backends[route.key.backend].refuses(asked)
     else:
         refused = dict.fromkeys(asked, "dmap cannot load models on this server; see workflow")
     applied = {option: value for option, value in asked.items() if option not in refused}
-    kept = applied if _is_switched(proxy, route) else asked
+    kept = applied if route.device is not None else asked
     load_config = {"applied": applied, "not_applied": refused}
     return name, Activation(defaults, kept), {"default_inference": dict(defaults), "load_config": load_config}
 
 
-def _may_activate(route: Route, activate: bool | None, *, asked: bool) -> bool:
+def _is_activated(route: Route, activate: bool | None) -> bool:
     """Tell whether the model becomes the active one; one for embeddings cannot: chats would go to it."""
-    if asked and route.embedding:
+    if activate and route.embedding:
         raise BadRequest(f"{route.key.model!r} makes embeddings, so it cannot be active", param="activate")
     return activate is not False and not route.embedding
 
 
-@asynccontextmanager
-async def _trying(proxy: Proxy, route: Route, name: str, activation: Activation) -> AsyncGenerator[None]:
+async def _load(
+    proxy: Proxy, visit: Visit, name: str, before: Route, activation: Activation
+) -> dict[str, Any]:
     """
-    Have requests for the model go by *activation* while it is being loaded, but promise nothing yet.
+    Load the model called *name* and tell what that gave; one that is resident with other options goes first.
 
-    If the load fails, requests for the model as it was need not wait until its back-off is over.
+    Requests for it go by *activation* meanwhile, but nothing is promised yet.  If the load fails, requests
+    for the model as it was *before* need not wait until its back-off is over.
     """
+    client = visit.client
     proxy.trials[name] = activation
     proxy.choose()
     try:
-        yield
+        route = proxy.catalog.resolve(name, client)[0]
+        gate = proxy.gate(route)
+        if route.load != before.load:
+            # A backend may take a larger context for good enough, but this order asks for exactly that one.
+            await gate.unload(route.key)
+        loaded = await gate.load(route, client.name, priority=client.priority)
     except LoadFailed:
-        if activation.load != route.load:
-            proxy.gate(route).forgive(route.key)
+        if activation.load != before.load:
+            proxy.gate(before).forgive(before.key)
         raise
     finally:
         proxy.trials.pop(name, None)
         proxy.choose()
+    # Of a model that was there already, this is what is known.
+    return {"loaded": asdict(loaded or Loaded(before.size_bytes, before.context_length, before.parallel))}
 
 
-async def _load(proxy: Proxy, visit: Visit, name: str, before: Route) -> Loaded | None:
-    """Load *name* as requests would have it now; if it is resident with other options, unload it first."""
-    client = visit.client
-    route = proxy.catalog.resolve(name, client)[0]
-    gate = proxy.gate(route)
-    if route.load != before.load:
-        # A backend may take a larger context for good enough, but this order asks for exactly that one.
-        await gate.unload(route.key)
-    return await gate.load(route, client.name, priority=client.priority)
-
-
-async def _set(proxy: Proxy, name: str, activation: Activation, active: Route | None) -> None:
-    """Keep *activation* for the model called *name*; if its route is given as *active*, activate it."""
-    saved = proxy.saved
-    rest = {other: set_ for other, set_ in saved.models.items() if other != name}
-    kept = {name: activation} if activation.defaults or activation.load else {}
-    chosen = replace(saved, models=rest | kept)
-    await proxy.save(replace(chosen, active=name) if active else chosen)
-    if active:
-        proxy.bus.tell("model.activated", {"model": str(active.key)})
+async def _set(proxy: Proxy, name: str, activation: Activation, active: str | None) -> None:
+    """Keep *activation* for the model called *name*, and which model is *active*."""
+    rest = {other: kept for other, kept in proxy.saved.models.items() if other != name}
+    given = {name: activation} if activation.defaults or activation.load else {}
+    await proxy.save(replace(proxy.saved, active=active, models=rest | given))
 
 
 def _answer(proxy: Proxy, route: Route, status: str, load: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -189,7 +169,7 @@ def _answer(proxy: Proxy, route: Route, status: str, load: Mapping[str, Any] | N
     """
     name, backend = _name(proxy, route), route.key.backend
     answer = {"status": status, "model": name, "backend": backend, "active": proxy.saved.active == name}
-    if _is_switched(proxy, route):
+    if route.device is not None:
         return answer
     url = proxy.backends[backend].url or "this host"
     by_hand = f"{route.key.model!r} in the server at {url} by hand: dmap cannot switch models there."
@@ -199,8 +179,3 @@ def _answer(proxy: Proxy, route: Route, status: str, load: Mapping[str, Any] | N
     wanted = ", ".join(f"{option} = {value}" for option, value in load.items())
     steps = [f"Load {by_hand}", *([f"Load it with {wanted}."] if wanted else [])]
     return answer | {"workflow": [*steps, "Check with GET /v1/models that the server lists it."]}
-
-
-def _got(loaded: Loaded | None, route: Route) -> dict[str, Any]:
-    """Tell what the load really gave, or what is known of a model that was there already."""
-    return {"loaded": asdict(loaded or Loaded(route.size_bytes, route.context_length, route.parallel))}

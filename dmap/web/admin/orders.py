@@ -90,6 +90,7 @@ def _problem(error: Any) -> str:
     return f"{path}: {error['msg'].removeprefix('Value error, ')}"
 
 
-def note(visit: Visit, action: str, **fields: Any) -> None:
+def note(visit: Visit, **fields: Any) -> None:
     """Log one line for each change, with the client that made it."""
+    action = visit.record.path.rpartition("/")[2]
     _log.info(logfmt("admin", {"action": action, "client": visit.client.name, **fields}))

@@ -30,7 +30,7 @@ async def cancel(proxy: Proxy, visit: Visit) -> web.Response:
         raise RequestNotFound(f"no request {id[:128]!r} waits or is being answered")
     for each in found:
         each.cancel(Cancelled("the request was ended by whoever runs dmap"))
-    note(visit, "cancel", id=id)
+    note(visit, id=id)
     return web.json_response({"status": "cancelled", "id": id})
 
 
@@ -40,7 +40,7 @@ async def drain(proxy: Proxy, visit: Visit) -> web.Response:
     gates = _gates(proxy, order.device)
     for gate in gates.values():
         gate.drain(unload=order.unload)
-    return await _drained(proxy, visit, "drain", gates, proxy.saved.drained | gates.keys())
+    return await _drained(proxy, visit, "drained", gates, proxy.saved.drained | gates.keys())
 
 
 async def resume(proxy: Proxy, visit: Visit) -> web.Response:
@@ -49,7 +49,7 @@ async def resume(proxy: Proxy, visit: Visit) -> web.Response:
     gates = _gates(proxy, order.device)
     for gate in gates.values():
         gate.resume()
-    return await _drained(proxy, visit, "resume", gates, proxy.saved.drained - gates.keys())
+    return await _drained(proxy, visit, "resumed", gates, proxy.saved.drained - gates.keys())
 
 
 async def reload(proxy: Proxy, visit: Visit) -> web.Response:
@@ -61,7 +61,7 @@ async def reload(proxy: Proxy, visit: Visit) -> web.Response:
         proxy.reload()
     except ConfigProblem as exc:
         raise Invalid(exc.problems) from exc
-    note(visit, "reload")
+    note(visit)
     return web.json_response({"status": "reloaded"})
 
 
@@ -75,12 +75,10 @@ def _gates(proxy: Proxy, device: str | None) -> dict[str, Gate]:
 
 
 async def _drained(
-    proxy: Proxy, visit: Visit, action: str, gates: dict[str, Gate], drained: frozenset[str]
+    proxy: Proxy, visit: Visit, status: str, gates: dict[str, Gate], drained: frozenset[str]
 ) -> web.Response:
-    """Save which devices are *drained*, and answer for *gates*, which the *action* was for."""
+    """Save which devices are *drained*, and answer for *gates*, which the order was for."""
     await proxy.save(replace(proxy.saved, drained=drained))
-    note(visit, action, devices=",".join(gates))
+    note(visit, devices=",".join(gates))
     devices = {name: state(gate) for name, gate in gates.items()}
-    return web.json_response(
-        {"status": {"drain": "drained", "resume": "resumed"}[action], "devices": devices}
-    )
+    return web.json_response({"status": status, "devices": devices})
