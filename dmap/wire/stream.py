@@ -30,6 +30,13 @@ _LONGEST = 2000
 _LAST = 32
 """How many of the last records are searched for the end mark and the tokens when a stream has ended."""
 
+_READ = (
+    ("prompt_tokens",),
+    ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
+    ("prompt_n", "cache_n"),
+)
+"""What servers call the tokens that they read: a count, and those of a cache if it leaves them out."""
+_WRITTEN = ("completion_tokens", "output_tokens", "total_output_tokens", "predicted_n")
 _FASTEST = 1e6
 """The most tokens per second that are believed; llama.cpp says this of an answer that took no time."""
 
@@ -156,9 +163,13 @@ def _names(record: bytes, payload: Any) -> set[str]:
 
 def _payload(record: bytes) -> Any:
     """Decode the `data:` of one record; None when it has none that is JSON."""
-    lines = [line[5:].strip() for line in record.splitlines() if line.startswith(b"data:")]
+    return json_of(b"\n".join(line[5:].strip() for line in record.splitlines() if line.startswith(b"data:")))
+
+
+def json_of(body: bytes) -> Any:
+    """Decode what a server said; None when it is not JSON."""
     try:
-        return msgspec.json.decode(b"\n".join(lines)) if lines else None
+        return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
@@ -194,55 +205,25 @@ def usage_of(payload: Any) -> Usage:
     if not isinstance(payload, dict):
         return Usage()
     inner = payload.get("response") or payload.get("message") or payload.get("result")
-    wholes = [whole for whole in (payload, inner) if isinstance(whole, dict)]
-    return Usage(*_tokens(wholes), _rate(wholes))
+    said: dict[str, Any] = {}
+    for whole in (inner, payload) if isinstance(inner, dict) else (payload,):
+        for counts in (whole.get("timings"), whole.get("stats"), whole.get("usage")):
+            said |= counts if isinstance(counts, dict) else {}
+    read = next((sum(_counts(said, names)) for names in _READ if isinstance(said.get(names[0]), int)), None)
+    written = next(iter(_counts(said, _WRITTEN)), None)
+    rate: Any = said.get("predicted_per_second", said.get("tokens_per_second"))
+    is_rate = isinstance(rate, int | float) and 0 < rate <= _FASTEST
+    return Usage(read, written, float(rate) if is_rate else None)
 
 
-def _tokens(wholes: list[dict[str, Any]]) -> tuple[int | None, int | None]:
-    for whole in wholes:
-        usage = whole.get("usage") or whole.get("stats")
-        if isinstance(usage, dict) and (counts := _counts(usage)) != (None, None):
-            return counts
-    timings = wholes[0].get("timings")
-    if isinstance(timings, dict):
-        cached, read = _count(timings, "cache_n") or 0, _count(timings, "prompt_n")
-        return None if read is None else cached + read, _count(timings, "predicted_n")
-    return None, None
-
-
-def _rate(wholes: list[dict[str, Any]]) -> float | None:
-    """Find the speed of writing: of llama.cpp `predicted_per_second`, of LM Studio `tokens_per_second`."""
-    for speeds in (whole.get(name) for whole in wholes for name in ("timings", "stats")):
-        if isinstance(speeds, dict):
-            rate = speeds.get("predicted_per_second", speeds.get("tokens_per_second"))
-            if isinstance(rate, (int, float)) and 0 < rate <= _FASTEST:
-                return float(rate)
-    return None
-
-
-def _counts(usage: dict[str, Any]) -> tuple[int | None, int | None]:
-    read = _count(usage, "prompt_tokens", "input_tokens")
-    if read is not None:  # Anthropic's `input_tokens` leave out what was in its cache
-        read += (_count(usage, "cache_read_input_tokens") or 0) + (
-            _count(usage, "cache_creation_input_tokens") or 0
-        )
-    return read, _count(usage, "completion_tokens", "output_tokens", "total_output_tokens")
+def _counts(said: dict[str, Any], names: tuple[str, ...]) -> list[int]:
+    return [said[name] for name in names if isinstance(said.get(name), int)]
 
 
 def model_of(body: bytes) -> str | None:
     """Return the model that an answer, or the first records of one, says it comes from."""
     found = _MODEL.search(body)
-    try:
-        return msgspec.json.decode(found[1], type=str) if found else None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-def _count(counts: dict[str, Any], *names: str) -> int | None:
-    for name in names:
-        if isinstance(count := counts.get(name), int):
-            return count
-    return None
+    return json_of(found[1]) if found else None
 
 
 def error_record(error: DmapError, dialect: Dialect) -> bytes:

@@ -11,7 +11,7 @@ import msgspec
 
 from dmap.errors import BackendBroke, DmapError, Relayed
 from dmap.wire.dialects import Dialect
-from dmap.wire.stream import error_of, text_of
+from dmap.wire.stream import error_of, json_of, text_of
 
 _EXCERPT = 300
 _ANSWER_MEMBERS = frozenset(("id", "object", "choices", "data", "output"))
@@ -32,21 +32,13 @@ class Phrases:
     no_path: tuple[str, ...] = ()
 
 
-NO_PHRASES = Phrases()
-
-
 def decoded(content_type: str, body: bytes) -> Any:
     """Return *body* decoded if it calls itself JSON and is; else None."""
-    if "json" not in content_type.lower():
-        return None
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    return json_of(body) if "json" in content_type.lower() else None
 
 
 def failure_of(
-    status: int, content_type: str, body: bytes, payload: Any, phrases: Phrases = NO_PHRASES
+    status: int, content_type: str, body: bytes, payload: Any, phrases: Phrases
 ) -> DmapError | None:
     """
     Return what has to be said instead of this answer; None when it can go down as it is.
@@ -63,8 +55,10 @@ def failure_of(
             f"the backend refused dmap's own credentials ({status}); see its api_key in the configuration"
         )
     message = error_of(payload) if _is_error(payload) else None
+    error = payload.get("error", payload) if message is not None else None
+    error = error if isinstance(error, dict) else {}
     if message is not None and (
-        "exceed_context" in _code(payload) or any(each in message for each in phrases.too_long)
+        "exceed_context" in _code(error) or any(each in message for each in phrases.too_long)
     ):
         return Relayed(message, status=400, code="context_length_exceeded", type="invalid_request_error")
     if status in (400, 404) and message is not None and message.casefold().startswith(phrases.own_faults):
@@ -75,7 +69,8 @@ def failure_of(
     if "html" in content_type.lower():
         return BackendBroke(f"the backend answered with a web page: {_excerpt(body)}")
     if message is not None:
-        return Relayed(message, status=_status(payload, message, phrases), code=_code(payload))
+        is_path = message.startswith(phrases.no_path)
+        return Relayed(message, status=404 if is_path else _status(error), code=_code(error))
     if "json" in content_type.lower() and payload is None and status != 204:
         return BackendBroke("the backend's answer is cut short: it is no whole JSON")
     return None
@@ -95,11 +90,8 @@ def _is_error(payload: Any) -> bool:
     return bool(payload.get("error")) and not _ANSWER_MEMBERS & payload.keys()
 
 
-def _status(payload: dict[str, Any], message: str, phrases: Phrases) -> int:
-    """Find the status that an error inside a 200 should have had (LM Studio's catalogue of errors)."""
-    error = payload.get("error", payload)
-    if not isinstance(error, dict):
-        return 404 if message.startswith(phrases.no_path) else 502
+def _status(error: dict[str, Any]) -> int:
+    """Find the status that an *error* inside a 200 should have had (LM Studio's catalogue of errors)."""
     code = error.get("code")
     if isinstance(code, int) and 400 <= code < 600:
         return code
@@ -109,11 +101,9 @@ def _status(payload: dict[str, Any], message: str, phrases: Phrases) -> int:
     return 400 if "invalid" in words or "exceed_context" in words else 502
 
 
-def _code(payload: dict[str, Any]) -> str:
-    error = payload.get("error", payload)
-    code = error.get("code") if isinstance(error, dict) else None
-    kind = error.get("type") if isinstance(error, dict) else None
-    return text_of((code if isinstance(code, str) else kind) or code or "backend_error")
+def _code(error: dict[str, Any]) -> str:
+    code = error.get("code")
+    return text_of((code if isinstance(code, str) else error.get("type")) or code or "backend_error")
 
 
 def _excerpt(body: bytes) -> str:
