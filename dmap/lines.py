@@ -9,6 +9,8 @@ import asyncio
 import logging
 from typing import TextIO
 
+from dmap.logfmt import barred
+
 WITHIN_S = 0.1
 """How long a line waits at most.  A process that is killed loses no more of its log."""
 MOST = 256
@@ -55,7 +57,7 @@ class Lines(logging.StreamHandler[TextIO]):
 
     def _words(self, record: logging.LogRecord) -> str:
         try:
-            return f"{self.format(record)}\n"
+            return f"{barred(self.format(record))}\n"
         except Exception:  # whatever a record's own words raise: as all handlers of logging do
             self.handleError(record)
             return ""

@@ -1,4 +1,9 @@
-"""One log line as `event key=value ...`, in a form that no client can forge.  Pure: it writes nothing."""
+"""
+What the log says, in a form that nobody can forge: neither a client nor a backend makes a line of its own.
+
+A record is a line `event key=value ...`.  What belongs to it besides, such as a traceback, follows on lines
+that begin with a bar.  Pure: it writes nothing.
+"""
 
 import json
 import re
@@ -6,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+LONGEST = 2**16
+"""Of one record, in characters; a traceback has the text of its error in it, however long that is."""
 _LONGEST = 256
 _is_plain = re.compile(r"[A-Za-z0-9._:/@+-]+").fullmatch
 
@@ -20,6 +27,20 @@ def logfmt(event: str, fields: Mapping[str, Any]) -> str:
             text = str(value)[:_LONGEST]
             words.append(f"{name}={text if _is_plain(text) else json.dumps(text)}")
     return " ".join(words)
+
+
+def barred(record: str) -> str:
+    """
+    Return the text of a whole *record* with a bar before each line but the first.
+
+    So no line of it is taken for a record, or for a priority (`<3>`, sd-daemon(3)).  Characters that are not
+    printable are escaped, because a terminal acts on some of them.
+    """
+    record = record[:LONGEST]
+    if record.isprintable():
+        return record
+    escaped = (each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in record)
+    return "".join(escaped).replace("\n", "\n| ")
 
 
 @dataclass(slots=True)

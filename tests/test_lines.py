@@ -6,9 +6,12 @@ import logging
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dmap import lines
 from dmap.lines import Lines
+from dmap.logfmt import LONGEST
 
 
 class Heard(io.StringIO):
@@ -154,3 +157,59 @@ async def test_a_record_that_cannot_be_told(log, stream, capsys):
 
     assert "Logging error" in capsys.readouterr().err
     assert stream.getvalue() == "two\n"
+
+
+FORGED = "no model\nERROR dmap.requests request client=admin\r\x1b[2J\x85\u2028<0>INFO \u202eon\udcff"
+
+
+def raised(text):
+    """Return an error with a traceback."""
+    try:
+        raise ValueError(text)
+    except ValueError as exc:
+        return exc
+
+
+def written(log, **about):
+    """Return the lines that one record becomes."""
+    log.handlers[0].setStream(stream := io.StringIO())
+    log.error("bug", **about)
+    return stream.getvalue().split("\n")
+
+
+def test_a_traceback_can_be_read(log):
+    """A traceback follows its line, each line of it behind a bar."""
+    first, second, *_, last, end = written(log, exc_info=raised("no model"))
+
+    assert (first, second) == ("bug", "| Traceback (most recent call last):")
+    assert (last, end) == ("| ValueError: no model", "")
+
+
+def test_an_error_forges_no_line(log):
+    """Whatever the text of an error has in it, no line but the first begins as a record does."""
+    first, *rest, end = written(log, exc_info=raised(FORGED))
+
+    assert (first, end) == ("bug", "")
+    assert [line for line in rest if not line.startswith("| ")] == []
+    assert rest[-2:] == [
+        "| ValueError: no model",
+        r"| ERROR dmap.requests request client=admin\r\x1b[2J\x85\u2028<0>INFO \u202eon\udcff",
+    ]
+
+
+@given(st.text())
+def test_no_text_is_more_than_one_record(text):
+    """A record is one line and those behind a bar, and none has a character that a terminal acts on."""
+    log = logging.Logger("dmap.test", logging.DEBUG)
+    log.addHandler(Lines(io.StringIO()))
+
+    _, *rest, end = written(log, exc_info=raised(text), stack_info=True)
+
+    assert {line[:2] for line in rest} == {"| "}
+    assert all(map(str.isprintable, rest))
+    assert end == ""
+
+
+def test_a_record_is_bounded(log):
+    """What an error drags along does not fill the disk."""
+    assert sum(map(len, written(log, exc_info=raised("x" * 10**7)))) < 2 * LONGEST

@@ -13,6 +13,7 @@ from pathlib import Path
 from dmap.config import Config, parse
 from dmap.daemon import serve
 from dmap.demo.models import make
+from dmap.lines import Lines
 
 MODELS = ("tiny-sea", "tiny-kitchen")
 
@@ -43,6 +44,6 @@ def _explain(url: str) -> None:
 
 
 def _show_switches() -> None:
-    logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(handlers=[Lines(sys.stdout)], format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for name in ("dmap.gate", "dmap.requests"):
         logging.getLogger(name).setLevel(logging.INFO)
