@@ -170,10 +170,12 @@ class Bus:
 
     def _wake(self, left: int) -> None:
         """Wake the *left* readers that have waited longest, a batch in each turn of the loop."""
+        self._bell = None
         for _ in range(min(left, BATCH, len(self._waiting))):
             waiter = next(iter(self._waiting))
             del self._waiting[waiter]
             if not waiter.done():
                 waiter.set_result(None)
         left = min(left - BATCH, len(self._waiting))
-        self._bell = asyncio.get_running_loop().call_soon(self._wake, left) if left > 0 else None
+        if left > 0:
+            self._bell = asyncio.get_running_loop().call_soon(self._wake, left)

@@ -49,7 +49,7 @@ class Lines(logging.StreamHandler[TextIO]):
             if held:
                 self.stream.write("".join(map(self._words, held)))
             super().flush()
-        except OSError:  # a full disk, a reader that left: what is logged must not fail for it
+        except (OSError, ValueError):  # a full disk, a reader that left, or closed: nobody who logs may fail
             for record in held[-1:]:
                 self.handleError(record)
         finally:

@@ -66,6 +66,15 @@ async def test_a_line_that_cannot_be_written(capsys):
     assert capsys.readouterr().err.count("BrokenPipeError") == 2
 
 
+async def test_a_stream_that_is_closed(log, stream, capsys):
+    """Where the stream has been closed, what logs goes on, too."""
+    stream.close()
+
+    log.warning("one")
+
+    assert "ValueError: I/O operation on closed file" in capsys.readouterr().err
+
+
 async def test_nothing_is_put_into_words_before(log, stream):
     """What a line says is asked for when it is written."""
     told = []

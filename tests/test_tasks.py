@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +16,7 @@ from dmap.config import Config, parse
 from dmap.daemon import serve
 from dmap.events import Bus, Event
 from dmap.relay.sweep import Sweep
+from dmap.web.listener import Listener
 from tests.fakes import soon
 
 
@@ -201,6 +203,27 @@ async def test_one_bad_time_limit_does_not_stop_the_sweep(caplog) -> None:
 
     assert bad.looks >= 2
     assert "in bug" in caplog.text
+
+
+class NoServer:
+    """A server with a bug in what takes a connection."""
+
+    def __len__(self) -> int:
+        raise KeyError("a bug")
+
+
+async def test_a_bug_where_clients_come_in_stops_the_daemon(caplog, stops) -> None:
+    """The kernel would wake a listener that raises again and again, and let nobody in."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    listener = Listener(sock, cast(Any, NoServer()), {})
+    listener.start()
+
+    with socket.create_connection(listener.address):
+        await soon(lambda: stops, 5)
+    listener.close()
+
+    assert stops[0] == "dmap has to stop: a bug in taking connections"
+    assert "in __len__" in caplog.text
 
 
 def config_in(folder: Path) -> Config:

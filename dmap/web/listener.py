@@ -7,6 +7,7 @@ nothing for longest first: idle ones, and those whose first request is not there
 """
 
 import asyncio
+import functools
 import itertools
 import logging
 import resource
@@ -68,8 +69,10 @@ class Listener:
             self._sock.close()
 
     def _resume(self) -> None:
+        """Go on taking connections.  A bug there would come up for ever, with nobody let in: it is vital."""
         self._timer = None
-        self._loop.add_reader(self._sock, self._take)
+        take = functools.partial(tasks.attempt, "taking connections", self._take, vital=True)
+        self._loop.add_reader(self._sock, take)
 
     def _take(self) -> None:
         room = _most() - len(self._http) - len(self._opening)
