@@ -414,7 +414,7 @@ async def test_a_resident_that_is_loaded_anew_by_hand_is_none_meanwhile():
 
 
 async def test_v1_wins_a_long_disagreement():
-    """When v0 goes on to say not-loaded, v1 is believed after a while, and not before."""
+    """When v0 goes on to say not-loaded, v1 is believed after a while, and not before; then it stays so."""
     async with running(v0_lag_s=60, disagree_s=0.1) as bench:
         await bench.world.load(SMALL)
         began = bench.world.now()
@@ -424,6 +424,7 @@ async def test_v1_wins_a_long_disagreement():
             await asyncio.sleep(0.005)
 
         assert 0.1 <= bench.world.now() - began < LIMIT_S
+        assert [await bench.residents() for _ in range(3)] == [[SMALL]] * 3
 
 
 async def test_a_resident_stays_one_when_v0_lags():

@@ -1,12 +1,12 @@
 """What is kept of LM Studio's lists for those who ask dmap for them."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from dmap.backends.lmstudio.look import Look
-from dmap.backends.lmstudio.models import Disk, read_v0, read_v1
+from dmap.backends.lmstudio.models import Look, read_v0, read_v1
 from dmap.catalog.lists import RECORD_BYTES, Shown, v0, v1
 from dmap.catalog.names import Entry
 from dmap.models import ModelInfo, ModelKey, Route
@@ -30,7 +30,10 @@ def test_an_entry_is_kept_as_it_came():
     """A model has its entry of the native list, with those of its instances that answer."""
     item = M | {"loaded_instances": [instance("m"), instance("m:2"), "odd", {"id": 5}]}
 
-    (info,) = Look(Disk(read_v1([item])), frozenset({"m:2"})).described()
+    [listed] = read_v1([item])
+    first, second = listed.instances
+
+    (info,) = Look([replace(listed, instances=(first, replace(second, answers=True)))]).described()
 
     assert info.v1 == M | {"loaded_instances": [instance("m:2")]}
 
@@ -76,7 +79,7 @@ def test_the_older_entry_belongs_to_its_model():
     )
     entries = read_v0([{"id": "Mine", "arch": "a"}, {"id": "other", "arch": "b"}])
 
-    found = Look(Disk(models, entries)).described()
+    found = Look(models, entries).described()
 
     assert {info.id: info.v0.get("arch") for info in found} == {
         "m": "a",

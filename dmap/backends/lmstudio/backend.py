@@ -98,7 +98,7 @@ class LMStudioBackend:
 
     def canonical(self, name: str) -> str | None:
         """Return the key of the model with this *name*: key, instance id or `@quant`; by the last look."""
-        return self._server.last.disk.canonical(name)
+        return self._server.last.canonical(name)
 
     def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
         """
@@ -106,9 +106,8 @@ class LMStudioBackend:
 
         A model that got less context for the same options before will do, too: asking again is no use.
         """
-        last = self._server.last
-        listed = last.disk.models.get(model)
-        return listed is not None and self._server.adoptable(last, listed, options) is not None
+        listed = self._server.last.models.get(model)
+        return listed is not None and self._server.adoptable(listed, options) is not None
 
     async def load(self, model: str, options: Mapping[str, Any]) -> Loaded:
         """

@@ -14,8 +14,7 @@ from typing import Any
 
 from dmap.backends.base import Loaded
 from dmap.backends.lmstudio.client import Fault
-from dmap.backends.lmstudio.look import Look
-from dmap.backends.lmstudio.models import Instance, Listed, objection
+from dmap.backends.lmstudio.models import Instance, Listed, Look
 from dmap.backends.lmstudio.section import goes_by_lms
 from dmap.backends.lmstudio.server import Server
 from dmap.errors import BackendDown, LoadFailed
@@ -59,8 +58,7 @@ class Loads:
                 return
             await self._unused(listed.key)
             for instance in listed.instances:
-                reason = "" if self.server.is_ours(listed, instance) else "surplus"
-                await self._take_out(listed, instance, reason)
+                await self._take_out(instance, "" if self.server.is_ours(instance) else "surplus")
         raise self._down(f"still has model {model!r}, which it was asked {TRIES} times to unload")
 
     async def _settled(self, only: str | None = None) -> tuple[Look, frozenset[str]]:
@@ -73,9 +71,9 @@ class Loads:
         until, before, late = clock() + self.server.load_s, self.server.residents, set[str]()
         while True:
             look = await self.server.see()
-            loading = {model.key for model, _ in look.loading()}
+            loading = {instance.key for instance in look.instances() if not instance.answers}
             late |= loading
-            if not (loading if only is None else loading & {look.disk.canonical(only)}):
+            if not (loading if only is None else loading & {look.canonical(only)}):
                 return look, frozenset(late - before)
             if clock() > until:
                 raise self._down(f"has been loading {sorted(loading)} for over {self.server.load_s:g} s")
@@ -95,7 +93,7 @@ class Loads:
             self.server.note_loaded(listed.key, kept.id)
             return Loaded(listed.size_bytes, kept.context_length, kept.parallel)
         identifier = wanted.get("identifier")
-        owner = look.disk.canonical(identifier) if identifier else None
+        owner = look.canonical(identifier) if identifier else None
         if owner not in (None, listed.key):  # requests for that model would get this one
             raise _failed(listed.key, f"its identifier {identifier!r} is a name of {owner!r}")
         answer = await self._ask(listed.key, wanted, left)
@@ -115,11 +113,11 @@ class Loads:
             listed = look.find(model)
             if listed is None:
                 raise _failed(model, "LM Studio does not list it")
-            kept = self.server.adoptable(look, listed, wanted)
+            kept = self.server.adoptable(listed, wanted)
             going = list(self._going(look, listed, kept, late))
-            for other, instance, reason in going:
-                await self._unused(other.key)
-                if not await self._take_out(other, instance, reason):
+            for instance, reason in going:
+                await self._unused(instance.key)
+                if not await self._take_out(instance, reason):
                     raise _Again(f"LM Studio refuses to unload {instance.id!r}")
             if kept is not None or not going:
                 return look, listed, kept
@@ -127,13 +125,19 @@ class Loads:
 
     def _going(
         self, look: Look, wanted: Listed, kept: Instance | None, late: frozenset[str]
-    ) -> Iterator[tuple[Listed, Instance, str]]:
+    ) -> Iterator[tuple[Instance, str]]:
         """Yield what has to go, and why; what is in use stays, unless it is in the way of the load itself."""
-        for other, instance in look.disk.instances():
-            reason = objection(wanted, kept, late, other, instance)
-            may_wait = kept is not None or other is not wanted
-            if reason and not (may_wait and self.in_use(other.key)):
-                yield other, instance, reason
+        for instance in look.instances():
+            is_own = instance.key == wanted.key
+            if instance is kept or ((kept is not None or not is_own) and self.in_use(instance.key)):
+                continue
+            if is_own:
+                is_short = kept is None and instance.is_named
+                yield instance, "too little context" if is_short else "surplus"
+            elif instance.id.casefold() == wanted.key.casefold():
+                yield instance, f"it bears the name of {wanted.key}"
+            elif instance.key in late:
+                yield instance, "loaded by others during a switch"
 
     async def _ask(self, key: str, wanted: Mapping[str, Any], left: int) -> dict[str, Any]:
         """Have *key* loaded; raise what a refusal means, `_Again` if trying again may help."""
@@ -158,20 +162,18 @@ class Loads:
         is nothing new.
         """
         look = await self.server.see()
-        listed = look.disk.models.get(key)
+        listed = look.models.get(key)
         if listed is not None and (ids := [instance.id for instance in listed.instances]):
             named = wanted.get("identifier") or key
             id = named if named in ids else ids[0]
             self.server.note_loaded(key, id)
             return id
         self.server.note_gone(key, key)
-        known = {instance.id for _, instance in before.disk.instances()}
-        strays = [
-            one for one in look.disk.instances() if one[1].id not in known and not self.in_use(one[0].key)
-        ]
-        for model, instance in strays:
-            await self._take_out(model, instance, f"lms loaded it instead of {key}")
-        instead = " and ".join(repr(model.key) for model, _ in strays)
+        known = {instance.id for instance in before.instances()}
+        strays = [one for one in look.instances() if one.id not in known and not self.in_use(one.key)]
+        for stray in strays:
+            await self._take_out(stray, f"lms loaded it instead of {key}")
+        instead = " and ".join(repr(stray.key) for stray in strays)
         outcome = f"it loaded {instead} instead, which was unloaded" if strays else "nothing came of it"
         raise LoadFailed(f"cannot load model {key!r} by lms: {outcome}; it said: {answer.get('words')}")
 
@@ -179,7 +181,7 @@ class Loads:
         self, key: str, wanted: Mapping[str, Any], answer: Mapping[str, Any], left: int
     ) -> Loaded:
         """Check in the list that the load gave one instance, and what it got."""
-        listed = (await self.server.see()).disk.models.get(key)
+        listed = (await self.server.see()).models.get(key)
         found = {instance.id: instance for instance in listed.instances} if listed else {}
         instance = found.get(str(answer.get("instance_id") or key))
         if listed is None or instance is None:
@@ -187,7 +189,7 @@ class Loads:
                 reason = "LM Studio says that it is loaded, but does not list it; its own log may tell why"
                 raise _failed(key, reason)
             raise _Again("it was gone right after its load")
-        if left and (len(found) > 1 or listed.is_copy(instance)):
+        if left and (len(found) > 1 or instance.is_copy):
             raise _Again(f"others load it too: there are {sorted(found)}")
         asked, config = wanted.get("context_length"), answer.get("load_config")
         echoed = config.get("context_length") if isinstance(config, dict) else None
@@ -200,14 +202,14 @@ class Loads:
         self.server.note_given(instance, wanted)
         return Loaded(listed.size_bytes, got, instance.parallel)
 
-    async def _take_out(self, model: Listed, instance: Instance, reason: str) -> bool:
+    async def _take_out(self, instance: Instance, reason: str) -> bool:
         """
         Unload one instance, telling the log why if there is a *reason*; gone already is no failure.
 
         Return False if LM Studio refuses, as it may when a load of the same name has just begun.
         """
         if reason:
-            self.server.warn("instance_unloaded", model.key, instance=instance.id, reason=reason)
+            self.server.warn("instance_unloaded", instance.key, instance=instance.id, reason=reason)
         try:
             await self.server.unload(instance.id)
         except Fault as fault:
@@ -215,10 +217,10 @@ class Loads:
             if fault.barred:
                 raise self._down(f"does not unload: {words}") from fault
             again = await self.server.see()
-            if any(one.id == instance.id for _, one in again.disk.instances()):
-                self.server.warn("unload_refused", model.key, instance=instance.id, reason=words)
+            if any(one.id == instance.id for one in again.instances()):
+                self.server.warn("unload_refused", instance.key, instance=instance.id, reason=words)
                 return False
-        self.server.note_gone(model.key, instance.id)
+        self.server.note_gone(instance.key, instance.id)
         return True
 
     def _down(self, words: str) -> BackendDown:

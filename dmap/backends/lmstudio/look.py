@@ -7,7 +7,7 @@ that is done.  So both have to agree, but for three cases:
 
 1. What our own load's 200 proved stays ready while v1 lists it, until v0 has said `loaded` too.  From then on
    v0 has nothing to lag behind: whatever else it says, somebody has unloaded it, or loads it anew.
-2. Where the two disagree for `disagree_s`, v1 is right.  `loading` is no disagreement.
+2. Where the two disagree for `disagree_s`, v1 is right from then on.  `loading` is no disagreement.
 3. Where v0 is gone, v1 is right at once.
 
 A server without v1 is older than 0.4.0.  dmap cannot load or unload there, says so, and counts it as down.
@@ -16,24 +16,12 @@ A server without v1 is older than 0.4.0.  dmap cannot load or unload there, says
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from enum import Enum, auto
+from typing import Any, NamedTuple
 
 from dmap.backends.ask import entries
 from dmap.backends.lmstudio.client import Fault, RestClient
-from dmap.backends.lmstudio.models import (
-    LOADED,
-    LOADING,
-    PARALLEL,
-    UNKNOWN,
-    Disk,
-    Instance,
-    Listed,
-    loaded_of,
-    read_v0,
-    read_v1,
-    state_of,
-)
-from dmap.models import ModelInfo
+from dmap.backends.lmstudio.models import Instance, Listed, Look, read_v0, read_v1
 
 V1, V0 = "/api/v1/models", "/api/v0/models"
 
@@ -44,73 +32,48 @@ TOO_OLD = (
 
 Entries = Mapping[str, Mapping[str, Any]]
 
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What is on *disk*, and the ids of the instances that answer."""
-
-    disk: Disk
-    ready: frozenset[str] = frozenset()
-
-    def find(self, name: str) -> Listed | None:
-        """Return the model that *name* means."""
-        return self.disk.models.get(self.disk.canonical(name) or "")
-
-    def residents(self) -> frozenset[str]:
-        """Return the keys of the models that answer."""
-        return frozenset(model.key for model, instance in self.disk.instances() if instance.id in self.ready)
-
-    def loading(self) -> Iterator[tuple[Listed, Instance]]:
-        """Yield what is listed but does not answer yet."""
-        return (found for found in self.disk.instances() if found[1].id not in self.ready)
-
-    def ready_of(self, model: Listed) -> list[Instance]:
-        """Return the instances of *model* that answer, the one that bears its key first."""
-        ready = [instance for instance in model.instances if instance.id in self.ready]
-        return sorted(ready, key=lambda instance: not model.is_named(instance))
-
-    def described(self) -> list[ModelInfo]:
-        """Return what was found, as the catalog and the gate want it."""
-        return [self._describe(model) for model in self.disk.models.values()]
-
-    def _describe(self, model: Listed) -> ModelInfo:
-        instance = next(iter(self.ready_of(model)), None)
-        names = model.other_names()
-        return ModelInfo(
-            id=model.key,
-            resident=instance is not None,
-            size_bytes=model.size_bytes,
-            context_length=instance.context_length if instance else None,
-            parallel=instance.parallel if instance else (None if model.embedding else PARALLEL),
-            embedding=model.embedding,
-            names=names,
-            any_quant=not any("@" in name for name in names),
-            v0=self.disk.older(model),
-            v1={**model.v1, "loaded_instances": self._answering(model)} if model.v1 else {},
-        )
-
-    def _answering(self, model: Listed) -> list[Any]:
-        """Return the instances of *model* in v1's own words, without those whose load is under way."""
-        return [one for one in loaded_of(model.v1) if one.get("id") in self.ready]
+LOADED, LOADING = "loaded", "loading"
+"""What v0 calls the state of an instance; `loading` is not documented, but measured."""
 
 
-@dataclass(slots=True)
-class _Proof:
-    """Since when an instance is known to answer, and whether v0 has said so too."""
+class State(Enum):
+    """What is known of an instance: a load or an unload of ours that has ended, or what v0 says."""
 
-    at: float
-    confirmed: bool
+    PROVEN = auto()
+    CONFIRMED = auto()
+    DOUBTED = auto()
+    UNLOADED = auto()
+
+
+class Known(NamedTuple):
+    """What is known of an instance, and since when."""
+
+    state: State
+    since: float
+
+    def after(self, word: object, now: float, disagree_s: float) -> "Known":
+        """Return what is known once v1 lists the instance, and v0 has this *word* on it, or None."""
+        if self.state is State.UNLOADED and now - self.since < disagree_s:
+            return self  # the lists lag behind
+        if word == LOADED:
+            return self if self.state is State.CONFIRMED else Known(State.CONFIRMED, now)
+        if self.state is State.PROVEN or (self.state is State.CONFIRMED and word is None):
+            return self
+        return self if self.state is State.DOUBTED and word != LOADING else Known(State.DOUBTED, now)
+
+    def answers(self, now: float, disagree_s: float) -> bool:
+        """Tell whether the instance answers."""
+        is_old = self.state is State.DOUBTED and now - self.since >= disagree_s
+        return is_old or self.state in (State.PROVEN, State.CONFIRMED)
 
 
 @dataclass(slots=True)
 class Observer:
-    """Looks at the server behind *client*, and remembers what it has seen ready."""
+    """Looks at the server behind *client*, and remembers what it knows of each instance."""
 
     _client: RestClient
     _disagree_s: float
-    _proven: dict[str, _Proof] = field(default_factory=dict)
-    _doubted: dict[str, float] = field(default_factory=dict)
-    _unloaded: dict[str, float] = field(default_factory=dict)
+    _known: dict[str, Known] = field(default_factory=dict)
 
     async def look(self) -> Look:
         """
@@ -120,15 +83,17 @@ class Observer:
         """
         began = self._now()
         models = await self._asked(V1, "models")
-        listed = await self._asked(V0, "data")
-        gone = isinstance(listed, Fault) and listed.missing
-        v0 = None if isinstance(listed, Fault) else read_v0(listed)
-        if not isinstance(models, Fault):
-            disk = Disk(_with_begun(read_v1(models), v0 or {}), v0)
-            return self._judge(disk, gone, began)
-        if models.missing and v0 is not None:
-            raise self._client.down(TOO_OLD)
-        raise self._client.down(f"does not list its models: {self._client.reason(models)}") from models
+        older = await self._asked(V0, "data")
+        if isinstance(models, Fault):
+            if models.missing and not isinstance(older, Fault):
+                raise self._client.down(TOO_OLD)
+            raise self._client.down(f"does not list its models: {self._client.reason(models)}") from models
+        v0 = {} if isinstance(older, Fault) else read_v0(older)
+        is_gone = isinstance(older, Fault) and older.missing
+        look = Look((self._judged(model, v0, is_gone) for model in _with_begun(read_v1(models), v0)), v0)
+        listed = {instance.id for instance in look.instances()}
+        self._known = {id: one for id, one in self._known.items() if id in listed or one.since >= began}
+        return look
 
     async def _asked(self, path: str, member: str) -> list[Mapping[str, Any]] | Fault:
         """Return the entries of a list, or why there are none."""
@@ -141,42 +106,22 @@ class Observer:
 
     def prove(self, id: str) -> None:
         """Take note that *id* answers: its load's own 200 said so."""
-        self._proven[id] = _Proof(self._now(), confirmed=False)
-        self._unloaded.pop(id, None)
+        self._known[id] = Known(State.PROVEN, self._now())
 
     def forget(self, id: str) -> None:
         """Take note that *id* was unloaded."""
-        self._proven.pop(id, None)
-        self._unloaded[id] = self._now()
+        self._known[id] = Known(State.UNLOADED, self._now())
 
-    def _judge(self, disk: Disk, gone: bool, began: float) -> Look:
-        now = self._now()
-        ready = frozenset(
-            instance.id
-            for model, instance in disk.instances()
-            if not self._is_leaving(instance, now) and (gone or self._is_ready(model, instance, disk.v0, now))
-        )
-        listed = {instance.id for _, instance in disk.instances()}
-        self._unloaded = {id: at for id, at in self._unloaded.items() if id in listed or at >= began}
-        meanwhile = {id: proof for id, proof in self._proven.items() if proof.at >= began}
-        seen = {id: self._proven.get(id) or _Proof(now, confirmed=True) for id in ready}
-        self._proven = {**seen, **meanwhile}
-        self._doubted = {id: since for id, since in self._doubted.items() if id in listed - ready}
-        return Look(disk, ready)
-
-    def _is_leaving(self, instance: Instance, now: float) -> bool:
-        """Tell whether *instance* was unloaded, and the lists only lag behind."""
-        return now - self._unloaded.get(instance.id, -self._disagree_s) < self._disagree_s
-
-    def _is_ready(self, model: Listed, instance: Instance, v0: Entries, now: float) -> bool:
-        state = state_of(v0.get(instance.id.casefold()) or v0.get(model.key.casefold()))
-        proof = self._proven.get(instance.id)
-        if proof is not None:
-            proof.confirmed |= state == LOADED
-        if state == LOADED or (proof is not None and (state == UNKNOWN or not proof.confirmed)):
-            return True
-        doubted_s = now - self._doubted.setdefault(instance.id, now)
-        return state != LOADING and doubted_s >= self._disagree_s
+    def _judged(self, model: Listed, v0: Entries, is_gone: bool) -> Listed:
+        """Return *model* with word of which of its instances answer, where *v0* says so or *is_gone*."""
+        now, instances = self._now(), []
+        for instance in model.instances:
+            entry = v0.get(instance.id.casefold()) or v0.get(instance.key.casefold()) or {}
+            before = self._known.get(instance.id) or Known(State.DOUBTED, now)
+            known = before.after(LOADED if is_gone else entry.get("state"), now, self._disagree_s)
+            self._known[instance.id] = known
+            instances.append(replace(instance, answers=known.answers(now, self._disagree_s)))
+        return replace(model, instances=tuple(instances))
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -185,5 +130,5 @@ class Observer:
 def _with_begun(models: Iterable[Listed], v0: Entries) -> Iterator[Listed]:
     """Add the loads that v0 knows of and v1 does not, which was asked before: they began between the two."""
     for model in models:
-        has_begun = not model.instances and state_of(v0.get(model.key.casefold())) == LOADING
-        yield replace(model, instances=(Instance(model.key),)) if has_begun else model
+        has_begun = not model.instances and v0.get(model.key.casefold(), {}).get("state") == LOADING
+        yield replace(model, instances=(Instance(model.key, model.key),)) if has_begun else model

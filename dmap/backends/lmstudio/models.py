@@ -8,23 +8,51 @@ without a name is passed over.  The counterpart is `look`, which asks for the li
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 from dmap.backends.ask import is_name
+from dmap.models import ModelInfo
 
 PARALLEL = 4
 """LM Studio's Max Concurrent Predictions where nothing else is said (bug-tracker #2061)."""
 
-LOADED, LOADING, UNKNOWN = "loaded", "loading", "unknown"
-
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One copy of a model in memory, or on its way there: v1 lists it from the start of its load."""
+    """
+    One copy of the model *key* in memory, or on its way there: v1 lists it from the start of its load.
+
+    It may also stand for what a load asks for; *id* is then the identifier, empty if any will do.
+    """
 
     id: str
+    key: str
     context_length: int | None = None
     parallel: int | None = None
+    answers: bool = field(default=False, compare=False)
+
+    @property
+    def is_named(self) -> bool:
+        """
+        Whether a request that names the key gets this instance for certain.
+
+        The key matches in any letter case; an id of its own (`key:2`, or one that `lms load --identifier`
+        gave) is only matched by itself.
+        """
+        return self.id.casefold() == self.key.casefold()
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it has the name of a second one, such as `key:2`."""
+        base, _, number = self.id.rpartition(":")
+        return number.isdecimal() and base.casefold() == self.key.casefold()
+
+    def suffices(self, asked: "Instance") -> bool:
+        """Tell whether it has at least what was *asked*; what its entry does not tell is enough."""
+        pairs = ((self.context_length, asked.context_length), (self.parallel, asked.parallel))
+        return all(got is None or least is None or got >= least for got, least in pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +70,26 @@ class Listed:
     instances: tuple[Instance, ...] = ()
     v1: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
+    @property
+    def serving(self) -> Instance | None:
+        """The instance that answers: if there are several, the one that bears the key."""
+        ready = (instance for instance in self.instances if instance.answers)
+        return min(ready, key=lambda instance: not instance.is_named, default=None)
+
     def other_names(self) -> tuple[str, ...]:
         """Return every name but the key: its variants, and the ids of its instances."""
         ids = (instance.id for instance in self.instances)
         return tuple(name for name in dict.fromkeys((*self.names, *ids)) if name != self.key)
 
-    def is_named(self, instance: Instance) -> bool:
-        """
-        Tell whether a request that names the key gets *instance* for certain.
 
-        The key matches in any letter case; an id of its own (`key:2`, or one that `lms load --identifier`
-        gave) is only matched by itself.
-        """
-        return instance.id.casefold() == self.key.casefold()
+class Look:
+    """All that LM Studio has, under every name; *v0* are the entries of that list, by folded ids."""
 
-    def is_copy(self, instance: Instance) -> bool:
-        """Tell whether *instance* has the name of a second one, such as `key:2`."""
-        base, _, number = instance.id.rpartition(":")
-        return number.isdecimal() and base.casefold() == self.key.casefold()
-
-
-class Disk:
-    """All that LM Studio has on disk, under every name; *v0* are the entries of that list, by folded ids."""
-
-    def __init__(self, models: Iterable[Listed], v0: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    def __init__(
+        self, models: Iterable[Listed] = (), v0: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    ) -> None:
         self.models = {model.key: model for model in models}
-        self.v0: Mapping[str, Mapping[str, Any]] = v0 or {}
+        self._v0 = v0
         self._keys: dict[str, str] = {}
         others = ((name, model.key) for model in self.models.values() for name in model.other_names())
         for name, key in (*((key, key) for key in self.models), *others):  # a key means its own model
@@ -78,29 +100,44 @@ class Disk:
         folded = name.casefold()
         return self._keys.get(folded) or self._keys.get(folded.partition("@")[0])
 
-    def older(self, model: Listed) -> Mapping[str, Any]:
+    def find(self, name: str) -> Listed | None:
+        """Return the model that *name* means."""
+        return self.models.get(self.canonical(name) or "")
+
+    def instances(self) -> Iterator[Instance]:
+        """Yield every instance of every model."""
+        return chain.from_iterable(model.instances for model in self.models.values())
+
+    def residents(self) -> frozenset[str]:
+        """Return the keys of the models that answer."""
+        return frozenset(instance.key for instance in self.instances() if instance.answers)
+
+    def described(self) -> list[ModelInfo]:
+        """Return what was found, as the catalog and the gate want it."""
+        return [self._describe(model) for model in self.models.values()]
+
+    def _describe(self, model: Listed) -> ModelInfo:
+        instance = model.serving
+        names = model.other_names()
+        ready = {one.id for one in model.instances if one.answers}
+        answering = [one for one in _loaded_of(model.v1) if one.get("id") in ready]
+        return ModelInfo(
+            id=model.key,
+            resident=instance is not None,
+            size_bytes=model.size_bytes,
+            context_length=instance.context_length if instance else None,
+            parallel=instance.parallel if instance else _parallel_of(model.embedding),
+            embedding=model.embedding,
+            names=names,
+            any_quant=not any("@" in name for name in names),
+            v0=self._older(model),
+            v1={**model.v1, "loaded_instances": answering} if model.v1 else {},
+        )
+
+    def _older(self, model: Listed) -> Mapping[str, Any]:
         """Return v0's entry of *model*, which may bear the id of an instance; nothing if there is none."""
         ids = (model.key, *(one.id for one in model.instances if self.canonical(one.id) == model.key))
-        return next((self.v0[id.casefold()] for id in ids if id.casefold() in self.v0), {})
-
-    def instances(self) -> Iterator[tuple[Listed, Instance]]:
-        """Yield every instance with its model."""
-        for model in self.models.values():
-            for instance in model.instances:
-                yield model, instance
-
-
-def objection(
-    wanted: Listed, kept: Instance | None, late: frozenset[str], model: Listed, instance: Instance
-) -> str:
-    """Tell why *instance* of *model* cannot stay when *wanted* is loaded; nothing if it can."""
-    if instance is kept:
-        return ""
-    if model.key == wanted.key:
-        return "surplus" if kept is not None or not model.is_named(instance) else "too little context"
-    if instance.id.casefold() == wanted.key.casefold():
-        return f"it bears the name of {wanted.key}"
-    return "loaded by others during a switch" if model.key in late else ""
+        return next((self._v0[id.casefold()] for id in ids if id.casefold() in self._v0), {})
 
 
 def read_v1(items: Iterable[Mapping[str, Any]]) -> list[Listed]:
@@ -113,36 +150,35 @@ def read_v0(items: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     return {item["id"].casefold(): item for item in items if is_name(item.get("id"))}
 
 
-def loaded_of(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _listed(item: Mapping[str, Any]) -> Listed:
+    key, variants = item["key"], item.get("variants")
+    names = [item.get("selected_variant"), *(variants if isinstance(variants, list) else ())]
+    embedding = str(item.get("type")).startswith("embedding")  # v0 says `embeddings`
+    return Listed(
+        key=key,
+        embedding=embedding,
+        size_bytes=_count(item.get("size_bytes")),
+        names=tuple(dict.fromkeys(filter(is_name, names))),
+        instances=tuple(_instance(key, one, embedding) for one in _loaded_of(item) if is_name(one.get("id"))),
+        v1=item,
+    )
+
+
+def _loaded_of(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the instances that v1's entry *item* has, as they came."""
     loaded = item.get("loaded_instances")
     return [one for one in (loaded if isinstance(loaded, list) else ()) if isinstance(one, dict)]
 
 
-def state_of(entry: Mapping[str, Any] | None) -> str:
-    """Return v0's word on an entry: `loaded`, `loading` (not documented, measured), `not-loaded`, ..."""
-    return str(entry.get("state", UNKNOWN)) if entry is not None else UNKNOWN
-
-
-def _listed(item: Mapping[str, Any]) -> Listed:
-    variants = item.get("variants")
-    names = [item.get("selected_variant"), *(variants if isinstance(variants, list) else ())]
-    embedding = str(item.get("type")).startswith("embedding")  # v0 says `embeddings`
-    return Listed(
-        key=item["key"],
-        embedding=embedding,
-        size_bytes=_count(item.get("size_bytes")),
-        names=tuple(dict.fromkeys(filter(is_name, names))),
-        instances=tuple(_instance(one, embedding) for one in loaded_of(item) if is_name(one.get("id"))),
-        v1=item,
-    )
-
-
-def _instance(loaded: Mapping[str, Any], embedding: bool) -> Instance:
+def _instance(key: str, loaded: Mapping[str, Any], embedding: bool) -> Instance:
     given = loaded.get("config")
     config = given if isinstance(given, dict) else {}
-    parallel = _count(config.get("parallel")) or (None if embedding else PARALLEL)
-    return Instance(loaded["id"], _count(config.get("context_length")), parallel)
+    parallel = _count(config.get("parallel")) or _parallel_of(embedding)
+    return Instance(loaded["id"], key, _count(config.get("context_length")), parallel)
+
+
+def _parallel_of(embedding: bool) -> int | None:
+    return None if embedding else PARALLEL
 
 
 def _count(value: Any) -> int | None:

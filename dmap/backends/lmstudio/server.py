@@ -14,8 +14,8 @@ from typing import Any
 
 from dmap.backends.lmstudio.client import Fault, RestClient
 from dmap.backends.lmstudio.lms import Lms
-from dmap.backends.lmstudio.look import V1, Look, Observer
-from dmap.backends.lmstudio.models import Disk, Instance, Listed
+from dmap.backends.lmstudio.look import V1, Observer
+from dmap.backends.lmstudio.models import Instance, Listed, Look
 from dmap.backends.lmstudio.section import goes_by_lms
 from dmap.errors import BackendDown
 from dmap.logfmt import logfmt
@@ -25,9 +25,6 @@ from dmap.tasks import attempt, end, errand
 UNLOAD_S = 60.0
 
 _log = logging.getLogger(__name__)
-
-Asked = tuple[int | None, int | None, str | None]
-"""What of a load's options shows in v1's list: context length, parallel, and identifier."""
 
 
 @dataclass(slots=True)
@@ -50,11 +47,11 @@ class Server:
     load_s: float
     report: Callable[[Sequence[ModelInfo] | BackendDown], None]
     changed: Callable[[], None]
-    last: Look = field(default_factory=lambda: Look(Disk(())))
+    last: Look = field(default_factory=Look)
     residents: frozenset[str] = frozenset()
     expected: frozenset[str] | None = None
     down: asyncio.Event = field(default_factory=asyncio.Event)
-    _given: dict[str, tuple[Asked, Asked]] = field(default_factory=dict)
+    _given: dict[str, tuple[Instance, Instance]] = field(default_factory=dict)
     _answers: int = 0  # to loads and unloads of ours: a look that began before one is out of date
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _loading: asyncio.Task[dict[str, Any]] | None = None
@@ -80,7 +77,7 @@ class Server:
             raise
         if answers == self._answers:
             self.last, self.residents = look, look.residents()
-            listed = {instance.id for _, instance in look.disk.instances()}
+            listed = {instance.id for instance in look.instances()}
             self._given = {id: given for id, given in self._given.items() if id in listed}
             self.report(look.described())
         return look
@@ -106,21 +103,20 @@ class Server:
 
     def note_given(self, instance: Instance, wanted: Mapping[str, Any]) -> None:
         """Take note of what a load with *wanted* got."""
-        self._given[instance.id] = _asked(wanted), _got(instance)
+        self._given[instance.id] = _asked(instance.key, wanted), instance
 
-    def is_ours(self, model: Listed, instance: Instance) -> bool:
+    def is_ours(self, instance: Instance) -> bool:
         """Tell whether *instance* is one that dmap uses: it bears the key, or a load of ours made it."""
-        return model.is_named(instance) or instance.id in self._given
+        return instance.is_named or instance.id in self._given
 
-    def adoptable(self, look: Look, model: Listed, wanted: Mapping[str, Any]) -> Instance | None:
+    def adoptable(self, model: Listed, wanted: Mapping[str, Any]) -> Instance | None:
         """Return the instance that answers to the key of *model*, as *wanted* or as near as it gets."""
-        asked = _asked(wanted)
-        for instance in look.ready_of(model)[:1]:
-            given = self._given.get(instance.id)
-            named = instance.id == asked[2] if asked[2] else model.is_named(instance) or given is not None
-            if (named and _is_enough(instance, asked)) or given == (asked, _got(instance)):
-                return instance
-        return None
+        instance, asked = model.serving, _asked(model.key, wanted)
+        if instance is None:
+            return None
+        is_right = instance.id == asked.id if asked.id else self.is_ours(instance)
+        is_enough = is_right and instance.suffices(asked)
+        return instance if is_enough or self._given.get(instance.id) == (asked, instance) else None
 
     # What is sent
 
@@ -175,15 +171,6 @@ class Server:
         _log.warning(logfmt(event, {"backend": self.client.name, "model": model, **fields}))
 
 
-def _asked(wanted: Mapping[str, Any]) -> Asked:
-    return wanted.get("context_length"), wanted.get("parallel"), wanted.get("identifier")
-
-
-def _got(instance: Instance) -> Asked:
-    return instance.context_length, instance.parallel, instance.id
-
-
-def _is_enough(instance: Instance, asked: Asked) -> bool:
-    """Tell whether *instance* has at least what was asked; what its entry does not tell is enough."""
-    pairs = zip(asked[:2], _got(instance)[:2], strict=True)
-    return all(least is None or got is None or got >= least for least, got in pairs)
+def _asked(key: str, wanted: Mapping[str, Any]) -> Instance:
+    """Return what a load of *key* with *wanted* asks for, as far as v1's list shows it."""
+    return Instance(wanted.get("identifier", ""), key, wanted.get("context_length"), wanted.get("parallel"))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dmap.backends.lmstudio.client import Fault
-from dmap.backends.lmstudio.look import Look
+from dmap.backends.lmstudio.models import Look
 from dmap.backends.lmstudio.server import Server
 from dmap.errors import BackendDown
 
@@ -74,9 +74,10 @@ class ChangeWatch:
     def _note_copies(self, look: Look) -> None:
         """Tell once of each instance beside the one that dmap uses: it takes memory and serves nobody."""
         copies = frozenset(
-            (model.key, instance.id)
-            for model, instance in look.disk.instances()
-            if len(model.instances) > 1 and not self.server.is_ours(model, instance)
+            (instance.key, instance.id)
+            for model in look.models.values()
+            for instance in model.instances
+            if len(model.instances) > 1 and not self.server.is_ours(instance)
         )
         for key, id in sorted(copies - self._copies):
             self.server.warn("model_doubled", key, instance=id, by="not dmap", dmap=_COPY)
@@ -105,7 +106,7 @@ class ChangeWatch:
             return
         self._warned = True
         names = (item.get("id") for item in items or () if isinstance(item, dict))
-        keys = {look.disk.canonical(name) for name in names if isinstance(name, str)}
-        loaded = {model.key for model, _ in look.disk.instances()}
+        keys = {look.canonical(name) for name in names if isinstance(name, str)}
+        loaded = {instance.key for instance in look.instances()}
         if keys - loaded - {None}:
             self.server.warn("jit_is_on", warning=_JIT)
