@@ -56,7 +56,7 @@ def _new_key(options: argparse.Namespace) -> int:
     try:
         print(keys.notice(options.name, options.scopes, options.models))
     except ConfigProblem as exc:
-        options.refuse(keys.complaint(exc))
+        options.refuse("; ".join(problem.removeprefix("access.keys[0].") for problem in exc.problems))
     return 0
 
 

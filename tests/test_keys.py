@@ -73,10 +73,10 @@ def test_the_command(capsys, words):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["two words"], "NAME: up to 64 letters, digits,"),
-        (["--scopes", "admin", "x,y"], "NAME: up to 64 letters, digits,"),
-        (["x", "--scopes", "admin,root"], "--scopes: there are inference, debug and admin"),
-        (["x", "--scopes", ""], "--scopes: there are inference, debug and admin"),
+        (["two words"], "name: not a name: up to 64 letters, digits,"),
+        (["--scopes", "admin", "x,y"], "name: not a name: up to 64 letters, digits,"),
+        (["x", "--scopes", "admin,root"], "scopes[1]: Input should be 'inference', 'debug' or 'admin'"),
+        (["x", "--scopes", ""], "scopes[0]: Input should be 'inference', 'debug' or 'admin'"),
         (["x", "--models", ""], "--models: a name is empty"),
         (["x", "--models", "a,"], "--models: a name is empty"),
         (["--scopes", "admin"], "the following arguments are required: NAME"),
@@ -84,7 +84,7 @@ def test_the_command(capsys, words):
     ],
 )
 def test_a_wrong_word(capsys, words, said):
-    """What cannot be is told in the words of the command line, and no key is made; the exit code is 2."""
+    """What cannot be is told with its place, and no key is made; the exit code is 2."""
     with pytest.raises(SystemExit) as ended:
         main(["key", "new", *words])
 

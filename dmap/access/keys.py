@@ -7,16 +7,10 @@ import json
 import secrets
 from collections.abc import Sequence
 
-from dmap.config import ConfigProblem, check_access
+from dmap.config import check_access
 
 _BYTES = 32
 """Of chance, so that nobody can guess one: 256 bits."""
-
-_COMPLAINTS = {
-    "access.keys[0].name:": "NAME: up to 64 letters, digits, '.', '_' and '-', first a letter or a digit",
-    "access.keys[0].scopes[": "--scopes: there are inference, debug and admin",
-}
-"""What the configuration says of a word, and what to say of it on the command line."""
 
 
 def notice(name: str, scopes: Sequence[str] = (), models: Sequence[str] = ()) -> str:
@@ -52,11 +46,3 @@ def entry(name: str, key: str, scopes: Sequence[str] = (), models: Sequence[str]
     line = f"{{{', '.join(written)}}}"
     check_access(f"keys: [{line}]")
     return line
-
-
-def complaint(refused: ConfigProblem) -> str:
-    """Say why there is no `entry`, in the words of the command line."""
-    return next(
-        (said for path, said in _COMPLAINTS.items() if refused.problems[0].startswith(path)),
-        refused.problems[0],
-    )

@@ -11,7 +11,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 """Clients of IPv4, as a socket of both families has them; for us they are addresses of IPv4."""
 _NO_KEY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -99,7 +98,13 @@ Number = Annotated[float, BeforeValidator(_number)]
 Seconds = Annotated[Number, Field(gt=0)]
 Count = Annotated[Integer, Field(ge=1)]
 Network = Annotated[str, AfterValidator(_network)]
-Name = Annotated[str, Field(pattern=_NAME)]
+Name = Annotated[
+    str,
+    _like(
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+        "not a name: up to 64 letters, digits, '.', '_' and '-', first a letter or a digit",
+    ),
+]
 Sha256 = Annotated[
     str,
     _like(r"[0-9a-f]{64}", "not a SHA-256; write 64 lower-case hex digits, never the key itself"),
