@@ -327,7 +327,7 @@ class Watch:
         """Look at the whole: settled, consistent, never idle without a reason, always with a deadline."""
         assert self.arbiter.tick(self.now) == [], "settling twice is not settling once"
         assert self.arbiter.switch is self.switch, "the switch under way is another one"
-        assert self.arbiter.residents == self.loaded.keys()
+        assert self.arbiter.residents.keys() == self.loaded.keys()
         waiting = [id for id, request in self.requests.items() if request.state == "waiting"]
         deadline = self.arbiter.next_deadline()
         assert deadline is None or deadline > self.now, "a deadline that has passed is a busy loop"

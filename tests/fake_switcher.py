@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dmap.arbiter import Limits
 from dmap.backends import Loaded, ModelInfo
-from dmap.gate import Bounds, Gate, Lease, Tell
+from dmap.config import Device
+from dmap.gate import Gate, Lease, Tell
 from dmap.gate.switchlog import nothing
 from dmap.models import ModelKey, Route
 
@@ -132,7 +132,7 @@ async def cancelled(task: "asyncio.Task[Any]") -> None:
 @asynccontextmanager
 async def running_gate(studio: FakeSwitcher, tell: Tell = nothing) -> AsyncGenerator[Gate]:
     """Run a gate without a cool-down; at the end nothing may be left of anybody."""
-    gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0), tell=tell)
+    gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio}, tell=tell)
     await gate.start()
     try:
         yield gate

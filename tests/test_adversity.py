@@ -11,8 +11,9 @@ import aiohttp
 import pytest
 
 from dmap.arbiter import Arbiter, Limits, Needs, Refuse
+from dmap.config import Device
 from dmap.errors import ShuttingDown
-from dmap.gate import Bounds, Gate
+from dmap.gate import Gate
 from dmap.state import Activation, Saved, StateFile
 from dmap.web.reload import reload
 from tests.conftest import Proxy, config_of
@@ -55,7 +56,7 @@ class TestGate:
     async def test_its_own_model_is_never_the_owners(self) -> None:
         """With `adopt: respect` a model that dmap loaded may go, also when other options are asked by now."""
         studio = FakeSwitcher()
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0, adopt=False))
+        gate = Gate("gpu0", Device(cooldown_s=0, adopt="respect"), {"studio": studio})
         await gate.start()
         await gate.load(A, "me")
         studio.poor = {"a"}
@@ -67,7 +68,7 @@ class TestGate:
 
     async def test_an_unloading_after_the_end(self) -> None:
         """Who wants a model unloaded while dmap stops is told so at once."""
-        gate = Gate("gpu0", Limits(), {"studio": FakeSwitcher()}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": FakeSwitcher()})
         await gate.start()
         await gate.load(A, "me")
         await gate.close()

@@ -22,7 +22,7 @@ class TestUnload:
 
         assert arbiter.unload(1, "A") == [Switch(None, ("A",), Cause.ASKED, 0)]
         assert arbiter.unloaded(2, "A") == []
-        assert arbiter.residents == frozenset()
+        assert not arbiter.residents
         assert arbiter.switch is None
 
     def test_a_serving_model_goes_after_its_last_lease(self) -> None:

@@ -13,8 +13,7 @@ from contextlib import AsyncExitStack, ExitStack
 import psutil
 import pytest
 
-from dmap.arbiter import Limits
-from dmap.config import parse
+from dmap.config import Device, parse
 from dmap.daemon import RunningDaemon
 from dmap.gate import Gate
 from dmap.models import ModelInfo
@@ -342,7 +341,7 @@ async def ending(stubborn: list[Stubborn], shutdown_s: float) -> RunningDaemon:
     """A daemon with a started gate for each of the backends."""
     backends = "{fake: {kind: openai, url: 'http://127.0.0.1:9'}}"
     config = parse(f"backends: {backends}\nserver: {{shutdown_s: {shutdown_s}}}", {})
-    gates = {f"gpu{at}": Gate(f"gpu{at}", Limits(), {"studio": each}) for at, each in enumerate(stubborn)}
+    gates = {f"gpu{at}": Gate(f"gpu{at}", Device(), {"studio": each}) for at, each in enumerate(stubborn)}
     await asyncio.gather(*(gate.start() for gate in gates.values()))
     proxy = WebProxy(config)
     proxy.gates = gates

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from dmap.backends import Loaded
+from dmap.config import Device
 from dmap.errors import BackendDown, LoadFailed
-from dmap.gate.device_backends import Bounds, DeviceBackends
+from dmap.gate.device_backends import DeviceBackends
 from dmap.models import ModelKey
 from tests.fake_switcher import A, B, FakeSwitcher
 
@@ -15,8 +16,8 @@ DAY_S = 86_400.0
 
 def backends_of(*switchers: FakeSwitcher, cooldown_s: float = DAY_S, gone_s: float = DAY_S) -> DeviceBackends:
     """Return *switchers* as those of one device."""
-    bounds = Bounds(cooldown_s=cooldown_s, gone_s=gone_s)
-    return DeviceBackends({each.name: each for each in switchers}, bounds)
+    section = Device.model_construct(cooldown_s=cooldown_s, backend_gone_s=gone_s)
+    return DeviceBackends({each.name: each for each in switchers}, section)
 
 
 async def test_memory_counts_as_free_after_a_cool_down() -> None:
@@ -27,9 +28,9 @@ async def test_memory_counts_as_free_after_a_cool_down() -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(cooling.cool_down(), 0.01)
 
-    cooling.bounds = Bounds(cooldown_s=0)
+    cooling.section = Device.model_construct(cooldown_s=0)
     await cooling.cool_down()
-    cooling.bounds = Bounds(cooldown_s=DAY_S)
+    cooling.section = Device.model_construct(cooldown_s=DAY_S)
     await cooling.cool_down()
 
 
@@ -71,7 +72,7 @@ async def test_a_bug_in_a_backend_is_heard(caplog: pytest.LogCaptureFixture) -> 
 
 
 async def test_a_backend_that_stays_silent_is_gone() -> None:
-    """Silence of `gone_s` or more is told, and forgotten with the first answer."""
+    """Silence of `backend_gone_s` or more is told, and forgotten with the first answer."""
     studio = FakeSwitcher()
     studio.looking.error = BackendDown("studio does not answer")
     silent = backends_of(studio, gone_s=0)
@@ -83,7 +84,7 @@ async def test_a_backend_that_stays_silent_is_gone() -> None:
 
 
 async def test_silence_is_counted_from_its_first_moment() -> None:
-    """A backend is gone when `gone_s` have passed since it first said nothing, however often it was asked."""
+    """A backend is gone `backend_gone_s` after it first said nothing, however often it was asked."""
     studio, passed = FakeSwitcher(), asyncio.Event()
     studio.looking.error = BackendDown("studio does not answer")
     silent = backends_of(studio, gone_s=0.02)

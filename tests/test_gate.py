@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from dmap.arbiter import Limits
 from dmap.backends import Loaded
+from dmap.config import Device
 from dmap.errors import BackendDown, LoadFailed, Overloaded, ShuttingDown, WaitExpired
-from dmap.gate import Bounds, Gate
+from dmap.gate import Gate
 from dmap.models import ModelKey, Route
 from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, running_gate, until
 
@@ -117,7 +117,7 @@ class TestLease:
         studio.residents, studio.reports = {"a"}, reported
         route = Route(A.key, device="gpu0", parallel=configured)
 
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
         gate.know({A.key: route}.get)
         await gate.start()
 
@@ -134,7 +134,7 @@ class TestLease:
         self, studio: FakeSwitcher, given: bool, unloaded: list[str]
     ) -> None:
         """Of a model that dmap loads, the owner's size counts, else what the load reports."""
-        gate = Gate("gpu0", Limits(max_models=2, memory_bytes=10), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(max_models=2, memory=10, cooldown_s=0), {"studio": studio})
         await gate.start()
 
         studio.loaded = Loaded(size_bytes=6)
@@ -150,7 +150,7 @@ class TestLease:
     ) -> None:
         """Of a model that was resident before, the owner's size counts, else what the backend says."""
         studio.residents, studio.weighs = {"a"}, 6
-        gate = Gate("gpu0", Limits(max_models=2, memory_bytes=10), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(max_models=2, memory=10, cooldown_s=0), {"studio": studio})
         gate.know({A.key: replace(A, size_bytes=4, size_given=given)}.get)
         await gate.start()
 
@@ -199,7 +199,7 @@ class TestCancellation:
 
     async def test_during_cool_down(self, studio: FakeSwitcher) -> None:
         """A switch whose only waiter leaves during the cool-down does not load."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0.3))
+        gate = Gate("gpu0", Device(cooldown_s=0.3), {"studio": studio})
         await gate.start()
         async with gate.lease(A, "me"):
             pass
@@ -265,7 +265,7 @@ class TestWaitingByHand:
 
     async def test_a_refusal_at_once_is_raised(self, studio: FakeSwitcher) -> None:
         """What is refused at once is raised by `ask`, and nothing is held."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
         await gate.close()
         lease = gate.lease(A, "me")
 
@@ -279,7 +279,7 @@ class TestWaitingByHand:
         self, studio: FakeSwitcher, caplog: pytest.LogCaptureFixture
     ) -> None:
         """A future whose error nobody fetches any more leaves no line in the log."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
         studio.loading.hold()
         lease = gate.lease(A, "me")
         lease.ask()
@@ -343,7 +343,7 @@ class TestComingBack:
 
     async def test_waits_no_longer_in_all(self, studio: FakeSwitcher) -> None:
         """The wait is bounded from the first ask on, with all that lies between."""
-        gate = Gate("gpu0", Limits(wait_s=0.05), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(wait_s=0.05, cooldown_s=0), {"studio": studio})
         await gate.start()
         lease = await gate.lease(A, "me").__aenter__()
         studio.looking.hold()
@@ -359,7 +359,7 @@ class TestComingBack:
 
     async def test_to_a_gate_that_closed_is_refused(self, studio: FakeSwitcher) -> None:
         """A request that comes back when dmap ends hears so."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
         lease = await gate.lease(A, "me").__aenter__()
         await gate.close()
 
@@ -410,7 +410,7 @@ class TestRefusals:
 
     async def test_the_queue_is_bounded(self, studio: FakeSwitcher) -> None:
         """Who finds the queue full is refused at once, with an estimate."""
-        gate = Gate("gpu0", Limits(queue=1), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(queue=1, cooldown_s=0), {"studio": studio})
         studio.loading.hold()
         first = ask(gate, A)
         await studio.loading.started.wait()
@@ -424,7 +424,7 @@ class TestRefusals:
 
     async def test_the_wait_is_bounded(self, studio: FakeSwitcher) -> None:
         """Who has waited for `wait_s` is refused, by the gate's own timer."""
-        gate = Gate("gpu0", Limits(wait_s=0.01), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(wait_s=0.01, cooldown_s=0), {"studio": studio})
         studio.loading.hold()
 
         with pytest.raises(WaitExpired, match="waited 0.01 s for studio/a"):
@@ -434,7 +434,7 @@ class TestRefusals:
 
     async def test_what_never_fits(self, studio: FakeSwitcher) -> None:
         """A model larger than the device is refused without a switch."""
-        gate = Gate("gpu0", Limits(memory_bytes=10), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(memory=10, cooldown_s=0), {"studio": studio})
 
         with pytest.raises(LoadFailed, match="does not fit on 'gpu0'"):
             await ask(gate, Route(A.key, device="gpu0", size_bytes=11))
@@ -447,7 +447,7 @@ class TestTruth:
     async def test_start_adopts_what_is_resident(self, studio: FakeSwitcher) -> None:
         """A model that is resident already is used as it is."""
         studio.residents = {"b"}
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
         await gate.start()
 
         async with gate.lease(B, "me"):
@@ -459,7 +459,7 @@ class TestTruth:
     async def test_start_survives_a_backend_that_is_down(self, studio: FakeSwitcher) -> None:
         """A backend that is down at the start is no reason not to start."""
         studio.looking.error = BackendDown("studio does not answer")
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
 
         await gate.start()
 
@@ -533,7 +533,7 @@ class TestTruth:
         """A backend that is neither loaded on nor unloaded from need not answer."""
         other = FakeSwitcher("other")
         other.looking.error = BackendDown("other does not answer")
-        gate = Gate("gpu0", Limits(), {"studio": studio, "other": other}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio, "other": other})
         await gate.start()
 
         async with gate.lease(A, "me"):
@@ -555,9 +555,9 @@ class TestTruth:
         assert [view.model for view in gate.snapshot().residents] == [A.key]
 
     async def test_a_backend_that_stays_silent_loses_its_residents(self, studio: FakeSwitcher) -> None:
-        """A backend that has not answered for `gone_s` is believed to have nothing."""
+        """A backend that has not answered for `backend_gone_s` is believed to have nothing."""
         studio.residents = {"a"}
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0, gone_s=0))
+        gate = Gate("gpu0", Device.model_construct(cooldown_s=0, backend_gone_s=0), {"studio": studio})
         await gate.start()
         studio.looking.error = BackendDown("studio does not answer")
 
@@ -617,7 +617,7 @@ class TestAfterAFailure:
 
     async def test_of_the_backend_the_load_is_not_tried_alone(self, studio: FakeSwitcher) -> None:
         """A backend that went down in a load was no want of memory: nobody is unloaded for a second try."""
-        gate = Gate("gpu0", Limits(max_models=2, memory_bytes=10), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(max_models=2, memory=10, cooldown_s=0), {"studio": studio})
         await gate.load(Route(B.key, device="gpu0", size_bytes=1), "me")
         studio.loading.error = BackendDown("studio does not answer")
 
@@ -630,7 +630,7 @@ class TestAfterAFailure:
 
     async def test_for_want_of_memory_the_load_is_tried_alone(self, studio: FakeSwitcher) -> None:
         """A load that a backend refuses beside others is tried once more with the device to itself."""
-        gate = Gate("gpu0", Limits(max_models=2, memory_bytes=10), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(max_models=2, memory=10, cooldown_s=0), {"studio": studio})
         await gate.load(Route(B.key, device="gpu0", size_bytes=1), "me")
         studio.loading.error = LoadFailed("out of memory")
 
@@ -687,7 +687,7 @@ async def test_a_bug_in_the_gate_stops_the_daemon(
     def tell(name: str, fields: object) -> None:
         raise KeyError("a bug")
 
-    gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0), tell=tell)
+    gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio}, tell=tell)
 
     with pytest.raises(KeyError):
         gate.lease(A, "me").ask()
@@ -699,7 +699,7 @@ async def test_a_bug_in_the_gate_stops_the_daemon(
 class TestClose:
     async def test_refuses_those_who_wait_and_those_who_come(self, studio: FakeSwitcher) -> None:
         """After `close` nobody waits and nobody comes in; a lease that is out may end later."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
         lease = await gate.lease(A, "me").__aenter__()
         task = ask(gate, B)
         await until(lambda: gate.snapshot().waiting == 1)
@@ -715,7 +715,7 @@ class TestClose:
 
     async def test_cancels_a_switch(self, studio: FakeSwitcher) -> None:
         """A load under way is cancelled and awaited."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
         studio.loading.hold()
         task = ask(gate, A)
         await studio.loading.started.wait()
@@ -731,7 +731,7 @@ class TestClose:
 class TestPassing:
     async def test_bounds_by_parallel_alone(self) -> None:
         """Without a device all models pass, at most `parallel` at once."""
-        gate = Gate("cloud", Limits(), parallel=2)
+        gate = Gate("cloud", Device(), parallel=2)
         first = await gate.lease(A, "me").__aenter__()
         second = await gate.lease(B, "me").__aenter__()
         third = ask(gate, C)
@@ -748,7 +748,7 @@ class TestPassing:
 
     async def test_never_waits_without_a_bound(self) -> None:
         """Without `parallel` nobody waits."""
-        gate = Gate("cloud", Limits(queue=0))
+        gate = Gate("cloud", Device(queue=1))
 
         leases = [await gate.lease(A, "me").__aenter__() for _ in range(100)]
 
@@ -798,7 +798,7 @@ async def test_a_size_that_was_given_outranks_the_report():
     """What the owner says a model takes holds after the load too, whatever the backend estimates."""
     switcher = FakeSwitcher()
     switcher.loaded = Loaded(size_bytes=1)
-    gate = Gate("gpu0", Limits(max_models=2, memory_bytes=10), {"studio": switcher}, Bounds(cooldown_s=0))
+    gate = Gate("gpu0", Device(max_models=2, memory=10, cooldown_s=0), {"studio": switcher})
     await gate.start()
 
     for model in ("a", "b"):
@@ -813,7 +813,7 @@ async def test_nobody_is_served_before_the_first_look(studio: FakeSwitcher):
     """A start does not wait for a slow backend; requests do, and what was there all along is not loaded."""
     studio.residents = {"a"}
     studio.looking.hold()
-    gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+    gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
     async with asyncio.timeout(5):
         await gate.start()
     waiting = ask(gate, A)
@@ -830,7 +830,7 @@ async def test_nobody_is_served_before_the_first_look(studio: FakeSwitcher):
 async def test_a_drain_outlasts_the_first_look(studio: FakeSwitcher):
     """Who drains a device before dmap has looked at it finds it drained afterwards."""
     studio.looking.hold()
-    gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+    gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
     await gate.start()
     gate.drain(unload=False)
     waiting = ask(gate, A)
@@ -849,7 +849,7 @@ async def test_a_resume_does_not_precede_the_first_look(studio: FakeSwitcher):
     """Who resumes a device before dmap has looked at it has nothing loaded blindly."""
     studio.residents = {"a"}
     studio.looking.hold()
-    gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+    gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
     await gate.start()
     waiting = ask(gate, B)
 
@@ -865,7 +865,7 @@ async def test_a_resume_does_not_precede_the_first_look(studio: FakeSwitcher):
 async def test_a_close_before_the_first_look(studio: FakeSwitcher):
     """A gate that is closed before its backend has answered refuses who waits, and leaves no task behind."""
     studio.looking.hold()
-    gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+    gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
     await gate.start()
     waiting = ask(gate, A)
     await until(lambda: gate.snapshot().waiting == 1)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from dmap.arbiter import Limits
 from dmap.backends import Loaded
+from dmap.config import Device
 from dmap.errors import BackendBroke, BackendDown, LoadFailed, ShuttingDown, WaitExpired
-from dmap.gate import Bounds, Gate
+from dmap.gate import Gate
 from dmap.models import ModelKey
 from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, running_gate, until
 
@@ -101,7 +101,7 @@ class TestUnload:
 
     async def test_waits_no_longer_than_told(self, gate: Gate, studio: FakeSwitcher) -> None:
         """After its time the wish is taken back: the model takes newcomers again."""
-        gate.configure(Limits(wait_s=0.01), gate.bounds)
+        gate.configure(Device(cooldown_s=0, wait_s=0.01))
         async with gate.lease(A, "me"):
             with pytest.raises(WaitExpired, match=r"studio/a on 'gpu0' still serves after 0\.01 s"):
                 await gate.unload(A.key)
@@ -162,7 +162,7 @@ class TestUnload:
 
     async def test_that_a_close_overtakes(self, studio: FakeSwitcher) -> None:
         """Who waits for an unloading when dmap ends hears so."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
         lease = await gate.lease(A, "me").__aenter__()
         unloading = asyncio.create_task(gate.unload(A.key))
         await until(lambda: gate.snapshot().residents[0].leaving)
@@ -215,7 +215,7 @@ class TestLoad:
     async def test_of_a_found_model_knows_nothing(self, studio: FakeSwitcher) -> None:
         """Of a model that was resident before dmap came it is not known what it got."""
         studio.residents = {"a"}
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
         await gate.start()
 
         assert await gate.load(A, "me") is None
@@ -335,7 +335,7 @@ class TestDrain:
 
     async def test_tells_a_waiter_its_bound(self, studio: FakeSwitcher) -> None:
         """Nobody knows when a drained device goes on: the estimate is the time until the refusal."""
-        gate = Gate("gpu0", Limits(wait_s=100), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(wait_s=100, cooldown_s=0), {"studio": studio})
         gate.drain(unload=False)
         task = ask(gate, A)
         await until(lambda: gate.snapshot().waiting == 1)
@@ -348,7 +348,7 @@ class TestDrain:
 
     async def test_still_refuses_in_time(self, studio: FakeSwitcher) -> None:
         """Who has waited for `wait_s` is refused on a drained device too."""
-        gate = Gate("gpu0", Limits(wait_s=0.01), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(wait_s=0.01, cooldown_s=0), {"studio": studio})
         gate.drain(unload=False)
 
         with pytest.raises(WaitExpired):
@@ -383,7 +383,7 @@ class TestAdopt:
     async def test_respect_leaves_the_owners_model_alone(self, studio: FakeSwitcher) -> None:
         """A model that dmap did not load is no victim: what does not fit beside it is refused."""
         studio.residents = {"x"}
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0, adopt=False))
+        gate = Gate("gpu0", Device(cooldown_s=0, adopt="respect"), {"studio": studio})
         await gate.start()
 
         with pytest.raises(LoadFailed, match="beside what is pinned"):
@@ -395,7 +395,7 @@ class TestAdopt:
     async def test_respect_holds_for_models_that_the_catalog_knows(self, studio: FakeSwitcher) -> None:
         """The owner's model is no victim either if dmap has a route for it."""
         studio.residents = {"a"}
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0, adopt=False))
+        gate = Gate("gpu0", Device(cooldown_s=0, adopt="respect"), {"studio": studio})
         gate.know({A.key: A, B.key: B}.get)
         await gate.start()
         async with gate.lease(A, "me"):
@@ -410,7 +410,7 @@ class TestAdopt:
 
     async def test_respect_takes_out_no_stranger(self, studio: FakeSwitcher) -> None:
         """A model that turned up by hand is not unloaded with the next switch either."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0, adopt=False))
+        gate = Gate("gpu0", Device(cooldown_s=0, adopt="respect"), {"studio": studio})
         await gate.start()
         studio.residents = {"x"}
 
@@ -422,7 +422,7 @@ class TestAdopt:
     async def test_respect_uses_the_owners_model_as_it_is(self, studio: FakeSwitcher) -> None:
         """A model of the owner's serves, whatever options its route asks for."""
         studio.residents, studio.poor = {"a"}, {"a"}
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0, adopt=False))
+        gate = Gate("gpu0", Device(cooldown_s=0, adopt="respect"), {"studio": studio})
         await gate.start()
 
         async with gate.lease(replace(A, load={"context_length": 8192}), "me"):
@@ -433,7 +433,7 @@ class TestAdopt:
 
     async def test_what_dmap_loaded_itself_may_go(self, studio: FakeSwitcher) -> None:
         """With respect for others dmap still switches its own models."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0, adopt=False))
+        gate = Gate("gpu0", Device(cooldown_s=0, adopt="respect"), {"studio": studio})
         await gate.start()
         await gate.load(A, "me")
         await gate.recheck()
@@ -445,7 +445,7 @@ class TestAdopt:
 
     async def test_what_went_and_came_back_is_the_owners(self, studio: FakeSwitcher) -> None:
         """A model that dmap loaded, that vanished, and that somebody else loads again is not dmap's."""
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0, adopt=False))
+        gate = Gate("gpu0", Device(cooldown_s=0, adopt="respect"), {"studio": studio})
         await gate.start()
         await gate.load(A, "me")
         studio.residents = set()
@@ -462,14 +462,14 @@ class TestAdopt:
     async def test_may_change_with_a_reload(self, studio: FakeSwitcher) -> None:
         """What is resident is looked at again when the owner changes their mind."""
         studio.residents = {"x"}
-        gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
         await gate.start()
 
-        gate.configure(Limits(), Bounds(cooldown_s=0, adopt=False))
+        gate.configure(Device(cooldown_s=0, adopt="respect"))
         await gate.recheck()
         with pytest.raises(LoadFailed, match="beside what is pinned"):
             await gate.load(A, "me")
-        gate.configure(Limits(), Bounds(cooldown_s=0, adopt=True))
+        gate.configure(Device(cooldown_s=0, adopt="evict"))
         await gate.recheck()
         await gate.load(A, "me")
 
@@ -480,11 +480,11 @@ class TestAdopt:
 async def test_a_reload_changes_how_long_silence_is_borne(studio: FakeSwitcher) -> None:
     """`gone_s` can be set while the gate runs."""
     studio.residents = {"a"}
-    gate = Gate("gpu0", Limits(), {"studio": studio}, Bounds(cooldown_s=0))
+    gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
     await gate.start()
     studio.looking.error = BackendDown("studio does not answer")
 
-    gate.configure(Limits(), Bounds(cooldown_s=0, gone_s=0))
+    gate.configure(Device.model_construct(cooldown_s=0, backend_gone_s=0))
     await gate.recheck()
 
     assert residents(gate) == []
@@ -639,7 +639,7 @@ class TestEvents:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """A switch that nobody wants any more while its victims still serve is cancelled, and no log line."""
-        gate.configure(Limits(patience_s=0, residency=0), gate.bounds)
+        gate.configure(Device(cooldown_s=0, patience_s=1e-9, residency=0))
         async with gate.lease(A, "me"):
             told.clear()
             caplog.clear()
@@ -658,7 +658,7 @@ class TestEvents:
         self, gate: Gate, told: list[tuple[str, Mapping[str, Any]]]
     ) -> None:
         """The end of a switch is told before the begin of the one that is decided in its place."""
-        gate.configure(Limits(patience_s=0, residency=0), gate.bounds)
+        gate.configure(Device(cooldown_s=0, patience_s=1e-9, residency=0))
         async with gate.lease(A, "me"):
             told.clear()
             first = ask(gate, B, "bob")
@@ -681,9 +681,8 @@ class TestEvents:
         """A load that dmap's own end interrupts is told as cancelled."""
         gate = Gate(
             "gpu0",
-            Limits(),
+            Device(cooldown_s=0),
             {"studio": studio},
-            Bounds(cooldown_s=0),
             tell=lambda name, fields: told.append((name, fields)),
         )
         await gate.start()
@@ -719,9 +718,8 @@ class TestEvents:
         studio.residents = {"a"}
         gate = Gate(
             "gpu0",
-            Limits(),
+            Device(cooldown_s=0),
             {"studio": studio},
-            Bounds(cooldown_s=0),
             tell=lambda name, fields: told.append(name),
         )
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 import aiohttp
 import pytest
 
-from dmap.arbiter import Limits
 from dmap.backends import Loaded
 from dmap.backends.lmstudio.backend import LMStudioBackend
 from dmap.backends.lmstudio.models import read_v1
+from dmap.config import Device
 from dmap.errors import BackendDown, LoadFailed
-from dmap.gate import Bounds, Gate
+from dmap.gate import Gate
 from dmap.models import ModelKey, Route
 from tests.fakes import Exchange, FakeBackend, answer, fake_backend
 from tests.lmstudio_emulator import Emulator, Knobs, Traps, emulator, section
@@ -1045,8 +1045,8 @@ async def test_a_gate_switches_while_others_meddle():
 @asynccontextmanager
 async def gated(bench: Bench) -> AsyncGenerator[Gate]:
     """Run a gate over the backend, for one model at a time, that is told of changes as in production."""
-    limits = Limits(max_models=1, patience_s=0.05, residency=0, wait_s=LIMIT_S)
-    gate = Gate("gpu0", limits, {"studio": bench.backend}, Bounds(cooldown_s=0, gone_s=1))
+    section = Device(cooldown_s=0, backend_gone_s=1, patience_s=0.05, residency=0, wait_s=LIMIT_S)
+    gate = Gate("gpu0", section, {"studio": bench.backend})
     await gate.start()
     bench.backend.start()
     try:

@@ -246,9 +246,9 @@ class Arbiter:
         return self._device.plan
 
     @property
-    def residents(self) -> frozenset[ModelId]:
-        """The models believed to be resident."""
-        return frozenset(self._device.residents)
+    def residents(self) -> Mapping[ModelId, Resident]:
+        """The models believed to be resident.  Only to be looked at."""
+        return self._device.residents
 
     @property
     def waiting(self) -> KeysView[TicketId]:
@@ -263,14 +263,6 @@ class Arbiter:
     def is_leaving(self, model: ModelId) -> bool:
         """Tell whether *model* takes nobody, for it is on its way out."""
         return self._device.is_leaving(model)
-
-    def is_serving(self, model: ModelId) -> bool:
-        """Tell whether the resident *model* has leases."""
-        return self._device.residents[model].leases > 0
-
-    def needs_of(self, model: ModelId) -> Needs:
-        """Return what the resident *model* takes."""
-        return self._device.residents[model].needs
 
     @property
     def drained(self) -> bool:

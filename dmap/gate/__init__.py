@@ -5,9 +5,8 @@ It is the asyncio side of `arbiter`, its counterpart, which decides.  `gate` has
 is what a request holds, and `upkeep` carries out switches and looks at the backends.
 """
 
-from dmap.gate.device_backends import Bounds
 from dmap.gate.gate import Gate
 from dmap.gate.lease import Lease
 from dmap.gate.switchlog import Tell
 
-__all__ = ["Bounds", "Gate", "Lease", "Tell"]
+__all__ = ["Gate", "Lease", "Tell"]

@@ -6,31 +6,15 @@ was found and carries out what the arbiter decides.
 """
 
 import asyncio
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from dmap import tasks
 from dmap.backends import Loaded, ModelInfo, Switcher
+from dmap.config import Device
 from dmap.errors import BackendDown, DmapError, LoadFailed
 from dmap.models import ModelKey, Route
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """
-    What a gate goes by beside its arbiter's limits.
-
-    A lease may last *lease_s*, which the relay sees to.  Memory is free *cooldown_s* after an unload.
-    *gone_s* is how long a backend may keep silent until its residents no longer count.  Without *adopt* the
-    models that somebody else loaded are left alone, as if they were pinned.
-    """
-
-    lease_s: float = math.inf
-    cooldown_s: float = 3.0
-    gone_s: float = 60.0
-    adopt: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +22,7 @@ class Reading:
     """
     What the backends said: *residents* by key, and in *silent* why a backend said nothing.
 
-    *gone* are the backends that have been silent for longer than `gone_s`.
+    *gone* are the backends that have been silent for longer than `backend_gone_s`.
     """
 
     residents: Mapping[ModelKey, ModelInfo]
@@ -54,10 +38,10 @@ class Reading:
 
 @dataclass(slots=True)
 class DeviceBackends:
-    """The backends of one device that can load and unload models, by name, and what they go by."""
+    """The backends of one device that can load and unload models, by name, and the device's *section*."""
 
     _switchers: Mapping[str, Switcher]
-    bounds: Bounds
+    section: Device
     _freed_at: float | None = None
     _silent_since: dict[str, float] = field(default_factory=dict)
 
@@ -93,7 +77,7 @@ class DeviceBackends:
         """Wait for what is left of the cool-down after the last unload: drivers free memory late."""
         if self._freed_at is None:
             return
-        left_s = self._freed_at + self.bounds.cooldown_s - asyncio.get_running_loop().time()
+        left_s = self._freed_at + self.section.cooldown_s - asyncio.get_running_loop().time()
         if left_s > 0:
             await asyncio.sleep(left_s)
         self._freed_at = None
@@ -112,5 +96,5 @@ class DeviceBackends:
     def _note_silence(self, silent: Mapping[str, Exception]) -> frozenset[str]:
         now = asyncio.get_running_loop().time()
         self._silent_since = {name: self._silent_since.get(name, now) for name in silent}
-        gone_s = self.bounds.gone_s
+        gone_s = self.section.backend_gone_s
         return frozenset(name for name, since in self._silent_since.items() if now - since >= gone_s)

@@ -11,11 +11,12 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from dmap import tasks
 from dmap.arbiter import Effect, Grant, Limits, Needs, Refuse, Snapshot, Switch
 from dmap.backends import Loaded, Switcher
+from dmap.config import Device
 from dmap.errors import DmapError, WaitExpired
-from dmap.gate.device_backends import Bounds, DeviceBackends
-from dmap.gate.drain import Drain
+from dmap.gate.device_backends import DeviceBackends
 from dmap.gate.knowledge import Knowledge, needs_of
 from dmap.gate.lease import Lease
 from dmap.gate.live import LiveArbiter
@@ -24,6 +25,9 @@ from dmap.gate.refusals import error_of, not_unloaded
 from dmap.gate.switchlog import SwitchLog, Tell, nothing
 from dmap.gate.upkeep import Upkeep
 from dmap.models import ModelKey, Route
+
+START_S = 1.0
+"""How long a start waits for the first look; a backend may take far longer to answer, or to be given up."""
 
 _ANY = "any model"
 """What the arbiter of a gate without a device takes for the one model there is."""
@@ -34,46 +38,54 @@ class Gate:
     The gate of one device, or of one backend without a device.
 
     Make it inside the loop that runs it, call `start` before the first lease and `close` at the end.
-    *switchers* are the device's backends.  None means that there is no device: every route passes, at most
-    *parallel* at once.  *tell* hears of switches, and of models that come and go without dmap.  *view* has
-    the places of those who wait.
+    *section* is the device's in the configuration, and *switchers* are its backends.  None means that there
+    is no device: every route passes, at most *parallel* at once.  *tell* hears of switches, and of models
+    that come and go without dmap.  *view* has the places of those who wait.
+
+    While its owner has it *drained* it serves nobody, and not before the first look either: until then nobody
+    knows what is in the device's memory, and a load might exceed it.
     """
 
     def __init__(
         self,
         name: str,
-        limits: Limits,
+        section: Device,
         switchers: Mapping[str, Switcher] | None = None,
-        bounds: Bounds | None = None,
         *,
         parallel: int | None = None,
         tell: Tell = nothing,
     ) -> None:
         self.name = name
-        self.bounds = bounds or Bounds()
-        self._limits = limits
+        self.section = section
         self._switchers = switchers or {}
         self._has_device = switchers is not None
-        self._live = LiveArbiter(name, limits, self._carry_out)
+        self._live = LiveArbiter(name, limits_of(section), self._carry_out)
         self._arbiter = self._live.arbiter
-        self._backends = DeviceBackends(self._switchers, self.bounds)
+        self._backends = DeviceBackends(self._switchers, section)
         self._known = Knowledge(self._arbiter, self._backends)
         self._log = SwitchLog(name, tell)
         self._upkeep = Upkeep(self._live, self._backends, self._known, self._log, tell)
         self._unloads: dict[asyncio.Future[DmapError | None], ModelKey] = {}
         self.view = QueueView(self._arbiter, self._live.now)
-        self._drain = Drain(self._live)
+        self.drained = False
+        self._first_look: asyncio.Task[None] | None = None
         self._closed = False
         if not self._has_device:
             self._live.say(self._arbiter.observed, self._arbiter.epoch, {_ANY: Needs(parallel=parallel)})
 
     async def start(self) -> None:
-        """Ask each backend what is resident, within bounds.  One that is down counts as having nothing."""
+        """
+        Ask each backend what is resident.  One that is down counts as having nothing.
+
+        It returns when that is known, and after `START_S` in any case.
+        """
         for name, switcher in self._switchers.items():
             switcher.changed = self.changed
             switcher.in_use = functools.partial(self._in_use, name)
             switcher.start()
-        await self._drain.start(self.recheck)
+        self._live.say(self._arbiter.drain)
+        self._first_look = tasks.errand(self._open(), f"first look {self.name}")
+        await asyncio.wait((self._first_look,), timeout=START_S)
 
     def know(self, route_of: Callable[[ModelKey], Route | None]) -> None:
         """Have *route_of* tell of models that nobody has asked for yet; call `changed` when it knows more."""
@@ -146,7 +158,7 @@ class Gate:
         """
         if self._closed:
             raise not_unloaded(key)
-        wait_s, outcome = self._limits.wait_s, asyncio.get_running_loop().create_future()
+        wait_s, outcome = self.section.wait_s, asyncio.get_running_loop().create_future()
         self._unloads[outcome] = key
         self._live.say(self._arbiter.unload, key)
         try:
@@ -163,23 +175,26 @@ class Gate:
 
     def drain(self, *, unload: bool) -> None:
         """Serve nobody and begin no switch until `resume`; with *unload* let all residents go when idle."""
-        self._drain.order(unload=unload)
+        self.drained = True
+        self._live.say(self._arbiter.drain, unload=unload)
 
     def resume(self) -> None:
-        """Go on after `drain`."""
-        self._drain.lift()
+        """Go on after `drain`, and after the first look."""
+        self.drained = False
+        if self._first_look is None:
+            self._live.say(self._arbiter.resume)
 
-    def configure(self, limits: Limits, bounds: Bounds) -> None:
-        """Go on under other limits and *bounds*; leases and places stay."""
-        self._limits, self.bounds, self._backends.bounds = limits, bounds, bounds
-        self._live.say(self._arbiter.configure, limits)
+    def configure(self, section: Device) -> None:
+        """Go on under another *section*; leases and places stay."""
+        self.section = self._backends.section = section
+        self._live.say(self._arbiter.configure, limits_of(section))
         self.changed()  # pins, times to live and whose models are whose may be others
 
     async def close(self) -> None:
         """Refuse all who wait, and stop, within `tasks.END_S`; leases may end later.  Idempotent."""
         self._closed = True
         self._live.say(self._arbiter.close)
-        await self._drain.close()
+        await tasks.end(self._first_look)
         await self._upkeep.close()
         self._log.heed(self._live.now(), None)
         for key in dict.fromkeys(self._unloads.values()):
@@ -189,14 +204,9 @@ class Gate:
     # Questions
 
     @property
-    def drained(self) -> bool:
-        """Whether nobody is served until `resume`."""
-        return self._drain.is_ordered
-
-    @property
     def residents(self) -> frozenset[ModelKey]:
         """The models that are resident on the device."""
-        return self._arbiter.residents if self._has_device else frozenset()
+        return frozenset(self._arbiter.residents if self._has_device else ())
 
     def snapshot(self) -> Snapshot:
         """Return how many wait, what is resident and what is changing; cheap, however many wait."""
@@ -213,6 +223,12 @@ class Gate:
         self.changed()
         await self._upkeep.looked()
 
+    async def _open(self) -> None:
+        await self.recheck()
+        self._first_look = None
+        if not self.drained:
+            self.resume()
+
     # What the arbiter answers
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
@@ -225,7 +241,7 @@ class Gate:
                     self._end_wait(lease, self._live.latest)
                     key = lease.route.key
                     is_down = key in self._known.down
-                    lease.answer(error_of(effect, key, self.name, self._limits, is_down=is_down))
+                    lease.answer(error_of(effect, key, self.name, self.section, is_down=is_down))
                 case Switch():
                     self._upkeep.switch()
         self._log.heed(self._live.now(), None if self._closed else self._arbiter.plan)
@@ -261,3 +277,16 @@ class Gate:
 
     def _in_use(self, backend: str, model: str) -> bool:
         return any(lease.route.key == (backend, model) for lease in self._arbiter.leases)
+
+
+def limits_of(section: Device) -> Limits:
+    """Return the part of a device's section that its arbiter goes by."""
+    return Limits(
+        max_models=section.max_models,
+        memory_bytes=section.memory,
+        embeddings=section.embeddings,
+        patience_s=section.patience_s,
+        residency=section.residency,
+        wait_s=section.wait_s,
+        queue=section.queue,
+    )

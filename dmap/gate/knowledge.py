@@ -60,15 +60,15 @@ class Knowledge:
             for key, info in reading.residents.items()
             if key in outdated or self._satisfies(key)
         }
-        for key in self._arbiter.residents:
+        for key, resident in self._arbiter.residents.items():
             if key.backend in reading.silent and key.backend not in reading.gone:
-                found[key] = self._arbiter.needs_of(key)
+                found[key] = resident.needs
         return found
 
     def outdated(self, reading: Reading) -> set[ModelKey]:
         """Return the residents that serve with other options than their routes ask for by now."""
-        known = self._arbiter.residents & reading.residents.keys()
-        return {key for key in known if self._arbiter.is_serving(key) and not self._satisfies(key)}
+        serving = (key for key, resident in self._arbiter.residents.items() if resident.leases)
+        return {key for key in serving if key in reading.residents and not self._satisfies(key)}
 
     def forget(self, reading: Reading) -> None:
         """Forget what the loads gave of models that are resident no more, as far as the backends answered."""
@@ -83,7 +83,7 @@ class Knowledge:
 
     def _is_foreign(self, key: ModelKey) -> bool:
         """Tell whether a resident is its owner's own business."""
-        return not self._backends.bounds.adopt and key not in self.got
+        return self._backends.section.adopt == "respect" and key not in self.got
 
     def _satisfies(self, key: ModelKey) -> bool:
         return self._is_foreign(key) or self._backends.satisfies(key, self.route(key))

@@ -1,31 +1,32 @@
 """The arbiter's refusals in words for clients.  The reasons are `arbiter.Reason`, the errors `errors`'."""
 
-from dmap.arbiter import Limits, Reason, Refuse
+from dmap.arbiter import Reason, Refuse
+from dmap.config import Device
 from dmap.errors import BackendDown, DmapError, LoadFailed, Overloaded, ShuttingDown, WaitExpired
 from dmap.models import ModelKey
 
 
-def error_of(refusal: Refuse, key: ModelKey, device: str, limits: Limits, *, is_down: bool) -> DmapError:
-    """Return the error for a client that asked for *key*; *is_down* if its backend did not answer."""
+def error_of(refusal: Refuse, key: ModelKey, name: str, device: Device, *, is_down: bool) -> DmapError:
+    """Return the error for a client that asked for *key* on *name*; *is_down* if its backend is silent."""
     detail, retry_after_s = refusal.detail, refusal.retry_after_s
     match refusal.reason:
         case Reason.QUEUE_FULL:
-            text = f"the queue of {device!r} is full, at {limits.queue}; try again later"
+            text = f"the queue of {name!r} is full, at {device.queue}; try again later"
             return Overloaded(text, retry_after_s=retry_after_s)
         case Reason.WAIT_EXPIRED:
-            text = f"waited {limits.wait_s:g} s for {key} on {device!r}; try again later"
+            text = f"waited {device.wait_s:g} s for {key} on {name!r}; try again later"
             return WaitExpired(text, retry_after_s=retry_after_s)
         case Reason.CLOSED:
             return ShuttingDown(f"dmap is shutting down; {key} was not asked", retry_after_s=5)
         case Reason.NEVER_FITS:
             return LoadFailed(
-                f"{key} does not fit on {device!r} beside what is pinned there; "
+                f"{key} does not fit on {name!r} beside what is pinned there; "
                 "see devices.memory, models.memory and models.pin in config.yaml"
             )
         case Reason.LOAD_FAILED if not is_down:
-            return LoadFailed(f"could not load {key} on {device!r}: {detail}")
+            return LoadFailed(f"could not load {key} on {name!r}: {detail}")
         case _:
-            text = f"could not load {key} on {device!r} at the last try: {detail}"
+            text = f"could not load {key} on {name!r} at the last try: {detail}"
             return BackendDown(text, retry_after_s=retry_after_s)
 
 

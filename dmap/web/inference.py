@@ -139,7 +139,7 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
         where,
         to_backend(visit.request.headers.items(), own),
         functools.partial(asked.fitted, route),
-        lease_s=proxy.gate(route).bounds.lease_s,
+        lease_s=proxy.gate(route).section.lease_s,
         on_answer=begun,
         by_finish=proxy.config.kind_of(backend.name).ends_by_finish,
     )

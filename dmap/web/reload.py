@@ -7,7 +7,6 @@ from dmap.errors import ModelNotFound
 from dmap.sockets import names_of
 from dmap.tls import check
 from dmap.tokens import counters
-from dmap.web.gates import bounds_of, limits_of
 from dmap.web.proxy import Proxy
 
 
@@ -36,7 +35,7 @@ def reload(proxy: Proxy, config: Config) -> None:
     proxy.visits.server = config.server
     proxy.pool.connect_s = config.server.connect_s
     for name, device in config.devices.items():
-        proxy.devices[name].configure(limits_of(device), bounds_of(device))
+        proxy.devices[name].configure(device)
     gone = ModelNotFound(
         "the model was taken out of the configuration while the request waited", param="model"
     )
