@@ -15,9 +15,8 @@ import psutil
 import pytest
 
 from dmap.backends.gguf import engine as program
-from dmap.backends.gguf import watch
 from dmap.backends.gguf.backend import GGUFBackend
-from dmap.backends.gguf.resident import reason_in
+from dmap.backends.gguf.resident import Resident, reason_in
 from dmap.backends.gguf.section import GGUFSection
 from dmap.errors import BackendDown, LoadFailed
 from tests.models import subjects, tool_call
@@ -551,11 +550,11 @@ async def test_a_child_that_stumbles_lives(models, monkeypatch, caplog):
     """Questions without an answer count only in a row, for each child of its own."""
     answers = []
 
-    async def stumbling(port, within_s):
+    async def stumbling(one, within_s):
         answers.append(len(answers) % 3 == 2)
         return answers[-1]
 
-    monkeypatch.setattr(watch, "_answers", stumbling)
+    monkeypatch.setattr(Resident, "says_anything", stumbling)
     async with watched(models, 0.01) as (backend, told):
         await backend.load("tiny-sea", {})
         await until(lambda: len(answers) > 12)
@@ -568,15 +567,15 @@ async def test_a_busy_child_is_not_hung(models, monkeypatch, caplog):
     """A child that computes on all its slots, and has more waiting, answers its watch all the while."""
     asked = []
 
-    async def counting(port, within_s, answers=watch._answers):
-        asked.append(port)
-        return await answers(port, within_s)
+    async def counting(one, within_s, says_anything=Resident.says_anything):
+        asked.append(one.port)
+        return await says_anything(one, within_s)
 
     async def ask(number):
         while len(asked) < 8:
             await said(backend, "slow", messages=[{"role": "user", "content": f"{number}" + " stew" * 300}])
 
-    monkeypatch.setattr(watch, "_answers", counting)
+    monkeypatch.setattr(Resident, "says_anything", counting)
     async with watched(models, 0.5) as (backend, told):
         await backend.load("slow", {})
 

@@ -37,7 +37,7 @@ async def test_the_first_line_is_its_owners():
     """What a child says first is for its owner; what it says then, on either stream, is kept."""
     gone = asyncio.Event()
     said = python("import sys", "print('here', flush=True)", "print('more')", "sys.stderr.write('worse')")
-    child = Child(said, clean_environment(), lambda _: gone.set())
+    child = Child(said, clean_environment(), gone.set)
 
     async with asyncio.timeout(LIMIT_S):
         first = await child.first_line()
@@ -56,7 +56,7 @@ async def test_the_first_line_is_its_owners():
 async def test_a_child_that_says_nothing(command, status, last):
     """A child that ends without a word, or cannot be started at all, has no first line."""
     gone = asyncio.Event()
-    child = Child(command, clean_environment(), lambda _: gone.set())
+    child = Child(command, clean_environment(), gone.set)
 
     async with asyncio.timeout(LIMIT_S):
         assert await child.first_line() is None
@@ -70,7 +70,7 @@ async def test_one_that_heeds_no_sigterm_is_killed():
     deaf = python(
         "import signal", "signal.signal(15, signal.SIG_IGN)", "print(1, flush=True)", "signal.pause()"
     )
-    child = Child(deaf, clean_environment(), lambda _: None)
+    child = Child(deaf, clean_environment(), lambda: None)
 
     async with asyncio.timeout(LIMIT_S):
         await child.first_line()

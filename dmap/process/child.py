@@ -64,7 +64,7 @@ class Child:
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], gone: Callable[["Child"], None]
+        self, command: Sequence[str], environment: Mapping[str, str], gone: Callable[[], None]
     ) -> None:
         self.output = LastLines()
         self.ending = False
@@ -116,7 +116,7 @@ class Child:
             if self._kill:
                 self._kill.cancel()
             self._hear(None)
-            self._gone(self)
+            self._gone()
 
     async def _run(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         pipe = asyncio.subprocess.PIPE

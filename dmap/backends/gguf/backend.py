@@ -10,28 +10,19 @@ requests it serves at once, so a child gets `parallel` times as much, and the me
 """
 
 import asyncio
-import functools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dmap.backends.ask import Unheard, ask, decoded
 from dmap.backends.base import Loaded, Target, ignore, is_alike
 from dmap.backends.gguf.folder import Folder, ModelFile
-from dmap.backends.gguf.resident import Resident, begin, port_of
+from dmap.backends.gguf.resident import Resident
 from dmap.backends.gguf.section import GGUFSection
-from dmap.backends.gguf.watch import watch
 from dmap.errors import BackendDown, LoadFailed
 from dmap.logfmt import logfmt
 from dmap.models import ModelInfo
 from dmap.tasks import end, spawn
-
-ANSWER_S = 10.0
-"""How long a loaded child may take to answer /health and /props."""
-
-PROPS_BYTES = 4 * 2**20
-"""Of /props, which has the chat template."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,8 +61,7 @@ class GGUFBackend:
     def start(self) -> None:
         """Watch for children that hang.  The end of a child needs no watch: its own task reports it."""
         if self._watch is None and not self._closed:
-            work = functools.partial(watch, self.name, self._awake, self._health_s)
-            self._watch = spawn(work, f"watch {self.name}")
+            self._watch = spawn(self._look_after, f"watch {self.name}")
 
     def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
         """Tell whether *model* was loaded with *options*: nobody else loads here."""
@@ -152,9 +142,12 @@ class GGUFBackend:
     def _loaded(self) -> dict[str, ModelFile]:
         return {model: resident.file for model, resident in self._residents.items() if resident.loaded}
 
-    def _awake(self) -> list[Resident]:
-        """Return the residents that have to answer."""
-        return [resident for resident in self._residents.values() if resident.is_up]
+    async def _look_after(self) -> None:
+        """Ask each resident every *health_s* how it is, and wait half as long; never return."""
+        while True:
+            up = [resident for resident in self._residents.values() if resident.is_up]
+            checks = (resident.check(self.name, self._health_s / 2) for resident in up)
+            await asyncio.gather(asyncio.sleep(self._health_s), *checks)
 
     def _describe(self, file: ModelFile) -> ModelInfo:
         resident = self._residents.get(file.id)
@@ -176,21 +169,9 @@ class GGUFBackend:
         if self._closed:
             raise BackendDown(f"cannot load model {file.id!r}: backend {self.name!r} is closed")
         self.start()
-        resident = begin(
-            file, self._settings(file, wanted), wanted, lambda _: self._forget(file.id, resident)
-        )
-        self._residents[file.id] = resident
-        try:
-            async with asyncio.timeout(self._section.load_s):
-                resident.loaded = await self._come_up(resident)
-        except TimeoutError as exc:
-            raise self._failure(resident, f"no answer in time (load_s is {self._section.load_s:g})") from exc
-        except (Unheard, LookupError, TypeError, ValueError) as exc:
-            raise self._failure(resident, f"its answers make no sense: {exc!r}") from exc
-        finally:
-            if resident.loaded is None:
-                await resident.child.end()
-        return resident.loaded
+        settings = self._settings(file, wanted)
+        resident = self._residents[file.id] = Resident(file, settings, wanted, self._forget)
+        return await resident.come_up(self._section.load_s)
 
     def _settings(self, file: ModelFile, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the engine is told: *wanted*, with what stands in the section and in the file."""
@@ -206,24 +187,9 @@ class GGUFBackend:
             "embedding": file.header.embedding,
         }
 
-    async def _come_up(self, resident: Resident) -> Loaded:
-        """Wait for the child's port, then ask it whether it is well and what it gives."""
-        resident.port = await port_of(resident.child)
-        if not resident.port:
-            raise self._failure(resident, f"the engine ended with status {resident.child.status}")
-        await _asked(resident, "/health")
-        props = decoded(await _asked(resident, "/props"))
-        context_length = props["default_generation_settings"]["n_ctx"]
-        size_bytes = resident.file.memory(context_length, self._section.parallel)
-        return Loaded(size_bytes, context_length, props["total_slots"])
-
-    def _failure(self, resident: Resident, what: str) -> LoadFailed:
-        file = resident.file
-        reason = "it was unloaded meanwhile" if resident.child.ending else resident.reason or what
-        return LoadFailed(f"cannot load model {file.id!r} from {file.path}: {reason}")
-
-    def _forget(self, model: str, resident: Resident) -> None:
+    def _forget(self, resident: Resident) -> None:
         """Take note that a child has ended; the log and the gate hear of a resident that nobody ended."""
+        model = resident.file.id
         if self._residents.get(model) is resident:
             del self._residents[model]
         child = resident.child
@@ -236,10 +202,3 @@ class GGUFBackend:
 def default_threads() -> int:
     """Return half of the CPUs that this process may use, for most have two threads per core; at least 1."""
     return max(1, min(16, len(os.sched_getaffinity(0)) // 2))
-
-
-async def _asked(resident: Resident, path: str) -> bytes:
-    status, body = await ask(resident.target(path), within_s=ANSWER_S, most_bytes=PROPS_BYTES)
-    if status != 200:
-        raise ValueError(f"{path} answers with status {status}")
-    return body
