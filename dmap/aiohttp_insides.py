@@ -29,6 +29,13 @@ LINGER_S = 2.0
 LINGER_BYTES = 256 * 1024
 """How much of an unwanted body is read and dropped meanwhile; Go's server has the same bound."""
 
+BUFFER_BYTES = 16 * 1024
+"""
+How much of a body is parsed before it is read: up to twice this, in a 16th as many chunks.
+
+Each chunk costs some 3 us, however short it is, and one read of the socket may bring 40,000.
+"""
+
 _log = logging.getLogger("dmap.connection")
 
 _OPTIONS: dict[str, Any] = {
@@ -40,6 +47,7 @@ _OPTIONS: dict[str, Any] = {
     "lingering_time": 0.0,
     "max_field_size": 32 * 1024,
     "max_headers": 100,
+    "read_bufsize": BUFFER_BYTES,
 }
 
 
@@ -119,7 +127,7 @@ class ClientConnection(web.RequestHandler):
         try:
             async with asyncio.timeout(LINGER_S):
                 while left > 0 and not body.is_eof():
-                    left -= len(await body.readany())
+                    left -= len(await read_some(body))
                 if left <= 0 and self.transport is not None:
                     self.transport.pause_reading()
                     await asyncio.sleep(LINGER_S)
@@ -192,6 +200,17 @@ class HttpServer(web.Server):
         made = Request(message, payload, protocol, writer, task, self.loop)
         made.id, made.signed = request_id(message.headers), self._sign
         return made
+
+
+async def read_some(body: aiohttp.StreamReader) -> bytes:
+    """
+    Wait for more of *body* and return it, nothing at its end.
+
+    The loop has its turn first.  aiohttp's reader does not wait while anything is left of what one read of
+    the socket brought, which is parsed as it is read.
+    """
+    await asyncio.sleep(0)
+    return await body.readany()
 
 
 async def ask_for_body(request: web.BaseRequest) -> None:

@@ -6,11 +6,14 @@ import gzip
 import hashlib
 import json
 import logging
+import socket
 import time
+from itertools import pairwise
 
 import pytest
+from aiohttp import StreamReader
 
-from dmap.aiohttp_insides import ClientConnection, HttpServer
+from dmap.aiohttp_insides import ClientConnection, HttpServer, read_some
 from tests.fakes import DONE, END, SSE, RawClient, chat, chunk, delta, post, served, soon
 
 pytestmark = pytest.mark.timeout(60)
@@ -171,6 +174,27 @@ async def test_trailers_behind_a_stream(proxy, backend, caplog):
     assert "borrowed" not in caplog.text
 
 
+async def test_tiny_chunks_are_read_in_turns():
+    """Of a read of the socket that brings 40,000 chunks, each turn of the loop parses a few thousand."""
+    bodies = asyncio.Queue[StreamReader]()
+
+    async def answer(request):
+        bodies.put_nowait(request.content)
+        await asyncio.Event().wait()
+
+    http = HttpServer(answer, lambda request, response: None)
+    ours, theirs = socket.socketpair()
+    transport, connection = await http.loop.connect_accepted_socket(http, ours)
+    connection.data_received(in_chunks(CHAT, b" ", end=40_000 * chunk(b" ") + END))
+
+    parsed = await by_turn(await bodies.get())
+
+    assert parsed[-1] == 40_001
+    assert max(after - before for before, after in pairwise(parsed)) < 5000
+    transport.abort()
+    theirs.close()
+
+
 async def test_bytes_that_are_no_http(proxy):
     """What aiohttp's parser refuses is told in OpenAI's shape, without a byte of it."""
     client = await proxy.client()
@@ -261,6 +285,22 @@ async def test_idle_connections_are_known(proxy, backend):
     assert (await first.answer()).status == 200
     first.close()
     await soon(lambda: not http.idle, 1)
+
+
+async def by_turn(body):
+    """Read *body* whole; return how much of it had been parsed at each turn of the loop meanwhile."""
+    parsed = [0]
+
+    async def note():
+        while True:
+            parsed.append(body.total_bytes)
+            await asyncio.sleep(0)
+
+    noting = asyncio.ensure_future(note())
+    while await read_some(body):
+        pass
+    noting.cancel()
+    return [*parsed, body.total_bytes]
 
 
 async def poured(client, piece, times):

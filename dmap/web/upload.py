@@ -2,7 +2,7 @@
 
 import asyncio
 
-from dmap.aiohttp_insides import BODY_ERRORS, ask_for_body
+from dmap.aiohttp_insides import BODY_ERRORS, ask_for_body, read_some
 from dmap.errors import BadRequest, UploadTimeout
 from dmap.web.visit import Visit, Visits
 
@@ -34,7 +34,7 @@ async def _arriving(visits: Visits, visit: Visit) -> bytes:
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
         await ask_for_body(request)
     chunks = []
-    async for chunk in request.content.iter_any():
+    while chunk := await read_some(request.content):
         visits.claim(visit, len(chunk))
         chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
