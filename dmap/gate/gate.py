@@ -244,7 +244,7 @@ class Gate:
                     lease.answer(error_of(effect, key, self.name, self.section, is_down=is_down))
                 case Switch():
                     self._upkeep.switch()
-        self._log.heed(self._live.now(), None if self._closed else self._arbiter.plan)
+        self._log.heed(self._live.latest, None if self._closed else self._arbiter.plan)
         if self._unloads:
             self._note_unloads()
 

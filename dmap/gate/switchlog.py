@@ -26,35 +26,34 @@ def nothing(name: str, fields: Mapping[str, Any]) -> None:
 
 @dataclass(slots=True)
 class SwitchLog:
-    """Reports on the switches of the device *name*, one by one, and keeps how long they have taken."""
+    """
+    Reports on the switches of the device *name*, one by one, and keeps how long they have taken.
+
+    *report* is that of the arbiter's plan, None without one.
+    """
 
     _name: str
     _tell: Tell
-    _report: "Report | None" = None
+    report: "Report | None" = None
     _spent_s: dict[ModelKey, float] = field(default_factory=dict)
 
     def heed(self, now: float, plan: Plan | None) -> None:
         """Tell what has become of the arbiter's *plan*: it is new, its victims are idle, or it is over."""
-        report = self._report
+        report = self.report
         if report is not None and report.plan is not plan:
             self._spent_s[report.model] = self.spent_s(now, report.model)
-            self._report = None
             report.close(now)
-        if plan is not None:
-            self.report_of(now, plan)
-
-    def report_of(self, now: float, plan: Plan) -> "Report":
-        """Return the report of *plan*, which is begun if there is none."""
-        if self._report is None:
-            self._report = Report(self._name, plan, self._tell)
-            self._report.start()
-        if plan.switch is not None and not self._report.is_out:
-            self._report.out(now)
-        return self._report
+            report = None
+        if report is None and plan is not None:
+            report = Report(self._name, plan, self._tell)
+            report.start(now)
+        if report is not None and report.plan.switch is not None and not report.is_out:
+            report.out(now)
+        self.report = report
 
     def spent_s(self, now: float, key: ModelKey) -> float:
         """Return how long loads of *key*, with their unloads, have taken up to *now*, all together."""
-        report = self._report
+        report = self.report
         running_s = report.out_s(now) if report is not None and report.plan.load == key else 0.0
         return self._spent_s.get(key, 0.0) + running_s
 
@@ -64,14 +63,15 @@ class Report:
     """
     One switch, from the *plan* to its end: call `start`, `out`, one of the endings, then `close`.
 
-    *unload_s* includes the look before the unloading and the cool-down after it.
+    It *is_out* when its victims are idle and it is being carried out.  *unload_s* includes the look before
+    the unloading and the cool-down after it.
     """
 
     _device: str
     plan: Plan
     _tell: Tell
+    is_out: bool = False
     loading_since: float | None = None
-    _began_at: float | None = None
     _outcome: str = "given_up"
     _error: str | None = None
 
@@ -81,23 +81,20 @@ class Report:
         key: ModelKey = self.plan.victims[0] if self.plan.load is None else self.plan.load
         return key
 
-    @property
-    def is_out(self) -> bool:
-        """Whether the victims are idle, and the switch is being carried out."""
-        return self._began_at is not None
-
     def out_s(self, now: float) -> float:
         """Return how long the switch has been out."""
-        return 0.0 if self._began_at is None else now - self._began_at
+        return now - self.plan.started if self.is_out else 0.0
 
-    def start(self) -> None:
+    def start(self, now: float) -> None:
         """Tell that the switch is decided."""
-        self._event("switch.started", unload=[*map(str, self.plan.victims)], **self._what())
+        self._event(
+            "switch.started", unload=[*map(str, self.plan.victims)], load=self._load, **self._why(now)
+        )
 
     def out(self, now: float) -> None:
         """Tell that the victims are idle: the switch is carried out from now on."""
-        self._began_at = now
-        self._event("switch.drained", **self._what())
+        self.is_out = True
+        self._event("switch.drained", load=self._load, **self._why(now))
 
     def unloaded(self, key: ModelKey, unload_s: float) -> None:
         """Tell that a model went, in *unload_s*."""
@@ -108,13 +105,8 @@ class Report:
     def loaded(self, now: float, loaded: Loaded) -> None:
         """Tell that the model answers, and what it got."""
         self._outcome = "ok"
-        self._event(
-            "switch.loaded",
-            model=str(self.model),
-            load_s=self._load_s(now),
-            context_length=loaded.context_length,
-            parallel=loaded.parallel,
-        )
+        got = {"context_length": loaded.context_length, "parallel": loaded.parallel}
+        self._event("switch.loaded", model=str(self.model), load_s=self._load_s(now), **got)
 
     def failed(self, now: float, reason: str) -> None:
         """Tell that the switch failed."""
@@ -123,32 +115,25 @@ class Report:
 
     def close(self, now: float) -> None:
         """Write the log line of a switch that was out; one without an ending was given up."""
-        what = {"reason": self.plan.cause.value, "drain_s": self._drain_s, **self._times(now)}
+        what = {**self._why(now), **self._times(now)}
         if self._outcome == "given_up":
-            drain_s = self._drain_s if self.is_out else now - self.plan.since
-            self._event("switch.cancelled", model=str(self.model), **(what | {"drain_s": drain_s}))
-        if not self.is_out:
-            return
-        line = {
-            "device": self._device,
-            "unload": ",".join(map(str, self.plan.victims)) or "-",
-            "load": "-" if self.plan.load is None else self.model,
-            **what,
-            "outcome": self._outcome,
-            "error": self._error or None,
-        }
-        log.info(logfmt("switch", line))
+            self._event("switch.cancelled", model=str(self.model), **what)
+        if self.is_out:
+            gone = ",".join(map(str, self.plan.victims)) or "-"
+            models = {"unload": gone, "load": self._load or "-"}
+            ending = {"outcome": self._outcome, "error": self._error or None}
+            log.info(logfmt("switch", {"device": self._device, **models, **what, **ending}))
 
     def _event(self, name: str, **fields: Any) -> None:
         self._tell(name, {"device": self._device, **fields})
 
     @property
-    def _drain_s(self) -> float:
-        return 0.0 if self.plan.switch is None else self.plan.switch.drain_s
+    def _load(self) -> str | None:
+        return None if self.plan.load is None else str(self.plan.load)
 
-    def _what(self) -> dict[str, Any]:
-        load = None if self.plan.load is None else str(self.model)
-        return {"load": load, "reason": self.plan.cause.value, "drain_s": self._drain_s}
+    def _why(self, now: float) -> dict[str, Any]:
+        drained_at = self.plan.started if self.is_out else now
+        return {"reason": self.plan.cause.value, "drain_s": drained_at - self.plan.since}
 
     def _times(self, now: float) -> dict[str, float]:
         load_s = self._load_s(now)

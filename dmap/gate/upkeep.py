@@ -69,8 +69,8 @@ class Upkeep:
     async def _switch(self) -> None:
         arbiter = self._live.arbiter
         try:
-            while (plan := arbiter.plan) is not None and plan.switch is not None:
-                outcome = await self._outcome(plan.switch, self._log.report_of(self._live.now(), plan))
+            while (switch := arbiter.switch) is not None and (report := self._log.report) is not None:
+                outcome = await self._outcome(switch, report)
                 if outcome is not None:
                     self._live.say(arbiter.switched, outcome)
                     self._look_again |= outcome.failed is not None
