@@ -22,7 +22,7 @@ import aiohttp
 
 from dmap.config import parse
 from dmap.daemon import Daemon, listening
-from dmap.demo.models import make
+from tests.models import make
 
 WARM_UP_S = 20.0
 SECONDS = 120.0

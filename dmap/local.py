@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import uvloop
 
-from dmap import demo, simulate, tls, tokens
+from dmap import simulate, tls, tokens
 from dmap.access import keys
 from dmap.config import ConfigProblem, load, warnings_of
 from dmap.daemon import serve
@@ -61,6 +61,8 @@ def _new_key(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    from dmap import demo  # it takes the extra `engine`
+
     uvloop.run(demo.run(options.port))
     return 0
 

@@ -10,9 +10,9 @@ import pytest
 
 from dmap.config import Config, parse
 from dmap.daemon import RunningDaemon, listening
-from dmap.demo.models import make
 from tests.fakes import FakeBackend, RawClient, fake_backend, soon
 from tests.loops import Loop, keep_stderr
+from tests.models import make
 from tests.once import made_once
 
 MODELS = ("tiny-sea", "tiny-kitchen", "tiny-brief", "tiny-embed", "slow")

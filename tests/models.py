@@ -1,14 +1,28 @@
-"""What a test says to a tiny model, and what it hears; `conftest.models` makes the files."""
+"""The tiny models of the tests, what one is told, and what it says; `conftest.models` makes the files."""
 
+from pathlib import Path
 from typing import Any
 
 from dmap.demo import models as tiny_models
+from dmap.demo.models import Spec
 from dmap.demo.vocabulary import END, KITCHEN, SEA, Vocabulary
+
+SPECS = tiny_models.SPECS | {
+    "tiny-brief": Spec(SEA, 13, width=64, layers=2, heads=4, kv_heads=2, inner=160, stop=1.8),
+    "tiny-embed": Spec(SEA, 14, width=64, layers=2, heads=4, kv_heads=2, inner=160, embedding=True),
+    "slow": Spec(KITCHEN, 15, width=768, layers=6, heads=12, kv_heads=6, inner=2048),
+}
+"""By name; `slow` has 40 million parameters in 80 MB, so that a stream lasts seconds."""
+
+
+def make(name: str, directory: Path) -> Path:
+    """Make the model *name* of `SPECS` in *directory*; return the file."""
+    return tiny_models.make(name, SPECS[name], directory)
 
 
 def end_token(model: str) -> int:
     """Return the id of the token that ends an answer of *model*."""
-    return Vocabulary(tiny_models.SPECS[model].words).tokens.index(END)
+    return Vocabulary(SPECS[model].words).tokens.index(END)
 
 
 def subjects(text: str | None) -> set[str]:

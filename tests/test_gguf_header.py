@@ -7,7 +7,7 @@ import pytest
 
 from dmap.backends.gguf.folder import Folder
 from dmap.backends.gguf.header import Header, read_header
-from dmap.demo import models as tiny_models
+from tests import models as tiny_models
 
 
 def gguf(*pairs: bytes, count: int | None = None) -> bytes:

@@ -3,7 +3,7 @@
 import time
 
 from dmap.backends.gguf.header import read_header
-from dmap.demo import models as tiny_models
+from tests import models as tiny_models
 
 
 def test_one_seed_makes_the_same_bytes(tmp_path):

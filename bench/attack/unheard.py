@@ -18,9 +18,9 @@ from pathlib import Path
 from bench.attack import hostile as servers
 from bench.attack.attack import CHAT
 from bench.attack.house import Answer, House, ask, house, request
-from dmap.demo.models import make
 from tests.lmstudio_emulator import Emulator
 from tests.lmstudio_world import SPECS, Knobs, World
+from tests.models import make
 
 FAULTS = Path(__file__).parent / "faults"
 MARK = "injected by the campaign"

@@ -12,16 +12,14 @@ from pathlib import Path
 
 from dmap.config import Config, parse
 from dmap.daemon import serve
-from dmap.demo.models import make
+from dmap.demo.models import SPECS, make
 from dmap.lines import Lines
-
-MODELS = ("tiny-sea", "tiny-kitchen")
 
 
 def config(folder: Path, port: int) -> Config:
     """Make the demo's models in *folder* and return a configuration that serves one of them at a time."""
-    for name in MODELS:
-        make(name, folder)
+    for name, spec in SPECS.items():
+        make(name, spec, folder)
     text = Path(__file__).with_name("config.yaml").read_text(encoding="utf-8")
     return parse(text, {"PORT": str(port), "FOLDER": str(folder)})
 
@@ -37,7 +35,7 @@ def _explain(url: str) -> None:
     """Print what to try."""
     print(f"\ndmap listens at {url}, in front of two models that may not be resident together.\n")
     print("In another terminal, ask one, then the other, and see who answers:\n")
-    for name in MODELS:
+    for name in SPECS:
         body = f'{{"model": "{name}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'
         print(f"  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n")
     print("Each switch shows here.  Ctrl-C ends it.\n", flush=True)

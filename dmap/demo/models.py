@@ -17,22 +17,20 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from gguf import GGUFWriter, PoolingType
+from numpy.typing import NDArray
 
 from dmap.demo.vocabulary import KITCHEN, SEA, Vocabulary
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Vector = NDArray[np.floating[Any]]
+Vector = NDArray[np.floating[Any]]
 
 NEVER = -30.0
 CONSTANT = 4.0
 LOGIT_STD = 1.3
 CONTEXT = 2048
-NOISE = 1_048_583
-"""Numbers drawn per model; tensors are cut from them.  A prime, so that rows do not repeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ class Spec:
     """
     One model's shape.  *stop* is the bias of `<|im_end|>`: at about 1.8 an answer ends after some 20 words.
 
-    *half* stores matrices in 16 bits; *embedding* marks the file as a model for `/v1/embeddings`.
+    *embedding* marks the file as a model for `/v1/embeddings`.
     """
 
     words: str
@@ -51,31 +49,22 @@ class Spec:
     kv_heads: int
     inner: int
     stop: float = NEVER
-    half: bool = False
     embedding: bool = False
 
 
 SPECS: dict[str, Spec] = {
     "tiny-sea": Spec(SEA, 11, width=64, layers=2, heads=4, kv_heads=2, inner=160),
     "tiny-kitchen": Spec(KITCHEN, 12, width=96, layers=3, heads=4, kv_heads=4, inner=256),
-    "tiny-brief": Spec(SEA, 13, width=64, layers=2, heads=4, kv_heads=2, inner=160, stop=1.8),
-    "tiny-embed": Spec(SEA, 14, width=64, layers=2, heads=4, kv_heads=2, inner=160, embedding=True),
-    "slow": Spec(KITCHEN, 15, width=768, layers=6, heads=12, kv_heads=6, inner=2048, half=True),
-    "big": Spec(SEA, 16, width=2048, layers=24, heads=32, kv_heads=8, inner=5632, half=True),
 }
-"""
-By name: four of 0.6 to 1.8 MB, `slow` (40 million parameters, 80 MB: a stream lasts seconds)
-and `big` (2 GB: a load lasts seconds).
-"""
+"""By name; of 0.4 and 1 MB."""
 
 
-def make(name: str, directory: Path) -> Path:
+def make(name: str, spec: Spec, directory: Path) -> Path:
     """
-    Make the model *name* of `SPECS` in *directory*, which is made too; return the file.
+    Make a model of that *name* and *spec* in *directory*, which is made too; return the file.
 
     A file of that name is kept as it is, for it only gets its name when it is whole.
     """
-    spec = SPECS[name]
     path = directory / f"{name}.gguf"
     if path.exists():
         return path
@@ -91,10 +80,8 @@ def make(name: str, directory: Path) -> Path:
 
 
 def _write(name: str, spec: Spec, path: Path) -> None:
-    import gguf
-
     vocabulary = Vocabulary(spec.words)
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, "llama")
     writer.add_name(name)
     writer.add_description("random weights, to try dmap with")
     _add_shape(writer, spec, len(vocabulary.tokens))
@@ -107,9 +94,7 @@ def _write(name: str, spec: Spec, path: Path) -> None:
     writer.close()
 
 
-def _add_shape(writer: Any, spec: Spec, tokens: int) -> None:
-    import gguf
-
+def _add_shape(writer: GGUFWriter, spec: Spec, tokens: int) -> None:
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(spec.width)
     writer.add_block_count(spec.layers)
@@ -119,29 +104,29 @@ def _add_shape(writer: Any, spec: Spec, tokens: int) -> None:
     writer.add_rope_dimension_count(spec.width // spec.heads)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(tokens)
-    writer.add_file_type(1 if spec.half else 0)
+    writer.add_file_type(1)  # mostly 16 bits
     if spec.embedding:
-        writer.add_pooling_type(gguf.PoolingType.MEAN)
+        writer.add_pooling_type(PoolingType.MEAN)
 
 
-def _tensors(spec: Spec, biases: list[float]) -> Iterator[tuple[str, "Vector"]]:
+def _tensors(spec: Spec, biases: list[float]) -> Iterator[tuple[str, Vector]]:
     """Yield the tensors of llama.cpp's `llama` architecture by name; shapes are (out, in)."""
-    import numpy as np
-
     width, tokens = spec.width, len(biases)
     kv_width = width // spec.heads * spec.kv_heads
-    store = np.float16 if spec.half else np.float32
-    noise = _Noise(spec.seed)
+    random = np.random.default_rng(spec.seed)
 
-    def matrix(rows: int, columns: int) -> "Vector":
-        return noise.cut(rows, columns, columns**-0.5).astype(store)
+    def noise(rows: int, columns: int, std: float) -> Vector:
+        return random.standard_normal((rows, columns), dtype=np.float32) * np.float32(std)
 
-    embedding = noise.cut(tokens, width, 1.0)
+    def matrix(rows: int, columns: int) -> Vector:
+        return noise(rows, columns, columns**-0.5).astype(np.float16)
+
+    embedding = noise(tokens, width, 1.0)
     embedding[:, 0] = CONSTANT
-    output = noise.cut(tokens, width, LOGIT_STD * width**-0.5)
+    output = noise(tokens, width, LOGIT_STD * width**-0.5)
     output[:, 0] = np.array(biases) * _rms(spec) / CONSTANT
-    yield "token_embd.weight", embedding.astype(store)
-    yield "output.weight", output.astype(store)
+    yield "token_embd.weight", embedding.astype(np.float16)
+    yield "output.weight", output.astype(np.float16)
     yield "output_norm.weight", np.ones(width, np.float32)
     for layer in range(spec.layers):
         block = {
@@ -164,25 +149,6 @@ def _rms(spec: Spec) -> float:
     return float((variance / spec.width) ** 0.5)
 
 
-def _spare_constant(matrix: "Vector") -> "Vector":
+def _spare_constant(matrix: Vector) -> Vector:
     matrix[0] = 0
     return matrix
-
-
-class _Noise:
-    """Normal numbers, drawn once and cut at ever other places: drawing all of `big` would take a minute."""
-
-    def __init__(self, seed: int) -> None:
-        import numpy as np
-
-        self._drawn = np.random.default_rng(seed).standard_normal(NOISE, dtype=np.float32)
-        self._at = 0
-
-    def cut(self, rows: int, columns: int, std: float) -> "Vector":
-        """Return a fresh matrix of the standard deviation *std*."""
-        import numpy as np
-
-        self._at += 7919
-        values = np.resize(np.roll(self._drawn, -self._at), (rows, columns))
-        values *= np.float32(std)
-        return values

@@ -1,7 +1,8 @@
 """The words of the tiny models, their tokenizer and their chat template: a part of `models.py`."""
 
 from pathlib import Path
-from typing import Any
+
+from gguf import GGUFWriter, TokenType
 
 SEA = """anchor beacon captain coral current deck ebb ferry fishermen foam gale gulls harbour hull island
 jetty keel lantern lighthouse lobster mast mooring net oar pilot quay reef rope rudder sail salt shoal shore
@@ -50,10 +51,8 @@ class Vocabulary:
         special = dict.fromkeys(self._words, 0.0) | {END: stop}
         return [special.get(token, never) for token in self.tokens]
 
-    def add_to(self, writer: Any) -> None:
+    def add_to(self, writer: GGUFWriter) -> None:
         """Write the tokenizer and the chat template into a GGUF file's header."""
-        from gguf import TokenType
-
         types = [TokenType.NORMAL] * self._plain
         types += [TokenType.CONTROL] * len(CONTROL) + [TokenType.USER_DEFINED] * len(TOOL_CALL)
         writer.add_tokenizer_model("gpt2")
