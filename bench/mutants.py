@@ -42,8 +42,7 @@ from mutations import Mutation, differs, lines_of, mutations
 ROOT = Path(__file__).parent.parent
 TESTS = {
     "arbiter": "arbiter*",
-    "gate": "gate* device_backends queue_view tasks adversity lmstudio lmstudio_proxy refusals admin"
-    " requests",
+    "gate": "gate* device_models queue_view tasks adversity lmstudio lmstudio_proxy refusals admin requests",
     "relay": "relay* pool reply sweep client_retries requests story",
     "wire": "wire* tokens injection context client_bodies story capture debug refusals lmstudio_proxy",
     "access": "access* keys quota pages reload cors config",

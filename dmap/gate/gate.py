@@ -16,8 +16,7 @@ from dmap.arbiter import Effect, Grant, Limits, Needs, Refuse, Snapshot, Switch
 from dmap.backends import Loaded, Switcher
 from dmap.config import Device
 from dmap.errors import DmapError, WaitExpired
-from dmap.gate.device_backends import DeviceBackends
-from dmap.gate.knowledge import Knowledge, needs_of
+from dmap.gate.device_models import DeviceModels, needs_of
 from dmap.gate.lease import Lease
 from dmap.gate.live import LiveArbiter
 from dmap.gate.queue_view import QueueView
@@ -61,10 +60,9 @@ class Gate:
         self._has_device = switchers is not None
         self._live = LiveArbiter(name, limits_of(section), self._carry_out)
         self._arbiter = self._live.arbiter
-        self._backends = DeviceBackends(self._switchers, section)
-        self._known = Knowledge(self._arbiter, self._backends)
+        self._models = DeviceModels(self._arbiter, self._switchers, section)
         self._log = SwitchLog(name, tell)
-        self._upkeep = Upkeep(self._live, self._backends, self._known, self._log, tell)
+        self._upkeep = Upkeep(self._live, self._models, self._log, tell)
         self._unloads: dict[asyncio.Future[DmapError | None], ModelKey] = {}
         self.view = QueueView(self._arbiter, self._live.now)
         self.drained = False
@@ -89,7 +87,7 @@ class Gate:
 
     def know(self, route_of: Callable[[ModelKey], Route | None]) -> None:
         """Have *route_of* tell of models that nobody has asked for yet; call `changed` when it knows more."""
-        self._known.known = route_of
+        self._models.known = route_of
 
     # Requests
 
@@ -104,7 +102,7 @@ class Gate:
     def enter(self, lease: Lease) -> None:
         """Let *lease* wait for its model; for the lease to call."""
         lease.seat = lease.route.key if self._has_device else _ANY
-        self._known.asked[lease.route.key] = lease.route
+        self._models.asked[lease.route.key] = lease.route
         self._live.say(self._submit, lease)
 
     def come_back(self, lease: Lease) -> None:
@@ -139,10 +137,10 @@ class Gate:
         if switch is not None and switch.load == key:  # with the options of whoever asked first
             async with self.lease(route, client, priority, name):
                 pass
-        if key in self._arbiter.residents and not self._backends.satisfies(key, route):
+        if key in self._arbiter.residents and not self._models.satisfies(key, route):
             await self.unload(key)
         async with self.lease(route, client, priority, name):
-            return self._known.got.get(key)
+            return self._models.got.get(key)
 
     def forgive(self, key: ModelKey) -> None:
         """Let *key* be tried again at once, whatever its last load came to."""
@@ -186,7 +184,7 @@ class Gate:
 
     def configure(self, section: Device) -> None:
         """Go on under another *section*; leases and places stay."""
-        self.section = self._backends.section = section
+        self.section = self._models.section = section
         self._live.say(self._arbiter.configure, limits_of(section))
         self.changed()  # pins, times to live and whose models are whose may be others
 
@@ -240,7 +238,7 @@ class Gate:
                 case Refuse(lease):
                     self._end_wait(lease, self._live.latest)
                     key = lease.route.key
-                    is_down = key in self._known.down
+                    is_down = key in self._models.down
                     lease.answer(error_of(effect, key, self.name, self.section, is_down=is_down))
                 case Switch():
                     self._upkeep.switch()
@@ -253,7 +251,7 @@ class Gate:
         for key in dict.fromkeys(self._unloads.values()):
             if not self._arbiter.is_leaving(key):
                 stays = key in self._arbiter.residents
-                self._answer_unloads(key, self._known.stuck.pop(key, None) if stays else None)
+                self._answer_unloads(key, self._models.stuck.pop(key, None) if stays else None)
 
     def _answer_unloads(self, key: ModelKey, error: DmapError | None) -> None:
         for outcome in [outcome for outcome, model in self._unloads.items() if model == key]:

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from dmap import tasks
 from dmap.arbiter import Cause, Needs, Outcome, Switch
 from dmap.errors import BackendBroke, BackendDown
-from dmap.gate.device_backends import DeviceBackends, Reading
-from dmap.gate.knowledge import Knowledge
+from dmap.gate.device_models import DeviceModels, Reading
 from dmap.gate.live import LiveArbiter
 from dmap.gate.switchlog import Report, SwitchLog, Tell
 from dmap.models import ModelKey
@@ -28,14 +27,13 @@ class Upkeep:
     """
     Owns the tasks; `close` ends them.
 
-    *live* has the switches, and hears what was done and found.  *known* gets what a load gave, or why it
-    failed.  *log* tells of each step of a switch, and *tell* of models that came or went without dmap; what
-    the first look finds was there before.
+    *live* has the switches, and hears what was done and found; *models* notes what failed.  *log* tells of
+    each step of a switch, and *tell* of models that came or went without dmap; what the first look finds was
+    there before.
     """
 
     _live: LiveArbiter
-    _backends: DeviceBackends
-    _known: Knowledge
+    _models: DeviceModels
     _log: SwitchLog
     _tell: Tell
     _switching: asyncio.Task[None] | None = None
@@ -90,34 +88,31 @@ class Upkeep:
 
     async def _exchange(self, switch: Switch, report: Report) -> Outcome | None:
         """Unload, cool down, load."""
-        arbiter, reading = self._live.arbiter, await self._backends.read()
+        arbiter, reading = self._live.arbiter, await self._models.read()
         reading.check(key for key in (*switch.unload, switch.load) if key.backend not in reading.gone)
-        for key in self._known.surplus(switch, reading):
+        for key in self._models.surplus(switch, reading):
             if key in reading.residents:
                 await self._unload(key, report)
             else:
                 self._live.say(arbiter.unloaded, key)
             if arbiter.switch is not switch:
                 return None
-        await self._backends.cool_down()
+        await self._models.cool_down()
         self._live.say(arbiter.cleared)
         return await self._load(report) if arbiter.switch is switch else None
 
     async def _unload(self, key: ModelKey, report: Report) -> None:
         began = self._live.now()
-        await self._backends.unload(key)
-        self._known.got.pop(key, None)
-        self._known.stuck.pop(key, None)
+        await self._models.unload(key)
         report.unloaded(key, self._live.now() - began)
         self._live.say(self._live.arbiter.unloaded, key)
 
     async def _load(self, report: Report) -> Outcome:
         report.loading_since, key = self._live.now(), report.model
-        route = self._known.route(key)
+        route = self._models.route(key)
         assert route is not None, "nothing is loaded that nobody has asked for"
-        loaded = self._known.got[key] = await self._backends.load(key, route.load)
+        loaded = await self._models.load(key, route.load)
         report.loaded(self._live.now(), loaded)
-        self._known.down.discard(key)
         size = None if route.size_given else loaded.size_bytes
         return Outcome(size_bytes=size, parallel=loaded.parallel)
 
@@ -127,11 +122,11 @@ class Upkeep:
         if switch.load is None:
             text = f"could not unload {report.model} on {self._live.name!r}: {cause}"
             error = BackendDown(text, retry_after_s=5) if is_down else BackendBroke(text)
-            self._known.stuck[report.model] = error
+            self._models.stuck[report.model] = error
         elif is_down:
-            self._known.down.add(switch.load)
+            self._models.down.add(switch.load)
         else:
-            self._known.down.discard(switch.load)
+            self._models.down.discard(switch.load)
         return Outcome(failed=cause, crowded=report.loading_since is not None and not is_down)
 
     # The look
@@ -145,7 +140,7 @@ class Upkeep:
         try:
             while self._look_again and self._switching is None:
                 self._look_again, epoch = False, arbiter.epoch
-                reading = await self._backends.read()
+                reading = await self._models.read()
                 self._look_again |= epoch != arbiter.epoch  # a switch began or ended: this was in vain
                 self._heed(reading, epoch)
         finally:
@@ -155,14 +150,14 @@ class Upkeep:
         """Tell the arbiter what was read from *epoch* on."""
         arbiter = self._live.arbiter
         is_late = epoch != arbiter.epoch
-        for key in [key for key in self._known.down if key.backend not in reading.silent]:
-            self._known.down.discard(key)  # the backend that was down answers now
+        for key in [key for key in self._models.down if key.backend not in reading.silent]:
+            self._models.down.discard(key)  # the backend that was down answers now
             self._live.say(arbiter.recovered, key)
-        found = self._known.found(reading)
+        found = self._models.found(reading)
         if not is_late and arbiter.switch is None:
             self._note_strays(reading, found)
         self._live.say(arbiter.observed, epoch, found)
-        for key in self._known.outdated(reading):
+        for key in self._models.outdated(reading):
             self._live.say(arbiter.unload, key, Cause.OUTDATED)
 
     def _note_strays(self, reading: Reading, found: Mapping[ModelKey, Needs]) -> None:
@@ -172,5 +167,5 @@ class Upkeep:
         for event, keys in (("model.appeared", came), ("model.vanished", went)):
             for key in keys:
                 self._tell(event, {"device": self._live.name, "model": str(key)})
-        self._known.forget(reading)
+        self._models.forget(reading)
         self._has_looked = True

@@ -1,23 +1,24 @@
-"""The backends of one device, taken together."""
+"""The models of one device, as its backends tell of them."""
 
 import asyncio
 
 import pytest
 
+from dmap.arbiter import Arbiter, Limits
 from dmap.backends import Loaded
 from dmap.config import Device
-from dmap.errors import BackendDown, LoadFailed
-from dmap.gate.device_backends import DeviceBackends
+from dmap.errors import BackendDown
+from dmap.gate.device_models import DeviceModels
 from dmap.models import ModelKey
 from tests.fake_switcher import A, B, FakeSwitcher
 
 DAY_S = 86_400.0
 
 
-def backends_of(*switchers: FakeSwitcher, cooldown_s: float = DAY_S, gone_s: float = DAY_S) -> DeviceBackends:
+def backends_of(*switchers: FakeSwitcher, cooldown_s: float = DAY_S, gone_s: float = DAY_S) -> DeviceModels:
     """Return *switchers* as those of one device."""
     section = Device.model_construct(cooldown_s=cooldown_s, backend_gone_s=gone_s)
-    return DeviceBackends({each.name: each for each in switchers}, section)
+    return DeviceModels(Arbiter(Limits()), {each.name: each for each in switchers}, section)
 
 
 async def test_memory_counts_as_free_after_a_cool_down() -> None:
@@ -94,12 +95,6 @@ async def test_silence_is_counted_from_its_first_moment() -> None:
     await passed.wait()
 
     assert (await silent.read()).gone == {"studio"}
-
-
-async def test_a_backend_of_another_device_is_refused() -> None:
-    """What is not of this device is neither loaded nor unloaded here."""
-    with pytest.raises(LoadFailed, match="backend 'other' is not one of this device's"):
-        await backends_of(FakeSwitcher()).load(ModelKey("other", "a"), {})
 
 
 async def test_loads_with_the_options_given() -> None:

@@ -1,0 +1,184 @@
+"""
+The models of one device: what its backends say of them, what dmap knows beyond, and how to change that.
+
+It asks the backends and judges by the routes of the models, and tells nobody.  The counterpart is `upkeep`,
+which tells the arbiter what was found and carries out what the arbiter decides.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from dmap import tasks
+from dmap.arbiter import Arbiter, Needs, Switch
+from dmap.backends import Loaded, ModelInfo, Switcher
+from dmap.config import Device
+from dmap.errors import BackendDown, DmapError
+from dmap.models import ModelKey, Route
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """
+    What the backends said: *residents* by key, and in *silent* why a backend said nothing.
+
+    *gone* are the backends that have been silent for longer than `backend_gone_s`.
+    """
+
+    residents: Mapping[ModelKey, ModelInfo]
+    silent: Mapping[str, Exception] = field(default_factory=dict)
+    gone: frozenset[str] = frozenset()
+
+    def check(self, keys: Iterable[ModelKey]) -> None:
+        """Raise the reason if the backend of one of *keys* did not answer."""
+        for key in keys:
+            if key.backend in self.silent:
+                raise self.silent[key.backend]
+
+
+@dataclass(slots=True)
+class DeviceModels:
+    """
+    The models of the backends of one device, which its *section* describes.
+
+    *known* tells the route of a model as the catalog has it now, None if that has none; *asked* has the
+    route by which each model was asked for last.
+
+    *got* is what the loads of the residents really gave, *down* are the models whose last switch failed
+    because a backend did not answer, and *stuck* has the reason for those whose last unloading failed.
+    """
+
+    _arbiter: Arbiter
+    _switchers: Mapping[str, Switcher]
+    section: Device
+    known: Callable[[ModelKey], Route | None] = lambda key: None
+    asked: dict[ModelKey, Route] = field(default_factory=dict)
+    got: dict[ModelKey, Loaded] = field(default_factory=dict)
+    down: set[ModelKey] = field(default_factory=set)
+    stuck: dict[ModelKey, DmapError] = field(default_factory=dict)
+    _freed_at: float = -math.inf
+    _silent_since: dict[str, float] = field(default_factory=dict)
+
+    # Asking
+
+    async def read(self) -> Reading:
+        """Ask all backends at once what is resident.  A backend that fails to answer counts as silent."""
+        asked = (switcher.models() for switcher in self._switchers.values())
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        residents: dict[ModelKey, ModelInfo] = {}
+        silent: dict[str, Exception] = {}
+        for name, answer in zip(self._switchers, answers, strict=True):
+            if isinstance(answer, Exception):
+                silent[name] = answer
+                if not isinstance(answer, DmapError | OSError):
+                    tasks.report(f"models of backend {name!r}", answer)
+            elif isinstance(answer, BaseException):  # its own cancellation; ours would have left gather
+                silent[name] = BackendDown(f"backend {name!r} broke off while it was asked for its models")
+            else:
+                residents.update((ModelKey(name, model.id), model) for model in answer if model.resident)
+        return Reading(residents, silent, self._note_silence(silent))
+
+    async def unload(self, key: ModelKey) -> None:
+        """Take a model out; unless its backend knows better, the memory is free a cool-down from now."""
+        switcher = self._switchers[key.backend]
+        await switcher.unload(key.model)
+        self.got.pop(key, None)
+        self.stuck.pop(key, None)
+        if not switcher.frees_at_once:
+            self._freed_at = asyncio.get_running_loop().time()
+
+    async def cool_down(self) -> None:
+        """Wait for what is left of the cool-down after the last unload: drivers free memory late."""
+        await asyncio.sleep(self._freed_at + self.section.cooldown_s - asyncio.get_running_loop().time())
+        self._freed_at = -math.inf
+
+    async def load(self, key: ModelKey, options: Mapping[str, Any]) -> Loaded:
+        """Make a model resident; return when it answers."""
+        loaded = self.got[key] = await self._switchers[key.backend].load(key.model, options)
+        self.down.discard(key)
+        return loaded
+
+    # Judging
+
+    def satisfies(self, key: ModelKey, route: Route | None) -> bool:
+        """Tell whether the resident *key* is as its *route* asks; None if nobody has asked for it yet."""
+        return self._switchers[key.backend].satisfies(key.model, route.load if route is not None else {})
+
+    def route(self, key: ModelKey) -> Route | None:
+        """Return the route of *key* as it is now; a request may have been resolved before it changed."""
+        return self.known(key) or self.asked.get(key)
+
+    def surplus(self, switch: Switch, reading: Reading) -> list[ModelKey]:
+        """
+        List what *switch* has to unload: its victims, and the residents that the arbiter never let in.
+
+        A model to be loaded may be resident already, but with other options.  Then it is unloaded first,
+        because a backend would answer the load with the copy that it has.
+        """
+        strays = (key for key in reading.residents if self._is_stray(key, switch.load))
+        return [*switch.unload, *strays]
+
+    def found(self, reading: Reading) -> dict[ModelKey, Needs]:
+        """
+        Return what counts as resident; a backend that is silent for now keeps what it was believed to have.
+
+        A resident that is not as its route asks counts as gone, and is loaded anew, unless it serves.
+        """
+        outdated = self.outdated(reading)
+        found = {
+            key: self._found_needs(key, info)
+            for key, info in reading.residents.items()
+            if key in outdated or self._satisfies(key)
+        }
+        for key, resident in self._arbiter.residents.items():
+            if key.backend in reading.silent and key.backend not in reading.gone:
+                found[key] = resident.needs
+        return found
+
+    def outdated(self, reading: Reading) -> set[ModelKey]:
+        """Return the residents that serve with other options than their routes ask for by now."""
+        serving = (key for key, resident in self._arbiter.residents.items() if resident.leases)
+        return {key for key in serving if key in reading.residents and not self._satisfies(key)}
+
+    def forget(self, reading: Reading) -> None:
+        """Forget what the loads gave of models that are resident no more, as far as the backends answered."""
+        for key in [key for key in self.got if key not in reading.residents]:
+            if key.backend not in reading.silent:
+                del self.got[key]
+
+    def _note_silence(self, silent: Mapping[str, Exception]) -> frozenset[str]:
+        now = asyncio.get_running_loop().time()
+        self._silent_since = {name: self._silent_since.get(name, now) for name in silent}
+        gone_s = self.section.backend_gone_s
+        return frozenset(name for name, since in self._silent_since.items() if now - since >= gone_s)
+
+    def _is_stray(self, key: ModelKey, wanted: ModelKey | None) -> bool:
+        if key in self._arbiter.residents or self._is_foreign(key):
+            return False
+        return key != wanted or not self._satisfies(key)
+
+    def _satisfies(self, key: ModelKey) -> bool:
+        return self._is_foreign(key) or self.satisfies(key, self.route(key))
+
+    def _is_foreign(self, key: ModelKey) -> bool:
+        """Tell whether a resident is its owner's own business."""
+        return self.section.adopt == "respect" and key not in self.got
+
+    def _found_needs(self, key: ModelKey, info: ModelInfo) -> Needs:
+        route, foreign = self.route(key), self._is_foreign(key)
+        if route is None:
+            return Needs(info.size_bytes, info.parallel, info.embedding, foreign)
+        needs = needs_of(route)
+        return replace(
+            needs,
+            size_bytes=needs.size_bytes if route.size_given or info.size_bytes is None else info.size_bytes,
+            parallel=info.parallel if needs.parallel is None else needs.parallel,
+            pinned=needs.pinned or foreign,
+        )
+
+
+def needs_of(route: Route) -> Needs:
+    """Return what the arbiter has to know of a route's model."""
+    return Needs(route.size_bytes, route.parallel, route.embedding, route.pin, route.ttl_s)
