@@ -233,7 +233,7 @@ class Campaign:
             "visits": len(parts.visits),
             "trials": len(parts.trials),
             "readers": parts.bus.readers,
-            "requests of keys": sum(one.running for one in parts.access.quotas._usages.values()),
+            "requests of keys": sum(one.running for one in parts.access.usages.values()),
             "tasks": max(0, len(asyncio.all_tasks()) - self.idle_tasks - self._pooled()),
         }
         return [f"{count} {what}" for what, count in counts.items() if count]

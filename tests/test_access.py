@@ -1,7 +1,6 @@
 """Who may ask: nobody gets in without an address on the list, a key where there are keys, and its scope."""
 
 import hashlib
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -132,7 +131,7 @@ def test_a_key_is_a_client(header):
     """A known key, as OpenAI's or as Anthropic's clients send it, is a client by name, with its models."""
     client = access(keys=KEYS).admit(STRANGER, sent(header), scope="inference")
 
-    assert client == Client("webui", ("qwen*",), key=True)
+    assert client == Client("webui", ("qwen*",), KEYS[0])
 
 
 @pytest.mark.parametrize("name", ["webui", "ops", "all"])
@@ -269,7 +268,7 @@ def test_a_key_expires(expires):
 
     with pytest.raises(InvalidKey, match="'old' expired on 2030-01-31"):
         door.admit(LAN, sent(bearer("old")), scope=None)
-    assert not door.failures
+    assert not door.failures.paces
 
 
 # Guessing
@@ -320,7 +319,7 @@ def test_who_guesses_is_not_listened_to(peer, same):
     clock.now += float(refused.value.headers()["Retry-After"])
 
     assert door.admit(same, sent(bearer("all")), scope=None).name == "all"
-    assert len(door.failures) == 1
+    assert len(door.failures.paces) == 1
 
 
 @pytest.mark.parametrize(("peer", "other"), [(LAN, "192.168.1.21"), ("fd00:1:2:3::1", "fd00:1:2:4::1")])
@@ -357,7 +356,7 @@ def test_a_wrong_scope_is_no_guess():
 
     refused(door, AccessDenied, LAN, (bearer("webui"),), scope="admin", times=3)
 
-    assert not door.failures
+    assert not door.failures.paces
 
 
 # After a reload
@@ -386,22 +385,34 @@ def test_counts_outlive_a_reload():
 
 def test_what_a_key_brings():
     """A key's priority and permitted fields are its client's."""
-    keys = (key("k", priority=3, permit=("draft_model",), parallel=7, rate_per_min=60),)
+    given = key("k", priority=3, permit=("draft_model",))
 
-    client = access(keys=keys).admit(LAN, sent(bearer("k")), scope="inference")
+    client = access(keys=(given,)).admit(LAN, sent(bearer("k")), scope="inference")
 
-    assert client == Client(
-        "k", key=True, priority=3, permit=frozenset(("draft_model",)), parallel=7, rate_per_min=60
-    )
+    assert client == Client("k", key=given, priority=3, permit=frozenset(("draft_model",)))
+
+
+def test_each_key_has_its_own_bounds():
+    """A key that is full stands in nobody's way."""
+    one, other = Client("a", key=key("a", parallel=1)), Client("b", key=key("b", parallel=1))
+    door = access()
+    door.begin(one, "/")
+
+    door.begin(other, "/")
+
+    with pytest.raises(Overloaded, match="'a' has 1 under way"):
+        door.begin(one, "/")
 
 
 def test_an_address_has_no_bounds_of_its_own():
     """Who has no key is not counted: names would have no end."""
     door = access()
-    client = replace(door.admit(LOOPBACK, sent(), scope="inference"), parallel=1)
+    client = door.admit(LOOPBACK, sent(), scope="inference")
 
     door.begin(client, "/")
-    door.begin(client, "/")
+    door.end(client, 1)
+
+    assert not door.usages
 
 
 # What is told
@@ -425,7 +436,7 @@ def test_a_refusal_is_told():
         door.admit(LAN, sent(bearer("PLANTED")), scope=None, path="/v1/models")
     with pytest.raises(Overloaded):
         door.admit(LAN, sent(bearer("PLANTED")), scope=None, path="/v1/models")
-    one = Client("one", key=True, parallel=1)
+    one = Client("one", key=key("one", parallel=1))
     door.begin(one, "/v1/embeddings")
     with pytest.raises(Overloaded):
         door.begin(one, "/v1/embeddings")

@@ -386,7 +386,7 @@ def test_keys_are_compared_in_constant_time() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "hmac.compare_digest"
     ]
 
-    assert [ast.unparse(node) for node in meeting] == ["hmac.compare_digest(sha256, digest)"]
+    assert [ast.unparse(node) for node in meeting] == ["hmac.compare_digest(key.sha256, digest)"]
     loops = [
         node for node in ast.walk(tree) if isinstance(node, ast.ListComp) and meeting[0] in ast.walk(node)
     ]
@@ -553,7 +553,7 @@ async def test_no_secret_is_told(
         "answers": answers.decode("latin-1"),
         "reload": refused,
         "config": f"{proxy.proxy.config!r} {proxy.proxy.config}",
-        "parts": f"{proxy.proxy.access!r} {proxy.proxy.access.quotas!r} {proxy.proxy!r}",
+        "parts": f"{proxy.proxy.access!r} {proxy.proxy.access.usages!r} {proxy.proxy!r}",
     }
     assert told(places) == set()
     assert {"access.denied", "request.failed", "request.finished"} <= types(proxy)

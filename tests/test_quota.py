@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmap.access.quota import Failures, Pace, Quotas
+from dmap.access.quota import Failures, Pace, Usage
+from dmap.config import Key
 from dmap.errors import Overloaded
 from tests.fakes import DONE, END, SSE, chat, chunk, post
 
@@ -61,49 +62,43 @@ def test_no_more_than_the_pace_over_any_time(per_min, pauses):
 # A key's bounds
 
 
-def used(times: int, lasted_s: float, per_min: int | None = None) -> Quotas:
-    """Return quotas after so many requests of `k`, at the time 100, each ended before the next."""
-    quotas = Quotas()
+def bounded(name: str = "k", **bounds: int) -> Key:
+    """Return a key with these bounds."""
+    return Key(name=name, sha256="1" * 64, **bounds)
+
+
+def used(times: int, lasted_s: float, key: Key) -> Usage:
+    """Return what is used after so many requests with *key*, at the time 100, each ended before the next."""
+    usage = Usage()
     for _ in range(times):
-        quotas.begin("k", None, per_min, 100.0)
-        quotas.end("k", lasted_s)
-    return quotas
+        usage.begin(key, 100.0)
+        usage.end(lasted_s)
+    return usage
 
 
 def test_so_many_are_under_way_at_once():
     """Over `parallel` a request is refused until another ends."""
-    quotas = Quotas()
-    quotas.begin("k", 2, None, 0.0)
-    quotas.begin("k", 2, None, 0.0)
+    usage, two = Usage(), bounded(parallel=2)
+    usage.begin(two, 0.0)
+    usage.begin(two, 0.0)
 
-    with pytest.raises(Overloaded, match="parallel"):
-        quotas.begin("k", 2, None, 0.0)
+    with pytest.raises(Overloaded, match="'k' has 2 under way.*parallel"):
+        usage.begin(two, 0.0)
 
-    quotas.end("k", 1.0)
-    quotas.begin("k", 2, None, 0.0)
+    usage.end(1.0)
+    usage.begin(two, 0.0)
     with pytest.raises(Overloaded, match="has 2 under way"):
-        quotas.begin("k", 2, None, 0.0)
-
-
-def test_each_key_has_its_own_bounds():
-    """A key that is full stands in nobody's way."""
-    quotas = Quotas()
-    quotas.begin("a", 1, 1, 0.0)
-
-    quotas.begin("b", 1, 1, 0.0)
-
-    with pytest.raises(Overloaded, match="'a' has 1 under way"):
-        quotas.begin("a", 1, 1, 0.0)
+        usage.begin(two, 0.0)
 
 
 def test_the_wait_is_what_its_requests_take():
     """Where requests take 40 s and two run at once, one is likely to end within 20 s."""
-    quotas = used(60, 40.0)
-    quotas.begin("k", 2, None, 0.0)
-    quotas.begin("k", 2, None, 0.0)
+    usage, two = used(60, 40.0, bounded()), bounded(parallel=2)
+    usage.begin(two, 0.0)
+    usage.begin(two, 0.0)
 
     with pytest.raises(Overloaded) as refused:
-        quotas.begin("k", 2, None, 0.0)
+        usage.begin(two, 0.0)
 
     assert refused.value.headers()["Retry-After"] == "20"
 
@@ -111,40 +106,41 @@ def test_the_wait_is_what_its_requests_take():
 @pytest.mark.parametrize(("lasted_s", "told"), [(30.0, "4"), (33.0, "5")])
 def test_the_wait_after_one_request(lasted_s, told):
     """From the first on, each request counts for an eighth."""
-    quotas = used(1, lasted_s)
-    quotas.begin("k", 1, None, 0.0)
+    usage, one = used(1, lasted_s, bounded()), bounded(parallel=1)
+    usage.begin(one, 0.0)
 
     with pytest.raises(Overloaded) as refused:
-        quotas.begin("k", 1, None, 0.0)
+        usage.begin(one, 0.0)
 
     assert refused.value.headers()["Retry-After"] == told
 
 
 def test_so_many_begin_in_a_minute():
     """Over `rate_per_min` a request is refused, with the time until the next may begin."""
-    quotas = used(4, 0.1, per_min=4)
+    four = bounded(rate_per_min=4)
+    usage = used(4, 0.1, four)
 
     with pytest.raises(Overloaded, match="rate_per_min") as refused:
-        quotas.begin("k", None, 4, 103.0)
+        usage.begin(four, 103.0)
 
     assert refused.value.headers()["Retry-After"] == "12"
-    quotas.begin("k", None, 4, 115.0)
+    usage.begin(four, 115.0)
 
 
 def test_what_was_refused_does_not_count():
     """Refused requests use up neither the minute nor a place."""
-    quotas = Quotas()
-    quotas.begin("k", 1, 2, 0.0)
+    usage, key = Usage(), bounded(parallel=1, rate_per_min=2)
+    usage.begin(key, 0.0)
     with pytest.raises(Overloaded, match="parallel"):
-        quotas.begin("k", 1, 2, 0.0)
+        usage.begin(key, 0.0)
     with pytest.raises(Overloaded, match="parallel"):
-        quotas.begin("k", 1, 2, 0.0)
+        usage.begin(key, 0.0)
 
-    quotas.end("k", 0.0)
+    usage.end(0.0)
 
-    quotas.begin("k", 1, 2, 0.0)
+    usage.begin(key, 0.0)
     with pytest.raises(Overloaded, match="has 1 under way"):
-        quotas.begin("k", 1, 2, 0.0)
+        usage.begin(key, 0.0)
 
 
 # Wrong keys
@@ -165,22 +161,21 @@ def test_over_the_bound_an_address_waits():
     assert failures.wait_s("1.2.3.4", 20, 50.0) == pytest.approx(3)
     assert failures.wait_s("1.2.3.4", 20, 53.1) == 0
     assert failures.wait_s("1.2.3.5", 20, 50.0) == 0
-    assert len(failures) == 1
+    assert len(failures.paces) == 1
 
 
 def test_few_wrong_keys_do_no_harm():
-    """Below the bound an address goes on; before anybody fails there is nothing to look up."""
+    """Below the bound an address goes on."""
     failures = failed(*"a" * 19)
 
     assert failures.wait_s("a", 20, 50.0) == 0
-    assert failures and not Failures()
 
 
 def test_addresses_are_bounded():
     """Of more addresses than are remembered, the one that failed longest ago is forgotten."""
     failures = failed(*"abcad", per_min=1, most=3)
 
-    assert len(failures) == 3
+    assert len(failures.paces) == 3
     assert {address for address in "abcd" if failures.wait_s(address, 1, 50.0)} == {"a", "c", "d"}
 
 

@@ -26,7 +26,6 @@ class Address:
 
     ip: _IP
     name: str
-    is_loopback: bool
     is_proxy: bool
     may_connect: bool
 
@@ -35,8 +34,8 @@ class Networks:
     """The networks of `access.allow` and `access.trusted_proxies`.  Loopback is always allowed."""
 
     def __init__(self, access: config.AccessSection) -> None:
-        self._allowed = _networks(access.allow)
-        self._proxies = _networks(access.trusted_proxies)
+        self._allowed = access.allow
+        self._proxies = access.trusted_proxies
         self._open = not access.allow and (access.open or bool(access.keys))
         self._of = lru_cache(maxsize=_REMEMBERED)(self._look)
 
@@ -63,7 +62,7 @@ class Networks:
         for hop in reversed(",".join(lines).split(",")):
             if hop.strip() and (speaker is None or speaker.is_proxy):
                 speaker = self._of(hop.strip())
-        if speaker is None or (speaker.is_loopback and not proxy.is_loopback):
+        if speaker is None or (speaker.ip.is_loopback and not proxy.ip.is_loopback):
             raise AccessDenied(f"{proxy.ip} does not tell in X-Forwarded-For which address it speaks for")
         return speaker
 
@@ -72,14 +71,9 @@ class Networks:
         return Address(
             ip=address,
             name=_name_of(address),
-            is_loopback=address.is_loopback,
             is_proxy=_within(address, self._proxies),
             may_connect=self._open or address.is_loopback or _within(address, self._allowed),
         )
-
-
-def _networks(texts: tuple[str, ...]) -> tuple[_Network, ...]:
-    return tuple(ipaddress.ip_network(text) for text in texts)
 
 
 def _within(address: _IP, networks: tuple[_Network, ...]) -> bool:

@@ -9,6 +9,7 @@ How much a key may do at once and in a minute is `quota`'s business.
 import hashlib
 import hmac
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -19,7 +20,7 @@ from multidict import MultiMapping
 from dmap import config
 from dmap.access.address import Address, Networks
 from dmap.access.pages import Pages
-from dmap.access.quota import Failures, Quotas
+from dmap.access.quota import Failures, Usage
 from dmap.errors import AccessDenied, InvalidKey, Overloaded
 
 Tell = Callable[[str, Mapping[str, Any]], None]
@@ -42,19 +43,17 @@ def scope_of(path: str) -> str | None:
 @dataclass(frozen=True, slots=True)
 class Client:
     """
-    A client: *name* is that of its key (then *key* is true), else its address (of IPv6 the /64).
+    A client: *name* is that of its *key*, if it has one, else its address (of IPv6 the /64).
 
     *models* are globs, *permit* the guarded fields that it may use with any model.  A client with
-    a higher *priority* waits in front.  *parallel* and *rate_per_min* bound its requests, see `Access.begin`.
+    a higher *priority* waits in front.
     """
 
     name: str
     models: tuple[str, ...] = ("*",)
-    key: bool = False
+    key: config.Key | None = None
     priority: int = 0
     permit: frozenset[str] = frozenset()
-    parallel: int | None = None
-    rate_per_min: int | None = None
 
     def may_use(self, *names: str) -> bool:
         """Tell whether any of a model's *names* is on this client's list."""
@@ -78,7 +77,7 @@ class Access:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,  # noqa: TID251 - keys expire by the calendar
     ) -> None:
-        self.quotas = Quotas()
+        self.usages = defaultdict[str, Usage](Usage)
         self.failures = Failures()
         self._tell, self._clock, self._now = tell, clock, now
         self.configure(access, names)
@@ -87,7 +86,10 @@ class Access:
         """Go by *access* and *names* from now on.  What has been counted stays."""
         self._failures_per_min = access.failures_per_min
         self._pages = Pages(access.cors, names)
-        self._keys = [(bytes.fromhex(key.sha256), key, _client(key)) for key in access.keys]
+        self._keys = [
+            (key, Client(key.name, key.models, key, key.priority, frozenset(key.permit)))
+            for key in access.keys
+        ]
         self._networks = Networks(access)
 
     def admit(self, peer: str, headers: MultiMapping[str], *, scope: str | None, path: str = "") -> Client:
@@ -105,9 +107,8 @@ class Access:
                 raise AccessDenied(
                     f"the address {place.ip} is not allowed; see access.allow in the configuration"
                 )
-            return (
-                self._with_key(place, headers, scope) if self._keys else self._keyless(place, headers, scope)
-            )
+            admitted = self._with_key if self._keys else self._keyless
+            return admitted(place, headers, scope)
         except (AccessDenied, InvalidKey, Overloaded) as error:
             self._deny(name, path, error)
             raise
@@ -119,18 +120,18 @@ class Access:
         Raises `Overloaded` where its key has too many at once or in a minute.  Addresses have no bound of
         their own; they share the queues.
         """
-        if not client.key:
+        if client.key is None:
             return
         try:
-            self.quotas.begin(client.name, client.parallel, client.rate_per_min, self._clock())
+            self.usages[client.name].begin(client.key, self._clock())
         except Overloaded as error:
             self._deny(client.name, path, error)
             raise
 
     def end(self, client: Client, lasted_s: float) -> None:
         """Count a request of *client* no more, *lasted_s* after it came."""
-        if client.key:
-            self.quotas.end(client.name, lasted_s)
+        if client.key is not None:
+            self.usages[client.name].end(lasted_s)
 
     def _deny(self, client: str, path: str, error: AccessDenied | InvalidKey | Overloaded) -> None:
         fields = {"client": client, "path": path, "status": error.status, "code": error.code}
@@ -139,7 +140,7 @@ class Access:
     def _keyless(self, place: Address, headers: MultiMapping[str], scope: str | None) -> Client:
         """Admit an address without a key.  Only this host may use what can change things."""
         is_private = scope in ("admin", "debug")
-        if is_private and not place.is_loopback:
+        if is_private and not place.ip.is_loopback:
             raise AccessDenied(f"without keys, {scope} is for this host alone; see access.keys")
         self._pages.refuse_foreign(headers, private=is_private)
         return Client(place.name)
@@ -168,8 +169,8 @@ class Access:
         """Look the credentials up.  Every key is compared, in constant time, also after one that matches."""
         credentials = _credentials(headers)
         # aiohttp decodes a header's bytes this way.
-        digest = hashlib.sha256(credentials.encode(errors="surrogateescape")).digest()
-        known = [(key, client) for sha256, key, client in self._keys if hmac.compare_digest(sha256, digest)]
+        digest = hashlib.sha256(credentials.encode(errors="surrogateescape")).hexdigest()
+        known = [(key, client) for key, client in self._keys if hmac.compare_digest(key.sha256, digest)]
         if credentials and known:
             return known[0]
         if credentials:  # none at all is no guess
@@ -185,18 +186,6 @@ def _lack(key: config.Key, scope: str | None) -> str:
         may = "*" in key.models or "debug" in key.scopes
         return "" if may else "the scope 'debug' or the use of all models"
     return "" if scope is None or scope in key.scopes else f"the scope {scope!r}"
-
-
-def _client(key: config.Key) -> Client:
-    return Client(
-        name=key.name,
-        models=key.models,
-        key=True,
-        priority=key.priority,
-        permit=frozenset(key.permit),
-        parallel=key.parallel,
-        rate_per_min=key.rate_per_min,
-    )
 
 
 def _credentials(headers: MultiMapping[str]) -> str:

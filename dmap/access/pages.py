@@ -17,7 +17,6 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import NamedTuple
 
 from multidict import MultiMapping
 
@@ -37,17 +36,9 @@ what routers use (OpenWrt).
 """
 
 _AUTHORITY = re.compile(r"(\[[0-9a-z:.%_-]+\]|[0-9a-z_-]+(?:\.[0-9a-z_-]+)*)\.?(?::([0-9]{0,5}))?", re.ASCII)
-_ORIGIN = re.compile(r"(https?)://(.+)")
 _PORTS = {"http": 80, "https": 443}
 _OWN_SITE = ("same-origin", "none")
 """What browsers say in `Sec-Fetch-Site` of a page's own server, and of an address that a person has typed."""
-
-
-class _Authority(NamedTuple):
-    """A host in lower case, without brackets and final dot, and a port if there is one."""
-
-    host: str
-    port: int | None
 
 
 class Pages:
@@ -98,32 +89,29 @@ class Pages:
             )
 
     def _is_own(self, text: str) -> bool:
-        authority = _authority(text)
-        if authority is None:
-            return False
-        host = authority.host
-        return "." not in host or host.endswith(_LOCAL) or host in self.names or _is_address(host)
+        host, _ = _authority(text, 0)
+        is_local = "." not in host or host.endswith(_LOCAL)
+        return host != "" and (is_local or host in self.names or _is_address(host))
 
 
 def _is_same(origin: str, host: str) -> bool:
     """Tell whether *origin* is that of pages from the server called *host*.  TLS may end in front of dmap."""
-    match = _ORIGIN.fullmatch(origin.lower())
-    theirs, own = _authority(match[2]) if match else None, _authority(host)
-    if match is None or theirs is None or own is None:
-        return False
-    usual = _PORTS[match[1]]
-    return theirs.host == own.host and (theirs.port or usual) == (own.port or usual)
+    scheme, _, name = origin.lower().partition("://")
+    theirs = _authority(name, _PORTS.get(scheme, 0))
+    return scheme in _PORTS and theirs[0] != "" and theirs == _authority(host, _PORTS[scheme])
 
 
-def _authority(text: str) -> _Authority | None:
-    """Read `host` or `host:port` (RFC 3986, 3.2), without user and escapes; None for anything else."""
+def _authority(text: str, usual: int) -> tuple[str, int]:
+    """
+    Read `host:port` (RFC 3986, 3.2), without user and escapes; the *usual* port may be missing.
+
+    The host is in lower case, without brackets and final dot, and empty if *text* is anything else.
+    """
     match = _AUTHORITY.fullmatch(text.lower())
-    if match is None:
-        return None
-    host = match[1].strip("[]")
-    if match[1] != host and not _is_address(host):
-        return None
-    return _Authority(host, int(match[2]) if match[2] else None)
+    host = match[1].strip("[]") if match else ""
+    if match is None or (match[1] != host and not _is_address(host)):
+        return "", 0
+    return host, int(match[2] or usual)
 
 
 def _is_address(host: str) -> bool:

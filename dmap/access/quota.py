@@ -1,13 +1,14 @@
 """
 How much and how often: what each key has under way, and how many wrong keys an address has tried.
 
-No clock: *now* is an argument, in seconds of a clock that never goes back.  Names and limits come from the
-caller with each call, so that a reload changes limits and forgets no count.
+No clock: *now* is an argument, in seconds of a clock that never goes back.  Limits come from the caller with
+each call, so that a reload changes limits and forgets no count.
 """
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from dmap.config import Key
 from dmap.errors import Overloaded
 
 ADDRESSES = 4096
@@ -40,72 +41,57 @@ class Pace:
 
 
 @dataclass(slots=True)
-class _Usage:
+class Usage:
+    """What one key uses: the requests that are *running*, and how long they take.  One `end` per `begin`."""
+
     running: int = 0
-    mean_s: float = 0.0
-    pace: Pace = field(default_factory=Pace)
+    _mean_s: float = 0.0
+    _pace: Pace = field(default_factory=Pace)
 
-
-class Quotas:
-    """
-    What is under way, by the name of the key.
-
-    Each `begin` that does not raise is followed by one `end`.  Names are those of the configuration, so
-    there are few.
-    """
-
-    def __init__(self) -> None:
-        self._usages: dict[str, _Usage] = {}
-
-    def begin(self, name: str, parallel: int | None, per_min: int | None, now: float) -> None:
+    def begin(self, key: Key, now: float) -> None:
         """
-        Count a request of *name* that begins.
+        Count a request of *key* that begins.
 
-        At most *parallel* are under way at once, and *per_min* begin in a minute.  None is no bound.  Raises
-        `Overloaded` with the seconds until the next may begin.
+        At most `parallel` are under way at once, and `rate_per_min` begin in a minute.  Raises `Overloaded`
+        with the seconds until the next may begin.
         """
-        usage = self._usages.setdefault(name, _Usage())
-        if parallel is not None and usage.running >= parallel:
+        name, parallel, per_min = key.name, key.parallel, key.rate_per_min
+        if parallel is not None and self.running >= parallel:
             raise Overloaded(
-                f"the key {name!r} has {usage.running} under way, its most is {parallel} at once (parallel)",
-                retry_after_s=usage.mean_s / parallel,
+                f"the key {name!r} has {self.running} under way, its most is {parallel} at once (parallel)",
+                retry_after_s=self._mean_s / parallel,
             )
         if per_min is not None:
-            wait_s = usage.pace.wait_s(per_min, now)
+            wait_s = self._pace.wait_s(per_min, now)
             if wait_s:
                 raise Overloaded(
                     f"the key {name!r} may begin {per_min} in a minute (rate_per_min)",
                     retry_after_s=wait_s,
                 )
-            usage.pace.take(per_min, now)
-        usage.running += 1
+            self._pace.take(per_min, now)
+        self.running += 1
 
-    def end(self, name: str, lasted_s: float) -> None:
-        """Count a request of *name* that has ended after *lasted_s*."""
-        usage = self._usages[name]
-        usage.running -= 1
-        usage.mean_s += (lasted_s - usage.mean_s) / 8
+    def end(self, lasted_s: float) -> None:
+        """Count a request that has ended after *lasted_s*."""
+        self.running -= 1
+        self._mean_s += (lasted_s - self._mean_s) / 8
 
 
+@dataclass(slots=True)
 class Failures:
-    """The wrong keys that each of the last *most* addresses has tried."""
+    """The wrong keys that each of the last *most* addresses has tried, as a pace for each."""
 
-    def __init__(self, most: int = ADDRESSES) -> None:
-        self._most = most
-        self._paces: OrderedDict[str, Pace] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._paces)
+    most: int = ADDRESSES
+    paces: OrderedDict[str, Pace] = field(default_factory=OrderedDict)
 
     def wait_s(self, address: str, per_min: int, now: float) -> float:
         """Return the seconds for which *address* may try no key at all, 0 if it may."""
-        pace = self._paces.get(address)
-        return pace.wait_s(per_min, now) if pace is not None else 0.0
+        return self.paces.get(address, Pace()).wait_s(per_min, now)
 
     def count(self, address: str, per_min: int, now: float) -> None:
         """Count a wrong key from *address*."""
-        pace = self._paces.setdefault(address, Pace())
+        pace = self.paces.setdefault(address, Pace())
         pace.take(per_min, now)
-        self._paces.move_to_end(address)
-        if len(self._paces) > self._most:
-            self._paces.popitem(last=False)
+        self.paces.move_to_end(address)
+        if len(self.paces) > self.most:
+            self.paces.popitem(last=False)

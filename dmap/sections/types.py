@@ -27,14 +27,14 @@ def _bytes(value: Any) -> Any:
     return _number(value)
 
 
-def _network(value: str) -> str:
+def _network(value: Any) -> Any:
     try:
-        network = ipaddress.ip_network(value)
+        network = ipaddress.ip_network(str(value))
     except ValueError:
         raise ValueError("not an address or a network; write it like 192.168.1.0/24") from None
     if network.version == 6 and network.subnet_of(_MAPPED):
         raise ValueError("an address of IPv4 in IPv6's form; write it as IPv4, like 192.168.1.0/24")
-    return value
+    return network
 
 
 def _url(value: str) -> str:
@@ -97,7 +97,7 @@ Integer = Annotated[int, BeforeValidator(_number)]
 Number = Annotated[float, BeforeValidator(_number)]
 Seconds = Annotated[Number, Field(gt=0)]
 Count = Annotated[Integer, Field(ge=1)]
-Network = Annotated[str, AfterValidator(_network)]
+Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, BeforeValidator(_network)]
 Name = Annotated[
     str,
     _like(

@@ -102,7 +102,7 @@ def _admit(proxy: Proxy, visit: Visit) -> None:
         return
     scope = scope_of(path)
     client = proxy.access.admit(record.client, request.headers, scope=scope, path=path)
-    visit.client, record.client, record.key = client, client.name, client.key
+    visit.client, record.client, record.key = client, client.name, client.key is not None
     if request.headers.get("Upgrade", "").lower() == "websocket":
         raise NotBuilt("dmap does not pass WebSockets on yet; 'lms --host' and LM Studio's SDKs need one")
     if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEAD_BYTES:
