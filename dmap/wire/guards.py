@@ -7,8 +7,7 @@ take for a link, or for a path of its own.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -23,8 +22,7 @@ _REACHES = ("integrations", "lets the server call other hosts and tools")
 _GUARDED = {
     "draft_model": ("draft_model", "makes LM Studio load a second model"),
     "context_length": ("context_length", "makes LM Studio reload the model"),
-    "integrations": _REACHES,
-    "mcp_servers": _REACHES,
+    **dict.fromkeys(("integrations", "mcp_servers"), _REACHES),
     "keep_alive": ("keep_alive", "makes Ollama unload or pin the model"),
     "options": ("options", "makes Ollama reload the model"),
 }
@@ -48,16 +46,14 @@ _DEEPEST = 8
 
 _LOOKED = _OUTER | _GUARDED.keys()
 """Names to look into that are neither links nor media."""
-_KNOWN = _LOOKED | _MEDIA | frozenset(_URLS)
-_KNOWN |= {"model", "stream", "type", "role", "text", "prompt", "truncation", "instructions"}
-_SPELLING = {plain(name): name for name in _KNOWN}
+_OTHERS = ("model", "stream", "type", "role", "text", "prompt", "truncation", "instructions")
+_SPELLING = {plain(name): name for name in (*_LOOKED, *_MEDIA, *_URLS, *_OTHERS)}
 """The names that dmap decides by, each under what its spellings have in common."""
 _CASES = {word.casefold(): word for word in PARAMETERS}
 """Words of parameters are told apart by letter case only: `maxTokens` and `max_tokens` are both known."""
-_REMEMBERED = 1024
-"""Characters of an object's names, together, up to which it is remembered what they are."""
+_REMEMBERED = 32
+"""Names of an object, up to which it is remembered what they are."""
 
-_TEXTS = frozenset((str, type(None)))
 _PATH_CHARACTERS = 4096
 """Of a long value only so many are looked at: no path is longer (PATH_MAX), and no scheme of a URL."""
 _is_base64 = re.compile(r"(?!//)[A-Za-z0-9+/=_\s-]*").fullmatch
@@ -103,10 +99,11 @@ def form_needs(fields: Iterable[tuple[str, bytes, bool]]) -> Iterator[Need]:
     """
     for name, value, is_file in fields:
         for known in examined(frozenset((stem_of(name),))):
-            if known in _GUARDED and value.strip():
+            text = value.decode("latin-1").strip()
+            if known in _GUARDED and _asks(known, text):
                 yield Need(_GUARDED[known][0], "", known, _GUARDED[known][1])
             is_bytes = is_file and _is_media(known)
-            if known not in _LOOKED and not is_bytes and _leads_out(known, value.decode("latin-1"), {}):
+            if known not in _LOOKED and not is_bytes and _leads_out(known, text, {}):
                 yield Need(_FETCHES[0], "", *_FETCHES)
 
 
@@ -120,7 +117,7 @@ def stem_of(name: str) -> str:
     return match[0] if match is not None else name
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def _examined(names: frozenset[str]) -> tuple[str, ...]:
     """
     Return those of the *names* of an object to look into.
@@ -128,21 +125,23 @@ def _examined(names: frozenset[str]) -> tuple[str, ...]:
     Refuses spellings of what dmap knows but its own, and two names in two letter cases.  Cases are folded
     further than Go's decoder does (`foldName` in encoding/json), to which U+017F is an s and U+212A a k.
     """
+    folded: set[str] = set()
     for name in names:
         if len(name) > LONGEST_NAME:
             raise BadRequest(f"a field has a name of over {LONGEST_NAME} characters", param=name[:64])
-        known = _SPELLING.get(plain(name)) or _CASES.get(name.casefold(), name)
+        fold = name.casefold()
+        known = _SPELLING.get(plain(name)) or _CASES.get(fold, name)
         if name != known and name not in PARAMETERS:
             raise BadRequest(f"spell the field {known!r} in this way, and only once", param=known)
-    double, count = Counter(map(str.casefold, names)).most_common(1)[0] if names else ("", 0)
-    if count > 1:
-        raise BadRequest(f"the field {double[:64]!r} occurs more than once", param=double[:64])
+        if fold in folded:
+            raise BadRequest(f"the field {fold[:64]!r} occurs more than once", param=fold[:64])
+        folded.add(fold)
     return tuple(name for name in names if name in _LOOKED or _is_media(name) or _is_link(name))
 
 
 def examined(names: frozenset[str]) -> tuple[str, ...]:
-    """Do the same as `_examined`, which remembers the answer, and do not remember what is long."""
-    return _examined(names) if len("".join(names)) < _REMEMBERED else _examined.__wrapped__(names)
+    """Do the same as `_examined`, which remembers the answer unless there are many *names*."""
+    return _examined(names) if len(names) <= _REMEMBERED else _examined.__wrapped__(names)
 
 
 def _is_media(name: str) -> bool:
@@ -162,7 +161,11 @@ def _asks(name: str, value: Any) -> bool:
 
 
 def _reaches(holder: Object, name: str, depth: int = 1) -> bool:
-    """Tell whether the member *name* of *holder* is or holds a link to another host, or to a file."""
+    """
+    Tell whether the member *name* of *holder* is or holds a link to another host, or to a file.
+
+    It looks at all that the member holds, also behind the first link.
+    """
     if depth > _DEEPEST:
         raise BadRequest(f"{name!r} is nested over {_DEEPEST} deep", param=name)
     value = holder[name]
@@ -170,20 +173,15 @@ def _reaches(holder: Object, name: str, depth: int = 1) -> bool:
         if name in _OUTER and b"{" not in bytes(value):
             return False
         value = holder[name] = opened(value)
-    items = _items(value) if isinstance(value, list) else [value]
-    parts = [item for item in items if type(item) is dict]
-    is_link = len(parts) < len(items) and name not in _OUTER
-    if is_link and any(_leads_out(name, item, holder) for item in items):
-        return True
-    for inner in _known(parts) if parts else ():
-        if inner in _INNER:
-            if _TEXTS.issuperset(map(type, [part.get(inner) for part in parts])):
-                continue
-        elif inner in _LOOKED:
-            continue
-        if any(_reaches(part, inner, depth + 1) for part in parts if inner in part):
-            return True
-    return False
+    found = False
+    for item in _items(value) if isinstance(value, list) else (value,):
+        if type(item) is dict:
+            for inner in examined(frozenset(item)):
+                if inner not in _LOOKED or (inner in _INNER and type(item[inner]) is not str):
+                    found |= _reaches(item, inner, depth + 1)
+        elif name not in _OUTER:
+            found |= _leads_out(name, item, holder)
+    return found
 
 
 def _items(value: list[Any]) -> list[Any]:
@@ -195,16 +193,6 @@ def _items(value: list[Any]) -> list[Any]:
     if list not in kinds:
         return value
     return [inner for item in value for inner in (_items(item) if isinstance(item, list) else (item,))]
-
-
-def _known(parts: Sequence[Object]) -> tuple[str, ...]:
-    """Return the names to look into in any of *parts*; two parts may have one in two letter cases."""
-    try:
-        return examined(frozenset().union(*parts))
-    except BadRequest:
-        if len(parts) < 2:
-            raise
-    return tuple({name for part in parts for name in examined(frozenset(part))})
 
 
 def _leads_out(name: str, value: Any, holder: Object) -> bool:
