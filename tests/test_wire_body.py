@@ -157,6 +157,16 @@ RELOADING = ("num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
         ({"keep_alive": 0}, ["keep_alive"]),
         ({"keep_alive": -1}, ["keep_alive"]),
         ({"keep_alive": False}, ["keep_alive"]),
+        ({"models": ["m", "n"]}, ["models"]),
+        ({"fallbacks": ["n"]}, ["fallbacks"]),
+        ({"context_window_fallbacks": [{"m": ["n"]}]}, ["context_window_fallbacks"]),
+        ({"content_policy_fallbacks": [{"m": ["n"]}]}, ["content_policy_fallbacks"]),
+        ({"background": True}, ["background"]),
+        ({"background": "true"}, ["background"]),
+        ({"background": 1}, ["background"]),
+        ({"background": False, "fallbacks": [], "models": None}, []),
+        ({"background": "transparent"}, []),
+        ({"metadata": {"background": True, "models": ["n"]}}, []),
         ({"options": {"num_ctx": 9}}, ["options"]),
         ({"options": {"temperature": 1, "Num_Ctx": 9}}, ["options"]),
         *(({"options": {name: 9}}, ["options"]) for name in RELOADING),
@@ -183,8 +193,9 @@ def test_a_permit_is_for_one_field():
     call = peek(b'{"model": "m", "draft_model": "n", "mcp_servers": [{"url": "http://h"}]}')
 
     check_permits(call.needs, {"draft_model", "integrations"}, frozenset())
+    check_permits(peek(b'{"models": ["n"]}').needs, {"fallbacks"}, frozenset())
     check_permits(call.needs, {"draft_model"}, frozenset({"mcpServers"}))
-    with pytest.raises(BadRequest, match="'mcp_servers' is not permitted"):
+    with pytest.raises(BadRequest, match=r"'mcp_servers' is not permitted .* \(permit: integrations\)"):
         check_permits(call.needs, {"draft_model"}, frozenset())
 
 
@@ -197,6 +208,8 @@ SPELT = {
     "top, any double": '{"temperature": 1, "Temperature": 2}',
     "top, word": '{"MAX_TOKENS": 9}',
     "top, word too": '{"max_to\u212aen\u017f": 9}',
+    "top, models": '{"Models": ["n"]}',
+    "top, long": '{"contextWindowFallbacks": ["n"]}',
     "top, tools": '{"Tools": []}',
     "top, Kelvin": '{"\u212aeep_alive": 1}',
     "top, long s": '{"integration\u017f": []}',
@@ -235,6 +248,7 @@ def test_a_field_is_spelled_in_one_way(spelt):
         "integrations",
         "keep_alive",
         "max_tokens",
+        "context_window_fallbacks",
     )
 
 

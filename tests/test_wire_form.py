@@ -163,6 +163,9 @@ def test_a_model_that_could_be_read_otherwise_is_refused(body):
         ("draft_model", b"n", "draft_model"),
         ("context_length", b"9", "context_length"),
         ("integrations[]", b"mcp/x", "integrations"),
+        ("models[]", b"n", "models"),
+        ("fallbacks", b'["n"]', "fallbacks"),
+        ("background", b"true", "background"),
         ("options[num_ctx]", b"9", "options"),
     ],
 )
@@ -189,6 +192,7 @@ def test_a_file_may_be_a_link():
         part("image[]", SOUND, '; filename="a.png"') * 2,
         part("mask", SOUND, "; filename=a.png"),
         part("keep_alive", b""),
+        part("background", b"transparent"),
         part("response_format", b"url"),
         part("prompt", b"see http://h"),
         part("timestamp_granularities[]", b"word") * 2,

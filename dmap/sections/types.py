@@ -128,8 +128,9 @@ HostName = Annotated[
     ),
 ]
 """A name of DNS, as browsers send it: those with other letters as `xn--...` (RFC 5891)."""
-Guarded = Literal["draft_model", "context_length", "integrations", "keep_alive", "options", "image_url"]
-"""The fields of a request that move memory or reach out of the box; refused unless permitted."""
+_Moving = Literal["draft_model", "context_length", "keep_alive", "options"]
+Guarded = Literal[_Moving, "integrations", "image_url", "fallbacks", "background"]
+"""The fields of a request that move memory, reach out of the box or past dmap; refused unless permitted."""
 Token = Annotated[str, _like(r"[\x21-\x7e]*", "not a token; it is one word of ASCII, without 'Bearer'")]
 Url = Annotated[str, AfterValidator(_url)]
 File = Annotated[Path, BeforeValidator(_file)]

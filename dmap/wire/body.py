@@ -86,5 +86,5 @@ def check_permits(needs: Collection[Need], permitted: Collection[str], strip: fr
     """Refuse what is among the *needs* and not *permitted*, unless *strip* takes its member out."""
     for need in needs:
         if need.permit not in permitted and plain(need.member) not in plain_words(strip):
-            reason = f"{need.field!r} is not permitted for this model: it {need.reason}"
-            raise BadRequest(reason, param=need.field)
+            what = f"{need.field!r} is not permitted for this model (permit: {need.permit})"
+            raise BadRequest(f"{what}: it {need.reason}", param=need.field)

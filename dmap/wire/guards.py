@@ -19,14 +19,20 @@ from dmap.wire.values import LONGEST_NAME, Object, beginning, opened
 
 _FETCHES = ("image_url", "makes the server fetch a URL; send the bytes as a data: URL")
 _REACHES = ("integrations", "lets the server call other hosts and tools")
+_FALLBACKS = ("models", "fallbacks", "context_window_fallbacks", "content_policy_fallbacks")
+"""OpenRouter's word and LiteLLM's for the models that may answer instead."""
 _GUARDED = {
     "draft_model": ("draft_model", "makes LM Studio load a second model"),
     "context_length": ("context_length", "makes LM Studio reload the model"),
     **dict.fromkeys(("integrations", "mcp_servers"), _REACHES),
     "keep_alive": ("keep_alive", "makes Ollama unload or pin the model"),
     "options": ("options", "makes Ollama reload the model"),
+    **dict.fromkeys(_FALLBACKS, ("fallbacks", "lets another model answer, which nobody checked")),
+    "background": ("background", "makes the server go on when dmap takes it for done"),
 }
 """Outermost members, with the permit that each takes and the reason."""
+_IN_FRONT = (False, "transparent", "opaque", "auto")
+"""Values of `background` that ask for nothing of the kind: on routes for images it is that of an image."""
 
 _RELOADING = frozenset(map(plain, ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")))
 """Those of Ollama's `options` for which its scheduler starts the model anew (`Runner` in api/types.go)."""
@@ -157,6 +163,8 @@ def _asks(name: str, value: Any) -> bool:
     value = opened(value)
     if name == "options" and isinstance(value, dict):
         return any(plain(option) in _RELOADING for option in value)
+    if name == "background" and value in _IN_FRONT:
+        return False
     return value not in (None, "", [], {})
 
 
