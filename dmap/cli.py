@@ -11,7 +11,7 @@ from dmap.remote import commands as remote
 from dmap.remote.client import Trouble
 
 EX_INTERRUPTED = 130
-"""What a shell makes of SIGINT: 128 and its number."""
+"""What a shell returns for a command that SIGINT has ended: 128 plus the signal's number."""
 
 _EXIT_CODES = """\
 exit codes: 0 all is well; 1 it could not be done, the last line says why; 2 the command line is wrong;
@@ -78,7 +78,7 @@ def _words(text: str) -> list[str]:
 
 
 def _local(options: argparse.Namespace) -> int:
-    """Import only now what the command needs: without it, those that ask a daemon start in half the time."""
+    """Import what the command needs now and not before: others then start in half the time."""
     from dmap import local
 
     return local.run(options)

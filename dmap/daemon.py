@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dmap import tasks
-from dmap.aiohttp_insides import HttpServer
 from dmap.config import Config, ConfigProblem, warnings_of
 from dmap.errors import ShuttingDown
 from dmap.logfmt import logfmt
@@ -34,9 +33,7 @@ from dmap.web.reload import reload
 _log = logging.getLogger(__name__)
 
 _CANCEL_S = 1.0
-"""What a cancelled handler gets to end.  aiohttp waits up to twice this."""
-_HANDSHAKE_S = 20.0
-"""What a client gets to agree on TLS."""
+"""How long a cancelled handler may take to end.  aiohttp waits up to twice this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ class RunningDaemon:
         Stop listening, refuse the requests that wait, and let streams finish within `server.shutdown_s`.
 
         A stream that is left then, or once *hurry* is set, gets an error and is cut.  A socket that
-        systemd holds goes on queueing connections for whoever comes after us.
+        systemd holds goes on queueing connections for the next daemon.
         """
         for listener in self._listeners:
             listener.close()
@@ -93,12 +90,17 @@ async def listening(
     """
     Run a proxy of *config* inside the context; port 0 takes a free one.
 
-    Sockets that are *given*, listening already, are used instead of `listen`, and closed in the end.  Raises
-    `ConfigProblem` for a certificate that cannot be used.
+    If sockets are *given*, which listen already, they are used instead of `listen`; they are closed in the
+    end.  Raises `ConfigProblem` for a certificate that cannot be used.
     """
     proxy = Proxy(config, state)
     http = make_server(proxy)
-    listeners = _listeners(http, proxy, given)
+    # An address that is in use is found before anything is started that would have to be stopped.
+    sockets = given or taken(config.listen.host, config.listen.port)
+    for sock in sockets:
+        find_vanished(sock, config.server.client_stall_s)
+    tls = proxy.certificate.context if proxy.certificate is not None else None
+    listeners = [Listener(sock, http, tls) for sock in sockets]
     lag = functools.partial(metrics.watch, proxy.metrics.lag)
     try:
         async with proxy.running(), tasks.running(lag, "loop lag"):
@@ -114,28 +116,17 @@ async def listening(
             listener.close()
 
 
-def _listeners(http: HttpServer, proxy: Proxy, given: Sequence[socket.socket]) -> list[Listener]:
-    """Take the addresses, before anything is started that would have to be stopped if they are taken."""
-    listen, tls = proxy.config.listen, {}
-    if proxy.certificate is not None:
-        tls = {"ssl": proxy.certificate.context, "ssl_handshake_timeout": _HANDSHAKE_S}
-    sockets = given or taken(listen.host, listen.port)
-    for sock in sockets:
-        find_vanished(sock, proxy.config.server.client_stall_s)
-    return [Listener(sock, http, tls) for sock in sockets]
-
-
 async def serve(
     config: Config,
     on_ready: Callable[[str], None] = lambda url: None,
     read_again: Callable[[], Config] | None = None,
 ) -> int:
     """
-    Run until SIGTERM or SIGINT, a second one ends it at once; *on_ready* gets the URL that answers.
+    Run until SIGTERM or SIGINT; a second one ends it at once.  *on_ready* gets the URL that answers.
 
     On SIGHUP the configuration is taken from *read_again*; if that cannot be used, the old one stays.
-    Under systemd it reports how it goes (`notify`), and it uses the sockets that systemd has for it.
-    Return 0, or 1 if it stopped because of a bug (`tasks`).
+    Under systemd the daemon reports its state (`notify`) and uses the sockets that systemd hands over.
+    Return 0, or 1 if a bug has stopped the daemon (`tasks`).
     """
     _raise_file_limit()
     stop, hurry = asyncio.Event(), asyncio.Event()
@@ -168,7 +159,11 @@ async def serve(
 
 
 def _heed_bugs(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> asyncio.Event:
-    """Log what nobody on *loop* catches.  Return an event that is set with *stop* by what has to stop it."""
+    """
+    Log what nobody on *loop* catches; some of it also sets *stop* (`tasks`).
+
+    Return an event that tells whether that has happened.
+    """
     broken = asyncio.Event()
 
     def heed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -189,7 +184,7 @@ def _raise_file_limit() -> None:
 
 
 def _reload(proxy: Proxy, read_again: Callable[[], Config], notifier: Notifier) -> None:
-    """Take the file as it is now.  One that is wrong changes nothing; each problem is logged, then raised."""
+    """Use the file as it is now.  A file with problems changes nothing; they are logged, and then raised."""
     notifier.reloading()
     try:
         reload(proxy, read_again())

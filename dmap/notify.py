@@ -1,9 +1,9 @@
 """
-What dmap tells the service manager and what it gets from it: systemd's two small protocols, by hand.
+What dmap tells the service manager, and what it gets from it: two small protocols of systemd.
 
 sd_notify(3): lines such as READY=1 in a datagram to the socket that NOTIFY_SOCKET names.  sd_listen_fds(3):
-listening sockets, from descriptor 3 on.  Without their variables, as in a terminal, all of this does
-nothing; and nothing that goes wrong with it reaches the daemon.
+listening sockets, from descriptor 3 on.  Without these variables, as in a terminal, nothing happens here.
+No failure here reaches the daemon.
 """
 
 import asyncio
@@ -29,10 +29,10 @@ _LONGEST = 512
 
 def listen_fds(environ: MutableMapping[str, str], pid: int) -> list[int]:
     """
-    Return the descriptors that systemd opened for the process *pid*, now close-on-exec.
+    Return the descriptors that systemd has opened for the process *pid*.  They are now close-on-exec.
 
-    The variables are taken out of *environ*, so that no child believes they are for it: sd_listen_fds(3)
-    with `unset_environment`.  The caller owns the descriptors.
+    The variables are taken out of *environ*, so that no child takes them for its own (`unset_environment` of
+    sd_listen_fds(3)).  The caller owns the descriptors.
     """
     count, owner = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
     environ.pop("LISTEN_FDNAMES", None)
@@ -46,10 +46,10 @@ def listen_fds(environ: MutableMapping[str, str], pid: int) -> list[int]:
 
 class Notifier:
     """
-    Tells the service manager at *address* how the daemon is doing; None is nobody.
+    Tells the service manager at *address* how the daemon is; without an address it tells nobody.
 
-    *watchdog_s* is how long it may hear nothing before it ends the daemon, None for ever.  `status` is
-    called for the one line that `systemctl status` shows.
+    The service manager ends the daemon when it has heard nothing for *watchdog_s*; None means never.
+    `status` is called for the one line that `systemctl status` shows.
     """
 
     def __init__(self, address: str | None, watchdog_s: float | None = None) -> None:
@@ -62,9 +62,9 @@ class Notifier:
     @classmethod
     def take(cls, environ: MutableMapping[str, str], pid: int) -> "Notifier":
         """
-        Make the notifier that *environ* asks of the process *pid*.
+        Make the notifier that *environ* describes for the process *pid*.
 
-        The variables are taken out of *environ*: a child shall not speak for the daemon.
+        The variables are taken out of *environ*, because a child must not speak for the daemon.
         """
         address = _address(environ.pop("NOTIFY_SOCKET", ""))
         usec, owner = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", str(pid))
@@ -76,7 +76,7 @@ class Notifier:
         self.tell(READY="1", STATUS=self.status())
 
     def reloading(self) -> None:
-        """Tell that a reload begins.  `Type=notify-reload` wants the time too, to know which one is meant."""
+        """Tell that a reload begins, and when: `Type=notify-reload` has to know which reload is meant."""
         self.tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
 
     def stopping(self) -> None:
@@ -85,21 +85,30 @@ class Notifier:
 
     def tell(self, **news: str) -> None:
         """
-        Send *news*, one line each; never waits, never raises.
+        Send *news*, one line each.  It never waits and never raises.
 
-        What cannot be sent now goes with the next `tell`: a full queue must not cost a start its READY.
+        What cannot be sent now goes out with the next news, so that a full queue swallows no READY of a start.
         """
         for name, value in news.items():
             self._unsent.pop(name, None)  # of READY, RELOADING and STOPPING systemd believes the last line
             self._unsent[name] = " ".join(value.split())[:_LONGEST]
-        if self.address is not None and self._unsent and self._send(self.address):
+        if self.address is None or not self._unsent:
+            return
+        text = "\n".join(f"{name}={value}" for name, value in self._unsent.items())
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+                sock.sendto(text.encode(errors="replace"), self.address)
             self._unsent.clear()
+        except OSError as exc:
+            if self._is_heard:
+                _log.warning(logfmt("notify_failed", {"reason": str(exc)}))
+        self._is_heard = not self._unsent
 
     async def beat(self) -> None:
         """
         Feed the watchdog and tell the status, for ever.
 
-        It runs on the loop on purpose: one that is stuck feeds nothing, and is ended and started again.
+        It runs on the loop on purpose: a loop that is stuck feeds nothing, so systemd starts the daemon anew.
         """
         pause_s = min(STATUS_S, self.watchdog_s / 2) if self.watchdog_s else STATUS_S
         fed = {"WATCHDOG": "1"} if self.watchdog_s else {}
@@ -109,19 +118,6 @@ class Notifier:
             self.tell(**fed, **({"STATUS": status} if status != last else {}))
             last = status
             await asyncio.sleep(pause_s)
-
-    def _send(self, address: str) -> bool:
-        text = "\n".join(f"{name}={value}" for name, value in self._unsent.items())
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-                sock.sendto(text.encode(errors="replace"), address)
-        except OSError as exc:
-            if self._is_heard:
-                _log.warning(logfmt("notify_failed", {"reason": str(exc)}))
-            self._is_heard = False
-            return False
-        self._is_heard = True
-        return True
 
 
 def _address(name: str) -> str | None:

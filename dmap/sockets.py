@@ -1,7 +1,9 @@
-"""The sockets that dmap listens at: taken, or given by systemd, and how the kernel is to treat them."""
+"""
+The sockets that dmap listens on: its own, or those that systemd hands over.
 
-import errno
-import ipaddress
+Here is also what the kernel does for their connections, and what this host is called.
+"""
+
 import os
 import socket
 import threading
@@ -12,54 +14,39 @@ from typing import Any
 from dmap.config import AccessSection, ConfigProblem, Listen, exposure
 from dmap.notify import listen_fds
 
+_BACKLOG = 4096
+"""Connections that the kernel holds until they are accepted; systemd's own number for its sockets."""
 _PROBE_AFTER_S, _PROBE_EVERY_S, _PROBES = 15, 5, 3
 _NAME_S = 2.0
 """How long DNS may take to tell what this host is called."""
 
 
-def is_every_address(host: str) -> bool:
-    """Tell whether *host* is `::`, however it is written."""
-    try:
-        return ipaddress.ip_address(host) == ipaddress.IPv6Address("::")
-    except ValueError:
-        return False
-
-
 def taken(host: str, port: int) -> list[socket.socket]:
     """
-    Take *port* of *host*, at each of its addresses; the caller owns the sockets, which do not listen yet.
+    Listen at *port* of *host*, at each of its addresses; the caller owns the sockets.
 
     `::` is one socket for all addresses of both families: by itself it is those of IPv6 alone (RFC 3493,
     5.3).  Clients of IPv4 come there as `::ffff:192.0.2.1`, and count as what they are.
     """
-    is_both = is_every_address(host)
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return [_bound(family, address, is_both) for family, *_, address in dict.fromkeys(found)]
+    return [_listening(family, address) for family, *_, address in dict.fromkeys(found)]
 
 
-def _bound(family: int, address: Any, is_both: bool) -> socket.socket:
+def _listening(family: int, address: Any) -> socket.socket:
+    is_both = address[0] == "::"
+    if is_both and not socket.has_dualstack_ipv6():
+        raise OSError("listen.host: this host has no IPv6; write 0.0.0.0 instead of ::")
     try:
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        return socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=is_both)
     except OSError as exc:
-        if exc.errno != errno.EAFNOSUPPORT:
-            raise
-        raise OSError(f"listen.host: this host has no IPv6; write 0.0.0.0 instead of {address[0]}") from exc
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not is_both)
-        sock.bind(address)
-    except OSError as exc:
-        sock.close()
         raise OSError(f"listen: {address[:2]}: {os.strerror(exc.errno or 0).lower()}") from exc
-    return sock
 
 
 def given_to_us(access: AccessSection) -> list[socket.socket]:
     """
-    Return the sockets that systemd listens at for us, none where it does not.
+    Return the sockets that systemd hands over; without any, the list is empty.
 
-    Raises `ConfigProblem` for what cannot be served, or must not be with *access* as it is.
+    Raises `ConfigProblem` for one that cannot be served, or must not be served with *access* as it is.
     """
     sockets = [socket.socket(fileno=descriptor) for descriptor in listen_fds(os.environ, os.getpid())]
     problems = [problem for sock in sockets for problem in _problems(sock, access)]
@@ -93,13 +80,13 @@ def find_vanished(sock: socket.socket, stall_s: float) -> None:
 
 
 def names_of(listen: Listen) -> frozenset[str]:
-    """Return the names that this host has by itself and by the configuration, in lower case."""
+    """Return the names of this host, its own and those of the configuration, in lower case."""
     return frozenset(name.lower().removesuffix(".") for name in (*_own_names(), *listen.names))
 
 
 @cache
 def _own_names() -> tuple[str, ...]:
-    """Ask the system, once, what it is called.  It may ask DNS, which has `_NAME_S` to answer."""
+    """Return what this host is called.  The system is asked once; it may ask DNS, for `_NAME_S` at most."""
     found = [socket.gethostname()]
     asked = threading.Thread(target=lambda: found.append(socket.getfqdn()), daemon=True)
     asked.start()

@@ -6,16 +6,16 @@ get the new certificate, and open connections keep the one they began with.
 """
 
 import ssl
-from pathlib import Path
+from collections.abc import Iterator
 
 from dmap.config import ConfigProblem, Tls
 
 _MISMATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
-"""What OpenSSL says of a key that is not the certificate's.  The last is said where the algorithms differ."""
+"""OpenSSL's reasons for a key that is not the certificate's; the last is that for another algorithm."""
 
 
 class Certificate:
-    """A certificate that can be replaced.  Making one raises `ConfigProblem`, as `check` does."""
+    """A certificate that can be replaced.  A new one has its *files* checked, and raises as `check` does."""
 
     def __init__(self, files: Tls) -> None:
         check(files)
@@ -26,8 +26,8 @@ class Certificate:
         """
         Show new connections what is in *files*, which have just passed `check`.
 
-        Raises `ConfigProblem` if the files were written since then.  New connections fail then until a reload
-        succeeds.
+        Raises `ConfigProblem` if the files have changed since then.  After that, new connections fail until a
+        reload succeeds.
         """
         try:
             self.context.load_cert_chain(files.cert, files.key, _no_password)
@@ -42,41 +42,36 @@ def check(files: Tls) -> None:
 
     Raises `ConfigProblem` with everything that is wrong, each line with its path in the configuration.
     """
-    problems = [
-        f"listen.tls.{field}: {path}: cannot be read: {reason}"
-        for field, path in (("cert", files.cert), ("key", files.key))
-        if (reason := _unreadable(path))
-    ]
-    problem = None if problems else _unusable(files)
-    if problems or problem:
-        raise ConfigProblem([*problems, *([problem] if problem else [])])
+    if problems := [*_unreadable(files)] or [*_unusable(files)]:
+        raise ConfigProblem(problems)
 
 
-def _unreadable(path: Path) -> str:
-    try:
-        with path.open("rb"):
-            return ""
-    except OSError as exc:
-        return exc.strerror or str(exc)
+def _unreadable(files: Tls) -> Iterator[str]:
+    for field, path in (("cert", files.cert), ("key", files.key)):
+        try:
+            path.open("rb").close()
+        except OSError as exc:
+            yield f"listen.tls.{field}: {path}: cannot be read: {exc.strerror}"
 
 
-def _unusable(files: Tls) -> str | None:
+def _unusable(files: Tls) -> Iterator[str]:
     context = _fresh()
     try:
         context.load_verify_locations(cafile=files.cert)
     except ssl.SSLError:
-        return f"listen.tls.cert: {files.cert}: no certificate in PEM"
+        yield f"listen.tls.cert: {files.cert}: no certificate in PEM"
+        return
     try:
         context.load_cert_chain(files.cert, files.key, _no_password)
     except ssl.SSLError as exc:
         if exc.reason in _MISMATCH:
-            return f"listen.tls.key: {files.key}: not the key of the certificate {files.cert}"
-        if exc.reason:  # such as EE_KEY_TOO_SMALL
-            return f"listen.tls.cert: {files.cert}: {exc.reason.lower().replace('_', ' ')}"
-        return f"listen.tls.key: {files.key}: no key in PEM"
+            yield f"listen.tls.key: {files.key}: not the key of the certificate {files.cert}"
+        elif exc.reason:  # such as EE_KEY_TOO_SMALL
+            yield f"listen.tls.cert: {files.cert}: {exc.reason.lower().replace('_', ' ')}"
+        else:
+            yield f"listen.tls.key: {files.key}: no key in PEM"
     except ValueError as exc:
-        return f"listen.tls.key: {files.key}: {exc}"
-    return None
+        yield f"listen.tls.key: {files.key}: {exc}"
 
 
 def _fresh() -> ssl.SSLContext:
@@ -87,5 +82,5 @@ def _fresh() -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    """Answer for the person at the terminal, whom OpenSSL would ask."""
+    """Refuse at once; OpenSSL would ask for the password at the terminal."""
     raise ValueError("needs a password; give dmap one without")

@@ -12,6 +12,7 @@ import itertools
 import logging
 import resource
 import socket
+import ssl
 from typing import Any
 
 from dmap import tasks
@@ -22,28 +23,30 @@ PAUSE_S = 0.1
 """How soon it is tried again where there was no room."""
 IDLE_S = 1.0
 """How long a connection may ask nothing where there is no room."""
+HANDSHAKE_S = 20.0
+"""How long a TLS handshake may take."""
 SPARE = 64
 """Descriptors for all that is no client's connection and no backend's."""
 _BATCH = 64
 """Connections taken in one turn of the loop."""
-_BACKLOG = 4096
-"""Connections that the kernel holds until we accept them; systemd's own number for its sockets."""
 
 _log = logging.getLogger(__name__)
 
 
 class Listener:
     """
-    Takes the connections of *sock* for *http*; *tls* holds what `connect_accepted_socket` has to know of TLS.
+    Takes the connections of *sock*, which listens already, for *http*; *tls* has them begin with a handshake.
 
     There is room for half as many clients as there may be descriptors: each needs one more for its backend.
     """
 
-    def __init__(self, sock: socket.socket, http: HttpServer, tls: dict[str, Any]) -> None:
+    def __init__(self, sock: socket.socket, http: HttpServer, tls: ssl.SSLContext | None) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._http = http
-        self._tls = tls
+        self._tls: dict[str, Any] = {}
+        if tls is not None:
+            self._tls = {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE_S}
         self._loop = asyncio.get_running_loop()
         self._opening: dict[asyncio.Task[Any], float] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -57,7 +60,6 @@ class Listener:
 
     def start(self) -> None:
         """Begin to take connections."""
-        self._sock.listen(_BACKLOG)
         self._resume()
 
     def close(self) -> None:
