@@ -87,7 +87,7 @@ class Notifier:
         """
         Send *news*, one line each.  It never waits and never raises.
 
-        What cannot be sent now goes out with the next news, so that a full queue swallows no READY of a start.
+        What cannot be sent now is sent with the next news, so that a full queue does not swallow a READY.
         """
         for name, value in news.items():
             self._unsent.pop(name, None)  # of READY, RELOADING and STOPPING systemd believes the last line

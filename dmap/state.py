@@ -7,7 +7,6 @@ keeps dmap from starting.
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -79,13 +78,10 @@ NOTHING_SAVED = Saved()
 
 def default_path(environ: Mapping[str, str]) -> Path:
     """Return the path in systemd's `StateDirectory=`, else in the state directory of XDG."""
-    given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    if given:
-        return Path(given) / "state.json"
-    home = Path(
-        environ.get("XDG_STATE_HOME") or Path(environ.get("HOME") or "~").expanduser() / ".local/state"
-    )
-    return home / "dmap" / "state.json"
+    if given := environ.get("STATE_DIRECTORY"):
+        return Path(given.partition(":")[0]) / "state.json"
+    home = environ.get("XDG_STATE_HOME") or Path(environ.get("HOME") or "~").expanduser() / ".local/state"
+    return Path(home) / "dmap" / "state.json"
 
 
 class StateFile:
@@ -97,23 +93,16 @@ class StateFile:
 
     def read(self) -> Saved:
         """Return what was saved last, or nothing if there is no file that can be read."""
-        if self.path is None:
-            return NOTHING_SAVED
-        try:
-            with self.path.open("rb") as file:
-                text = file.read(MAX_BYTES + 1)
-        except FileNotFoundError:
-            return NOTHING_SAVED
-        except OSError as exc:
-            _log.error(logfmt("state_unreadable", {"path": self.path, "reason": exc.strerror}))
-            return NOTHING_SAVED
-        try:
-            if len(text) > MAX_BYTES:
-                raise ValueError(f"it is over {MAX_BYTES} bytes")
-            return _FILE.validate_json(text)
-        except ValueError as exc:  # as pydantic's are
-            self._put_aside(_reason(exc))
-            return NOTHING_SAVED
+        if self.path is not None:
+            try:
+                return _read(self.path)
+            except FileNotFoundError:
+                pass
+            except OSError as exc:
+                _log.error(logfmt("state_unreadable", {"path": self.path, "reason": exc.strerror}))
+            except ValueError as exc:  # as pydantic's are
+                _put_aside(self.path, _reason(exc))
+        return NOTHING_SAVED
 
     async def write(self, saved: Saved) -> None:
         """
@@ -123,26 +112,35 @@ class StateFile:
         effect must not be missing on the disk.  Raises `NotSaved`; then the old file is unchanged.
         """
         if self.path is not None:
-            await asyncio.shield(self._write(self.path, saved))
+            text = json.dumps({"version": 1} | asdict(saved), default=sorted, indent=1)
+            await asyncio.shield(self._write(self.path, text + "\n"))
 
-    async def _write(self, path: Path, saved: Saved) -> None:
+    async def _write(self, path: Path, text: str) -> None:
         async with self._turn:
             try:
-                await asyncio.to_thread(_replace, path, _text(saved))
+                await asyncio.to_thread(_replace, path, text.encode())
             except OSError as exc:
                 raise NotSaved(
                     f"it holds until the next restart only: {path} cannot be written: {exc.strerror}"
                 ) from exc
 
-    def _put_aside(self, reason: str) -> None:
-        assert self.path is not None, "what was read has a place"
-        aside = self.path.with_name(self.path.name + ".bad")
-        fields = {"path": self.path, "reason": reason, "now_at": aside}
-        try:
-            self.path.replace(aside)
-        except OSError:
-            del fields["now_at"]
-        _log.error(logfmt("state_not_understood", fields))
+
+def _read(path: Path) -> Saved:
+    with path.open("rb") as file:
+        text = file.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"it is over {MAX_BYTES} bytes")
+    return _FILE.validate_json(text)
+
+
+def _put_aside(path: Path, reason: str) -> None:
+    aside = path.with_name(path.name + ".bad")
+    fields = {"path": path, "reason": reason, "now_at": aside}
+    try:
+        path.replace(aside)
+    except OSError:
+        del fields["now_at"]
+    _log.error(logfmt("state_not_understood", fields))
 
 
 def _reason(exc: ValueError) -> str:
@@ -150,10 +148,6 @@ def _reason(exc: ValueError) -> str:
         return str(exc)
     first = exc.errors()[0]
     return f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
-
-
-def _text(saved: Saved) -> bytes:
-    return json.dumps({"version": 1} | asdict(saved), default=sorted, indent=1).encode() + b"\n"
 
 
 def _replace(path: Path, text: bytes) -> None:
@@ -167,8 +161,7 @@ def _replace(path: Path, text: bytes) -> None:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError:
-        with contextlib.suppress(OSError):
-            beside.unlink()
+        beside.unlink(missing_ok=True)
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
