@@ -8,6 +8,7 @@ missed.  An event is encoded when it is first read, and only once.
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -110,9 +111,7 @@ class Bus:
         self.last = 0
         self.readers = 0
         self.closed = asyncio.Event()
-        self._size = size
-        self._oldest = 1
-        self._kept: dict[int, Event] = {}
+        self._kept = deque[Event](maxlen=size)
         self._listeners: dict[str, tuple[Listener, ...]] = {}
         self._waiting: dict[asyncio.Future[None], None] = {}
         self._bell: asyncio.Handle | None = None
@@ -120,9 +119,8 @@ class Bus:
     def tell(self, type: str, fields: Mapping[str, Any]) -> None:
         """Let an event of *type*, one of `TYPES`, be known.  The *fields* are kept, not copied."""
         self.last += 1
-        event = self._kept[self.last] = Event(self.last, self.clock(), type, fields)
-        if self.last - self._oldest >= self._size:
-            self._forget()
+        event = Event(self.last, self.clock(), type, fields)
+        self._kept.append(event)
         for listener in self._listeners.get(type, ()):
             try:
                 listener(event)
@@ -138,14 +136,14 @@ class Bus:
 
     def resize(self, size: int) -> None:
         """Keep *size* events from now on."""
-        self._size = size
-        self._forget()
+        self._kept = deque(self._kept, maxlen=size)
 
     def since(self, number: int, most: int) -> tuple[list[Event], int]:
         """Return the next events after *number*, *most* at most, and how many before them are not kept."""
-        first = max(number + 1, self._oldest)
+        oldest = self.last - len(self._kept) + 1
+        first = max(number + 1, oldest)
         until = min(first + most, self.last + 1)
-        return [self._kept[at] for at in range(first, until)], first - number - 1
+        return [self._kept[at - oldest] for at in range(first, until)], first - number - 1
 
     async def news(self, number: int) -> None:
         """Wait until there is an event after *number*, or the bus is closed."""
@@ -162,11 +160,6 @@ class Bus:
         """Send the readers away; events are kept all the same.  Idempotent."""
         self.closed.set()
         self._wake(len(self._waiting))
-
-    def _forget(self) -> None:
-        while self.last - self._oldest >= self._size:
-            del self._kept[self._oldest]
-            self._oldest += 1
 
     def _wake(self, left: int) -> None:
         """Wake the *left* readers that have waited longest, a batch in each turn of the loop."""
