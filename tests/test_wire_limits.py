@@ -3,7 +3,7 @@
 import pytest
 
 from dmap.errors import BadRequest
-from dmap.wire.limits import MAX_BARE_BYTES, MAX_ESCAPES, MAX_MEMBERS, MAX_VALUES, SLICE_BYTES, check_limits
+from dmap.wire.limits import MAX_BLANKS, MAX_ESCAPES, MAX_MEMBERS, MAX_VALUES, SLICE_BYTES, check_limits
 
 
 @pytest.mark.parametrize(
@@ -15,8 +15,8 @@ from dmap.wire.limits import MAX_BARE_BYTES, MAX_ESCAPES, MAX_MEMBERS, MAX_VALUE
         (b'["a' + b'",  "a' * MAX_VALUES + b'"]', "values"),
         (b"{" + b'"a":1,' * MAX_MEMBERS + b'"a":1}', "members"),
         (b'["' + b"\\n" * (MAX_ESCAPES + 1) + b'"]', "backslashes"),
-        (b"[1" + b" " * (MAX_BARE_BYTES + 1) + b"]", "bytes outside"),
-        (b"[1" + b"\n\t\r " * (MAX_BARE_BYTES // 4 + 1) + b"]", "bytes outside"),
+        (b"[1" + b" " * (MAX_BLANKS + 1) + b"]", "bytes of white space"),
+        (b"[1" + b"\n\t\r " * (MAX_BLANKS // 4 + 1) + b"]", "bytes of white space"),
     ],
     ids=lambda value: repr(value[:12]),
 )
@@ -32,7 +32,7 @@ def test_what_takes_long_is_refused(body, what):
     [
         b"," * MAX_VALUES + b"[",
         b"{[:" * MAX_VALUES,
-        b" " * (MAX_BARE_BYTES + 1),
+        b" " * (MAX_BLANKS + 1),
         b'\\",' * (MAX_VALUES + 1),
         b'\\\\\\",' * (MAX_VALUES + 1),
         "é,".encode() * (MAX_VALUES + 1),
