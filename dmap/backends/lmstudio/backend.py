@@ -8,8 +8,8 @@ each begins with a look at what there is, whoever loaded it.
 
 A load cannot be stopped: LM Studio goes on when the client leaves (bug-tracker #573).  So the
 question stays open when a load is cancelled, the gate learns of its end, and whatever comes next waits for
-it.  `look` asks what is loaded, `server` remembers it and sends loads and unloads, and `loads` makes one
-whole load or unload of these.  `watch` notices what others do.
+it.  `server` asks what is loaded and remembers it, and `loads` loads and unloads.  `watch` notices what
+others do.
 
 What REST cannot do, the `lms` command does where there is one.  It is not believed: what a call has loaded
 is what is there after it and was not before, and if that is another model, it goes.
@@ -24,7 +24,6 @@ from dmap.backends.base import Loaded, Target, ignore
 from dmap.backends.lmstudio.client import RestClient
 from dmap.backends.lmstudio.lms import Lms
 from dmap.backends.lmstudio.loads import Loads
-from dmap.backends.lmstudio.look import Observer
 from dmap.backends.lmstudio.section import LMStudioSection
 from dmap.backends.lmstudio.server import Server
 from dmap.backends.lmstudio.watch import ChangeWatch
@@ -68,15 +67,16 @@ class LMStudioBackend:
         self.contexts: Mapping[str, int] = {}
         self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = ignore
         client = RestClient(name, section, connect_s)
-        self._server = Server(
-            client,
-            Observer(client, disagree_s),
-            Lms(section.lms, client.server, section.api_key) if section.lms is not None else None,
-            load_s=section.load_s,
-            report=lambda found: self.report(found),
+        lms = Lms(section.lms, client.server, section.api_key) if section.lms is not None else None
+        self._server = Server(client, disagree_s, report=lambda found: self.report(found))
+        self._loads = Loads(
+            self._server,
+            lms,
+            section.load_s,
+            poll_s,
+            in_use=lambda model: self.in_use(model),
             changed=lambda: self.changed(),
         )
-        self._loads = Loads(self._server, lambda model: self.in_use(model), poll_s)
         self._watch = ChangeWatch(self._server, lambda: self.changed(), watch_s)
         self._watching: asyncio.Task[None] | None = None
         self._confirming = asyncio.Lock()
@@ -118,8 +118,7 @@ class LMStudioBackend:
         replaced.  Whatever others loaded while this load waited for its turn is taken out.  When cancelled,
         LM Studio goes on with the load; `changed` is called then and at its end.
         """
-        async with self._server.turn():
-            return await self._loads.load(model, options)
+        return await self._loads.load(model, options)
 
     async def unload(self, model: str) -> None:
         """
@@ -127,8 +126,7 @@ class LMStudioBackend:
 
         LM Studio answers when the memory is free.  Raises `BackendDown`, also if the model keeps coming back.
         """
-        async with self._server.turn():
-            await self._loads.unload(model)
+        await self._loads.unload(model)
 
     def target(self, model: str, path: str) -> Target:
         """Tell where a request for *model* goes; `BackendDown` if the last look did not find it resident."""
@@ -162,5 +160,4 @@ class LMStudioBackend:
 
     async def close(self) -> None:
         """Stop watching and asking.  What LM Studio has loaded stays, a load under way goes on there."""
-        await end(self._watching)
-        await self._server.close()
+        await end(self._watching, self._loads.loading)

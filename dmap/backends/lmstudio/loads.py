@@ -2,23 +2,27 @@
 How a model gets into LM Studio and out of it again: one look, room, one load, and a look at what came of it.
 
 Others load and unload too, at any moment, and LM Studio has no load with a condition.  So nothing is done
-without a look before and one after it, and what does not come out as meant is tried again.  It remembers
-nothing itself (`server` does), and is asked for one thing at a time (by `backend`).
+without a look before and one after it, and what does not come out as meant is tried again.  What
+there is is for `server` to remember.
 """
 
 import asyncio
+import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dmap.backends.base import Loaded
 from dmap.backends.lmstudio.client import Fault
+from dmap.backends.lmstudio.lms import Lms
 from dmap.backends.lmstudio.models import Instance, Listed, Look
 from dmap.backends.lmstudio.section import goes_by_lms
-from dmap.backends.lmstudio.server import Server
+from dmap.backends.lmstudio.server import V1, Server
 from dmap.errors import BackendDown, LoadFailed
+from dmap.tasks import attempt, errand
 
+UNLOAD_S = 60.0
 TRIES = 5
 """How often a load or unload is begun: others may displace it, or leave a second copy beside it."""
 
@@ -30,36 +34,51 @@ class _Again(Exception):
 @dataclass(slots=True)
 class Loads:
     """
-    Loads and unloads at *server*.
+    Loads and unloads at *server*, one thing at a time; *lms* is its command, if there is one.
 
-    *in_use* tells whether requests for a model are out.  Its `load_s` bounds every wait, and *poll_s* is the
-    pause between two looks while somebody else's load is under way.
+    *load_s* bounds a load and every wait, and *poll_s* is the pause between two looks while somebody else's
+    load is under way.  *in_use* tells whether requests for a model are out.  *changed* is called when the
+    caller of a load leaves, and once more when that load ends.
     """
 
     server: Server
-    in_use: Callable[[str], bool]
+    lms: Lms | None
+    load_s: float
     poll_s: float
+    in_use: Callable[[str], bool]
+    changed: Callable[[], None]
+    loading: asyncio.Task[dict[str, Any]] | None = None
 
     async def load(self, model: str, wanted: Mapping[str, Any]) -> Loaded:
         """Make *model* resident as *wanted*, once and under its key.  Raises `LoadFailed`, `BackendDown`."""
-        for left in reversed(range(TRIES)):
-            try:
-                return await self._bring(model, wanted, left)
-            except _Again as again:
-                self.server.warn("load_repeated", model, reason=again)
-        raise _failed(model, "other apps load and unload models at the same time")
+        async with self._turn():
+            for left in reversed(range(TRIES)):
+                try:
+                    return await self._bring(model, wanted, left)
+                except _Again as again:
+                    self.server.warn("load_repeated", model, reason=again)
+            raise _failed(model, "other apps load and unload models at the same time")
 
     async def unload(self, model: str) -> None:
         """Take all instances of *model* out, after those loads of it that are under way."""
-        for _ in range(TRIES):
-            look, _late = await self._settled(model)
-            listed = look.find(model)
-            if listed is None or not listed.instances:
-                return
-            await self._unused(listed.key)
-            for instance in listed.instances:
-                await self._take_out(instance, "" if self.server.is_ours(instance) else "surplus")
-        raise self._down(f"still has model {model!r}, which it was asked {TRIES} times to unload")
+        async with self._turn():
+            for _ in range(TRIES):
+                look, _late = await self._settled(model)
+                listed = look.find(model)
+                if listed is None or not listed.instances:
+                    return
+                await self._unused(listed.key)
+                for instance in listed.instances:
+                    await self._take_out(instance, "" if self.server.is_ours(instance) else "surplus")
+            raise self._down(f"still has model {model!r}, which it was asked {TRIES} times to unload")
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncGenerator[None]:
+        """Wait for a turn to load or unload, and for the end of a load whose caller has left."""
+        async with self.server.busy:
+            if self.loading is not None:
+                await asyncio.wait((self.loading,))
+            yield
 
     async def _settled(self, only: str | None = None) -> tuple[Look, frozenset[str]]:
         """
@@ -68,7 +87,7 @@ class Loads:
         A load over REST shows no progress and cannot be told from one that hangs, so `load_s` bounds it.
         """
         clock = asyncio.get_running_loop().time
-        until, before, late = clock() + self.server.load_s, self.server.residents, set[str]()
+        until, before, late = clock() + self.load_s, self.server.residents, set[str]()
         while True:
             look = await self.server.see()
             loading = {instance.key for instance in look.instances() if not instance.answers}
@@ -76,12 +95,12 @@ class Loads:
             if not (loading if only is None else loading & {look.canonical(only)}):
                 return look, frozenset(late - before)
             if clock() > until:
-                raise self._down(f"has been loading {sorted(loading)} for over {self.server.load_s:g} s")
+                raise self._down(f"has been loading {sorted(loading)} for over {self.load_s:g} s")
             await asyncio.sleep(self.poll_s)
 
     async def _unused(self, key: str) -> None:
         """Wait for the end of the requests for *key* that are out, `load_s` at most."""
-        for _ in range(math.ceil(self.server.load_s / self.poll_s)):
+        for _ in range(math.ceil(self.load_s / self.poll_s)):
             if not self.in_use(key):
                 return
             await asyncio.sleep(self.poll_s)
@@ -142,15 +161,46 @@ class Loads:
     async def _ask(self, key: str, wanted: Mapping[str, Any], left: int) -> dict[str, Any]:
         """Have *key* loaded; raise what a refusal means, `_Again` if trying again may help."""
         try:
-            return await self.server.load(key, wanted)
+            return await self._sent(key, wanted)
         except TimeoutError as exc:
-            raise _failed(key, f"no answer in time (load_s is {self.server.load_s:g})") from exc
+            raise _failed(key, f"no answer in time (load_s is {self.load_s:g})") from exc
         except Fault as fault:
             if goes_by_lms(wanted):
                 await self.server.see()  # `BackendDown` if it is that: `lms` tells it in too many ways
             if not left or not (fault.canceled or fault.garbled):
                 raise _failed(key, self.server.client.reason(fault)) from fault
             raise _Again(fault.words) from fault
+
+    async def _sent(self, key: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Have *key* loaded, and return LM Studio's answer.  It loads on when the caller is cancelled; only a
+        load by `lms` is called off then, which takes a moment too.
+
+        Raises `Fault`, `BackendDown`, and TimeoutError after `load_s`.
+        """
+        name, expected = f"load {self.server.client.name}/{key}", (Fault, BackendDown, TimeoutError)
+        self.loading = task = errand(self._load(key, wanted), name, expected=expected)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.done():
+                task.add_done_callback(lambda _: attempt("a look after a load", self.changed))
+                if goes_by_lms(wanted):
+                    task.cancel()
+            self.changed()
+            raise
+
+    async def _load(self, key: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            if self.lms is not None and goes_by_lms(wanted):
+                return await self.lms.load(key, wanted, self.load_s)
+            body = {"model": key, **wanted, "echo_load_config": True}
+            answer = await self.server.client.post(f"{V1}/load", body, self.load_s)
+            self.server.note_loaded(key, str(answer.get("instance_id") or key))
+            return answer
+        finally:
+            self.loading = None
+            self.server.answers += 1
 
     async def _traced(
         self, before: Look, key: str, wanted: Mapping[str, Any], answer: Mapping[str, Any]
@@ -168,7 +218,6 @@ class Loads:
             id = named if named in ids else ids[0]
             self.server.note_loaded(key, id)
             return id
-        self.server.note_gone(key, key)
         known = {instance.id for instance in before.instances()}
         strays = [one for one in look.instances() if one.id not in known and not self.in_use(one.key)]
         for stray in strays:
@@ -211,7 +260,7 @@ class Loads:
         if reason:
             self.server.warn("instance_unloaded", instance.key, instance=instance.id, reason=reason)
         try:
-            await self.server.unload(instance.id)
+            await self._unload(instance.id)
         except Fault as fault:
             words = self.server.client.reason(fault)
             if fault.barred:
@@ -222,6 +271,14 @@ class Loads:
                 return False
         self.server.note_gone(instance.key, instance.id)
         return True
+
+    async def _unload(self, id: str) -> None:
+        try:
+            await self.server.client.post(f"{V1}/unload", {"instance_id": id}, UNLOAD_S)
+        except TimeoutError as exc:
+            raise self._down(f"has not unloaded {id!r} in {UNLOAD_S:g} s") from exc
+        finally:
+            self.server.answers += 1
 
     def _down(self, words: str) -> BackendDown:
         return self.server.client.down(words)

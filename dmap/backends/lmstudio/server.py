@@ -1,28 +1,33 @@
 """
-What dmap knows of one LM Studio between its looks, and the loads and unloads that it sends there.
+What dmap knows of one LM Studio between its looks: what is there, what of it answers, what its loads gave.
 
-It knows the last look, which models are resident, and what each load was given.
-`look` asks the server what is there, `loads` makes one whole load or unload of what is here.
+It only looks.  `loads` loads and unloads and notes here what came of it, `known` judges what the lists say.
+
+A server without v1 is older than 0.4.0.  dmap cannot load or unload there, says so, and counts it as down.
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from dmap.backends.ask import entries
 from dmap.backends.lmstudio.client import Fault, RestClient
-from dmap.backends.lmstudio.lms import Lms
-from dmap.backends.lmstudio.look import V1, Observer
-from dmap.backends.lmstudio.models import Instance, Listed, Look
-from dmap.backends.lmstudio.section import goes_by_lms
+from dmap.backends.lmstudio.known import LOADED, LOADING, Known, State
+from dmap.backends.lmstudio.models import Instance, Listed, Look, read_v0, read_v1
 from dmap.errors import BackendDown
 from dmap.logfmt import logfmt
 from dmap.models import ModelInfo
-from dmap.tasks import attempt, end, errand
 
-UNLOAD_S = 60.0
+V1, V0 = "/api/v1/models", "/api/v0/models"
+
+TOO_OLD = (
+    f"is too old for dmap to load models there: it has no {V1}, which came with 0.4.0; update it, or "
+    "give this backend `kind: openai` and load models by hand (docs/workflows.md)"
+)
+
+Entries = Mapping[str, Mapping[str, Any]]
 
 _log = logging.getLogger(__name__)
 
@@ -30,52 +35,38 @@ _log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class Server:
     """
-    The LM Studio behind *client*, which *observer* looks at; *lms* is its command, if there is one.
+    The LM Studio behind *client*, whose two lists may contradict each other for *disagree_s*.
 
-    It is given one load or unload at a time, each once; a load takes *load_s* at most.  *last* is the last
-    look that was kept, *residents* are the keys of the models that answer.  *expected* are the residents of
-    the last turn of the watch, changed as dmap itself has changed them since; None before its first turn.
-    *down* is set by a look that got no answer.
+    *last* is the last look that was kept, *residents* are the keys of the models that answer.  *expected* are
+    the residents of the last turn of the watch, changed as dmap itself has changed them since; None before
+    its first turn.  *down* is set by a look that got no answer.  Whoever loads or unloads holds *busy*, and
+    counts in *answers* what was answered: a look that began before is out of date.
 
     *report* is called with the outcome of each look: the models, or the reason why there was no answer.
-    *changed* is called when the caller of a load leaves, and once more when that load ends.
     """
 
     client: RestClient
-    observer: Observer
-    lms: Lms | None
-    load_s: float
+    disagree_s: float
     report: Callable[[Sequence[ModelInfo] | BackendDown], None]
-    changed: Callable[[], None]
     last: Look = field(default_factory=Look)
     residents: frozenset[str] = frozenset()
     expected: frozenset[str] | None = None
     down: asyncio.Event = field(default_factory=asyncio.Event)
+    busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    answers: int = 0
+    _known: dict[str, Known] = field(default_factory=dict)
     _given: dict[str, tuple[Instance, Instance]] = field(default_factory=dict)
-    _answers: int = 0  # to loads and unloads of ours: a look that began before one is out of date
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _loading: asyncio.Task[dict[str, Any]] | None = None
-
-    @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncGenerator[None]:
-        """Wait for a turn to load or unload, and for the end of a load whose caller has left."""
-        async with self._lock:
-            if self._loading is not None:
-                await asyncio.wait((self._loading,))
-            yield
-
-    # What there is
 
     async def see(self) -> Look:
         """Look; what began before an answer to a load or unload is not kept.  Raises `BackendDown`."""
-        answers = self._answers
+        answers = self.answers
         try:
-            look = await self.observer.look()
+            look = await self._look()
         except BackendDown as error:
             self.down.set()
             self.report(error)
             raise
-        if answers == self._answers:
+        if answers == self.answers:
             self.last, self.residents = look, look.residents()
             listed = {instance.id for instance in look.instances()}
             self._given = {id: given for id, given in self._given.items() if id in listed}
@@ -84,19 +75,19 @@ class Server:
 
     async def see_others(self) -> Look | None:
         """Look at what others do; None if something of ours was under way.  Raises `BackendDown`."""
-        answers, busy = self._answers, self._lock.locked()
+        answers, busy = self.answers, self.busy.locked()
         look = await self.see()
-        return None if busy or self._lock.locked() or answers != self._answers else look
+        return None if busy or self.busy.locked() or answers != self.answers else look
 
     def note_loaded(self, key: str, id: str) -> None:
         """Take note that a load of ours made the instance *id* of *key* answer."""
-        self.observer.prove(id)
+        self._known[id] = Known(State.PROVEN, _now())
         self.residents |= {key}
         self.expected = None if self.expected is None else self.expected | {key}
 
     def note_gone(self, key: str, id: str) -> None:
         """Take note that the instance *id* of *key* is gone, by our doing."""
-        self.observer.forget(id)
+        self._known[id] = Known(State.UNLOADED, _now())
         self._given.pop(id, None)
         self.residents -= {key}
         self.expected = None if self.expected is None else self.expected - {key}
@@ -118,59 +109,62 @@ class Server:
         is_enough = is_right and instance.suffices(asked)
         return instance if is_enough or self._given.get(instance.id) == (asked, instance) else None
 
-    # What is sent
-
-    async def load(self, key: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """
-        Have *key* loaded, and return LM Studio's answer.  It loads on when the caller is cancelled; only a
-        load by `lms` is called off then, which takes a moment too.
-
-        Raises `Fault`, `BackendDown`, and TimeoutError after `load_s`.
-        """
-        lms = self.lms if goes_by_lms(options) else None
-        name, expected = f"load {self.client.name}/{key}", (Fault, BackendDown, TimeoutError)
-        self._loading = task = errand(self._load(lms, key, options), name, expected=expected)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if not task.done():
-                task.add_done_callback(lambda _: attempt("a look after a load", self.changed))
-                if lms is not None:
-                    task.cancel()
-            self.changed()
-            raise
-
-    async def _load(self, lms: Lms | None, key: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        body = {"model": key, **options, "echo_load_config": True}
-        try:
-            if lms is not None:
-                answer = await lms.load(key, options, self.load_s)
-            else:
-                answer = await self.client.post(f"{V1}/load", body, self.load_s)
-            self.note_loaded(key, str(answer.get("instance_id") or key))
-            return answer
-        finally:
-            self._loading = None
-            self._answers += 1
-
-    async def unload(self, id: str) -> None:
-        """Have the instance *id* unloaded.  Raises `Fault` and `BackendDown`."""
-        try:
-            await self.client.post(f"{V1}/unload", {"instance_id": id}, UNLOAD_S)
-        except TimeoutError as exc:
-            raise self.client.down(f"has not unloaded {id!r} in {UNLOAD_S:g} s") from exc
-        finally:
-            self._answers += 1
-
-    async def close(self) -> None:
-        """Leave a load under way to LM Studio."""
-        await end(self._loading)
-
     def warn(self, event: str, model: str | None = None, **fields: Any) -> None:
         """Log a warning about this server, or about a *model* of it."""
         _log.warning(logfmt(event, {"backend": self.client.name, "model": model, **fields}))
+
+    async def _look(self) -> Look:
+        """
+        Ask both lists, v1 first: v0 then tells what has become by now of what was listed there.
+
+        Raises `BackendDown` when the server does not answer, or neither list is there.
+        """
+        began = _now()
+        models = await self._list(V1, "models")
+        older = await self._list(V0, "data")
+        if isinstance(models, Fault):
+            if models.missing and not isinstance(older, Fault):
+                raise self.client.down(TOO_OLD)
+            raise self.client.down(f"does not list its models: {self.client.reason(models)}") from models
+        v0 = {} if isinstance(older, Fault) else read_v0(older)
+        is_gone = isinstance(older, Fault) and older.missing
+        look = Look((self._judged(model, v0, is_gone) for model in _with_begun(read_v1(models), v0)), v0)
+        listed = {instance.id for instance in look.instances()}
+        self._known = {id: one for id, one in self._known.items() if id in listed or one.since >= began}
+        return look
+
+    async def _list(self, path: str, member: str) -> list[Mapping[str, Any]] | Fault:
+        """Return the entries of a list, or why there are none."""
+        try:
+            return entries(await self.client.get(path), member)
+        except Fault as fault:
+            return fault
+        except ValueError as exc:
+            return Fault(200, f"{exc}, at {path}")
+
+    def _judged(self, model: Listed, v0: Entries, is_gone: bool) -> Listed:
+        """Return *model* with word of which of its instances answer, where *v0* says so or *is_gone*."""
+        now, instances = _now(), []
+        for instance in model.instances:
+            entry = v0.get(instance.id.casefold()) or v0.get(instance.key.casefold()) or {}
+            before = self._known.get(instance.id) or Known(State.DOUBTED, now)
+            known = before.after(LOADED if is_gone else entry.get("state"), now, self.disagree_s)
+            self._known[instance.id] = known
+            instances.append(replace(instance, answers=known.answers(now, self.disagree_s)))
+        return replace(model, instances=tuple(instances))
 
 
 def _asked(key: str, wanted: Mapping[str, Any]) -> Instance:
     """Return what a load of *key* with *wanted* asks for, as far as v1's list shows it."""
     return Instance(wanted.get("identifier", ""), key, wanted.get("context_length"), wanted.get("parallel"))
+
+
+def _with_begun(models: Iterable[Listed], v0: Entries) -> Iterator[Listed]:
+    """Add the loads that v0 knows of and v1 does not, which was asked before: they began between the two."""
+    for model in models:
+        has_begun = not model.instances and v0.get(model.key.casefold(), {}).get("state") == LOADING
+        yield replace(model, instances=(Instance(model.key, model.key),)) if has_begun else model
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
