@@ -16,6 +16,10 @@ _SHOWN = 256
 """So many characters of a name that a client made up are said back to it."""
 _NAMED = 3
 """So many models are named to a client that names none."""
+_ACTIVE_GONE = (
+    "the request names no model, and the active one is gone, or is not for this client: "
+    "name one that GET /v1/models lists, or have one activated by POST /admin/models/activate"
+)
 
 
 class Catalog:
@@ -69,10 +73,14 @@ class Catalog:
         may have the model has not answered yet.  A *client* cannot tell a model that it may not use from one
         that does not exist.
         """
-        name = model if model is not None else self._saved.active
-        if name is None:
+        if model is not None:
+            return (self._find(model, client).route,)
+        if self._saved.active is None:
             raise BadRequest(self._advice(client), param="model")
-        return (self._find(name, client, asked=model is not None).route,)
+        try:
+            return (self._find(self._saved.active, client).route,)
+        except ModelNotFound:
+            raise ModelNotFound(_ACTIVE_GONE, param="model") from None
 
     def key_of(self, name: str) -> ModelKey | None:
         """Return which model *name* means, whoever may use it; None if there is no such model."""
@@ -103,19 +111,25 @@ class Catalog:
 
         Raises `ModelNotFound` or `BackendDown` as `resolve` does.
         """
-        entry = self._find(name, client, asked=True)
+        entry = self._find(name, client)
         names = (name,) if name in entry.names else (entry.name, str(entry.key), name)
         chosen = next(each for each in names if self._names.find(each) is entry)
         return self._shown(chosen, entry, set(residents))
 
-    def _find(self, name: str, client: Client, *, asked: bool) -> Entry:
-        """Find the model called *name*, which *client* has *asked* for, or else is the active one."""
+    def _find(self, name: str, client: Client) -> Entry:
+        """Find the model called *name*, for *client*."""
         entry = self._names.find(name)
         if entry is not None and client.may_use(*entry.names):
             return entry
-        if client.may_use(name):
-            raise self._unknown(name, asked=asked)
-        raise _no_such(name) if asked else _no_active(" is not for this client")
+        shown = repr(name[:_SHOWN])
+        for backend, reason in self._silence.items():
+            if client.may_use(name) and self._may_have(backend, name):
+                raise BackendDown(f"{shown} is not known yet: {reason}", retry_after_s=5)
+        raise ModelNotFound(
+            f"the model {shown} does not exist, or is not for this client; "
+            "GET /v1/models lists those that are",
+            param="model",
+        )
 
     def _shown(self, name: str, entry: Entry, loaded: set[ModelKey]) -> Shown:
         own = (each for each in (entry.name, *entry.info.names) if self._names.find(each) is entry)
@@ -141,14 +155,6 @@ class Catalog:
             + ", or have one activated by POST /admin/models/activate"
         )
 
-    def _unknown(self, model: str, *, asked: bool) -> ModelNotFound | BackendDown:
-        """Return why there is no *model*, which the client has *asked* for, or else is the active one."""
-        shown = repr(model[:_SHOWN])
-        for backend, reason in self._silence.items():
-            if self._may_have(backend, model):
-                return BackendDown(f"{shown} is not known yet: {reason}", retry_after_s=5)
-        return _no_such(model) if asked else _no_active(f", {shown}, is gone")
-
     def _may_have(self, backend: str, name: str) -> bool:
         """Tell whether a backend that has not answered may have a model of this name, alias or address."""
         aliased = (model for model, settings in self._config.models.items() if name in settings.aliases)
@@ -156,19 +162,3 @@ class Catalog:
 
     def _may_list(self, name: str) -> bool:
         return any(fnmatchcase(name, glob) for glob in self._config.allow_models)
-
-
-def _no_such(model: str) -> ModelNotFound:
-    return ModelNotFound(
-        f"the model {model[:_SHOWN]!r} does not exist, or is not for this client; "
-        "GET /v1/models lists those that are",
-        param="model",
-    )
-
-
-def _no_active(why: str) -> ModelNotFound:
-    return ModelNotFound(
-        f"the request names no model, and the active one{why}: name one that GET /v1/models lists, "
-        "or have one activated by POST /admin/models/activate",
-        param="model",
-    )
