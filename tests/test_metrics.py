@@ -209,13 +209,14 @@ class TestRequests:
 
 
 class TestSwitches:
-    def test_a_switch(self, metrics: Metrics, bus: Bus, clock: Clock) -> None:
+    def test_a_switch(self, metrics: Metrics, bus: Bus) -> None:
         """A switch is counted by its reason, and timed from its start to the model that answers."""
         told = {"device": "gpu0", "load": "lms/b", "unload": ["lms/a"], "reason": "patience", "drain_s": 4.0}
         bus.tell("switch.drained", told)
-        bus.tell("switch.unloaded", {"device": "gpu0", "model": "lms/a", "unload_s": 1.0})
-        clock.now += 9
-        bus.tell("switch.loaded", {"device": "gpu0", "model": "lms/b", "load_s": 7.0})
+        bus.tell(
+            "switch.unloaded", {"device": "gpu0", "model": "lms/a", "reason": "patience", "unload_s": 1.0}
+        )
+        bus.tell("switch.loaded", {"device": "gpu0", "model": "lms/b", "unload_s": 2.0, "load_s": 7.0})
 
         assert values(metrics, "dmap_switches_total") == {("gpu0", "patience"): 1}
         assert values(metrics, "dmap_evictions_total") == {("gpu0", "patience"): 1}
@@ -227,7 +228,7 @@ class TestSwitches:
         """What only unloads is an eviction, but no switch: nobody waited for it."""
         told = {"device": "gpu0", "load": None, "unload": ["lms/a"], "reason": "ttl", "drain_s": 0.0}
         bus.tell("switch.drained", told)
-        bus.tell("switch.unloaded", {"device": "gpu0", "model": "lms/a", "unload_s": 1.0})
+        bus.tell("switch.unloaded", {"device": "gpu0", "model": "lms/a", "reason": "ttl", "unload_s": 1.0})
 
         assert values(metrics, "dmap_switches_total") == {}
         assert values(metrics, "dmap_evictions_total") == {("gpu0", "ttl"): 1}
@@ -399,8 +400,8 @@ def one_of_each(bus: Bus) -> None:
     bus.tell("request.failed", ended(outcome="backend_broke"))
     told = {"device": "gpu0", "load": "lms/b", "unload": ["lms/a"], "reason": "idle", "drain_s": 0.0}
     bus.tell("switch.drained", told)
-    bus.tell("switch.unloaded", {"device": "gpu0", "model": "lms/a", "unload_s": 1.0})
-    bus.tell("switch.loaded", {"device": "gpu0", "model": "lms/b", "load_s": 1.0})
+    bus.tell("switch.unloaded", {"device": "gpu0", "model": "lms/a", "reason": "idle", "unload_s": 1.0})
+    bus.tell("switch.loaded", {"device": "gpu0", "model": "lms/b", "unload_s": 1.0, "load_s": 1.0})
     bus.tell("switch.failed", {"device": "gpu0", "model": "lms/b", "reason": "why"})
     bus.tell("request.mismatch", {"id": "1", "model": "lms/b", "answered": "c"})
     bus.tell("access.denied", {"client": "x", "path": "/", "status": 401, "code": "invalid_api_key"})

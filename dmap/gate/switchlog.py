@@ -98,7 +98,7 @@ class Report:
 
     def unloaded(self, key: ModelKey, unload_s: float) -> None:
         """Tell that a model went, in *unload_s*."""
-        self._event("switch.unloaded", model=str(key), unload_s=unload_s)
+        self._event("switch.unloaded", model=str(key), reason=self.plan.cause.value, unload_s=unload_s)
         if self.plan.load is None:
             self._outcome = "ok"
 
@@ -106,7 +106,7 @@ class Report:
         """Tell that the model answers, and what it got."""
         self._outcome = "ok"
         got = {"context_length": loaded.context_length, "parallel": loaded.parallel}
-        self._event("switch.loaded", model=str(self.model), load_s=self._load_s(now), **got)
+        self._event("switch.loaded", model=str(self.model), **self._times(now), **got)
 
     def failed(self, now: float, reason: str) -> None:
         """Tell that the switch failed."""

@@ -5,6 +5,7 @@ Labels are bounded.  A model is one that a backend has, never what a client wrot
 a key, and all clients without a key are `ADDRESS`.  `MODELS` and `CLIENTS` bound how many there can be.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -48,22 +49,10 @@ _COUNTERS = {
 }
 """The labels and the meaning of each counter."""
 _HISTOGRAMS: Mapping[str, tuple[Sequence[float], str, str]] = {
-    "dmap_request_duration_seconds": (
-        ANSWERS_S,
-        "model status",
-        "From a request's arrival to the end of its answer",
-    ),
+    "dmap_request_duration_seconds": (ANSWERS_S, "model status", "From arrival to the end of the answer"),
     "dmap_queue_wait_seconds": (WAITS_S, "model", "How long a request waited for its model"),
-    "dmap_first_byte_seconds": (
-        FIRST_BYTES_S,
-        "model",
-        "From sending a request to the backend to the first byte of its answer",
-    ),
-    "dmap_switch_duration_seconds": (
-        SWITCHES_S,
-        "device",
-        "From the begin of a switch to the model that answers",
-    ),
+    "dmap_first_byte_seconds": (FIRST_BYTES_S, "model", "From asking the backend to its first byte"),
+    "dmap_switch_duration_seconds": (SWITCHES_S, "device", "From its begin to the model that answers"),
     "dmap_drain_seconds": (WAITS_S, "device", "How long a switch waited for leases to end"),
     "dmap_load_seconds": (SWITCHES_S, "model", "What loading a model took"),
     "dmap_loop_lag_seconds": (LAGS_S, "", "How late a timer of the event loop was"),
@@ -94,7 +83,6 @@ class Metrics(Collector):
         self._counters = {name: Counter(name, *about) for name, about in _COUNTERS.items()}
         self._histograms = {name: Histogram(name, *about) for name, about in _HISTOGRAMS.items()}
         self._models, self._clients = LabelLimit(MODELS), LabelLimit(CLIENTS)
-        self._switching: dict[str, tuple[str, float]] = {}
         self.lag = self._histograms["dmap_loop_lag_seconds"]
         self.scrape = self._histograms["dmap_scrape_duration_seconds"]
         self._listen(bus)
@@ -107,8 +95,8 @@ class Metrics(Collector):
         yield from (counter.family() for counter in self._counters.values())
         yield from (histogram.family() for histogram in self._histograms.values())
         yield from _gauges(self._devices(), self._clock())
-        yield _gauge("dmap_backend_up", "1 if the backend answered last time", self._backends(), "backend")
-        yield _gauge("dmap_build_info", "The version that runs", {__version__: 1}, "version")
+        yield _gauge("dmap_backend_up", "1 if the backend answered last time", "backend", self._backends())
+        yield _gauge("dmap_build_info", "The version that runs", "version", {__version__: 1})
 
     def as_dict(self) -> dict[str, list[dict[str, Any]]]:
         """Return each sample's name with its label sets and values, the buckets of histograms left out."""
@@ -120,18 +108,24 @@ class Metrics(Collector):
         return samples
 
     def _listen(self, bus: Bus) -> None:
-        def count(name: str, label: Callable[[Event], str], *types: str) -> None:
-            bus.listen(lambda event: self._counters[name].add(1, label(event)), *types)
+        def count(name: str, *types: str) -> None:
+            counter, labels = self._counters[name], _COUNTERS[name][0].split()
+            bus.listen(lambda event: counter.add(1, *(self._label(event, label) for label in labels)), *types)
 
         bus.listen(self._ended, "request.finished", "request.failed", "request.cancelled")
         bus.listen(self._drained, "switch.drained")
-        bus.listen(self._unloaded, "switch.unloaded")
         bus.listen(self._loaded, "switch.loaded")
-        count("dmap_switch_failures_total", lambda event: event.fields["device"], "switch.failed")
-        count("dmap_mismatches_total", lambda event: self._model(event.fields["model"]), "request.mismatch")
-        count("dmap_access_denied_total", lambda event: event.fields["code"], "access.denied")
-        count("dmap_config_reloads_total", _last, "config.reloaded", "config.refused")
-        count("dmap_outside_changes_total", _last, "model.appeared", "model.vanished")
+        count("dmap_evictions_total", "switch.unloaded")
+        count("dmap_switch_failures_total", "switch.failed")
+        count("dmap_mismatches_total", "request.mismatch")
+        count("dmap_access_denied_total", "access.denied")
+        count("dmap_config_reloads_total", "config.reloaded", "config.refused")
+        count("dmap_outside_changes_total", "model.appeared", "model.vanished")
+
+    def _label(self, event: Event, label: str) -> str:
+        """Return what *event* has for *label*: its field of that name, else the last word of its type."""
+        value: str = event.fields.get(label, event.type.partition(".")[2])
+        return self._model(value) if label == "model" else value
 
     def _model(self, model: str) -> str:
         """Return the label of *model*, which events spell `backend/id`: its id alone."""
@@ -150,9 +144,8 @@ class Metrics(Collector):
         elif status == "timeout":
             self._counters["dmap_timeouts_total"].add(1, kind_of(fields))
         elif status == "upstream_error":
-            self._counters["dmap_upstream_errors_total"].add(
-                1, fields.get("backend", NO_MODEL), kind_of(fields)
-            )
+            backend = fields.get("backend", NO_MODEL)
+            self._counters["dmap_upstream_errors_total"].add(1, backend, kind_of(fields))
 
     def _measure(self, fields: Mapping[str, Any], model: str) -> None:
         get = fields.get
@@ -168,33 +161,24 @@ class Metrics(Collector):
         self._counters["dmap_tokens_out_total"].add(get("tokens_out", 0), model, client)
 
     def _drained(self, event: Event) -> None:
-        device, reason = event.fields["device"], event.fields["reason"]
-        self._switching[device] = reason, self._clock()
-        self._histograms["dmap_drain_seconds"].observe(event.fields["drain_s"], device)
-        if event.fields["load"] is not None:
-            self._counters["dmap_switches_total"].add(1, device, reason)
-
-    def _unloaded(self, event: Event) -> None:
-        device = event.fields["device"]
-        self._counters["dmap_evictions_total"].add(1, device, self._switching[device][0])
+        fields, device = event.fields, event.fields["device"]
+        self._histograms["dmap_drain_seconds"].observe(fields["drain_s"], device)
+        if fields["load"] is not None:
+            self._counters["dmap_switches_total"].add(1, device, fields["reason"])
 
     def _loaded(self, event: Event) -> None:
-        device, load_s = event.fields["device"], event.fields["load_s"]
-        self._histograms["dmap_load_seconds"].observe(load_s, self._model(event.fields["model"]))
+        fields, load_s = event.fields, event.fields["load_s"]
+        self._histograms["dmap_load_seconds"].observe(load_s, self._model(fields["model"]))
         self._histograms["dmap_switch_duration_seconds"].observe(
-            self._clock() - self._switching[device][1], device
+            fields["unload_s"] + load_s, fields["device"]
         )
 
 
-def _last(event: Event) -> str:
-    return event.type.partition(".")[2]
-
-
-def _gauge(name: str, meaning: str, values: Mapping[str, float], label: str) -> Metric:
-    """Return a gauge with one *label* and its *values*."""
-    family = GaugeMetricFamily(name, meaning, labels=(label,))
+def _gauge(name: str, meaning: str, labels: str, values: Mapping[Any, float]) -> Metric:
+    """Return a gauge with a value for each label; where there are more *labels*, for each tuple of them."""
+    family = GaugeMetricFamily(name, meaning, labels=labels.split())
     for key, value in values.items():
-        family.add_metric((key,), value)
+        family.add_metric((key,) if isinstance(key, str) else key, value)
     return family
 
 
@@ -202,7 +186,7 @@ def _gauges(devices: Mapping[str, Snapshot], now: float) -> Iterator[Metric]:
     """Yield what is so on every device; *now* is the time that the snapshots go by."""
 
     def of(name: str, meaning: str, value: Callable[[Snapshot], float]) -> Metric:
-        return _gauge(name, meaning, {device: value(view) for device, view in devices.items()}, "device")
+        return _gauge(name, meaning, "device", {device: value(view) for device, view in devices.items()})
 
     yield of("dmap_queue_depth", "Requests that wait", lambda view: view.waiting)
     yield of("dmap_oldest_wait_seconds", "How long the oldest waits", lambda view: view.oldest_wait_s)
@@ -214,19 +198,9 @@ def _gauges(devices: Mapping[str, Snapshot], now: float) -> Iterator[Metric]:
         lambda view: now - view.plan.since if view.plan is not None else 0.0,
     )
     yield of("dmap_drained", "1 while the device serves nobody", lambda view: float(view.drained))
-    yield _resident_leases(devices)
-
-
-def _resident_leases(devices: Mapping[str, Snapshot]) -> Metric:
-    names = LabelLimit(MODELS)
-    leases: dict[tuple[str, str], int] = {}
+    names, leases = LabelLimit(MODELS), defaultdict[tuple[str, str], int](int)
     for device, view in devices.items():
-        for one in view.residents:
-            key = device, names.of(one.model.model)  # two backends may both have a model of this name
-            leases[key] = leases.get(key, 0) + one.leases
-    family = GaugeMetricFamily(
-        "dmap_resident_leases", "Requests that each resident is answering", labels=("device", "model")
-    )
-    for key, count in leases.items():
-        family.add_metric(key, count)
-    return family
+        for one in view.residents:  # two backends may both have a model of this name
+            leases[device, names.of(one.model.model)] += one.leases
+    meaning = "Requests that each resident is answering"
+    yield _gauge("dmap_resident_leases", meaning, "device model", leases)
