@@ -333,7 +333,7 @@ async def test_nothing_can_be_sent_there(ask, lm):
 
     status, answer = await ask(f"/api/v0/models/{SMALL}", "ops", {"model": SMALL})
 
-    assert (status, answer["error"]["code"]) == (404, "unknown_path")
+    assert (status, answer["error"]["code"]) == (405, "invalid_request")
     assert [path for method, path, _ in lm.requests[before:] if method == "POST"] == []
 
 

@@ -531,7 +531,6 @@ class TestPaths:
             "/v1",
             "/models/load",
             "/api/v1/models/load",
-            "/v1/models/load",
             "/slots",
             "/props",
             "/lora-adapters",

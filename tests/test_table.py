@@ -14,7 +14,7 @@ from dmap.web.table import find
         ("GET", "/v1/models", listing.models, ""),
         ("HEAD", "/v1/models", listing.models, ""),
         ("GET", "/v1/models/a", listing.model, "a"),
-        ("GET", "/v1/models/up/a/b c", listing.model, "up/a/b c"),
+        ("GET", "/v1/models/up/a%2Fb%20c", listing.model, "up/a/b c"),
         ("GET", "/api/v0/models//", listing.model_v0, "/"),
         ("POST", "/admin/queue/x/y/cancel", service.cancel, "x/y"),
     ],
@@ -32,6 +32,7 @@ def test_what_is_there(method, path, handler, named):
         "/v1/models/",
         "/v1/model",
         "/V1/models",
+        "/v1/%6dodels",
         "/health/",
         "/admin/queue//cancel",
         "/admin.service.cancel",
@@ -48,6 +49,7 @@ def test_what_is_not(path):
     [
         ("GET", "/v1/chat/completions", "POST"),
         ("PUT", "/v1/models/a", "GET, HEAD"),
+        ("POST", "/v1/models/load", "GET, HEAD"),
         ("OPTIONS", "/admin/queue/a/cancel", "POST"),
     ],
 )

@@ -17,6 +17,7 @@ from dmap.kinds import ROUTES
 from dmap.logfmt import logfmt
 from dmap.record import RequestRecord
 from dmap.web import cors, request_log
+from dmap.web.inference import infer
 from dmap.web.proxy import Proxy
 from dmap.web.table import find
 from dmap.web.visit import Visit
@@ -56,7 +57,7 @@ async def _answer(proxy: Proxy, request: Request) -> web.StreamResponse:
     finally:
         proxy.visits.leave(visit)
         now = clock()
-        if visit.is_counted:
+        if record.received:
             proxy.access.end(visit.client, now - record.arrived_at)
         request_log.ended(proxy.bus, record, now)
 
@@ -69,7 +70,10 @@ async def _respond(proxy: Proxy, visit: Visit) -> web.StreamResponse:
         if asked is not None:
             return asked
         _admit(proxy, visit)
-        handler, visit.named = find(request.method, record.path)
+        # Without its query, which may hold a secret.
+        handler, visit.named = find(request.method, request.raw_path.partition("?")[0])
+        if handler is infer:
+            _begin(proxy, visit)
         return await handler(proxy, visit)
     except DmapError as error:
         return _refusal(record, error)
@@ -95,7 +99,7 @@ def _check_framing(request: web.BaseRequest) -> None:
 
 
 def _admit(proxy: Proxy, visit: Visit) -> None:
-    """Refuse what must not be served, before its body is read; a request for a model counts for its key."""
+    """Refuse who must not be served, and what is no request for dmap, before the body is read."""
     request, record = visit.request, visit.record
     path = record.path
     if path == _OPEN:
@@ -112,18 +116,11 @@ def _admit(proxy: Proxy, visit: Visit) -> None:
         raise PathNotFound("dmap is no forward proxy; the request target has to be a path")
     if scope == "admin":
         _refuse_form(request)
-    elif request.method == "POST":
-        _admit_call(proxy, visit)
 
 
-def _admit_call(proxy: Proxy, visit: Visit) -> None:
+def _begin(proxy: Proxy, visit: Visit) -> None:
     """Let in a request for a model.  From now on it counts for the bounds of its key."""
-    raw = visit.request.raw_path.partition("?")[0]
-    if raw not in ROUTES:
-        # Never with its query, which may hold a secret.
-        raise PathNotFound(f"there is no route POST {raw[:256]}; paths are taken literally")
-    proxy.access.begin(visit.client, raw)
-    visit.is_counted = True
+    proxy.access.begin(visit.client, visit.record.path)
     record = visit.record
     record.received = True
     request_log.tell(proxy.bus, record, "request.received", {"method": record.method, "path": record.path})

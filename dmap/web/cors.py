@@ -11,15 +11,6 @@ from aiohttp import web
 from dmap.config import AccessSection
 
 _METHODS = "GET, POST"
-_HEADERS = (
-    "Authorization",
-    "Content-Type",
-    "x-api-key",
-    "x-request-id",
-    "Last-Event-ID",
-    "anthropic-version",
-    "anthropic-beta",
-)
 _EXPOSED = "x-request-id, Retry-After, x-should-retry, Server-Timing"
 _MAX_AGE_S = 600
 """How long a browser may remember; after a change of the configuration it asks again within that."""
@@ -38,13 +29,12 @@ def preflight(request: web.BaseRequest, access: AccessSection) -> web.Response |
         return None
     wanted = request.headers.get("Access-Control-Request-Headers", "")
     # OpenAI's client sends many of its own (x-stainless-...): what a listed origin's page wants, it may.
-    more = [name for name in re.split(r"[ ,]+", wanted)[:_MOST_NAMES] if _NAMES.fullmatch(name)]
-    names = {name.lower(): name for name in (*_HEADERS, *more, *_HEADERS)}  # ours first, and in our spelling
+    names = [name for name in re.split(r"[ ,]+", wanted)[:_MOST_NAMES] if _NAMES.fullmatch(name)]
     return web.Response(
         status=204,
         headers={
             "Access-Control-Allow-Methods": _METHODS,
-            "Access-Control-Allow-Headers": ", ".join(names.values()),
+            "Access-Control-Allow-Headers": ", ".join(names),
             "Access-Control-Max-Age": str(_MAX_AGE_S),
         },
     )

@@ -36,7 +36,8 @@ async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
         if asked.sample is not None:
             proxy.context.learn(route, path, asked.sample, visit.record.tokens_in)
     except DmapError as error:
-        _report(proxy, route, error)
+        if isinstance(error, BackendDown) and route.device is None:  # a device is its gate's business
+            proxy.inventory.report(route.key.backend, error)
         await reply.fail(error)
     proxy.visits.free(visit)
     return await reply.end()
@@ -154,9 +155,3 @@ def _begun(proxy: Proxy, record: RequestRecord, backend: Backend, named: str | N
     request_log.tell(proxy.bus, record, "request.mismatch", {"answered": named[:256]})
     if proxy.config.kind_of(backend.name).substitutes:
         raise BackendBroke(f"the backend had {named[:256]!r} answer instead of the model that was asked")
-
-
-def _report(proxy: Proxy, route: Route, error: DmapError) -> None:
-    """Have a backend that cannot be reached probed from now on; a device's are its gate's business."""
-    if isinstance(error, BackendDown) and route.device is None:
-        proxy.inventory.report(route.key.backend, error)

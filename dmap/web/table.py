@@ -1,6 +1,7 @@
 """Every route: which methods a path takes, and what answers it."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import unquote
 
 from aiohttp import web
 
@@ -45,13 +46,13 @@ _NAMING = [(path.partition("{id}"), methods) for path, methods in PATHS.items() 
 
 def find(method: str, path: str) -> tuple[Handler, str]:
     """
-    Return what answers *path*, and what the path names, "" where it has no place for that.
+    Return what answers *path*, as the client wrote it, and what it names, "" where it has no place for that.
 
     HEAD is answered as GET is.  Raises `PathNotFound` or `MethodNotAllowed`.
     """
     methods, named = (PATHS[path], "") if path in PATHS else _named(path)
     if methods is None:
-        raise PathNotFound(f"there is no route {method} {path[:256]}")
+        raise PathNotFound(f"there is no route {method} {path[:256]}; paths are taken literally")
     handler = methods.get("GET" if method == "HEAD" else method)
     if handler is None:
         allowed = ", ".join(sorted({*methods, "HEAD"} if "GET" in methods else methods))
@@ -63,5 +64,5 @@ def _named(path: str) -> tuple[Mapping[str, Handler] | None, str]:
     for (start, _, end), methods in _NAMING:
         named = path[len(start) : len(path) - len(end)]
         if named and path == f"{start}{named}{end}":
-            return methods, named
+            return methods, unquote(named)
     return None, ""

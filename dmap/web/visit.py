@@ -33,16 +33,14 @@ class Visit:
     """
     One request.
 
-    *client* is who asks, once that is known; with *is_counted* it counts for the bounds of its key.
-    *named* is what its path names, of a model or a request.  *body_bytes* is its share of the memory for
-    bodies.  It is open from entering the context to leaving it: it then waits for a model or is answered by
-    one, and `cancel` ends it.
+    *client* is who asks, once that is known.  *named* is what its path names, of a model or a request.
+    *body_bytes* is its share of the memory for bodies.  It is open from entering the context to leaving it:
+    it then waits for a model or is answered by one, and `cancel` ends it.
     """
 
     request: web.BaseRequest
     record: RequestRecord
     client: Client = field(init=False)
-    is_counted: bool = False
     named: str = ""
     body_bytes: int = 0
     unread_since: float | None = None
