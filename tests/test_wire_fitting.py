@@ -327,6 +327,7 @@ def _takes_in_the_file(word: str, value: Any) -> bool:
         (CHAT, b'{"model":"m","max_tokens":null}', b'{"model":"m","max_tokens":5}'),
         (CHAT, b'{"model":"m","max_tokens":9,"max_completion_tokens":8}', b'{"model":"m","max_tokens":5}'),
         (CHAT, b'{"model":"m","maxTokens":"no","n_predict":-1}', b'{"model":"m","max_tokens":5}'),
+        (CHAT, b'{"model":"m","max_tokens\\u0000":9}', b'{"model":"m","max_tokens":5}'),
         (CHAT, b'{"model":"m","max_\\u0074okens":9}', b'{"model":"m","max_tokens":5}'),
         (RESPONSES, b'{"model":"m","max_tokens":9}', b'{"model":"m","max_output_tokens":5}'),
     ],

@@ -11,7 +11,8 @@ The order is this, and each step sees what the one before left:
 Only the outermost members count.  A request that none of this changes stays the same object.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from operator import is_
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +21,6 @@ from dmap.wire.body import Call
 from dmap.wire.parameters import WORDS_OF, Wording, plain, plain_words, understood
 
 _Fields = Mapping[str, Any]
-_NOTHING: _Fields = MappingProxyType({})
 
 
 def fit(
@@ -28,8 +28,8 @@ def fit(
     words: Wording,
     *,
     model: str,
-    defaults: _Fields = _NOTHING,
-    force: _Fields = _NOTHING,
+    defaults: _Fields = MappingProxyType({}),
+    force: _Fields = MappingProxyType({}),
     strip: frozenset[str] = frozenset(),
 ) -> Call:
     """
@@ -38,68 +38,55 @@ def fit(
     *defaults* and *force* hold values by parameter; *strip* names parameters or any other fields.  Raises
     `BadRequest` for a value that dmap's own words do not take, and for two words with two values.
     """
-    fields = call.fields
+    fields = dict(call.fields)
     if strip:
-        fields = _stripped(fields, plain_words(strip))
+        _strip(fields, plain_words(strip))
     if force and words.sent:
-        fields = _forced(fields, force, words)
+        _force(fields, force, words)
     if not words.foreign.keys().isdisjoint(fields):
-        fields = _translated(fields, words)
-    if defaults:
-        fields = _filled(fields, defaults, words)
+        _translate(fields, words)
+    _fill(fields, defaults, words)
     if call.model != model:
-        fields = {**fields, "model": model}
-    if fields is call.fields:
+        fields["model"] = model
+    if fields.keys() == call.fields.keys() and all(map(is_, fields.values(), call.fields.values())):
         return call
     return call._replace(model=model, stream=fields.get("stream") is True, fields=fields)
 
 
-def _stripped(fields: _Fields, gone: frozenset[str]) -> _Fields:
-    kept = {word: value for word, value in fields.items() if plain(word) not in gone}
-    return kept if len(kept) < len(fields) else fields
+def _strip(fields: dict[str, Any], gone: frozenset[str], kept: Collection[str] = ()) -> None:
+    for word in [word for word in fields if plain(word) in gone and word not in kept]:
+        del fields[word]
 
 
-def _forced(fields: _Fields, force: _Fields, words: Wording) -> _Fields:
+def _force(fields: dict[str, Any], force: _Fields, words: Wording) -> None:
     """Have each parameter of *force* stand once, as the server reads it, or not at all if it does not."""
     kept = {word.partition(".")[0] for name in force for word in words.sent.get(name, ())}
-    gone = {word for name in force for word in WORDS_OF[name]} - kept
-    changed = {word: value for word, value in fields.items() if word not in gone}
+    _strip(fields, plain_words(frozenset(force)), kept)
     for name, value in force.items():
-        _put(changed, words.sent.get(name, ()), value, words)
-    return changed
+        _put(fields, words.sent.get(name, ()), value, words)
 
 
-def _translated(fields: _Fields, words: Wording) -> _Fields:
+def _translate(fields: dict[str, Any], words: Wording) -> None:
     """Give each foreign word with a value its place under the server's own word."""
-    changed = dict(fields)
-    for word in fields:
-        name = words.foreign.get(word)
-        if name is None or fields[word] is None:
-            continue
-        value = understood(word, changed.pop(word))
-        others = [other for other in words.read[name] if _given(changed, other) is not None]
+    for word in [word for word in fields if word in words.foreign and fields[word] is not None]:
+        name, value = words.foreign[word], understood(word, fields.pop(word))
+        others = [other for other in words.read[name] if _given(fields, other) is not None]
         for other in others:
-            if understood(other, _given(changed, other)) != value:
+            if understood(other, _given(fields, other)) != value:
                 raise BadRequest(f"{word!r} and {other!r} are given and differ: give one", param=word)
         if not others:
-            _put(changed, words.sent[name], value, words)
-    return changed if changed.keys() != fields.keys() else fields
+            _put(fields, words.sent[name], value, words)
 
 
-def _filled(fields: _Fields, defaults: _Fields, words: Wording) -> _Fields:
+def _fill(fields: dict[str, Any], defaults: _Fields, words: Wording) -> None:
     """Put in the defaults of which the client gave no value, in place of its nulls."""
-    changed: dict[str, Any] | None = None
     for name, value in defaults.items():
-        read = words.read.get(name)
-        if read is None or any(_given(fields, word) is not None for word in read):
+        if name not in words.read or any(_given(fields, word) is not None for word in words.read[name]):
             continue
-        if changed is None:
-            changed = dict(fields)
         for word in WORDS_OF[name]:
-            if word in changed and changed[word] is None and word not in words.sent[name]:
-                del changed[word]
-        _put(changed, words.sent[name], value, words)
-    return fields if changed is None else changed
+            if word not in words.sent[name] and fields.get(word, word) is None:
+                del fields[word]
+        _put(fields, words.sent[name], value, words)
 
 
 def _put(fields: dict[str, Any], sent: tuple[str, ...], value: Any, words: Wording) -> None:
