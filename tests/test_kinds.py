@@ -29,8 +29,7 @@ from typing import Literal
 from dmap.backends.kind import Kind
 from dmap.backends.sections import PassingSection
 from dmap.wire.dialects import Dialect
-from dmap.wire.parameters import KindWords
-from dmap.wire.routes import InferenceRoute
+from dmap.wire.routes import InferenceRoute, KindWords
 
 
 class ToySection(PassingSection):

@@ -13,7 +13,8 @@ from dmap.errors import BadRequest
 from dmap.kinds import KINDS, ROUTES
 from dmap.wire.body import Call, peek
 from dmap.wire.fitting import fit
-from dmap.wire.parameters import Wording, camel, understood
+from dmap.wire.parameters import camel, understood
+from dmap.wire.routes import Wording
 
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 MESSAGES, NATIVE = "/v1/messages", "/api/v1/chat"

@@ -6,8 +6,7 @@ from typing import Any
 
 from dmap.backends.base import Backend
 from dmap.backends.sections import BackendSection
-from dmap.wire.parameters import NO_WORDS, KindWords, Wording, wording
-from dmap.wire.routes import ROUTES, InferenceRoute
+from dmap.wire.routes import ROUTES, InferenceRoute, KindWords, Wording, wording
 from dmap.wire.verdict import Phrases
 
 
@@ -40,7 +39,7 @@ class Kind:
     embeds_apart: bool = False
     routes: tuple[InferenceRoute, ...] = ()
     lacks: frozenset[str] = frozenset()
-    words: KindWords = NO_WORDS
+    words: KindWords = KindWords()
     phrases: Phrases = Phrases()
     counts: Mapping[str, str] = field(default_factory=dict)
     tokenizes_at: str | None = None

@@ -4,8 +4,7 @@ from dmap.models import ModelKey, Route
 from dmap.wire.body import Call, check_permits, peek
 from dmap.wire.fitting import fit
 from dmap.wire.form import Form, content_type_of, peek_form
-from dmap.wire.parameters import Wording
-from dmap.wire.routes import InferenceRoute
+from dmap.wire.routes import InferenceRoute, Wording
 from dmap.wire.shape import check_shape
 
 SAMPLE_BYTES = 64 * 1024

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from dmap.wire.parameters import WORDS_OF
+
 
 def same(*names: str, **others: str) -> dict[str, tuple[str, ...]]:
     """Return the words of parameters: *names* are their own words, each of *others* has another."""
@@ -30,7 +32,6 @@ class Dialect:
     MESSAGES: ClassVar["Dialect"]
     PLAIN: ClassVar["Dialect"]
 
-    name: str
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     last_events: frozenset[str] = frozenset()
@@ -38,26 +39,9 @@ class Dialect:
     errors: Literal["plain", "typed", "flat"] = "plain"
 
 
-Dialect.CHAT = Dialect(
-    "chat",
-    words=same(
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "max_tokens",
-        "stop",
-        "seed",
-        "repeat_penalty",
-        "presence_penalty",
-        "frequency_penalty",
-        "reasoning_effort",
-        "stream",
-    ),
-    done=True,
-)
+# A chat calls every parameter as dmap does.
+Dialect.CHAT = Dialect(words=same(*WORDS_OF), done=True)
 Dialect.RESPONSES = Dialect(
-    "responses",
     words=same(
         "temperature", "top_p", "stream", max_tokens="max_output_tokens", reasoning_effort="reasoning.effort"
     ),
@@ -65,9 +49,8 @@ Dialect.RESPONSES = Dialect(
     errors="flat",
 )
 Dialect.MESSAGES = Dialect(
-    "messages",
     words=same("temperature", "top_p", "top_k", "max_tokens", "stream", stop="stop_sequences"),
     last_events=frozenset(("message_stop",)),
     errors="typed",
 )
-Dialect.PLAIN = Dialect("plain")
+Dialect.PLAIN = Dialect()

@@ -18,7 +18,8 @@ from typing import Any
 
 from dmap.errors import BadRequest
 from dmap.wire.body import Call
-from dmap.wire.parameters import WORDS_OF, Wording, plain, plain_words, understood
+from dmap.wire.parameters import WORDS_OF, plain, plain_words, understood
+from dmap.wire.routes import Wording
 
 _Fields = Mapping[str, Any]
 

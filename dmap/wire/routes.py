@@ -5,9 +5,12 @@ The path that goes upstream comes from this table, never from the client.  Serve
 a request that gets past the arbiter in that way makes them load a model on their own.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 from dmap.wire.dialects import Dialect
+from dmap.wire.parameters import PARAMETERS, WORDS_OF
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,3 +85,52 @@ ROUTES = {
     )
 }
 """The POST routes that servers of several kinds have, by path; those of one kind come with that kind."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KindWords:
+    """
+    What servers of one kind call parameters, beyond what their dialects say.
+
+    By dialect, *sent* are the words that dmap writes in place of the dialect's, and *read* those that servers
+    read as well: a client's word among these goes on as it is.
+    """
+
+    sent: Mapping[Dialect, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    read: Mapping[Dialect, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """
+    The words for parameters on one route of the servers of one kind.
+
+    *read* has, by parameter, the words that the server understands, and *sent* those that dmap writes, which
+    are among them.  `a.b` is the member b of the field a.  A parameter that the route does not have is in
+    neither.  *foreign* has, by word, the parameter meant by a word that the server does not understand.
+    *values* has, by word, the values that the server calls by another name.
+    """
+
+    read: Mapping[str, tuple[str, ...]]
+    sent: Mapping[str, tuple[str, ...]]
+    foreign: Mapping[str, str]
+    values: Mapping[str, Mapping[str, str]]
+
+
+@lru_cache(maxsize=256)
+def wording(route: InferenceRoute, kind: KindWords) -> Wording:
+    """Return the words for parameters on *route*, on servers that have the words of *kind*."""
+    dialect = route.dialect
+    words = {**dialect.words, **kind.sent.get(dialect, {})}
+    sent = {name: those for name, those in words.items() if route.without.isdisjoint(those)}
+    read = dict(sent)
+    for word in kind.read.get(dialect, ()):
+        if word not in route.without:
+            read[PARAMETERS[word]] += (word,)
+    return Wording(read, sent, dict(_foreign(read)), dialect.values)
+
+
+def _foreign(read: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
+    for name, words in read.items():
+        fields = {word.partition(".")[0] for word in words}
+        yield from ((word, name) for word in WORDS_OF[name] if word not in fields)

@@ -4,8 +4,7 @@ from dmap.backends.base import Backend
 from dmap.backends.gguf.section import GGUFSection
 from dmap.backends.kind import Kind
 from dmap.wire.dialects import Dialect, same
-from dmap.wire.parameters import KindWords
-from dmap.wire.routes import MEDIA
+from dmap.wire.routes import MEDIA, KindWords
 
 
 def _make(name: str, section: GGUFSection, connect_s: float) -> Backend:

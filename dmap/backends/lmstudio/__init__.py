@@ -4,12 +4,10 @@ from dmap.backends.base import Backend
 from dmap.backends.kind import Kind
 from dmap.backends.lmstudio.section import LMStudioSection
 from dmap.wire.dialects import Dialect, same
-from dmap.wire.parameters import KindWords
-from dmap.wire.routes import CHAT, COMPLETION, EMBEDDING, MEDIA, NO_CHAT, Contents, InferenceRoute
+from dmap.wire.routes import CHAT, COMPLETION, EMBEDDING, MEDIA, NO_CHAT, Contents, InferenceRoute, KindWords
 from dmap.wire.verdict import Phrases
 
 NATIVE = Dialect(
-    "lmstudio",
     words=same(
         "temperature",
         "top_p",

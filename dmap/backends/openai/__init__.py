@@ -8,7 +8,7 @@ from dmap.backends.base import Backend
 from dmap.backends.kind import Kind
 from dmap.backends.openai.section import OpenAISection
 from dmap.wire.dialects import Dialect
-from dmap.wire.parameters import KindWords
+from dmap.wire.routes import KindWords
 
 
 def _make(name: str, section: OpenAISection, connect_s: float) -> Backend:
