@@ -11,7 +11,6 @@ import pytest
 from dmap.backends import Loaded, ModelInfo
 from dmap.config import Device
 from dmap.gate import Gate, Lease, Tell
-from dmap.gate.switchlog import nothing
 from dmap.models import ModelKey, Route
 
 A, B, C = (Route(ModelKey("studio", model), device="gpu0") for model in "abc")
@@ -130,7 +129,7 @@ async def cancelled(task: "asyncio.Task[Any]") -> None:
 
 
 @asynccontextmanager
-async def running_gate(studio: FakeSwitcher, tell: Tell = nothing) -> AsyncGenerator[Gate]:
+async def running_gate(studio: FakeSwitcher, tell: Tell = lambda name, fields: None) -> AsyncGenerator[Gate]:
     """Run a gate without a cool-down; at the end nothing may be left of anybody."""
     gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio}, tell=tell)
     await gate.start()

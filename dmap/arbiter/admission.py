@@ -19,6 +19,6 @@ def objection(now: float, device: Device, ticket: TicketId, model: ModelId) -> R
 def no_room(now: float, device: Device, ticket: TicketId, model: ModelId) -> Refuse | None:
     """Return the refusal of a *ticket* that would have to wait, if the queue is full."""
     resident = device.residents.get(model)
-    if len(device.waiters) < device.limits.queue or (resident is not None and device.takes(resident)):
+    if len(device.waiters.tickets) < device.limits.queue or (resident is not None and device.takes(resident)):
         return None
     return Refuse(ticket, Reason.QUEUE_FULL, retry_after_s=outlook.estimate(now, device, model))

@@ -109,7 +109,7 @@ class Arbiter:
 
     def withdraw(self, now: float, ticket: TicketId) -> list[Effect]:
         """End *ticket*, waiting or holding a lease.  Nothing happens for one that is over."""
-        if ticket in self._device.waiters:
+        if ticket in self._device.waiters.tickets:
             self._device.leave(ticket)
         elif ticket in self._device.leases:
             self._settlement.heed_ttl(self._device.hand_back(now, ticket))
@@ -224,7 +224,7 @@ class Arbiter:
     def close(self, now: float) -> list[Effect]:
         """Refuse all who wait and all who come.  Leases go on until they are withdrawn."""
         self._device.closed = True
-        self._settlement.refuse(self._device.waiters, Reason.CLOSED)
+        self._settlement.refuse(self._device.waiters.tickets.values(), Reason.CLOSED)
         return self._settlement.settle(now)
 
     # Questions

@@ -23,7 +23,7 @@ def snapshot(now: float, device: Device) -> Snapshot:
     return Snapshot(
         tuple(_resident(device, resident) for resident in device.residents.values()),
         device.plan,
-        len(device.waiters),
+        len(device.waiters.tickets),
         len(device.leases),
         now - oldest.since if oldest else 0,
         device.drained,

@@ -42,7 +42,7 @@ class Settlement:
         device = self._device
         return (
             device.plan is None
-            and not len(device.waiters)
+            and not device.waiters.tickets
             and not device.wishes
             and not device.drained
             and not device.closed
@@ -121,7 +121,7 @@ class Settlement:
 
     def _choose(self, now: float) -> None:
         self._wake = None
-        if self._device.plan is not None or self._device.drained or not len(self._device.waiters):
+        if self._device.plan is not None or self._device.drained or not self._device.waiters.tickets:
             return
         chosen = choice.choose(now, self._device)
         self._device.plan, self._wake = chosen.plan, chosen.wake

@@ -107,15 +107,6 @@ class Waiters:
     lines: dict[ModelId, Line] = field(default_factory=dict)
     tickets: Queue = field(default_factory=dict)
 
-    def __len__(self) -> int:
-        return len(self.tickets)
-
-    def __contains__(self, ticket: TicketId) -> bool:
-        return ticket in self.tickets
-
-    def __iter__(self) -> Iterator[Ticket]:
-        return iter(self.tickets.values())
-
     def add(self, now: float, ticket: Ticket) -> None:
         """Put *ticket* into its model's line: at the end, or by its age if it came back."""
         _put(self.tickets, ticket)

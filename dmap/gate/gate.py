@@ -21,7 +21,7 @@ from dmap.gate.lease import Lease
 from dmap.gate.live import LiveArbiter
 from dmap.gate.queue_view import QueueView
 from dmap.gate.refusals import error_of, not_unloaded
-from dmap.gate.switchlog import SwitchLog, Tell, nothing
+from dmap.gate.switchlog import SwitchLog, Tell
 from dmap.gate.upkeep import Upkeep
 from dmap.models import ModelKey, Route
 
@@ -52,7 +52,7 @@ class Gate:
         switchers: Mapping[str, Switcher] | None = None,
         *,
         parallel: int | None = None,
-        tell: Tell = nothing,
+        tell: Tell = lambda name, fields: None,
     ) -> None:
         self.name = name
         self.section = section

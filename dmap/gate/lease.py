@@ -7,7 +7,6 @@ It decides nothing and knows nothing of the device.  The counterpart is `gate`, 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Protocol, Self
 
 from dmap.errors import DmapError
@@ -96,9 +95,7 @@ class Lease:
                 raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.release()
 
     def _begin(self, enter: Callable[["Lease"], None]) -> None:

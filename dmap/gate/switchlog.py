@@ -20,10 +20,6 @@ Tell = Callable[[str, Mapping[str, Any]], None]
 """Told the name of an event and its fields: models as text, times in seconds."""
 
 
-def nothing(name: str, fields: Mapping[str, Any]) -> None:
-    """Tell nobody."""
-
-
 @dataclass(slots=True)
 class SwitchLog:
     """

@@ -60,7 +60,6 @@ class Result:
     models: list[str] = field(default_factory=list)
     clients: list[str] = field(default_factory=list)
     switches: int = 0
-    refused: int = 0
     waiting_s: list[float] = field(default_factory=list)
 
     @property
@@ -157,7 +156,6 @@ class World:
                 case Grant(ticket):
                     self._answer(now, ticket)
                 case Refuse(ticket):
-                    self.result.refused += 1
                     del self._requests[ticket]
                 case Switch():
                     self.result.switches += 1
