@@ -11,7 +11,10 @@ that goes on is written anew (`content_type_of`).
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
+
+from multidict import CIMultiDict
 
 from dmap.errors import BadRequest
 from dmap.wire.body import check_model
@@ -28,26 +31,31 @@ _KIND = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _TOKEN = re.compile(r"[\w'+.-]+", re.ASCII)
-_HEADER = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([^\0-\x08\x0a-\x1f\x7f]*)")
+_HEADER = re.compile(r"([A-Za-z0-9-]+):[ \t]*([^\0-\x08\x0a-\x1f\x7f]*)")
 _DISPOSITION = re.compile(
-    rb'form-data *; *name=(?:"([\w.\[\]-]+)"|([\w.\[\]-]+))'
-    rb' *(?:; *filename=(?:"([^"\\\0-\x1f\x7f]*)"|([\w.-]+)))? *;?',
-    re.IGNORECASE,
+    r'form-data *; *name=(?:"([\w.\[\]-]+)"|([\w.\[\]-]+))'
+    r' *(?:; *filename=(?:"([^"\\\0-\x1f\x7f]*)"|([\w.-]+)))? *;?',
+    re.ASCII | re.IGNORECASE,
 )
-"""The name comes first, so that no parameter before it can be read as its end; in bytes `\\w` is ASCII."""
-_TEXT = re.compile(rb'text/plain(?: *; *charset="?(?:utf-8|us-ascii)"?)?', re.IGNORECASE)
+"""The name comes first, so that no parameter before it can be read as its end."""
+_TEXT = re.compile(r'text/plain(?: *; *charset="?(?:utf-8|us-ascii)"?)?', re.IGNORECASE)
 _LOOK = 8 * 1024
 """Bytes of a value that are looked at: more than the longest name of a model."""
 _OWN = ("model", "stream")
-_PLAIN = (b"7bit", b"8bit", b"binary")
+_PLAIN = ("7bit", "8bit", "binary")
 
 
 class _Field(NamedTuple):
-    """One part: the body has its value from *start* to *end*; *is_plain* if it is text and not encoded."""
+    """
+    One part of a form.
+
+    *place* is where its value starts and ends in the body, and *value* the beginning of that.  With
+    *is_plain* it is text that is not encoded.
+    """
 
     name: str
-    start: int
-    end: int
+    place: tuple[int, int]
+    value: bytes
     is_file: bool
     is_plain: bool
 
@@ -84,12 +92,11 @@ def peek_form(body: bytes, content_type: str) -> Form:
     """
     delimiter = b"--" + _boundary(content_type)
     fields = [_field(body, start, end) for start, end in _parts(body, delimiter)]
-    own = {field.name: field for field in _own(fields)}
-    needs = tuple(form_needs((field.name, _value(body, field), field.is_file) for field in fields))
-    stream = "stream" in own and _value(body, own["stream"]).strip().lower() in (b"true", b"1")
+    own = _own(fields)
+    needs = tuple(form_needs((field.name, field.value, field.is_file) for field in fields))
+    stream = "stream" in own and own["stream"].value.strip().lower() in (b"true", b"1")
     if "model" in own:
-        field = own["model"]
-        return Form(_model(_value(body, field)), stream, body, needs, (field.start, field.end))
+        return Form(_model(own["model"].value), stream, body, needs, own["model"].place)
     at = body.index(delimiter)
     frame = delimiter + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n'
     return Form(None, stream, body, needs, (at, at), frame)
@@ -108,28 +115,37 @@ def content_type_of(content_type: str) -> str:
 
 def _field(body: bytes, start: int, end: int) -> _Field:
     split = body.find(b"\r\n\r\n", start, min(end, start + _MAX_HEAD_BYTES))
-    if split < 0:
-        raise BadRequest("a part of the multipart form has no headers, or too many")
-    name, is_file, is_plain = _name(body[start:split])
-    return _Field(name, split + 4, end, is_file, is_plain)
+    head = body[start : max(split, 0)].decode("latin-1")
+    lines = [_HEADER.fullmatch(line) for line in head.split("\r\n")]
+    headers = CIMultiDict([(line[1], line[2]) for line in lines if line])
+    named = headers.getall("Content-Disposition", [])
+    match = _DISPOSITION.fullmatch(named[0]) if len(named) == 1 else None
+    if match is None or None in lines:
+        raise BadRequest('give each part of the form one Content-Disposition: form-data; name="..."')
+    name, is_file = match[1] or match[2], match[3] is not None or match[4] is not None
+    if name.lower() == "_charset_":
+        raise BadRequest("a form is in UTF-8: leave out '_charset_'", param="_charset_")
+    is_plain = (
+        not is_file
+        and all(map(_TEXT.fullmatch, headers.getall("Content-Type", [])))
+        and all(value.lower() in _PLAIN for value in headers.getall("Content-Transfer-Encoding", []))
+    )
+    at = split + 4
+    return _Field(name, (at, end), body[at : min(end, at + _LOOK)], is_file, is_plain)
 
 
-def _own(fields: list[_Field]) -> Iterator[_Field]:
-    """Yield `model` and `stream`; a server may take `model[]` and `model.x` for the model, too."""
-    found = set()
+def _own(fields: list[_Field]) -> dict[str, _Field]:
+    """Return `model` and `stream`; a server may take `model[]` and `model.x` for the model, too."""
+    own: dict[str, _Field] = {}
     for field in fields:
         name = plain(stem_of(field.name))
         if name in _OWN:
-            if field.name != name or name in found:
+            if field.name != name or name in own:
                 raise BadRequest(f"give the field {name!r} once, in lower case", param=name)
             if not field.is_plain:
                 raise BadRequest(f"the field {name!r} must be plain text, not a file or encoded", param=name)
-            found.add(name)
-            yield field
-
-
-def _value(body: bytes, field: _Field) -> bytes:
-    return body[field.start : min(field.end, field.start + _LOOK)]
+            own[name] = field
+    return own
 
 
 def _model(value: bytes) -> str | None:
@@ -141,55 +157,29 @@ def _model(value: bytes) -> str | None:
 
 def _parts(body: bytes, delimiter: bytes) -> list[tuple[int, int]]:
     """List the (start, end) of each part, headers included, delimiters and line ends not."""
-    marks = _occurrences(body, delimiter)
-    lines = [body[mark + len(delimiter) : mark + len(delimiter) + 4] for mark in marks]
+    marks = list(islice(_occurrences(body, delimiter), _MAX_PARTS + 2))
+    if len(marks) > _MAX_PARTS + 1:
+        raise BadRequest(f"the multipart form has more than {_MAX_PARTS} parts")
+    ends = [mark + len(delimiter) for mark in marks]
     is_whole = (
         len(marks) > 1
         and body[: marks[0]] in (b"", b"\r\n")
         and all(body[mark - 2 : mark] == b"\r\n" for mark in marks[1:])
-        and all(line[:2] == b"\r\n" for line in lines[:-1])
-        and lines[-1] in (b"--", b"--\r\n", b"--\n")
+        and all(body[end : end + 2] == b"\r\n" for end in ends[:-1])
+        and body[ends[-1] : ends[-1] + 4] in (b"--", b"--\r\n", b"--\n")
     )
     if not is_whole:
         raise BadRequest(
             "the multipart form is cut short, or its boundary is not, or not only, between parts"
         )
-    starts = [mark + len(delimiter) + 2 for mark in marks[:-1]]
-    return [(start, mark - 2) for start, mark in zip(starts, marks[1:], strict=True)]
+    return [(end + 2, mark - 2) for end, mark in zip(ends[:-1], marks[1:], strict=True)]
 
 
-def _occurrences(body: bytes, delimiter: bytes) -> list[int]:
-    marks = []
+def _occurrences(body: bytes, delimiter: bytes) -> Iterator[int]:
     at = body.find(delimiter)
     while at >= 0:
-        marks.append(at)
-        if len(marks) > _MAX_PARTS + 1:
-            raise BadRequest(f"the multipart form has more than {_MAX_PARTS} parts")
+        yield at
         at = body.find(delimiter, at + 1)
-    return marks
-
-
-def _name(head: bytes) -> tuple[str, bool, bool]:
-    """Return the name of the part with the headers *head*, whether it is a file, and whether plain text."""
-    headers = [match.groups() for line in head.split(b"\r\n") if (match := _HEADER.fullmatch(line))]
-    named = _said(headers, b"content-disposition")
-    match = _DISPOSITION.fullmatch(named[0]) if len(named) == 1 else None
-    if match is None or len(headers) <= head.count(b"\r\n"):
-        raise BadRequest('give each part of the form one Content-Disposition: form-data; name="..."')
-    name = (match[1] or match[2]).decode()
-    if name.lower() == "_charset_":
-        raise BadRequest("a form is in UTF-8: leave out '_charset_'", param="_charset_")
-    is_file = match[3] is not None or match[4] is not None
-    is_plain = (
-        not is_file
-        and all(_TEXT.fullmatch(value) for value in _said(headers, b"content-type"))
-        and all(value.lower() in _PLAIN for value in _said(headers, b"content-transfer-encoding"))
-    )
-    return name, is_file, is_plain
-
-
-def _said(headers: list[tuple[bytes, ...]], wanted: bytes) -> list[bytes]:
-    return [value for name, value in headers if name.lower() == wanted]
 
 
 def _boundary(content_type: str) -> bytes:
