@@ -99,21 +99,18 @@ async def listening(
     sockets = given or taken(config.listen.host, config.listen.port)
     for sock in sockets:
         find_vanished(sock, config.server.client_stall_s)
-    tls = proxy.certificate.context if proxy.certificate is not None else None
-    listeners = [Listener(sock, http, tls) for sock in sockets]
+    listeners = [Listener(sock, http, proxy.certificate) for sock in sockets]
     lag = functools.partial(metrics.watch, proxy.metrics.lag)
-    try:
-        async with proxy.running(), tasks.running(lag, "loop lag"):
-            for listener in listeners:
-                listener.start()
-            try:
-                yield RunningDaemon(proxy, [listener.address for listener in listeners], listeners)
-            finally:
-                http.pre_shutdown()
-                await http.shutdown(_CANCEL_S)
-    finally:
+    async with contextlib.AsyncExitStack() as stack:
         for listener in listeners:
-            listener.close()
+            stack.callback(listener.close)
+        await stack.enter_async_context(proxy.running())
+        await stack.enter_async_context(tasks.running(lag, "loop lag"))
+        stack.push_async_callback(http.shutdown, _CANCEL_S)
+        stack.callback(http.pre_shutdown)
+        for listener in listeners:
+            listener.start()
+        yield RunningDaemon(proxy, [listener.address for listener in listeners], listeners)
 
 
 async def serve(

@@ -3,8 +3,8 @@
 import argparse
 import gc
 import logging
-import socket
 import sys
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import uvloop
@@ -22,7 +22,7 @@ EX_CONFIG = 78
 def run(options: argparse.Namespace) -> int:
     """Run the command that *options* name; return its exit code."""
     try:
-        return _COMMANDS[options.local](options)
+        return _COMMANDS[options.local](options) or 0
     except ConfigProblem as exc:
         for problem in exc.problems:
             print(f"dmap: {problem}", file=sys.stderr)
@@ -32,14 +32,11 @@ def run(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     config = load(options.config)
     _log_to_stderr()
-    try:
-        _collect_seldom()
-        return uvloop.run(serve(config, read_again=lambda: load(options.config)))
-    except socket.gaierror as exc:
-        raise OSError(f"listen.host: {config.listen.host}: {exc.strerror}") from exc
+    _collect_seldom()
+    return uvloop.run(serve(config, read_again=lambda: load(options.config)))
 
 
-def _check(options: argparse.Namespace) -> int:
+def _check(options: argparse.Namespace) -> None:
     config = load(options.config)
     if config.listen.tls is not None:
         tls.check(config.listen.tls)
@@ -47,29 +44,25 @@ def _check(options: argparse.Namespace) -> int:
     for warning in warnings_of(config, datetime.now(UTC)):
         print(f"dmap: warning: {warning}", file=sys.stderr)
     print(f"{options.config}: ok")
-    return 0
 
 
-def _new_key(options: argparse.Namespace) -> int:
+def _new_key(options: argparse.Namespace) -> None:
     if "" in options.models:
         options.refuse("--models: a name is empty")
     try:
         print(keys.notice(options.name, options.scopes, options.models))
     except ConfigProblem as exc:
         options.refuse("; ".join(problem.removeprefix("access.keys[0].") for problem in exc.problems))
-    return 0
 
 
-def _demo(options: argparse.Namespace) -> int:
+def _demo(options: argparse.Namespace) -> None:
     from dmap import demo  # it takes the extra `engine`
 
     uvloop.run(demo.run(options.port))
-    return 0
 
 
-def _simulate(options: argparse.Namespace) -> int:
+def _simulate(options: argparse.Namespace) -> None:
     print(simulate.run_table())
-    return 0
 
 
 def _log_to_stderr() -> None:
@@ -91,7 +84,7 @@ def _collect_seldom() -> None:
     gc.set_threshold(20_000, 10, 50)  # 700, 10, 10: each request makes some hundred objects that it frees
 
 
-_COMMANDS = {
+_COMMANDS: Mapping[str, Callable[[argparse.Namespace], int | None]] = {
     "serve": _serve,
     "check-config": _check,
     "demo": _demo,

@@ -28,7 +28,10 @@ def taken(host: str, port: int) -> list[socket.socket]:
     `::` is one socket for all addresses of both families: by itself it is those of IPv6 alone (RFC 3493,
     5.3).  Clients of IPv4 come there as `::ffff:192.0.2.1`, and count as what they are.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as exc:
+        raise OSError(f"listen.host: {host}: {exc.strerror}") from exc
     return [_listening(family, address) for family, *_, address in dict.fromkeys(found)]
 
 

@@ -215,7 +215,7 @@ class NoServer:
 async def test_a_bug_where_clients_come_in_stops_the_daemon(caplog, stops) -> None:
     """The kernel would wake a listener that raises again and again, and let nobody in."""
     sock = socket.create_server(("127.0.0.1", 0))
-    listener = Listener(sock, cast(Any, NoServer()), {})
+    listener = Listener(sock, cast(Any, NoServer()), None)
     listener.start()
 
     with socket.create_connection(listener.address):

@@ -10,13 +10,12 @@ its own section along.
 from dmap.config.access import AccessSection, Key, Listen, Tls, exposure
 from dmap.config.advice import warnings_of
 from dmap.config.file import ConfigProblem, check_access, load, parse
-from dmap.config.schema import Config, Debug, Device, Server
+from dmap.config.schema import Config, Device, Server
 
 __all__ = [
     "AccessSection",
     "Config",
     "ConfigProblem",
-    "Debug",
     "Device",
     "Key",
     "Listen",

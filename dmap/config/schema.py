@@ -86,39 +86,44 @@ class Config(Section):
         """Yield what does not fit together, each line with its path in the file."""
         if exposed := exposure(self.listen.host, self.access):
             yield f"listen.host: {exposed}"
-        yield from self._dangling()
-        yield from self._doubles()
-        yield from self._untakeable()
-        yield from self._impossible()
-
-    def _dangling(self) -> Iterator[str]:
         for name, backend in self.backends.items():
             if backend.placed_on not in (None, *self.devices):
                 yield f"backends.{name}.device: there is no device {backend.placed_on!r} under devices"
-        for name, model in self.models.items():
-            if model.backend is not None and model.backend not in self.backends:
-                yield f"models.{name}.backend: there is no backend {model.backend!r} under backends"
-
-    def _untakeable(self) -> Iterator[str]:
-        """Find options of a load that are refused by every backend that may have the model."""
-        for name, model in self.models.items():
-            given = model.load.given()
-            refused = [home.refuses(given) for home in self._homes(model)]
-            for option in given:
-                reasons = [each[option] for each in refused if option in each]
-                if len(reasons) == len(refused):
-                    yield f"models.{name}.load.{option}: {'; '.join(dict.fromkeys(reasons))}"
-
-    def _homes(self, model: ModelSection) -> list[BackendSection]:
-        named = self.backends.get(model.backend or "")
-        return [named] if named is not None else list(self.backends.values())
-
-    def _doubles(self) -> Iterator[str]:
+        pinned = Counter(self.device_of(model) for model in self.models.values() if model.pin)
+        for name, device in self.devices.items():
+            if pinned[name] > device.max_models:
+                yield f"devices.{name}.max_models: less than the {pinned[name]} models that are pinned there"
         owner = {name: name for name in self.models}
         for name, model in self.models.items():
             for alias in model.aliases:
                 if owner.setdefault(alias, name) != name:
                     yield f"models.{name}.aliases: {alias!r} already means {owner[alias]!r}"
+            for problem in self._impossible(model):
+                yield f"models.{name}.{problem}"
+
+    def _impossible(self, model: ModelSection) -> Iterator[str]:
+        """Find what would have requests for *model* refused one after the other."""
+        if model.backend is not None and model.backend not in self.backends:
+            yield f"backend: there is no backend {model.backend!r} under backends"
+        homes, given = self._homes(model), model.load.given()
+        refused = [home.refuses(given) for home in homes]
+        for option in given:
+            reasons = [each[option] for each in refused if option in each]
+            if len(reasons) == len(homes):
+                yield f"load.{option}: {'; '.join(dict.fromkeys(reasons))}"
+        place = self.device_of(model)
+        device = self.devices.get(place or "")
+        if model.pin and device is None:
+            yield "pin: name a backend whose models dmap loads"
+        if model.memory and device and device.memory and model.memory > device.memory:
+            yield f"memory: more than the memory of device {place!r}"
+        if model.ttl_s is not None and not any(home.placed_on for home in homes):
+            yield "ttl_s: dmap cannot unload models on this backend"
+
+    def _homes(self, model: ModelSection) -> list[BackendSection]:
+        """Return the backends that may have *model*."""
+        named = self.backends.get(model.backend or "")
+        return [named] if named is not None else list(self.backends.values())
 
     def device_of(self, model: ModelSection) -> str | None:
         """Return the device that *model* is on, if the file tells."""
@@ -128,21 +133,3 @@ class Config(Section):
     def kind_of(self, backend: str) -> Kind:
         """Return the kind of the backend called *backend*."""
         return KINDS[self.backends[backend].kind]
-
-    def _impossible(self) -> Iterator[str]:
-        """Find what the arbiter could never do: it would refuse one request after the other for it."""
-        pinned: Counter[str] = Counter()
-        for name, model in self.models.items():
-            device = self.device_of(model)
-            if device in self.devices:
-                pinned[device] += model.pin
-                memory = self.devices[device].memory
-                if model.memory is not None and memory is not None and model.memory > memory:
-                    yield f"models.{name}.memory: more than the memory of device {device!r}"
-            elif model.pin:
-                yield f"models.{name}.pin: name a backend whose models dmap loads"
-            if model.ttl_s is not None and not any(home.placed_on for home in self._homes(model)):
-                yield f"models.{name}.ttl_s: dmap cannot unload models on this backend"
-        for name, count in pinned.items():
-            if count > self.devices[name].max_models:
-                yield f"devices.{name}.max_models: less than the {count} models that are pinned there"

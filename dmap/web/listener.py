@@ -12,12 +12,12 @@ import itertools
 import logging
 import resource
 import socket
-import ssl
 from typing import Any
 
 from dmap import tasks
 from dmap.aiohttp_insides import HttpServer
 from dmap.logfmt import logfmt
+from dmap.tls import Certificate
 
 PAUSE_S = 0.1
 """How soon it is tried again where there was no room."""
@@ -35,18 +35,19 @@ _log = logging.getLogger(__name__)
 
 class Listener:
     """
-    Takes the connections of *sock*, which listens already, for *http*; *tls* has them begin with a handshake.
+    Takes the connections of *sock*, which listens already, for *http*.
 
-    There is room for half as many clients as there may be descriptors: each needs one more for its backend.
+    With a *certificate* they begin with a TLS handshake.  There is room for half as many clients as there may
+    be descriptors: each needs one more for its backend.
     """
 
-    def __init__(self, sock: socket.socket, http: HttpServer, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, sock: socket.socket, http: HttpServer, certificate: Certificate | None) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._http = http
         self._tls: dict[str, Any] = {}
-        if tls is not None:
-            self._tls = {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE_S}
+        if certificate is not None:
+            self._tls = {"ssl": certificate.context, "ssl_handshake_timeout": HANDSHAKE_S}
         self._loop = asyncio.get_running_loop()
         self._opening: dict[asyncio.Task[Any], float] = {}
         self._timer: asyncio.TimerHandle | None = None
