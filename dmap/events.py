@@ -93,6 +93,9 @@ def _json(data: Mapping[str, Any]) -> bytes:
         return json.dumps(data, default=str).encode()
 
 
+Tell = Callable[[str, Mapping[str, Any]], None]
+"""`Bus.tell`: takes an event's type and its fields, with models as text and times in seconds."""
+
 Listener = Callable[[Event], None]
 """Called for each event as it happens; must be quick.  What it raises is logged and concerns nobody else."""
 

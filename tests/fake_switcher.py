@@ -10,7 +10,8 @@ import pytest
 
 from dmap.backends import Loaded, ModelInfo
 from dmap.config import Device
-from dmap.gate import Gate, Lease, Tell
+from dmap.events import Tell
+from dmap.gate import Gate, Lease
 from dmap.models import ModelKey, Route
 
 A, B, C = (Route(ModelKey("studio", model), device="gpu0") for model in "abc")

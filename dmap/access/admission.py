@@ -10,10 +10,9 @@ import hashlib
 import hmac
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 from multidict import MultiMapping
 
@@ -22,9 +21,7 @@ from dmap.access.address import Address, Networks
 from dmap.access.pages import Pages
 from dmap.access.quota import Failures, Usage
 from dmap.errors import AccessDenied, InvalidKey, Overloaded
-
-Tell = Callable[[str, Mapping[str, Any]], None]
-"""Called with an event's type and its fields."""
+from dmap.events import Tell
 
 _LISTS = frozenset(("/v1/models", "/api/v0/models", "/api/v1/models"))
 _METRICS = "metrics"

@@ -7,6 +7,5 @@ is what a request holds, and `upkeep` carries out switches and looks at the back
 
 from dmap.gate.gate import Gate
 from dmap.gate.lease import Lease
-from dmap.gate.switchlog import Tell
 
-__all__ = ["Gate", "Lease", "Tell"]
+__all__ = ["Gate", "Lease"]

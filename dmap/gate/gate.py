@@ -16,12 +16,13 @@ from dmap.arbiter import Effect, Grant, Limits, Needs, Refuse, Snapshot, Switch
 from dmap.backends import Loaded, Switcher
 from dmap.config import Device
 from dmap.errors import DmapError, WaitExpired
+from dmap.events import Tell
 from dmap.gate.device_models import DeviceModels, needs_of
 from dmap.gate.lease import Lease
 from dmap.gate.live import LiveArbiter
 from dmap.gate.queue_view import QueueView
 from dmap.gate.refusals import error_of, not_unloaded
-from dmap.gate.switchlog import SwitchLog, Tell
+from dmap.gate.switchlog import SwitchLog
 from dmap.gate.upkeep import Upkeep
 from dmap.models import ModelKey, Route
 

@@ -5,19 +5,16 @@ It decides nothing.  The counterpart is `upkeep`, which carries the switches out
 """
 
 import logging
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from dmap.arbiter import Plan
 from dmap.backends import Loaded
+from dmap.events import Tell
 from dmap.logfmt import logfmt
 from dmap.models import ModelKey
 
 log = logging.getLogger("dmap.gate")
-
-Tell = Callable[[str, Mapping[str, Any]], None]
-"""Told the name of an event and its fields: models as text, times in seconds."""
 
 
 @dataclass(slots=True)

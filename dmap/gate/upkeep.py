@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from dmap import tasks
 from dmap.arbiter import Cause, Needs, Outcome, Switch
 from dmap.errors import BackendBroke, BackendDown
+from dmap.events import Tell
 from dmap.gate.device_models import DeviceModels, Reading
 from dmap.gate.live import LiveArbiter
-from dmap.gate.switchlog import Report, SwitchLog, Tell
+from dmap.gate.switchlog import Report, SwitchLog
 from dmap.models import ModelKey
 
 

@@ -10,9 +10,9 @@ from typing import cast
 
 from dmap import tasks
 from dmap.access import Access, Client
-from dmap.backends import Backend, Switcher
+from dmap.backends import Backend, PassingSection, Switcher
 from dmap.catalog import Catalog
-from dmap.config import Config
+from dmap.config import Config, Device
 from dmap.errors import ModelNotFound
 from dmap.events import Bus
 from dmap.gate import Gate
@@ -27,7 +27,6 @@ from dmap.tls import Certificate
 from dmap.tokens import counters
 from dmap.web.capture import Captures
 from dmap.web.context import ContextGuard
-from dmap.web.gates import gates_of
 from dmap.web.visit import Visits
 
 _log = logging.getLogger(__name__)
@@ -62,7 +61,16 @@ class Proxy:
         self.switchers = {name: cast(Switcher, self.backends[name]) for name in placed}
         self.catalog = Catalog(config)
         self.inventory = Inventory(self.backends, self.catalog)
-        self.devices, self.passages = gates_of(config, self.switchers, self.bus.tell)
+        self.devices = {name: self._gate_of(name) for name in config.devices}
+        self.passages = {
+            name: Gate(
+                name,
+                Device(wait_s=section.wait_s, queue=section.queue, lease_s=section.lease_s),
+                parallel=section.parallel,
+            )
+            for name, section in config.backends.items()
+            if isinstance(section, PassingSection)
+        }
         passages = {f"backend {name}": gate for name, gate in self.passages.items()}
         self.gates: Mapping[str, Gate] = self.devices | passages
         self.pool = Pool(connect_s=server.connect_s)
@@ -127,6 +135,12 @@ class Proxy:
     def gate(self, route: Route) -> Gate:
         """Return the gate that *route* passes through."""
         return self.devices[route.device] if route.device is not None else self.passages[route.key.backend]
+
+    def _gate_of(self, device: str) -> Gate:
+        """Make the gate of *device*, with those switchers that are placed there."""
+        sections = self.config.backends
+        placed = {name: each for name, each in self.switchers.items() if sections[name].placed_on == device}
+        return Gate(device, self.config.devices[device], placed, tell=self.bus.tell)
 
     def residents(self) -> set[ModelKey]:
         """Return what is resident on the devices."""

@@ -1,6 +1,6 @@
 """Another configuration for a running proxy: what can change does, and what cannot changes nothing."""
 
-from collections.abc import Iterator
+from typing import Any
 
 from dmap.config import Config, ConfigProblem
 from dmap.errors import ModelNotFound
@@ -18,9 +18,9 @@ def reload(proxy: Proxy, config: Config) -> None:
     Raises `ConfigProblem` for what takes a restart and for a certificate or a tokenizer file that cannot be
     used, and then all is as it was.
     """
-    problems = list(_too_much(proxy.config, config))
-    if problems:
-        raise ConfigProblem(problems)
+    old, new = _lasting(proxy.config), _lasting(config)
+    if too_much := [what for what in {**old, **new} if old.get(what) != new.get(what)]:
+        raise ConfigProblem([f"{what} takes a restart" for what in too_much])
     read = counters(config, proxy.context.counters)
     if proxy.certificate is not None and config.listen.tls is not None:
         check(config.listen.tls)
@@ -43,15 +43,13 @@ def reload(proxy: Proxy, config: Config) -> None:
         gate.refuse(lambda key: proxy.catalog.route_of(key) is None, gone)
 
 
-def _too_much(old: Config, new: Config) -> Iterator[str]:
-    if (new.listen.host, new.listen.port) != (old.listen.host, old.listen.port):
-        yield "listen: another address takes a restart"
-    if (new.listen.tls is None) != (old.listen.tls is None):
-        yield "listen.tls: with TLS or without takes a restart"
-    if new.state != old.state:
-        yield "state: another file takes a restart"
-    if new.devices.keys() != old.devices.keys():
-        yield "devices: one more or less takes a restart"
-    for name in sorted(new.backends.keys() | old.backends.keys()):
-        if new.backends.get(name) != old.backends.get(name):
-            yield f"backends.{name}: a change here takes a restart"
+def _lasting(config: Config) -> dict[str, Any]:
+    """Return what only a restart changes, by what to say of it."""
+    listen = config.listen
+    return {
+        "listen: another address": (listen.host, listen.port),
+        "listen.tls: with TLS or without": listen.tls is not None,
+        "state: another file": config.state,
+        "devices: one more or less": config.devices.keys(),
+        **{f"backends.{name}: a change here": section for name, section in config.backends.items()},
+    }
