@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from dmap import backends
-from dmap.backends.kind import Kind
+from dmap.backends import Kind
 from dmap.wire import routes
 from dmap.wire.verdict import Phrases
 

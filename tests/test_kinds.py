@@ -113,7 +113,7 @@ def _of_yaml(text: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
 def test_a_kind_is_its_folder(kind: Kind):
-    """A kind has the name of its folder, in the configuration too, and is cheap to have."""
+    """A kind has the name of its folder, in the configuration too."""
     (name,) = kind.section.model_fields["kind"].annotation.__args__
 
     assert kind.name == name == kind.section.__module__.split(".")[2]

@@ -15,8 +15,7 @@ class Kind:
     """
     One kind of server.
 
-    *make* takes a backend's name, its section and the seconds that a connection may take.  It imports what
-    is heavy, so that a kind that nobody configured costs nothing.
+    *make* takes a backend's name, its section and the seconds that a connection may take.
 
     *substitutes*: such a server may answer with another model than the one that was asked for.  An answer
     that bears another model's name is then refused.  Other servers merely use their own names for a model.

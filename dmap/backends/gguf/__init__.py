@@ -1,22 +1,15 @@
 """The embedded engine: GGUF files of one folder, each served by a llama.cpp child process."""
 
-from dmap.backends.base import Backend
+from dmap.backends.gguf.backend import GGUFBackend
 from dmap.backends.gguf.section import GGUFSection
 from dmap.backends.kind import Kind
 from dmap.wire.dialects import Dialect, same
 from dmap.wire.routes import MEDIA, KindWords
 
-
-def _make(name: str, section: GGUFSection, connect_s: float) -> Backend:
-    from dmap.backends.gguf.backend import GGUFBackend
-
-    return GGUFBackend(name, section)
-
-
 KIND = Kind(
     "gguf",
     GGUFSection,
-    _make,
+    lambda name, section, connect_s: GGUFBackend(name, section),
     lacks=MEDIA,  # llama.cpp's server, as dmap starts it
     words=KindWords(
         # llama.cpp makes a chat request of it, with all other fields as they are.

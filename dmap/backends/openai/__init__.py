@@ -4,23 +4,18 @@ Servers that speak OpenAI's API and whose models dmap cannot switch.
 Any vLLM, llama-server or LM Studio that its owner runs alone, or another dmap.
 """
 
-from dmap.backends.base import Backend
 from dmap.backends.kind import Kind
+from dmap.backends.openai.backend import OpenAIBackend
 from dmap.backends.openai.section import OpenAISection
 from dmap.wire.dialects import Dialect
 from dmap.wire.routes import KindWords
 
-
-def _make(name: str, section: OpenAISection, connect_s: float) -> Backend:
-    from dmap.backends.openai.backend import OpenAIBackend
-
-    return OpenAIBackend(name, section.url, api_key=section.api_key, connect_s=connect_s)
-
-
 KIND = Kind(
     "openai",
     OpenAISection,
-    _make,
+    lambda name, section, connect_s: OpenAIBackend(
+        name, section.url, api_key=section.api_key, connect_s=connect_s
+    ),
     ends_by_finish=True,
     words=KindWords(
         # llama.cpp's word and vLLM's; both servers pass over a word they do not know.
