@@ -109,18 +109,18 @@ def counters(
     Of those that were read *before*, a file that has not changed is not read again.  Raises `ConfigProblem`
     for every file that cannot be read, and when the package for it is missing.
     """
-    wanted = {name: model.tokenizer for name, model in config.models.items() if model.tokenizer}
+    read = {counter.stamp: counter for counter in before.values()}
     found: dict[str, TokenCounter] = {}
     problems = []
-    for name, path in wanted.items():
-        known = before.get(name.casefold())
+    for name, model in config.models.items():
+        if model.tokenizer is None:
+            continue
         try:
-            is_same = known is not None and known.stamp == _stamp(path)
-            found[name.casefold()] = known if known is not None and is_same else TokenCounter(path)
+            found[name.casefold()] = read.get(_stamp(model.tokenizer)) or TokenCounter(model.tokenizer)
         except ImportError:
             problems.append(f"models.{name}.tokenizer: takes the package tokenizers; {_HOW}")
         except Exception as exc:
-            problems.append(f"models.{name}.tokenizer: {path} cannot be read: {exc}")
+            problems.append(f"models.{name}.tokenizer: {model.tokenizer} cannot be read: {exc}")
     if problems:
         raise ConfigProblem(problems)
     return found

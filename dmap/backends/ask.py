@@ -74,7 +74,6 @@ class _Reading:
 async def ask(
     target: Target,
     *,
-    method: str = "GET",
     body: bytes = b"",
     within_s: float,
     connect_s: float | None = None,
@@ -83,15 +82,16 @@ async def ask(
     """
     Ask *target* once, over a connection of its own; return the status and the body.  No redirect is followed.
 
-    Raises `Unheard`, and TimeoutError after *within_s*.
+    With a *body*, which is JSON, it is a POST.  Raises `Unheard`, and TimeoutError after *within_s*.
     """
     typed = (("Content-Length", str(len(body))), ("Content-Type", "application/json")) if body else ()
+    head = target.head("POST" if body else "GET", (*_PLAINLY, *typed))
     async with asyncio.timeout(within_s):
         try:
             async with asyncio.timeout(connect_s):
                 reader, writer = await asyncio.open_connection(target.host, target.port, ssl=target.context)
             try:
-                writer.write(target.head(method, (*_PLAINLY, *typed)) + body)
+                writer.write(head + body)
                 return await _heard(reader, most_bytes)
             finally:
                 writer.transport.abort()

@@ -133,9 +133,7 @@ class _Asked:
         if not await _turn(self._turns):
             return None
         try:
-            status, answer = await ask(
-                target, method="POST", body=sent, within_s=COUNT_S, most_bytes=ANSWER_BYTES
-            )
+            status, answer = await ask(target, body=sent, within_s=COUNT_S, most_bytes=ANSWER_BYTES)
         except (Unheard, TimeoutError) as exc:
             self._silent[name] = now + ASK_AGAIN_S
             reason = str(exc) or "no answer in time"

@@ -65,7 +65,7 @@ def read_header(path: Path) -> Header | None:
     try:
         with path.open("rb") as file:
             pairs = _Reader(file).pairs()
-    except (OSError, ValueError, OverflowError, struct.error):
+    except (OSError, ValueError, KeyError, OverflowError, struct.error):
         return None
     return _digest(pairs)
 
@@ -99,7 +99,7 @@ def _whole(value: Value | None) -> int:
 
 
 class _Reader:
-    """Walks the pairs of one file and keeps the few that are wanted.  Raises ValueError on nonsense."""
+    """Walks the pairs of one file and keeps the few that are wanted.  Nonsense raises."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -114,26 +114,25 @@ class _Reader:
             key = self._string()
             if key.startswith("tokenizer.") and _suffices(found):
                 break
-            value = self._value(*self._unpack("I"))
+            value = self._value(self._number("I"))
             if value is not None:
                 found[key] = value
         return found
 
-    def _value(self, kind: int) -> Value | None:
+    def _value(self, kind: int) -> Any:
         """Return a text, a number or a short list of numbers; skip any other array."""
         if kind == STRING:
             return self._string()
         if kind != ARRAY:
-            (number,) = self._unpack(_scalar(kind))
-            return number  # type: ignore[no-any-return]
-        item_kind, count = self._unpack("IQ")
+            return self._number(SCALARS[kind])
+        kind, count = self._unpack("IQ")
         if count > MOST_ITEMS:
             raise ValueError(f"an array of {count} items")
-        if item_kind == STRING:
+        if kind == STRING:
             for _ in range(count):
-                self._skip(self._length())
+                self._skip(self._number("Q"))
             return None
-        item = _scalar(item_kind)
+        item = SCALARS[kind]
         if count > LONGEST_LIST:
             self._skip(count * struct.calcsize(item))
             return None
@@ -141,15 +140,14 @@ class _Reader:
 
     def _string(self) -> str:
         """Return a text; one that is too long to be a name of anything counts as empty."""
-        length = self._length()
+        length = self._number("Q")
         if length > LONGEST_STRING_BYTES:
             self._skip(length)
             return ""
         return self._read(length).decode(errors="replace")
 
-    def _length(self) -> int:
-        (length,) = self._unpack("Q")
-        return int(length)
+    def _number(self, form: str) -> Any:
+        return self._unpack(form)[0]
 
     def _unpack(self, form: str) -> tuple[Any, ...]:
         return struct.unpack("<" + form, self._read(struct.calcsize("<" + form)))
@@ -166,12 +164,6 @@ class _Reader:
         self._left -= count
         if self._left < 0:
             raise ValueError("a header beyond all bounds")
-
-
-def _scalar(kind: int) -> str:
-    if kind not in SCALARS:
-        raise ValueError(f"a value of the unknown kind {kind}")
-    return SCALARS[kind]
 
 
 def _suffices(found: dict[str, Value]) -> bool:

@@ -67,15 +67,15 @@ class RestClient:
         Raises `Fault`, and `BackendDown` when there is no answer.
         """
         try:
-            return await self._ask("GET", path, None, ASK_S)
+            return await self._ask(path)
         except Fault as fault:
             if not fault.garbled or fault.missing:
                 raise
-        return await self._ask("GET", path, None, ASK_S)
+        return await self._ask(path)
 
     async def post(self, path: str, body: dict[str, Any], within_s: float) -> dict[str, Any]:
         """Send *body* to *path*, once.  Raises `Fault`, `BackendDown`, and TimeoutError after *within_s*."""
-        return await self._ask("POST", path, body, within_s)
+        return await self._ask(path, json.dumps(body).encode(), within_s)
 
     def down(self, words: str) -> BackendDown:
         """Return the error that says that LM Studio does not answer, or not to us; clients read it."""
@@ -89,21 +89,14 @@ class RestClient:
             return f"{problem}; see backends.{self.name}.api_key{lack}"
         return fault.words
 
-    async def _ask(
-        self, method: str, path: str, body: dict[str, Any] | None, within_s: float
-    ) -> dict[str, Any]:
-        sent = b"" if body is None else json.dumps(body).encode()
+    async def _ask(self, path: str, body: bytes = b"", within_s: float = ASK_S) -> dict[str, Any]:
+        target, connect_s = self.server.at(path), self._connect_s
         try:
             status, answer = await ask(
-                self.server.at(path),
-                method=method,
-                body=sent,
-                within_s=within_s,
-                connect_s=self._connect_s,
-                most_bytes=ANSWER_BYTES,
+                target, body=body, within_s=within_s, connect_s=connect_s, most_bytes=ANSWER_BYTES
             )
         except TimeoutError as exc:
-            if method == "POST":
+            if body:
                 raise
             raise self.down(f"has not answered for {within_s:g} s") from exc
         except Unheard as exc:

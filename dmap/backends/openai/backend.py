@@ -35,22 +35,19 @@ class OpenAIBackend:
 
         Raises `BackendDown` when there is no answer, or none that is a list of models.
         """
+        target = self._server.at("/v1/models")
         try:
-            payload = await self._list()
+            status, body = await ask(
+                target, within_s=_LIST_S, connect_s=self._connect_s, most_bytes=_LIST_BYTES
+            )
+            if status not in (200, *_NO_LIST):
+                raise ValueError(f"status {status}")
+            listed = entries(decoded(body), "data") if status == 200 else []
         except (Unheard, TimeoutError, ValueError, RecursionError) as exc:
             reason = "no answer in time" if isinstance(exc, TimeoutError) else exc
             message = f"the backend {self.name!r} does not list its models: {reason}"
             raise BackendDown(message, retry_after_s=5) from exc
-        return [_info(item) for item in payload if is_name(item.get("id"))]
-
-    async def _list(self) -> Sequence[Mapping[str, Any]]:
-        target = self._server.at("/v1/models")
-        status, body = await ask(target, within_s=_LIST_S, connect_s=self._connect_s, most_bytes=_LIST_BYTES)
-        if status in _NO_LIST:
-            return []
-        if status != 200:
-            raise ValueError(f"status {status}")
-        return entries(decoded(body), "data")
+        return [_info(item) for item in listed if is_name(item.get("id"))]
 
     def target(self, model: str, path: str) -> Target:
         """Tell where a request for our route *path* goes; the same for every model."""
