@@ -68,16 +68,15 @@ class LMStudioBackend:
         self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = ignore
         client = RestClient(name, section, connect_s)
         lms = Lms(section.lms, client.server, section.api_key) if section.lms is not None else None
-        self._server = Server(client, disagree_s, report=lambda found: self.report(found))
-        self._loads = Loads(
-            self._server,
-            lms,
-            section.load_s,
-            poll_s,
-            in_use=lambda model: self.in_use(model),
+        self._server = Server(
+            client,
+            disagree_s,
+            report=lambda found: self.report(found),
             changed=lambda: self.changed(),
+            in_use=lambda model: self.in_use(model),
         )
-        self._watch = ChangeWatch(self._server, lambda: self.changed(), watch_s)
+        self._loads = Loads(self._server, lms, section.load_s, poll_s)
+        self._watch = ChangeWatch(self._server, watch_s)
         self._watching: asyncio.Task[None] | None = None
         self._confirming = asyncio.Lock()
         self._confirmed_at = -1.0

@@ -9,7 +9,7 @@ there is is for `server` to remember.
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,16 +37,14 @@ class Loads:
     Loads and unloads at *server*, one thing at a time; *lms* is its command, if there is one.
 
     *load_s* bounds a load and every wait, and *poll_s* is the pause between two looks while somebody else's
-    load is under way.  *in_use* tells whether requests for a model are out.  *changed* is called when the
-    caller of a load leaves, and once more when that load ends.
+    load is under way.  The server's `changed` is called when the caller of a load leaves, and once more when
+    that load ends.
     """
 
     server: Server
     lms: Lms | None
     load_s: float
     poll_s: float
-    in_use: Callable[[str], bool]
-    changed: Callable[[], None]
     loading: asyncio.Task[dict[str, Any]] | None = None
 
     async def load(self, model: str, wanted: Mapping[str, Any]) -> Loaded:
@@ -101,7 +99,7 @@ class Loads:
     async def _unused(self, key: str) -> None:
         """Wait for the end of the requests for *key* that are out, `load_s` at most."""
         for _ in range(math.ceil(self.load_s / self.poll_s)):
-            if not self.in_use(key):
+            if not self.server.in_use(key):
                 return
             await asyncio.sleep(self.poll_s)
 
@@ -148,7 +146,7 @@ class Loads:
         """Yield what has to go, and why; what is in use stays, unless it is in the way of the load itself."""
         for instance in look.instances():
             is_own = instance.key == wanted.key
-            if instance is kept or ((kept is not None or not is_own) and self.in_use(instance.key)):
+            if instance is kept or ((kept is not None or not is_own) and self.server.in_use(instance.key)):
                 continue
             if is_own:
                 is_short = kept is None and instance.is_named
@@ -159,9 +157,23 @@ class Loads:
                 yield instance, "loaded by others during a switch"
 
     async def _ask(self, key: str, wanted: Mapping[str, Any], left: int) -> dict[str, Any]:
-        """Have *key* loaded; raise what a refusal means, `_Again` if trying again may help."""
+        """
+        Have *key* loaded; return LM Studio's answer, or raise what a refusal means.
+
+        It loads on when the caller is cancelled; only a load by `lms` is called off then, which takes a
+        moment too.  Raises `LoadFailed`, `BackendDown`, and `_Again` if trying again may help.
+        """
+        name, expected = f"load {self.server.client.name}/{key}", (Fault, BackendDown, TimeoutError)
+        self.loading = task = errand(self._load(key, wanted), name, expected=expected)
         try:
-            return await self._sent(key, wanted)
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.done():
+                task.add_done_callback(lambda _: attempt("a look after a load", self.server.changed))
+                if goes_by_lms(wanted):
+                    task.cancel()
+            self.server.changed()
+            raise
         except TimeoutError as exc:
             raise _failed(key, f"no answer in time (load_s is {self.load_s:g})") from exc
         except Fault as fault:
@@ -170,25 +182,6 @@ class Loads:
             if not left or not (fault.canceled or fault.garbled):
                 raise _failed(key, self.server.client.reason(fault)) from fault
             raise _Again(fault.words) from fault
-
-    async def _sent(self, key: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """
-        Have *key* loaded, and return LM Studio's answer.  It loads on when the caller is cancelled; only a
-        load by `lms` is called off then, which takes a moment too.
-
-        Raises `Fault`, `BackendDown`, and TimeoutError after `load_s`.
-        """
-        name, expected = f"load {self.server.client.name}/{key}", (Fault, BackendDown, TimeoutError)
-        self.loading = task = errand(self._load(key, wanted), name, expected=expected)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            if not task.done():
-                task.add_done_callback(lambda _: attempt("a look after a load", self.changed))
-                if goes_by_lms(wanted):
-                    task.cancel()
-            self.changed()
-            raise
 
     async def _load(self, key: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -219,7 +212,7 @@ class Loads:
             self.server.note_loaded(key, id)
             return id
         known = {instance.id for instance in before.instances()}
-        strays = [one for one in look.instances() if one.id not in known and not self.in_use(one.key)]
+        strays = [one for one in look.instances() if one.id not in known and not self.server.in_use(one.key)]
         for stray in strays:
             await self._take_out(stray, f"lms loaded it instead of {key}")
         instead = " and ".join(repr(stray.key) for stray in strays)
@@ -260,7 +253,9 @@ class Loads:
         if reason:
             self.server.warn("instance_unloaded", instance.key, instance=instance.id, reason=reason)
         try:
-            await self._unload(instance.id)
+            await self.server.client.post(f"{V1}/unload", {"instance_id": instance.id}, UNLOAD_S)
+        except TimeoutError as exc:
+            raise self._down(f"has not unloaded {instance.id!r} in {UNLOAD_S:g} s") from exc
         except Fault as fault:
             words = self.server.client.reason(fault)
             if fault.barred:
@@ -269,16 +264,10 @@ class Loads:
             if any(one.id == instance.id for one in again.instances()):
                 self.server.warn("unload_refused", instance.key, instance=instance.id, reason=words)
                 return False
-        self.server.note_gone(instance.key, instance.id)
-        return True
-
-    async def _unload(self, id: str) -> None:
-        try:
-            await self.server.client.post(f"{V1}/unload", {"instance_id": id}, UNLOAD_S)
-        except TimeoutError as exc:
-            raise self._down(f"has not unloaded {id!r} in {UNLOAD_S:g} s") from exc
         finally:
             self.server.answers += 1
+        self.server.note_gone(instance.key, instance.id)
+        return True
 
     def _down(self, words: str) -> BackendDown:
         return self.server.client.down(words)

@@ -43,11 +43,15 @@ class Server:
     counts in *answers* what was answered: a look that began before is out of date.
 
     *report* is called with the outcome of each look: the models, or the reason why there was no answer.
+    *changed* is for whoever finds out that a model may have come or gone without an order of dmap, and
+    *in_use* tells whether requests for a model are out.
     """
 
     client: RestClient
     disagree_s: float
     report: Callable[[Sequence[ModelInfo] | BackendDown], None]
+    changed: Callable[[], None]
+    in_use: Callable[[str], bool]
     last: Look = field(default_factory=Look)
     residents: frozenset[str] = frozenset()
     expected: frozenset[str] | None = None

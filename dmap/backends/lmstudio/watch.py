@@ -9,7 +9,6 @@ questions every few seconds cost it nothing.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from dmap.backends.lmstudio.client import Fault
@@ -33,12 +32,11 @@ class ChangeWatch:
     """
     Looks at *server* every *watch_s*.
 
-    *changed* is called after every change that was not dmap's, and when the server goes or comes; one line is
-    logged for each, but for going and coming, which `inventory` tells.
+    The server's `changed` is called after every change that was not dmap's, and when the server goes or
+    comes; one line is logged for each, but for going and coming, which `inventory` tells.
     """
 
     server: Server
-    changed: Callable[[], None]
     watch_s: float
     _copies: frozenset[tuple[str, str]] = frozenset()
     _down: bool = False
@@ -54,22 +52,18 @@ class ChangeWatch:
                     await self.server.down.wait()
 
     async def _turn(self) -> None:
+        was_down, self._down, look = self._down, False, None
         try:
             look = await self.server.see_others()
             if look is not None and not self._warned:
                 await self._warn(look)
         except BackendDown:
-            self._note(down=True)
-            return
-        self._note(down=False)
-        if look is not None:
+            self._down = True
+        if self._down != was_down:
+            self.server.changed()
+        if look is not None and not self._down:
             self._note_copies(look)
             self._compare(look.residents())
-
-    def _note(self, *, down: bool) -> None:
-        if self._down != down:
-            self._down = down
-            self.changed()
 
     def _note_copies(self, look: Look) -> None:
         """Tell once of each instance beside the one that dmap uses: it takes memory and serves nobody."""
@@ -91,7 +85,7 @@ class ChangeWatch:
             self.server.warn("model_appeared", key, by="not dmap")
         for key in sorted(expected - residents):
             self.server.warn("model_vanished", key, by="not dmap")
-        self.changed()
+        self.server.changed()
 
     async def _warn(self, look: Look) -> None:
         """
