@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from dmap.arbiter import Needs
+
 
 class ModelKey(NamedTuple):
     """A model's identity: whatever a client called it, one model of one backend."""
@@ -44,23 +46,18 @@ class Route:
     """
     The outcome of resolving a request: where it goes and what it needs there.
 
-    *device* is None where the backend's requests pass without arbitration.  *size_bytes* is None when
-    nobody knows what the model takes; with *size_given* its owner said so, whatever a backend says.
-    *parallel* is None when nothing bounds it.  Idle for *ttl_s*, if given, it is unloaded.  *load* holds
-    the load options of the configuration, such as `context_length`, and of an activation; *context_length*
-    is the context that a prompt has to fit, None when nobody knows it.  *defaults* are the parameters to
-    inject when absent, *force* those that replace the client's, *strip* the names of its fields to take out,
-    *permit* the guarded fields let through.
+    *device* is None where the backend's requests pass without arbitration.  *needs* is what the model takes
+    of it, as far as anybody knows; with *size_given* its owner told the size, whatever a backend says.
+    *load* holds the load options of the configuration, such as `context_length`, and of an activation;
+    *context_length* is the context that a prompt has to fit, None when nobody knows it.  *defaults* are the
+    parameters to inject when absent, *force* those that replace the client's, *strip* the names of its fields
+    to take out, *permit* the guarded fields let through.
     """
 
     key: ModelKey
     device: str | None = None
-    embedding: bool = False
-    size_bytes: int | None = None
+    needs: Needs = Needs()
     size_given: bool = False
-    parallel: int | None = None
-    pin: bool = False
-    ttl_s: float | None = None
     load: Mapping[str, Any] = field(default_factory=dict)
     context_length: int | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)

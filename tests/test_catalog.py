@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from dmap.access import Client
+from dmap.arbiter import Needs
 from dmap.catalog import Catalog, as_openai, v0, v1
 from dmap.config import parse
 from dmap.errors import BackendDown, BadRequest, DmapError, ModelNotFound
@@ -160,10 +161,8 @@ models:
     assert made.resolve("gpt", ANYONE)[0] == Route(
         key=ModelKey("box", "m"),
         device="gpu0",
-        size_bytes=6 * 2**30,
+        needs=Needs(6 * 2**30, parallel=2, pinned=True),
         size_given=True,
-        parallel=2,
-        pin=True,
         load={"context_length": 8192},
         context_length=8192,
         force={"top_k": 5},
@@ -213,7 +212,7 @@ def test_what_runs_at_once_is_the_least_that_is_said():
     """A model's `parallel` never goes over its backend's: the rest would wait where nobody sees it."""
     made = catalog(BOX + "models: {m: {parallel: 9}}", box=[ModelInfo("m", resident=False, parallel=4)])
 
-    assert made.resolve("m", ANYONE)[0].parallel == 4
+    assert made.resolve("m", ANYONE)[0].needs.parallel == 4
 
 
 def test_a_route_has_what_the_backend_says():
@@ -221,7 +220,7 @@ def test_a_route_has_what_the_backend_says():
     made = catalog(BOX, box=[ModelInfo("e", resident=False, size_bytes=5, parallel=4, embedding=True)])
 
     assert made.resolve("e", ANYONE)[0] == Route(
-        ModelKey("box", "e"), device="gpu0", embedding=True, size_bytes=5, parallel=4
+        ModelKey("box", "e"), device="gpu0", needs=Needs(5, parallel=4, embedding=True)
     )
 
 

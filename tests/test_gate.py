@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from dmap.arbiter import Needs
 from dmap.backends import Loaded
 from dmap.config import Device
 from dmap.errors import BackendDown, LoadFailed, Overloaded, ShuttingDown, WaitExpired
@@ -115,7 +116,7 @@ class TestLease:
     ) -> None:
         """Of a model that was resident before, the owner's `parallel` counts, else what the backend says."""
         studio.residents, studio.reports = {"a"}, reported
-        route = Route(A.key, device="gpu0", parallel=configured)
+        route = Route(A.key, device="gpu0", needs=Needs(parallel=configured))
 
         gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
         gate.know({A.key: route}.get)
@@ -138,9 +139,9 @@ class TestLease:
         await gate.start()
 
         studio.loaded = Loaded(size_bytes=6)
-        async with gate.lease(replace(A, size_bytes=4, size_given=given), "me"):
+        async with gate.lease(replace(A, needs=Needs(size_bytes=4), size_given=given), "me"):
             pass
-        async with gate.lease(replace(B, size_bytes=6, size_given=True), "me"):
+        async with gate.lease(replace(B, needs=Needs(size_bytes=6), size_given=True), "me"):
             assert studio.unloading.calls == unloaded
         await gate.close()
 
@@ -151,10 +152,10 @@ class TestLease:
         """Of a model that was resident before, the owner's size counts, else what the backend says."""
         studio.residents, studio.weighs = {"a"}, 6
         gate = Gate("gpu0", Device(max_models=2, memory=10, cooldown_s=0), {"studio": studio})
-        gate.know({A.key: replace(A, size_bytes=4, size_given=given)}.get)
+        gate.know({A.key: replace(A, needs=Needs(size_bytes=4), size_given=given)}.get)
         await gate.start()
 
-        async with gate.lease(replace(B, size_bytes=6, size_given=True), "me"):
+        async with gate.lease(replace(B, needs=Needs(size_bytes=6), size_given=True), "me"):
             assert studio.unloading.calls == unloaded
         await gate.close()
 
@@ -227,7 +228,7 @@ class TestCancellation:
 
     async def test_at_the_moment_of_the_grant(self, gate: Gate) -> None:
         """A grant that meets a cancelled waiter is handed back."""
-        one = Route(A.key, device="gpu0", parallel=1)
+        one = Route(A.key, device="gpu0", needs=Needs(parallel=1))
         first = await gate.lease(one, "me").__aenter__()
         second, third = ask(gate, one), ask(gate, one)
         await until(lambda: gate.snapshot().waiting == 2)
@@ -437,7 +438,7 @@ class TestRefusals:
         gate = Gate("gpu0", Device(memory=10, cooldown_s=0), {"studio": studio})
 
         with pytest.raises(LoadFailed, match="does not fit on 'gpu0'"):
-            await ask(gate, Route(A.key, device="gpu0", size_bytes=11))
+            await ask(gate, Route(A.key, device="gpu0", needs=Needs(size_bytes=11)))
 
         assert studio.loading.calls == []
         await gate.close()
@@ -618,11 +619,11 @@ class TestAfterAFailure:
     async def test_of_the_backend_the_load_is_not_tried_alone(self, studio: FakeSwitcher) -> None:
         """A backend that went down in a load was no want of memory: nobody is unloaded for a second try."""
         gate = Gate("gpu0", Device(max_models=2, memory=10, cooldown_s=0), {"studio": studio})
-        await gate.load(Route(B.key, device="gpu0", size_bytes=1), "me")
+        await gate.load(Route(B.key, device="gpu0", needs=Needs(size_bytes=1)), "me")
         studio.loading.error = BackendDown("studio does not answer")
 
         with pytest.raises(BackendDown):
-            await gate.load(Route(A.key, device="gpu0", size_bytes=1), "me")
+            await gate.load(Route(A.key, device="gpu0", needs=Needs(size_bytes=1)), "me")
 
         assert studio.loading.calls == ["b", "a"]
         assert studio.residents == {"b"}
@@ -631,11 +632,11 @@ class TestAfterAFailure:
     async def test_for_want_of_memory_the_load_is_tried_alone(self, studio: FakeSwitcher) -> None:
         """A load that a backend refuses beside others is tried once more with the device to itself."""
         gate = Gate("gpu0", Device(max_models=2, memory=10, cooldown_s=0), {"studio": studio})
-        await gate.load(Route(B.key, device="gpu0", size_bytes=1), "me")
+        await gate.load(Route(B.key, device="gpu0", needs=Needs(size_bytes=1)), "me")
         studio.loading.error = LoadFailed("out of memory")
 
         with pytest.raises(LoadFailed):
-            await gate.load(Route(A.key, device="gpu0", size_bytes=1), "me")
+            await gate.load(Route(A.key, device="gpu0", needs=Needs(size_bytes=1)), "me")
 
         assert studio.loading.calls == ["b", "a", "a"]
         assert studio.unloading.calls == ["b"]
@@ -786,7 +787,8 @@ async def test_a_thousand_leases_over_three_models(gate: Gate, studio: FakeSwitc
             studio.serving[route.key.model] -= 1
 
     routes = [
-        Route(ModelKey("studio", "abc"[number % 3]), device="gpu0", parallel=4) for number in range(1000)
+        Route(ModelKey("studio", "abc"[number % 3]), device="gpu0", needs=Needs(parallel=4))
+        for number in range(1000)
     ]
 
     await asyncio.gather(*(serve(route, f"client{number % 7}") for number, route in enumerate(routes)))
@@ -802,7 +804,9 @@ async def test_a_size_that_was_given_outranks_the_report():
     await gate.start()
 
     for model in ("a", "b"):
-        async with gate.lease(Route(ModelKey("studio", model), size_bytes=6, size_given=True), "client"):
+        async with gate.lease(
+            Route(ModelKey("studio", model), needs=Needs(size_bytes=6), size_given=True), "client"
+        ):
             pass
 
     assert [str(view.model) for view in gate.snapshot().residents] == ["studio/b"]

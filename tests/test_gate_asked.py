@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dmap.arbiter import Needs
 from dmap.backends import Loaded
 from dmap.config import Device
 from dmap.errors import BackendBroke, BackendDown, LoadFailed, ShuttingDown, WaitExpired
@@ -74,7 +75,7 @@ class TestUnload:
 
     async def test_takes_a_pinned_model_out(self, gate: Gate, studio: FakeSwitcher) -> None:
         """A pin does not hold against who asks outright."""
-        await gate.load(replace(A, pin=True), "me")
+        await gate.load(replace(A, needs=Needs(pinned=True)), "me")
 
         await gate.unload(A.key)
 
@@ -372,7 +373,7 @@ async def test_an_idle_copy_with_other_options_is_left_until_it_is_asked_for(
 
 async def test_a_model_that_nobody_uses_is_unloaded(gate: Gate, studio: FakeSwitcher) -> None:
     """After `ttl_s` without a lease the gate's own timer has a model unloaded."""
-    await gate.load(replace(A, ttl_s=0.01), "me")
+    await gate.load(replace(A, needs=Needs(ttl_s=0.01)), "me")
 
     await asyncio.wait_for(studio.unloading.started.wait(), 5)
 
@@ -531,7 +532,7 @@ class TestWaiting:
 
     async def test_higher_priority_is_served_first(self, gate: Gate) -> None:
         """Among those who wait for one model the higher priority goes first, whenever it came."""
-        one = replace(A, parallel=1)
+        one = replace(A, needs=Needs(parallel=1))
         served: list[str] = []
 
         async def serve(client: str, priority: int) -> None:

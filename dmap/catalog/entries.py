@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from dmap.arbiter import Needs
 from dmap.catalog.names import Entry, NameIndex
 from dmap.config import Config
 from dmap.models import ModelInfo, ModelKey, Route
@@ -66,12 +67,14 @@ def _entry(
     route = Route(
         key=key,
         device=backend.placed_on,
-        embedding=info.embedding,
-        size_bytes=settings.memory or info.size_bytes,
+        needs=Needs(
+            settings.memory or info.size_bytes,
+            _least(settings.parallel, backend.parallel, info.parallel),
+            info.embedding,
+            settings.pin,
+            settings.ttl_s,
+        ),
         size_given=settings.memory is not None,
-        parallel=_least(settings.parallel, backend.parallel, info.parallel),
-        pin=settings.pin,
-        ttl_s=settings.ttl_s,
         load=load,
         context_length=load.get("context_length") or info.context_length,
         defaults=defaults,

@@ -170,15 +170,10 @@ class DeviceModels:
         route, foreign = self.route(key), self._is_foreign(key)
         if route is None:
             return Needs(info.size_bytes, info.parallel, info.embedding, foreign)
-        needs = needs_of(route)
+        needs = route.needs
         return replace(
             needs,
             size_bytes=needs.size_bytes if route.size_given or info.size_bytes is None else info.size_bytes,
             parallel=info.parallel if needs.parallel is None else needs.parallel,
             pinned=needs.pinned or foreign,
         )
-
-
-def needs_of(route: Route) -> Needs:
-    """Return what the arbiter has to know of a route's model."""
-    return Needs(route.size_bytes, route.parallel, route.embedding, route.pin, route.ttl_s)

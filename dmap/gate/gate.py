@@ -17,7 +17,7 @@ from dmap.backends import Loaded, Switcher
 from dmap.config import Device
 from dmap.errors import DmapError, WaitExpired
 from dmap.events import Tell
-from dmap.gate.device_models import DeviceModels, needs_of
+from dmap.gate.device_models import DeviceModels
 from dmap.gate.lease import Lease
 from dmap.gate.live import LiveArbiter
 from dmap.gate.queue_view import QueueView
@@ -263,8 +263,7 @@ class Gate:
     def _submit(self, now: float, lease: Lease) -> Iterable[Effect]:
         lease.since = now
         self._begin_wait(lease, now)
-        needs = needs_of(lease.route)
-        return self._arbiter.submit(now, lease, lease.seat, lease.client, needs, lease.priority)
+        return self._arbiter.submit(now, lease, lease.seat, lease.client, lease.route.needs, lease.priority)
 
     def _begin_wait(self, lease: Lease, now: float) -> None:
         lease.waits_since = now

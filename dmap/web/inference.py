@@ -69,7 +69,7 @@ def _suit(path: InferenceRoute, route: Route, kind: Kind) -> None:
     if not kind.has(path.path):
         those = " or ".join(kinds_with(path.path))
         raise PathNotFound(f"{path.path} is a route of {those}; {model!r} is on a backend of {kind.name}")
-    if kind.embeds_apart and embeds != route.embedding:
+    if kind.embeds_apart and embeds != route.needs.embedding:
         lacks = "makes no embeddings on its server; ask a model that is made for it"
         only = "makes embeddings and nothing else; ask it at /v1/embeddings"
         raise BadRequest(f"{model!r} {lacks if embeds else only}", param="model")

@@ -86,8 +86,8 @@ def _settings(proxy: Proxy, route: Route) -> dict[str, Any]:
         "force": dict(route.force),
         "strip": sorted(route.strip),
         "load_config": dict(route.load),
-        "pin": route.pin,
-        "ttl_s": route.ttl_s,
+        "pin": route.needs.pinned,
+        "ttl_s": route.needs.ttl_s,
     }
 
 
@@ -119,9 +119,9 @@ def _understand(proxy: Proxy, route: Route, order: ModelOrder) -> tuple[str, Act
 
 def _is_activated(route: Route, activate: bool | None) -> bool:
     """Tell whether the model becomes the active one; one for embeddings cannot: chats would go to it."""
-    if activate and route.embedding:
+    if activate and route.needs.embedding:
         raise BadRequest(f"{route.key.model!r} makes embeddings, so it cannot be active", param="activate")
-    return activate is not False and not route.embedding
+    return activate is not False and not route.needs.embedding
 
 
 async def _load(
@@ -151,7 +151,8 @@ async def _load(
         proxy.trials.pop(name, None)
         proxy.choose()
     # Of a model that was there already, this is what is known.
-    return {"loaded": asdict(loaded or Loaded(before.size_bytes, before.context_length, before.parallel))}
+    known = Loaded(before.needs.size_bytes, before.context_length, before.needs.parallel)
+    return {"loaded": asdict(loaded or known)}
 
 
 async def _set(proxy: Proxy, name: str, activation: Activation, active: str | None) -> None:
