@@ -6,6 +6,7 @@ Each kind is a folder beside these: its `__init__` has the one `Kind`, and whate
 servers is in that folder and nowhere else.  Nobody outside names a kind, and no kind imports another.
 """
 
+from dmap.backends.ask import Unheard, ask
 from dmap.backends.base import Backend, Loaded, Switcher, Target
 from dmap.backends.kind import Kind
 from dmap.backends.sections import BackendSection, PassingSection
@@ -21,5 +22,7 @@ __all__ = [
     "PassingSection",
     "Switcher",
     "Target",
+    "Unheard",
+    "ask",
     "trouble_of",
 ]

@@ -1,18 +1,19 @@
 """
 The context guard: a prompt that cannot fit is refused before it queues, instead of being truncated.
 
-Only the prompt counts, not `max_tokens`: servers stop at the end of the context.  Whoever can count is asked,
-the backend first, then the tokenizer file of the model; else there is the bound of `dmap/tokens.py`.  What
-nobody can tell is let through.
+Only the prompt counts, not `max_tokens`: servers stop at the end of the context.  The backend is asked for a
+count first, then the tokenizer file of the model; if neither tells, there is the bound of `dmap/tokens.py`.
+What nobody can tell is let through.
 """
 
 import asyncio
 import functools
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
-from dmap.backends import Backend
-from dmap.backends.ask import Unheard, ask
+from dmap.backends import Backend, Unheard, ask
 from dmap.config import Config
 from dmap.errors import BackendDown, ContextExceeded
 from dmap.logfmt import logfmt
@@ -24,7 +25,7 @@ from dmap.wire.prompt import LOOK, Prompt, count_of, prompt_of, question
 from dmap.wire.routes import InferenceRoute
 
 COUNT_S = 5.0
-"""How long a request waits for its turn to be counted, and again for a backend's count; then it goes on."""
+"""How long a request waits for its turn with the backends, for a backend's count, and for a tokenizer."""
 ASK_AGAIN_S = 60.0
 """How long a backend that did not count is not asked again."""
 COUNTS = 2
@@ -36,6 +37,8 @@ _NO_COUNT = (200, 404, 405, 501)
 """What servers say that do not count; LM Studio says 200 to every path."""
 
 _log = logging.getLogger(__name__)
+_threads = ThreadPoolExecutor(max_workers=COUNTS, thread_name_prefix="counts")
+"""For tokenizers.  A client that leaves does not end a count, so that keeps its thread."""
 
 
 class ContextGuard:
@@ -49,9 +52,11 @@ class ContextGuard:
         self, config: Config, backends: Mapping[str, Backend], counters: Mapping[str, TokenCounter]
     ) -> None:
         self.counters = counters
-        self._asked = _Asked(config, backends)
+        self._backends = backends
+        self._kind_of = config.kind_of
         self._bounds: dict[ModelKey, WordBound] = {}
-        self._threads = asyncio.Semaphore(COUNTS)
+        self._silent: dict[str, float] = {}
+        self._turns = asyncio.Semaphore(COUNTS)
 
     async def check(self, route: Route, path: InferenceRoute, call: Call) -> None:
         """
@@ -94,35 +99,21 @@ class ContextGuard:
         """Return how many tokens *prompt* has, by its backend or a tokenizer; None if neither can tell."""
         if not prompt.texts:
             return prompt.ids
-        count = await self._asked.count(key, path, call, prompt) if prompt.size <= LOOK else None
+        count = await self._asked(key, path, call, prompt) if prompt.size <= LOOK else None
         counter = self.counters.get(key.model.casefold())
         if count is None and counter is not None:
-            count = await self._in_thread(counter, prompt.seen())
+            loop = asyncio.get_running_loop()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(COUNT_S):
+                    count = await loop.run_in_executor(_threads, counter.count, prompt.seen())
         return None if count is None else count + prompt.ids
 
-    async def _in_thread(self, counter: TokenCounter, texts: list[str]) -> int | None:
-        """Count beside the loop; a client that leaves does not end the thread, so that keeps its turn."""
-        if not await _turn(self._threads):
-            return None
-        counting = asyncio.get_running_loop().run_in_executor(None, counter.count, texts)
-        counting.add_done_callback(lambda _: self._threads.release())
-        return await asyncio.shield(counting)
-
-
-class _Asked:
-    """The backends as counters: those that can, asked for the count of a prompt."""
-
-    def __init__(self, config: Config, backends: Mapping[str, Backend]) -> None:
-        self._backends = backends
-        self._kinds = {name: config.kind_of(name) for name in config.backends}
-        self._silent: dict[str, float] = {}
-        self._turns = asyncio.Semaphore(COUNTS)
-
-    async def count(self, key: ModelKey, path: InferenceRoute, call: Call, prompt: Prompt) -> int | None:
+    async def _asked(self, key: ModelKey, path: InferenceRoute, call: Call, prompt: Prompt) -> int | None:
         """Return how many tokens *prompt* has; None when the backend of *key* does not tell."""
         name, now = key.backend, asyncio.get_running_loop().time()
-        own = self._kinds[name].counts.get(path.path)
-        where = own or self._kinds[name].tokenizes_at
+        kind = self._kind_of(name)
+        own = kind.counts.get(path.path)
+        where = own or kind.tokenizes_at
         if where is None or now < self._silent.get(name, 0):
             return None
         sent = call.written() if own else question(key.model, prompt)
@@ -130,7 +121,10 @@ class _Asked:
             target = self._backends[name].target(key.model, where)
         except BackendDown:  # not resident: its engine will refuse what does not fit
             return None
-        if not await _turn(self._turns):
+        try:
+            async with asyncio.timeout(COUNT_S):
+                await self._turns.acquire()
+        except TimeoutError:
             return None
         try:
             status, answer = await ask(target, body=sent, within_s=COUNT_S, most_bytes=ANSWER_BYTES)
@@ -145,12 +139,3 @@ class _Asked:
         if count is None and status in _NO_COUNT:
             self._silent[name] = now + ASK_AGAIN_S
         return count
-
-
-async def _turn(turns: asyncio.Semaphore) -> bool:
-    """Take a turn; False when none is free within `COUNT_S`."""
-    try:
-        async with asyncio.timeout(COUNT_S):
-            return await turns.acquire()
-    except TimeoutError:
-        return False
