@@ -38,13 +38,7 @@ def make_server(proxy: Proxy) -> HttpServer:
 async def _answer(proxy: Proxy, request: Request) -> web.StreamResponse:
     """Serve one request; whatever goes wrong before its head is out becomes an error in OpenAI's shape."""
     clock = asyncio.get_running_loop().time
-    record = RequestRecord(
-        id=request.id,
-        path=request.path,
-        client=request.remote or "",
-        arrived_at=clock(),
-        method=request.method,
-    )
+    record = RequestRecord(request.id, request.path, request.remote or "", clock(), request.method)
     visit = Visit(request, record)
     proxy.visits.enter(visit)
     try:

@@ -55,8 +55,6 @@ def sign(request: web.BaseRequest, response: web.StreamResponse, access: AccessS
 def _allowed_origin(request: web.BaseRequest, access: AccessSection) -> str | None:
     """Return the value of `Access-Control-Allow-Origin`, None if the request's origin is not listed."""
     origin = request.headers.get("Origin")
-    if origin is None or not access.cors:
-        return None
-    if "*" in access.cors:
+    if origin is not None and "*" in access.cors:
         return "*"
-    return origin if origin.lower() in access.cors else None
+    return origin if origin is not None and origin.lower() in access.cors else None

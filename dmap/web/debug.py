@@ -9,11 +9,10 @@ and learns how many.
 import asyncio
 import re
 import socket
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Self
+from typing import Any
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -39,51 +38,43 @@ FIELDS = 64
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+def wanted(query: MultiMapping[str]) -> Callable[[Event], bool]:
     """
-    Which events a reader wants: any of its *types*, and of its *models* and *clients*, which are globs.
+    Read `?type=&model=&client=`, each repeatable or with commas; return what tells if an event is wanted.
 
-    No glob meets an event without a client.  The models of a switch are the loaded and the unloaded ones.
+    It is if it has any of the types, and of the models and the clients, which are globs.  No glob meets an
+    event without a client.  The models of a switch are the loaded and the unloaded ones.
+
+    Raises `BadRequest`.
     """
+    if len(query) > FIELDS:
+        raise BadRequest(f"the query has over {FIELDS} parameters")
+    unknown = sorted(set(query) - {"type", "model", "client", "after"})
+    if unknown:
+        raise BadRequest(f"no such parameter: {unknown[0][:64]!r}", param=unknown[0][:64])
+    types = {kind for word in _listed(query, "type") for kind in _types(word)} or TYPES
+    models, clients = _listed(query, "model"), _listed(query, "client")
 
-    types: frozenset[str] = frozenset(TYPES)
-    models: tuple[str, ...] = ()
-    clients: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, query: MultiMapping[str]) -> Self:
-        """Read `?type=&model=&client=`, each repeatable or with commas; raises `BadRequest`."""
-        if len(query) > FIELDS:
-            raise BadRequest(f"the query has over {FIELDS} parameters")
-        unknown = sorted(set(query) - {"type", "model", "client", "after"})
-        if unknown:
-            raise BadRequest(f"no such parameter: {unknown[0][:64]!r}", param=unknown[0][:64])
-        types = [kind for wanted in _listed(query, "type") for kind in _types(wanted)]
-        return cls(frozenset(types or TYPES), _listed(query, "model"), _listed(query, "client"))
-
-    def passes(self, event: Event) -> bool:
-        """Tell whether *event* is wanted."""
-        if event.type not in self.types:
-            return False
+    def passes(event: Event) -> bool:
         fields = event.fields
-        if self.clients and not _meet(self.clients, [fields.get("client")]):
+        if event.type not in types or (clients and not _meet(clients, [fields.get("client")])):
             return False
-        named = [fields.get("model"), fields.get("load"), *fields.get("unload", ())] if self.models else ()
-        return not self.models or _meet(self.models, named)
+        return not models or _meet(
+            models, [fields.get("model"), fields.get("load"), *fields.get("unload", ())]
+        )
+
+    return passes
 
 
 def _listed(query: MultiMapping[str], name: str) -> tuple[str, ...]:
     return tuple(part for value in query.getall(name, ()) for part in value.split(",") if part)
 
 
-def _types(wanted: str) -> list[str]:
-    """Find the types that *wanted* means: one, a glob, or the first word of some."""
-    found = [kind for kind in TYPES if fnmatchcase(kind, wanted) or kind.startswith(f"{wanted}.")]
+def _types(word: str) -> list[str]:
+    """Find the types that *word* means: one, a glob, or the first word of some."""
+    found = [kind for kind in TYPES if fnmatchcase(kind, word) or kind.startswith(f"{word}.")]
     if not found:
-        raise BadRequest(
-            f"no such type of event: {wanted[:64]!r}; known are {', '.join(TYPES)}", param="type"
-        )
+        raise BadRequest(f"no such type of event: {word[:64]!r}; known are {', '.join(TYPES)}", param="type")
     return found
 
 
@@ -104,7 +95,7 @@ async def stream(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     request, bus, server = visit.request, proxy.bus, proxy.config.server
     if request.method != "GET":
         raise MethodNotAllowed("the stream takes GET", allowed="GET")
-    chosen, after = Filter.of(request.query), _start(request, bus)
+    chosen, after = wanted(request.query), _start(request, bus)
     response = EventSourceResponse(send_timeout=server.client_stall_s, ping_interval=server.heartbeat_s)
     with _place(bus):
         writer, transport = await response.prepare(request), request.transport
@@ -165,12 +156,12 @@ def _keep_buffers_small(transport: asyncio.Transport) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
 
 
-def _piece(bus: Bus, chosen: Filter, after: int) -> tuple[bytes, int]:
+def _piece(bus: Bus, chosen: Callable[[Event], bool], after: int) -> tuple[bytes, int]:
     """Return what is *chosen* of the next events after *after*, and the number of the last of these."""
     events, missed = bus.since(after, PIECE)
     after += missed
     frames = [Event(after, bus.clock(), MISSED, {"missed": missed}).frame] if missed else []
-    frames += [event.frame for event in events if chosen.passes(event)]
+    frames += [event.frame for event in events if chosen(event)]
     return b"".join(frames), after + len(events)
 
 

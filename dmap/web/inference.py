@@ -39,7 +39,6 @@ async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
         if isinstance(error, BackendDown) and route.device is None:  # a device is its gate's business
             proxy.inventory.report(route.key.backend, error)
         await reply.fail(error)
-    proxy.visits.free(visit)
     return await reply.end()
 
 

@@ -1,6 +1,7 @@
 """How dmap stands: for whoever watches the process, whoever sends it requests, and whoever runs it."""
 
 import asyncio
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -36,10 +37,7 @@ async def ready(proxy: Proxy, visit: Visit) -> web.Response:
     for name, gate in proxy.passages.items():
         view = gate.snapshot()
         backends[name] |= {"waiting": view.waiting, "leases": view.leases}
-
-    def may(model: ModelKey) -> bool:
-        return proxy.catalog.allows(visit.client, model)
-
+    may = functools.partial(proxy.catalog.allows, visit.client)
     devices = {name: state(gate, may) for name, gate in proxy.devices.items()}
     answer = {"ready": bool(answering), "backends": backends, "devices": devices}
     return web.json_response(answer, status=200 if answering else 503)
