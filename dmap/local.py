@@ -52,7 +52,7 @@ def _new_key(options: argparse.Namespace) -> None:
     try:
         print(keys.notice(options.name, options.scopes, options.models))
     except ConfigProblem as exc:
-        options.refuse("; ".join(problem.removeprefix("access.keys[0].") for problem in exc.problems))
+        options.refuse("; ".join(exc.problems))
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -46,7 +46,7 @@ def test_the_line_holds_what_was_asked_for():
 @pytest.mark.parametrize(("name", "scopes"), [("", ()), ("two words", ()), ("a\nb", ()), ("x", ("root",))])
 def test_what_the_configuration_refuses_is_not_printed(name, scopes):
     """A name or a scope that the configuration would refuse is refused here."""
-    with pytest.raises(ConfigProblem, match=r"access\.keys"):
+    with pytest.raises(ConfigProblem, match=r"^(name|scopes\[0\]): "):
         entry(name, "k", scopes)
 
 

@@ -7,7 +7,7 @@ import json
 import secrets
 from collections.abc import Sequence
 
-from dmap.config import check_access
+from dmap.config import check_key
 
 _BYTES = 32
 """Of chance, so that nobody can guess one: 256 bits."""
@@ -44,5 +44,5 @@ def entry(name: str, key: str, scopes: Sequence[str] = (), models: Sequence[str]
         f"{field}: {json.dumps(value, ensure_ascii=False)}" for field, value in values.items() if value
     ]
     line = f"{{{', '.join(written)}}}"
-    check_access(f"keys: [{line}]")
+    check_key(line)
     return line

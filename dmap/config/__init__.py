@@ -9,7 +9,7 @@ its own section along.
 
 from dmap.config.access import AccessSection, Key, Listen, Tls, exposure
 from dmap.config.advice import warnings_of
-from dmap.config.file import ConfigProblem, check_access, load, parse
+from dmap.config.file import ConfigProblem, check_key, load, parse
 from dmap.config.schema import Config, Device, Server
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "Listen",
     "Server",
     "Tls",
-    "check_access",
+    "check_key",
     "exposure",
     "load",
     "parse",

@@ -3,7 +3,7 @@
 import ipaddress
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from dmap.sections.section import Section
 from dmap.sections.types import Count, Expiry, File, Guarded, HostName, Integer, Name, Network, Origin, Sha256
@@ -58,15 +58,6 @@ class AccessSection(Section):
     keys: tuple[Key, ...] = ()
     failures_per_min: Count = 20
     cors: tuple[Origin, ...] = ()
-
-    @field_validator("keys")
-    @classmethod
-    def _distinct(cls, keys: tuple[Key, ...]) -> tuple[Key, ...]:
-        for field in ("name", "sha256"):
-            values = [getattr(key, field) for key in keys]
-            if len(set(values)) < len(values):
-                raise ValueError(f"two keys have the same {field}")
-        return keys
 
 
 def is_loopback(host: str) -> bool:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from dmap.config.access import AccessSection
+from dmap.config.access import Key
 from dmap.config.schema import Config
 from dmap.kinds import KINDS
 from dmap.sections import Section
@@ -52,13 +52,9 @@ def parse(text: str, environ: Mapping[str, str], *, base: Path = Path()) -> Conf
     return _checked(Config, _values(text), environ, base)
 
 
-def check_access(text: str) -> None:
-    """Check *text* as the section `access` of a file; raises `ConfigProblem` with paths as in that file."""
-    _checked(_Access, {"access": _values(text)}, {}, Path())
-
-
-class _Access(Section):
-    access: AccessSection
+def check_key(text: str) -> None:
+    """Check *text* as an item of `access.keys`; raises `ConfigProblem` with paths that begin at that item."""
+    _checked(Key, _values(text), {}, Path())
 
 
 _Checked = TypeVar("_Checked", bound=Section)
@@ -72,7 +68,7 @@ def _checked(whole: type[_Checked], values: Any, environ: Mapping[str, str], bas
         _drop(values, error["loc"])
     if wrong:  # what does not fit together is told in the same go, as far as what is left can be understood
         checked, _ = _validated(whole, values, base)
-    between = checked.conflicts() if checked is not None else ()
+    between = checked.conflicts() if isinstance(checked, Config) else ()
     problems = [*variables.problems, *map(_said, wrong), *between]
     if checked is None or problems:
         raise ConfigProblem(problems)

@@ -86,6 +86,10 @@ class Config(Section):
         """Yield what does not fit together, each line with its path in the file."""
         if exposed := exposure(self.listen.host, self.access):
             yield f"listen.host: {exposed}"
+        for field in ("name", "sha256"):
+            values = [getattr(key, field) for key in self.access.keys]
+            if len(set(values)) < len(values):
+                yield f"access.keys: two keys have the same {field}"
         for name, backend in self.backends.items():
             if backend.placed_on not in (None, *self.devices):
                 yield f"backends.{name}.device: there is no device {backend.placed_on!r} under devices"

@@ -1,6 +1,5 @@
 """What all sections of the file have in common."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -14,7 +13,3 @@ class Section(BaseModel):
     def given(self) -> dict[str, Any]:
         """Return what is set, by name."""
         return self.model_dump(exclude_none=True)
-
-    def conflicts(self) -> Iterator[str]:
-        """Yield what does not fit together between the values, each line with its path in the file."""
-        return iter(())

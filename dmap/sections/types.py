@@ -13,6 +13,10 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 """Clients of IPv4, as a socket of both families has them; for us they are addresses of IPv4."""
+_ORIGIN = r"\*|https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?"
+_NO_NAME = "not a name: up to 64 letters, digits, '.', '_' and '-', first a letter or a digit"
+_NO_ORIGIN = "not an origin; write it like https://app.example:8443, or *"
+_NO_HOST = "not the name of a host, without port; write it like llm.example.com"
 _NO_KEY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """The SHA-256 of nothing: what `printf %s "$KEY" | sha256sum` says when the variable is not set."""
 
@@ -98,35 +102,16 @@ Number = Annotated[float, BeforeValidator(_number)]
 Seconds = Annotated[Number, Field(gt=0)]
 Count = Annotated[Integer, Field(ge=1)]
 Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, BeforeValidator(_network)]
-Name = Annotated[
-    str,
-    _like(
-        r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
-        "not a name: up to 64 letters, digits, '.', '_' and '-', first a letter or a digit",
-    ),
-]
+Name = Annotated[str, _like(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", _NO_NAME)]
 Sha256 = Annotated[
     str,
     _like(r"[0-9a-f]{64}", "not a SHA-256; write 64 lower-case hex digits, never the key itself"),
     _like(f"(?!{_NO_KEY}).*", "the SHA-256 of an empty key"),
 ]
 Expiry = Annotated[datetime, BeforeValidator(_expiry)]
-Origin = Annotated[
-    str,
-    StringConstraints(to_lower=True),
-    _like(
-        r"\*|https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?",
-        "not an origin; write it like https://app.example:8443, or *",
-    ),
-]
+Origin = Annotated[str, StringConstraints(to_lower=True), _like(_ORIGIN, _NO_ORIGIN)]
 """What browsers send in `Origin`: scheme, host and port, nothing after them (RFC 6454)."""
-HostName = Annotated[
-    str,
-    _like(
-        r"(?=.{1,253}$)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?",
-        "not the name of a host, without port; write it like llm.example.com",
-    ),
-]
+HostName = Annotated[str, _like(r"(?=.{1,253}$)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", _NO_HOST)]
 """A name of DNS, as browsers send it: those with other letters as `xn--...` (RFC 5891)."""
 _Moving = Literal["draft_model", "context_length", "keep_alive", "options"]
 Guarded = Literal[_Moving, "integrations", "image_url", "fallbacks", "background"]
