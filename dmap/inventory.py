@@ -36,7 +36,6 @@ class Inventory:
         self._catalog = catalog
         self._down: dict[str, str] = {}
         self._answered_at: dict[str, float] = {}
-        self._alarm = {name: asyncio.Event() for name in backends}
         self._asking = {name: asyncio.Lock() for name in backends}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -74,7 +73,6 @@ class Inventory:
         if backend not in self._down:
             url = self._backends[backend].url  # which the reason, for clients, leaves out
             _log.warning(logfmt("backend_down", {"backend": backend, "url": url, "reason": error.message}))
-            self._alarm[backend].set()
         self._down[backend] = error.message
 
     @property
@@ -83,14 +81,11 @@ class Inventory:
         return [name for name in self._answered_at if name not in self._down]
 
     async def _watch(self, name: str) -> None:
+        clock = asyncio.get_running_loop().time
         while True:
-            pause = PROBE_S if name in self._down else LOOK_S
-            try:
-                async with asyncio.timeout(pause):
-                    await self._alarm[name].wait()
-            except TimeoutError:
+            await asyncio.sleep(PROBE_S)
+            if name in self._down or clock() - self._answered_at.get(name, 0.0) >= LOOK_S:
                 await self._ask(name)
-            self._alarm[name].clear()
 
     async def _ask(self, name: str) -> None:
         """Ask one backend; a caller that came before the question was answered takes that answer."""

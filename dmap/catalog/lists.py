@@ -9,7 +9,7 @@ has null, else 0 or `unknown` (2_rest/list.md and 2_rest/endpoints.mdx).
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from dmap.catalog.names import Entry
 
@@ -17,6 +17,8 @@ RECORD_BYTES = 16 * 2**10
 """Of what a server has on one model that is passed on; the entries seen have about 1 KiB."""
 
 _UNKNOWN = "unknown"
+
+_Part = TypeVar("_Part", list[Any], dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def v1(shown: Shown) -> dict[str, Any]:
     }
     listed["loaded_instances"] = _instances(shown, listed) if shown.resident else []
     if "variants" in listed:
-        listed["variants"] = [name for name in _items(listed, "variants") if _is_own(shown, name)]
+        listed["variants"] = [name for name in _part(listed, "variants", list) if _is_own(shown, name)]
     if not _is_own(shown, listed.get("selected_variant")):
         listed.pop("selected_variant", None)
     return listed
@@ -113,7 +115,7 @@ def _instances(shown: Shown, listed: Mapping[str, Any]) -> list[Any]:
     """Return the copies in memory with their settings; the arbiter may know of one before the list does."""
     known = [
         one
-        for one in _items(listed, "loaded_instances")
+        for one in _part(listed, "loaded_instances", list)
         if isinstance(one, dict) and _is_own(shown, one.get("id"))
     ]
     context = shown.context_length or listed["max_context_length"]
@@ -121,14 +123,14 @@ def _instances(shown: Shown, listed: Mapping[str, Any]) -> list[Any]:
 
 
 def _of_v1(native: Mapping[str, Any]) -> dict[str, Any]:
-    embedding, sees = native["type"] == "embedding", _members(native, "capabilities").get("vision")
+    embedding, sees = native["type"] == "embedding", _part(native, "capabilities", dict).get("vision")
     return {
         "object": "model",
         "type": "embeddings" if embedding else "vlm" if sees else "llm",
         "publisher": native["publisher"],
         "arch": native.get("architecture") or _UNKNOWN,
         "compatibility_type": native["format"] or _UNKNOWN,
-        "quantization": _members(native, "quantization").get("name") or _UNKNOWN,
+        "quantization": _part(native, "quantization", dict).get("name") or _UNKNOWN,
         "max_context_length": native["max_context_length"],
     }
 
@@ -137,11 +139,7 @@ def _is_own(shown: Shown, name: Any) -> bool:
     return isinstance(name, str) and name in shown.own
 
 
-def _items(record: Mapping[str, Any], name: str) -> list[Any]:
+def _part(record: Mapping[str, Any], name: str, kind: type[_Part]) -> _Part:
+    """Return what *record* has as *name*, or an empty one if that is not of this *kind*."""
     value = record.get(name)
-    return value if isinstance(value, list) else []
-
-
-def _members(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = record.get(name)
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, kind) else kind()
