@@ -75,17 +75,15 @@ class Pages:
         origins = headers.getall("Origin", ())
         if "*" in listed or (origins and all(origin.lower() in listed for origin in origins)):
             return
-        for origin in origins:
-            if not _is_same(origin, host):
-                raise AccessDenied(
-                    f"a page of {origin[:256]!r} may not call dmap without a key; see access.cors"
-                )
+        foreign = [origin for origin in origins if not _is_same(origin, host)]
         site = headers.get("Sec-Fetch-Site", "none")
         # A link that a person follows shows its answer to that person, and to no page.
         is_link = not origins and headers.get("Sec-Fetch-Dest") == "document"
         if site not in _OWN_SITE and not is_link:
+            foreign.append(site)
+        if foreign:
             raise AccessDenied(
-                f"a page of another site ({site[:256]!r}) may not call dmap without a key; see access.cors"
+                f"a page of {foreign[0][:256]!r} may not call dmap without a key; see access.cors"
             )
 
     def _is_own(self, text: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from dmap import __version__
-from dmap.arbiter import Plan
+from dmap.arbiter import Plan, Snapshot
 from dmap.gate import Gate
 from dmap.models import ModelKey
 from dmap.web.proxy import Proxy
@@ -35,8 +35,7 @@ async def ready(proxy: Proxy, visit: Visit) -> web.Response:
     answering = proxy.inventory.answering
     backends: dict[str, dict[str, Any]] = {name: {"answers": name in answering} for name in proxy.backends}
     for name, gate in proxy.passages.items():
-        view = gate.snapshot()
-        backends[name] |= {"waiting": view.waiting, "leases": view.leases}
+        backends[name] |= _queue(gate.snapshot())
     may = functools.partial(proxy.catalog.allows, visit.client)
     devices = {name: state(gate, may) for name, gate in proxy.devices.items()}
     answer = {"ready": bool(answering), "backends": backends, "devices": devices}
@@ -51,13 +50,7 @@ async def status(proxy: Proxy, visit: Visit) -> web.Response:
         for name, backend in proxy.config.backends.items()
     }
     for name, gate in proxy.passages.items():
-        view = gate.snapshot()
-        queue = {
-            "leases": view.leases,
-            "oldest_wait_s": round(view.oldest_wait_s, 3),
-            "waiting": waiting(gate),
-        }
-        backends[name] |= queue
+        backends[name] |= _queue(gate.snapshot()) | {"waiting": waiting(gate)}
     answer = {
         "version": __version__,
         "uptime_s": round(proxy.bus.clock() - proxy.bus.started_at, 3),
@@ -81,10 +74,12 @@ def state(gate: Gate, may: _May = lambda model: True) -> dict[str, Any]:
         "drained": view.drained,
         "residents": _names((resident.model for resident in view.residents), may),
         "switch": _switch(view.plan, may),
-        "waiting": view.waiting,
-        "leases": view.leases,
-        "oldest_wait_s": round(view.oldest_wait_s, 3),
+        **_queue(view),
     }
+
+
+def _queue(view: Snapshot) -> dict[str, Any]:
+    return {"waiting": view.waiting, "leases": view.leases, "oldest_wait_s": round(view.oldest_wait_s, 3)}
 
 
 def waiting(gate: Gate) -> list[dict[str, Any]]:

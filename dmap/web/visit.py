@@ -114,8 +114,7 @@ class Visits:
 
     def enter(self, visit: Visit) -> None:
         """Count *visit* as under way."""
-        if not self._under_way:
-            self._empty.clear()
+        self._empty.clear()
         self._under_way.add(visit)
 
     def leave(self, visit: Visit) -> None:
@@ -173,6 +172,4 @@ class Visits:
 
 def _has_left(transport: asyncio.Transport) -> bool:
     sock = transport.get_extra_info("socket")
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return False
     return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED)
