@@ -16,8 +16,8 @@ DmapError
     LeaseExpired 504        ClientStalled 504       Internal 500
     Cancelled 503           NotSaved 500
 
-Status, `type` and `code` are class data (OpenAI's spellings where it has one), and so is whether a
-client should try again by itself.  `web/app.py` turns one of these into a response.  The relay writes one
+Status, `type` and `code` are class data (OpenAI's spellings where it has one).  Those that a client should
+not try again by itself are `Final`.  `web/app.py` turns one of these into a response.  The relay writes one
 into a stream whose head is out already.
 """
 
@@ -60,6 +60,12 @@ class DmapError(Exception):
         if self.should_retry is not None:
             headers["x-should-retry"] = str(self.should_retry).lower()
         return headers
+
+
+class Final(DmapError):
+    """A failure that would only come again: a client should not try again by itself."""
+
+    should_retry = False
 
 
 class BadRequest(DmapError):
@@ -131,11 +137,10 @@ class ModelNotFound(DmapError):
     status, type, code = 404, "invalid_request_error", "model_not_found"
 
 
-class UploadTimeout(DmapError):
+class UploadTimeout(Final):
     """The body did not arrive within `server.body_s`."""
 
     status, type, code = 408, "invalid_request_error", "upload_timeout"
-    should_retry = False
 
 
 class BodyTooLarge(DmapError):
@@ -160,18 +165,16 @@ class Overloaded(DmapError):
     status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
 
 
-class LoadFailed(DmapError):
+class LoadFailed(Final):
     """The model could not be loaded; the message carries the server's own reason."""
 
     status, type, code = 502, "backend_error", "model_load_failed"
-    should_retry = False
 
 
-class BackendBroke(DmapError):
+class BackendBroke(Final):
     """A backend's answer ended early or made no sense."""
 
     status, type, code = 502, "backend_error", "backend_broke"
-    should_retry = False
 
 
 class BackendDown(DmapError):
@@ -180,17 +183,14 @@ class BackendDown(DmapError):
     status, type, code = 503, "backend_error", "backend_down"
 
 
-class BackendSlow(DmapError):
+class BackendSlow(Final):
     """No first byte within `server.first_byte_s`, or silence longer than `server.idle_s`."""
 
     status, type, code = 504, "backend_error", "backend_slow"
-    should_retry = False
 
 
 class Relayed(DmapError):
     """An error that a backend told.  Status, code and type are its own, so they differ by instance."""
-
-    type = "backend_error"
 
     def __init__(self, message: str, *, status: int, code: str, type: str = "backend_error") -> None:
         super().__init__(message)
@@ -211,39 +211,34 @@ class ShuttingDown(DmapError):
     status, type, code = 503, "server_error", "shutting_down"
 
 
-class LeaseExpired(DmapError):
+class LeaseExpired(Final):
     """The request held its model for longer than the device's `lease_s`."""
 
     status, type, code = 504, "server_error", "lease_expired"
-    should_retry = False
 
 
-class ClientStalled(DmapError):
+class ClientStalled(Final):
     """The client did not read for `server.client_stall_s`, added up over the stream."""
 
     status, type, code = 504, "server_error", "client_stalled"
-    should_retry = False
 
 
-class Cancelled(DmapError):
+class Cancelled(Final):
     """The person who runs dmap has ended this request."""
 
     status, type, code = 503, "server_error", "cancelled"
-    should_retry = False
 
 
-class NotSaved(DmapError):
+class NotSaved(Final):
     """What was set is in effect, but the state file could not be written."""
 
     status, type, code = 500, "server_error", "not_saved"
-    should_retry = False
 
 
-class NotBuilt(DmapError):
+class NotBuilt(Final):
     """Something that clients of other servers use, and dmap does not have yet."""
 
     status, type, code = 501, "server_error", "not_implemented"
-    should_retry = False
 
 
 class Internal(DmapError):

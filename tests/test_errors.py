@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from dmap import errors
-from dmap.errors import BackendDown, BadRequest, DmapError, Internal, LoadFailed, Overloaded, Relayed
+from dmap.errors import BackendDown, BadRequest, DmapError, Final, Internal, LoadFailed, Overloaded, Relayed
 
 CLASSES = [each for each in vars(errors).values() if inspect.isclass(each) and issubclass(each, DmapError)]
 
@@ -55,7 +55,7 @@ def test_types_and_codes_are_words(kind):
     error = kind("x")
 
     assert (error.type + error.code).replace("_", "").islower()
-    assert (error.code == "internal_error") == (kind in (DmapError, Internal))
+    assert (error.code == "internal_error") == (kind in (DmapError, Final, Internal))
 
 
 def test_the_body_is_openais():

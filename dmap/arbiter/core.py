@@ -187,7 +187,7 @@ class Arbiter:
         if plan is not None:
             wishes = self._device.end(now, plan)
             if plan.load is None:
-                self._device.stay(now, plan.victims)
+                self._device.stay(now, *plan.victims)
             elif outcome.failed is None:
                 self._settlement.welcome(now, plan, outcome, wishes)
             else:

@@ -170,12 +170,11 @@ class Device:
         if self.emptied:
             self.wish(resident.since, resident.model, Cause.DRAIN)
 
-    def stay(self, now: float, models: Iterable[ModelId]) -> None:
-        """Keep residents that could not be unloaded, wished away or not; their `ttl_s` begins anew."""
-        for model in models:
-            self.wishes.pop(model, None)
-            if model in self.residents:
-                self.residents[model].used_at = now
+    def stay(self, now: float, model: ModelId) -> None:
+        """Keep a resident that could not be unloaded, wished away or not; its `ttl_s` begins anew."""
+        self.wishes.pop(model, None)
+        if model in self.residents:
+            self.residents[model].used_at = now
 
     def confirm(self, model: ModelId, needs: Needs) -> None:
         """Have a resident that was seen stay as *needs* says: pinned or not, and for how long when idle."""

@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -112,10 +113,8 @@ def _said(part: str, known: _Event) -> str:
     """Say *part* in the first way that the fields suffice for.  Raises `KeyError` if there is none."""
     *ways, last = part.split("|")
     for way in ways:
-        try:
+        with suppress(KeyError):
             return _WORDS.vformat(way, (), known)
-        except KeyError:
-            continue
     return _WORDS.vformat(last, (), known)
 
 
