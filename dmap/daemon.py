@@ -127,7 +127,7 @@ async def serve(
     """
     _raise_file_limit()
     stop, hurry = asyncio.Event(), asyncio.Event()
-    loop, notifier = asyncio.get_running_loop(), Notifier.take(os.environ, os.getpid())
+    loop, notifier = asyncio.get_running_loop(), Notifier(os.environ, os.getpid())
 
     def on_signal() -> None:
         (hurry if stop.is_set() else stop).set()

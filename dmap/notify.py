@@ -46,30 +46,21 @@ def listen_fds(environ: MutableMapping[str, str], pid: int) -> list[int]:
 
 class Notifier:
     """
-    Tells the service manager at *address* how the daemon is; without an address it tells nobody.
+    Tells the service manager how the daemon is, if *environ* asks the process *pid* for that.
 
-    The service manager ends the daemon when it has heard nothing for *watchdog_s*; None means never.
-    `status` is called for the one line that `systemctl status` shows.
+    Without an *address* it tells nobody.  The service manager ends the daemon when it has heard nothing for
+    *watchdog_s*; None means never.  `status` is called for the one line that `systemctl status` shows.  The
+    variables are taken out of *environ*, because a child must not speak for the daemon.
     """
 
-    def __init__(self, address: str | None, watchdog_s: float | None = None) -> None:
-        self.address = address
-        self.watchdog_s = watchdog_s
+    def __init__(self, environ: MutableMapping[str, str], pid: int) -> None:
+        self.address = _address(environ.pop("NOTIFY_SOCKET", ""))
+        usec, owner = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", str(pid))
+        is_watched = usec.isdecimal() and int(usec) > 0 and owner == str(pid)  # sd_watchdog_enabled(3)
+        self.watchdog_s = int(usec) / 1e6 if is_watched else None
         self.status: Callable[[], str] = lambda: "starting"
         self._unsent: dict[str, str] = {}
         self._is_heard = True
-
-    @classmethod
-    def take(cls, environ: MutableMapping[str, str], pid: int) -> "Notifier":
-        """
-        Make the notifier that *environ* describes for the process *pid*.
-
-        The variables are taken out of *environ*, because a child must not speak for the daemon.
-        """
-        address = _address(environ.pop("NOTIFY_SOCKET", ""))
-        usec, owner = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", str(pid))
-        is_watched = usec.isdecimal() and int(usec) > 0 and owner == str(pid)  # sd_watchdog_enabled(3)
-        return cls(address, int(usec) / 1e6 if is_watched else None)
 
     def ready(self) -> None:
         """Tell that the daemon answers: after the start, and again after each `reloading`."""
@@ -112,11 +103,8 @@ class Notifier:
         """
         pause_s = min(STATUS_S, self.watchdog_s / 2) if self.watchdog_s else STATUS_S
         fed = {"WATCHDOG": "1"} if self.watchdog_s else {}
-        last = ""
         while self.address is not None:
-            status = self.status()
-            self.tell(**fed, **({"STATUS": status} if status != last else {}))
-            last = status
+            self.tell(**fed, STATUS=self.status())
             await asyncio.sleep(pause_s)
 
 

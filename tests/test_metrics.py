@@ -16,8 +16,7 @@ from dmap.arbiter import Snapshot
 from dmap.arbiter.state import ResidentView
 from dmap.errors import DmapError
 from dmap.events import Bus
-from dmap.metrics import Metrics
-from dmap.metrics.board import CLIENTS
+from dmap.metrics.board import CLIENTS, Metrics
 from dmap.metrics.outcome import STATUS, kind_of, status_of
 from dmap.metrics.series import MODELS, Histogram, LabelLimit
 from dmap.models import ModelKey

@@ -102,18 +102,17 @@ def _values(text: str) -> Any:
         return yaml.load(text, Loader=_OneOfEach)
     except yaml.MarkedYAMLError as exc:
         problem = re.sub(r"'[^']{2,}'", "...", exc.problem or "unreadable")
-        raise ConfigProblem([f"not YAML: {_place(exc.problem_mark)}{problem}"]) from exc
+        raise _not_yaml(problem, exc.problem_mark) from exc
     except yaml.reader.ReaderError as exc:
-        raise ConfigProblem([f"not YAML: {exc.reason} (position {exc.position})"]) from exc
+        raise _not_yaml(f"{exc.reason} (position {exc.position})") from exc
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as exc:
         # PyYAML lets through what int(), datetime() and its own tables say to a scalar like 2024-13-45.
-        raise ConfigProblem(
-            ["not YAML: a value in it has the form of a number or a date but is none"]
-        ) from exc
+        raise _not_yaml("a value in it has the form of a number or a date but is none") from exc
 
 
-def _place(mark: yaml.Mark | None) -> str:
-    return f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+def _not_yaml(problem: str, mark: yaml.Mark | None = None) -> ConfigProblem:
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+    return ConfigProblem([f"not YAML: {place}{problem}"])
 
 
 class _OneOfEach(yaml.SafeLoader):
@@ -145,7 +144,7 @@ class _OneOfEach(yaml.SafeLoader):
     def _count(self, values: int) -> None:
         self._values += values
         if self._values > _MOST_VALUES:
-            raise ConfigProblem(["not YAML: its anchors unfold to too much, or it is too long"])
+            raise _not_yaml("its anchors unfold to too much, or it is too long")
 
 
 def _check_node(node: yaml.Node) -> None:
@@ -157,7 +156,7 @@ def _check_node(node: yaml.Node) -> None:
     elif node.tag.endswith((":int", ":float")) and len(node.value) > _LONGEST_NUMBER:
         problem = f"a number of {len(node.value)} characters"
     if problem:
-        raise ConfigProblem([f"not YAML: {_place(node.start_mark)}{problem}"])
+        raise _not_yaml(problem, node.start_mark)
 
 
 class _Variables:

@@ -1,5 +1,1 @@
 """What is counted and measured: fed from the events, written for Prometheus; see `docs/metrics.md`."""
-
-from dmap.metrics.board import Metrics
-
-__all__ = ["Metrics"]

@@ -7,6 +7,7 @@ a key, and all clients without a key are `ADDRESS`.  `MODELS` and `CLIENTS` boun
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import Any
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -61,6 +62,7 @@ _HISTOGRAMS: Mapping[str, tuple[Sequence[float], str, str]] = {
 """The upper ends of the buckets, the labels and the meaning of each histogram."""
 
 
+@dataclass(eq=False)
 class Metrics(Collector):
     """
     Everything that `/metrics` shows, in a *registry* of its own.
@@ -69,17 +71,13 @@ class Metrics(Collector):
     where, *backends* for which of them answer; *clock* is the one that the snapshots go by.
     """
 
-    def __init__(
-        self,
-        bus: Bus,
-        *,
-        clock: Callable[[], float],
-        devices: Callable[[], Mapping[str, Snapshot]],
-        backends: Callable[[], Mapping[str, bool]],
-    ) -> None:
-        self._clock = clock
-        self._devices = devices
-        self._backends = backends
+    bus: InitVar[Bus]
+    _: KW_ONLY
+    clock: Callable[[], float]
+    devices: Callable[[], Mapping[str, Snapshot]]
+    backends: Callable[[], Mapping[str, bool]]
+
+    def __post_init__(self, bus: Bus) -> None:
         self._counters = {name: Counter(name, *about) for name, about in _COUNTERS.items()}
         self._histograms = {name: Histogram(name, *about) for name, about in _HISTOGRAMS.items()}
         self._models, self._clients = LabelLimit(MODELS), LabelLimit(CLIENTS)
@@ -94,8 +92,8 @@ class Metrics(Collector):
         """Write down every family; called by the registry."""
         yield from (counter.family() for counter in self._counters.values())
         yield from (histogram.family() for histogram in self._histograms.values())
-        yield from _gauges(self._devices(), self._clock())
-        yield _gauge("dmap_backend_up", "1 if the backend answered last time", "backend", self._backends())
+        yield from _gauges(self.devices(), self.clock())
+        yield _gauge("dmap_backend_up", "1 if the backend answered last time", "backend", self.backends())
         yield _gauge("dmap_build_info", "The version that runs", "version", {__version__: 1})
 
     def as_dict(self) -> dict[str, list[dict[str, Any]]]:

@@ -1,7 +1,9 @@
 """The kinds of values that the configuration has, each with what makes it one, in words for its owner."""
 
 import ipaddress
+import os
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -43,14 +45,12 @@ def _network(value: Any) -> Any:
 
 def _url(value: str) -> str:
     """Take the URL of a server; a password in it is refused, because it would be dropped in silence."""
-    try:
-        parts, port = urlsplit(value), urlsplit(value).port
-    except ValueError:
-        raise ValueError("not an http(s) URL of a server") from None
-    is_more = parts.query or parts.fragment or parts.username is not None or re.search(r"\s", value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or is_more:
-        raise ValueError("not an http(s) URL of a server")
-    return value.rstrip("/")
+    with suppress(ValueError):
+        parts = urlsplit(value)
+        is_more = parts.query or parts.fragment or parts.username is not None or re.search(r"\s", value)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not is_more:
+            return value.rstrip("/")
+    raise ValueError("not an http(s) URL of a server")
 
 
 def _file(value: Any, asked: ValidationInfo) -> Any:
@@ -58,10 +58,7 @@ def _file(value: Any, asked: ValidationInfo) -> Any:
     base = (asked.context or {}).get("base")
     if base is None or not isinstance(value, str):
         return value
-    try:
-        return base / Path(value).expanduser()
-    except RuntimeError:  # the home of a user that does not exist
-        return base / value
+    return base / os.path.expanduser(value)
 
 
 def _number(value: Any) -> Any:

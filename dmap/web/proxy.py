@@ -18,7 +18,7 @@ from dmap.events import Bus
 from dmap.gate import Gate
 from dmap.inventory import Inventory
 from dmap.logfmt import logfmt
-from dmap.metrics import Metrics
+from dmap.metrics.board import Metrics
 from dmap.models import ModelKey, Route
 from dmap.relay import Pool
 from dmap.sockets import names_of
