@@ -1,5 +1,8 @@
 """What one request asks for: its body, read once, and what each server gets of it."""
 
+from collections.abc import Callable
+from functools import cache, partial
+
 from dmap.models import ModelKey, Route
 from dmap.wire.body import Call, check_permits, peek
 from dmap.wire.fitting import fit
@@ -9,7 +12,6 @@ from dmap.wire.shape import check_shape
 
 SAMPLE_BYTES = 64 * 1024
 """A request with a body up to this size is kept until its answer has ended, for `ContextGuard.learn`."""
-_JSON = "application/json"
 
 
 class Asked:
@@ -21,7 +23,7 @@ class Asked:
     the body in bytes.
     """
 
-    __slots__ = ("_calls", "_read", "_written", "content_type", "model", "path", "sample", "size", "stream")
+    __slots__ = ("_fitted", "_read", "content_type", "model", "path", "sample", "size", "stream")
 
     def __init__(self, path: InferenceRoute, content_type: str, body: bytes) -> None:
         self.path = path
@@ -29,12 +31,11 @@ class Asked:
         self.sample: Call | None = None
         """What its server was sent, if it is JSON of up to `SAMPLE_BYTES`; `drop` leaves it."""
         self._read: Call | Form | None
-        self._calls: dict[ModelKey, Call] = {}
-        self._written: dict[ModelKey, bytes] = {}
+        self._fitted: dict[ModelKey, Callable[[], bytes]] = {}
         if path.form and content_type.lower().startswith("multipart/"):
             self._read, self.content_type = peek_form(body, content_type), content_type_of(content_type)
         else:
-            self._read, self.content_type = peek(body), _JSON
+            self._read, self.content_type = peek(body), "application/json"
         self.model, self.stream = self._read.model, self._read.stream
 
     def check(self, route: Route, words: Wording, permits: frozenset[str]) -> Call | None:
@@ -48,6 +49,7 @@ class Asked:
         assert read is not None, "a request is checked before its body is dropped"
         if isinstance(read, Form):
             check_permits(read.needs, route.permit | permits, frozenset())
+            self._fitted[route.key] = cache(partial(read.written, route.key.model))
             return None
         call = fit(
             read,
@@ -59,21 +61,15 @@ class Asked:
         )
         check_permits(read.needs, route.permit | permits, route.strip)
         check_shape(self.path.contents, read.fields)
-        self._calls[route.key], self.stream = call, call.stream
+        self._fitted[route.key], self.stream = cache(call.written), call.stream
         self.sample = call if self.size <= SAMPLE_BYTES else None
         return call
 
     def fitted(self, route: Route) -> bytes:
         """Return the body as the server of *route* shall have it; after `check`, and before `drop`."""
-        body = self._written.get(route.key)
-        if body is None:
-            form, model = self._read, route.key.model
-            written = form.written(model) if isinstance(form, Form) else self._calls[route.key].written()
-            body = self._written[route.key] = written
-        return body
+        return self._fitted[route.key]()
 
     def drop(self) -> None:
         """Let go of the body, which may be large; nobody needs it once the answer has begun."""
         self._read = None
-        self._calls.clear()
-        self._written.clear()
+        self._fitted.clear()

@@ -73,13 +73,9 @@ def peek(body: bytes) -> Call:
 
 def check_model(name: Any) -> str | None:
     """Return the *name* of a model as a client gave it, if it is one that a model may have, or None."""
-    if isinstance(name, msgspec.Raw) or (isinstance(name, str) and len(name) > LONGEST_NAME):
-        raise BadRequest(f"'model' has over {LONGEST_NAME} characters", param="model")
-    if name is not None and not isinstance(name, str):
-        raise BadRequest("'model' must be a string", param="model")
-    if name == "":
-        raise BadRequest("'model' is empty: name a model", param="model")
-    return name
+    if name is None or (isinstance(name, str) and 0 < len(name) <= LONGEST_NAME):
+        return name
+    raise BadRequest(f"'model' must be a text of 1 to {LONGEST_NAME} characters", param="model")
 
 
 def check_permits(needs: Collection[Need], permitted: Collection[str], strip: frozenset[str]) -> None:
