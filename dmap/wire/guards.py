@@ -63,7 +63,6 @@ _REMEMBERED = 32
 _PATH_CHARACTERS = 4096
 """Of a long value only so many are looked at: no path is longer (PATH_MAX), and no scheme of a URL."""
 _is_base64 = re.compile(r"(?!//)[A-Za-z0-9+/=_\s-]*").fullmatch
-_stem = re.compile(r"[^.\[]+").match
 
 
 class Need(NamedTuple):
@@ -119,8 +118,7 @@ def stem_of(name: str) -> str:
 
     Many servers make one field of `model`, `model[]`, `model[0]` and `model.x`.
     """
-    match = _stem(name)
-    return match[0] if match is not None else name
+    return re.split(r"[.\[]", name, maxsplit=1)[0] or name
 
 
 @lru_cache(maxsize=128)

@@ -5,7 +5,7 @@ The path that goes upstream comes from this table, never from the client.  Serve
 a request that gets past the arbiter in that way makes them load a model on their own.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -127,10 +127,6 @@ def wording(route: InferenceRoute, kind: KindWords) -> Wording:
     for word in kind.read.get(dialect, ()):
         if word not in route.without:
             read[PARAMETERS[word]] += (word,)
-    return Wording(read, sent, dict(_foreign(read)), dialect.values)
-
-
-def _foreign(read: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
-    for name, words in read.items():
-        fields = {word.partition(".")[0] for word in words}
-        yield from ((word, name) for word in WORDS_OF[name] if word not in fields)
+    fields = {word.partition(".")[0] for those in read.values() for word in those}
+    foreign = {word: name for name in read for word in WORDS_OF[name] if word not in fields}
+    return Wording(read, sent, foreign, dialect.values)
