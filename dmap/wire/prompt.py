@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from dmap.wire.routes import Contents
-from dmap.wire.values import beginning, opened
+from dmap.wire.values import beginning, json_of, opened
 
 LOOK = 4 * 2**20
 """Characters of a prompt that are looked at; more could only add to a count that is too high already."""
@@ -127,24 +127,15 @@ def question(model: str, prompt: Prompt) -> bytes:
     return msgspec.json.encode({**asked, "prompt": "\n".join(texts)})
 
 
-class _Answer(msgspec.Struct):
-    """What servers answer: vLLM counts, llama.cpp lists, or counts on its other routes."""
-
-    count: int | None = None
-    input_tokens: int | None = None
-    tokens: list[int] | None = None
-
-
 def count_of(answer: bytes) -> int | None:
-    """Read a count of tokens; None when *answer* has none, or lists more than could have been asked about."""
-    if answer.count(b",") > LOOK:
-        return None
-    try:
-        counted = _count(answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    listed = None if counted.tokens is None else len(counted.tokens)
-    return next((count for count in (counted.count, counted.input_tokens, listed) if count is not None), None)
+    """
+    Read a count of tokens; None when *answer* has none, or lists more than could have been asked about.
 
-
-_count = msgspec.json.Decoder(_Answer).decode
+    vLLM counts; llama.cpp lists, or counts on its other routes.
+    """
+    said = json_of(answer) if answer.count(b",") <= LOOK else None
+    if not isinstance(said, dict):
+        return None
+    listed = said.get("tokens")
+    counts = (said.get("count"), said.get("input_tokens"), len(listed) if isinstance(listed, list) else None)
+    return next((count for count in counts if type(count) is int), None)

@@ -16,6 +16,7 @@ import msgspec
 
 from dmap.errors import DmapError
 from dmap.wire.dialects import Dialect
+from dmap.wire.values import json_of
 
 _ENDS = (b"\n\n", b"\r\n\r\n")
 _BREAK = re.compile(rb"\r?\n\r?\n")
@@ -116,7 +117,7 @@ class StreamWatch:
 
         *by_finish* also takes a `finish_reason` for one, since some servers send no `[DONE]`.
         """
-        records = self._records()
+        records = [record for record in self._tail() if not record.startswith(b":")]
         if not (dialect.done or dialect.last_events):
             return True
         if dialect.done:
@@ -127,10 +128,6 @@ class StreamWatch:
             records.pop()  # some gateways end every stream with it
         return bool(records) and bool(_names(records[-1], _payload(records[-1])) & dialect.last_events)
 
-    def _records(self) -> list[bytes]:
-        """Return the last records that are complete, comments left out."""
-        return [record for record in self._tail() if not record.startswith(b":")]
-
     def usage(self) -> Usage:
         """Return what the last records tell of the answer's tokens; None where they do not."""
         for record in reversed(self._tail()):
@@ -140,6 +137,7 @@ class StreamWatch:
         return Usage()
 
     def _tail(self) -> list[bytes]:
+        """Return the last records that are complete, comments among them."""
         self.look()
         records = (self._before + self._last).replace(b"\r\n", b"\n").strip().rsplit(b"\n\n", _LAST)
         return [record.lstrip() for record in records[-_LAST:]]
@@ -164,14 +162,6 @@ def _names(record: bytes, payload: Any) -> set[str]:
 def _payload(record: bytes) -> Any:
     """Decode the `data:` of one record; None when it has none that is JSON."""
     return json_of(b"\n".join(line[5:].strip() for line in record.splitlines() if line.startswith(b"data:")))
-
-
-def json_of(body: bytes) -> Any:
-    """Decode what a server said; None when it is not JSON."""
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 def error_of(payload: Any) -> str | None:
@@ -229,12 +219,11 @@ def model_of(body: bytes) -> str | None:
 def error_record(error: DmapError, dialect: Dialect) -> bytes:
     """Write *error* as one event, in the form that clients of *dialect* raise on."""
     inner = error.body()["error"]
-    if dialect.errors == "typed":
-        return _event({"type": "error", "error": {"type": inner["type"], "message": inner["message"]}})
-    if dialect.errors == "flat":
-        return _event({"type": "error"} | {name: inner[name] for name in ("code", "message", "param")})
-    return b"data: " + json.dumps({"error": inner}).encode() + b"\n\n"
-
-
-def _event(payload: dict[str, Any]) -> bytes:
-    return b"event: error\ndata: " + json.dumps(payload).encode() + b"\n\n"
+    match dialect.errors:
+        case "plain":
+            return f"data: {json.dumps({'error': inner})}\n\n".encode()
+        case "typed":
+            said = {"error": {name: inner[name] for name in ("type", "message")}}
+        case "flat":
+            said = {name: inner[name] for name in ("code", "message", "param")}
+    return f"event: error\ndata: {json.dumps({'type': 'error', **said})}\n\n".encode()

@@ -6,7 +6,6 @@ What the names mean is the business of `body.py` and `guards.py`.
 
 from collections import Counter
 from contextlib import suppress
-from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -71,16 +70,14 @@ def _decoded(value: msgspec.Raw) -> Any:
     try:
         whole = _whole(body)
         again = _encode(whole)
-        if again == body or (again.count(b":") == body.count(b":") and not _escapes_colons(body)):
+        # A single byte is found 20 times as fast as the escape.
+        escapes_colons = b"\\" in body and b"\\u003" in body
+        if again == body or (again.count(b":") == body.count(b":") and not escapes_colons):
             return whole
     except msgspec.ValidationError:
         pass  # a number too large for Python's float, which nobody needs to decode
     body.decode()
     return value
-
-
-def _escapes_colons(body: bytes) -> bool:
-    return b"\\"[0] in body and b"\\u003" in body  # a single byte is found 20 times as fast
 
 
 def _unique(pairs: dict[_Name, msgspec.Raw]) -> Object:
@@ -89,9 +86,17 @@ def _unique(pairs: dict[_Name, msgspec.Raw]) -> Object:
         raise BadRequest(f"a field has a name of over {LONGEST_NAME} characters", param=name)
     fields: Object = dict(zip(map(str, pairs), pairs.values(), strict=True))
     if len(fields) < len(pairs):
-        double = max(Counter(map(str, pairs)).items(), key=itemgetter(1))[0][:64]
+        double = Counter(map(str, pairs)).most_common(1)[0][0][:64]
         raise BadRequest(f"the field {double!r} occurs more than once", param=double)
     return fields
+
+
+def json_of(body: bytes) -> Any:
+    """Decode what a server said; None when it is not JSON."""
+    try:
+        return _whole(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def type_of(value: Any) -> type:

@@ -11,7 +11,8 @@ import msgspec
 
 from dmap.errors import BackendBroke, DmapError, Relayed
 from dmap.wire.dialects import Dialect
-from dmap.wire.stream import error_of, json_of, text_of
+from dmap.wire.stream import error_of, text_of
+from dmap.wire.values import json_of
 
 _EXCERPT = 300
 _ANSWER_MEMBERS = frozenset(("id", "object", "choices", "data", "output"))
