@@ -8,7 +8,7 @@ from dmap.demo.models import Spec
 from dmap.demo.vocabulary import END, KITCHEN, SEA, Vocabulary
 
 SPECS = tiny_models.SPECS | {
-    "tiny-brief": Spec(SEA, 13, width=64, layers=2, heads=4, kv_heads=2, inner=160, stop=1.8),
+    "tiny-brief": Spec(SEA, 13, width=64, layers=2, heads=4, kv_heads=2, inner=160),
     "tiny-embed": Spec(SEA, 14, width=64, layers=2, heads=4, kv_heads=2, inner=160, embedding=True),
     "slow": Spec(KITCHEN, 15, width=768, layers=6, heads=12, kv_heads=6, inner=2048),
 }

@@ -19,7 +19,7 @@ from dmap.backends.gguf.backend import GGUFBackend
 from dmap.backends.gguf.resident import Resident, reason_in
 from dmap.backends.gguf.section import GGUFSection
 from dmap.errors import BackendDown, LoadFailed
-from tests.models import subjects, tool_call
+from tests.models import end_token, subjects, tool_call
 
 LIMIT_S = 60
 """Only a machine that stands still takes that long."""
@@ -242,10 +242,13 @@ async def test_children_have_ports_and_keys_of_their_own(engine):
 
 
 async def test_a_model_may_stop_by_itself(engine):
-    """The brief model ends its answers before any limit does."""
+    """A model that is made to draw the end of a turn now and then ends its answers before any limit does."""
     await engine.load("tiny-brief", {})
+    bias = [[end_token("tiny-brief"), 32]]
 
-    assert (await said(engine, "tiny-brief", seed=1, max_tokens=500))["finish_reason"] == "stop"
+    choice = await said(engine, "tiny-brief", seed=1, max_tokens=500, logit_bias=bias)
+
+    assert choice["finish_reason"] == "stop"
 
 
 async def test_a_tool_is_called(engine):

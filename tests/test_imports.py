@@ -65,7 +65,7 @@ def test_each_module_can_be_the_first():
     ("module", "line"),
     [
         ("dmap.wire.limits", "from dmap.wire.body import peek"),
-        ("dmap.models", "from dmap.backends.trouble import trouble_of"),
+        ("dmap.models", "from dmap.backends.base import Target"),
         ("dmap.backends.sections", "from dmap.kinds import ROUTES"),
         ("dmap.sections.section", "from dmap import config"),
         ("dmap.gate.lease", "from dmap.gate import Gate"),

@@ -62,7 +62,7 @@ async def test_a_child_that_says_nothing(command, status, last):
         assert await child.first_line() is None
         await gone.wait()
 
-    assert (child.status, child.output.lines) == (status, last)
+    assert (child.status, list(child.output.lines)) == (status, last)
 
 
 async def test_one_that_heeds_no_sigterm_is_killed():

@@ -13,8 +13,7 @@ from typing import Any, TypeGuard
 
 import httptools
 
-from dmap.backends.base import Target
-from dmap.backends.trouble import trouble_of
+from dmap.backends.base import Target, trouble_of
 
 MOST_VALUES = 200_000
 """Of an answer in JSON; LM Studio's entries have about 30 each, and decoding so many takes 40 ms."""

@@ -5,6 +5,7 @@ A backend that cannot load or unload is a `Backend`.  One that can is also a `Sw
 and `unload` one at a time, never two at once on one device.
 """
 
+import os
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -133,6 +134,22 @@ class Switcher(Backend, Protocol):
 
     async def unload(self, model: str) -> None:
         """Take *model* out; return when its memory is free.  Idempotent."""
+
+
+def trouble_of(exc: OSError, connect_s: float | None) -> str:
+    """
+    Say what went wrong on the way, without the address: where the server is, is its owner's business.
+
+    *connect_s* was the bound for the connection.
+    """
+    if isinstance(exc, TimeoutError) and exc.errno is None:
+        return f"no connection within {connect_s:g} s"
+    if isinstance(exc, ssl.SSLError):
+        return f"TLS fails ({exc.reason})"
+    if exc.errno is None:
+        return "the connection broke"
+    known = os.strerror(exc.errno) if exc.errno > 0 else exc.strerror
+    return str(known or type(exc).__name__).lower()
 
 
 @lru_cache(maxsize=1)

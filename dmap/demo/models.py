@@ -7,7 +7,7 @@ They talk nonsense, but each in the words of its own theme, so one sees which mo
 How they keep talking: channel 0 of the hidden state holds the same number for every token, for the
 embedding puts it there and no layer writes to it.  Column 0 of the output matrix is therefore a bias per
 token: whole words get none, everything else so much of it that it is never drawn unless a grammar or a
-`logit_bias` asks.  `<|im_end|>` gets the bias of the spec: a model can be made to stop by itself.
+`logit_bias` asks: one for `<|im_end|>` makes a model stop by itself.
 
 Seeded, so that two runs of one numpy version give the same bytes; other versions may differ.
 """
@@ -36,9 +36,7 @@ CONTEXT = 2048
 @dataclass(frozen=True, slots=True)
 class Spec:
     """
-    One model's shape.  *stop* is the bias of `<|im_end|>`: at about 1.8 an answer ends after some 20 words.
-
-    *embedding* marks the file as a model for `/v1/embeddings`.
+    One model's shape; *embedding* marks the file as a model for `/v1/embeddings`.
     """
 
     words: str
@@ -48,7 +46,6 @@ class Spec:
     heads: int
     kv_heads: int
     inner: int
-    stop: float = NEVER
     embedding: bool = False
 
 
@@ -86,7 +83,7 @@ def _write(name: str, spec: Spec, path: Path) -> None:
     writer.add_description("random weights, to try dmap with")
     _add_shape(writer, spec, len(vocabulary.tokens))
     vocabulary.add_to(writer)
-    for tensor, values in _tensors(spec, vocabulary.biases(stop=spec.stop, never=NEVER)):
+    for tensor, values in _tensors(spec, vocabulary.biases(NEVER)):
         writer.add_tensor(tensor, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -46,10 +46,9 @@ class Vocabulary:
         self._plain = len(tokens)
         self.tokens = [*tokens, *CONTROL, *TOOL_CALL]
 
-    def biases(self, *, stop: float, never: float) -> list[float]:
-        """Return each token's bias: none for words, *stop* for the end of a turn, else *never*."""
-        special = dict.fromkeys(self._words, 0.0) | {END: stop}
-        return [special.get(token, never) for token in self.tokens]
+    def biases(self, never: float) -> list[float]:
+        """Return each token's bias: none for words, *never* for all others."""
+        return [0.0 if token in self._words else never for token in self.tokens]
 
     def add_to(self, writer: GGUFWriter) -> None:
         """Write the tokenizer and the chat template into a GGUF file's header."""

@@ -25,18 +25,13 @@ _SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 
 
 class LastLines:
-    """The last lines that a child wrote, bounded in number and length."""
+    """The last `lines` that a child wrote, oldest first, bounded in number and length."""
 
     LINES = 40
     LINE_BYTES = 500
 
     def __init__(self) -> None:
-        self._lines: deque[str] = deque(maxlen=self.LINES)
-
-    @property
-    def lines(self) -> list[str]:
-        """The lines, oldest first."""
-        return list(self._lines)
+        self.lines: deque[str] = deque(maxlen=self.LINES)
 
     async def follow(self, stream: asyncio.StreamReader) -> None:
         """Read *stream* to its end, because a full pipe would block the child.  Long lines are cut."""
@@ -51,7 +46,7 @@ class LastLines:
 
     def add(self, line: bytes) -> None:
         """Keep one more line, cut to its bound."""
-        self._lines.append(line[: self.LINE_BYTES].decode(errors="replace").strip())
+        self.lines.append(line[: self.LINE_BYTES].decode(errors="replace").strip())
 
 
 class Child:

@@ -1,5 +1,6 @@
 """Which models a folder of GGUF files holds, by their headers.  It blocks."""
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,16 +67,11 @@ class Folder:
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the names, relative to *folder* and without suffix, of what may be a model or a part of one."""
     for entry in _entries(folder):
-        try:
-            files = filter(_is_candidate, _entries(entry) if entry.is_dir() else [entry])
-            yield from [(str(file.relative_to(folder))[:-5], file) for file in files]
-        except OSError:
-            continue
-
-
-def _is_candidate(path: Path) -> bool:
-    name = path.name.lower()
-    return name.endswith(".gguf") and "mmproj" not in name and path.is_file()
+        with contextlib.suppress(OSError):
+            for path in _entries(entry) if entry.is_dir() else [entry]:
+                name = path.name.lower()
+                if name.endswith(".gguf") and "mmproj" not in name and path.is_file():
+                    yield str(path.relative_to(folder))[:-5], path
 
 
 def _entries(folder: Path) -> list[Path]:

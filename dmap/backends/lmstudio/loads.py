@@ -114,9 +114,7 @@ class Loads:
         if owner not in (None, listed.key):  # requests for that model would get this one
             raise _failed(listed.key, f"its identifier {identifier!r} is a name of {owner!r}")
         answer = await self._ask(listed.key, wanted, left)
-        if goes_by_lms(wanted):
-            answer["instance_id"] = await self._traced(look, listed.key, wanted, answer)
-        return await self._verified(listed.key, wanted, answer, left)
+        return await self._verified(look, listed.key, wanted, answer, left)
 
     async def _cleared(self, model: str, wanted: Mapping[str, Any]) -> tuple[Look, Listed, Instance | None]:
         """
@@ -195,42 +193,24 @@ class Loads:
             self.loading = None
             self.server.answers += 1
 
-    async def _traced(
-        self, before: Look, key: str, wanted: Mapping[str, Any], answer: Mapping[str, Any]
-    ) -> str:
-        """
-        Find what `lms` has loaded, there having been no *key*; return the id of the instance.
-
-        Another model, one that was not there *before*, is unloaded.  Raises `LoadFailed` then, and if there
-        is nothing new.
-        """
-        look = await self.server.see()
-        listed = look.models.get(key)
-        if listed is not None and (ids := [instance.id for instance in listed.instances]):
-            named = wanted.get("identifier") or key
-            id = named if named in ids else ids[0]
-            self.server.note_loaded(key, id)
-            return id
-        known = {instance.id for instance in before.instances()}
-        strays = [one for one in look.instances() if one.id not in known and not self.server.in_use(one.key)]
-        for stray in strays:
-            await self._take_out(stray, f"lms loaded it instead of {key}")
-        instead = " and ".join(repr(stray.key) for stray in strays)
-        outcome = f"it loaded {instead} instead, which was unloaded" if strays else "nothing came of it"
-        raise LoadFailed(f"cannot load model {key!r} by lms: {outcome}; it said: {answer.get('words')}")
-
     async def _verified(
-        self, key: str, wanted: Mapping[str, Any], answer: Mapping[str, Any], left: int
+        self, before: Look, key: str, wanted: Mapping[str, Any], answer: Mapping[str, Any], left: int
     ) -> Loaded:
         """Check in the list that the load gave one instance, and what it got."""
-        listed = (await self.server.see()).models.get(key)
+        look, by_lms = await self.server.see(), goes_by_lms(wanted)
+        listed = look.models.get(key)
         found = {instance.id: instance for instance in listed.instances} if listed else {}
-        instance = found.get(str(answer.get("instance_id") or key))
+        named = found.get(str(answer.get("instance_id") or wanted.get("identifier") or key))
+        instance = named or (next(iter(found.values()), None) if by_lms else None)
         if listed is None or instance is None:
+            if by_lms:
+                raise await self._strayed(before, look, key, answer)
             if left < TRIES - 1:
                 reason = "LM Studio says that it is loaded, but does not list it; its own log may tell why"
                 raise _failed(key, reason)
             raise _Again("it was gone right after its load")
+        if by_lms:
+            self.server.note_loaded(key, instance.id)
         if left and (len(found) > 1 or instance.is_copy):
             raise _Again(f"others load it too: there are {sorted(found)}")
         asked, config = wanted.get("context_length"), answer.get("load_config")
@@ -243,6 +223,16 @@ class Loads:
             self.server.warn("parallel_mismatch", key, asked=slots, got=instance.parallel)
         self.server.note_given(instance, wanted)
         return Loaded(listed.size_bytes, got, instance.parallel)
+
+    async def _strayed(self, before: Look, look: Look, key: str, answer: Mapping[str, Any]) -> LoadFailed:
+        """Unload what `lms` has loaded instead of *key*, which was not there *before*; return the error."""
+        known = {instance.id for instance in before.instances()}
+        strays = [one for one in look.instances() if one.id not in known and not self.server.in_use(one.key)]
+        for stray in strays:
+            await self._take_out(stray, f"lms loaded it instead of {key}")
+        instead = " and ".join(repr(stray.key) for stray in strays)
+        outcome = f"it loaded {instead} instead, which was unloaded" if strays else "nothing came of it"
+        return LoadFailed(f"cannot load model {key!r} by lms: {outcome}; it said: {answer.get('words')}")
 
     async def _take_out(self, instance: Instance, reason: str) -> bool:
         """

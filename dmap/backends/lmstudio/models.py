@@ -58,7 +58,8 @@ class Instance:
 @dataclass(frozen=True, slots=True)
 class Listed:
     """
-    One model on disk with its instances; *key* is its one true name, *names* are all its other names.
+    One model on disk with its instances; *key* is its one true name, *names* are all others: its variants,
+    and the ids of its instances.
 
     *v1* is its entry in that list as it came, for clients that ask for that list.
     """
@@ -76,11 +77,6 @@ class Listed:
         ready = (instance for instance in self.instances if instance.answers)
         return min(ready, key=lambda instance: not instance.is_named, default=None)
 
-    def other_names(self) -> tuple[str, ...]:
-        """Return every name but the key: its variants, and the ids of its instances."""
-        ids = (instance.id for instance in self.instances)
-        return tuple(name for name in dict.fromkeys((*self.names, *ids)) if name != self.key)
-
 
 class Look:
     """All that LM Studio has, under every name; *v0* are the entries of that list, by folded ids."""
@@ -91,7 +87,7 @@ class Look:
         self.models = {model.key: model for model in models}
         self._v0 = v0
         self._keys: dict[str, str] = {}
-        others = ((name, model.key) for model in self.models.values() for name in model.other_names())
+        others = ((name, model.key) for model in self.models.values() for name in model.names)
         for name, key in (*((key, key) for key in self.models), *others):  # a key means its own model
             self._keys.setdefault(name.casefold(), key)
 
@@ -118,7 +114,6 @@ class Look:
 
     def _describe(self, model: Listed) -> ModelInfo:
         instance = model.serving
-        names = model.other_names()
         ready = {one.id for one in model.instances if one.answers}
         answering = [one for one in _loaded_of(model.v1) if one.get("id") in ready]
         return ModelInfo(
@@ -128,8 +123,8 @@ class Look:
             context_length=instance.context_length if instance else None,
             parallel=instance.parallel if instance else _parallel_of(model.embedding),
             embedding=model.embedding,
-            names=names,
-            any_quant=not any("@" in name for name in names),
+            names=model.names,
+            any_quant=not any("@" in name for name in model.names),
             v0=self._older(model),
             v1={**model.v1, "loaded_instances": answering} if model.v1 else {},
         )
@@ -152,14 +147,16 @@ def read_v0(items: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
 
 def _listed(item: Mapping[str, Any]) -> Listed:
     key, variants = item["key"], item.get("variants")
-    names = [item.get("selected_variant"), *(variants if isinstance(variants, list) else ())]
     embedding = str(item.get("type")).startswith("embedding")  # v0 says `embeddings`
+    instances = [_instance(key, one, embedding) for one in _loaded_of(item) if is_name(one.get("id"))]
+    names = [item.get("selected_variant"), *(variants if isinstance(variants, list) else ())]
+    names += [one.id for one in instances]
     return Listed(
         key=key,
         embedding=embedding,
         size_bytes=_count(item.get("size_bytes")),
-        names=tuple(dict.fromkeys(filter(is_name, names))),
-        instances=tuple(_instance(key, one, embedding) for one in _loaded_of(item) if is_name(one.get("id"))),
+        names=tuple(dict.fromkeys(name for name in names if is_name(name) and name != key)),
+        instances=tuple(instances),
         v1=item,
     )
 
