@@ -146,7 +146,7 @@ async def serve(
         notifier.ready()
         if read_again is not None:
             daemon.proxy.reload = functools.partial(_reload, daemon.proxy, read_again, notifier)
-            loop.add_signal_handler(signal.SIGHUP, _on_hangup, daemon.proxy.reload)
+            loop.add_signal_handler(signal.SIGHUP, daemon.proxy.reload)
         on_ready(daemon.url)
         await stop.wait()
         notifier.stopping()
@@ -180,8 +180,8 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _reload(proxy: Proxy, read_again: Callable[[], Config], notifier: Notifier) -> None:
-    """Use the file as it is now.  A file with problems changes nothing; they are logged, and then raised."""
+def _reload(proxy: Proxy, read_again: Callable[[], Config], notifier: Notifier) -> list[str]:
+    """Use the file as it is now.  Return its problems, which are logged; with any of them nothing changes."""
     notifier.reloading()
     try:
         reload(proxy, read_again())
@@ -189,20 +189,16 @@ def _reload(proxy: Proxy, read_again: Callable[[], Config], notifier: Notifier) 
         for problem in exc.problems:
             _log.error(logfmt("reload_refused", {"reason": problem}))
         proxy.bus.tell("config.refused", {"problems": exc.problems})
-        raise
+        return exc.problems
     else:
         _advise(proxy.config)
         _log.info(logfmt("reloaded", {}))
         proxy.bus.tell("config.reloaded", {})
     finally:
         notifier.ready()
+    return []
 
 
 def _advise(config: Config) -> None:
     for warning in warnings_of(config, datetime.now(UTC)):
         _log.warning(logfmt("advice", {"reason": warning}))
-
-
-def _on_hangup(read_again: Callable[[], None]) -> None:
-    with contextlib.suppress(ConfigProblem):  # it is in the log, and nobody waits for an answer
-        read_again()

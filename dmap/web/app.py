@@ -27,7 +27,6 @@ MAX_HEAD_BYTES = 16 * 1024
 """Of all header lines together; aiohttp's own limits are per line, and higher."""
 
 _log = logging.getLogger("dmap.requests")
-_OPEN = "/health"
 
 
 def make_server(proxy: Proxy) -> HttpServer:
@@ -96,7 +95,7 @@ def _admit(proxy: Proxy, visit: Visit) -> None:
     """Refuse who must not be served, and what is no request for dmap, before the body is read."""
     request, record = visit.request, visit.record
     path = record.path
-    if path == _OPEN:
+    if path == "/health":
         return
     scope = scope_of(path)
     client = proxy.access.admit(record.client, request.headers, scope=scope, path=path)

@@ -107,8 +107,7 @@ async def _granted(proxy: Proxy, reply: Reply, gate: Gate, lease: Lease, ask: Ca
         request_log.tell(bus, record, "request.queued", {"backend": record.backend, **fields})
         await reply.wait(lease.granted, functools.partial(_words, gate, lease))
     record.queue_s, record.switch_s = lease.queue_s, lease.switch_s
-    fields = {"queue_s": lease.queue_s, "switch_s": lease.switch_s}
-    request_log.tell(bus, record, "request.granted", fields)
+    request_log.tell(bus, record, "request.granted", {"queue_s": lease.queue_s, "switch_s": lease.switch_s})
 
 
 def _words(gate: Gate, lease: Lease) -> str:

@@ -60,8 +60,13 @@ class Listener:
         return host, port
 
     def start(self) -> None:
-        """Begin to take connections."""
-        self._resume()
+        """
+        Take connections, at first or again.
+
+        A bug there would come up for ever, with nobody let in: it is vital.
+        """
+        take = functools.partial(tasks.attempt, "taking connections", self._take, vital=True)
+        self._loop.add_reader(self._sock, take)
 
     def close(self) -> None:
         """Take no more of them.  Idempotent."""
@@ -70,12 +75,6 @@ class Listener:
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
             self._sock.close()
-
-    def _resume(self) -> None:
-        """Go on taking connections.  A bug there would come up for ever, with nobody let in: it is vital."""
-        self._timer = None
-        take = functools.partial(tasks.attempt, "taking connections", self._take, vital=True)
-        self._loop.add_reader(self._sock, take)
 
     def _take(self) -> None:
         room = _most() - len(self._http) - len(self._opening)
@@ -109,7 +108,7 @@ class Listener:
             _log.warning(logfmt("clients_wait", {"reason": reason, "connections": len(self._http)}))
         self._make_room()
         self._loop.remove_reader(self._sock)
-        self._timer = self._loop.call_later(PAUSE_S, self._resume)
+        self._timer = self._loop.call_later(PAUSE_S, self.start)
 
     def _make_room(self) -> None:
         """Cut those who have asked nothing for longest: idle connections, and clients yet to agree on TLS."""

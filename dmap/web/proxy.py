@@ -42,7 +42,7 @@ class Proxy:
     device and *passages* that of each backend without one; *gates* has all of them under the names that
     metrics and the queue show.  *saved* is what was set over the admin API, kept in *state*.  *trials* is
     what an order sets that is being carried out, and *turns* keeps orders for one model apart.  *visits* are
-    the requests under way.  *reload* reads the file again; it raises `ConfigProblem`.
+    the requests under way.  *reload* reads the file again and returns its problems.
     """
 
     def __init__(self, config: Config, state: StateFile | None = None) -> None:
@@ -85,7 +85,7 @@ class Proxy:
         )
         self.trials: dict[str, Activation] = {}
         self.turns: dict[ModelKey, asyncio.Lock] = {}
-        self.reload: Callable[[], None] | None = None
+        self.reload: Callable[[], list[str]] | None = None
         self.choose()
         for gate in self.gates.values():
             gate.know(self.catalog.route_of)

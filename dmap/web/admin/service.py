@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from dmap.config import ConfigProblem
 from dmap.errors import BadRequest, Cancelled, Invalid, NotBuilt, RequestNotFound
 from dmap.gate import Gate
 from dmap.web.admin.orders import DeviceOrder, Order, note, read_order
@@ -57,10 +56,8 @@ async def reload(proxy: Proxy, visit: Visit) -> web.Response:
     await read_order(proxy, visit, Order)
     if proxy.reload is None:
         raise NotBuilt("this dmap was not started from a file")
-    try:
-        proxy.reload()
-    except ConfigProblem as exc:
-        raise Invalid(exc.problems) from exc
+    if problems := proxy.reload():
+        raise Invalid(problems)
     note(visit)
     return web.json_response({"status": "reloaded"})
 
