@@ -18,7 +18,7 @@ from multidict import CIMultiDict
 
 from dmap.errors import BadRequest
 from dmap.wire.body import check_model
-from dmap.wire.guards import Need, form_needs, stem_of
+from dmap.wire.guards import Need, is_media, needs_of
 from dmap.wire.parameters import plain
 
 _MAX_PARTS = 64
@@ -93,7 +93,7 @@ def peek_form(body: bytes, content_type: str) -> Form:
     delimiter = b"--" + _boundary(content_type)
     fields = [_field(body, start, end) for start, end in _parts(body, delimiter)]
     own = _own(fields)
-    needs = tuple(form_needs((field.name, field.value, field.is_file) for field in fields))
+    needs = tuple(need for field in fields for need in _needs(field))
     stream = "stream" in own and own["stream"].value.strip().lower() in (b"true", b"1")
     if "model" in own:
         return Form(_model(own["model"].value), stream, body, needs, own["model"].place)
@@ -138,7 +138,7 @@ def _own(fields: list[_Field]) -> dict[str, _Field]:
     """Return `model` and `stream`; a server may take `model[]` and `model.x` for the model, too."""
     own: dict[str, _Field] = {}
     for field in fields:
-        name = plain(stem_of(field.name))
+        name = plain(_stem(field.name))
         if name in _OWN:
             if field.name != name or name in own:
                 raise BadRequest(f"give the field {name!r} once, in lower case", param=name)
@@ -146,6 +146,23 @@ def _own(fields: list[_Field]) -> dict[str, _Field]:
                 raise BadRequest(f"the field {name!r} must be plain text, not a file or encoded", param=name)
             own[name] = field
     return own
+
+
+def _needs(field: _Field) -> Iterator[Need]:
+    """Return what *field* needs.  It cannot be taken out of the form, so no need has a member."""
+    name = _stem(field.name)
+    is_bytes = field.is_file and is_media(name)
+    text = "" if is_bytes else field.value.decode("latin-1").strip()
+    return (need._replace(member="") for need in needs_of({name: text}))
+
+
+def _stem(name: str) -> str:
+    """
+    Return the *name* of a field without what makes it a member of a list or an object.
+
+    Many servers make one field of `model`, `model[]`, `model[0]` and `model.x`.
+    """
+    return re.split(r"[.\[]", name, maxsplit=1)[0] or name
 
 
 def _model(value: bytes) -> str | None:

@@ -7,7 +7,6 @@ take for a link, or for a path of its own.
 """
 
 import re
-from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -96,31 +95,6 @@ def needs_of(fields: Object) -> list[Need]:
     return needs
 
 
-def form_needs(fields: Iterable[tuple[str, bytes, bool]]) -> Iterator[Need]:
-    """
-    Yield what a form needs with such *fields*: name, beginning of the value, and whether it is a file.
-
-    A field of a form cannot be taken out, so none of these has a member.
-    """
-    for name, value, is_file in fields:
-        for known in examined(frozenset((stem_of(name),))):
-            text = value.decode("latin-1").strip()
-            if known in _GUARDED and _asks(known, text):
-                yield Need(_GUARDED[known][0], "", known, _GUARDED[known][1])
-            is_bytes = is_file and _is_media(known)
-            if known not in _LOOKED and not is_bytes and _leads_out(known, text, {}):
-                yield Need(_FETCHES[0], "", *_FETCHES)
-
-
-def stem_of(name: str) -> str:
-    """
-    Return the *name* of a form's field without what makes it a member of a list or an object.
-
-    Many servers make one field of `model`, `model[]`, `model[0]` and `model.x`.
-    """
-    return re.split(r"[.\[]", name, maxsplit=1)[0] or name
-
-
 @lru_cache(maxsize=128)
 def _examined(names: frozenset[str]) -> tuple[str, ...]:
     """
@@ -140,7 +114,7 @@ def _examined(names: frozenset[str]) -> tuple[str, ...]:
         if fold in folded:
             raise BadRequest(f"the field {fold[:64]!r} occurs more than once", param=fold[:64])
         folded.add(fold)
-    return tuple(name for name in names if name in _LOOKED or _is_media(name) or _is_link(name))
+    return tuple(name for name in names if name in _LOOKED or is_media(name) or _is_link(name))
 
 
 def examined(names: frozenset[str]) -> tuple[str, ...]:
@@ -148,7 +122,8 @@ def examined(names: frozenset[str]) -> tuple[str, ...]:
     return _examined(names) if len(names) <= _REMEMBERED else _examined.__wrapped__(names)
 
 
-def _is_media(name: str) -> bool:
+def is_media(name: str) -> bool:
+    """Tell whether a member called *name* holds bytes, or, on some servers, a URL or a path."""
     return name.rpartition("_")[2].lower() in _MEDIA
 
 
@@ -208,4 +183,4 @@ def _leads_out(name: str, value: Any, holder: Object) -> bool:
     text = beginning(value, _PATH_CHARACTERS).lstrip()
     if text[:5].lower() == "data:" or (name == "url" and holder.get("type") in _FOUND):
         return False
-    return not _is_media(name) or _is_base64(text) is None
+    return not is_media(name) or _is_base64(text) is None
