@@ -4,15 +4,16 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncGenerator
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
-from dmap.arbiter import Needs
+from dmap.arbiter import Limits, Needs
 from dmap.backends import Loaded
 from dmap.config import Device
 from dmap.errors import BackendDown, LoadFailed, Overloaded, ShuttingDown, WaitExpired
 from dmap.gate import Gate
+from dmap.gate.gate import limits_of
 from dmap.models import ModelKey, Route
 from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, running_gate, until
 
@@ -118,8 +119,7 @@ class TestLease:
         studio.residents, studio.reports = {"a"}, reported
         route = Route(A.key, device="gpu0", needs=Needs(parallel=configured))
 
-        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
-        gate.know({A.key: route}.get)
+        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio}, route_of={A.key: route}.get)
         await gate.start()
 
         async with gate.lease(route, "me"):
@@ -151,8 +151,12 @@ class TestLease:
     ) -> None:
         """Of a model that was resident before, the owner's size counts, else what the backend says."""
         studio.residents, studio.weighs = {"a"}, 6
-        gate = Gate("gpu0", Device(max_models=2, memory=10, cooldown_s=0), {"studio": studio})
-        gate.know({A.key: replace(A, needs=Needs(size_bytes=4), size_given=given)}.get)
+        gate = Gate(
+            "gpu0",
+            Device(max_models=2, memory=10, cooldown_s=0),
+            {"studio": studio},
+            route_of={A.key: replace(A, needs=Needs(size_bytes=4), size_given=given)}.get,
+        )
         await gate.start()
 
         async with gate.lease(replace(B, needs=Needs(size_bytes=6), size_given=True), "me"):
@@ -879,3 +883,18 @@ async def test_a_close_before_the_first_look(studio: FakeSwitcher):
     with pytest.raises(ShuttingDown):
         await waiting
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def test_the_arbiter_goes_by_the_section() -> None:
+    """Every limit of the arbiter is a key of the device's section."""
+    section = {
+        "max_models": 2,
+        "embeddings": 3,
+        "patience_s": 4,
+        "residency": 5,
+        "wait_s": 6,
+        "queue": 7,
+    }
+
+    assert limits_of(Device(memory=1, **section)) == Limits(memory_bytes=1, **section)
+    assert {field.name for field in fields(Limits)} == {"memory_bytes", *section}

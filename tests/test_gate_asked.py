@@ -222,12 +222,15 @@ class TestLoad:
         assert await gate.load(A, "me") is None
         await gate.close()
 
-    async def test_goes_by_the_catalog(self, gate: Gate, studio: FakeSwitcher) -> None:
+    async def test_goes_by_the_catalog(self, studio: FakeSwitcher) -> None:
         """A request that was resolved before its model got other options does not bring the old ones back."""
-        gate.know({A.key: replace(A, load={"context_length": 4096})}.get)
+        now = {A.key: replace(A, load={"context_length": 4096})}
+        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio}, route_of=now.get)
+        await gate.start()
 
         async with gate.lease(A, "me"):
             pass
+        await gate.close()
 
         assert studio.options == [{"context_length": 4096}]
 
@@ -282,8 +285,8 @@ class TestLoad:
     async def test_waits_like_any_other(self, gate: Gate, studio: FakeSwitcher) -> None:
         """A load waits for those who are served, and is given up with its caller."""
         async with gate.lease(A, "me"):
-            task = asyncio.create_task(gate.load(B, "you", name="load-b"))
-            await until(lambda: [line.name for line in gate.view.all()] == ["load-b"])
+            task = asyncio.create_task(gate.load(B, "you"))
+            await until(lambda: [line.client for line in gate.view.all()] == ["you"])
             await cancelled(task)
 
         assert studio.loading.calls == ["a"]
@@ -396,8 +399,12 @@ class TestAdopt:
     async def test_respect_holds_for_models_that_the_catalog_knows(self, studio: FakeSwitcher) -> None:
         """The owner's model is no victim either if dmap has a route for it."""
         studio.residents = {"a"}
-        gate = Gate("gpu0", Device(cooldown_s=0, adopt="respect"), {"studio": studio})
-        gate.know({A.key: A, B.key: B}.get)
+        gate = Gate(
+            "gpu0",
+            Device(cooldown_s=0, adopt="respect"),
+            {"studio": studio},
+            route_of={A.key: A, B.key: B}.get,
+        )
         await gate.start()
         async with gate.lease(A, "me"):
             pass

@@ -43,7 +43,7 @@ class DeviceModels:
     """
     The models of the backends of one device, which its *section* describes.
 
-    *known* tells the route of a model as the catalog has it now, None if that has none; *asked* has the
+    *route_of* tells the route of a model as the catalog has it now, None if that has none; *asked* has the
     route by which each model was asked for last.
 
     *got* is what the loads of the residents really gave, *down* are the models whose last switch failed
@@ -53,7 +53,7 @@ class DeviceModels:
     _arbiter: Arbiter
     _switchers: Mapping[str, Switcher]
     section: Device
-    known: Callable[[ModelKey], Route | None] = lambda key: None
+    route_of: Callable[[ModelKey], Route | None] = lambda key: None
     asked: dict[ModelKey, Route] = field(default_factory=dict)
     got: dict[ModelKey, Loaded] = field(default_factory=dict)
     down: set[ModelKey] = field(default_factory=set)
@@ -108,7 +108,7 @@ class DeviceModels:
 
     def route(self, key: ModelKey) -> Route | None:
         """Return the route of *key* as it is now; a request may have been resolved before it changed."""
-        return self.known(key) or self.asked.get(key)
+        return self.route_of(key) or self.asked.get(key)
 
     def surplus(self, switch: Switch, reading: Reading) -> list[ModelKey]:
         """

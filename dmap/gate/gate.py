@@ -9,7 +9,7 @@ withdrawn before the exception goes on.
 import asyncio
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from dmap import tasks
 from dmap.arbiter import Effect, Grant, Limits, Needs, Refuse, Snapshot, Switch
@@ -40,7 +40,8 @@ class Gate:
     Make it inside the loop that runs it, call `start` before the first lease and `close` at the end.
     *section* is the device's in the configuration, and *switchers* are its backends.  None means that there
     is no device: every route passes, at most *parallel* at once.  *tell* hears of switches, and of models
-    that come and go without dmap.  *view* has the places of those who wait.
+    that come and go without dmap.  *route_of* tells of models that nobody has asked for yet; call `changed`
+    when it knows more.  *view* has the places of those who wait.
 
     While its owner has it *drained* it serves nobody, and not before the first look either: until then nobody
     knows what is in the device's memory, and a load might exceed it.
@@ -54,6 +55,7 @@ class Gate:
         *,
         parallel: int | None = None,
         tell: Tell = lambda name, fields: None,
+        route_of: Callable[[ModelKey], Route | None] = lambda key: None,
     ) -> None:
         self.name = name
         self.section = section
@@ -61,7 +63,7 @@ class Gate:
         self._has_device = switchers is not None
         self._live = LiveArbiter(name, limits_of(section), self._carry_out)
         self._arbiter = self._live.arbiter
-        self._models = DeviceModels(self._arbiter, self._switchers, section)
+        self._models = DeviceModels(self._arbiter, self._switchers, section, route_of)
         self._log = SwitchLog(name, tell)
         self._upkeep = Upkeep(self._live, self._models, self._log, tell)
         self._unloads: dict[asyncio.Future[DmapError | None], ModelKey] = {}
@@ -85,10 +87,6 @@ class Gate:
         self._live.say(self._arbiter.drain)
         self._first_look = tasks.errand(self._open(), f"first look {self.name}")
         await asyncio.wait((self._first_look,), timeout=START_S)
-
-    def know(self, route_of: Callable[[ModelKey], Route | None]) -> None:
-        """Have *route_of* tell of models that nobody has asked for yet; call `changed` when it knows more."""
-        self._models.known = route_of
 
     # Requests
 
@@ -126,7 +124,7 @@ class Gate:
 
     # Orders
 
-    async def load(self, route: Route, client: str, *, priority: int = 0, name: str = "") -> Loaded | None:
+    async def load(self, route: Route, client: str, *, priority: int = 0) -> Loaded | None:
         """
         Have *route*'s model loaded as *route* says, waiting for it like any request; return what it got.
 
@@ -136,11 +134,11 @@ class Gate:
         """
         key, switch = route.key, self._arbiter.switch
         if switch is not None and switch.load == key:  # with the options of whoever asked first
-            async with self.lease(route, client, priority, name):
+            async with self.lease(route, client, priority):
                 pass
         if key in self._arbiter.residents and not self._models.satisfies(key, route):
             await self.unload(key)
-        async with self.lease(route, client, priority, name):
+        async with self.lease(route, client, priority):
             return self._models.got.get(key)
 
     def forgive(self, key: ModelKey) -> None:
@@ -278,13 +276,6 @@ class Gate:
 
 
 def limits_of(section: Device) -> Limits:
-    """Return the part of a device's section that its arbiter goes by."""
-    return Limits(
-        max_models=section.max_models,
-        memory_bytes=section.memory,
-        embeddings=section.embeddings,
-        patience_s=section.patience_s,
-        residency=section.residency,
-        wait_s=section.wait_s,
-        queue=section.queue,
-    )
+    """Return the part of a device's section that its arbiter goes by, under the same names but for one."""
+    names = {field.name for field in fields(Limits)}
+    return Limits(memory_bytes=section.memory, **section.model_dump(include=names))

@@ -87,8 +87,6 @@ class Proxy:
         self.turns: dict[ModelKey, asyncio.Lock] = {}
         self.reload: Callable[[], list[str]] | None = None
         self.choose()
-        for gate in self.gates.values():
-            gate.know(self.catalog.route_of)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -140,7 +138,8 @@ class Proxy:
         """Make the gate of *device*, with those switchers that are placed there."""
         sections = self.config.backends
         placed = {name: each for name, each in self.switchers.items() if sections[name].placed_on == device}
-        return Gate(device, self.config.devices[device], placed, tell=self.bus.tell)
+        section, route_of = self.config.devices[device], self.catalog.route_of
+        return Gate(device, section, placed, tell=self.bus.tell, route_of=route_of)
 
     def residents(self) -> set[ModelKey]:
         """Return what is resident on the devices."""
