@@ -149,7 +149,7 @@ async def serve(
             loop.add_signal_handler(signal.SIGHUP, daemon.proxy.reload)
         on_ready(daemon.url)
         await stop.wait()
-        notifier.stopping()
+        notifier.tell(STOPPING="1")
         _log.info(logfmt("stopping", {"within_s": config.server.shutdown_s}))
         await daemon.drain(hurry)
     return 1 if broken.is_set() else 0

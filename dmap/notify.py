@@ -70,10 +70,6 @@ class Notifier:
         """Tell that a reload begins, and when: `Type=notify-reload` has to know which reload is meant."""
         self.tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
 
-    def stopping(self) -> None:
-        """Tell that the daemon is about to end."""
-        self.tell(STOPPING="1")
-
     def tell(self, **news: str) -> None:
         """
         Send *news*, one line each.  It never waits and never raises.

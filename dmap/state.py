@@ -7,6 +7,7 @@ keeps dmap from starting.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -134,13 +135,10 @@ def _read(path: Path) -> Saved:
 
 
 def _put_aside(path: Path, reason: str) -> None:
-    aside = path.with_name(path.name + ".bad")
-    fields = {"path": path, "reason": reason, "now_at": aside}
-    try:
-        path.replace(aside)
-    except OSError:
-        del fields["now_at"]
-    _log.error(logfmt("state_not_understood", fields))
+    now_at = None
+    with contextlib.suppress(OSError):
+        now_at = path.replace(path.with_name(path.name + ".bad"))
+    _log.error(logfmt("state_not_understood", {"path": path, "reason": reason, "now_at": now_at}))
 
 
 def _reason(exc: ValueError) -> str:

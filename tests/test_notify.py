@@ -119,7 +119,7 @@ class TestTell:
     def test_states(self, notifier, ear):
         """Each state is a line of its own; the first that is ready tells its status too."""
         notifier.ready()
-        notifier.stopping()
+        notifier.tell(STOPPING="1")
 
         assert heard(ear) == ["READY=1", "STATUS=starting"]
         assert heard(ear) == ["STOPPING=1"]
@@ -156,7 +156,7 @@ class TestTell:
         notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}, 7)
 
         notifier.ready()
-        notifier.stopping()
+        notifier.tell(STOPPING="1")
 
         assert [record.getMessage().split()[0] for record in caplog.records] == ["notify_failed"]
 

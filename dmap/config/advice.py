@@ -13,7 +13,7 @@ def warnings_of(config: Config, now: datetime, load_s: float = 10) -> list[str]:
 
     *now* has a time zone; *load_s* is the cost of a load that nobody has measured yet.
     """
-    return [*_long_waits(config, load_s), *_too_open(config), *_idle(config), *_expired(config, now)]
+    return [*_long_waits(config, load_s), *_idle(config), *_about_access(config, now)]
 
 
 def _long_waits(config: Config, load_s: float) -> Iterator[str]:
@@ -31,12 +31,6 @@ def _long_waits(config: Config, load_s: float) -> Iterator[str]:
             )
 
 
-def _too_open(config: Config) -> Iterator[str]:
-    access = config.access
-    if not is_loopback(config.listen.host) and access.open and not (access.keys or access.allow):
-        yield "access.open: anyone who reaches this host may use every model"
-
-
 def _idle(config: Config) -> Iterator[str]:
     """Find what is set and has no effect."""
     used = {backend.placed_on for backend in config.backends.values()}
@@ -47,7 +41,11 @@ def _idle(config: Config) -> Iterator[str]:
             yield f"models.{name}.ttl_s: a pinned model stays, however long nobody asks for it"
 
 
-def _expired(config: Config, now: datetime) -> Iterator[str]:
-    for key in config.access.keys:
+def _about_access(config: Config, now: datetime) -> Iterator[str]:
+    """Find that everybody may come in, and who no longer may."""
+    access = config.access
+    if not is_loopback(config.listen.host) and access.open and not (access.keys or access.allow):
+        yield "access.open: anyone who reaches this host may use every model"
+    for key in access.keys:
         if key.expires is not None and key.expires <= now:
             yield f"access.keys: {key.name!r} expired on {key.expires:%Y-%m-%d}"

@@ -64,9 +64,9 @@ def _checked(whole: type[_Checked], values: Any, environ: Mapping[str, str], bas
     variables = _Variables(environ)
     values = variables.fill(values if values is not None else {}, "")
     checked, wrong = _validated(whole, values, base)
-    for error in wrong:
-        _drop(values, error["loc"])
-    if wrong:  # what does not fit together is told in the same go, as far as what is left can be understood
+    if wrong and isinstance(values, dict):  # what does not fit together among the rest is told in the same go
+        for error in wrong:
+            _drop(values, error["loc"])
         checked, _ = _validated(whole, values, base)
     between = checked.conflicts() if isinstance(checked, Config) else ()
     problems = [*variables.problems, *map(_said, wrong), *between]
@@ -85,13 +85,12 @@ def _validated(
         return None, exc.errors()
 
 
-def _drop(values: Any, place: tuple[int | str, ...]) -> None:
+def _drop(values: dict[Any, Any], place: tuple[int | str, ...]) -> None:
     """Take the value at *place* out of *values*; the names of kinds in *place* are not in the file."""
     for step in place[:-1]:
-        inner = values.get(step) if isinstance(values, dict) else None
+        inner = values.get(step)
         values = inner if isinstance(inner, dict) else values
-    if isinstance(values, dict):
-        values.pop(place[-1], None)
+    values.pop(place[-1], None)
 
 
 def _values(text: str) -> Any:
@@ -188,9 +187,9 @@ class _Variables:
 
 def _said(error: ErrorDetails) -> str:
     """Write one of pydantic's errors as `path: what is wrong`."""
-    backend, kind = error["loc"][:2], error["loc"][2:3]
-    tagged = backend[:1] == ("backends",) and kind and kind[0] in KINDS
-    where = [*backend, *error["loc"][3:]] if tagged else error["loc"]
+    loc = error["loc"]
+    # pydantic puts the kind of a backend behind its name.
+    where = [step for at, step in enumerate(loc) if at != 2 or loc[0] != "backends" or step not in KINDS]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
     if error["type"] == "extra_forbidden":
         return f"{path}: no such key" + ("" if str(where[-1]).islower() else ", or a second spelling of one")
