@@ -38,7 +38,7 @@ _CANCEL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class RunningDaemon:
-    """A proxy that listens at *addresses*."""
+    """A proxy that listens on *addresses*."""
 
     proxy: Proxy
     addresses: list[tuple[str, int]]

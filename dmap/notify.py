@@ -79,7 +79,7 @@ class Notifier:
         for name, value in news.items():
             self._unsent.pop(name, None)  # of READY, RELOADING and STOPPING systemd believes the last line
             self._unsent[name] = " ".join(value.split())[:_LONGEST]
-        if self.address is None or not self._unsent:
+        if self.address is None:
             return
         text = "\n".join(f"{name}={value}" for name, value in self._unsent.items())
         try:

@@ -8,10 +8,10 @@ class RequestRecord:
     """
     One request's facts, filled in as it goes and told once at its end.
 
-    Times ending in `_at` are the loop's clock, those ending in `_s` are seconds.  *tokens_per_s* is what the
-    server tells of its speed.  *key* tells that *client* is the name of an API key, *received* that the
-    request was let in and counts for the bounds of that key.  *committed* is set when the response head is
-    out: from then on no HTTP error can be told.
+    Times whose names end in `_at` are those of the loop's clock; those that end in `_s` are seconds.
+    *tokens_per_s* is what the server says of its speed.  *key* tells that *client* is the name of an API key,
+    *received* that the request was let in.  *committed* is set when the head of the response is out; no HTTP
+    error can be sent after that.
     """
 
     id: str

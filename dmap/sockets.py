@@ -23,7 +23,7 @@ _NAME_S = 2.0
 
 def taken(host: str, port: int) -> list[socket.socket]:
     """
-    Listen at *port* of *host*, at each of its addresses; the caller owns the sockets.
+    Listen on *port* of *host*, on each of its addresses; the caller owns the sockets.
 
     `::` is one socket for all addresses of both families: by itself it is those of IPv6 alone (RFC 3493,
     5.3).  Clients of IPv4 come there as `::ffff:192.0.2.1`, and count as what they are.
@@ -52,8 +52,7 @@ def given_to_us(access: AccessSection) -> list[socket.socket]:
     Raises `ConfigProblem` for one that cannot be served, or must not be served with *access* as it is.
     """
     sockets = [socket.socket(fileno=descriptor) for descriptor in listen_fds(os.environ, os.getpid())]
-    problems = [problem for sock in sockets for problem in _problems(sock, access)]
-    if problems:
+    if problems := [problem for sock in sockets for problem in _problems(sock, access)]:
         raise ConfigProblem(problems)
     return sockets
 

@@ -30,11 +30,9 @@ class LabelLimit:
 
     def of(self, name: str) -> str:
         """Return what stands for *name*."""
-        if name not in self._known:
-            if len(self._known) >= self.most:
-                return OTHER
+        if len(self._known) < self.most:
             self._known.add(name)
-        return name
+        return name if name in self._known else OTHER
 
 
 class Counter:
