@@ -214,7 +214,7 @@ class BackendConnection(asyncio.Protocol):
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > MAX_HEAD_BYTES:
             raise BackendBroke(f"the head of the backend's answer is over {MAX_HEAD_BYTES} bytes")
-        exchange.add_header(name.decode("latin-1"), value.decode("latin-1"))
+        exchange.headers.add(name.decode("latin-1"), value.decode("latin-1"))
 
     def on_headers_complete(self) -> None:
         """Take the head for the answer's, unless it is that of a 1xx."""
@@ -222,13 +222,12 @@ class BackendConnection(asyncio.Protocol):
         assert exchange is not None, "nothing is parsed without an exchange"
         if status < 100:
             raise BackendBroke(f"the backend's answer is not HTTP: its status is {status}")
-        named = exchange.named
+        headers = exchange.headers
         if status < 200:
-            exchange.headers.clear()
-            named.clear()
+            headers.clear()
             return
         exchange.status = status
-        is_framed = "content-length" in named or "transfer-encoding" in named or status in (204, 304)
+        is_framed = "Content-Length" in headers or "Transfer-Encoding" in headers or status in (204, 304)
         self._turn(State.BODY if is_framed else State.UNFRAMED)
 
     def on_message_complete(self) -> None:

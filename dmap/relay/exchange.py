@@ -12,6 +12,8 @@ from dataclasses import InitVar, dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
+from multidict import CIMultiDict
+
 from dmap.errors import BackendSlow, DmapError, LeaseExpired
 from dmap.relay.sweep import Sweep
 
@@ -70,8 +72,7 @@ class Exchange:
     look_s: float = field(init=False)
     sent_at: float = field(init=False)
     status: int = 0
-    headers: list[tuple[str, str]] = field(default_factory=list)
-    named: dict[str, str] = field(default_factory=dict)
+    headers: CIMultiDict[str] = field(default_factory=CIMultiDict)
     held: list[bytes] = field(default_factory=list)
     held_bytes: int = 0
     sink: Callable[[bytes], object] = field(init=False)
@@ -105,15 +106,6 @@ class Exchange:
         self.held.clear()
         self.held_bytes = 0
         return body
-
-    def add_header(self, name: str, value: str) -> None:
-        """Take the next header of the answer's head."""
-        self.headers.append((name, value))
-        self.named.setdefault(name.lower(), value)
-
-    def header(self, name: str) -> str | None:
-        """Return the first value of header *name*, which is given in lower case."""
-        return self.named.get(name)
 
     def pause(self) -> None:
         """Stop reading the answer; the backend feels it when the kernel's buffers are full."""

@@ -131,7 +131,7 @@ async def _plain(reply: Reply, exchange: Exchange) -> None:
     if failure is not None:
         raise failure
     _refuse_plain(reply, exchange)
-    length = exchange.header("content-length")
+    length = exchange.headers.get("Content-Length")
     await reply.commit(
         exchange.status, _head(exchange, reply.record), length=int(length) if length else None, sse=False
     )
@@ -143,7 +143,7 @@ async def _plain(reply: Reply, exchange: Exchange) -> None:
 
 def _judge(reply: Reply, exchange: Exchange, body: bytes) -> None:
     """Keep a whole body for the client, unless what it says is a failure."""
-    kind = exchange.header("content-type") or ""
+    kind = exchange.headers.get("Content-Type", "")
     readable = _is_readable(exchange)
     payload = decoded(kind, body) if readable else None
     failure = failure_of(exchange.status, kind if readable else "", body, payload, PHRASES)
@@ -168,11 +168,11 @@ def _refuse_plain(reply: Reply, exchange: Exchange) -> None:
 
 
 def _is_readable(exchange: Exchange) -> bool:
-    return exchange.header("content-encoding") in (None, "identity")
+    return exchange.headers.get("Content-Encoding", "identity") == "identity"
 
 
 def _kind(exchange: Exchange) -> str:
-    return (exchange.header("content-type") or "").partition(";")[0].strip().lower()
+    return (exchange.headers.get("Content-Type", "")).partition(";")[0].strip().lower()
 
 
 def _head(exchange: Exchange, record: RequestRecord) -> "CIMultiDict[str]":

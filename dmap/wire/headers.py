@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from multidict import CIMultiDict
+from multidict import CIMultiDict, MultiMapping
 
 _TO_BACKEND = ("accept", "anthropic-beta", "anthropic-version", "traceparent", "tracestate", "user-agent")
 _HOP_BY_HOP = ("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
@@ -37,17 +37,17 @@ def to_backend(theirs: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]]
     return [*kept, ("Accept-Encoding", "identity"), *own]
 
 
-def to_client(theirs: Iterable[tuple[str, str]]) -> CIMultiDict[str]:
+def to_client(theirs: MultiMapping[str]) -> CIMultiDict[str]:
     """
     Return the headers of an answer that the client gets, also those that occur twice.
 
     A `Connection` header names more that are about one connection only.
     """
-    headers = CIMultiDict(theirs)
-    for names in headers.getall("Connection", ()):
+    headers = CIMultiDict([line for line in theirs.items() if _is_for_client(line[0])])
+    for names in theirs.getall("Connection", ()):
         for name in names.split(","):
             headers.popall(name.strip(), None)
-    return CIMultiDict([line for line in headers.items() if _is_for_client(line[0])])
+    return headers
 
 
 @lru_cache(maxsize=_REMEMBERED)
