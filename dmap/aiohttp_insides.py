@@ -86,6 +86,11 @@ class ClientConnection(web.RequestHandler):
         super().pause_writing()
         self.on_full()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read on if reading was paused; aiohttp would have it resumed for each piece that is read."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     @property
     def peername(self) -> Any:
         """Where the client is; one of IPv4 on a socket of both families at its address of IPv4 (RFC 4291)."""

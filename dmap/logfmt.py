@@ -23,6 +23,8 @@ def logfmt(event: str, fields: Mapping[str, Any]) -> str:
     for name, value in fields.items():
         if isinstance(value, float):
             words.append(f"{name}={value:.3f}")
+        elif isinstance(value, int):
+            words.append(f"{name}={value}")
         elif value is not None:
             text = str(value)[:_LONGEST]
             words.append(f"{name}={text if _is_plain(text) else json.dumps(text)}")

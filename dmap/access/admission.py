@@ -11,8 +11,8 @@ import hmac
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from multidict import MultiMapping
 
@@ -37,8 +37,7 @@ def scope_of(path: str) -> str | None:
     return _SCOPES.get(path[1:].partition("/")[0])
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(NamedTuple):
     """
     A client: *name* is that of its *key*, if it has one, else its address (of IPv6 the /64).
 

@@ -5,7 +5,7 @@ Nothing here decides: `core` edits it, `choice` and `outlook` read it.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from dmap.arbiter import policy
 from dmap.arbiter.effects import Cause, ClientId, ModelId, TicketId
@@ -51,7 +51,7 @@ class Device:
     def needs_of(self, model: ModelId) -> Needs:
         """Return what *model* takes, as far as is known by now."""
         needs = self.needs[model]
-        return replace(needs, size_bytes=None) if self.alone.get(model) else needs
+        return needs._replace(size_bytes=None) if self.alone.get(model) else needs
 
     def absent(self) -> Iterator[ModelId]:
         """Iterate over the models that somebody waits for and that are not resident."""
@@ -160,8 +160,8 @@ class Device:
         needs = self.needs_of(model)
         parallel = needs.parallel if needs.parallel is not None else outcome.parallel
         if outcome.size_bytes is None or self.alone.get(model):
-            return replace(needs, parallel=parallel)
-        return replace(needs, size_bytes=outcome.size_bytes, parallel=parallel)
+            return needs._replace(parallel=parallel)
+        return needs._replace(size_bytes=outcome.size_bytes, parallel=parallel)
 
     def settle_in(self, resident: Resident) -> None:
         """Add a resident, loaded or found."""
@@ -180,9 +180,9 @@ class Device:
         """Have a resident that was seen stay as *needs* says: pinned or not, and for how long when idle."""
         resident, asked = self.residents[model], self.needs.get(model)
         resident.doubted = False
-        resident.needs = replace(resident.needs, pinned=needs.pinned, ttl_s=needs.ttl_s)
+        resident.needs = resident.needs._replace(pinned=needs.pinned, ttl_s=needs.ttl_s)
         if asked is not None:
-            self.needs[model] = replace(asked, pinned=needs.pinned, ttl_s=needs.ttl_s)
+            self.needs[model] = asked._replace(pinned=needs.pinned, ttl_s=needs.ttl_s)
 
     def wish(self, now: float, model: ModelId, cause: Cause) -> None:
         """Note that *model* is to go when it is idle, for one more *cause*."""

@@ -6,8 +6,7 @@ from typing import NamedTuple
 from dmap.arbiter.effects import Cause, ClientId, ModelId, Switch, TicketId
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(NamedTuple):
     """
     What a model takes of its device.
 

@@ -8,9 +8,9 @@ and `unload` one at a time, never two at once on one device.
 import os
 import ssl
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from dmap.errors import BackendDown
@@ -26,8 +26,7 @@ class Loaded:
     parallel: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Where an inference request goes: *headers* are the backend's own, such as its token."""
 
     host: str
@@ -47,7 +46,7 @@ class Target:
 
     def at(self, path: str) -> "Target":
         """Return our route *path* on this server."""
-        return replace(self, path=self.path + path)
+        return self._replace(path=self.path + path)
 
     @property
     def context(self) -> ssl.SSLContext | None:

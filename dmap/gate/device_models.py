@@ -8,7 +8,7 @@ which tells the arbiter what was found and carries out what the arbiter decides.
 import asyncio
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from dmap import tasks
@@ -171,8 +171,7 @@ class DeviceModels:
         if route is None:
             return Needs(info.size_bytes, info.parallel, info.embedding, foreign)
         needs = route.needs
-        return replace(
-            needs,
+        return needs._replace(
             size_bytes=needs.size_bytes if route.size_given or info.size_bytes is None else info.size_bytes,
             parallel=info.parallel if needs.parallel is None else needs.parallel,
             pinned=needs.pinned or foreign,

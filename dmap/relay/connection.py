@@ -99,11 +99,11 @@ class BackendConnection(asyncio.Protocol):
         self._is_reused = self._is_paused = False
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # for httptools; a method in Python would cost more per chunk
+        self._parser = httptools.HttpResponseParser(self)
 
     def write(self, exchange: Exchange, head: bytes, body: bytes) -> None:
         """Write a request; what comes back from now on is *exchange*'s."""
         self._turn(State.SENT)
-        self._parser = httptools.HttpResponseParser(self)  # one that saw an error is no good
         self._head_bytes = self._beside_bytes = 0
         self._exchange = exchange
         self.transport.writelines((head, body))

@@ -24,8 +24,9 @@ def preflight(request: web.BaseRequest, access: AccessSection) -> web.Response |
 
     The question has no key.  A yes lets nobody in, because the request that follows is admitted by itself.
     """
-    method = request.headers.get("Access-Control-Request-Method")
-    if request.method != "OPTIONS" or method is None or _allowed_origin(request, access) is None:
+    if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
+        return None
+    if _allowed_origin(request, access) is None:
         return None
     wanted = request.headers.get("Access-Control-Request-Headers", "")
     # OpenAI's client sends many of its own (x-stainless-...): what a listed origin's page wants, it may.

@@ -42,7 +42,7 @@ def ended(bus: Bus, record: RequestRecord, now: float) -> None:
         "outcome": outcome,
         "reason": record.reason or None,
     }
-    _log.log(logging.DEBUG if record.path in _QUIET else logging.INFO, "%s", Line("request", fields))
+    _log.log(logging.DEBUG if record.path in _QUIET else logging.INFO, Line("request", fields))
     if record.received:
         more = {
             "model": record.model_key,

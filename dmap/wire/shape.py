@@ -39,7 +39,7 @@ def check_shape(contents: Contents, fields: Mapping[str, Any]) -> None:
         if not any(type_of(fields.get(name)) is not _NULL for name in group):
             raise BadRequest(f"{group[0]!r} is missing", param=group[0])
     for name, kinds in _MAY_BE.items():
-        if type_of(fields.get(name)) not in (*kinds, _NULL):
+        if name in fields and type_of(fields[name]) not in (*kinds, _NULL):
             raise BadRequest(f"{name!r} must be {' or '.join(map(_KINDS.__getitem__, kinds))}", param=name)
     messages = fields.get("messages") or ()
     # A long list that holds no object is not even opened.

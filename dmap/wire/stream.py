@@ -76,6 +76,8 @@ class StreamWatch:
 
     def look(self) -> None:
         """Search what was kept since the last look."""
+        if not self._unseen:
+            return
         data = b"".join(self._unseen)
         self._unseen.clear()
         if self._cut or not data.endswith(_ENDS):
