@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from dmap.access import Client
-from dmap.catalog.entries import known_models, with_activations
+from dmap.catalog.entries import known_models, routes_of
 from dmap.catalog.lists import Shown
 from dmap.catalog.names import Entry, NameIndex
 from dmap.config import Config
@@ -38,14 +38,14 @@ class Catalog:
     def configure(self, config: Config) -> None:
         """Go by another *config* of the same backends."""
         self._config = config
-        self._names = self._sorted()
+        self._sort()
 
     def update(self, backend: str, models: Sequence[ModelInfo]) -> None:
         """Take what *backend* says it has."""
         self._silence.pop(backend, None)
         if models != self._reports.get(backend):
             self._reports[backend] = models
-            self._names = self._sorted()
+            self._sort()
 
     def silent(self, backend: str, reason: str) -> None:
         """Take note why *backend* does not answer; what it last said stays."""
@@ -55,7 +55,7 @@ class Catalog:
     def choose(self, saved: Saved) -> None:
         """Take what was set over the admin API, in place of what was before."""
         self._saved = saved
-        self._names = self._sorted()
+        self._sort()
 
     @property
     def active(self) -> str | None:
@@ -74,11 +74,11 @@ class Catalog:
         that does not exist.
         """
         if model is not None:
-            return (self._find(model, client).route,)
+            return (self._routes[self._find(model, client).key],)
         if self._saved.active is None:
             raise BadRequest(self._advice(client), param="model")
         try:
-            return (self._find(self._saved.active, client).route,)
+            return (self._routes[self._find(self._saved.active, client).key],)
         except ModelNotFound:
             raise ModelNotFound(_ACTIVE_GONE, param="model") from None
 
@@ -89,7 +89,7 @@ class Catalog:
 
     def route_of(self, key: ModelKey) -> Route | None:
         """Return the route of the model *key*, whatever its names; None if no backend has told of it."""
-        return next((entry.route for entry in self._names.known if entry.key == key), None)
+        return self._routes.get(key)
 
     def allows(self, client: Client, key: ModelKey) -> bool:
         """Tell whether *client* may know of the model *key*; one that no list has goes by its key alone."""
@@ -134,16 +134,17 @@ class Catalog:
     def _shown(self, name: str, entry: Entry, loaded: set[ModelKey]) -> Shown:
         own = (each for each in (entry.name, *entry.info.names) if self._names.find(each) is entry)
         # On a device the arbiter knows; elsewhere the backend's own word has to do.
-        resident = entry.key in loaded if entry.route.device is not None else entry.info.resident
-        return Shown(name, entry, resident, entry is self._active(), frozenset(own))
+        route = self._routes[entry.key]
+        resident = entry.key in loaded if route.device is not None else entry.info.resident
+        return Shown(name, entry, route, resident, entry is self._active(), frozenset(own))
 
     def _active(self) -> Entry | None:
         return self._names.find(self._saved.active) if self._saved.active is not None else None
 
-    def _sorted(self) -> NameIndex:
+    def _sort(self) -> None:
         known = known_models(self._config, self._reports)
-        names = NameIndex(entry for entry in known if self._may_list(entry.name))
-        return with_activations(self._config, names, self._saved.models)
+        self._names = NameIndex(entry for entry in known if self._may_list(entry.name))
+        self._routes = routes_of(self._config, self._names, self._saved.models)
 
     def _advice(self, client: Client) -> str:
         """Tell a *client* that names no model, while none is active, what can be done about it."""

@@ -21,28 +21,33 @@ def known_models(config: Config, reports: Mapping[str, Sequence[ModelInfo]]) -> 
     for name, settings in config.models.items():
         if settings.backend is not None and config.backends[settings.backend].placed_on is None:
             # A server that cannot switch need not list a model to answer for it.
-            yield _entry(config, settings.backend, ModelInfo(name, resident=True), settings)
+            key = ModelKey(settings.backend, name)
+            yield Entry(key, ModelInfo(name, resident=True), settings)
     for backend in config.backends:
         for info in reports.get(backend, ()):
             settings = _settings(config, info)
             if settings.backend in (None, backend):
-                yield _entry(config, backend, info, settings)
+                yield Entry(ModelKey(backend, info.id), info, settings)
 
 
-def with_activations(config: Config, names: NameIndex, activations: Mapping[str, Activation]) -> NameIndex:
-    """Lay *activations* over the models that they name, by whatever name; what is set last wins."""
+def routes_of(
+    config: Config, names: NameIndex, activations: Mapping[str, Activation]
+) -> dict[ModelKey, Route]:
+    """
+    Return the routes of all models of *names*.
+
+    The *activations* hold for the models that they name, by whatever name; what is set last wins.
+    """
     laid: dict[ModelKey, Activation] = {}
     for name, later in activations.items():
         entry = names.find(name)
         if entry is not None:
             before = laid.get(entry.key, _UNSET)
             laid[entry.key] = Activation({**before.defaults, **later.defaults}, {**before.load, **later.load})
-    if not laid:
-        return names
-    return NameIndex(
-        _entry(config, entry.key.backend, entry.info, entry.settings, laid.get(entry.key, _UNSET))
-        for entry in names.known
-    )
+    return {
+        entry.key: _route(config, entry, laid.get(entry.key, _UNSET))
+        for entry in reversed(names.known)  # the first of a model wins
+    }
 
 
 def _settings(config: Config, info: ModelInfo) -> ModelSection:
@@ -54,18 +59,15 @@ def _settings(config: Config, info: ModelInfo) -> ModelSection:
     return next((folded[name.casefold()] for name in names if name.casefold() in folded), ModelSection())
 
 
-def _entry(
-    config: Config, name: str, info: ModelInfo, settings: ModelSection, activation: Activation = _UNSET
-) -> Entry:
-    """Put one model of the backend called *name* together."""
-    key = ModelKey(name, info.id)
-    backend = config.backends[name]
+def _route(config: Config, entry: Entry, activation: Activation) -> Route:
+    """Return where requests for the model of *entry* go."""
+    info, settings, backend = entry.info, entry.settings, config.backends[entry.key.backend]
     load = {**settings.load.given(), **activation.load}
     refused = backend.refuses(load) if backend.placed_on is not None else {}
     load = {option: value for option, value in load.items() if option not in refused}
     defaults = {**config.defaults.given(), **settings.defaults.given(), **activation.defaults}
-    route = Route(
-        key=key,
+    return Route(
+        key=entry.key,
         device=backend.placed_on,
         needs=Needs(
             settings.memory or info.size_bytes,
@@ -82,7 +84,6 @@ def _entry(
         strip=frozenset(settings.strip),
         permit=frozenset(settings.permit),
     )
-    return Entry(key, info, settings, route)
 
 
 def _least(*parallel: int | None) -> int | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from dmap.catalog.names import Entry
+from dmap.models import Route
 
 RECORD_BYTES = 16 * 2**10
 """Of what a server has on one model that is passed on; the entries seen have about 1 KiB."""
@@ -32,6 +33,7 @@ class Shown:
 
     name: str
     entry: Entry
+    route: Route
     resident: bool
     active: bool
     own: frozenset[str]
@@ -44,7 +46,7 @@ class Shown:
     @property
     def context_length(self) -> int | None:
         """What a resident was loaded with, as far as anybody knows."""
-        return self.entry.info.context_length or self.entry.route.context_length
+        return self.entry.info.context_length or self.route.context_length
 
 
 def as_openai(shown: Shown) -> dict[str, Any]:

@@ -3,18 +3,17 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from dmap.models import ModelInfo, ModelKey, Route
+from dmap.models import ModelInfo, ModelKey
 from dmap.sections import ModelSection
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One model as the file, its backend and the admin API describe it together."""
+    """One model as its backend and the file describe it."""
 
     key: ModelKey
     info: ModelInfo
     settings: ModelSection
-    route: Route
 
     @property
     def name(self) -> str:

@@ -68,7 +68,7 @@ async def models(proxy: Proxy, visit: Visit) -> web.Response:
     """`GET /admin/models`: every model that this key may use, with all that is set for it."""
     await proxy.inventory.refresh()
     listed = [
-        as_openai(shown) | _settings(proxy, shown.entry.route)
+        as_openai(shown) | _settings(proxy, shown.route)
         for shown in proxy.catalog.shown(visit.client, proxy.residents())
         if not shown.is_alias
     ]
