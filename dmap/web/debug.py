@@ -28,7 +28,7 @@ from dmap.web.visit import Visit
 
 READERS = 256
 """How many may read the stream at once."""
-PIECE = 16
+PIECE = 32
 """Events that a reader gets in one write, at most."""
 BUFFER_BYTES = 64 * 1024
 """So much, and a piece, waits in the process, and again in the kernel, for a reader that does not read."""
