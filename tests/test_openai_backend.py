@@ -10,6 +10,7 @@ import pytest
 
 from dmap.backends import Target
 from dmap.backends.openai.backend import OpenAIBackend
+from dmap.backends.openai.section import OpenAISection
 from dmap.errors import BackendDown
 from dmap.models import ModelInfo
 from tests.fakes import answer
@@ -22,6 +23,11 @@ Ask = Callable[..., Awaitable[OpenAIBackend]]
 def listed(*items: object) -> bytes:
     """A whole answer that lists *items*."""
     return answer(json.dumps({"object": "list", "data": items}).encode())
+
+
+def backend_at(url: str, api_key: str | None = None) -> OpenAIBackend:
+    """The backend for the server at *url*."""
+    return OpenAIBackend("box", OpenAISection(kind="openai", url=url, api_key=api_key), 1.0)
 
 
 @pytest.fixture
@@ -45,7 +51,7 @@ async def saying(heard: list[bytes]) -> AsyncGenerator[Ask]:
         server = await asyncio.start_server(say, "127.0.0.1", 0)
         servers.append(server)
         port = server.sockets[0].getsockname()[1]
-        return OpenAIBackend("box", f"http://127.0.0.1:{port}{path}", api_key=api_key, connect_s=1)
+        return backend_at(f"http://127.0.0.1:{port}{path}", api_key)
 
     yield start
     for server in servers:
@@ -183,7 +189,7 @@ async def test_whatever_comes_has_a_bound(saying, said, why):
 
 async def test_nobody_listens(saying):
     """A server that is not there is down; its token stands in no error."""
-    backend = OpenAIBackend("box", "http://127.0.0.1:1", api_key="sk-SECRET", connect_s=1)
+    backend = backend_at("http://127.0.0.1:1", "sk-SECRET")
 
     with pytest.raises(BackendDown) as refused:
         await backend.models()
@@ -209,12 +215,12 @@ async def test_nobody_listens(saying):
 )
 def test_requests_go_under_the_url(url, target):
     """A route of ours is put after the configured URL, whose own /v1 is not repeated."""
-    assert OpenAIBackend("box", url, api_key=None, connect_s=1).target("m", "/v1/x") == target
+    assert backend_at(url).target("m", "/v1/x") == target
 
 
 def test_requests_carry_the_token():
     """The backend's token goes with every request."""
-    target = OpenAIBackend("box", "http://h", api_key="sk-b", connect_s=1).target("m", "/v1/x")
+    target = backend_at("http://h", "sk-b").target("m", "/v1/x")
 
     assert target.headers == (("Authorization", "Bearer sk-b"),)
 

@@ -48,7 +48,7 @@ PHRASES = Phrases(
 KIND = Kind(
     "lmstudio",
     LMStudioSection,
-    lambda name, section, connect_s: LMStudioBackend(name, section, connect_s=connect_s),
+    LMStudioBackend,
     substitutes=True,  # a model that is alone answers to any name (bug-tracker #366, #619)
     embeds_apart=True,  # a chat model loads a copy of its own for each embedding (#902)
     routes=ROUTES,

@@ -13,9 +13,7 @@ from dmap.wire.routes import KindWords
 KIND = Kind(
     "openai",
     OpenAISection,
-    lambda name, section, connect_s: OpenAIBackend(
-        name, section.url, api_key=section.api_key, connect_s=connect_s
-    ),
+    OpenAIBackend,
     ends_by_finish=True,
     words=KindWords(
         # llama.cpp's word and vLLM's; both servers pass over a word they do not know.

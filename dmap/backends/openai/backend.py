@@ -10,6 +10,7 @@ from typing import Any
 
 from dmap.backends.ask import Unheard, ask, decoded, entries, is_name
 from dmap.backends.base import Target, ignore, is_alike
+from dmap.backends.openai.section import OpenAISection
 from dmap.errors import BackendDown
 from dmap.models import ModelInfo
 
@@ -20,13 +21,13 @@ _LIST_BYTES = 4 * 2**20
 
 
 class OpenAIBackend:
-    """The server at *url* (with or without a closing `/v1`), asked with *api_key* if one is given."""
+    """The server that *section* describes; a connection to it may take *connect_s*."""
 
-    def __init__(self, name: str, url: str, *, api_key: str | None, connect_s: float) -> None:
+    def __init__(self, name: str, section: OpenAISection, connect_s: float) -> None:
         self.name = name
-        self.url = url
+        self.url = section.url
         self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = ignore
-        self._server = Target.of(url, api_key)
+        self._server = Target.of(section.url, section.api_key)
         self._connect_s = connect_s
 
     async def models(self) -> Sequence[ModelInfo]:
