@@ -72,8 +72,15 @@ class ClientConnection(web.RequestHandler):
         self.on_full: Callable[[], None] = nothing
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for a request, idle."""
+        """
+        Wait for a request, idle.
+
+        A client of IPv4 on a socket of both families is at its address of IPv4 (RFC 4291).
+        """
         super().connection_made(transport)
+        peer: Any = self.peername
+        if peer and "." in peer[0]:
+            self._cache["peername"] = (peer[0].removeprefix("::ffff:"), *peer[1:])
         self._server.idle[self] = self._server.loop.time()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -90,12 +97,6 @@ class ClientConnection(web.RequestHandler):
         """Read on if reading was paused; aiohttp would have it resumed for each piece that is read."""
         if self._reading_paused:
             super().resume_reading(resume_parser)
-
-    @property
-    def peername(self) -> Any:
-        """Where the client is; one of IPv4 on a socket of both families at its address of IPv4 (RFC 4291)."""
-        peer = super().peername
-        return (peer[0].removeprefix("::ffff:"), *peer[1:]) if peer and "." in peer[0] else peer
 
     def handle_error(
         self,

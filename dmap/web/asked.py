@@ -1,7 +1,7 @@
 """What one request asks for: its body, read once, and what each server gets of it."""
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 
 from dmap.models import ModelKey, Route
 from dmap.wire.body import Call, check_permits, peek
@@ -31,7 +31,7 @@ class Asked:
         self.sample: Call | None = None
         """What its server was sent, if it is JSON of up to `SAMPLE_BYTES`; `drop` leaves it."""
         self._read: Call | Form | None
-        self._fitted: dict[ModelKey, Callable[[], bytes]] = {}
+        self._fitted: dict[ModelKey, bytes | Callable[[], bytes]] = {}
         if path.form and content_type.lower().startswith("multipart/"):
             self._read, self.content_type = peek_form(body, content_type), content_type_of(content_type)
         else:
@@ -49,7 +49,7 @@ class Asked:
         assert read is not None, "a request is checked before its body is dropped"
         if isinstance(read, Form):
             check_permits(read.needs, route.permit | permits, frozenset())
-            self._fitted[route.key] = cache(partial(read.written, route.key.model))
+            self._fitted[route.key] = partial(read.written, route.key.model)
             return None
         call = fit(
             read,
@@ -61,13 +61,16 @@ class Asked:
         )
         check_permits(read.needs, route.permit | permits, route.strip)
         check_shape(self.path.contents, read.fields)
-        self._fitted[route.key], self.stream = cache(call.written), call.stream
+        self._fitted[route.key], self.stream = call.written, call.stream
         self.sample = call if self.size <= SAMPLE_BYTES else None
         return call
 
     def fitted(self, route: Route) -> bytes:
         """Return the body as the server of *route* shall have it; after `check`, and before `drop`."""
-        return self._fitted[route.key]()
+        fitted = self._fitted[route.key]
+        if not isinstance(fitted, bytes):
+            fitted = self._fitted[route.key] = fitted()
+        return fitted
 
     def drop(self) -> None:
         """Let go of the body, which may be large; nobody needs it once the answer has begun."""

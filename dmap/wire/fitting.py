@@ -12,6 +12,7 @@ Only the outermost members count.  A request that none of this changes stays the
 """
 
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from operator import is_
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +23,9 @@ from dmap.wire.parameters import WORDS_OF, plain, plain_words, understood
 from dmap.wire.routes import Wording
 
 _Fields = Mapping[str, Any]
+
+_plain = lru_cache(maxsize=1024)(plain)
+"""For the outermost names of a body, which are not long (`LONGEST_NAME`)."""
 
 
 def fit(
@@ -55,7 +59,7 @@ def fit(
 
 
 def _strip(fields: dict[str, Any], gone: frozenset[str], kept: Collection[str] = ()) -> None:
-    for word in [word for word in fields if plain(word) in gone and word not in kept]:
+    for word in [word for word in fields if _plain(word) in gone and word not in kept]:
         del fields[word]
 
 
@@ -105,6 +109,8 @@ def _put(fields: dict[str, Any], sent: tuple[str, ...], value: Any, words: Wordi
 
 def _given(fields: _Fields, word: str) -> Any:
     """Return the value of *word*; None if it is absent or null."""
-    field, dot, member = word.partition(".")
+    if "." not in word:
+        return fields.get(word)
+    field, _, member = word.partition(".")
     value = fields.get(field)
-    return value.get(member) if dot and isinstance(value, dict) else value
+    return value.get(member) if isinstance(value, dict) else value
