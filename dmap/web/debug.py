@@ -31,7 +31,7 @@ READERS = 256
 PIECE = 32
 """Events that a reader gets in one write, at most."""
 BUFFER_BYTES = 64 * 1024
-"""So much, and a piece, waits in the process, and again in the kernel, for a reader that does not read."""
+"""What the process buffers for a reader that does not read, beside the last piece; the kernel the same."""
 FIELDS = 64
 """Parameters that a query may have."""
 
@@ -150,7 +150,7 @@ async def captures(proxy: Proxy, visit: Visit) -> web.Response:
 
 
 def _keep_buffers_small(transport: asyncio.Transport) -> None:
-    """Left to itself the kernel takes megabytes, and hours of events, before anybody notices."""
+    """Bound what is buffered for a reader.  The kernel would take megabytes, which are hours of events."""
     transport.set_write_buffer_limits(high=BUFFER_BYTES)
     sock = transport.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
@@ -166,7 +166,7 @@ def _piece(bus: Bus, chosen: Callable[[Event], bool], after: int) -> tuple[bytes
 
 
 async def _drained(writer: AbstractStreamWriter, bus: Bus, within_s: float) -> None:
-    """Wait until the reader has read on.  Raises `TimeoutError` if it has not when *bus* is closed."""
+    """Wait for the reader to read on.  Raises `TimeoutError` after *within_s*, or when *bus* is closed."""
     drained = tasks.errand(writer.drain(), "drain a reader", expected=(ConnectionError,))
     waits = (drained, tasks.errand(bus.closed.wait(), "wait for the end"))
     try:
