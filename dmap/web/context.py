@@ -116,7 +116,8 @@ class ContextGuard:
         where = own or kind.tokenizes_at
         if where is None or now < self._silent.get(name, 0):
             return None
-        sent = call.written() if own else question(key.model, prompt)
+        write = call.written if own else functools.partial(question, key.model, prompt)
+        sent = await beside(len(call.body), write)
         try:
             target = self._backends[name].target(key.model, where)
         except BackendDown:  # not resident: its engine will refuse what does not fit

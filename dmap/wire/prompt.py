@@ -27,13 +27,13 @@ class Prompt:
     What has to fit into one context; of several prompts in a request it is the longest.
 
     *ids* is the number of tokens that the client gave as numbers.  *param* names the member of the body.
-    *turns* are its messages with nothing but text, if the prompt is nothing else.
+    *messages* are those of the request, if the prompt is nothing else.
     """
 
     texts: tuple[str, ...]
     param: str
     ids: int = 0
-    turns: tuple[Mapping[str, Any], ...] = ()
+    messages: Any = ()
 
     @property
     def size(self) -> int:
@@ -62,8 +62,8 @@ def prompt_of(contents: Contents, fields: Mapping[str, Any]) -> Prompt | None:
     values = [fields.get(name) for name in names]
     if contents.bare:
         return _longest(values[-1], names[-1])
-    turns = _turns(values[-1]) if names == ("messages",) else ()
-    return Prompt(tuple(_texts(values)), names[-1], turns=turns)
+    messages = values[-1] if names == ("messages",) else ()
+    return Prompt(tuple(_texts(values)), names[-1], messages=messages)
 
 
 def _texts(values: list[Any]) -> list[str]:
@@ -89,7 +89,7 @@ def _kept(text: str, role: str) -> str:
 
 
 def _turns(messages: Any) -> tuple[Mapping[str, Any], ...]:
-    """Return *messages* with nothing but their texts, each as one."""
+    """Return *messages* with nothing but their texts, each as one text."""
     turns = [turn for turn in messages if isinstance(turn, dict)] if isinstance(messages, list) else []
     return tuple(
         {"role": turn.get("role"), "content": "".join(_texts([turn.get("content")]))} for turn in turns
@@ -122,8 +122,9 @@ def question(model: str, prompt: Prompt) -> bytes:
     """
     texts = prompt.seen()
     asked = {"model": model, "content": texts, "add_special": False, "parse_special": True}
-    if prompt.turns:
-        return msgspec.json.encode({**asked, "messages": prompt.turns})
+    turns = _turns(prompt.messages)
+    if turns:
+        return msgspec.json.encode({**asked, "messages": turns})
     return msgspec.json.encode({**asked, "prompt": "\n".join(texts)})
 
 
