@@ -32,6 +32,7 @@ class RequestRecord:
     tokens_in: int | None = None
     tokens_out: int | None = None
     tokens_per_s: float | None = None
+    total_s: float | None = None
     status: int = 0
     outcome: str = ""
     reason: str = ""

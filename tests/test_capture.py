@@ -243,12 +243,13 @@ class TestBounds:
         """A capture tells how its request ended, once it has."""
         captures, one = Captures(), record()
         captures.note(one, b"{}", 1.0)
+        one.status = 200
         before = captures.fields()[0]
 
         one.status, one.outcome, one.reason = 502, "backend_broke", "it broke"
 
         after = captures.fields()[0]
-        assert (before["status"], before["outcome"]) == (None, None)
+        assert (before["status"], before["outcome"]) == (200, None)
         assert (after["status"], after["outcome"], after["reason"]) == (502, "backend_broke", "it broke")
 
 

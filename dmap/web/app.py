@@ -49,10 +49,10 @@ async def _answer(proxy: Proxy, request: Request) -> web.StreamResponse:
         raise
     finally:
         proxy.visits.leave(visit)
-        now = clock()
+        total_s = clock() - record.arrived_at
         if record.received:
-            proxy.access.end(visit.client, now - record.arrived_at)
-        request_log.ended(proxy.bus, record, now)
+            proxy.access.end(visit.client, total_s)
+        request_log.ended(proxy.bus, record, total_s)
 
 
 async def _respond(proxy: Proxy, visit: Visit) -> web.StreamResponse:

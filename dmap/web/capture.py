@@ -14,7 +14,7 @@ from collections import deque
 from typing import Any
 
 from dmap.record import RequestRecord
-from dmap.web.request_log import outcome_of
+from dmap.web.request_log import facts
 
 REQUESTS = 50
 """How many requests are kept."""
@@ -62,20 +62,7 @@ class Captures:
 
         `reason` is the error that the client was told; `outcome` is None while the request is under way.
         """
-        return [_outcome(record) | fields for record, fields in self._kept]
-
-
-def _outcome(record: RequestRecord) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "client": record.client,
-        "path": record.path,
-        "model": record.model or None,
-        "stream": record.stream,
-        "status": record.status or None,
-        "outcome": outcome_of(record) if record.status else (record.outcome or None),
-        "reason": record.reason or None,
-    }
+        return [facts(record) | {"stream": record.stream} | fields for record, fields in self._kept]
 
 
 def _shown(body: bytes) -> tuple[str, bool]:

@@ -21,10 +21,9 @@ def tell(bus: Bus, record: RequestRecord, event: str, fields: Mapping[str, Any])
     bus.tell(event, {**who, **fields})
 
 
-def ended(bus: Bus, record: RequestRecord, now: float) -> None:
-    """Tell how a request ended, at *now* (loop's time): one log line, and one event if it was let in."""
-    outcome = outcome_of(record)
-    fields = {
+def facts(record: RequestRecord) -> dict[str, Any]:
+    """Return what is told of a request in the log and elsewhere.  None is what it lacks, or lacks so far."""
+    return {
         "id": record.id,
         "client": record.client,
         "method": record.method,
@@ -34,14 +33,25 @@ def ended(bus: Bus, record: RequestRecord, now: float) -> None:
         "queue_s": record.queue_s,
         "switch_s": record.switch_s,
         "first_byte_s": record.first_byte_s,
-        "total_s": now - record.arrived_at,
+        "total_s": record.total_s,
         "bytes": record.bytes_out,
         "tokens_in": record.tokens_in,
         "tokens_out": record.tokens_out,
         "status": record.status or None,
-        "outcome": outcome,
+        "outcome": record.outcome or None,
         "reason": record.reason or None,
     }
+
+
+def ended(bus: Bus, record: RequestRecord, total_s: float) -> None:
+    """
+    Tell how a request ended after *total_s*: one log line, and one event if it was let in.
+
+    An error that the backend answered is passed on, but is no success.
+    """
+    record.total_s = total_s
+    record.outcome = record.outcome or ("backend_error" if record.status >= 400 else "success")
+    fields = facts(record)
     _log.log(logging.DEBUG if record.path in _QUIET else logging.INFO, Line("request", fields))
     if record.received:
         more = {
@@ -49,21 +59,16 @@ def ended(bus: Bus, record: RequestRecord, now: float) -> None:
             "key": record.key,
             "stream": record.stream,
             "chunks": record.chunks,
-            "tokens_per_s": _tokens_per_s(record, now),
+            "tokens_per_s": _tokens_per_s(record, total_s),
         }
         event = {name: value for name, value in (fields | more).items() if value is not None}
-        bus.tell(_ENDS.get(outcome, "request.failed"), event)
+        bus.tell(_ENDS.get(record.outcome, "request.failed"), event)
 
 
-def outcome_of(record: RequestRecord) -> str:
-    """Return how a request ended.  An error that the backend answered is passed on, but is no success."""
-    return record.outcome or ("backend_error" if record.status >= 400 else "success")
-
-
-def _tokens_per_s(record: RequestRecord, now: float) -> float | None:
+def _tokens_per_s(record: RequestRecord, total_s: float) -> float | None:
     """Return what the server tells of its speed; else, for a stream, the speed at which tokens arrived."""
     rate = record.tokens_per_s
     if not rate and record.stream and record.tokens_out and record.first_byte_s is not None:
-        answering_s = now - record.arrived_at - record.queue_s - record.first_byte_s
+        answering_s = total_s - record.queue_s - record.first_byte_s
         rate = record.tokens_out / answering_s if answering_s > 0 else None
     return round(rate, 2) if rate is not None else None
