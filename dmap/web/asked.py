@@ -52,12 +52,7 @@ class Asked:
             self._fitted[route.key] = partial(read.written, route.key.model)
             return None
         call = fit(
-            read,
-            words,
-            model=route.key.model,
-            defaults=route.defaults,
-            force=route.force,
-            strip=route.strip,
+            read, words, model=route.key.model, defaults=route.defaults, force=route.force, strip=route.strip
         )
         check_permits(read.needs, route.permit | permits, route.strip)
         check_shape(self.path.contents, read.fields)

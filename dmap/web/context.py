@@ -78,7 +78,7 @@ class ContextGuard:
             count = prompt.ids + self._bounds.get(route.key, WordBound()).at_least(units_seen)
         if count > context:
             reason = f"the prompt has {least}{count:,} tokens, more than the context of {context:,}"
-            raise ContextExceeded(f"{reason} that {route.key.model!r} has", param=prompt.param)
+            raise ContextExceeded(f"{reason} that {route.key.model!r} has", param=path.contents.texts[-1])
 
     def learn(self, route: Route, path: InferenceRoute, call: Call, tokens: int | None) -> None:
         """

@@ -26,14 +26,13 @@ _MAX_HEAD_BYTES = 16 * 1024
 """Of one part's headers together; parsers have bounds of 4 to 16 KiB."""
 _CHARSET = r'(?: *; *charset="?[\w-]+"?)?'
 _KIND = re.compile(
-    rf"multipart/form-data{_CHARSET} *; *boundary="
-    rf"(?:\"([\w'()+,./:=?-]{{1,70}})\"|([\w'+.=-]{{1,70}})){_CHARSET} *;?",
+    rf"multipart/form-data{_CHARSET} *; *boundary=(\"?)([\w'()+,./:=?-]{{1,70}})\1{_CHARSET} *;?",
     re.ASCII | re.IGNORECASE,
 )
 _TOKEN = re.compile(r"[\w'+.-]+", re.ASCII)
 _HEADER = re.compile(r"([A-Za-z0-9-]+):[ \t]*([^\0-\x08\x0a-\x1f\x7f]*)")
 _DISPOSITION = re.compile(
-    r'form-data *; *name=(?:"([\w.\[\]-]+)"|([\w.\[\]-]+))'
+    r'form-data *; *name=("?)([\w.\[\]-]+)\1'
     r' *(?:; *filename=(?:"([^"\\\0-\x1f\x7f]*)"|([\w.-]+)))? *;?',
     re.ASCII | re.IGNORECASE,
 )
@@ -122,7 +121,7 @@ def _field(body: bytes, start: int, end: int) -> _Field:
     match = _DISPOSITION.fullmatch(named[0]) if len(named) == 1 else None
     if match is None or None in lines:
         raise BadRequest('give each part of the form one Content-Disposition: form-data; name="..."')
-    name, is_file = match[1] or match[2], match[3] is not None or match[4] is not None
+    name, is_file = match[2], match[3] is not None or match[4] is not None
     if name.lower() == "_charset_":
         raise BadRequest("a form is in UTF-8: leave out '_charset_'", param="_charset_")
     is_plain = (
@@ -203,4 +202,4 @@ def _boundary(content_type: str) -> bytes:
     match = _KIND.fullmatch(content_type.strip())
     if match is None:
         raise BadRequest("this route takes multipart/form-data with one boundary")
-    return (match[1] or match[2]).encode()
+    return match[2].encode()

@@ -26,12 +26,11 @@ class Prompt:
     """
     What has to fit into one context; of several prompts in a request it is the longest.
 
-    *ids* is the number of tokens that the client gave as numbers.  *param* names the member of the body.
-    *messages* are those of the request, if the prompt is nothing else.
+    *ids* is the number of tokens that the client gave as numbers.  *messages* are those of the request, if
+    the prompt is nothing else.
     """
 
     texts: tuple[str, ...]
-    param: str
     ids: int = 0
     messages: Any = ()
 
@@ -61,9 +60,9 @@ def prompt_of(contents: Contents, fields: Mapping[str, Any]) -> Prompt | None:
         return None
     values = [fields.get(name) for name in names]
     if contents.bare:
-        return _longest(values[-1], names[-1])
+        return _longest(values[-1])
     messages = values[-1] if names == ("messages",) else ()
-    return Prompt(tuple(_texts(values)), names[-1], messages=messages)
+    return Prompt(tuple(_texts(values)), messages=messages)
 
 
 def _texts(values: list[Any]) -> list[str]:
@@ -96,12 +95,11 @@ def _turns(messages: Any) -> tuple[Mapping[str, Any], ...]:
     )
 
 
-def _longest(value: Any, param: str) -> Prompt:
+def _longest(value: Any) -> Prompt:
     """Return the longest of the prompts in *value*: a text, token ids, both mixed, or a list of these."""
     items = _items(value)
-    several = not any(isinstance(item, int) for item in items)
-    prompts = [_bare(_items(item) if several else items, param) for item in (items if several else [value])]
-    return max(prompts, key=lambda prompt: prompt.size, default=Prompt((), param))
+    lists = [items] if any(isinstance(item, int) for item in items) else map(_items, items)
+    return max(map(_bare, lists), key=lambda prompt: prompt.size, default=Prompt(()))
 
 
 def _items(value: Any) -> list[Any]:
@@ -109,9 +107,9 @@ def _items(value: Any) -> list[Any]:
     return [opened(item) for item in value] if isinstance(value, list) else [value]
 
 
-def _bare(items: list[Any], param: str) -> Prompt:
+def _bare(items: list[Any]) -> Prompt:
     texts = tuple(beginning(item, LOOK) for item in items if isinstance(item, str | msgspec.Raw))
-    return Prompt(texts, param, ids=sum(isinstance(item, int) for item in items))
+    return Prompt(texts, ids=sum(isinstance(item, int) for item in items))
 
 
 def question(model: str, prompt: Prompt) -> bytes:
