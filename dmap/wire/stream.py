@@ -69,7 +69,7 @@ class StreamWatch:
     def __init__(self) -> None:
         self._unseen: list[bytes] = []
         self.keep = self._unseen.append
-        self._cut = bytearray()
+        self._cut = b""
         self._before = b""
         self._last = b""
         self._error: str | None = None
@@ -78,15 +78,19 @@ class StreamWatch:
         """Search what was kept since the last look."""
         if not self._unseen:
             return
-        data = b"".join(self._unseen)
+        data = self._cut + b"".join(self._unseen)
         self._unseen.clear()
-        if self._cut or not data.endswith(_ENDS):
-            data = self._whole(data)
-        if not data:
-            return
+        cut = b""
+        if not data.endswith(_ENDS):
+            new = max(len(self._cut) - 3, 0)  # before that no record ends
+            ends = [at + len(mark) for mark in _ENDS if (at := data.rfind(mark, new)) >= 0]
+            end = max(ends, default=0)
+            data, cut = data[:end], data[end:]
+        self._cut = cut if len(cut) <= _KEEP else cut[: _KEEP - 4] + cut[-4:]
         if b"error" in data:
             self._error = self._error or next(_errors(data), None)
-        self._before, self._last = self._last, data
+        if data:
+            self._before, self._last = self._last, data
 
     @property
     def error(self) -> str | None:
@@ -100,19 +104,6 @@ class StreamWatch:
         self.look()
         return bool(self._cut)
 
-    def _whole(self, data: bytes) -> bytes:
-        """Return the records that *data* completes; what is left over waits, bounded, for its end."""
-        seam = self._cut[-3:] + data
-        self._cut += data
-        whole = b""
-        if any(mark in seam for mark in _ENDS):
-            end = max(self._cut.rfind(mark) + len(mark) if mark in self._cut else 0 for mark in _ENDS)
-            whole = bytes(self._cut[:end])
-            del self._cut[:end]
-        if len(self._cut) > _KEEP:
-            del self._cut[_KEEP - 4 : -4]
-        return whole
-
     def ended(self, dialect: Dialect, *, by_finish: bool = False) -> bool:
         """
         Tell whether the stream came to its end mark.
@@ -123,7 +114,7 @@ class StreamWatch:
         if not (dialect.done or dialect.last_events):
             return True
         if dialect.done:
-            return any(map(_DONE.match, (*records[-1:], bytes(self._cut).strip()))) or (
+            return any(map(_DONE.match, (*records[-1:], self._cut.strip()))) or (
                 by_finish and any(map(_FINISHED.search, records))
             )
         if records and _DONE.match(records[-1]):
