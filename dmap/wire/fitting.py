@@ -98,13 +98,11 @@ def _put(fields: dict[str, Any], sent: tuple[str, ...], value: Any, words: Wordi
     """Set *value* under each word that is *sent*, and leave the other members of its field."""
     for word in sent:
         field, dot, member = word.partition(".")
+        said = words.values.get(word, {}).get(value, value) if isinstance(value, str) else value
         if dot:
             holder = fields.get(field)
-            fields[field] = {**(holder if isinstance(holder, dict) else {}), member: value}
-        elif word in words.values and isinstance(value, str):
-            fields[word] = words.values[word].get(value, value)
-        else:
-            fields[word] = value
+            said = {**(holder if isinstance(holder, dict) else {}), member: said}
+        fields[field] = said
 
 
 def _given(fields: _Fields, word: str) -> Any:

@@ -45,9 +45,8 @@ def opened(value: Any) -> Any:
     A long text stays as it is.  Raises `BadRequest` for an object in which a name occurs twice, and what
     msgspec does for what is not JSON.  An object further inside stays as it is if a name occurs twice in it.
     """
-    if not isinstance(value, msgspec.Raw):
-        return value
-    value = _decoded(value)
+    if isinstance(value, msgspec.Raw):
+        value = _decoded(value)
     if not isinstance(value, msgspec.Raw):
         return value
     first = memoryview(value)[0]
