@@ -16,7 +16,8 @@ SPECS = tiny_models.SPECS | {
 
 
 def make(name: str, directory: Path) -> Path:
-    """Make the model *name* of `SPECS` in *directory*; return the file."""
+    """Make the model *name* of `SPECS` in *directory*, which is made too; return the file."""
+    directory.mkdir(parents=True, exist_ok=True)
     return tiny_models.make(name, SPECS[name], directory)
 
 

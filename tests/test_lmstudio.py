@@ -875,7 +875,8 @@ def test_lists_are_read_whatever_they_lack():
 
     assert [(one.id, one.context_length, one.parallel) for one in a.instances] == [("a", 8192, 2)]
     assert [(one.context_length, one.parallel) for one in b.instances] == [(None, 4)]
-    assert (b.size_bytes, c.embedding, c.names, c.instances[0].parallel) == (None, True, ("c@f16",), None)
+    assert (b.info.size_bytes, c.info.embedding, c.info.names) == (None, True, ("c@f16",))
+    assert c.instances[0].parallel is None
 
 
 # The watch

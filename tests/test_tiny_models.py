@@ -14,22 +14,6 @@ def test_one_seed_makes_the_same_bytes(tmp_path):
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_an_existing_file_is_kept(tmp_path):
-    """A model that is there is not made again."""
-    path = tmp_path / "tiny-sea.gguf"
-    path.write_bytes(b"mine")
-
-    assert tiny_models.make("tiny-sea", tmp_path) == path
-    assert path.read_bytes() == b"mine"
-
-
-def test_nothing_but_the_model_is_left(tmp_path):
-    """A file gets its name when it is whole, and no temporary one stays."""
-    tiny_models.make("tiny-sea", tmp_path)
-
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny-sea.gguf"]
-
-
 def test_a_tiny_model_is_made_quickly(tmp_path):
     """Making a tiny model costs a demo nothing: its CPU time stays under half a second."""
     before = time.process_time()

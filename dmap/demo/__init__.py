@@ -10,25 +10,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dmap.config import Config, parse
+from dmap.config import parse
 from dmap.daemon import serve
 from dmap.demo.models import SPECS, make
 from dmap.lines import Lines
 
 
-def config(folder: Path, port: int) -> Config:
-    """Make the demo's models in *folder* and return a configuration that serves one of them at a time."""
-    for name, spec in SPECS.items():
-        make(name, spec, folder)
-    text = Path(__file__).with_name("config.yaml").read_text(encoding="utf-8")
-    return parse(text, {"PORT": str(port), "FOLDER": str(folder)})
-
-
 async def run(port: int) -> None:
-    """Run the demo on *port* of loopback until it is interrupted."""
+    """Make the models, and serve one of them at a time on *port* of loopback until it is interrupted."""
+    text = Path(__file__).with_name("config.yaml").read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="dmap-demo-") as folder:
+        for name, spec in SPECS.items():
+            make(name, spec, Path(folder))
         _show_switches()
-        await serve(config(Path(folder), port), _explain)
+        await serve(parse(text, {"PORT": str(port), "FOLDER": folder}), _explain)
 
 
 def _explain(url: str) -> None:

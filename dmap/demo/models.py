@@ -12,8 +12,6 @@ token: whole words get none, everything else so much of it that it is never draw
 Seeded, so that two runs of one numpy version give the same bytes; other versions may differ.
 """
 
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,26 +55,8 @@ SPECS: dict[str, Spec] = {
 
 
 def make(name: str, spec: Spec, directory: Path) -> Path:
-    """
-    Make a model of that *name* and *spec* in *directory*, which is made too; return the file.
-
-    A file of that name is kept as it is, for it only gets its name when it is whole.
-    """
+    """Make a model of that *name* and *spec* in *directory*; return the file."""
     path = directory / f"{name}.gguf"
-    if path.exists():
-        return path
-    directory.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(prefix=f".{name}-", suffix=".part", dir=directory)
-    os.close(handle)
-    try:
-        _write(name, spec, Path(part))
-        os.replace(part, path)
-    finally:
-        Path(part).unlink(missing_ok=True)
-    return path
-
-
-def _write(name: str, spec: Spec, path: Path) -> None:
     vocabulary = Vocabulary(spec.words)
     writer = GGUFWriter(path, "llama")
     writer.add_name(name)
@@ -89,6 +69,7 @@ def _write(name: str, spec: Spec, path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return path
 
 
 def _add_shape(writer: GGUFWriter, spec: Spec, tokens: int) -> None:

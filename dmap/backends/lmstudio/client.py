@@ -30,17 +30,16 @@ class Fault(Exception):
 
     def __init__(self, status: int, words: str, *, garbled: bool = False) -> None:
         super().__init__(words)
-        self.words = words
         self.status = status
         self.garbled = garbled
 
     @property
     def missing(self) -> bool:
-        return "unexpected endpoint" in self.words.lower() or (self.status == 404 and self.garbled)
+        return "unexpected endpoint" in str(self).lower() or (self.status == 404 and self.garbled)
 
     @property
     def canceled(self) -> bool:
-        return "operation canceled" in self.words.lower()
+        return "operation canceled" in str(self).lower()
 
     @property
     def barred(self) -> bool:
@@ -87,7 +86,7 @@ class RestClient:
             lack = "" if self.server.headers else ", which is not set"
             problem = f"LM Studio refused dmap's own credentials (status {fault.status})"
             return f"{problem}; see backends.{self.name}.api_key{lack}"
-        return fault.words
+        return str(fault)
 
     async def _ask(self, path: str, body: bytes = b"", within_s: float = ASK_S) -> dict[str, Any]:
         target, connect_s = self.server.at(path), self._connect_s

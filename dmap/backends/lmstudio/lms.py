@@ -66,7 +66,7 @@ class Lms:
             try:
                 _, words = await self._run("load", path, "--exact", "--yes", *flags)
             except Fault as fault:
-                if "unknown option '--exact'" not in fault.words:
+                if "unknown option '--exact'" not in str(fault):
                     raise
                 _, words = await self._run("load", key, "--yes", *flags)
         return {"words": words}

@@ -108,7 +108,7 @@ class Loads:
         look, listed, kept = await self._cleared(model, wanted)
         if kept is not None:
             self.server.note_loaded(listed.key, kept.id)
-            return Loaded(listed.size_bytes, kept.context_length, kept.parallel)
+            return Loaded(listed.info.size_bytes, kept.context_length, kept.parallel)
         identifier = wanted.get("identifier")
         owner = look.canonical(identifier) if identifier else None
         if owner not in (None, listed.key):  # requests for that model would get this one
@@ -179,7 +179,7 @@ class Loads:
                 await self.server.see()  # `BackendDown` if it is that: `lms` tells it in too many ways
             if not left or not (fault.canceled or fault.garbled):
                 raise _failed(key, self.server.client.reason(fault)) from fault
-            raise _Again(fault.words) from fault
+            raise _Again(str(fault)) from fault
 
     async def _load(self, key: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -222,7 +222,7 @@ class Loads:
         if None not in (slots, instance.parallel) and slots != instance.parallel:
             self.server.warn("parallel_mismatch", key, asked=slots, got=instance.parallel)
         self.server.note_given(instance, wanted)
-        return Loaded(listed.size_bytes, got, instance.parallel)
+        return Loaded(listed.info.size_bytes, got, instance.parallel)
 
     async def _strayed(self, before: Look, look: Look, key: str, answer: Mapping[str, Any]) -> LoadFailed:
         """Unload what `lms` has loaded instead of *key*, which was not there *before*; return the error."""

@@ -7,7 +7,7 @@ without a name is passed over.  The counterpart is `look`, which asks for the li
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
@@ -58,18 +58,18 @@ class Instance:
 @dataclass(frozen=True, slots=True)
 class Listed:
     """
-    One model on disk with its instances; *key* is its one true name, *names* are all others: its variants,
-    and the ids of its instances.
+    One model on disk with its instances; *info* describes it as if none of them answered.
 
-    *v1* is its entry in that list as it came, for clients that ask for that list.
+    Its id is the *key*, its one true name.  Its other names are its variants and the ids of its instances.
     """
 
-    key: str
-    embedding: bool = False
-    size_bytes: int | None = None
-    names: tuple[str, ...] = ()
+    info: ModelInfo
     instances: tuple[Instance, ...] = ()
-    v1: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def key(self) -> str:
+        """The name to load and to ask by."""
+        return self.info.id
 
     @property
     def serving(self) -> Instance | None:
@@ -87,7 +87,7 @@ class Look:
         self.models = {model.key: model for model in models}
         self._v0 = v0
         self._keys: dict[str, str] = {}
-        others = ((name, model.key) for model in self.models.values() for name in model.names)
+        others = ((name, model.key) for model in self.models.values() for name in model.info.names)
         for name, key in (*((key, key) for key in self.models), *others):  # a key means its own model
             self._keys.setdefault(name.casefold(), key)
 
@@ -113,21 +113,14 @@ class Look:
         return [self._describe(model) for model in self.models.values()]
 
     def _describe(self, model: Listed) -> ModelInfo:
-        instance = model.serving
-        ready = {one.id for one in model.instances if one.answers}
-        answering = [one for one in _loaded_of(model.v1) if one.get("id") in ready]
-        return ModelInfo(
-            id=model.key,
-            resident=instance is not None,
-            size_bytes=model.size_bytes,
-            context_length=instance.context_length if instance else None,
-            parallel=instance.parallel if instance else _parallel_of(model.embedding),
-            embedding=model.embedding,
-            names=model.names,
-            any_quant=not any("@" in name for name in model.names),
-            v0=self._older(model),
-            v1={**model.v1, "loaded_instances": answering} if model.v1 else {},
-        )
+        ready = {instance.id for instance in model.instances if instance.answers}
+        answering = [one for one in _loaded_of(model.info.v1) if one.get("id") in ready]
+        v1 = {**model.info.v1, "loaded_instances": answering}
+        info, instance = replace(model.info, v0=self._older(model), v1=v1), model.serving
+        if instance is None:
+            return info
+        length, parallel = instance.context_length, instance.parallel
+        return replace(info, resident=True, context_length=length, parallel=parallel)
 
     def _older(self, model: Listed) -> Mapping[str, Any]:
         """Return v0's entry of *model*, which may bear the id of an instance; nothing if there is none."""
@@ -148,17 +141,22 @@ def read_v0(items: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
 def _listed(item: Mapping[str, Any]) -> Listed:
     key, variants = item["key"], item.get("variants")
     embedding = str(item.get("type")).startswith("embedding")  # v0 says `embeddings`
-    instances = [_instance(key, one, embedding) for one in _loaded_of(item) if is_name(one.get("id"))]
-    names = [item.get("selected_variant"), *(variants if isinstance(variants, list) else ())]
-    names += [one.id for one in instances]
-    return Listed(
-        key=key,
-        embedding=embedding,
+    parallel = None if embedding else PARALLEL
+    instances = [_instance(key, one, parallel) for one in _loaded_of(item) if is_name(one.get("id"))]
+    named = [item.get("selected_variant"), *(variants if isinstance(variants, list) else ())]
+    named += [one.id for one in instances]
+    names = tuple(dict.fromkeys(name for name in named if is_name(name) and name != key))
+    info = ModelInfo(
+        key,
+        resident=False,
         size_bytes=_count(item.get("size_bytes")),
-        names=tuple(dict.fromkeys(name for name in names if is_name(name) and name != key)),
-        instances=tuple(instances),
+        parallel=parallel,
+        embedding=embedding,
+        names=names,
+        any_quant=not any("@" in name for name in names),
         v1=item,
     )
+    return Listed(info, tuple(instances))
 
 
 def _loaded_of(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -167,15 +165,11 @@ def _loaded_of(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [one for one in (loaded if isinstance(loaded, list) else ()) if isinstance(one, dict)]
 
 
-def _instance(key: str, loaded: Mapping[str, Any], embedding: bool) -> Instance:
+def _instance(key: str, loaded: Mapping[str, Any], parallel: int | None) -> Instance:
     given = loaded.get("config")
     config = given if isinstance(given, dict) else {}
-    parallel = _count(config.get("parallel")) or _parallel_of(embedding)
-    return Instance(loaded["id"], key, _count(config.get("context_length")), parallel)
-
-
-def _parallel_of(embedding: bool) -> int | None:
-    return None if embedding else PARALLEL
+    length = _count(config.get("context_length"))
+    return Instance(loaded["id"], key, length, _count(config.get("parallel")) or parallel)
 
 
 def _count(value: Any) -> int | None:
