@@ -1,7 +1,7 @@
 """
-The dialects of inference: what each calls the parameters, how its streams end, how it tells an error.
+The dialects of inference: the names of parameters, the ends of streams, the form of errors.
 
-Here are those that several kinds of servers speak.  A kind that has one of its own brings it along.
+These are the dialects that several kinds of servers speak.  A kind with a dialect of its own brings it along.
 """
 
 from collections.abc import Mapping
@@ -12,19 +12,20 @@ from dmap.wire.parameters import WORDS_OF
 
 
 def same(*names: str, **others: str) -> dict[str, tuple[str, ...]]:
-    """Return the words of parameters: *names* are their own words, each of *others* has another."""
+    """Return a word for each parameter: those in *names* have their own, each of *others* the given one."""
     return {name: (word,) for name, word in (*zip(names, names, strict=True), *others.items())}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dialect:
     """
-    The manners of a route.
+    How a route is spoken.
 
-    *words* are what dmap writes for each parameter; `a.b` is the member b of the field a.  *values* has, by
-    word, values that it calls otherwise.  A stream ends with one of *last_events*, or with `[DONE]` where
-    *done* is true; one that has neither needs no end mark.  Its *errors* inside a stream are OpenAI's object
-    (`plain`), that object in an event of its own (`typed`), or an event without one (`flat`).
+    *words* holds what dmap writes for each parameter; `a.b` is the member b of the field a.  *values* holds,
+    by word, the values that have other names here.  A stream ends with one of *last_events*, or with `[DONE]`
+    if *done* is true; a dialect with neither needs no end mark.  *errors* is the form of an error inside a
+    stream: OpenAI's object (`plain`), that object in an event of its own (`typed`), or an event without such
+    an object (`flat`).
     """
 
     CHAT: ClassVar["Dialect"]

@@ -1,8 +1,9 @@
 """
-Which header lines cross dmap, in either direction.
+Which headers cross dmap, in either direction.
 
-A request keeps only the headers of a list, so that no backend sees a client's credentials or its forwarding
-tricks.  An answer keeps all but those of a list, because what a server says of its answer is for the client.
+Of a request only the headers on a list go on, so that no backend sees a client's credentials or believes its
+forwarding headers.  Of an answer all headers go on but those on a list, because what a server says of its
+answer is for the client.
 """
 
 import re
@@ -14,24 +15,24 @@ from multidict import CIMultiDict, MultiMapping
 
 _TO_BACKEND = ("accept", "anthropic-beta", "anthropic-version", "traceparent", "tracestate", "user-agent")
 _HOP_BY_HOP = ("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
-"""About one connection (RFC 9110, section 7.6.1); so are those that begin with `proxy-`."""
+"""Headers about one connection (RFC 9110, section 7.6.1), as are those that begin with `proxy-`."""
 _OWN = ("content-length", "date", "server", "x-request-id")
-"""What dmap says itself."""
+"""Headers that dmap writes itself."""
 _OF_BACKEND = ("set-cookie", "www-authenticate", "x-powered-by")
-"""About the backend or its token, not about the answer."""
+"""Headers about the backend or its token, not about the answer."""
 _NOT_TO_CLIENT = frozenset((*_HOP_BY_HOP, *_OWN, *_OF_BACKEND))
 _NO_BEGINNINGS = ("access-control-", "proxy-")
 
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
-"""Headers by which a proxy tells who it speaks for; only `access.trusted_proxies` are believed."""
+"""Headers in which a proxy says for whom it speaks; only `access.trusted_proxies` are believed."""
 
 _REMEMBERED = 256
-"""Names of headers for which it is remembered whether a client gets them."""
+"""How many names of headers are remembered with whether a client gets them."""
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def to_backend(theirs: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the headers of a request for a backend: those of *theirs* that may go, then our *own*."""
+    """Return the headers of a request to a backend: those of *theirs* that may go on, then our *own*."""
     kept = [line for line in theirs if line[0].lower() in _TO_BACKEND]
     # Encoded answers could not be searched for their end mark.
     return [*kept, ("Accept-Encoding", "identity"), *own]
@@ -39,9 +40,9 @@ def to_backend(theirs: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]]
 
 def to_client(theirs: MultiMapping[str]) -> CIMultiDict[str]:
     """
-    Return the headers of an answer that the client gets, also those that occur twice.
+    Return those of *theirs*, the headers of an answer, that the client gets; repeated ones stay repeated.
 
-    A `Connection` header names more that are about one connection only.
+    A header that `Connection` names is about one connection, so it stays behind, too.
     """
     headers = CIMultiDict([line for line in theirs.items() if _is_for_client(line[0])])
     for names in theirs.getall("Connection", ()):
@@ -57,6 +58,6 @@ def _is_for_client(name: str) -> bool:
 
 
 def request_id(theirs: Mapping[str, str]) -> str:
-    """Return the `x-request-id` among *theirs*, the client's headers, if it is sane; else a new one."""
+    """Return the `x-request-id` in *theirs*, the client's headers, if it is sane, and a new one otherwise."""
     given = theirs.get("x-request-id")
     return given if given is not None and _SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(16)}"

@@ -1,9 +1,9 @@
 """
 Bound what a JSON body may hold, before it is decoded.
 
-A decoder takes one call for a body, and nothing else runs meanwhile.  How long that takes depends less on the
-bytes than on the values, members and escapes: 64 MiB of `[]` take 80 times as long as one string of 64 MiB.
-So these are counted first, in slices.
+A body is decoded in one call, and nothing else runs meanwhile.  How long that takes depends less on its bytes
+than on its values, members and escapes: 64 MiB of `[]` take 80 times as long as one string of 64 MiB.  So
+these are counted first, in slices.
 """
 
 import codecs
@@ -25,7 +25,7 @@ _BOUNDS = (
     (b":", MAX_MEMBERS, "members of objects"),
     (b" \n\t\r", MAX_BLANKS, "bytes of white space"),
 )
-"""Marks that are counted outside of strings.  Before a value is a comma or a bracket, give or take one."""
+"""The marks to count outside of strings.  Each value but the first has a comma or a bracket before it."""
 
 
 def check_limits(body: bytes) -> None:
@@ -49,7 +49,7 @@ def check_limits(body: bytes) -> None:
 
 
 def _excess(pieces: Iterable[bytes]) -> str:
-    """Say which bound the *pieces* of a body are over, if they are over one."""
+    """Return in words which bound the *pieces* of a body exceed; nothing if they exceed none."""
     counts = [0] * len(_BOUNDS)
     for piece in pieces:
         for place, (marks, most, what) in enumerate(_BOUNDS):
@@ -64,7 +64,7 @@ def _slices(body: bytes) -> Iterator[bytes]:
 
 
 def _outside(body: bytes) -> Iterator[bytes]:
-    """Yield slices of *body* without its strings: a quote opens or closes one unless it is escaped."""
+    """Yield *body* in slices, without its strings.  A quote opens or closes a string unless it is escaped."""
     is_inside = is_escaped = False
     for piece in _slices(body):
         whole = b"\\" + piece if is_escaped else piece

@@ -1,5 +1,5 @@
 """
-The inference routes: what may be called, and how each is spoken.
+The inference routes: what may be called, what its body holds, and what it calls the parameters.
 
 The path that goes upstream comes from this table, never from the client.  Servers forgive odd spellings, and
 a request that gets past the arbiter in that way makes them load a model on their own.
@@ -16,11 +16,11 @@ from dmap.wire.parameters import PARAMETERS, WORDS_OF
 @dataclass(frozen=True, slots=True, eq=False)
 class Contents:
     """
-    Which members of a body hold what its route is asked with.
+    The members of a body that matter to its route.
 
-    Of each group of members in *needed* one has to be there.  The *texts* have to fit into one context; the
-    last is the one to blame.  With *bare* no chat template joins them: a list is of prompts that have a
-    context each.
+    Of each group in *needed* at least one has to be there.  The *texts* together have to fit into one
+    context; if they do not, the last of them is blamed.  With *bare* no chat template joins them, and a list
+    holds several prompts, each with a context of its own.
     """
 
     needed: tuple[tuple[str, ...], ...] = ()
@@ -35,7 +35,7 @@ EMBEDDING = Contents((("input", "messages", "content"),), ("input",), bare=True)
 _RESPONSE = Contents(
     (("input", "prompt", "previous_response_id", "conversation", "messages"),), ("instructions", "input")
 )
-"""OpenAI's responses may go on from what the server keeps, or fill in a prompt that it keeps."""
+"""In OpenAI's API a response may continue one that the server keeps, or fill in a prompt that it keeps."""
 _MESSAGES = Contents(CHAT.needed, ("system", "messages"))
 _RANKING = Contents((("query",), ("documents", "texts")))
 """vLLM ranks `texts`, too."""
@@ -44,10 +44,10 @@ _RANKING = Contents((("query",), ("documents", "texts")))
 @dataclass(frozen=True, slots=True, eq=False)
 class InferenceRoute:
     """
-    One path, and what its requests hold.
+    One path, its dialect, and what its bodies hold.
 
-    With *form* a request may be a multipart form, as for uploads of audio and images.  *without* are words of
-    its dialect that this path does not have.
+    With *form* a body may be a multipart form, as for uploads of audio and images.  *without* holds the words
+    of the dialect that this path does not know.
     """
 
     path: str
@@ -58,7 +58,7 @@ class InferenceRoute:
 
 
 NO_CHAT = frozenset(("max_completion_tokens", "reasoning_effort", "reasoning"))
-"""What OpenAI added to chats after it had left plain completions alone."""
+"""Words that OpenAI added to chats, but not to plain completions."""
 
 _MEDIA = (
     InferenceRoute("/v1/rerank", Dialect.PLAIN, _RANKING),
@@ -84,16 +84,16 @@ ROUTES = {
         *_MEDIA,
     )
 }
-"""The POST routes that servers of several kinds have, by path; those of one kind come with that kind."""
+"""By path, the POST routes that servers of several kinds have; a kind brings the others along."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KindWords:
     """
-    What servers of one kind call parameters, beyond what their dialects say.
+    What servers of one kind call the parameters, where that differs from their dialects.
 
-    By dialect, *sent* are the words that dmap writes in place of the dialect's, and *read* those that servers
-    read as well: a client's word among these goes on as it is.
+    By dialect, *sent* holds the words that dmap writes instead of the dialect's.  *read* holds the words that
+    these servers understand as well, so a client's word among them goes on unchanged.
     """
 
     sent: Mapping[Dialect, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
@@ -103,12 +103,12 @@ class KindWords:
 @dataclass(frozen=True, slots=True)
 class Wording:
     """
-    The words for parameters on one route of the servers of one kind.
+    The words for parameters on one route of one kind of server.
 
-    *read* has, by parameter, the words that the server understands, and *sent* those that dmap writes, which
-    are among them.  `a.b` is the member b of the field a.  A parameter that the route does not have is in
-    neither.  *foreign* has, by word, the parameter meant by a word that the server does not understand.
-    *values* has, by word, the values that the server calls by another name.
+    By parameter, *read* holds the words that the server understands, and *sent* those of them that dmap
+    writes.  `a.b` is the member b of the field a.  A parameter that the route does not have is in neither.
+    By word, *foreign* holds the parameter that is meant by a word that the server does not understand, and
+    *values* holds the values that the server calls by another name.
     """
 
     read: Mapping[str, tuple[str, ...]]
@@ -119,7 +119,7 @@ class Wording:
 
 @lru_cache(maxsize=256)
 def wording(route: InferenceRoute, kind: KindWords) -> Wording:
-    """Return the words for parameters on *route*, on servers that have the words of *kind*."""
+    """Return the words for parameters on *route*, for servers with the words of *kind*."""
     dialect = route.dialect
     words = {**dialect.words, **kind.sent.get(dialect, {})}
     sent = {name: those for name, those in words.items() if route.without.isdisjoint(those)}
