@@ -93,9 +93,7 @@ async def test_its_own_routes(ask: Ask) -> None:
     assert [m["key"] for m in v1[1]["models"] if m["loaded_instances"]] == [SMALL]
 
 
-@pytest.mark.parametrize(
-    "path", ["/api/v1/models/load", "/api/v1/models/unload", "/api/v1/models/download", "/api/v0/models/x"]
-)
+@pytest.mark.parametrize("path", ["/api/v1/models/load", "/api/v1/models/unload", "/api/v1/models/download"])
 async def test_its_control_paths_are_not_forwarded(ask: Ask, lm: Emulator, path: str) -> None:
     """Nobody loads or unloads past dmap."""
     before = len(lm.requests)
