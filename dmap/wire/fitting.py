@@ -85,11 +85,13 @@ def _translate(fields: dict[str, Any], words: Wording) -> None:
 
 def _fill(fields: dict[str, Any], defaults: _Fields, words: Wording) -> None:
     """Put in the defaults of which the client gave no value, in place of its nulls."""
+    nulls = [word for word, value in fields.items() if value is None]
     for name, value in defaults.items():
-        if name not in words.read or any(_given(fields, word) is not None for word in words.read[name]):
+        given = [_given(fields, word) for word in words.read.get(name, ())]
+        if given.count(None) < len(given) or not given:
             continue
-        for word in WORDS_OF[name]:
-            if word not in words.sent[name] and fields.get(word, word) is None:
+        for word in nulls:
+            if word in WORDS_OF[name] and word not in words.sent[name]:
                 del fields[word]
         _put(fields, words.sent[name], value, words)
 
