@@ -13,7 +13,7 @@ arbiter and what it answered.  Copies are cheap: everything pickles.
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from dmap.arbiter import Arbiter, Cause, Grant, Limits, Needs, Outcome, Reason, Refuse, Switch
 from dmap.arbiter.policy import fits
@@ -179,7 +179,7 @@ class Watch:
             for model in [model for model in residents if model not in self.loaded]:
                 self.come(model, residents[model])
             for model in residents:
-                self.loaded[model] = replace(self.loaded[model], pinned=residents[model].pinned)
+                self.loaded[model] = self.loaded[model]._replace(pinned=residents[model].pinned)
             self.doubted.clear()
         self.heard(self.arbiter.observed(self.now, epoch, residents))
 

@@ -172,7 +172,6 @@ def freeze(walk: Walk) -> bytes:
 
 COPIED = (
     Limits,
-    Needs,
     Ticket,
     Holding,
     Switch,
@@ -192,7 +191,7 @@ COPIED = (
 )
 FIELDS = {kind: operator.attrgetter(*kind.__slots__) for kind in COPIED}
 REDUCERS = dict.fromkeys(COPIED, fields_of)
-CLASSES = (*COPIED, Arbiter, Habits, Strikes, BackOff)
+CLASSES = (*COPIED, Needs, Arbiter, Habits, Strikes, BackOff)
 
 
 @pytest.fixture(autouse=True)
