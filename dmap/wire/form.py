@@ -19,7 +19,6 @@ from multidict import CIMultiDict
 from dmap.errors import BadRequest
 from dmap.wire.body import check_model
 from dmap.wire.guards import Need, is_media, needs_of
-from dmap.wire.parameters import plain
 
 _MAX_PARTS = 64
 _MAX_HEAD_BYTES = 16 * 1024
@@ -91,8 +90,8 @@ def peek_form(body: bytes, content_type: str) -> Form:
     """
     delimiter = b"--" + _boundary(content_type)
     fields = [_field(body, start, end) for start, end in _parts(body, delimiter)]
-    own = _own(fields)
     needs = tuple(need for field in fields for need in _needs(field))
+    own = _own(fields)
     stream = "stream" in own and own["stream"].value.strip().lower() in (b"true", b"1")
     if "model" in own:
         return Form(_model(own["model"].value), stream, body, needs, own["model"].place)
@@ -137,18 +136,20 @@ def _own(fields: list[_Field]) -> dict[str, _Field]:
     """Return `model` and `stream`; a server may take `model[]` and `model.x` for the model, too."""
     own: dict[str, _Field] = {}
     for field in fields:
-        name = plain(_stem(field.name))
+        name = _stem(field.name)
         if name in _OWN:
-            if field.name != name or name in own:
-                raise BadRequest(f"give the field {name!r} once, in lower case", param=name)
-            if not field.is_plain:
-                raise BadRequest(f"the field {name!r} must be plain text, not a file or encoded", param=name)
+            if field.name != name or name in own or not field.is_plain:
+                raise BadRequest(f"give {name!r} once, as text that is no file and not encoded", param=name)
             own[name] = field
     return own
 
 
 def _needs(field: _Field) -> Iterator[Need]:
-    """Return what *field* needs.  It cannot be taken out of the form, so no need has a member."""
+    """
+    Return what *field* needs.  It cannot be taken out of the form, so no need has a member.
+
+    Raises `BadRequest` for other spellings of names that dmap decides by.
+    """
     name = _stem(field.name)
     is_bytes = field.is_file and is_media(name)
     text = "" if is_bytes else field.value.decode("latin-1").strip()
@@ -185,9 +186,7 @@ def _parts(body: bytes, delimiter: bytes) -> list[tuple[int, int]]:
         and body[ends[-1] : ends[-1] + 4] in (b"--", b"--\r\n", b"--\n")
     )
     if not is_whole:
-        raise BadRequest(
-            "the multipart form is cut short, or its boundary is not, or not only, between parts"
-        )
+        raise BadRequest("the form is cut short, or its boundary stands anywhere but between two parts")
     return [(end + 2, mark - 2) for end, mark in zip(ends[:-1], marks[1:], strict=True)]
 
 
