@@ -62,7 +62,8 @@ def errand(
     Every error reaches the owner.  One that is not *expected* is logged too, for the owner may have left.
     """
     task = asyncio.get_running_loop().create_task(_run_once(work, name, expected), name=name)
-    task.add_done_callback(_retrieve)
+    # Seen: `_run_once` has logged the error, and the owner need not come back for it.
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
     return task
 
 
@@ -131,9 +132,3 @@ def _is_cancelled(exc: BaseException) -> bool:
     """Tell a cancellation of this task from one that leaked out of something it awaited, which is a bug."""
     task = asyncio.current_task()
     return isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling() > 0
-
-
-def _retrieve(task: asyncio.Task[Any]) -> None:
-    """Mark the error as seen: `_run_once` has logged it, and the owner need not come back for it."""
-    if not task.cancelled():
-        task.exception()

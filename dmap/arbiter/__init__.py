@@ -7,7 +7,7 @@ counterpart that carries the effects out is `dmap.gate`, and `dmap.simulate` run
 
 from dmap.arbiter.core import Arbiter
 from dmap.arbiter.effects import Cause, Effect, Grant, Reason, Refuse, Switch
-from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, ResidentView, Snapshot
+from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, Snapshot
 
 __all__ = [
     "Arbiter",
@@ -21,7 +21,6 @@ __all__ = [
     "Plan",
     "Reason",
     "Refuse",
-    "ResidentView",
     "Snapshot",
     "Switch",
 ]

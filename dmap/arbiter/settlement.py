@@ -25,15 +25,21 @@ class Settlement:
 
     def settle(self, now: float) -> list[Effect]:
         """Return all that is to be done now; a second time it is nothing."""
+        device = self._device
         self._expire(now)
-        self._drop_stale_plan(now)
-        if self._device.plan is None:
-            self._device.plan = choice.farewell(now, self._device)
+        if (
+            device.plan is not None
+            and device.plan.switch is None
+            and choice.is_stale(now, device, device.plan)
+        ):
+            device.plan = None
+        if device.plan is None:
+            device.plan = choice.farewell(now, device)
         self._choose(now)
-        for resident in self._device.residents.values():
+        for resident in device.residents.values():
             self.take(now, resident)
         self._start(now)
-        self._spent_at = choice.next_spent_at(self._device)
+        self._spent_at = choice.next_spent_at(device)
         effects, self.effects = self.effects, []
         return effects
 
@@ -113,11 +119,6 @@ class Settlement:
             if oldest.model not in estimates:  # once a model, for all of a crowd may be over at once
                 estimates[oldest.model] = outlook.estimate(now, device, oldest.model)
             self.refuse([oldest], Reason.WAIT_EXPIRED, retry_after_s=estimates[oldest.model])
-
-    def _drop_stale_plan(self, now: float) -> None:
-        plan = self._device.plan
-        if plan is not None and plan.switch is None and choice.is_stale(now, self._device, plan):
-            self._device.plan = None
 
     def _choose(self, now: float) -> None:
         self._wake = None

@@ -264,11 +264,11 @@ class Gate:
         return self._arbiter.submit(now, lease, lease.seat, lease.client, lease.route.needs, lease.priority)
 
     def _begin_wait(self, lease: Lease, now: float) -> None:
-        lease.waits_since = now
+        lease.queue_s -= now
         lease.switch_s -= self._log.spent_s(now, lease.route.key)
 
     def _end_wait(self, lease: Lease, now: float) -> None:
-        lease.queue_s += now - lease.waits_since
+        lease.queue_s += now
         lease.switch_s += self._log.spent_s(now, lease.route.key)
 
     def _in_use(self, backend: str, model: str) -> bool:

@@ -33,7 +33,7 @@ class Lease:
 
     `async with` does all of that.  *granted* is the future of a wait, None for a lease that need not wait.
     *queue_s* is how long it waited in all, *switch_s* the part of it in which its own model's switch was
-    under way; after `release` both are right also if it was refused or gave up.
+    under way; neither means anything while it waits, and after `release` both are right in any case.
 
     `ask`, `come_back` and *granted* raise `Overloaded`, `WaitExpired`, `LoadFailed`, `BackendDown` and
     `ShuttingDown`.
@@ -46,7 +46,6 @@ class Lease:
     name: str = ""
     seat: Any = None
     since: float = 0.0
-    waits_since: float = 0.0
     queue_s: float = 0.0
     switch_s: float = 0.0
     granted: asyncio.Future[None] | None = None

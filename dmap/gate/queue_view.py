@@ -35,7 +35,6 @@ class QueueView:
     def of_newcomer(self, lease: Lease) -> Place:
         """Return the same for a *lease* that has just begun to wait, roughly where many wait."""
         if len(self._arbiter.waiting) <= FEW:
-            self._seen = {}
             return self.of(lease)
         return Place(len(self._arbiter.waiting), self._arbiter.estimate(self._now(), lease.seat))
 
