@@ -151,15 +151,14 @@ class GGUFBackend:
 
     def _describe(self, file: ModelFile) -> ModelInfo:
         resident = self._residents.get(file.id)
-        loaded = resident.loaded if resident else None
-        parallel = self._section.parallel
-        context_length = file.context_length(self.contexts.get(file.id, self._section.context_length))
-        size_bytes = file.memory(context_length, parallel)
+        loaded, parallel = resident.loaded if resident else None, self._section.parallel
+        length = file.context_length(self.contexts.get(file.id, self._section.context_length))
+        gives = loaded or Loaded(file.memory(length, parallel), length)
         return ModelInfo(
             id=file.id,
             resident=loaded is not None,
-            size_bytes=loaded.size_bytes if loaded else size_bytes,
-            context_length=loaded.context_length if loaded else context_length,
+            size_bytes=gives.size_bytes,
+            context_length=gives.context_length,
             parallel=parallel,
             embedding=file.header.embedding,
             v1=file.listed(),

@@ -1,5 +1,6 @@
 """The section of the embedded engine."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -37,12 +38,8 @@ class GGUFSection(SwitchingSection):
     @field_validator("path")
     @classmethod
     def _directory(cls, path: Path) -> Path:
-        try:
-            found = path.is_dir()
-        except OSError as exc:
-            raise ValueError(f"{path} cannot be looked at: {exc.strerror}") from exc
-        if not found:
-            raise ValueError(f"{path} is not a directory")
+        if not os.path.isdir(path):
+            raise ValueError(f"{path} is not a directory, or cannot be looked at")
         return path
 
     def refuses(self, options: Mapping[str, Any]) -> dict[str, str]:

@@ -65,7 +65,6 @@ class Loads:
                 listed = look.find(model)
                 if listed is None or not listed.instances:
                     return
-                await self._unused(listed.key)
                 for instance in listed.instances:
                     await self._take_out(instance, "" if self.server.is_ours(instance) else "surplus")
             raise self._down(f"still has model {model!r}, which it was asked {TRIES} times to unload")
@@ -131,7 +130,6 @@ class Loads:
             kept = self.server.adoptable(listed, wanted)
             going = list(self._going(look, listed, kept, late))
             for instance, reason in going:
-                await self._unused(instance.key)
                 if not await self._take_out(instance, reason):
                     raise _Again(f"LM Studio refuses to unload {instance.id!r}")
             if kept is not None or not going:
@@ -236,10 +234,12 @@ class Loads:
 
     async def _take_out(self, instance: Instance, reason: str) -> bool:
         """
-        Unload one instance, telling the log why if there is a *reason*; gone already is no failure.
+        Unload one instance that no request uses any more, telling the log why if there is a *reason*.
 
-        Return False if LM Studio refuses, as it may when a load of the same name has just begun.
+        Gone already is no failure.  Return False if LM Studio refuses, as it may when a load of the same name
+        has just begun.
         """
+        await self._unused(instance.key)
         if reason:
             self.server.warn("instance_unloaded", instance.key, instance=instance.id, reason=reason)
         try:

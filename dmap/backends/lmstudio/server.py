@@ -8,7 +8,7 @@ A server without v1 is older than 0.4.0.  dmap cannot load or unload there, says
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -132,7 +132,7 @@ class Server:
             raise self.client.down(f"does not list its models: {self.client.reason(models)}") from models
         v0 = {} if isinstance(older, Fault) else read_v0(older)
         is_gone = isinstance(older, Fault) and older.missing
-        look = Look((self._judged(model, v0, is_gone) for model in _with_begun(read_v1(models), v0)), v0)
+        look = Look((self._judged(model, v0, is_gone) for model in read_v1(models)), v0)
         listed = {instance.id for instance in look.instances()}
         self._known = {id: one for id, one in self._known.items() if id in listed or one.since >= began}
         return look
@@ -147,9 +147,15 @@ class Server:
             return Fault(200, f"{exc}, at {path}")
 
     def _judged(self, model: Listed, v0: Entries, is_gone: bool) -> Listed:
-        """Return *model* with word of which of its instances answer, where *v0* says so or *is_gone*."""
-        now, instances = _now(), []
-        for instance in model.instances:
+        """
+        Return *model* with word of which of its instances answer, where *v0* says so or *is_gone*.
+
+        A load that v0 knows of and v1 does not, which was asked before, began between the two.
+        """
+        now, instances, found = _now(), [], model.instances
+        if not found and v0.get(model.key.casefold(), {}).get("state") == LOADING:
+            found = (Instance(model.key, model.key),)
+        for instance in found:
             entry = v0.get(instance.id.casefold()) or v0.get(instance.key.casefold()) or {}
             before = self._known.get(instance.id) or Known(State.DOUBTED, now)
             known = before.after(LOADED if is_gone else entry.get("state"), now, self.disagree_s)
@@ -161,13 +167,6 @@ class Server:
 def _asked(key: str, wanted: Mapping[str, Any]) -> Instance:
     """Return what a load of *key* with *wanted* asks for, as far as v1's list shows it."""
     return Instance(wanted.get("identifier", ""), key, wanted.get("context_length"), wanted.get("parallel"))
-
-
-def _with_begun(models: Iterable[Listed], v0: Entries) -> Iterator[Listed]:
-    """Add the loads that v0 knows of and v1 does not, which was asked before: they began between the two."""
-    for model in models:
-        has_begun = not model.instances and v0.get(model.key.casefold(), {}).get("state") == LOADING
-        yield replace(model, instances=(Instance(model.key, model.key),)) if has_begun else model
 
 
 def _now() -> float:
