@@ -121,10 +121,9 @@ async def _run_once(
 ) -> _Result:
     try:
         return await work
-    except expected:
-        raise
     except Exception as exc:
-        report(f"task {name!r}", exc)
+        if not isinstance(exc, expected):
+            report(f"task {name!r}", exc)
         raise
 
 

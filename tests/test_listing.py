@@ -171,7 +171,7 @@ async def test_ready_with_a_backend(serve):
     assert answer.status == 200
     assert json.loads(answer.body) == {
         "ready": True,
-        "backends": {"fake": {"answers": True, "waiting": 0, "leases": 0}},
+        "backends": {"fake": {"answers": True, "waiting": 0, "leases": 0, "oldest_wait_s": 0}},
         "devices": {},
     }
 

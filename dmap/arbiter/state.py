@@ -152,7 +152,8 @@ class Snapshot:
     """
     The arbiter at one moment; cheap, however many wait.
 
-    *leases* counts orphans too, whose model vanished under them.
+    *plan* is the switch decided on, the arbiter's own: to be looked at, and at once.  *leases* counts orphans
+    too, whose model vanished under them.
     """
 
     residents: tuple[ResidentView, ...]
