@@ -6,6 +6,7 @@ it is believed, and what cannot be read is None, never an exception.  The format
 (ggml/docs/gguf.md): magic, version, two counts, then key-value pairs; tensors follow and are not looked at.
 """
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, BinaryIO
 
 MOST_PAIRS = 10_000
 MOST_ITEMS = 4_000_000
-MOST_READ_BYTES = 64 * 2**20
+MOST_BYTES = 64 * 2**20
 LONGEST_STRING_BYTES = 64 * 2**10
 LONGEST_LIST = 4096
 
@@ -64,7 +65,7 @@ def read_header(path: Path) -> Header | None:
     """Read the header of the file *path*; None when it is no GGUF file or a broken one.  Blocks."""
     try:
         with path.open("rb") as file:
-            pairs = _Reader(file).pairs()
+            pairs = _pairs(file)
     except (OSError, ValueError, KeyError, OverflowError, struct.error):
         return None
     return _digest(pairs)
@@ -98,72 +99,59 @@ def _whole(value: Value | None) -> int:
     return value if isinstance(value, int) and value > 0 else 0
 
 
-class _Reader:
-    """Walks the pairs of one file and keeps the few that are wanted.  Nonsense raises."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._left = MOST_READ_BYTES
-
-    def pairs(self) -> dict[str, Value]:
-        magic, version, _, count = self._unpack("4sIQQ")
-        if magic != b"GGUF" or version not in (2, 3) or count > MOST_PAIRS:
-            raise ValueError("no GGUF file that this reader knows")
-        found: dict[str, Value] = {}
-        for _ in range(count):
-            key = self._string()
-            if key.startswith("tokenizer.") and _suffices(found):
-                break
-            value = self._value(self._number("I"))
-            if value is not None:
-                found[key] = value
-        return found
-
-    def _value(self, kind: int) -> Any:
-        """Return a text, a number or a short list of numbers; skip any other array."""
-        if kind == STRING:
-            return self._string()
-        if kind != ARRAY:
-            return self._number(SCALARS[kind])
-        kind, count = self._unpack("IQ")
-        if count > MOST_ITEMS:
-            raise ValueError(f"an array of {count} items")
-        if kind == STRING:
-            for _ in range(count):
-                self._skip(self._number("Q"))
-            return None
-        item = SCALARS[kind]
-        if count > LONGEST_LIST:
-            self._skip(count * struct.calcsize(item))
-            return None
-        return list(self._unpack(f"{count}{item}"))
-
-    def _string(self) -> str:
-        """Return a text; one that is too long to be a name of anything counts as empty."""
-        length = self._number("Q")
-        if length > LONGEST_STRING_BYTES:
-            self._skip(length)
-            return ""
-        return self._read(length).decode(errors="replace")
-
-    def _number(self, form: str) -> Any:
-        return self._unpack(form)[0]
-
-    def _unpack(self, form: str) -> tuple[Any, ...]:
-        return struct.unpack("<" + form, self._read(struct.calcsize("<" + form)))
-
-    def _read(self, count: int) -> bytes:
-        self._spend(count)
-        return self._file.read(count)
-
-    def _skip(self, count: int) -> None:
-        self._spend(count)
-        self._file.seek(count, 1)
-
-    def _spend(self, count: int) -> None:
-        self._left -= count
-        if self._left < 0:
+def _pairs(file: BinaryIO) -> dict[str, Value]:
+    """Walk the pairs of *file* and return the few that are wanted.  Nonsense raises."""
+    magic, version, _, count = _unpack(file, "4sIQQ")
+    if magic != b"GGUF" or version not in (2, 3) or count > MOST_PAIRS:
+        raise ValueError("no GGUF file that this reader knows")
+    found: dict[str, Value] = {}
+    for _ in range(count):
+        if file.tell() > MOST_BYTES:
             raise ValueError("a header beyond all bounds")
+        key = _string(file)
+        if key.startswith("tokenizer.") and _suffices(found):
+            break
+        value = _value(file, _number(file, "I"))
+        if value is not None:
+            found[key] = value
+    return found
+
+
+def _value(file: BinaryIO, kind: int) -> Any:
+    """Return a text, a number or a short list of numbers; skip any other array."""
+    if kind == STRING:
+        return _string(file)
+    if kind != ARRAY:
+        return _number(file, SCALARS[kind])
+    kind, count = _unpack(file, "IQ")
+    if count > MOST_ITEMS:
+        raise ValueError(f"an array of {count} items")
+    if kind == STRING:
+        for _ in range(count):
+            file.seek(_number(file, "Q"), os.SEEK_CUR)
+        return None
+    item = SCALARS[kind]
+    if count > LONGEST_LIST:
+        file.seek(count * struct.calcsize(item), os.SEEK_CUR)
+        return None
+    return list(_unpack(file, f"{count}{item}"))
+
+
+def _string(file: BinaryIO) -> str:
+    """Return a text; one that is too long to be a name of anything counts as empty."""
+    length = _number(file, "Q")
+    if length > LONGEST_STRING_BYTES:
+        file.seek(length, os.SEEK_CUR)
+        return ""
+    return file.read(length).decode(errors="replace")
+
+
+def _number(file: BinaryIO, form: str) -> Any:
+    return _unpack(file, form)[0]
+
+
+def _unpack(file: BinaryIO, form: str) -> tuple[Any, ...]:
+    return struct.unpack("<" + form, file.read(struct.calcsize("<" + form)))
 
 
 def _suffices(found: dict[str, Value]) -> bool:
