@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from dmap.config import Config, parse
 from dmap.daemon import RunningDaemon, listening
@@ -25,6 +26,8 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 def pytest_configure() -> None:
     keep_stderr()
+    settings.register_profile("dmap", deadline=None, derandomize=True, database=None)
+    settings.load_profile("dmap")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -586,7 +586,7 @@ _lines = st.one_of(
 )
 
 
-@settings(max_examples=400, derandomize=True, deadline=None, database=None)
+@settings(max_examples=400)
 @given(_addresses, st.lists(_lines, max_size=5), st.sampled_from([None, "inference", "admin", "debug"]))
 def test_no_request_gets_in_without_all_three(peer, lines, scope):
     """Whatever is sent: who is admitted has an address on the list, a key that was sent, and its scope."""

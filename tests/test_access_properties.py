@@ -46,9 +46,6 @@ def examples(count: int) -> settings:
     """Try *count* examples, the same ones each time, on one daemon."""
     return settings(
         max_examples=count,
-        derandomize=True,
-        deadline=None,
-        database=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
 

@@ -77,7 +77,7 @@ class TestRedaction:
         told = reduce(lambda outer, _: json.loads(outer["arguments"]), wraps, json.loads(kept(body)))
         assert told == {"secret": "***", "unit": "C"}
 
-    @settings(max_examples=300, derandomize=True, deadline=None, database=None)
+    @settings(max_examples=300)
     @given(
         name=st.sampled_from(NAMES),
         value=st.recursive(

@@ -419,7 +419,7 @@ STUDIO = config_of("""
     backends: {studio: {kind: lmstudio, url: 'http://127.0.0.1:9', device: gpu0}}
     """)
 
-_guarded = settings(max_examples=50, derandomize=True, deadline=None, database=None)
+_guarded = settings(max_examples=50)
 _texts = st.lists(st.tuples(PIECES, st.integers(1, 60)).map(lambda both: both[0] * both[1]), max_size=12)
 
 

@@ -47,7 +47,7 @@ def test_a_pause_is_not_saved_up():
     assert len(begun(pace, 5, [3600.0] * 20)) == 5
 
 
-@settings(max_examples=300, derandomize=True, deadline=None, database=None)
+@settings(max_examples=300)
 @given(st.integers(1, 50), st.lists(st.floats(0, 30), max_size=120))
 def test_no_more_than_the_pace_over_any_time(per_min, pauses):
     """Over any span of time no more begins than a minute's worth and what that time adds."""

@@ -243,7 +243,7 @@ _crowded = given(
 )
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@settings(max_examples=15)
 @_crowded
 def test_no_one_waits_beyond_the_bound(crowds: list[tuple[int, int]], parallel: int, load_s: int) -> None:
     """A wait ends within patience, and the load, residency, linger and drain of each model ahead."""
@@ -256,7 +256,7 @@ def test_no_one_waits_beyond_the_bound(crowds: list[tuple[int, int]], parallel: 
 
 
 @pytest.mark.soak
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300)
 @_crowded
 def test_no_one_of_many_waits_beyond_the_bound(
     crowds: list[tuple[int, int]], parallel: int, load_s: int

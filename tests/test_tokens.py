@@ -92,7 +92,7 @@ def seen(*samples):
 
 # The bound
 
-_bounded = settings(max_examples=50, derandomize=True, deadline=None, database=None)
+_bounded = settings(max_examples=50)
 
 PIECES = st.one_of(
     st.text(),

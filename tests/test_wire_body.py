@@ -442,7 +442,7 @@ _values = st.recursive(
     max_leaves=6,
 )
 _pairs = st.lists(st.tuples(_keys, _values), max_size=6)
-_bounded = settings(max_examples=150, derandomize=True, deadline=None, database=None)
+_bounded = settings(max_examples=150)
 
 
 def _written(pairs: list[tuple[str, Any]], escape: bool, indent: bool) -> bytes:

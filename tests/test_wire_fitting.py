@@ -446,7 +446,7 @@ _paths = st.sampled_from(
     + [(NATIVE, "lmstudio"), ("/v1/embeddings", "gguf")]
 )
 _subset = st.sets(_names).map(lambda names: {name: EVERYTHING[name] for name in names})
-_bounded = settings(max_examples=200, derandomize=True, deadline=None, database=None)
+_bounded = settings(max_examples=200)
 
 
 def accepted(fields: dict[str, Any], to: tuple[str, str], **options: Any) -> Call:

@@ -328,7 +328,7 @@ _values = st.binary(max_size=12).map(lambda value: value.replace(b"--bound", b""
 _forms = st.lists(st.tuples(st.sampled_from(["file", "model", "Model", "stream", "x"]), _values), max_size=5)
 
 
-@settings(max_examples=150, derandomize=True, deadline=None, database=None)
+@settings(max_examples=150)
 @given(_forms)
 def test_any_form_is_read_as_another_parser_reads_it(fields):
     """For any form, dmap refuses or its model is the only one that Python's own parser finds."""

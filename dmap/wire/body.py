@@ -75,7 +75,7 @@ def check_model(name: Any) -> str | None:
     """Return the *name* of a model as a client gave it, if it is one that a model may have, or None."""
     if name is None or (isinstance(name, str) and 0 < len(name) <= LONGEST_NAME):
         return name
-    raise BadRequest(f"'model' must be a text of 1 to {LONGEST_NAME} characters", param="model")
+    raise BadRequest(f"'model' must be a string of 1 to {LONGEST_NAME} characters", param="model")
 
 
 def check_permits(needs: Collection[Need], permitted: Collection[str], strip: frozenset[str]) -> None:
