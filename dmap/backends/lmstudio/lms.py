@@ -20,7 +20,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,14 +76,14 @@ class Lms:
         try:
             async with asyncio.timeout(LIST_S):
                 out, words = await self._run("ls", "--json")
+            paths = _paths(json.loads(out), key)
         except TimeoutError as exc:
             raise Fault(0, f"lms ls has not ended in {LIST_S:g} s") from exc
-        try:
-            return next(_paths(json.loads(out), key))
         except ValueError:
             raise Fault(0, f"lms ls --json wrote no JSON: {words}") from None
-        except StopIteration:
-            raise Fault(0, "lms does not list it") from None
+        if not paths:
+            raise Fault(0, "lms does not list it")
+        return paths[0]
 
     async def _run(self, *arguments: str) -> tuple[bytes, str]:
         """
@@ -133,13 +133,12 @@ class Lms:
         return said[:MOST_WORDS]
 
 
-def _paths(listed: Any, key: str) -> Iterator[str]:
-    """Yield the paths of *key*, those on the server's own device first."""
+def _paths(listed: Any, key: str) -> list[str]:
+    """Return the paths of *key*, those on the server's own device first."""
     entries = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-    for entry in sorted(entries, key=lambda entry: entry.get("deviceIdentifier") is not None):
-        path = entry.get("path")
-        if entry.get("modelKey") == key and isinstance(path, str) and not path.startswith("-"):
-            yield path
+    entries.sort(key=lambda entry: entry.get("deviceIdentifier") is not None)
+    paths = (entry.get("path") for entry in entries if entry.get("modelKey") == key)
+    return [path for path in paths if isinstance(path, str) and not path.startswith("-")]
 
 
 async def _tail(stream: asyncio.StreamReader) -> bytes:
