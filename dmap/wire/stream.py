@@ -110,13 +110,12 @@ class StreamWatch:
 
         *by_finish* also takes a `finish_reason` for one, since some servers send no `[DONE]`.
         """
-        records = [record for record in self._tail() if not record.startswith(b":")]
+        records = self._tail()
         if not (dialect.done or dialect.last_events):
             return True
         if dialect.done:
-            return any(map(_DONE.match, (*records[-1:], self._cut.strip()))) or (
-                by_finish and any(map(_FINISHED.search, records))
-            )
+            is_marked = any(map(_DONE.match, (*records[-1:], self._cut.strip())))
+            return is_marked or (by_finish and any(map(_FINISHED.search, records)))
         if records and _DONE.match(records[-1]):
             records.pop()  # some gateways end every stream with it
         return bool(records) and bool(_names(records[-1], _payload(records[-1])) & dialect.last_events)
@@ -130,10 +129,10 @@ class StreamWatch:
         return Usage()
 
     def _tail(self) -> list[bytes]:
-        """Return the last records that are complete, comments among them."""
+        """Return the last records that are complete, without comments."""
         self.look()
         records = (self._before + self._last).replace(b"\r\n", b"\n").strip().rsplit(b"\n\n", _LAST)
-        return [record.lstrip() for record in records[-_LAST:]]
+        return [record for record in map(bytes.lstrip, records[-_LAST:]) if not record.startswith(b":")]
 
 
 def _errors(data: bytes) -> Iterator[str]:

@@ -55,21 +55,19 @@ def failure_of(
         return BackendBroke(
             f"the backend refused dmap's own credentials ({status}); see its api_key in the configuration"
         )
-    message = error_of(payload) if _is_error(payload) else None
-    error = payload.get("error", payload) if message is not None else None
+    message = (error_of(payload) or "") if _is_error(payload) else ""
+    error = payload.get("error", payload) if message else None
     error = error if isinstance(error, dict) else {}
-    if message is not None and (
-        "exceed_context" in _code(error) or any(each in message for each in phrases.too_long)
-    ):
+    if "exceed_context" in _code(error) or any(each in message for each in phrases.too_long):
         return Relayed(message, status=400, code="context_length_exceeded", type="invalid_request_error")
-    if status in (400, 404) and message is not None and message.casefold().startswith(phrases.own_faults):
+    if status in (400, 404) and message.casefold().startswith(phrases.own_faults):
         return Relayed(message, status=502, code="backend_error")
     if status >= 400:
-        in_shape = message is not None and isinstance(payload.get("error"), dict)
+        in_shape = message and isinstance(payload.get("error"), dict)
         return None if in_shape else Relayed(message or _excerpt(body), status=status, code="backend_error")
     if "html" in content_type.lower():
         return BackendBroke(f"the backend answered with a web page: {_excerpt(body)}")
-    if message is not None:
+    if message:
         is_path = message.startswith(phrases.no_path)
         return Relayed(message, status=404 if is_path else _status(error), code=_code(error))
     if "json" in content_type.lower() and payload is None and status != 204:
