@@ -7,7 +7,6 @@ What nobody can tell is let through.
 """
 
 import asyncio
-import functools
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +67,7 @@ class ContextGuard:
         context, size = route.context_length, len(call.body)
         if context is None or size <= context:
             return
-        prompt = await beside(size, functools.partial(prompt_of, path.contents, call.fields))
+        prompt = await beside(size, lambda: prompt_of(path.contents, call.fields))
         if prompt is None or prompt.size <= context:
             return
         count = await self._exact(route.key, path, call, prompt)
@@ -116,7 +115,7 @@ class ContextGuard:
         where = own or kind.tokenizes_at
         if where is None or now < self._silent.get(name, 0):
             return None
-        write = call.written if own else functools.partial(question, key.model, prompt)
+        write = call.written if own else lambda: question(key.model, prompt)
         sent = await beside(len(call.body), write)
         try:
             target = self._backends[name].target(key.model, where)
@@ -136,7 +135,7 @@ class ContextGuard:
             return None
         finally:
             self._turns.release()
-        count = await beside(len(answer), functools.partial(count_of, answer)) if status == 200 else None
+        count = await beside(len(answer), lambda: count_of(answer)) if status == 200 else None
         if count is None and status in _NO_COUNT:
             self._silent[name] = now + ASK_AGAIN_S
         return count

@@ -39,8 +39,6 @@ _DISPOSITION = re.compile(
 _TEXT = re.compile(r'text/plain(?: *; *charset="?(?:utf-8|us-ascii)"?)?', re.IGNORECASE)
 _LOOK = 8 * 1024
 """Bytes of a value that are looked at: more than the longest name of a model."""
-_OWN = ("model", "stream")
-_PLAIN = ("7bit", "8bit", "binary")
 
 
 class _Field(NamedTuple):
@@ -94,7 +92,10 @@ def peek_form(body: bytes, content_type: str) -> Form:
     own = _own(fields)
     stream = "stream" in own and own["stream"].value.strip().lower() in (b"true", b"1")
     if "model" in own:
-        return Form(_model(own["model"].value), stream, body, needs, own["model"].place)
+        name = own["model"].value.decode(errors="replace")
+        if "\ufffd" in name:
+            raise BadRequest("'model' is not UTF-8, or too long", param="model")
+        return Form(check_model(name or None), stream, body, needs, own["model"].place)
     at = body.index(delimiter)
     frame = delimiter + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n'
     return Form(None, stream, body, needs, (at, at), frame)
@@ -123,11 +124,9 @@ def _field(body: bytes, start: int, end: int) -> _Field:
     name, is_file = match[2], match[3] is not None or match[4] is not None
     if name.lower() == "_charset_":
         raise BadRequest("a form is in UTF-8: leave out '_charset_'", param="_charset_")
-    is_plain = (
-        not is_file
-        and all(map(_TEXT.fullmatch, headers.getall("Content-Type", [])))
-        and all(value.lower() in _PLAIN for value in headers.getall("Content-Transfer-Encoding", []))
-    )
+    encodings = {encoding.lower() for encoding in headers.getall("Content-Transfer-Encoding", [])}
+    is_text = all(map(_TEXT.fullmatch, headers.getall("Content-Type", [])))
+    is_plain = is_text and not is_file and encodings <= {"7bit", "8bit", "binary"}
     at = split + 4
     return _Field(name, (at, end), body[at : min(end, at + _LOOK)], is_file, is_plain)
 
@@ -137,7 +136,7 @@ def _own(fields: list[_Field]) -> dict[str, _Field]:
     own: dict[str, _Field] = {}
     for field in fields:
         name = _stem(field.name)
-        if name in _OWN:
+        if name in ("model", "stream"):
             if field.name != name or name in own or not field.is_plain:
                 raise BadRequest(f"give {name!r} once, as text that is no file and not encoded", param=name)
             own[name] = field
@@ -163,13 +162,6 @@ def _stem(name: str) -> str:
     Many servers make one field of `model`, `model[]`, `model[0]` and `model.x`.
     """
     return re.split(r"[.\[]", name, maxsplit=1)[0] or name
-
-
-def _model(value: bytes) -> str | None:
-    try:
-        return check_model(value.decode() or None)
-    except UnicodeDecodeError as exc:
-        raise BadRequest("'model' is not UTF-8, or too long", param="model") from exc
 
 
 def _parts(body: bytes, delimiter: bytes) -> list[tuple[int, int]]:

@@ -136,9 +136,7 @@ def _asks(name: str, value: Any) -> bool:
     value = opened(value)
     if name == "options" and isinstance(value, dict):
         return any(plain(option) in _RELOADING for option in value)
-    if name == "background" and value in _IN_FRONT:
-        return False
-    return value not in (None, "", [], {})
+    return value not in (None, "", [], {}) and not (name == "background" and value in _IN_FRONT)
 
 
 def _reaches(holder: Object, name: str, depth: int = 1) -> bool:

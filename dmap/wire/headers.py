@@ -21,7 +21,6 @@ _OWN = ("content-length", "date", "server", "x-request-id")
 _OF_BACKEND = ("set-cookie", "www-authenticate", "x-powered-by")
 """Headers about the backend or its token, not about the answer."""
 _NOT_TO_CLIENT = frozenset((*_HOP_BY_HOP, *_OWN, *_OF_BACKEND))
-_NO_BEGINNINGS = ("access-control-", "proxy-")
 
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
 """Headers in which a proxy says for whom it speaks; only `access.trusted_proxies` are believed."""
@@ -54,7 +53,7 @@ def to_client(theirs: MultiMapping[str]) -> CIMultiDict[str]:
 @lru_cache(maxsize=_REMEMBERED)
 def _is_for_client(name: str) -> bool:
     name = name.lower()
-    return name not in _NOT_TO_CLIENT and not name.startswith(_NO_BEGINNINGS)
+    return name not in _NOT_TO_CLIENT and not name.startswith(("access-control-", "proxy-"))
 
 
 def request_id(theirs: Mapping[str, str]) -> str:

@@ -18,7 +18,6 @@ LOOK = 4 * 2**20
 """Characters of a prompt that are looked at; more could only add to a count that is too high already."""
 
 _TEXTUAL = (None, "message", "text", "input_text", "output_text", "tool_result", "function_call_output")
-_THOUGHT = "</think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ def _texts(values: list[Any]) -> list[str]:
 
 def _kept(text: str, role: str) -> str:
     """Leave out what many chat templates leave out: space at the ends, and thoughts of former answers."""
-    return (text.rpartition(_THOUGHT)[2] if role == "assistant" else text).strip()
+    return (text.rpartition("</think>")[2] if role == "assistant" else text).strip()
 
 
 def _turns(messages: Any) -> tuple[Mapping[str, Any], ...]:

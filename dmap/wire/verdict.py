@@ -48,12 +48,10 @@ def failure_of(
     down as it is if its status matches.
     """
     if 300 <= status < 400:
-        return BackendBroke(
-            f"the backend answered with a redirect ({status}); see its url in the configuration"
-        )
+        return BackendBroke(f"the backend answered a redirect ({status}); see its url in the configuration")
     if status in (401, 403):
         return BackendBroke(
-            f"the backend refused dmap's own credentials ({status}); see its api_key in the configuration"
+            f"the backend refused dmap's key ({status}); see its api_key in the configuration"
         )
     message = (error_of(payload) or "") if _is_error(payload) else ""
     error = payload.get("error", payload) if message else None
