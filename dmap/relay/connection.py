@@ -1,19 +1,19 @@
 """
 One TCP connection to a backend, its answers parsed by `httptools`.
 
-A connection serves one exchange after another.  Each answer moves it along this line, and `_turn` is the
-only place that does::
+A connection serves one exchange after another.  Each answer moves it along this line, and only `_turn` takes
+a step::
 
     IDLE -> SENT -> HEAD -> BODY -> COMPLETE -> IDLE
                          -> UNFRAMED
 
-It goes back to the pool only when nothing is left on it: the answer complete and keep-alive, the request
-written whole, no byte after the end.  Anything else ends it, from wherever it stands.
+It goes back to the pool only when nothing is left on it: the answer is complete and keeps the connection
+alive, the request is written whole, and no byte follows the answer.  Anything else closes it in any state.
 
-A backend may send anything, and nothing of it may cost much.  What one read brings of a body is passed on
-in one piece, however many chunks it came in.  Between two bytes of the body, what a backend says beside it
-(1xx answers, chunk extensions, trailers) is bounded, and so is the head.  After a large read the rest of
-the loop has its turn before the next one.
+A backend may send anything, and none of it may cost much.  The bytes of a body that one read brings are
+passed on in one piece, however many chunks they came in.  Whatever else a backend sends between two bytes of
+the body (1xx answers, chunk extensions, trailers) is bounded, and so is the head.  After a large read the
+rest of the loop has its turn before the next one.
 """
 
 import asyncio
@@ -45,12 +45,13 @@ _log = logging.getLogger(__name__)
 
 class State(enum.IntEnum):
     """
-    Where a connection stands.
+    The state of a connection.
 
-    IDLE: nothing is on it.  SENT: a request is written, and nothing of its answer is here.  HEAD: the head of
-    the answer comes, or a 1xx before it.  BODY: the body comes, and its framing will tell its end.  UNFRAMED:
-    the body comes, and ends where the connection does.  COMPLETE: the answer is whole, and another request
-    may follow.  SPENT: it is whole, and none may follow.  CLOSED: the connection has ended, or is about to.
+    IDLE: nothing is on it.  SENT: a request is written, and nothing of its answer has come.  HEAD: the head
+    of the answer is coming, or a 1xx before it.  BODY: the body is coming, and its framing will tell its end.
+    UNFRAMED: the body is coming, and ends where the connection does.  COMPLETE: the answer is whole, and
+    another request may follow.  SPENT: it is whole, and none may follow.  CLOSED: the connection has ended,
+    or is about to.
     """
 
     IDLE = 0
@@ -96,13 +97,13 @@ class BackendConnection(asyncio.Protocol):
         self._loop = loop
         self._give_back, self._forget = give_back, forget
         self._exchange: Exchange | None = None
-        self._is_reused = self._is_paused = False
+        self._is_reused = False
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # for httptools; a method in Python would cost more per chunk
         self._parser = httptools.HttpResponseParser(self)
 
     def write(self, exchange: Exchange, head: bytes, body: bytes) -> None:
-        """Write a request; what comes back from now on is *exchange*'s."""
+        """Write a request; its answer belongs to *exchange*."""
         self._turn(State.SENT)
         self._head_bytes = self._beside_bytes = 0
         self._exchange = exchange
@@ -110,12 +111,10 @@ class BackendConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Stop reading; the backend feels it when the kernel's buffers are full."""
-        self._is_paused = True
         self.transport.pause_reading()
 
     def resume(self) -> None:
         """Go on reading."""
-        self._is_paused = False
         if self.state is not State.CLOSED:
             self.transport.resume_reading()
 
@@ -131,7 +130,7 @@ class BackendConnection(asyncio.Protocol):
             self.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, _QUICKACK, 0)
 
     def close(self) -> None:
-        """Close an idle connection."""
+        """Close a connection without an exchange."""
         self._turn(State.CLOSED)
         self.transport.close()
 
@@ -152,7 +151,7 @@ class BackendConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Parse one read and pass on what it brings of a body.  The hot path."""
+        """Parse one read and pass on the bytes of the body that it brings.  The hot path."""
         exchange, pieces = self._exchange, self._pieces
         if exchange is None:  # an idle connection has nothing to say, so this is its end
             self.close()
@@ -179,7 +178,7 @@ class BackendConnection(asyncio.Protocol):
             self._rest()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the exchange: well only if EOF is what delimits this answer."""
+        """End the exchange.  Its answer is whole only if it lasts until the connection ends."""
         before, exchange = self.state, self._exchange
         self._exchange = None
         self._turn(State.CLOSED)
@@ -217,7 +216,7 @@ class BackendConnection(asyncio.Protocol):
         exchange.headers.add(name.decode("latin-1"), value.decode("latin-1"))
 
     def on_headers_complete(self) -> None:
-        """Take the head for the answer's, unless it is that of a 1xx."""
+        """Take the head as that of the answer, and drop that of a 1xx."""
         exchange, status = self._exchange, self._parser.get_status_code()
         assert exchange is not None, "nothing is parsed without an exchange"
         if status < 100:
@@ -238,7 +237,7 @@ class BackendConnection(asyncio.Protocol):
     # What becomes of it.
 
     def _problem_of(self, exc: Exception) -> DmapError | None:
-        """Say what is wrong when the parser raised *exc*: nothing if the answer was whole before."""
+        """Return what is wrong when the parser raised *exc*; None if the answer was whole before."""
         cause = exc.__context__ if isinstance(exc, httptools.HttpParserCallbackError) else None
         if isinstance(cause, DmapError):
             return cause
@@ -282,13 +281,13 @@ class BackendConnection(asyncio.Protocol):
         exchange.finish()
 
     def _rest(self) -> None:
-        """Read on after what else the loop has to do."""
+        """Read on once the loop has done what else it has to do."""
         if self.state is not State.CLOSED:
             self.transport.pause_reading()
             self._loop.call_soon(self._read_on)
 
     def _read_on(self) -> None:
-        if not self._is_paused:
+        if self._exchange is None or not self._exchange.is_paused:
             self.resume()
 
 
