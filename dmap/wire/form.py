@@ -28,7 +28,6 @@ _KIND = re.compile(
     rf"multipart/form-data{_CHARSET} *; *boundary=(\"?)([\w'()+,./:=?-]{{1,70}})\1{_CHARSET} *;?",
     re.ASCII | re.IGNORECASE,
 )
-_TOKEN = re.compile(r"[\w'+.-]+", re.ASCII)
 _HEADER = re.compile(r"([A-Za-z0-9-]+):[ \t]*([^\0-\x08\x0a-\x1f\x7f]*)")
 _DISPOSITION = re.compile(
     r'form-data *; *name=("?)([\w.\[\]-]+)\1'
@@ -108,7 +107,7 @@ def content_type_of(content_type: str) -> str:
     Starlette decodes the names of fields by its `charset`, which may be one such as punycode.
     """
     boundary = _boundary(content_type).decode()
-    written = boundary if _TOKEN.fullmatch(boundary) else f'"{boundary}"'
+    written = boundary if re.fullmatch(r"[\w'+.-]+", boundary, re.ASCII) else f'"{boundary}"'
     return f"multipart/form-data; boundary={written}"
 
 

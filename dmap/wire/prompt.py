@@ -120,9 +120,7 @@ def question(model: str, prompt: Prompt) -> bytes:
     texts = prompt.seen()
     asked = {"model": model, "content": texts, "add_special": False, "parse_special": True}
     turns = _turns(prompt.messages)
-    if turns:
-        return msgspec.json.encode({**asked, "messages": turns})
-    return msgspec.json.encode({**asked, "prompt": "\n".join(texts)})
+    return msgspec.json.encode(asked | ({"messages": turns} if turns else {"prompt": "\n".join(texts)}))
 
 
 def count_of(answer: bytes) -> int | None:

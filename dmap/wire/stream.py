@@ -122,11 +122,8 @@ class StreamWatch:
 
     def usage(self) -> Usage:
         """Return what the last records tell of the answer's tokens; None where they do not."""
-        for record in reversed(self._tail()):
-            usage = usage_of(_payload(record))
-            if usage[:2] != (None, None):
-                return usage
-        return Usage()
+        usages = map(usage_of, map(_payload, reversed(self._tail())))
+        return next((usage for usage in usages if usage[:2] != (None, None)), Usage())
 
     def _tail(self) -> list[bytes]:
         """Return the last records that are complete, without comments."""
