@@ -51,10 +51,14 @@ async def run(
     """
     bounds = Bounds(reply.server.first_byte_s, reply.server.idle_s, lease_s)
 
-    async def send(fresh: bool) -> Exchange:
-        return await pool.send(await where(), headers, body(), bounds, fresh=fresh)
+    async def ask(*, fresh: bool) -> Exchange:
+        return await _first(reply, await pool.send(await where(), headers, body(), bounds, fresh=fresh))
 
-    with await _ask(reply, pool, send) as exchange:
+    try:
+        begun = await ask(fresh=False)
+    except Stale:
+        begun = await ask(fresh=True)
+    with begun as exchange:
         try:
             on_answer(_named(exchange))
             if exchange.status == 200 and _kind(exchange) == "text/event-stream":
@@ -65,21 +69,14 @@ async def run(
             reply.record.chunks = exchange.chunks
 
 
-async def _ask(reply: Reply, pool: Pool, send: Callable[[bool], Awaitable[Exchange]]) -> Exchange:
-    """Send the request and wait for the first byte of the answer's body."""
-    try:
-        return await _first(reply, pool, await send(False))
-    except Stale:
-        return await _first(reply, pool, await send(True))
-
-
-async def _first(reply: Reply, pool: Pool, exchange: Exchange) -> Exchange:
+async def _first(reply: Reply, exchange: Exchange) -> Exchange:
+    """Wait for the first byte of the answer's body."""
     try:
         await reply.wait(exchange.first, lambda: "waiting for the first token")
     except BaseException:
         exchange.abort()
         raise
-    reply.record.first_byte_s = pool.loop.time() - exchange.sent_at
+    reply.record.first_byte_s = asyncio.get_running_loop().time() - exchange.sent_at
     return exchange
 
 
