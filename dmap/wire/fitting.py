@@ -50,7 +50,8 @@ def fit(
         _force(fields, force, words)
     if not words.foreign.keys().isdisjoint(fields):
         _translate(fields, words)
-    _fill(fields, defaults, words)
+    if defaults:
+        _fill(fields, defaults, words)
     if call.model != model:
         fields["model"] = model
     if fields.keys() == call.fields.keys() and all(map(is_, fields.values(), call.fields.values())):
