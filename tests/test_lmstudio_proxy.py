@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.fakes import soon
 from tests.lmstudio_emulator import Emulator, Knobs, Traps, emulator
 from tests.lmstudio_world import SPECS
 
@@ -295,6 +296,28 @@ async def test_a_crowd(ask: Ask, lm: Emulator) -> None:
 
     assert all(all(answers) for answers in served)
     assert (lm.world.cuts(), lm.world.stacks(), lm.world.wrong(), lm.world.most()) == ([], [], [], 1)
+
+
+@pytest.mark.parametrize("slots", [1, 8])
+async def test_as_many_at_once_as_it_serves(start: Any, slots: int) -> None:
+    """Of ten requests for a model that dmap loads, as many have it at once as LM Studio's instance says."""
+    async with emulator(knobs=Knobs(parallel=slots, token_s=0.2)) as lm:
+        proxy = await start(
+            f"""
+            devices: {{gpu0: {{}}}}
+            backends: {{studio: {{kind: lmstudio, url: '{lm.url}', device: gpu0}}}}
+            """
+        )
+        async with aiohttp.ClientSession(proxy.url) as session:
+            asked = [asyncio.ensure_future(said(session, SMALL)) for _ in range(10)]
+            await soon(lambda: proxy.proxy.devices["gpu0"].snapshot().leases, 5)
+
+            view = proxy.proxy.devices["gpu0"].snapshot()
+
+            assert (view.leases, view.waiting) == (slots, 10 - slots)
+            for each in asked:
+                each.cancel()
+            await asyncio.wait(asked)
 
 
 async def test_an_older_server_by_hand(start: Any) -> None:

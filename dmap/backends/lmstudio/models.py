@@ -150,7 +150,6 @@ def _listed(item: Mapping[str, Any]) -> Listed:
         key,
         resident=False,
         size_bytes=_count(item.get("size_bytes")),
-        parallel=parallel,
         embedding=embedding,
         names=names,
         any_quant=not any("@" in name for name in names),
