@@ -841,7 +841,7 @@ async def test_load_and_unload_take_any_name(bench):
 
 
 async def test_models_tells_what_is_known(bench):
-    """Sizes are those on disk; parallel is an instance's, 4 where LM Studio does not say, and not known before."""
+    """Sizes are those on disk; parallel is an instance's, 4 where LM Studio does not say, else unknown."""
     await bench.backend.load(SMALL, {"context_length": 2048})
     models = {model.id: model for model in await bench.backend.models()}
 
