@@ -24,7 +24,7 @@ class Step:
         self.started = asyncio.Event()
         self.release = asyncio.Event()
         self.release.set()
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.calls: list[str] = []
 
     def hold(self) -> None:

@@ -72,6 +72,29 @@ async def test_a_bug_in_a_backend_is_heard(caplog: pytest.LogCaptureFixture) -> 
     assert "KeyError" in caplog.text
 
 
+async def test_a_socket_that_fails_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
+    """A backend that cannot be reached is silent, and the log has no traceback of that."""
+    studio = FakeSwitcher()
+    studio.looking.error = ConnectionResetError("reset by peer")
+
+    assert (await backends_of(studio).read()).silent.keys() == {"studio"}
+
+    assert caplog.text == ""
+
+
+async def test_a_backend_that_breaks_off_is_silent() -> None:
+    """A backend that cancels its own answer says nothing; whoever asked is not cancelled with it."""
+    studio, other = FakeSwitcher(), FakeSwitcher("other")
+    studio.residents = {"a"}
+    other.looking.error = asyncio.CancelledError()
+
+    reading = await backends_of(studio, other).read()
+
+    assert reading.residents.keys() == {A.key}
+    with pytest.raises(BackendDown, match="backend 'other' broke off"):
+        reading.check([ModelKey("other", "a")])
+
+
 async def test_a_backend_that_stays_silent_is_gone() -> None:
     """Silence of `backend_gone_s` or more is told, and forgotten with the first answer."""
     studio = FakeSwitcher()

@@ -163,6 +163,15 @@ class TestLease:
             assert studio.unloading.calls == unloaded
         await gate.close()
 
+    async def test_a_backend_knows_what_is_in_use(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A model is in use while there is a lease on it, whatever else is in use."""
+        gate.configure(Device(cooldown_s=0, max_models=2, memory=10))
+        small = Needs(size_bytes=1)
+
+        async with gate.lease(replace(A, needs=small), "me"), gate.lease(replace(B, needs=small), "me"):
+            assert [studio.in_use(model) for model in "abc"] == [True, True, False]
+        assert [studio.in_use(model) for model in "abc"] == [False, False, False]
+
 
 class TestCancellation:
     async def test_while_queued(self, gate: Gate, studio: FakeSwitcher) -> None:
@@ -404,6 +413,24 @@ class TestRefusals:
             await ask(gate, A)
         assert 0 < told.value.retry_after_s <= 2
 
+    async def test_a_failure_without_words_is_told_by_its_name(
+        self, gate: Gate, studio: FakeSwitcher
+    ) -> None:
+        """An error that says nothing is told by what it is."""
+        studio.loading.error = MemoryError()
+
+        with pytest.raises(LoadFailed, match="could not load studio/a on 'gpu0': MemoryError"):
+            await ask(gate, A)
+
+    async def test_a_nearer_deadline_is_kept(self, gate: Gate) -> None:
+        """A wait ends in time also where the gate has been waiting for something later."""
+        await gate.load(replace(A, needs=Needs(ttl_s=1000)), "me")
+        gate.configure(Device(cooldown_s=0, wait_s=0.01))
+
+        async with gate.lease(A, "me"):
+            with pytest.raises(WaitExpired):
+                await ask(gate, B)
+
     async def test_a_backend_that_is_down_is_told_as_such(self, gate: Gate, studio: FakeSwitcher) -> None:
         """A switch fails when its backend does not answer, and the client may try again."""
         studio.looking.error = BackendDown("studio does not answer")
@@ -544,6 +571,35 @@ class TestTruth:
         async with gate.lease(A, "me"):
             pass
 
+        await gate.close()
+
+    async def test_a_victim_on_a_silent_backend(self, studio: FakeSwitcher) -> None:
+        """Where a backend says nothing, its model may be in memory yet: nothing is loaded in its place."""
+        other, b = FakeSwitcher("other"), Route(ModelKey("other", "b"), device="gpu0")
+        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio, "other": other})
+        await gate.start()
+        await gate.load(b, "me")
+        other.looking.error = BackendDown("other does not answer")
+
+        with pytest.raises(BackendDown, match="other does not answer"):
+            await gate.load(A, "me")
+
+        assert studio.loading.calls == []
+        await gate.close()
+
+    async def test_a_victim_on_a_backend_that_is_gone(self, studio: FakeSwitcher) -> None:
+        """A backend that has said nothing for `backend_gone_s` has nothing in memory, and delays nobody."""
+        other, b = FakeSwitcher("other"), Route(ModelKey("other", "b"), device="gpu0")
+        section = Device.model_construct(cooldown_s=0, backend_gone_s=0)
+        gate = Gate("gpu0", section, {"studio": studio, "other": other})
+        await gate.start()
+        await gate.load(b, "me")
+        other.looking.error = BackendDown("other does not answer")
+
+        await gate.load(A, "me")
+
+        assert gate.residents == {A.key}
+        assert other.unloading.calls == []
         await gate.close()
 
     async def test_a_silent_backend_keeps_its_residents(self, gate: Gate, studio: FakeSwitcher) -> None:
@@ -779,6 +835,26 @@ async def test_the_log_tells_a_switch(
         "switch device=gpu0 unload=studio/a load=studio/b reason=idle drain_s=0.000 unload_s="
     )
     assert line.endswith(" outcome=ok")
+
+
+async def test_the_log_tells_how_a_switch_ended(
+    gate: Gate, studio: FakeSwitcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line of an unloading has nothing that came, that of a switch that failed has the reason."""
+    caplog.set_level(logging.INFO, "dmap.gate")
+    await gate.load(A, "me")
+    caplog.clear()
+
+    await gate.unload(A.key)
+    studio.loading.error = LoadFailed("no such file")
+    with pytest.raises(LoadFailed):
+        await gate.load(B, "me")
+
+    unloading, failed = caplog.messages
+    assert unloading.startswith("switch device=gpu0 unload=studio/a load=- reason=asked drain_s=0.000 ")
+    assert unloading.endswith(" load_s=0.000 outcome=ok")
+    assert failed.startswith("switch device=gpu0 unload=- load=studio/b reason=room drain_s=0.000 ")
+    assert failed.endswith(' outcome=failed error="no such file"')
 
 
 async def test_a_thousand_leases_over_three_models(gate: Gate, studio: FakeSwitcher) -> None:

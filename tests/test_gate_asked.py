@@ -10,7 +10,7 @@ import pytest
 from dmap.arbiter import Needs
 from dmap.backends import Loaded
 from dmap.config import Device
-from dmap.errors import BackendBroke, BackendDown, LoadFailed, ShuttingDown, WaitExpired
+from dmap.errors import BackendBroke, BackendDown, LoadFailed, ModelNotFound, ShuttingDown, WaitExpired
 from dmap.gate import Gate
 from dmap.models import ModelKey
 from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, running_gate, until
@@ -292,6 +292,21 @@ class TestLoad:
         assert studio.loading.calls == ["a"]
 
 
+class TestRefuse:
+    async def test_those_who_wait_for_what_is_gone(self, gate: Gate) -> None:
+        """Who waits for a model that is gone is refused; leases on it go on, and so do the others' waits."""
+        async with gate.lease(A, "me"):
+            gone, other = ask(gate, B), ask(gate, C)
+            await until(lambda: gate.snapshot().waiting == 2)
+
+            gate.refuse(lambda key: key in (A.key, B.key), ModelNotFound("studio/b has gone"))
+
+            with pytest.raises(ModelNotFound, match="studio/b has gone"):
+                await gone
+            assert (gate.snapshot().waiting, gate.snapshot().leases) == (1, 1)
+        (await other).release()
+
+
 class TestDrain:
     async def test_lets_nobody_in_until_resumed(self, gate: Gate, studio: FakeSwitcher) -> None:
         """On a drained device leases end as they end, and all others wait in their places."""
@@ -465,6 +480,36 @@ class TestAdopt:
             await gate.load(B, "me")
 
         assert studio.residents == {"a"}
+        await gate.close()
+
+    async def test_what_dmap_unloaded_is_no_longer_its_own(self, studio: FakeSwitcher) -> None:
+        """A model that dmap loaded and unloaded, and that somebody else loads again, is not dmap's."""
+        gate = Gate("gpu0", Device(cooldown_s=0, adopt="respect"), {"studio": studio})
+        await gate.start()
+        await gate.load(A, "me")
+        await gate.unload(A.key)
+        studio.residents = {"a"}
+        await gate.recheck()
+
+        with pytest.raises(LoadFailed, match="beside what is pinned"):
+            await gate.load(B, "me")
+
+        assert studio.residents == {"a"}
+        await gate.close()
+
+    async def test_what_dmap_loaded_stays_its_own_through_a_silence(self, studio: FakeSwitcher) -> None:
+        """A backend that says nothing for a moment does not make its owner's what dmap loaded there."""
+        gate = Gate("gpu0", Device(cooldown_s=0, adopt="respect"), {"studio": studio})
+        await gate.start()
+        await gate.load(A, "me")
+        studio.looking.error = BackendDown("studio does not answer")
+        await gate.recheck()
+        studio.looking.error = None
+        await gate.recheck()
+
+        await gate.load(B, "me")
+
+        assert studio.residents == {"b"}
         await gate.close()
 
     async def test_may_change_with_a_reload(self, studio: FakeSwitcher) -> None:
