@@ -193,6 +193,23 @@ def test_a_key_without_the_scope_may_not(name, scope):
 
 
 @pytest.mark.parametrize(
+    "reader", [key("k"), key("k", scopes=("admin",)), key("k", models=("qwen*",), scopes=("debug",))]
+)
+def test_who_may_know_all_models_reads_the_metrics(reader):
+    """The metrics name every model: a key reads them that may use them all, or that has `debug`."""
+    assert access(keys=(reader,)).admit(LAN, sent(bearer("k")), scope=scope_of("/metrics")).name == "k"
+
+
+@pytest.mark.parametrize("scopes", [("inference",), ("inference", "admin")])
+def test_who_may_not_know_all_models_reads_no_metrics(scopes):
+    """A key for some of the models learns nothing of the others."""
+    door = access(keys=(key("k", models=("qwen*",), scopes=scopes),))
+
+    with pytest.raises(AccessDenied, match="lacks the scope 'debug' or the use of all models"):
+        door.admit(LAN, sent(bearer("k")), scope=scope_of("/metrics"))
+
+
+@pytest.mark.parametrize(
     ("lists", "peer", "headers", "scope"),
     [
         ({"keys": KEYS}, LAN, [("Authorization", "Bearer sk-SECRET")], None),
