@@ -3,8 +3,20 @@
 import pytest
 
 from dmap.arbiter import Limits, Needs
-from dmap.arbiter.policy import FLOOR, Demand, Turn, earned_until, released_at, turns, victims
-from dmap.arbiter.state import Resident
+from dmap.arbiter.policy import (
+    FLOOR,
+    Demand,
+    Turn,
+    earned_until,
+    fits,
+    patience_ends,
+    proportion,
+    released_at,
+    standing,
+    turns,
+    victims,
+)
+from dmap.arbiter.state import Resident, Ticket
 
 
 def demand(model: str, oldest: float, cost_s: float) -> Demand:
@@ -15,6 +27,62 @@ def demand(model: str, oldest: float, cost_s: float) -> Demand:
 def resident(model: str = "a", size_bytes: int = 1, *, cost_s: float = 10, used_at: float = 0) -> Resident:
     """Return a resident since second 0."""
     return Resident(model, Needs(size_bytes), 0, cost_s, used_at=used_at)
+
+
+CHAT, EMBEDDING, UNKNOWN = Needs(6), Needs(1, embedding=True), Needs()
+
+
+@pytest.mark.parametrize(
+    ("limits", "needs", "together"),
+    [
+        (Limits(), [CHAT], True),
+        (Limits(), [CHAT, CHAT], False),
+        (Limits(max_models=2), [CHAT, CHAT], True),
+        (Limits(), [CHAT, EMBEDDING], True),
+        (Limits(), [CHAT, EMBEDDING, EMBEDDING], False),
+        (Limits(embeddings=2), [CHAT, EMBEDDING, EMBEDDING], True),
+        (Limits(embeddings=0), [EMBEDDING], True),
+        (Limits(embeddings=0), [CHAT, EMBEDDING], False),
+        (Limits(max_models=2, embeddings=0), [CHAT, EMBEDDING], True),
+        (Limits(max_models=2, memory_bytes=12), [CHAT, CHAT], True),
+        (Limits(max_models=2, memory_bytes=11), [CHAT, CHAT], False),
+        (Limits(memory_bytes=6), [CHAT, EMBEDDING], False),
+        (Limits(memory_bytes=5), [CHAT], False),
+        (Limits(memory_bytes=5), [UNKNOWN], True),
+        (Limits(max_models=2), [UNKNOWN, CHAT], False),
+        (Limits(), [UNKNOWN, EMBEDDING], False),
+    ],
+)
+def test_what_fits_together(limits: Limits, needs: list[Needs], together: bool) -> None:
+    """Models have places, embeddings their own where there are any; what has no size takes all."""
+    assert fits(limits, needs) is together
+
+
+@pytest.mark.parametrize(
+    ("own", "foreign", "share"),
+    [(1, 2, 0.5), (1, 100, 1 / 8), (10, 8, 5 / 4), (100, 1, 5 / 4), (1, 0, 5 / 4)],
+)
+def test_a_residency_is_in_proportion_within_bounds(own: int, foreign: float, share: float) -> None:
+    """A crowd keeps its model for a quarter longer at the most, and one client for an eighth at the least."""
+    assert proportion(own, foreign) == share
+
+
+@pytest.mark.parametrize(
+    ("priority", "now", "top", "found"),
+    [(0, 19, 2, 0), (0, 20, 2, 1), (0, 30, 2, 2), (0, 40, 2, 2), (2, 40, 2, 2), (-1, 19, 2, -1)],
+)
+def test_each_patience_raises_a_ticket_by_a_class(priority: int, now: float, top: int, found: float) -> None:
+    """A ticket since second 10 rises with each full patience, up to the highest class there is."""
+    ticket = Ticket(1, "a", "ann", 10, priority=priority)
+
+    assert standing(Limits(patience_s=10), now, ticket, top) == found
+
+
+def test_patience_ends_with_the_first_that_has_to_begin() -> None:
+    """A switch begins early enough for each turn, with the switches before it; their use does not count."""
+    found = turns(Limits(residency=4), [demand("a", 0, 10), demand("b", 5, 7)])
+
+    assert patience_ends(Limits(patience_s=60), found) == 5 + 60 - 10
 
 
 def test_a_turn_comes_after_the_switches_and_the_use_of_those_before() -> None:
