@@ -121,7 +121,8 @@ async def running(
 ) -> AsyncGenerator[Bench]:
     """Run a backend before an emulator with *knobs*; `slow_s` is how long one of its loads takes."""
     (home / ".lmstudio").mkdir()
-    given = replace(Knobs(), load_s=knobs.pop("slow_s", 0.02), v0_lag_s=0.0, api_token=api_key, **knobs)
+    knobs = {"load_s": knobs.pop("slow_s", 0.02), "v0_lag_s": 0.0, **knobs}
+    given = replace(Knobs(), api_token=api_key, **knobs)
     async with asyncio.timeout(60):
         lm = Studio(World(SPECS, Traps(), given))
         await lm.start()
@@ -204,6 +205,14 @@ async def test_what_is_there_already_is_adopted(bench):
     assert (await bench.backend.load(SMALL, {"gpu": "max", "parallel": 8})).parallel == 8
     assert bench.world.stacks() == []
     assert len(bench.lm.asked) == 2
+
+
+async def test_what_was_loaded_is_there_though_v0_lags(home):
+    """Right after its load a model is as its options ask, so that nobody has it loaded once more."""
+    async with running(home, v0_lag_s=60.0) as bench:
+        await bench.backend.load(SMALL, {"identifier": "small"})
+
+        assert bench.backend.satisfies(SMALL, {"identifier": "small"})
 
 
 async def test_a_model_under_its_identifier_is_adopted(home):

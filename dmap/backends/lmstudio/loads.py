@@ -209,6 +209,7 @@ class Loads:
             raise _Again("it was gone right after its load")
         if by_lms:
             self.server.note_loaded(key, instance.id)
+            await self.server.see()  # it answers, which v0 may not say yet
         if left and (len(found) > 1 or instance.is_copy):
             raise _Again(f"others load it too: there are {sorted(found)}")
         asked, config = wanted.get("context_length"), answer.get("load_config")

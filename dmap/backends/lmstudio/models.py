@@ -3,7 +3,7 @@ What LM Studio says it has, read from its lists.  Pure: it asks nobody.
 
 The fields come and go with versions and engines (MLX instances lack most of the configuration, embedding
 models have no architecture, lists gain keys), so whatever is missing or odd reads as unknown; only an entry
-without a name is passed over.  The counterpart is `look`, which asks for the lists.
+without a name is passed over.  The counterpart is `server`, which asks for the lists.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
