@@ -385,7 +385,7 @@ class TestEarlyAnswer:
         backend.on_head = read_nothing
         client = await proxy.client()
         await client.send(post({"model": "m", "messages": [{"role": "user", "content": "x" * 8_000_000}]}))
-        await holding(proxy, 1)
+        await soon(lambda: backend.requests, 1)
 
         client.close()
         await proxy.proxy.visits.gone()
