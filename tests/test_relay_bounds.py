@@ -20,6 +20,7 @@ from tests.fakes import (
     narrow,
     post,
     served,
+    soon,
     told,
 )
 
