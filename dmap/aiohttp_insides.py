@@ -59,7 +59,8 @@ class ClientConnection(web.RequestHandler):
     """
     One client's connection with *server*.
 
-    *on_full* is called whenever the client's buffer has passed its limit, within the write that did it.
+    *on_full* is called whenever the client's buffer has passed its limit, within the write that did it, and
+    when the connection has ended: uvloop raises at a write that comes before the handler is cancelled.
     It has dmap's words for what is no HTTP.  That is a client's doing, so it is one line in the log and never
     a traceback.
     """
@@ -87,6 +88,7 @@ class ClientConnection(web.RequestHandler):
         """End what is under way on it."""
         self._server.idle.pop(self, None)
         super().connection_lost(exc)
+        self.on_full()
 
     def pause_writing(self) -> None:
         """Note that the buffer is full, and say so; the transport calls this."""

@@ -244,6 +244,30 @@ async def test_a_full_buffer_is_told_at_once():
     assert seen == [True]
 
 
+async def test_the_end_of_a_connection_is_told_before_its_handler_hears_of_it():
+    """Bytes of a backend that come in between are not written: uvloop raises, and a bug would be told."""
+    seen, began, over = [], asyncio.Event(), asyncio.Event()
+
+    async def answer(request):
+        request.protocol.on_full = lambda: seen.append("told")
+        began.set()
+        try:
+            await over.wait()
+        finally:
+            seen.append("cancelled")
+            over.set()
+
+    http = HttpServer(answer, lambda request, response: None)
+    async with await asyncio.get_running_loop().create_server(http, "127.0.0.1", 0) as listener:
+        _, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
+        writer.write(NEXT)
+        await began.wait()
+        writer.transport.abort()
+        await over.wait()
+
+    assert seen == ["told", "cancelled"]
+
+
 async def test_a_head_goes_out_with_the_first_bytes(proxy, backend):
     """The first record of a stream comes in one read with the head before it."""
     backend.script = backend.by_hand
