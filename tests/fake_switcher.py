@@ -57,6 +57,8 @@ class FakeSwitcher:
         """How many requests at once it says of each resident."""
         self.weighs: int | None = None
         """How many bytes it says of each."""
+        self.embeds = False
+        """Whether it says that they are embedding models."""
         self.under_way = 0
         self.unloaded_while_serving = False
         self.two_at_once = False
@@ -72,7 +74,7 @@ class FakeSwitcher:
     async def models(self) -> Sequence[ModelInfo]:
         """Say what is resident."""
         await self.looking()
-        says = {"parallel": self.reports, "size_bytes": self.weighs}
+        says = {"parallel": self.reports, "size_bytes": self.weighs, "embedding": self.embeds}
         return [ModelInfo(one, resident=one in self.residents, **says) for one in ("a", "b", "c", "x")]
 
     async def load(self, model: str, options: Mapping[str, Any]) -> Loaded:

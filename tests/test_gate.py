@@ -63,6 +63,27 @@ class TestLease:
         async with gate.lease(A, "me") as lease:
             assert (lease.queue_s, lease.switch_s) == (0, 0)
 
+    async def test_counts_each_switch_of_its_model(self, studio: FakeSwitcher) -> None:
+        """A load that failed beside others is part of the wait for its own switch, as is the second try."""
+        gate = Gate("gpu0", Device(max_models=2, memory=10, cooldown_s=0), {"studio": studio})
+        await gate.load(replace(B, needs=Needs(size_bytes=1)), "me")
+        studio.loading.error = LoadFailed("out of memory")
+        studio.loading.hold()
+        studio.unloading.hold()
+        lease = gate.lease(replace(A, needs=Needs(size_bytes=1)), "me")
+        lease.ask()
+        await studio.loading.started.wait()
+        asyncio.get_running_loop().call_later(0.05, studio.loading.release.set)
+        await studio.unloading.started.wait()
+
+        studio.loading.error = None
+        studio.unloading.release.set()
+        await lease.granted
+
+        assert lease.queue_s >= lease.switch_s >= 0.05
+        lease.release()
+        await gate.close()
+
     async def test_release_may_come_early_and_twice(self, gate: Gate, studio: FakeSwitcher) -> None:
         """A lease released early is over, whatever happens later, and counts once."""
         async with gate.lease(A, "me") as lease:
@@ -143,6 +164,17 @@ class TestLease:
             pass
         async with gate.lease(replace(B, needs=Needs(size_bytes=6), size_given=True), "me"):
             assert studio.unloading.calls == unloaded
+        await gate.close()
+
+    async def test_an_embedding_that_was_there(self, studio: FakeSwitcher) -> None:
+        """An embedding model that nobody knows takes no other model's place."""
+        studio.residents, studio.embeds, studio.weighs = {"x"}, True, 1
+        gate = Gate("gpu0", Device(memory=10, cooldown_s=0), {"studio": studio})
+        await gate.start()
+
+        await gate.load(replace(A, needs=Needs(size_bytes=6)), "me")
+
+        assert studio.residents == {"x", "a"}
         await gate.close()
 
     @pytest.mark.parametrize(("given", "unloaded"), [(True, []), (False, ["a"])])
@@ -370,6 +402,21 @@ class TestComingBack:
         assert gate.snapshot().leases == 0
         studio.looking.release.set()
         await gate.close()
+
+    async def test_counts_both_waits(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """What a lease that came back has waited is both its waits together."""
+        loop = asyncio.get_running_loop()
+        studio.loading.hold()
+        loop.call_later(0.05, studio.loading.release.set)
+        lease = await gate.lease(A, "me").__aenter__()
+        studio.looking.hold()
+
+        lease.come_back()
+        loop.call_later(0.05, studio.looking.release.set)
+        await lease.granted
+
+        assert lease.queue_s >= 0.1
+        lease.release()
 
     async def test_to_a_gate_that_closed_is_refused(self, studio: FakeSwitcher) -> None:
         """A request that comes back when dmap ends hears so."""
@@ -719,6 +766,18 @@ class TestAfterAFailure:
         await gate.recheck()
 
         await gate.load(A, "me")
+
+    async def test_each_failure_is_told_as_what_it_was(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """That a backend was down at the last try is no reason to say so of a load that it refuses now."""
+        studio.looking.error = BackendDown("studio does not answer")
+        with pytest.raises(BackendDown):
+            await ask(gate, A)
+        await gate.recheck()
+        studio.looking.error, studio.loading.error = None, LoadFailed("no such file")
+        gate.forgive(A.key)
+
+        with pytest.raises(LoadFailed, match="could not load studio/a on 'gpu0': no such file"):
+            await ask(gate, A)
 
     async def test_a_look_that_a_switch_overtook_is_taken_again(
         self, gate: Gate, studio: FakeSwitcher

@@ -282,6 +282,20 @@ class TestLoad:
         with pytest.raises(LoadFailed, match="no such file"):
             await gate.load(A, "me")
 
+    async def test_that_failed_may_be_tried_again_at_once(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """Who has put right what a load failed for need not wait for its back-off."""
+        studio.loading.error = LoadFailed("no such file")
+        with pytest.raises(LoadFailed):
+            await gate.load(A, "me")
+        studio.loading.error = None
+        with pytest.raises(BackendDown, match="at the last try: no such file"):
+            await gate.load(A, "me")
+
+        gate.forgive(A.key)
+
+        await gate.load(A, "me")
+        assert studio.loading.calls == ["a", "a"]
+
     async def test_waits_like_any_other(self, gate: Gate, studio: FakeSwitcher) -> None:
         """A load waits for those who are served, and is given up with its caller."""
         async with gate.lease(A, "me"):
@@ -646,6 +660,21 @@ class TestEvents:
         assert [name for name, _ in told] == ["switch.started", "switch.drained", "switch.unloaded"]
         assert told[0][1]["load"] is None
         assert told[0][1]["reason"] == "asked"
+
+    async def test_of_a_copy_with_other_options(
+        self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """A copy that serves with outdated options goes after its last lease, and the reason is told."""
+        async with gate.lease(A, "me"):
+            studio.poor = {"a"}
+            await gate.recheck()
+            told.clear()
+        await until(lambda: studio.residents == set())
+
+        assert told[0] == (
+            "switch.started",
+            {"device": "gpu0", "unload": ["studio/a"], "load": None, "reason": "outdated", "drain_s": 0},
+        )
 
     async def test_of_a_switch_that_fails(
         self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
