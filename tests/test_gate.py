@@ -80,7 +80,7 @@ class TestLease:
         studio.unloading.release.set()
         await lease.granted
 
-        assert lease.queue_s >= lease.switch_s >= 0.05
+        assert lease.queue_s >= lease.switch_s > 0.04  # a timer may come early
         lease.release()
         await gate.close()
 
@@ -415,7 +415,7 @@ class TestComingBack:
         loop.call_later(0.05, studio.looking.release.set)
         await lease.granted
 
-        assert lease.queue_s >= 0.1
+        assert lease.queue_s > 0.08  # timers may come early
         lease.release()
 
     async def test_to_a_gate_that_closed_is_refused(self, studio: FakeSwitcher) -> None:
@@ -474,7 +474,7 @@ class TestRefusals:
         await gate.load(replace(A, needs=Needs(ttl_s=1000)), "me")
         gate.configure(Device(cooldown_s=0, wait_s=0.01))
 
-        async with gate.lease(A, "me"):
+        async with gate.lease(A, "me"), asyncio.timeout(5):
             with pytest.raises(WaitExpired):
                 await ask(gate, B)
 
@@ -508,6 +508,19 @@ class TestRefusals:
 
         with pytest.raises(WaitExpired, match="waited 0.01 s for studio/a"):
             await ask(gate, A)
+
+        await gate.close()
+
+    async def test_each_wait_is_bounded(self, studio: FakeSwitcher) -> None:
+        """The timer that has ended one wait ends the next one, too."""
+        gate = Gate("gpu0", Device(wait_s=0.01, cooldown_s=0), {"studio": studio})
+        studio.loading.hold()
+        with pytest.raises(WaitExpired):
+            await ask(gate, A)
+
+        async with asyncio.timeout(5):
+            with pytest.raises(WaitExpired):
+                await ask(gate, A)
 
         await gate.close()
 
