@@ -125,6 +125,7 @@ async def test_without_a_token_none_is_sent(saying, heard):
         b"HTTP/1.1 200 OK\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
         b"SSH-2.0-x\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
         answer(LIST, status="500 Internal Server Error"),
         answer(LIST, status="401 Unauthorized"),
         b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n",

@@ -98,7 +98,7 @@ async def ask(
             raise Unheard(trouble_of(exc, connect_s)) from exc
         except httptools.HttpParserCallbackError as exc:
             raise exc.__context__ or exc from None  # it is `Unheard`, or a bug of our own
-        except httptools.HttpParserError as exc:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             raise Unheard("what it says is not HTTP") from exc
 
 
