@@ -320,6 +320,23 @@ class TestRefuse:
             assert (gate.snapshot().waiting, gate.snapshot().leases) == (1, 1)
         (await other).release()
 
+    async def test_that_lets_another_in(self, gate: Gate) -> None:
+        """Who gets a resident because another is refused has a lease on it, like any other."""
+        gate.configure(Device(cooldown_s=0, patience_s=0.001))
+        async with gate.lease(A, "me"):
+            absent = ask(gate, B)
+            await until(lambda: gate.snapshot().plan is not None)
+            resident = ask(gate, A)
+            await until(lambda: gate.snapshot().waiting == 2)
+
+            gate.refuse(lambda key: True, ModelNotFound("all have gone"))
+
+            with pytest.raises(ModelNotFound, match="all have gone"):
+                await absent
+            lease = await resident
+            assert gate.snapshot().leases == 2
+            lease.release()
+
 
 class TestDrain:
     async def test_lets_nobody_in_until_resumed(self, gate: Gate, studio: FakeSwitcher) -> None:

@@ -119,8 +119,9 @@ class Gate:
     def refuse(self, is_gone: Callable[[ModelKey], bool], error: DmapError) -> None:
         """Refuse requests that wait for a model that *is_gone*; leases on it go on to their end."""
         for lease in [lease for lease in self._arbiter.waiting if is_gone(lease.route.key)]:
-            lease.release()
-            lease.answer(error)
+            if lease in self._arbiter.waiting:  # still: it may have got the place of one before it
+                lease.release()
+                lease.answer(error)
 
     # Orders
 
