@@ -136,6 +136,17 @@ async def test_no_form_holds_the_loop(shape):
     assert await stall_of(len(body), partial(peek_form, body, KIND)) < STALL_S
 
 
+@pytest.mark.parametrize("boundary", ["-" * 20 + "x", "-" * 35 + "x" + "-" * 34, "m" * 35 + "x" + "m" * 34])
+@pytest.mark.parametrize("letter", [b"-", b"m"])
+async def test_no_boundary_holds_the_loop(boundary, letter):
+    """Nor does a boundary that is nearly found at each byte."""
+    body = filled(letter, f"--{boundary}\r\n".encode(), f"\r\n--{boundary}--".encode(), size=LONG)
+
+    work = partial(peek_form, body, f"multipart/form-data; boundary={boundary}")
+
+    assert await stall_of(len(body), work) < STALL_S
+
+
 async def test_short_bodies_are_read_at_once():
     """A short body takes no thread, and the refusal comes as it is."""
     with pytest.raises(BadRequest):
