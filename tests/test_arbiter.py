@@ -250,6 +250,17 @@ class TestLinger:
 
         assert arbiter.submit(16, "a3", "A", "ann", CHAT) == [Grant("a3")]
 
+    def test_a_client_that_is_due_is_served_before_anybody_else_is_chosen(self) -> None:
+        """Whoever an idle model was kept for gets it, also where others have lost patience meanwhile."""
+        arbiter = resident(residency=0, patience_s=4)
+        arbiter.withdraw(10, "a")
+        arbiter.submit(13, "a2", "A", "ann", CHAT)
+        arbiter.submit(13, "b", "B", "bob", CHAT)
+        assert arbiter.withdraw(14, "a2") == []
+
+        assert arbiter.submit(18, "a3", "A", "ann", CHAT) == [Grant("a3")]
+        assert arbiter.withdraw(19, "a3") == [switch("B", "A", cause=Cause.PATIENCE, drain_s=1)]
+
     def test_a_slow_client_is_not_waited_for(self) -> None:
         """A client whose gap is longer than a load is not worth the wait."""
         arbiter = resident()
@@ -449,6 +460,23 @@ class TestSwitch:
         assert arbiter.next_deadline() == 10 + 10
         assert arbiter.submit(12, "c2", "C", "cid", CHAT) == [switch("C", "B")]
 
+    def test_who_was_served_begins_anew(self) -> None:
+        """A client that got an answer since it left a switch may leave one more before it is held."""
+        arbiter = found("A")
+        arbiter.submit(1, "b", "B", "bob", CHAT)
+        arbiter.withdraw(1, "b")
+        arbiter.unloaded(1, "A")
+        arbiter.submit(2, "c", "C", "bob", CHAT)
+        pass_through(arbiter, 2, 8)
+        arbiter.withdraw(11, "c")
+        arbiter.submit(12, "b2", "B", "bob", CHAT)
+        arbiter.unloaded(12, "C")
+        arbiter.cleared(12)
+        arbiter.withdraw(13, "b2")
+        arbiter.switched(20, LOADED)
+
+        assert arbiter.submit(21, "d", "D", "bob", CHAT) == [switch("D", "B")]
+
     def test_everybody_may_change_their_mind_once(self) -> None:
         """A client that leaves one switch may cause the next at once."""
         arbiter = found("A")
@@ -481,6 +509,16 @@ class TestFailure:
 
         assert arbiter.submit(9, "a2", "A", "ann", CHAT) == [Refuse("a2", Reason.BACK_OFF, "no such file", 1)]
         assert arbiter.submit(10, "a3", "A", "ann", CHAT) == [switch("A", cause=Cause.ROOM)]
+
+    def test_a_model_that_somebody_else_loads_backs_off_no_more(self) -> None:
+        """A failure says nothing of a model that has been resident since."""
+        arbiter = fresh()
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.switched(8, Outcome(failed="no such file"))
+        arbiter.observed(8, arbiter.epoch, {"A": CHAT})
+        arbiter.observed(9, arbiter.epoch, {})
+
+        assert arbiter.submit(9, "a2", "A", "ann", CHAT) == [switch("A", cause=Cause.ROOM)]
 
     def test_back_off_doubles_up_to_a_minute(self) -> None:
         """Each failure in a row doubles the back-off, up to 60 s."""
@@ -834,6 +872,24 @@ class TestComingBack:
         assert arbiter.came_back(3, 1) == []
         arbiter.close(4)
         assert arbiter.came_back(5, 2) == [Refuse(2, Reason.CLOSED)]
+
+    def test_that_was_refused_asks_nothing_more(self) -> None:
+        """A client that was refused when it came back is waited for later like any other."""
+        arbiter = found("A")
+        arbiter.submit(1, 1, "A", "ann", CHAT)
+        arbiter.observed(2, arbiter.epoch, {})
+        arbiter.submit(2, 2, "A", "amy", CHAT)
+        arbiter.switched(3, Outcome(failed="no such file"))
+        assert arbiter.came_back(3, 1) == [Refuse(1, Reason.BACK_OFF, "no such file", 2)]
+        arbiter.observed(8, arbiter.epoch, {"A": CHAT})
+
+        arbiter.submit(10, 3, "A", "ann", CHAT)
+        arbiter.withdraw(12, 3)
+        arbiter.submit(14, 4, "A", "ann", CHAT)
+        arbiter.submit(15, 5, "B", "bob", CHAT)
+
+        assert arbiter.withdraw(16, 4) == []
+        assert arbiter.next_deadline() == 16 + 3
 
     def test_has_waited_long_enough(self) -> None:
         """`wait_s` counts from the first ask: who comes back after that is refused at once."""

@@ -129,6 +129,18 @@ class TestUnload:
 
         assert not arbiter.is_leaving("A")
 
+    def test_of_a_model_that_vanishes_is_over(self) -> None:
+        """A wish does not outlive the resident it was about: a copy that is loaded later stays."""
+        arbiter = found("A")
+        arbiter.submit(1, "a1", "A", "ann", CHAT)
+        arbiter.unload(2, "A")
+        arbiter.observed(3, arbiter.epoch, {})
+        arbiter.submit(4, "a2", "A", "amy", CHAT)
+        arbiter.cleared(4)
+
+        assert arbiter.switched(8, LOADED) == [Grant("a2")]
+        assert arbiter.submit(9, "a3", "A", "abe", CHAT) == [Grant("a3")]
+
     def test_shows(self) -> None:
         """A snapshot tells who is leaving, and the unloading as a switch to nothing."""
         arbiter = found("A")
@@ -193,6 +205,26 @@ class TestTtl:
         arbiter.observed(6, arbiter.epoch, {"A": SHORT_LIVED})
 
         assert arbiter.next_deadline() == 35
+
+    def test_begins_anew_with_a_lease_that_came_back(self) -> None:
+        """A model that did not answer was in use until then."""
+        arbiter = found("A")
+        arbiter.submit(1, "a", "A", "ann", SHORT_LIVED)
+        arbiter.came_back(20, "a")
+        arbiter.withdraw(21, "a")
+
+        arbiter.observed(22, arbiter.epoch, {"A": SHORT_LIVED})
+
+        assert arbiter.next_deadline() == 50
+
+    def test_spares_what_somebody_waits_for(self) -> None:
+        """A model that is in doubt is not unloaded for its age while a request waits for it."""
+        arbiter = found("A")
+        arbiter.submit(1, "a", "A", "ann", SHORT_LIVED)
+        arbiter.came_back(2, "a")
+
+        assert arbiter.tick(40) == []
+        assert arbiter.observed(41, arbiter.epoch, {"A": SHORT_LIVED}) == [Grant("a")]
 
     def test_spares_the_pinned(self) -> None:
         """A pinned model has no `ttl_s`."""
