@@ -549,6 +549,17 @@ class TestFailure:
         assert arbiter.switched(4, LOADED) == [Grant("b")]
         assert arbiter.submit(5, "c", "C", "cid", CHAT) == []
 
+    def test_a_failure_that_is_none_of_memory_is_the_last(self) -> None:
+        """A load that failed for another reason is not tried again, and nobody leaves for it."""
+        arbiter = found("A", max_models=2)
+        arbiter.submit(1, "b", "B", "bob", CHAT)
+        arbiter.cleared(1)
+
+        assert arbiter.switched(2, Outcome(failed="no such file")) == [
+            Refuse("b", Reason.LOAD_FAILED, "no such file", 2)
+        ]
+        assert arbiter.residents.keys() == {"A"}
+
     def test_the_second_try_is_the_last(self) -> None:
         """A load that fails alone too is a failure, and evicts nobody the next time."""
         arbiter = found("A", max_models=2)
@@ -809,6 +820,16 @@ class TestComingBack:
         assert [place.position for place in (arbiter.places(3)[1], arbiter.places(3)[2])] == [1, 2]
         assert arbiter.observed(4, arbiter.epoch, {"A": SINGLE}) == [Grant(1)]
         assert arbiter.withdraw(5, 1) == [Grant(2)]
+
+    def test_keeps_its_priority(self) -> None:
+        """Who comes back is before those of a lower priority, also if it was served at once before."""
+        arbiter = found("A", needs=SINGLE)
+        arbiter.submit(1, 1, "A", "ann", SINGLE, 2)
+        arbiter.submit(2, 2, "A", "bob", SINGLE, 1)
+
+        arbiter.came_back(3, 1)
+
+        assert arbiter.observed(4, arbiter.epoch, {"A": SINGLE}) == [Grant(1)]
 
     def test_among_waiters_of_all_models(self) -> None:
         """Who comes back stands where its age puts it, among older and younger ones of other models."""

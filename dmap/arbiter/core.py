@@ -93,7 +93,7 @@ class Arbiter:
             resident = device.residents.get(model)
             if resident is not None and device.takes(resident):
                 device.asked(now, client, model)
-                device.lease(now, Ticket(ticket, model, client, now), resident)
+                device.lease(now, Ticket(ticket, model, client, now, priority=priority), resident)
                 return [Grant(ticket)]
         refusal = admission.objection(now, device, ticket, model)
         refusal = refusal or admission.no_room(now, device, ticket, model)
