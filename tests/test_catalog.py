@@ -239,6 +239,16 @@ def test_a_model_of_the_file_need_not_be_listed():
     assert ids(made) == ["hidden", "h"]
 
 
+def test_a_model_of_the_file_that_is_listed():
+    """What a server that cannot switch says of a model counts, also where the file names its backend."""
+    made = catalog(
+        TWO + "models: {m: {backend: a, aliases: [x]}}", a=[ModelInfo("m", resident=True, context_length=512)]
+    )
+
+    assert made.resolve("x", ANYONE)[0].context_length == 512
+    assert ids(made) == ["m", "x"]
+
+
 @pytest.mark.parametrize("order", [["gpt", "m"], ["m", "gpt"]])
 def test_an_alias_goes_before_a_listed_model(order):
     """The file's alias means its model, even if a backend has a model of that name, and is listed once."""

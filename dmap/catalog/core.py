@@ -26,7 +26,7 @@ class Catalog:
     """
     The models of all backends under the names that clients use.
 
-    A backend that has not told yet what it has is silent; who asks for a model that it may have learns why.
+    A backend is silent until it has said what it has; whoever asks for a model that it may have learns why.
     """
 
     def __init__(self, config: Config) -> None:

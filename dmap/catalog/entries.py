@@ -18,11 +18,12 @@ def known_models(config: Config, reports: Mapping[str, Sequence[ModelInfo]]) -> 
 
     *reports* has what each backend last said it has; one that has said nothing is not there.
     """
+    listed = {ModelKey(name, info.id): info for name, infos in reports.items() for info in infos}
     for name, settings in config.models.items():
         if settings.backend is not None and config.backends[settings.backend].placed_on is None:
             # A server that cannot switch need not list a model to answer for it.
             key = ModelKey(settings.backend, name)
-            yield Entry(key, ModelInfo(name, resident=True), settings)
+            yield Entry(key, listed.get(key) or ModelInfo(name, resident=True), settings)
     for backend in config.backends:
         for info in reports.get(backend, ()):
             settings = _settings(config, info)
