@@ -132,7 +132,7 @@ class Reply:
 
     @contextlib.contextmanager
     def when_full(self, on_full: Callable[[], None]) -> Generator[None]:
-        """Have *on_full* called while this lasts: when `server.buffer` is full, and when the client leaves."""
+        """Have *on_full* called while this lasts: when `server.buffer` is full, or the client leaves."""
         connection = cast(ClientConnection, self._request.protocol)
         connection.on_full = on_full
         try:
