@@ -202,6 +202,17 @@ class TestResidency:
 
         assert arbiter.next_deadline() == 8 + 8
 
+    def test_is_in_proportion_to_the_clients_of_one_other(self) -> None:
+        """Two models with a client each are as much as one to a model with a client of its own."""
+        arbiter = fresh(patience_s=2)
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.submit(0, "b", "B", "bob", CHAT)
+        arbiter.submit(0, "c", "C", "cid", CHAT)
+        arbiter.cleared(0)
+        arbiter.switched(8, LOADED)
+
+        assert arbiter.next_deadline() == 8 + 32
+
     def test_shrinks_for_a_deadline(self) -> None:
         """Where a waiter would miss `wait_s`, the residency ends in time for its load and the drain."""
         arbiter = fresh(patience_s=2, wait_s=70)
@@ -261,6 +272,17 @@ class TestLinger:
         assert arbiter.submit(18, "a3", "A", "ann", CHAT) == [Grant("a3")]
         assert arbiter.withdraw(19, "a3") == [switch("B", "A", cause=Cause.PATIENCE, drain_s=1)]
 
+    def test_a_client_that_is_due_counts_for_the_residency(self) -> None:
+        """Within its residency an idle model waits for its client, also where two wait for another."""
+        arbiter = resident()
+        arbiter.withdraw(10, "a")
+        arbiter.submit(12, "a2", "A", "ann", CHAT)
+        arbiter.submit(13, "b1", "B", "bob", CHAT)
+        arbiter.submit(13, "b2", "B", "bea", CHAT)
+
+        assert arbiter.withdraw(14, "a2") == []
+        assert arbiter.next_deadline() == 17
+
     def test_a_slow_client_is_not_waited_for(self) -> None:
         """A client whose gap is longer than a load is not worth the wait."""
         arbiter = resident()
@@ -289,6 +311,16 @@ class TestChoice:
         arbiter.submit(10, "c2", "C", "cat", CHAT)
 
         assert arbiter.withdraw(11, "a") == [switch("C", "A")]
+
+    def test_who_has_left_waits_for_nothing(self) -> None:
+        """The age of a waiter that left counts neither for its model nor against it."""
+        arbiter = resident()
+        arbiter.submit(9, "b1", "B", "bob", CHAT)
+        arbiter.submit(9, "b2", "B", "bea", CHAT)
+        arbiter.withdraw(10, "b1")
+        arbiter.submit(10, "c", "C", "cid", CHAT)
+
+        assert arbiter.withdraw(11, "a") == [switch("B", "A")]
 
     def test_who_has_lost_patience_comes_first(self) -> None:
         """The oldest waiter without patience outranks any crowd."""
@@ -621,6 +653,17 @@ class TestObserved:
 
         assert set(effect.unload) == {"A", "X"}
 
+    def test_a_victim_that_vanishes_is_not_waited_for(self) -> None:
+        """A switch goes on with the victims that are left."""
+        arbiter = found("A", "S", max_models=2, patience_s=10)
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.submit(0, "s", "S", "sue", CHAT)
+        arbiter.submit(0, "b", "B", "bob", UNKNOWN)
+        arbiter.tick(10)
+        arbiter.observed(11, arbiter.epoch, {"A": CHAT})
+
+        assert arbiter.withdraw(12, "a") == [switch("B", "A", cause=Cause.PATIENCE, drain_s=2)]
+
 
 class TestBounds:
     def test_waiting_ends_with_wait_s(self) -> None:
@@ -744,6 +787,33 @@ class TestSnapshot:
         arbiter.submit(41, "c", "C", "cid", CHAT)
 
         assert arbiter.places(41) == {"c": Place(1, 20 + 8)}
+
+    def test_expects_a_busy_model_to_go_when_patience_ends(self) -> None:
+        """However many wait for a model, others wait for their patience, its last answer and a load."""
+        arbiter = found("A", needs=SINGLE)
+        for ticket in range(100):
+            arbiter.submit(0, ticket, "A", "ann", SINGLE)
+        arbiter.submit(0, "b", "B", "bob", CHAT)
+
+        assert arbiter.places(0)["b"].estimate_s == 60 + 5 + 10
+
+    def test_expects_a_victim_to_go_after_its_last_answer(self) -> None:
+        """While a victim serves, the load of who waits has not begun: it takes all its time."""
+        arbiter = resident()
+        arbiter.submit(9, "b", "B", "bob", CHAT)
+        arbiter.tick(69)
+
+        assert arbiter.places(70)["b"].estimate_s == 5 / 2 + 8
+
+    def test_expects_a_model_in_doubt_to_serve_its_line(self) -> None:
+        """Who waits behind a model that did not answer waits for all who wait for it, and a load."""
+        arbiter = found("A", needs=SINGLE)
+        arbiter.submit(1, 1, "A", "ann", SINGLE)
+        arbiter.submit(2, 2, "A", "amy", SINGLE)
+        arbiter.came_back(3, 1)
+        arbiter.submit(3, 3, "B", "bob", CHAT)
+
+        assert arbiter.places(3)[3].estimate_s == 2 * 5 + 10
 
     def test_tells_a_full_queue_the_same(self) -> None:
         """Who is refused is told what it would have had to wait, behind those who do."""

@@ -156,7 +156,7 @@ class TestUnload:
 
     def test_estimates_the_wait_for_what_is_leaving(self) -> None:
         """Who waits for a model that is to go waits for the rest of its last answer and its load."""
-        arbiter = found("A")
+        arbiter = found("A", max_models=2)
         arbiter.submit(1, "a1", "A", "ann", CHAT)
         arbiter.unload(2, "A")
         arbiter.submit(3, "a2", "A", "amy", CHAT)

@@ -4,6 +4,8 @@ import pytest
 
 from dmap.arbiter import Arbiter, Grant, Limits, Needs, Outcome, Switch
 from dmap.arbiter.fairness import CLIENTS, Ledger
+from dmap.arbiter.state import Ticket
+from dmap.arbiter.waiters import Line
 
 SINGLE = Needs(size_bytes=6, parallel=1)
 DOUBLE = Needs(size_bytes=6, parallel=2)
@@ -192,3 +194,35 @@ def test_the_accounts_are_bounded() -> None:
 
     assert len(ledger) == CLIENTS
     assert ledger.level_s(0, "first", 5) == 0
+
+
+def test_the_longest_gone_is_forgotten_first() -> None:
+    """A client counts as gone since it was granted its last lease."""
+    ledger = Ledger()
+    ledger.joins(0, "first", [])
+    ledger.joins(0, "second", [])
+    lease = Ticket(1, "a", "first", 0)
+    ledger.granted(1, lease)
+    ledger.ended(3, lease, served=True)
+    for number in range(CLIENTS - 1):
+        ledger.joins(4, number, [])
+
+    ledger.forget([])
+
+    assert ledger.level_s(4, "first", 0) == 2
+    with pytest.raises(KeyError):
+        ledger.level_s(4, "second", 0)
+
+
+def test_a_line_keeps_its_accounts_within_bounds() -> None:
+    """However many clients come and go while somebody waits, no more are remembered."""
+    line = Line()
+    line.add(0, Ticket("stays", "a", "first", 0))
+
+    for number in range(CLIENTS + 10):
+        ticket = Ticket(number, "a", number, 0)
+        line.add(0, ticket)
+        line.take(ticket)
+
+    assert len(line.ledger) == CLIENTS
+    assert line.ledger.level_s(0, "first", 5) == 0
