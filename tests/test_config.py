@@ -312,11 +312,17 @@ def test_a_load_that_may_work(backend, options):
     parse(f"devices: {{g: {{}}}}\nbackends: {{a: {backend}}}\nmodels: {{m: {{load: {{{options}}}}}}}", {})
 
 
-def test_a_parameter_in_two_spellings():
+@pytest.mark.parametrize("second", ["maxTokens", "max_completion_tokens", "maxOutputTokens"])
+def test_a_parameter_in_two_spellings(second):
     """One parameter in two spellings is an error: nobody could tell which one is meant."""
-    assert problems_of(A + "defaults: {max_tokens: 5, maxTokens: 6}") == [
-        "defaults.maxTokens: no such key, or a second spelling of one"
+    assert problems_of(f"{A}defaults: {{max_tokens: 5, {second}: 6}}") == [
+        f"defaults.{second}: no such key, or a second spelling of one"
     ]
+
+
+def test_no_spelling_of_a_parameter():
+    """A key that means no parameter in any spelling is only unknown."""
+    assert problems_of(A + "defaults: {max_tokens: 5, MaxTokens: 6}") == ["defaults.MaxTokens: no such key"]
 
 
 @pytest.mark.parametrize("gpu", ["1.5", "-0.1", "true", "all", "[0.5]", ".nan", "9" * 99, "1.e+400"])

@@ -15,6 +15,7 @@ from dmap.config.access import Key
 from dmap.config.schema import Config
 from dmap.kinds import KINDS
 from dmap.sections import Section
+from dmap.sections.models import FURTHER
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _MOST_CHARACTERS = 2**20
@@ -192,7 +193,7 @@ def _said(error: ErrorDetails) -> str:
     where = [step for at, step in enumerate(loc) if at != 2 or loc[0] != "backends" or step not in KINDS]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
     if error["type"] == "extra_forbidden":
-        return f"{path}: no such key" + ("" if str(where[-1]).islower() else ", or a second spelling of one")
+        return f"{path}: no such key" + (", or a second spelling of one" if where[-1] in FURTHER else "")
     if error["type"] == "union_tag_invalid":
         return f"{path}.kind: {error['ctx']['tag']!r} is not built; there are: {', '.join(KINDS)}"
     if error["type"] == "union_tag_not_found":

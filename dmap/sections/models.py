@@ -106,6 +106,11 @@ class Load(Spelled):
     identifier: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]{0,127}$")] | None = None
 
 
+_NAMES = Defaults.model_fields.keys() | Load.model_fields.keys()
+FURTHER = frozenset(word for name in _NAMES for word in _spellings(name).choices) - _NAMES
+"""All spellings of parameters and options of a load but our own."""
+
+
 class ModelSection(Section):
     """
     What is particular about one model.
