@@ -397,7 +397,11 @@ class TestOrders:
         ]
 
     @pytest.mark.parametrize(
-        "body", [b"", b"[]", b"{", b"\xff", b"[" * 9000, b'{"modelKey": 5}', b'{"a":' + b"9" * 70_000 + b"}"]
+        "body",
+        [
+            *(b"", b"[]", b"{", b"\xff", b"[" * 9000, b'{"modelKey": 5}', b'{"a":' + b"9" * 70_000 + b"}"),
+            '{"modelKey": "m"}'.encode("utf-16"),
+        ],
     )
     async def test_rubbish(self, plain: Client, body: bytes) -> None:
         """What is no order is refused in OpenAI's shape."""

@@ -65,7 +65,7 @@ async def read_order(proxy: Proxy, visit: Visit, kind: type[T]) -> T:
         raise BodyTooLarge(f"an order is at most {MAX_ORDER_BYTES} bytes")
     try:
         # Python's own decoder can tell that a key is there twice.
-        return kind.model_validate(json.loads(body or b"{}", object_pairs_hook=_once))
+        return kind.model_validate(json.loads(body.decode() or "{}", object_pairs_hook=_once))
     except ValidationError as exc:
         raise Invalid([_problem(error) for error in exc.errors()]) from exc
     except (ValueError, RecursionError) as exc:
