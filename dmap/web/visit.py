@@ -171,5 +171,6 @@ class Visits:
 
 
 def _has_left(transport: asyncio.Transport) -> bool:
+    """Ask the kernel.  TLS has no socket any more in the turn before its connection is said to be lost."""
     sock = transport.get_extra_info("socket")
-    return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED)
+    return sock is None or sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED
