@@ -41,6 +41,28 @@ def listing(catalog: Catalog, residents: Sequence[ModelKey] = ()) -> list[dict[s
     return [as_openai(shown) for shown in catalog.shown(ANYONE, residents)]
 
 
+class Stumbling(list):
+    """A list that cannot be read the first time."""
+
+    stumbles = 1
+
+    def __iter__(self):
+        self.stumbles, stumble = 0, self.stumbles
+        return iter([1 // (1 - stumble), *super().__iter__()][1:])
+
+
+def test_a_report_that_failed_is_taken_the_next_time():
+    """A bug while a report is taken leaves the catalog as it was, and the same report mends it."""
+    made, report = catalog(TWO, b=["n"]), Stumbling([_info("m")])
+
+    with pytest.raises(ZeroDivisionError):
+        made.update("a", report)
+
+    assert ids(made) == ["n"]
+    made.update("a", report)
+    assert ids(made) == ["m", "n"]
+
+
 @pytest.mark.parametrize(
     ("name", "key"),
     [

@@ -1,6 +1,6 @@
 """From what is known to an answer: resolve, list, refuse."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from dmap.access import Client
@@ -30,22 +30,18 @@ class Catalog:
     """
 
     def __init__(self, config: Config) -> None:
-        self._reports: dict[str, Sequence[ModelInfo]] = {}
         self._silence = {name: f"the backend {name!r} has not answered" for name in config.backends}
-        self._saved = NOTHING_SAVED
-        self.configure(config)
+        self._sort(config, {}, NOTHING_SAVED)
 
     def configure(self, config: Config) -> None:
         """Go by another *config* of the same backends."""
-        self._config = config
-        self._sort()
+        self._sort(config, self._reports, self._saved)
 
     def update(self, backend: str, models: Sequence[ModelInfo]) -> None:
         """Take what *backend* says it has."""
-        self._silence.pop(backend, None)
         if models != self._reports.get(backend):
-            self._reports[backend] = models
-            self._sort()
+            self._sort(self._config, {**self._reports, backend: models}, self._saved)
+        self._silence.pop(backend, None)
 
     def silent(self, backend: str, reason: str) -> None:
         """Take note why *backend* does not answer; what it last said stays."""
@@ -54,8 +50,7 @@ class Catalog:
 
     def choose(self, saved: Saved) -> None:
         """Take what was set over the admin API, in place of what was before."""
-        self._saved = saved
-        self._sort()
+        self._sort(self._config, self._reports, saved)
 
     @property
     def active(self) -> str | None:
@@ -141,10 +136,12 @@ class Catalog:
     def _active(self) -> Entry | None:
         return self._names.find(self._saved.active) if self._saved.active is not None else None
 
-    def _sort(self) -> None:
-        known = known_models(self._config, self._reports)
-        self._names = NameIndex(entry for entry in known if self._may_list(entry.name))
-        self._routes = routes_of(self._config, self._names, self._saved.models)
+    def _sort(self, config: Config, reports: Mapping[str, Sequence[ModelInfo]], saved: Saved) -> None:
+        """Go by these three from now on.  A bug on the way changes nothing, so the next report mends it."""
+        known = known_models(config, reports)
+        names = NameIndex(entry for entry in known if _may_list(config, entry.name))
+        self._routes = routes_of(config, names, saved.models)
+        self._names, self._config, self._reports, self._saved = names, config, reports, saved
 
     def _advice(self, client: Client) -> str:
         """Tell a *client* that names no model, while none is active, what can be done about it."""
@@ -159,7 +156,9 @@ class Catalog:
     def _may_have(self, backend: str, name: str) -> bool:
         """Tell whether a backend that has not answered may have a model of this name, alias or address."""
         aliased = (model for model, settings in self._config.models.items() if name in settings.aliases)
-        return any(map(self._may_list, (name, name.removeprefix(f"{backend}/"), *aliased)))
+        names = (name, name.removeprefix(f"{backend}/"), *aliased)
+        return any(_may_list(self._config, each) for each in names)
 
-    def _may_list(self, name: str) -> bool:
-        return any(fnmatchcase(name, glob) for glob in self._config.allow_models)
+
+def _may_list(config: Config, name: str) -> bool:
+    return any(fnmatchcase(name, glob) for glob in config.allow_models)
