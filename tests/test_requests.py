@@ -1,11 +1,13 @@
 """What comes in: requests that are late, broken, too large, too many, misspelt or meant for somebody else."""
 
 import asyncio
+import gc
 import json
 
 import pytest
 
-from tests.fakes import DONE, END, SSE, answer, chat, chunk, delta, holding, post, served, told, zipped
+from dmap.web.asked import Asked
+from tests.fakes import DONE, END, SSE, answer, chat, chunk, delta, holding, post, served, soon, told, zipped
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -333,6 +335,23 @@ class TestTooMuch:
         client = await sent(proxy, post(chat()))
 
         assert told(await client.all())["error"]["code"] == "wait_expired"
+
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_and_leaves_no_body(self, serve, backend, stream):
+        """What was refused is out of memory at once, and not when the collector comes by."""
+        proxy = await serve(server="{heartbeat_s: 0.05}", backend_options="parallel: 1, wait_s: 1")
+        await sent(proxy, post(chat()))
+        await holding(proxy, 1)
+        gc.disable()
+        try:
+            client = await sent(proxy, post(chat(stream=stream)))
+            await client.reader.readuntil(b"wait_expired")
+            await holding(proxy, 1)
+            await soon(lambda: len([1 for _ in proxy.proxy.visits.open()]) == 1, 1)
+
+            assert len([each for each in gc.get_objects() if isinstance(each, Asked)]) == 1
+        finally:
+            gc.enable()
 
 
 class TestPipeline:

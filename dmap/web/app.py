@@ -69,6 +69,7 @@ async def _respond(proxy: Proxy, visit: Visit) -> web.StreamResponse:
             _begin(proxy, visit)
         return await handler(proxy, visit)
     except DmapError as error:
+        error.__traceback__ = None  # a future may keep the error, and the frames would keep the body
         return _refusal(record, error)
     except (asyncio.CancelledError, ConnectionError):
         raise

@@ -36,6 +36,7 @@ async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
         if asked.sample is not None:
             proxy.context.learn(route, path, asked.sample, visit.record.tokens_in)
     except DmapError as error:
+        error.__traceback__ = None  # as in `app`: the lease keeps it
         if isinstance(error, BackendDown) and route.device is None:  # a device is its gate's business
             proxy.inventory.report(route.key.backend, error)
         await reply.fail(error)
