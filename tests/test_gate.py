@@ -243,6 +243,22 @@ class TestCancellation:
         assert studio.loading.calls == ["a"]
         assert gate.snapshot().residents == ()
 
+    async def test_between_two_unloads(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A switch whose only waiter leaves during the first of two unloads leaves the other model."""
+        gate.configure(Device(cooldown_s=0, max_models=2, memory=10))
+        await gate.load(replace(A, needs=Needs(size_bytes=1)), "me")
+        await gate.load(replace(B, needs=Needs(size_bytes=1)), "me")
+        studio.unloading.hold()
+        task = ask(gate, C)
+        await studio.unloading.started.wait()
+
+        await cancelled(task)
+        studio.unloading.release.set()
+
+        await idle(gate)
+        assert studio.unloading.calls == ["a"]
+        assert studio.residents == {"b"}
+
     async def test_during_cool_down(self, studio: FakeSwitcher) -> None:
         """A switch whose only waiter leaves during the cool-down does not load."""
         gate = Gate("gpu0", Device(cooldown_s=0.3), {"studio": studio})
@@ -415,7 +431,7 @@ class TestComingBack:
         loop.call_later(0.05, studio.looking.release.set)
         await lease.granted
 
-        assert lease.queue_s > 0.08  # timers may come early
+        assert 0.08 < lease.queue_s < 30  # timers may come early
         lease.release()
 
     async def test_to_a_gate_that_closed_is_refused(self, studio: FakeSwitcher) -> None:
@@ -467,6 +483,15 @@ class TestRefusals:
         studio.loading.error = MemoryError()
 
         with pytest.raises(LoadFailed, match="could not load studio/a on 'gpu0': MemoryError"):
+            await ask(gate, A)
+
+    async def test_a_socket_that_fails_is_a_backend_that_is_down(
+        self, gate: Gate, studio: FakeSwitcher
+    ) -> None:
+        """Where nobody listens there is no fault of the model: the client may try again."""
+        studio.loading.error = ConnectionRefusedError("nobody listens")
+
+        with pytest.raises(BackendDown, match="nobody listens"):
             await ask(gate, A)
 
     async def test_a_nearer_deadline_is_kept(self, gate: Gate) -> None:
@@ -859,6 +884,18 @@ class TestClose:
             await task
         assert studio.under_way == 0
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    async def test_ends_the_looks(self, studio: FakeSwitcher) -> None:
+        """What a backend tells after the end has nobody look any more."""
+        gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
+        await gate.start()
+        await gate.close()
+        looks = len(studio.looking.calls)
+
+        studio.changed()
+
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert len(studio.looking.calls) == looks
 
 
 class TestPassing:

@@ -408,16 +408,18 @@ class TestDrain:
 
 
 async def test_an_idle_copy_with_other_options_is_left_until_it_is_asked_for(
-    gate: Gate, studio: FakeSwitcher
+    gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
 ) -> None:
-    """It counts as gone, for it has to be loaded anew, but nobody unloads it for that."""
+    """It counts as gone, for it has to be loaded anew, but nobody unloads it, and it has not vanished."""
     await gate.load(A, "me")
     studio.poor = {"a"}
+    told.clear()
 
     await gate.recheck()
 
     assert gate.residents == frozenset()
     assert studio.unloading.calls == []
+    assert told == []
 
 
 async def test_a_model_that_nobody_uses_is_unloaded(gate: Gate, studio: FakeSwitcher) -> None:
@@ -812,6 +814,50 @@ class TestEvents:
             ("model.appeared", {"device": "gpu0", "model": "studio/x"}),
             ("model.vanished", {"device": "gpu0", "model": "studio/a"}),
         ]
+
+    async def test_not_of_what_a_look_saw_that_a_switch_overtook(
+        self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """A model that dmap loads while somebody looks has not come by other hands."""
+        studio.looking.hold()
+        studio.changed()
+        await studio.looking.started.wait()
+        look, studio.looking.release = studio.looking.release, asyncio.Event()
+        studio.looking.release.set()
+        studio.loading.hold()
+        task = ask(gate, A)
+        await studio.loading.started.wait()
+
+        studio.residents = {"a"}
+        look.set()
+        await until(lambda: len(asyncio.all_tasks()) == 3)
+        studio.loading.release.set()
+        (await task).release()
+        await gate.recheck()
+
+        assert [name for name, _ in told] == ["switch.started", "switch.drained", "switch.loaded"]
+
+    async def test_not_of_what_a_look_saw_before_a_switch(
+        self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """A model that was loaded since somebody looked has not vanished."""
+        studio.looking.hold()
+        studio.changed()
+        await studio.looking.started.wait()
+        look, studio.looking.release = studio.looking.release, asyncio.Event()
+        studio.looking.release.set()
+        await gate.load(A, "me")
+
+        studio.looking.hold()
+        studio.residents = set()
+        look.set()
+        await studio.looking.started.wait()
+        studio.residents = {"a"}
+        studio.looking.release.set()
+        await gate.recheck()
+
+        assert [name for name, _ in told] == ["switch.started", "switch.drained", "switch.loaded"]
+        assert gate.residents == {A.key}
 
     async def test_not_of_what_was_there_before(self, studio: FakeSwitcher) -> None:
         """What is resident when dmap starts has not appeared."""
