@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from dmap.backends import Target
-from dmap.errors import BackendBroke, Internal, ShuttingDown
+from dmap.errors import BackendBroke, BackendSlow, Internal, ShuttingDown
 from dmap.relay import Pool
 from dmap.relay.connection import STALE_S
 from dmap.relay.exchange import HOLD_BYTES, Bounds, Stale
@@ -14,7 +14,7 @@ from tests.fakes import DONE, END, SSE, answer, chunk, delta, soon
 
 pytestmark = pytest.mark.timeout(60)
 
-BOUNDS = Bounds(first_byte_s=30, idle_s=30, lease_s=60)
+BOUNDS = Bounds(first_byte_s=30, idle_s=30, lease_s=120)
 
 
 @pytest.fixture
@@ -196,6 +196,21 @@ class TestAnswer:
         await exchange.first
 
         assert "Content-Encoding" not in exchange.headers
+
+    async def test_silence_counts_from_the_last_piece(self, ask):
+        """Time for which the first byte was waited for is no silence after it."""
+        exchange, server = await ask()
+        await server.write(SSE, chunk(b"x"))
+        await exchange.first
+        after = exchange.sent_at + BOUNDS.first_byte_s + BOUNDS.idle_s / 2
+
+        exchange.look(after)
+        exchange.look(after + BOUNDS.idle_s - 1)
+        before = exchange.broken
+        exchange.look(after + BOUNDS.idle_s)
+
+        assert before is None
+        assert isinstance(exchange.broken, BackendSlow)
 
     async def test_what_is_held(self, ask):
         """Nobody takes the body yet: no more of it is read than is held, give or take one read."""

@@ -399,6 +399,18 @@ class TestHeartbeats:
         assert beats == chunk(BEAT) * 2
         assert rest.endswith(chunk(LF) + END)
 
+    async def test_no_more_comments_than_that(self, serve, backend):
+        """Between any two comments `heartbeat_s` goes by."""
+        proxy, loop = await serve(server="{heartbeat_s: 0.05}"), asyncio.get_running_loop()
+        client = await ask(proxy, post(chat()))
+        exchange = await backend.next()
+        began = loop.time()
+
+        await client.until(chunk(BEAT) * 6)
+
+        assert loop.time() - began > 0.2
+        await exchange.end(SSE, chunk(LF), END)
+
     async def test_none_after_the_first_byte_of_a_body(self, serve, backend):
         """Once the backend has sent a byte, its silence is its own."""
         proxy = await serve(server="{heartbeat_s: 0.05}")

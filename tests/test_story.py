@@ -121,9 +121,10 @@ async def test_an_answer_of_another_model(
     assert ('dmap_mismatches_total{model="m"} 1.0' in text) is bool(mismatches)
 
 
-async def test_an_error_in_anthropics_dialect(proxy: Any, backend: FakeBackend) -> None:
+@pytest.mark.parametrize("status", [400, 422])
+async def test_an_error_in_anthropics_dialect(proxy: Any, backend: FakeBackend, status: int) -> None:
     """An error that a backend told in OpenAI's shape gets the member by which Anthropic's clients know it."""
-    backend.script = lambda e: e.end(answer(b'{"error": {"message": "no"}}', status="422 Unprocessable"))
+    backend.script = lambda e: e.end(answer(b'{"error": {"message": "no"}}', status=f"{status} No"))
     asked = {"model": "m", "max_tokens": 1, "messages": []}
 
     async with (
@@ -131,7 +132,7 @@ async def test_an_error_in_anthropics_dialect(proxy: Any, backend: FakeBackend) 
         session.post("/v1/messages", json=asked) as answered,
     ):
         assert await answered.json() == {"type": "error", "error": {"message": "no"}}
-        assert answered.status == 422
+        assert answered.status == status
 
 
 async def test_an_error_that_the_backend_told(proxy: Any, backend: FakeBackend) -> None:
