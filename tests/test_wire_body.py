@@ -231,6 +231,8 @@ SPELT = {
     "tool, case": '{"tools": [{"type": "mcp", "Server_URL": "http://h"}]}',
     "tool, double": '{"tools": [{"type": "mcp", "type": "function"}]}',
     "tool, not the first": '{"tools": [{"type": "function"}, {"serverUrl": "http://h"}]}',
+    "nobody's, in two cases": '{"foo_bar": 1, "model": "m", "Foo_Bar": 2}',
+    "nobody's, in a part": '{"messages": [{"content": [{"type": "text", "foo": 1, "FOO": 2}]}]}',
     "deep": '{"messages": ' + '[{"content": ' * 9 + '"a"' + "}]" * 9 + "}",
 }
 
@@ -426,9 +428,10 @@ def test_a_long_name_is_refused(body):
         peek((body % ("m" * 2**20)).encode())
 
 
-def test_a_tool_on_another_host_needs_a_permit():
+@pytest.mark.parametrize("where", [{"server_url": URL}, {"connector_id": "connector_dropbox"}])
+def test_a_tool_on_another_host_needs_a_permit(where):
     """A remote tool in `tools` reaches out of the box as LM Studio's `integrations` do."""
-    assert asks_for({"tools": [{"type": "mcp", "server_url": URL}]}) == ["integrations"]
+    assert asks_for({"tools": [{"type": "mcp", **where}]}) == ["integrations"]
 
 
 # For any body

@@ -299,6 +299,14 @@ def test_own_words_take_what_the_file_takes(word, value):
     assert _takes_in_a_request(word, value) is _takes_in_the_file(word, value)
 
 
+@pytest.mark.parametrize(
+    ("word", "value"), [("temperature", 9), ("max_tokens", "x"), ("top_p", None), ("nobodys", -1)]
+)
+def test_the_words_of_others_are_for_servers_to_judge(word, value):
+    """What is spelled as in OpenAI's API, or unknown, goes on with whatever value it has."""
+    assert understood(word, value) == value
+
+
 def _takes_in_a_request(word: str, value: Any) -> bool:
     try:
         understood(word, peek(of(**{word: value})).fields[word])

@@ -64,6 +64,18 @@ def test_an_error_that_says_200(body, status, code, message):
     assert (failure.status, failure.code, failure.message) == (status, code, message)
 
 
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_a_prompt_that_is_too_long_is_the_clients_fault(status):
+    """However a server tells it, the error is the one by which OpenAI's clients know it."""
+    failure = judged(status, {"error": {"message": "m", "type": "exceed_context_size"}})
+
+    assert (failure.status, failure.type, failure.code) == (
+        400,
+        "invalid_request_error",
+        "context_length_exceeded",
+    )
+
+
 @pytest.mark.parametrize(
     ("status", "body", "kind", "message"),
     [
