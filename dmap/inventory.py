@@ -100,11 +100,11 @@ class Inventory:
 
     def _take(self, name: str, found: Sequence[ModelInfo] | BackendDown) -> None:
         """Take what *name* has, or why it does not answer."""
-        self._answered_at[name] = asyncio.get_running_loop().time()
         if isinstance(found, BackendDown):
             self._catalog.silent(name, found.message)
             self.report(name, found)
-            return
-        self._catalog.update(name, found)
-        if self._down.pop(name, None) is not None:
-            _log.warning(logfmt("backend_up", {"backend": name}))
+        else:
+            self._catalog.update(name, found)
+            if self._down.pop(name, None) is not None:
+                _log.warning(logfmt("backend_up", {"backend": name}))
+        self._answered_at[name] = asyncio.get_running_loop().time()

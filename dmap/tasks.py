@@ -9,6 +9,7 @@ that heeds it; without a daemon, asyncio's own handler just logs it.
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -61,9 +62,8 @@ def errand(
 
     Every error reaches the owner.  One that is not *expected* is logged too, for the owner may have left.
     """
-    task = asyncio.get_running_loop().create_task(_run_once(work, name, expected), name=name)
-    # Seen: `_run_once` has logged the error, and the owner need not come back for it.
-    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    task.add_done_callback(functools.partial(_look_back, expected))
     return task
 
 
@@ -116,15 +116,11 @@ async def _run(work: Callable[[], Coroutine[Any, Any, None]], name: str, vital: 
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-async def _run_once(
-    work: Coroutine[Any, Any, _Result], name: str, expected: tuple[type[Exception], ...]
-) -> _Result:
-    try:
-        return await work
-    except Exception as exc:
-        if not isinstance(exc, expected):
-            report(f"task {name!r}", exc)
-        raise
+def _look_back(expected: tuple[type[Exception], ...], task: asyncio.Task[Any]) -> None:
+    """Log the bug that ended *task*, if one did; its owner need not come back for it."""
+    exc = None if task.cancelled() else task.exception()
+    if isinstance(exc, Exception) and not isinstance(exc, expected):
+        report(f"task {task.get_name()!r}", exc)
 
 
 def _is_cancelled(exc: BaseException) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
 import pytest
 
@@ -30,6 +30,7 @@ class FakeBackend:
         self.has = has
         self.asked = 0
         self.bug: Exception | None = None
+        self.form: Callable[[Iterable[ModelInfo]], Sequence[ModelInfo]] = list
         self.release = asyncio.Event()
         self.release.set()
         self.answered = asyncio.Event()
@@ -43,7 +44,7 @@ class FakeBackend:
             raise bug
         if self.has is None:
             raise BackendDown(f"no answer from {self.name}")
-        return [ModelInfo(model, resident=True) for model in self.has]
+        return self.form(ModelInfo(model, resident=True) for model in self.has)
 
     def target(self, model: str, path: str) -> Target:
         raise AssertionError("nothing is sent")
@@ -178,6 +179,19 @@ async def test_a_bug_ends_no_watch(house, caplog, at_first, later):
     (found,) = [record for record in caplog.records if record.exc_info]
     assert found.getMessage().startswith("bug what=\"task '") and "KeyError" in found.getMessage()
     assert house.models == ["m", "n"]
+
+
+async def test_a_bug_in_taking_an_answer_is_no_answer(house, caplog):
+    """A backend whose answer could not be taken is asked again at the next beat, not half a minute later."""
+    house.a.form = bool
+    await house.inventory.start()
+    house.a.form = list
+    house.a.answered.clear()
+
+    async with asyncio.timeout(20):
+        await house.a.answered.wait()
+        await until(lambda: house.models == ["m", "n"])
+    assert [record.exc_info[0] for record in caplog.records] == [TypeError]
 
 
 def _is_up(inventory: Inventory) -> bool:
