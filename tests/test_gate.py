@@ -299,6 +299,19 @@ class TestCancellation:
 
         (await third).release()
 
+    async def test_just_before_the_grant(self, gate: Gate) -> None:
+        """A waiter that was cancelled, and has not left yet when its turn comes, hands the grant on."""
+        one = Route(A.key, device="gpu0", needs=Needs(parallel=1))
+        first = await gate.lease(one, "me").__aenter__()
+        second, third = ask(gate, one), ask(gate, one)
+        await until(lambda: gate.snapshot().waiting == 2)
+
+        second.cancel()
+        first.release()
+
+        (await third).release()
+        assert second.cancelled()
+
 
 class TestWaitingByHand:
     async def test_tells_place_and_estimate(self, gate: Gate, studio: FakeSwitcher) -> None:
@@ -1052,6 +1065,23 @@ async def test_a_resume_does_not_precede_the_first_look(studio: FakeSwitcher):
     (await waiting).release()
 
     assert (before, studio.unloading.calls, studio.loading.calls) == ([], ["a"], ["b"])
+    await gate.close()
+
+
+async def test_a_resume_before_the_first_look_loads_nothing_twice(studio: FakeSwitcher):
+    """Who resumes a device before dmap has looked at it has nothing loaded that was there all along."""
+    studio.residents = {"a"}
+    studio.looking.hold()
+    gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
+    await gate.start()
+    waiting = ask(gate, A)
+    await until(lambda: gate.snapshot().waiting == 1)
+
+    gate.resume()
+    studio.looking.release.set()
+    (await waiting).release()
+
+    assert studio.loading.calls == []
     await gate.close()
 
 

@@ -97,15 +97,18 @@ class TestUnload:
         await gate.load(A, "me")
         studio.unloading.error = BackendDown("studio does not answer")
 
-        with pytest.raises(BackendDown, match="studio does not answer"):
+        with pytest.raises(BackendDown, match="studio does not answer") as told:
             await gate.unload(A.key)
+
+        assert told.value.retry_after_s == 5
 
     async def test_waits_no_longer_than_told(self, gate: Gate, studio: FakeSwitcher) -> None:
         """After its time the wish is taken back: the model takes newcomers again."""
         gate.configure(Device(cooldown_s=0, wait_s=0.01))
         async with gate.lease(A, "me"):
-            with pytest.raises(WaitExpired, match=r"studio/a on 'gpu0' still serves after 0\.01 s"):
+            with pytest.raises(WaitExpired, match=r"studio/a on 'gpu0' still serves after 0\.01 s") as told:
                 await gate.unload(A.key)
+            assert told.value.retry_after_s == 5
 
             async with gate.lease(A, "you"):
                 assert gate.snapshot().leases == 2
@@ -577,6 +580,15 @@ async def test_a_reload_changes_how_long_silence_is_borne(studio: FakeSwitcher) 
     await gate.close()
 
 
+async def test_a_reload_has_the_device_looked_at(gate: Gate, studio: FakeSwitcher) -> None:
+    """What counts as resident may be another matter under other settings."""
+    looks = len(studio.looking.calls)
+
+    gate.configure(Device(cooldown_s=0))
+
+    await until(lambda: len(studio.looking.calls) > looks)
+
+
 class TestWaiting:
     async def test_lists_who_waits(self, gate: Gate, studio: FakeSwitcher) -> None:
         """Each waiting lease is listed with its name, its client and its place, the next one first."""
@@ -755,6 +767,7 @@ class TestEvents:
             ("switch.started", "studio/b"),
             ("switch.cancelled", "studio/b"),
         ]
+        assert (told[1][1]["unload_s"], told[1][1]["load_s"]) == (0, 0)
         assert not caplog.messages
 
     async def test_of_a_drain_that_another_model_ends(
