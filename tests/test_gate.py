@@ -877,8 +877,9 @@ class TestClose:
 
         await gate.close()
 
-        with pytest.raises(ShuttingDown):
+        with pytest.raises(ShuttingDown, match="studio/b was not asked") as told:
             await task
+        assert told.value.retry_after_s == 5
         with pytest.raises(ShuttingDown):
             await ask(gate, A)
         lease.release()

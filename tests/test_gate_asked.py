@@ -173,8 +173,9 @@ class TestUnload:
 
         await gate.close()
 
-        with pytest.raises(ShuttingDown):
+        with pytest.raises(ShuttingDown, match="studio/a was not unloaded") as told:
             await unloading
+        assert told.value.retry_after_s == 5
         lease.release()
 
     async def test_given_up_is_no_reason_to_keep_an_outdated_copy(
