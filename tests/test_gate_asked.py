@@ -426,6 +426,17 @@ async def test_an_idle_copy_with_other_options_is_left_until_it_is_asked_for(
     assert told == []
 
 
+async def test_a_copy_on_a_silent_backend_is_not_called_outdated(gate: Gate, studio: FakeSwitcher) -> None:
+    """A model whose backend says nothing takes newcomers as before."""
+    async with gate.lease(A, "me"):
+        studio.poor = {"a"}
+        studio.looking.error = BackendDown("studio does not answer")
+
+        await gate.recheck()
+
+        assert not gate.snapshot().residents[0].leaving
+
+
 async def test_a_model_that_nobody_uses_is_unloaded(gate: Gate, studio: FakeSwitcher) -> None:
     """After `ttl_s` without a lease the gate's own timer has a model unloaded."""
     await gate.load(replace(A, needs=Needs(ttl_s=0.01)), "me")
