@@ -85,7 +85,7 @@ class Gate:
             switcher.in_use = functools.partial(self._in_use, name)
             switcher.start()
         self._live.say(self._arbiter.drain)
-        self._first_look = tasks.errand(self._open(), f"first look {self.name}")
+        self._first_look = tasks.spawn(self._open, f"first look {self.name}")
         await asyncio.wait((self._first_look,), timeout=START_S)
 
     # Requests
