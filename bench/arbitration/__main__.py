@@ -1,0 +1,129 @@
+"""
+Play workloads under policies, and print what became of them as a table.
+
+    python -m bench.arbitration                             # all workloads, fifo and dmap; long
+    python -m bench.arbitration open diurnal --seeds 3 --seconds 1200
+    python -m bench.arbitration loops --policies dmap --save now.json --beside before.json
+"""
+
+import argparse
+import json
+import multiprocessing
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from bench.arbitration.plain import Plain
+from bench.arbitration.workload import Workload, every
+from bench.arbitration.world import Policy, Result, World
+from dmap.arbiter import Arbiter, Limits
+
+POLICIES: dict[str, Callable[[Limits], Policy]] = {
+    "fifo": partial(Plain, rule="fifo"),
+    "drain": partial(Plain, rule="drain"),
+    "exh": partial(Plain, rule="exh"),
+    "dmap": Arbiter,
+}
+HEADS = ("mean", "p95", "longest", "served", "refused", "switches")
+Figures = dict[str, float]
+
+
+def main() -> None:
+    """Read the command line and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("words", nargs="*", help="words in the names of the workloads to play")
+    parser.add_argument("--policies", default="fifo,dmap")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--save", type=Path, help="keep the figures here")
+    parser.add_argument("--beside", type=Path, nargs="*", default=[], help="show figures that were kept")
+    parser.add_argument("--clients", action="store_true", help="show what each client of small crowds got")
+    options = parser.parse_args()
+    workloads = [_cut(each, options.seconds) for each in every(options.words)]
+    names = options.policies.split(",")
+    jobs = [
+        (each, name, seed) for each in workloads for name in names for seed in range(1, options.seeds + 1)
+    ]
+    with multiprocessing.Pool(2) as pool:
+        figures = pool.starmap(_play, jobs, chunksize=1)
+    rows: dict[str, dict[str, list[Figures]]] = {}
+    for (workload, name, _), found in zip(jobs, figures, strict=True):
+        if found:
+            rows.setdefault(workload.name, {}).setdefault(name, []).append(found)
+    if options.save:
+        options.save.write_text(json.dumps(rows))
+    for path in options.beside:
+        for workload, others in json.loads(path.read_text()).items():
+            if workload in rows:
+                rows[workload] |= {f"{path.stem}:{name}"[:12]: found for name, found in others.items()}
+    _print(rows)
+
+
+def _cut(workload: Workload, seconds: float | None) -> Workload:
+    return replace(workload, duration_s=min(seconds or workload.duration_s, workload.duration_s))
+
+
+def _play(workload: Workload, name: str, seed: int) -> Figures:
+    if name != "dmap" and workload.max_models > 1:
+        return {}
+    return figures_of(World(workload, POLICIES[name](workload.bounds()), seed).run())
+
+
+def figures_of(result: Result) -> Figures:
+    """Return what a row shows of a run."""
+    waits = sorted(answer.wait_s for answer in result.answers)
+    return {
+        "mean": fmean(waits) if waits else 0.0,
+        "p95": waits[int(0.95 * (len(waits) - 1))] if waits else 0.0,
+        "longest": max([*waits[-1:], *result.waiting_s.values()], default=0.0),
+        "served": len(waits),
+        "refused": result.refused,
+        "switches": result.switches,
+        **_by_group(result),
+    }
+
+
+def _by_group(result: Result) -> Figures:
+    groups: dict[str, Any] = {}
+    for answer in result.answers:
+        groups.setdefault(answer.client.split(".")[0], []).append(answer.wait_s)
+    if len(groups) < 2:
+        return {}
+    longest = result.waiting_s.items()
+    return {
+        f"{name}: {what}": figure
+        for name, waits in groups.items()
+        for what, figure in (
+            ("served", len(waits)),
+            ("longest", max(*waits, *(s for client, s in longest if client.split(".")[0] == name), 0.0)),
+        )
+    }
+
+
+def _print(rows: dict[str, dict[str, list[Figures]]]) -> None:
+    print(f"{'workload':<34}{'policy':<13}" + "".join(f"{head:>17}" for head in HEADS[:3]), end="")
+    print("".join(f"{head:>14}" for head in HEADS[3:]))
+    for workload, policies in rows.items():
+        base = policies.get("fifo")
+        for name, found in policies.items():
+            print(f"{workload:<34}{name:<13}" + _row(found, base if name != "fifo" else None))
+            workload = ""
+
+
+def _row(found: list[Figures], base: list[Figures] | None) -> str:
+    cells = []
+    for head in HEADS:
+        ours = fmean(each[head] for each in found)
+        theirs = fmean(each[head] for each in base) if base else 0.0
+        times = f"x{ours / theirs:.2f}" if theirs and head in HEADS[:4] else ""
+        cells.append(f"{ours:>10.1f} {times:<6}" if head in HEADS[:3] else f"{ours:>8.0f} {times:<5}")
+    worst = max(each["longest"] for each in found)
+    groups = {head: fmean(each[head] for each in found) for head in found[0] if ":" in head}
+    return "".join(cells) + f" worst {worst:.0f} " + " ".join(f"{head} {s:.0f}" for head, s in groups.items())
+
+
+if __name__ == "__main__":
+    main()
