@@ -123,11 +123,11 @@ def test_an_account_in_use_is_not_forgotten() -> None:
     """Of too many accounts those go that have no running lease, whoever is the longest gone."""
     ledger = Ledger()
     served = Ticket(0, "a", "served", 0)
-    ledger.joins(0, "served", ())
+    ledger.joins(0, "served")
     ledger.granted(0, served)
-    ledger.joins(0, "idle", ())
+    ledger.joins(0, "idle")
     for number in range(CLIENTS - 1):
-        ledger.joins(0, number, ())
+        ledger.joins(0, number)
 
     ledger.forget(range(CLIENTS))
 

@@ -114,6 +114,49 @@ class TestRounds:
         assert arbiter.switched(9, Outcome()) == [Grant("b1")]
 
 
+class TestLongWaits:
+    def test_who_had_nothing_for_a_patience_comes_first(self) -> None:
+        """After a long answer a client waits for its patience, not until each other has had as much."""
+        arbiter = serving(patience_s=10)
+        queue(arbiter, 0, "ann", *(f"a{number}" for number in range(30)))
+        queue(arbiter, 0, "bob", "b1", "b2")
+        arbiter.withdraw(1, "x0")
+        assert arbiter.withdraw(2, "a0") == [Grant("b1")]
+
+        last = [effect.ticket for effect in arbiter.withdraw(102, "b1")]
+
+        assert serve(arbiter, 102, last[0], 10) == [*(f"a{number}" for number in range(2, 11)), "b2"]
+
+    def test_newcomers_do_not_pass_for_ever(self) -> None:
+        """Nor does it help them that each of them is new, and has received nothing."""
+        arbiter = serving(patience_s=10)
+        queue(arbiter, 0, "ann", "a1", "a2")
+        queue(arbiter, 0, "new0", "n0")
+        arbiter.withdraw(1, "x0")
+        arbiter.withdraw(51, "a1")
+        granted = newcomers(arbiter, 51, "n0", 11)
+
+        assert granted[-3:] == ["n9", "a2", "n10"]
+
+    def test_many_tickets_do_not_make_a_long_wait(self) -> None:
+        """What counts is when the client was answered last, not how old its other tickets are."""
+        arbiter = serving(patience_s=10)
+        queue(arbiter, 0, "ann", *(f"a{number}" for number in range(30)))
+        last = serve(arbiter, 0, "x0", 20)[-1]
+        queue(arbiter, 20, "bob", "b1")
+
+        assert arbiter.withdraw(21, last) == [Grant("b1")]
+
+
+def newcomers(arbiter: Arbiter, now: float, first: str, count: int) -> list[str]:
+    """Answer one a second from *first* on, while a new client comes each second; return who was granted."""
+    granted = [first]
+    for number in range(1, count + 1):
+        queue(arbiter, now + number - 0.5, f"new{number}", f"n{number}")
+        granted += [effect.ticket for effect in arbiter.withdraw(now + number, granted[-1])]
+    return granted
+
+
 class TestPriority:
     def test_higher_goes_first(self) -> None:
         """The highest class is served first, whenever it came."""
@@ -186,9 +229,9 @@ class TestPriority:
 def test_the_accounts_are_bounded() -> None:
     """Of clients that ask nothing more the longest gone are forgotten; one who waits never is."""
     ledger = Ledger()
-    ledger.joins(0, "first", [])
+    ledger.joins(0, "first")
     for number in range(CLIENTS + 10):
-        ledger.joins(0, number, [])
+        ledger.joins(0, number)
 
     ledger.forget(["first"])
 

@@ -6,7 +6,8 @@ seconds of lease for tokens.  What a client gets while nobody waits for the mode
 anybody, so the counters live as long as somebody waits, and start anew with the next who does.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from dmap.arbiter.effects import ClientId, TicketId
@@ -15,18 +16,25 @@ from dmap.arbiter.state import Ticket
 LEAST_S = 0.001
 """The least that a grant counts for: without it, clients with answers in no time would never take turns."""
 CLIENTS = 4096
-"""Clients remembered per model; of those that ask nothing more the longest gone are forgotten first."""
+"""Clients remembered per model, or an eighth more; who asks nothing is forgotten, longest gone first."""
 
 
 @dataclass(slots=True)
 class Account:
-    """What one client has received: *settled_s* by leases now over, and since when others are *running*."""
+    """
+    What one client has received: *settled_s* by leases now over, and since when others are *running*.
+
+    The last one that is over *ended_at* that time.
+    """
 
     settled_s: float = 0.0
+    ended_at: float = -math.inf
     running: dict[TicketId, float] = field(default_factory=dict)
 
     def received_s(self, now: float, least_s: float = 0.0) -> float:
         """Return the seconds of lease up to *now*, with each running lease charged for *least_s* or more."""
+        if not self.running:
+            return self.settled_s
         return self.settled_s + sum(max(now - since, least_s) for since in self.running.values())
 
 
@@ -35,23 +43,36 @@ class Ledger:
     """
     The accounts of one model's clients.
 
-    A client that begins to wait is lifted to the least that any waiting one has received, so that nobody
-    saves up turns.  Hence a client that has received no more than that is granted before any other client
-    is granted twice.
+    A client that begins to wait is lifted to what the one that was granted last had received then, so that
+    nobody saves up turns.  Hence a client that has received no more than that is granted before any other
+    client is granted twice.
     """
 
     _accounts: dict[ClientId, Account] = field(default_factory=dict)
     _floor_s: float = 0.0
+    _room: int = CLIENTS
 
     def __len__(self) -> int:
         return len(self._accounts)
 
-    def joins(self, now: float, client: ClientId, waiting: Iterable[ClientId]) -> None:
-        """Hear that *client* begins to wait beside those *waiting*."""
-        levels = [self._accounts[other].received_s(now) for other in waiting]
-        self._floor_s = max(self._floor_s, min(levels, default=0.0))
+    def joins(self, now: float, client: ClientId) -> None:
+        """Hear that *client* begins to wait."""
         account = self._accounts.setdefault(client, Account())
         account.settled_s += max(0.0, self._floor_s - account.received_s(now))
+
+    def waits_since(self, ticket: Ticket) -> float:
+        """Tell since when the client has had nothing while *ticket* waited; never, if it has a lease."""
+        account = self._accounts[ticket.client]
+        return math.inf if account.running else max(ticket.since, account.ended_at)
+
+    def pass_turn(self, now: float, ticket: Ticket, patience_s: float) -> None:
+        """
+        Hear that *ticket* is next.
+
+        What its client has received is what newcomers begin with, unless its turn came for its long wait.
+        """
+        if now - self.waits_since(ticket) < patience_s:
+            self._floor_s = max(self._floor_s, self._accounts[ticket.client].received_s(now))
 
     def granted(self, now: float, ticket: Ticket) -> None:
         """Charge a lease."""
@@ -69,20 +90,21 @@ class Ledger:
         since = account.running.pop(ticket.id, None) if account is not None else None
         if account is not None and since is not None and served:
             account.settled_s += max(now - since, LEAST_S)
+            account.ended_at = now
 
     def level_s(self, now: float, client: ClientId, answer_s: float) -> float:
         """Return what a waiting *client* has received; a running lease counts for *answer_s* or more."""
         return self._accounts[client].received_s(now, max(answer_s, LEAST_S))
 
-    def forget(self, waiting: Iterable[ClientId]) -> None:
+    def forget(self, waiting: Container[ClientId]) -> None:
         """Keep the accounts within `CLIENTS`, but drop none of a client that is *waiting* or served."""
-        excess = len(self) - CLIENTS
-        if excess > 0:
-            present = set(waiting)
-            idle = (
-                client
-                for client, account in self._accounts.items()
-                if client not in present and not account.running
-            )
-            for client in list(idle)[:excess]:
-                del self._accounts[client]
+        if len(self) <= self._room:
+            return
+        idle = (
+            client
+            for client, account in self._accounts.items()
+            if client not in waiting and not account.running
+        )
+        for client in list(idle)[: len(self) - CLIENTS]:
+            del self._accounts[client]
+        self._room = len(self) + CLIENTS // 8  # not with each client that comes

@@ -1,6 +1,6 @@
 """The waiting tickets in order of arrival, at large and by model, and by client within a model."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from operator import itemgetter
 
@@ -17,21 +17,24 @@ class Line:
     """
     The tickets that wait for one model.  A line lives as long as it has one.
 
-    *queues* has the same tickets as *tickets*, by client and priority.  *weights* is the sum of what each
-    counts for, and *weighted_since* that of their arrivals.
+    *queues* has the same tickets as *tickets*, by client and priority, and *clients* how many each has.
+    *weights* is the sum of what each ticket counts for, and *weighted_since* that of their arrivals.
     """
 
     tickets: Queue = field(default_factory=dict)
     queues: dict[tuple[ClientId, int], Queue] = field(default_factory=dict)
+    clients: dict[ClientId, int] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     weights: float = 0.0
     weighted_since: float = 0.0
 
     def add(self, now: float, ticket: Ticket) -> None:
         """Put *ticket* into its client's queue."""
-        if not any(client == ticket.client for client, _ in self.queues):
-            self.ledger.joins(now, ticket.client, self.clients())
-            self.ledger.forget((ticket.client, *self.clients()))
+        waiting = self.clients.get(ticket.client, 0)
+        self.clients[ticket.client] = waiting + 1
+        if not waiting:
+            self.ledger.joins(now, ticket.client)
+            self.ledger.forget(self.clients)
         _put(self.tickets, ticket)
         _put(self.queues.setdefault((ticket.client, ticket.priority), {}), ticket)
         share = weight(ticket.priority)
@@ -41,6 +44,9 @@ class Line:
     def take(self, ticket: Ticket) -> None:
         """Take *ticket* out, wherever it stands."""
         del self.tickets[ticket.id]
+        self.clients[ticket.client] -= 1
+        if not self.clients[ticket.client]:
+            del self.clients[ticket.client]
         queue = self.queues[ticket.client, ticket.priority]
         del queue[ticket.id]
         if not queue:
@@ -58,14 +64,12 @@ class Line:
         """Return the summed age of the tickets, each weighed by priority."""
         return self.weights * now - self.weighted_since
 
-    def clients(self) -> Iterator[ClientId]:
-        """Iterate over the waiting clients; a client that waits with two priorities comes twice."""
-        return (client for client, _ in self.queues)
-
     def next(self, now: float, limits: Limits, answer_s: float) -> Ticket:
-        """Return whose turn it is: by standing, then by what the client has received, then by age."""
+        """Return whose turn it is, and let the turns go on from there."""
         heads = [next(iter(queue.values())) for queue in self.queues.values()]
-        return heads[0] if len(heads) == 1 else min(heads, key=self._turn(now, limits, answer_s))
+        chosen = heads[0] if len(heads) == 1 else min(heads, key=self._turn(now, limits, answer_s))
+        self.ledger.pass_turn(now, chosen, limits.patience_s)
+        return chosen
 
     def in_turn(self, now: float, limits: Limits, answer_s: float) -> list[Ticket]:
         """Lay out the turns to come, if each answer takes *answer_s* and nobody else comes."""
@@ -75,13 +79,22 @@ class Line:
         return [ticket for _, ticket in sorted(turns, key=itemgetter(0))]
 
     def _turn(self, now: float, limits: Limits, answer_s: float) -> "Callable[..., tuple[float, ...]]":
-        """Return what sorts a ticket, with so many *ahead* of it in its own queue."""
+        """
+        Return what sorts a ticket, with so many *ahead* of it in its own queue.
+
+        By standing; then those come first whose clients have had nothing for `patience_s`, by that time; then
+        by what the client has received, and by age.
+        """
         top = max(priority for _, priority in self.queues)
-        levels_s = {client: self.ledger.level_s(now, client, answer_s) for client in self.clients()}
+        ledger, patience_s = self.ledger, limits.patience_s
 
         def turn(ticket: Ticket, ahead: int = 0) -> tuple[float, ...]:
-            level_s = levels_s[ticket.client] + ahead * answer_s
-            return -standing(limits, now, ticket, top), level_s, ticket.since
+            class_ = top if ticket.priority == top else standing(limits, now, ticket, top)
+            waits_since = ledger.waits_since(ticket)
+            if now - waits_since >= patience_s and not ahead:
+                return -class_, 0, waits_since, ticket.since
+            level_s = ledger.level_s(now, ticket.client, answer_s) + ahead * answer_s
+            return -class_, 1, level_s, ticket.since
 
         return turn
 
