@@ -158,12 +158,13 @@ class TestPatience:
         assert arbiter.withdraw(70, "b") == [Grant("a2")]
 
     def test_counts_the_switches_ahead(self) -> None:
-        """With two models waiting, the first switch begins early enough for the second one's patience."""
-        arbiter = resident()
+        """With two models waiting, the second one's patience leaves time for a switch and an equal turn."""
+        arbiter = found("A")
+        arbiter.submit(1, "a", "A", "ann", CHAT)
         arbiter.submit(9, "b", "B", "bob", CHAT)
         arbiter.submit(9, "c", "C", "cid", CHAT)
 
-        assert arbiter.next_deadline() == 69 - 8
+        assert arbiter.next_deadline() == 9 + (60 - 10) / 2
 
 
 class TestResidency:
@@ -241,15 +242,15 @@ class TestLinger:
         assert arbiter.withdraw(10, "a") == [switch("B", "A")]
 
     def test_an_idle_model_waits_for_a_client_that_is_due(self) -> None:
-        """A client that came back 2 s after its answer is waited for one and a half times as long."""
+        """A client that came back 2 s after its answer is waited for, for as long as a switch takes."""
         arbiter = resident()
         arbiter.withdraw(10, "a")
         arbiter.submit(12, "a2", "A", "ann", CHAT)
         arbiter.submit(13, "b", "B", "bob", CHAT)
 
         assert arbiter.withdraw(14, "a2") == []
-        assert arbiter.next_deadline() == 17
-        assert arbiter.tick(17) == [switch("B", "A")]
+        assert arbiter.next_deadline() == 14 + 8
+        assert arbiter.tick(22) == [switch("B", "A")]
 
     def test_a_client_that_is_due_is_served_when_it_comes(self) -> None:
         """The client that an idle model was kept for holds its lease at once."""
@@ -281,7 +282,7 @@ class TestLinger:
         arbiter.submit(13, "b2", "B", "bea", CHAT)
 
         assert arbiter.withdraw(14, "a2") == []
-        assert arbiter.next_deadline() == 17
+        assert arbiter.next_deadline() == 22
 
     def test_a_slow_client_is_not_waited_for(self) -> None:
         """A client whose gap is longer than a load is not worth the wait."""
@@ -772,9 +773,9 @@ class TestSnapshot:
         arbiter = busy(asked_again=12)
         arbiter.submit(13, "b", "B", "bob", CHAT)
 
-        assert arbiter.places(13) == {"b": Place(1, 1 + 3 + 8)}
+        assert arbiter.places(13) == {"b": Place(1, 1 + 8 + 8)}
         assert arbiter.withdraw(14, "a2") == []
-        assert arbiter.tick(17) == [switch("B", "A")]
+        assert arbiter.tick(22) == [switch("B", "A")]
 
     def test_expects_clients_to_come_back_as_lately(self) -> None:
         """Where others had to wait for a busy model for long, the next one is told to expect the same."""
@@ -965,7 +966,7 @@ class TestComingBack:
         assert arbiter.came_back(5, 2) == [Refuse(2, Reason.CLOSED)]
 
     def test_that_was_refused_asks_nothing_more(self) -> None:
-        """A client that was refused when it came back is waited for later like any other."""
+        """A client that was refused when it came back is one user, who has left when it asks elsewhere."""
         arbiter = found("A")
         arbiter.submit(1, 1, "A", "ann", CHAT)
         arbiter.observed(2, arbiter.epoch, {})
@@ -977,10 +978,9 @@ class TestComingBack:
         arbiter.submit(10, 3, "A", "ann", CHAT)
         arbiter.withdraw(12, 3)
         arbiter.submit(14, 4, "A", "ann", CHAT)
-        arbiter.submit(15, 5, "B", "bob", CHAT)
-
         assert arbiter.withdraw(16, 4) == []
-        assert arbiter.next_deadline() == 16 + 3
+
+        assert arbiter.submit(17, 5, "B", "ann", CHAT) == [switch("B", "A")]
 
     def test_has_waited_long_enough(self) -> None:
         """`wait_s` counts from the first ask: who comes back after that is refused at once."""

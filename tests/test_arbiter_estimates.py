@@ -1,10 +1,7 @@
-"""What the arbiter learns: averages and the habits of clients."""
+"""What the arbiter learns: averages, and who is to be held back."""
 
-import math
-
-import pytest
-
-from dmap.arbiter.estimates import HABITS, Averages, BackOff, Habits, Strikes
+from dmap.arbiter.estimates import CLIENTS as STRUCK
+from dmap.arbiter.estimates import Averages, BackOff, Strikes
 from dmap.arbiter.fairness import CLIENTS, Ledger
 from dmap.arbiter.state import Ticket
 
@@ -18,66 +15,6 @@ def test_what_was_never_measured_is_like_the_one_in_the_middle() -> None:
     averages.learn("b", 3)
     averages.learn("c", 100)
     assert averages.of("x") == 3
-
-
-def test_a_long_pause_counts_as_the_longest_that_matters() -> None:
-    """A client that went home for the night is not taken for one that thinks for hours."""
-    habits = Habits()
-    habits.asked(0, "ann", "a", 8)
-    habits.ended("ann", "a")
-    habits.answered(1, "ann", "a")
-
-    habits.asked(50_000, "ann", "a", 8)
-
-    assert habits.linger_s("ann", "a", 100) == 12
-
-
-def habit(*gaps_s: float) -> Habits:
-    """Return the habit of a client, answered at 0, that asked again so long after each answer before."""
-    habits, now = Habits(), -sum(gaps_s)
-    for gap_s in gaps_s:
-        habits.asked(now, "ann", "a", 100)
-        habits.ended("ann", "a")
-        habits.answered(now, "ann", "a")
-        now += gap_s
-    habits.asked(0, "ann", "a", 100)
-    habits.ended("ann", "a")
-    habits.answered(0, "ann", "a")
-    return habits
-
-
-@pytest.mark.parametrize(
-    ("gaps_s", "longest_s", "until"),
-    [((), 10, 0), ((2,), 10, 3), ((10,), 10, 15), ((10.1,), 10, 0), ((0.01,), 10, 0.2), ((10, 20), 20, 19.5)],
-)
-def test_a_client_is_due_for_one_and_a_half_of_its_gaps(gaps_s, longest_s, until) -> None:
-    """Not if its gap is unknown or too long; and for a moment also if it asks without a pause."""
-    assert habit(*gaps_s).due_until("ann", "a", longest_s) == pytest.approx(until)
-
-
-def test_a_client_that_asks_is_not_due() -> None:
-    """Who has asked again is waited for no more."""
-    habits = habit(2)
-    habits.asked(2, "ann", "a", 100)
-
-    assert habits.due_until("ann", "a", 10) == -math.inf
-    assert habits.due_until("bob", "a", 10) == -math.inf
-
-
-def test_the_habits_are_bounded() -> None:
-    """Of too many habits the longest silent is forgotten, but none of a client that asks just now."""
-    habits = habit(2)
-    habits.asked(1, "open", "a", 100)
-    habits.asked(1, "ann", "a", 100)
-    habits.ended("ann", "a")
-    for number in range(HABITS - 2):
-        habits.asked(2, number, "a", 100)
-    before = habits.linger_s("ann", "a", 10)
-
-    habits.asked(3, "new", "a", 100)
-
-    assert (before > 0, habits.linger_s("ann", "a", 10)) == (True, 0)
-    assert habits.ended("open", "a")
 
 
 def test_each_switch_that_was_left_holds_for_twice_as_long() -> None:
@@ -101,7 +38,7 @@ def test_the_strikes_are_bounded() -> None:
     strikes.add(1, "second", 10)
     strikes.add(2, "first", 10)
 
-    for number in range(HABITS - 1):
+    for number in range(STRUCK - 1):
         strikes.add(3, number, 10)
 
     assert (strikes.held_until("first"), strikes.held_until("second")) == (12, 0)

@@ -242,13 +242,13 @@ def test_the_accounts_are_bounded() -> None:
 def test_the_longest_gone_is_forgotten_first() -> None:
     """A client counts as gone since it was granted its last lease."""
     ledger = Ledger()
-    ledger.joins(0, "first", [])
-    ledger.joins(0, "second", [])
+    ledger.joins(0, "first")
+    ledger.joins(0, "second")
     lease = Ticket(1, "a", "first", 0)
     ledger.granted(1, lease)
     ledger.ended(3, lease, served=True)
     for number in range(CLIENTS - 1):
-        ledger.joins(4, number, [])
+        ledger.joins(4, number)
 
     ledger.forget([])
 
@@ -267,5 +267,5 @@ def test_a_line_keeps_its_accounts_within_bounds() -> None:
         line.add(0, ticket)
         line.take(ticket)
 
-    assert len(line.ledger) == CLIENTS
+    assert CLIENTS <= len(line.ledger) <= 9 * CLIENTS // 8
     assert line.ledger.level_s(0, "first", 5) == 0

@@ -8,8 +8,10 @@ from dmap.arbiter.policy import (
     Demand,
     Turn,
     earned_until,
+    extra_s,
     fits,
     patience_ends,
+    patience_s,
     proportion,
     released_at,
     standing,
@@ -79,17 +81,42 @@ def test_each_patience_raises_a_ticket_by_a_class(priority: int, now: float, top
 
 
 def test_patience_ends_with_the_first_that_has_to_begin() -> None:
-    """A switch begins early enough for each turn, with the switches before it; their use does not count."""
+    """A switch begins early enough for each turn; what is left is shared with those who serve before it."""
     found = turns(Limits(residency=4), [demand("a", 0, 10), demand("b", 5, 7)])
 
-    assert patience_ends(Limits(patience_s=60), found) == 5 + 60 - 10
+    assert patience_ends(60, 0, resident(), 1, found) == (5 + 60 - 10) / 2
+    assert patience_ends(60, 0, resident(), 4, found) == (5 + 60 - 10) / 1.25
+    assert patience_ends(60, 0, resident(), 1, found[:1]) == 60
+    assert patience_ends(60, 100, resident(), 1, found) == (5 + 60 - 10) / 2 + 100
+
+
+def test_patience_follows_what_the_switches_cost() -> None:
+    """It is a few times that, up to `patience_s`."""
+    assert [patience_s(Limits(patience_s=60), costs_s) for costs_s in (2, 20)] == [7, 60]
+
+
+@pytest.mark.parametrize(
+    ("costs_s", "rho", "extra"),
+    [(2, 0, 0), (2, 0.5, 0), (2, 0.9, 30), (2, 0.99, 240), (2, 1, 240), (2, 1.5, 240), (20, 0.5, 40)],
+)
+def test_the_load_adds_what_a_few_cycles_take(costs_s: float, rho: float, extra: float) -> None:
+    """What is over the patience of a low load, so that both together are `wait_s` at the most."""
+    assert extra_s(Limits(wait_s=300), 60, costs_s, rho) == pytest.approx(extra)
+
+
+def test_a_class_below_rises_in_half_of_wait_s() -> None:
+    """However far below the highest class a ticket is, it is not refused before it had its chance."""
+    ticket = Ticket(1, "a", "ann", 0)
+
+    assert standing(Limits(patience_s=60, wait_s=300), 149, ticket, 10) == 9
+    assert standing(Limits(patience_s=60, wait_s=300), 150, ticket, 10) == 10
 
 
 def test_a_turn_comes_after_the_switches_and_the_use_of_those_before() -> None:
     """The oldest is first; each before a turn takes its switch, and `residency` times that in use."""
     found = turns(Limits(residency=4), [demand("b", 2, 7), demand("a", 1, 10), demand("c", 3, 1)])
 
-    assert found == [Turn(1, 10, 0, 0), Turn(2, 7, 10, 40), Turn(3, 1, 17, 68)]
+    assert found == [Turn(1, 1, 10, 0, 0), Turn(2, 1, 7, 10, 40), Turn(3, 1, 1, 17, 68)]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +127,7 @@ def test_a_residency_shrinks_for_a_deadline_but_not_below_the_floor(wait_s: floa
     """What a waiter can still be spared by is taken off, to a quarter; one beyond that changes nothing."""
     limits = Limits(residency=4, wait_s=wait_s)
 
-    assert earned_until(limits, resident(), 1, [Turn(0, 10, 0, 0)], 2) == pytest.approx(until)
+    assert earned_until(limits, resident(), 1, [Turn(0, 1, 10, 0, 0)], 2) == pytest.approx(until)
 
 
 @pytest.mark.parametrize(

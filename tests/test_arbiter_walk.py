@@ -12,8 +12,10 @@ import pytest
 
 from dmap.arbiter import Arbiter, Cause, Limits, Needs, Outcome, Switch
 from dmap.arbiter.device import Device
-from dmap.arbiter.estimates import Averages, BackOff, Habit, Habits, Strikes
+from dmap.arbiter.estimates import Averages, BackOff, Strikes
 from dmap.arbiter.fairness import Account, Ledger
+from dmap.arbiter.habits import Habit, Habits
+from dmap.arbiter.influx import Influx, Stream
 from dmap.arbiter.settlement import Settlement
 from dmap.arbiter.state import Holding, Plan, Resident, Ticket
 from dmap.arbiter.waiters import Line, Waiters
@@ -178,6 +180,8 @@ COPIED = (
     Plan,
     Resident,
     Habit,
+    Habits,
+    Stream,
     Device,
     Line,
     Account,
@@ -191,7 +195,7 @@ COPIED = (
 )
 FIELDS = {kind: operator.attrgetter(*kind.__slots__) for kind in COPIED}
 REDUCERS = dict.fromkeys(COPIED, fields_of)
-CLASSES = (*COPIED, Needs, Arbiter, Habits, Strikes, BackOff)
+CLASSES = (*COPIED, Needs, Arbiter, Influx, Strikes, BackOff)
 
 
 @pytest.fixture(autouse=True)

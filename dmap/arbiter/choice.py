@@ -1,5 +1,5 @@
 """
-Which switch comes next, or when to look again.  Reads the device, changes nothing.
+Which switch comes next, or when to look again.  Reads the device, decides nothing else.
 
 The arithmetic of a single choice is in `policy`; this is where it meets the state.
 """
@@ -10,7 +10,7 @@ from dmap.arbiter import policy
 from dmap.arbiter.device import Device
 from dmap.arbiter.effects import Cause, ModelId
 from dmap.arbiter.policy import Demand
-from dmap.arbiter.state import Plan, Resident
+from dmap.arbiter.state import Needs, Plan, Resident
 
 
 @dataclass(slots=True)
@@ -28,13 +28,15 @@ class Choice:
 
 def choose(now: float, device: Device) -> Choice:
     """Look at the waiting models in the order of their turn, and take the first that may come in."""
-    choice = Choice()
     demands = demands_of(now, device)
     released = releases(now, device, demands)
+    if _is_hopeless(now, device, demands, released):
+        return Choice(wake=min(released.values()))
+    choice = Choice()
     first: Demand | None = None
     its_victims: list[Resident] = []
-    for demand in policy.order(device.limits, now, demands):
-        leaving = _victims(now, device, demand, released)
+    for demand in policy.order(device.patience_s, now, demands):
+        leaving = _victims(now, device, demand.needs, released)
         if leaving is None:
             choice.never.append(demand.model)
             continue
@@ -45,9 +47,21 @@ def choose(now: float, device: Device) -> Choice:
             choice.plan = _plan(now, demand, leaving)
             break
         choice.wake = ready if choice.wake is None else min(choice.wake, ready)
-        if first is None and policy.is_overdue(device.limits, now, demand):
+        if first is None and policy.is_overdue(device.patience_s, now, demand):
             first, its_victims = demand, leaving
     return choice
+
+
+def _is_hopeless(now: float, device: Device, demands: list[Demand], released: dict[ModelId, float]) -> bool:
+    """Tell whether all *demands* need a place and nobody may go by now.  Most of the time it is so."""
+    residents = device.residents.values()
+    chat = [resident for resident in residents if not resident.needs.embedding]
+    return (
+        len(chat) >= device.limits.max_models > 0
+        and min(released.values(), default=now) > now
+        and not any(demand.needs.embedding for demand in demands)
+        and not any(device.is_fixed(resident) for resident in residents)
+    )
 
 
 def demands_of(now: float, device: Device) -> list[Demand]:
@@ -60,17 +74,17 @@ def releases(now: float, device: Device, demands: list[Demand]) -> dict[ModelId,
     if not demands:
         return {}
     turns = policy.turns(device.limits, demands)
-    patience = policy.patience_ends(device.limits, turns)
     foreign = sum(demand.count for demand in demands)
     released = {}
     for model, resident in device.residents.items():
         if model in device.wishes:
             released[model] = resident.used_at
             continue
-        due = _due(now, device, resident)
+        due = device.due(now, resident)
         own = resident.leases + device.waiters.count(model)
         share = policy.proportion(own + len(due), foreign / len(demands))
         drain_s = device.answers.of(model)
+        patience = policy.patience_ends(device.patience_s, device.extra_s, resident, own + len(due), turns)
         earned = policy.earned_until(device.limits, resident, share, turns, drain_s)
         released[model] = policy.released_at(
             resident, due, is_serving=own > 0, foreign=foreign, earned=earned, patience=patience
@@ -118,7 +132,7 @@ def _idle_instead(now: float, device: Device, plan: Plan) -> bool:
     if not _serving(device, plan):
         return False
     released = releases(now, device, demands_of(now, device))
-    leaving = _victims(now, device, _demand(now, device, plan.load), released) or []
+    leaving = _victims(now, device, device.needs_of(plan.load), released) or []
     return all(not resident.leases and released[resident.model] <= now for resident in leaving)
 
 
@@ -131,29 +145,22 @@ def _demand(now: float, device: Device, model: ModelId) -> Demand:
     return Demand(model, needs, line.oldest.since, len(line.tickets), line.weights, line.age(now), cost_s)
 
 
-def _due(now: float, device: Device, resident: Resident) -> list[float]:
-    longest_s = device.costs.of(resident.model)
-    found = (device.habits.due_until(client, resident.model, longest_s) for client in resident.expected)
-    return [until for until in found if until > now]
-
-
 def _victims(
-    now: float, device: Device, demand: Demand, released: dict[ModelId, float]
+    now: float, device: Device, needs: Needs, released: dict[ModelId, float]
 ) -> list[Resident] | None:
     def burden(resident: Resident) -> tuple[float, int, float]:
         return max(now, released[resident.model]), resident.leases, resident.used_at
 
-    return policy.victims(device.limits, device.residents.values(), demand.needs, burden, device.is_fixed)
+    return policy.victims(device.limits, device.residents.values(), needs, burden, device.is_fixed)
 
 
 def _ready(
     now: float, device: Device, demand: Demand, leaving: list[Resident], released: dict[ModelId, float]
 ) -> float:
-    if not leaving:
-        return now
-    ready = max(released[resident.model] for resident in leaving)
-    held_until = min(ticket.held_until for ticket in device.waiters.of(demand.model))
-    return ready if held_until <= now else max(ready, held_until)
+    ready = max((released[resident.model] for resident in leaving), default=now)
+    if ready > now or not leaving:
+        return ready
+    return max(ready, min(ticket.held_until for ticket in device.waiters.of(demand.model)))
 
 
 def _both(

@@ -30,10 +30,14 @@ model that was just loaded are the exception: they get their leases before anyon
 so does a client that an idle resident was kept for.  Nobody is ever interrupted: a long answer delays a
 switch, and the victim stays closed meanwhile.
 
-Three rules make switches rare and waits bounded.  *Patience*: a serving model keeps taking newcomers while
-the oldest waiter of another has waited less than `patience_s`.  *Residency*: a switch earns the new
-resident `residency` times what it cost in serving time, patience or not.  *Linger*: an idle resident is
-kept while its clients, by their habit, are about to ask again.  `policy` has the arithmetic.
+Four rules make switches rare and waits bounded (`policy`).  *Patience*: a serving model takes newcomers while
+those who wait for others have patience: a few times what a switch to each model in use costs, `patience_s` at
+the most.  It is shared by all who serve meanwhile, so equal crowds have equal turns.  *Load*: where the work
+that comes anyhow (`influx`) needs a longer cycle, a few of these are added, up to `wait_s`; shorter turns
+would mean more switches than there is time for.  *Residency*: a switch earns its model `residency` times its
+cost in serving time, patience or not.  *Linger*: an idle model is kept while its clients, by their habit, are
+about to ask again.  Within one model turns go by what each client has received, so asking for more brings
+nothing (`fairness`); but who had nothing for `patience_s` comes first.
 
 A waiter that has lost patience must not be overtaken for ever by others that are easier to please.  So
 while its model waits for its victims, another model may come in only if both could be resident together.
@@ -129,7 +133,7 @@ class Arbiter:
             if refusal is None:
                 self._device.waiters.add(now, returned)
             else:
-                self._device.habits.ended(returned.client, returned.model)
+                self._device.habits.ended(returned.client)
                 self._settlement.effects.append(refusal)
         return self._settlement.settle(now)
 
@@ -169,7 +173,7 @@ class Arbiter:
         """Hear that the switch under way has taken *model* out."""
         plan = self._under_way()
         if plan is not None:
-            self._device.lose(model)
+            self._device.lose(now, model)
             self._reconsider(now, plan)
         return self._settlement.settle(now)
 
@@ -199,7 +203,7 @@ class Arbiter:
         if epoch == self.epoch and self._under_way() is None:
             known = self._device.residents
             for gone in [model for model in known if model not in residents]:
-                self._device.lose(gone)
+                self._device.lose(now, gone)
             for model, needs in residents.items():
                 if model not in known:
                     self._device.settle_in(Resident(model, needs, now, 0, used_at=now))
@@ -209,7 +213,7 @@ class Arbiter:
 
     def configure(self, now: float, limits: Limits) -> list[Effect]:
         """Go on under other *limits*.  Residents stay; waiters beyond the new `wait_s` are refused."""
-        self._device.limits = limits
+        self._device.configure(limits)
         return self._settlement.settle(now)
 
     def recovered(self, now: float, model: ModelId) -> list[Effect]:

@@ -4,17 +4,17 @@ All that the arbiter knows of one device, and the bookkeeping that keeps it cons
 Nothing here decides: `core` edits it, `choice` and `outlook` read it.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dmap.arbiter import policy
 from dmap.arbiter.effects import Cause, ClientId, ModelId, TicketId
-from dmap.arbiter.estimates import ANSWER_GUESS_S, COST_GUESS_S, Averages, BackOff, Habits, Strikes
+from dmap.arbiter.estimates import ANSWER_GUESS_S, COST_GUESS_S, Averages, BackOff, Strikes
+from dmap.arbiter.habits import Habits
+from dmap.arbiter.influx import Influx
 from dmap.arbiter.state import Holding, Limits, Needs, Outcome, Plan, Resident, Ticket
 from dmap.arbiter.waiters import Waiters
-
-GAP_CAP = 4
-"""A pause of more than this many switch costs counts as this many when a client's gap is learned."""
 
 
 @dataclass(slots=True)
@@ -25,7 +25,8 @@ class Device:
     *alone* holds the models whose load failed beside others: True while they are to have the device to
     themselves, False once that did not help either.  *wishes* has the models that are to go when idle: for
     which causes, and since when; while the device is *emptied*, whatever comes in is to go.  *stays* are the
-    times for which residents kept others waiting.
+    times for which residents kept others waiting.  *patience_s* is how long those have patience who wait for
+    an absent model, and *extra_s* what the load adds; both were *reckoned_at* that time.
     """
 
     limits: Limits
@@ -37,6 +38,10 @@ class Device:
     costs: Averages = field(default_factory=lambda: Averages(COST_GUESS_S))
     answers: Averages = field(default_factory=lambda: Averages(ANSWER_GUESS_S))
     stays: Averages = field(default_factory=lambda: Averages(0.0))
+    influx: Influx = field(default_factory=Influx)
+    patience_s: float = 0.0
+    extra_s: float = 0.0
+    reckoned_at: float = -math.inf
     habits: Habits = field(default_factory=Habits)
     strikes: Strikes = field(default_factory=Strikes)
     back_off: BackOff = field(default_factory=BackOff)
@@ -47,6 +52,14 @@ class Device:
     resumed_at: float = 0.0
     closed: bool = False
     epoch: int = 0
+
+    def __post_init__(self) -> None:
+        """Begin with the patience of the limits, before anything is known."""
+        self.patience_s = self.limits.patience_s
+
+    def configure(self, limits: Limits) -> None:
+        """Go on under other *limits*, which hold from the next look on."""
+        self.limits, self.reckoned_at = limits, -math.inf
 
     def needs_of(self, model: ModelId) -> Needs:
         """Return what *model* takes, as far as is known by now."""
@@ -85,15 +98,17 @@ class Device:
 
     def asked(self, now: float, client: ClientId, model: ModelId) -> Resident | None:
         """
-        Note a request that may wait or be served, and expect *client* nowhere any more.
+        Note a request that may wait or be served.  A *client* that is one user is expected nowhere any more.
 
         Return the resident of *model* if it was kept idle for *client*.
         """
-        self.habits.asked(now, client, model, GAP_CAP * self.costs.of(model))
+        self.influx.asked(now, model, self.costs.of(model))
+        self.habits.asked(now, client, model, self.costs.of(model))
         resident = self.residents.get(model)
         kept = resident is not None and not resident.leases and client in resident.expected
-        for other in self.residents.values():
-            other.expected.discard(client)
+        if not self.habits.is_shared(client):
+            for other in self.residents.values():
+                other.expected.pop(client, None)
         return resident if kept else None
 
     def leave(self, ticket: TicketId) -> None:
@@ -105,7 +120,7 @@ class Device:
     def take_out(self, ticket: TicketId) -> Ticket:
         """Take a waiting ticket out."""
         gone = self.waiters.take(ticket)
-        self.habits.ended(gone.client, gone.model)
+        self.habits.ended(gone.client)
         return gone
 
     def grant(self, now: float, ticket: Ticket, resident: Resident) -> None:
@@ -127,10 +142,21 @@ class Device:
         resident.leases -= 1
         resident.used_at = now
         self.answers.learn(model, now - lease.since)
-        if self.habits.ended(client, model):
-            self.habits.answered(now, client, model)
-            resident.expected.add(client)
+        self.influx.answered(now, model, now - lease.since)
+        self.habits.ended(client)
+        if self.habits.answered(now, client, model, self.costs.of(model)):
+            resident.expected[client] = None
         return resident
+
+    def due(self, now: float, resident: Resident) -> list[float]:
+        """List until when those are due that may ask *resident* again; forget whom that is not true of."""
+        found: list[float] = []
+        for client in list(resident.expected):
+            due = list(self.habits.due(now, client, resident.model, self.costs.of(resident.model)))
+            found += due
+            if not due:
+                del resident.expected[client]
+        return found
 
     def take_back(self, now: float, ticket: TicketId) -> Ticket:
         """End a lease that was of no use, and doubt its resident; return the ticket, which is nowhere now."""
@@ -166,6 +192,7 @@ class Device:
     def settle_in(self, resident: Resident) -> None:
         """Add a resident, loaded or found."""
         self.residents[resident.model] = resident
+        self.influx.came(resident.since, resident.model)
         self.back_off.clear(resident.model)
         if self.emptied:
             self.wish(resident.since, resident.model, Cause.DRAIN)
@@ -195,8 +222,27 @@ class Device:
         if not causes:
             self.wishes.pop(model, None)
 
-    def lose(self, model: ModelId) -> None:
+    def reckon(self, now: float) -> None:
+        """
+        Find out how patient those are to be who wait for an absent model.
+
+        A switch to a model and away from it costs its load, and about an answer in which slots idle while
+        others drain; but a model that answers one at a time has no slot that idles.
+        """
+        self.reckoned_at, costs_s, rho = now, 0.0, 0.0
+        for model, stream in self.influx.in_use(now):
+            parallel = self.needs[model].parallel or math.inf
+            answer_s = stream.answer_s(self.answers.of(model))
+            costs_s += self.costs.of(model) + (answer_s if parallel > 1 else 0.0)
+            rho += stream.rate * answer_s / parallel
+        rho /= max(len(self.residents), 1)
+        self.patience_s = policy.patience_s(self.limits, costs_s)
+        self.extra_s = policy.extra_s(self.limits, self.patience_s, costs_s, rho)
+
+    def lose(self, now: float, model: ModelId) -> None:
         """Take a resident out, if it is one, and with it the wishes that it go."""
+        if model in self.residents:
+            self.influx.went(now, model, self.costs.of(model))
         self.residents.pop(model, None)
         self.wishes.pop(model, None)
 

@@ -1,6 +1,5 @@
-"""What the arbiter learns: the costs of switches, the lengths of answers, the habits of clients."""
+"""What the arbiter learns: the costs of switches, the lengths of answers, and who is to be held back."""
 
-import math
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -11,12 +10,8 @@ WEIGHT = 0.3
 COST_GUESS_S = 10.0
 """A switch's cost before any was measured on the device."""
 ANSWER_GUESS_S = 5.0
-LINGER = 1.5
-"""A client counts as due for this many of its learned gaps."""
-GRACE = 0.02
-"""The least linger, as a share of a switch's cost: a client in a tight loop is never quite in time."""
-HABITS = 4096
-"""Clients remembered, per model; the longest silent are forgotten first."""
+CLIENTS = 4096
+"""Clients remembered; of those that left a switch the longest gone are forgotten first."""
 HOLD_CAP_S = 60.0
 FIRST_BACK_OFF_S, BACK_OFF_CAP_S = 2.0, 60.0
 """The back-off of a model doubles with each failed load, from the first to the cap."""
@@ -45,66 +40,6 @@ def blend(average: float | None, sample: float) -> float:
 
 
 @dataclass(slots=True)
-class Habit:
-    """One client with one model: its open tickets, when it was last answered, its gap to the next request."""
-
-    open: int = 0
-    answered_at: float | None = None
-    gap_s: float | None = None
-
-    def linger_s(self, longest_s: float) -> float:
-        """Tell for how long after an answer the next request is due; 0 if that is unknown or too long."""
-        if self.gap_s is None or self.gap_s > longest_s:
-            return 0.0
-        return max(LINGER * self.gap_s, GRACE * longest_s)
-
-
-@dataclass(slots=True)
-class Habits:
-    """How soon clients ask the same model again after an answer."""
-
-    _habits: dict[tuple[ClientId, ModelId], Habit] = field(default_factory=dict)
-
-    def asked(self, now: float, client: ClientId, model: ModelId, cap_s: float) -> None:
-        """Note a request.  Gaps over *cap_s* count as that, so that one long pause is soon forgotten."""
-        habit = self._habits.pop((client, model), None) or Habit()
-        self._habits[client, model] = habit
-        habit.open += 1
-        if habit.answered_at is not None:
-            habit.gap_s = blend(habit.gap_s, min(now - habit.answered_at, cap_s))
-            habit.answered_at = None
-        self._forget()
-
-    def ended(self, client: ClientId, model: ModelId) -> bool:
-        """Note the end of a ticket; tell whether the client asks nothing more of *model* now."""
-        habit = self._habits[client, model]
-        habit.open -= 1
-        return habit.open == 0
-
-    def answered(self, now: float, client: ClientId, model: ModelId) -> None:
-        """Note that the client has its answers and may be thinking."""
-        self._habits[client, model].answered_at = now
-
-    def due_until(self, client: ClientId, model: ModelId, longest_s: float) -> float:
-        """Tell until when the client's next request is due: a time past if its gap is unknown or too long."""
-        habit = self._habits.get((client, model))
-        if habit is None or habit.answered_at is None:
-            return -math.inf
-        return habit.answered_at + habit.linger_s(longest_s)
-
-    def linger_s(self, client: ClientId, model: ModelId, longest_s: float) -> float:
-        """Tell for how long after an answer the client's next request will be due; 0 where it never is."""
-        habit = self._habits.get((client, model))
-        return habit.linger_s(longest_s) if habit is not None else 0.0
-
-    def _forget(self) -> None:
-        if len(self._habits) > HABITS:
-            idle = next((key for key, habit in self._habits.items() if not habit.open), None)
-            if idle is not None:
-                del self._habits[idle]
-
-
-@dataclass(slots=True)
 class Strikes:
     """
     Clients that caused switches and left before the answer: how long each must wait to evict again.
@@ -119,7 +54,7 @@ class Strikes:
         count, _ = self._strikes.pop(client, (0, 0.0))
         hold_s = min(cost_s * 2.0 ** (count - 1), HOLD_CAP_S) if count else 0.0
         self._strikes[client] = (min(count + 1, 16), now + hold_s)
-        if len(self._strikes) > HABITS:
+        if len(self._strikes) > CLIENTS:
             del self._strikes[next(iter(self._strikes))]
 
     def clear(self, client: ClientId) -> None:

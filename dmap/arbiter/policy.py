@@ -23,12 +23,19 @@ models of 24 clients and one of a single client, that costs a fifth of the answe
 """
 
 
-@dataclass(frozen=True, slots=True)
+PATIENCE = 3.5
+"""A waiter has patience for so many times what one switch to each model in use costs."""
+CYCLES = 5
+"""By so many times may the service of a cycle exceed its mean before somebody loses patience."""
+
+
+@dataclass(slots=True)
 class Demand:
     """
     What waits for a model that is not resident.
 
     *weight* and *summed_s* are the number and the age of all its waiters together, weighed by priority.
+    Nobody changes it; but a frozen one is dear to make, and there is one for each waiting model, each time.
     """
 
     model: ModelId
@@ -40,11 +47,16 @@ class Demand:
     cost_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Turn:
-    """A wait since *oldest* for a switch of *cost_s*, after *ahead_s* of switches and *rewards_s* of use."""
+    """
+    A wait since *oldest* of *count* tickets for a switch of *cost_s*.
+
+    Before it there are *ahead_s* of switches and *rewards_s* of use.
+    """
 
     oldest: float
+    count: int
     cost_s: float
     ahead_s: float
     rewards_s: float
@@ -63,20 +75,37 @@ def fits(limits: Limits, needs: Sequence[Needs]) -> bool:
     )
 
 
-def order(limits: Limits, now: float, demands: Iterable[Demand]) -> list[Demand]:
+def patience_s(limits: Limits, costs_s: float) -> float:
+    """Return how long a waiter has patience in a low load; *costs_s* is one switch to each model in use."""
+    return min(limits.patience_s, PATIENCE * costs_s)
+
+
+def extra_s(limits: Limits, patience_s: float, costs_s: float, rho: float) -> float:
+    """
+    Return for how much longer the load needs it, *rho* of the time going into work that comes anyhow.
+
+    All models, each served until it idles, make a cycle of *costs_s* / (1 - rho) on average, rho of it in use
+    (Takagi, "Queuing analysis of polling models", 1988).  Whoever is patient for less than a few of these
+    asks for more switches than there is time for, and everybody waits longer and longer.
+    """
+    service_s = costs_s * rho / (1 - rho) if rho < 1 else math.inf
+    return max(0.0, min(CYCLES * service_s, limits.wait_s) - patience_s)
+
+
+def order(patience_s: float, now: float, demands: Iterable[Demand]) -> list[Demand]:
     """Sort by whose turn it is: those out of patience by age, then the others by summed age and cost."""
 
     def key(demand: Demand) -> tuple[float, float]:
-        if is_overdue(limits, now, demand):
+        if is_overdue(patience_s, now, demand):
             return 0, demand.oldest
         return 1, -(demand.summed_s + demand.weight * demand.cost_s)
 
     return sorted(demands, key=key)
 
 
-def is_overdue(limits: Limits, now: float, demand: Demand) -> bool:
+def is_overdue(patience_s: float, now: float, demand: Demand) -> bool:
     """Tell whether the oldest waiter has lost patience."""
-    return now >= demand.oldest + limits.patience_s
+    return now >= demand.oldest + patience_s
 
 
 def weight(priority: int) -> float:
@@ -88,12 +117,13 @@ def standing(limits: Limits, now: float, ticket: Ticket, top: int) -> float:
     """
     Tell the class of a waiting ticket: its priority, and one more for each full patience that it waited.
 
-    Age lifts it to *top*, the highest priority that waits beside it, and no further: among equals it is not
-    age that counts but what their clients have received.
+    Age lifts it to *top*, the highest priority that waits beside it, in half of `wait_s` at the most, and no
+    further: among equals it is not age that counts but what their clients have received.
     """
     if ticket.priority == top:
         return top
-    aged = (now - ticket.since) // limits.patience_s if limits.patience_s else math.inf
+    step_s = min(limits.patience_s, limits.wait_s / 2 / (top - ticket.priority))
+    aged = (now - ticket.since) // step_s if step_s else math.inf
     return min(ticket.priority + aged, top)
 
 
@@ -101,19 +131,28 @@ def turns(limits: Limits, demands: Iterable[Demand]) -> list[Turn]:
     """Lay the waiting models out one after the other, oldest first, to see who would wait too long."""
     found, ahead_s, rewards_s = [], 0.0, 0.0
     for demand in sorted(demands, key=lambda demand: demand.oldest):
-        found.append(Turn(demand.oldest, demand.cost_s, ahead_s, rewards_s))
+        found.append(Turn(demand.oldest, demand.count, demand.cost_s, ahead_s, rewards_s))
         ahead_s += demand.cost_s
         rewards_s += limits.residency * demand.cost_s
     return found
 
 
-def patience_ends(limits: Limits, turns: Iterable[Turn]) -> float:
+def patience_ends(
+    patience_s: float, extra_s: float, resident: Resident, own: int, turns: Sequence[Turn]
+) -> float:
     """
-    Tell when all who wait, taken together, have lost patience.
+    Tell when all who wait, taken together, have lost patience: *extra_s* more than *patience_s*.
 
-    Each counts the switches before its own: three models must not wait three times as long as one.
+    Each counts the switches before its own: three models must not wait three times as long as one.  What is
+    left of *patience_s* is shared by *resident* and all that serve before it, by their clients beside its
+    *own* ones: the turns of equal crowds are equal.
     """
-    return min(turn.oldest + limits.patience_s - turn.ahead_s for turn in turns)
+    begun = max(resident.since, turns[0].oldest)
+    ends, shares = math.inf, 1.0
+    for turn in turns:
+        ends = min(ends, begun + (turn.oldest + patience_s - turn.ahead_s - begun) / shares)
+        shares += proportion(turn.count, max(own, 1))
+    return ends + extra_s
 
 
 def proportion(own: int, foreign: float) -> float:

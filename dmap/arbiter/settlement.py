@@ -93,7 +93,7 @@ class Settlement:
         """Let in what *plan* has loaded, for those who waited for it; after that it may be wished away."""
         device, cost_s = self._device, now - plan.started
         for model in plan.victims:
-            device.lose(model)
+            device.lose(now, model)
         device.costs.learn(plan.load, cost_s)
         needs = device.loaded(plan.load, outcome)
         resident = Resident(plan.load, needs, now, cost_s, used_at=now)
@@ -124,6 +124,8 @@ class Settlement:
         self._wake = None
         if self._device.plan is not None or self._device.drained or not self._device.waiters.tickets:
             return
+        if now >= self._device.reckoned_at + 1 and any(True for _ in self._device.absent()):
+            self._device.reckon(now)
         chosen = choice.choose(now, self._device)
         self._device.plan, self._wake = chosen.plan, chosen.wake
         for model in chosen.never:

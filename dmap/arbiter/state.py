@@ -71,7 +71,7 @@ class Resident:
     A loaded model.
 
     *since* is when it became resident and *cost_s* what its own switch took, 0 for one that was found.
-    *expected* are the clients it answered last and that ask nothing now.  It is *doubted* when it did not
+    *expected* are clients that may be about to ask it again.  It is *doubted* when it did not
     answer and nobody has seen it since.
     """
 
@@ -81,7 +81,7 @@ class Resident:
     cost_s: float
     leases: int = 0
     used_at: float = 0
-    expected: set[ClientId] = field(default_factory=set)
+    expected: dict[ClientId, None] = field(default_factory=dict)
     doubted: bool = False
 
     @property

@@ -37,6 +37,10 @@ class Queue:
         self._leases.discard(ticket)
         return self._settle()
 
+    def unloaded(self, now: float, model: str) -> list[Effect]:
+        """Do nothing: a switch of these policies names nobody who goes."""
+        return []
+
     def switched(self, now: float, outcome: Outcome) -> list[Effect]:
         """End a load; whoever waits for the model now is invited."""
         self._loaded, self._loading = self._loading, None

@@ -157,8 +157,10 @@ class World:
                     self._answer(now, ticket)
                 case Refuse(ticket):
                     del self._requests[ticket]
-                case Switch():
+                case Switch(_, unload):
                     self.result.switches += 1
+                    for model in unload:
+                        self._carry_out(now, self._policy.unloaded(now, model))
                     self._at(now + self._workload.load_s, lambda now: self._policy.switched(now, Outcome()))
         deadline = self._policy.next_deadline()
         if deadline is not None and (self._tick_at is None or not now < self._tick_at <= deadline):

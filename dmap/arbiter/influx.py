@@ -1,0 +1,101 @@
+"""
+How much work comes for the models of a device whether it is answered or not.
+
+Clients that ask again after each answer look like a full load to whoever counts what is served.  But who
+waits asks nothing more, so their work cannot pile up.  What piles up is what comes for a model *while it is
+away*.  So arrivals count only then, and only from the cost of a switch on: by that time those who had an
+answer last have asked again.  Nobody has to be told apart for that; ten users may share one key.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from dmap.arbiter.effects import ModelId
+
+WINDOW_S = 150.0
+"""What was seen counts for a third after this time, and for a twentieth after three times that."""
+DOUBT_S = 2.0
+"""Each model begins with so many seconds in which nothing came."""
+GUESSES = 2.0
+"""What was thought of the length of an answer before counts for so many answers."""
+
+
+@dataclass(slots=True)
+class Stream:
+    """
+    What comes for one model: *arrivals* in *away_s* of its being away, and the lengths of its *answers*.
+
+    All four fade.  Arrivals count from *counts_from* on, which is infinite while the model is resident.
+    """
+
+    at: float
+    counts_from: float
+    asked_at: float = -math.inf
+    arrivals: float = 0.0
+    away_s: float = 0.0
+    answers: float = 0.0
+    answers_s: float = 0.0
+
+    def fade(self, now: float) -> None:
+        """Bring the figures up to date."""
+        kept = math.exp((self.at - now) / WINDOW_S)
+        self.arrivals, self.away_s = self.arrivals * kept, self.away_s * kept
+        self.answers, self.answers_s = self.answers * kept, self.answers_s * kept
+        counted_s = now - max(self.at, self.counts_from)
+        if counted_s > 0:
+            self.away_s += WINDOW_S * (1 - math.exp(-counted_s / WINDOW_S))
+        self.at = now
+
+    @property
+    def rate(self) -> float:
+        """How many requests come per second, whether they are answered or not."""
+        return self.arrivals / (self.away_s + DOUBT_S)
+
+    def answer_s(self, guess_s: float) -> float:
+        """Return the mean length of an answer."""
+        return (self.answers_s + GUESSES * guess_s) / (self.answers + GUESSES)
+
+
+@dataclass(slots=True)
+class Influx:
+    """The streams of a device's models."""
+
+    _streams: dict[ModelId, Stream] = field(default_factory=dict)
+
+    def asked(self, now: float, model: ModelId, cost_s: float) -> None:
+        """Note a request for *model*, a switch to which costs *cost_s*."""
+        stream = self._streams.get(model)
+        if stream is None:
+            stream = self._streams[model] = Stream(now, now + cost_s)
+        stream.asked_at = now
+        if now >= stream.counts_from:
+            stream.fade(now)
+            stream.arrivals += 1
+
+    def answered(self, now: float, model: ModelId, answer_s: float) -> None:
+        """Note an answer of *model*."""
+        stream = self._streams[model]
+        stream.fade(now)
+        stream.answers += 1
+        stream.answers_s += answer_s
+
+    def came(self, now: float, model: ModelId) -> None:
+        """Note that *model* is resident from now on."""
+        self._away(now, model, math.inf)
+
+    def went(self, now: float, model: ModelId, cost_s: float) -> None:
+        """Note that *model* is away from now on; a switch to it costs *cost_s*."""
+        self._away(now, model, now + cost_s)
+
+    def in_use(self, now: float) -> Iterator[tuple[ModelId, Stream]]:
+        """Iterate over the streams of the models that were asked for lately."""
+        for model, stream in self._streams.items():
+            if now - stream.asked_at <= WINDOW_S:
+                stream.fade(now)
+                yield model, stream
+
+    def _away(self, now: float, model: ModelId, counts_from: float) -> None:
+        stream = self._streams.setdefault(model, Stream(now, counts_from))
+        stream.fade(now)
+        stream.counts_from = counts_from
