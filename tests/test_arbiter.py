@@ -16,6 +16,7 @@ from dmap.arbiter import (
     Refuse,
     Switch,
 )
+from dmap.arbiter.estimates import CLIENTS
 
 CHAT = Needs(size_bytes=6)
 SINGLE = Needs(size_bytes=6, parallel=1)
@@ -868,6 +869,17 @@ def _serve(arbiter: Arbiter, count: int) -> dict[str, int]:
                 tally["switches"] += 1
                 agenda += pass_through(arbiter, 1, 1)
     return tally
+
+
+def test_clients_that_went_are_not_expected_for_ever() -> None:
+    """A resident that nobody else wants remembers only so many of those who may ask it again."""
+    arbiter = found("A")
+    for number in range(CLIENTS + 1):
+        for ticket in ((number, 1), (number, 2)):
+            arbiter.submit(number, ticket, "A", number, CHAT)
+            arbiter.withdraw(number, ticket)
+
+    assert len(arbiter.residents["A"].expected) == CLIENTS
 
 
 def test_a_state_can_be_copied() -> None:

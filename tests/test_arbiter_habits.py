@@ -2,7 +2,8 @@
 
 import pytest
 
-from dmap.arbiter.habits import HABITS, Habits
+from dmap.arbiter.estimates import CLIENTS
+from dmap.arbiter.habits import Habits
 
 
 def habit(*pauses_s: float) -> Habits:
@@ -76,7 +77,7 @@ def test_who_had_two_requests_open_is_shared() -> None:
 def test_the_habits_are_bounded() -> None:
     """Of too many habits the one that was silent for longest is forgotten."""
     habits = habit(2)
-    for number in range(HABITS - 1):
+    for number in range(CLIENTS - 1):
         habits.asked(1, number, "a", 100)
     known = habits.linger_s("ann", "a", 10)
 

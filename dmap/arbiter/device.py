@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from dmap.arbiter import policy
 from dmap.arbiter.effects import Cause, ClientId, ModelId, TicketId
-from dmap.arbiter.estimates import ANSWER_GUESS_S, COST_GUESS_S, Averages, BackOff, Strikes
+from dmap.arbiter.estimates import ANSWER_GUESS_S, COST_GUESS_S, Averages, BackOff, Strikes, remember
 from dmap.arbiter.habits import Habits
 from dmap.arbiter.influx import Influx
 from dmap.arbiter.state import Holding, Limits, Needs, Outcome, Plan, Resident, Ticket
@@ -145,7 +145,7 @@ class Device:
         self.influx.answered(now, model, now - lease.since)
         self.habits.ended(client)
         if self.habits.answered(now, client, model, self.costs.of(model)):
-            resident.expected[client] = None
+            remember(resident.expected, client, None)
         return resident
 
     def due(self, now: float, resident: Resident) -> list[float]:

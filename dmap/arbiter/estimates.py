@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 from dmap.arbiter.effects import ClientId, ModelId
 
@@ -11,7 +12,7 @@ COST_GUESS_S = 10.0
 """A switch's cost before any was measured on the device."""
 ANSWER_GUESS_S = 5.0
 CLIENTS = 4096
-"""Clients remembered; of those that left a switch the longest gone are forgotten first."""
+"""So many clients, or clients with a model, are remembered; the longest silent are forgotten first."""
 HOLD_CAP_S = 60.0
 FIRST_BACK_OFF_S, BACK_OFF_CAP_S = 2.0, 60.0
 """The back-off of a model doubles with each failed load, from the first to the cap."""
@@ -30,13 +31,17 @@ class Averages:
 
     def learn(self, model: ModelId, sample: float) -> None:
         """Take a sample; the first one counts whole."""
-        self._values[model] = blend(self._values.get(model), sample)
+        average = self._values.get(model, sample)
+        self._values[model] = average + WEIGHT * (sample - average)
         self._guess = median(self._values.values())
 
 
-def blend(average: float | None, sample: float) -> float:
-    """Return the moving average after *sample*."""
-    return sample if average is None else average + WEIGHT * (sample - average)
+def remember(memory: dict[Any, Any], key: Any, value: Any) -> None:
+    """Put *key* last, and forget the first of more than `CLIENTS`."""
+    memory.pop(key, None)
+    memory[key] = value
+    if len(memory) > CLIENTS:
+        del memory[next(iter(memory))]
 
 
 @dataclass(slots=True)
@@ -51,11 +56,9 @@ class Strikes:
 
     def add(self, now: float, client: ClientId, cost_s: float) -> None:
         """Note a switch that *client* left.  From the second on it holds: for one cost, then two, four."""
-        count, _ = self._strikes.pop(client, (0, 0.0))
+        count, _ = self._strikes.get(client, (0, 0.0))
         hold_s = min(cost_s * 2.0 ** (count - 1), HOLD_CAP_S) if count else 0.0
-        self._strikes[client] = (min(count + 1, 16), now + hold_s)
-        if len(self._strikes) > CLIENTS:
-            del self._strikes[next(iter(self._strikes))]
+        remember(self._strikes, client, (min(count + 1, 16), now + hold_s))
 
     def clear(self, client: ClientId) -> None:
         """Forget the strikes of a client that was served."""

@@ -5,9 +5,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
 
 from dmap.arbiter.effects import ClientId, ModelId
+from dmap.arbiter.estimates import remember
 
 PAUSES = 8
 """So many pauses of a client count, so that a long one is soon forgotten."""
@@ -17,8 +17,6 @@ GRACE = 0.02
 """The least linger, as a share of a switch's cost: a client in a tight loop is never quite in time."""
 THINKING = 64
 """So many users of one name may be thinking between two requests."""
-HABITS = 4096
-"""Clients remembered, per model; the longest silent are forgotten first."""
 
 
 @dataclass(slots=True)
@@ -63,13 +61,12 @@ class Habits:
 
     def asked(self, now: float, client: ClientId, model: ModelId, longest_s: float) -> None:
         """Note a request."""
-        habit = self._habits.pop((client, model), None) or Habit()
+        habit = self._habits.get((client, model)) or Habit()
         habit.asked(now, longest_s)
-        _remember(self._habits, (client, model), habit)
+        remember(self._habits, (client, model), habit)
         self._open[client] = self._open.get(client, 0) + 1
         if self._open[client] > 1 or client in self._shared:
-            self._shared.pop(client, None)
-            _remember(self._shared, client, None)
+            remember(self._shared, client, None)
 
     def ended(self, client: ClientId) -> None:
         """Note the end of a ticket."""
@@ -100,9 +97,3 @@ class Habits:
         """Tell for how long after an answer the client's next request will be due; 0 where it never is."""
         habit = self._habits.get((client, model))
         return habit.linger_s(longest_s) if habit is not None else 0.0
-
-
-def _remember(memory: dict[Any, Any], key: Any, value: Any) -> None:
-    memory[key] = value
-    if len(memory) > HABITS:
-        del memory[next(iter(memory))]
