@@ -69,11 +69,12 @@ def test_a_resident_leaves_it_as_it_was() -> None:
 
 
 def test_a_model_that_nobody_asks_for_is_not_in_use() -> None:
-    """It takes no part in the cycle once its window is over."""
+    """It takes no part in the cycle once its window is over, unless somebody still waits for it."""
     influx = away(1, every_s=1)
 
     assert [model for model, _ in influx.in_use(1 + WINDOW_S)] == ["a"]
     assert [model for model, _ in influx.in_use(2 + WINDOW_S)] == []
+    assert [model for model, _ in influx.in_use(2 + WINDOW_S, {"a"})] == ["a"]
 
 
 def test_answers_are_averaged_over_the_window() -> None:

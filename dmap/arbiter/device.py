@@ -230,7 +230,7 @@ class Device:
         others drain; but a model that answers one at a time has no slot that idles.
         """
         self.reckoned_at, costs_s, rho = now, 0.0, 0.0
-        for model, stream in self.influx.in_use(now):
+        for model, stream in self.influx.in_use(now, self.waiters.lines):
             parallel = self.needs[model].parallel or math.inf
             answer_s = stream.answer_s(self.answers.of(model))
             costs_s += self.costs.of(model) + (answer_s if parallel > 1 else 0.0)

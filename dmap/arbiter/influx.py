@@ -8,7 +8,7 @@ answer last have asked again.  Nobody has to be told apart for that; ten users m
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 
 from dmap.arbiter.effects import ModelId
@@ -88,10 +88,10 @@ class Influx:
         """Note that *model* is away from now on; a switch to it costs *cost_s*."""
         self._away(now, model, now + cost_s)
 
-    def in_use(self, now: float) -> Iterator[tuple[ModelId, Stream]]:
-        """Iterate over the streams of the models that were asked for lately."""
+    def in_use(self, now: float, waiting: Container[ModelId] = ()) -> Iterator[tuple[ModelId, Stream]]:
+        """Iterate over the streams of the models asked for lately, or that somebody is *waiting* for."""
         for model, stream in self._streams.items():
-            if now - stream.asked_at <= WINDOW_S:
+            if model in waiting or now - stream.asked_at <= WINDOW_S:
                 stream.fade(now)
                 yield model, stream
 
