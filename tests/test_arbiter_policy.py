@@ -84,10 +84,21 @@ def test_patience_ends_with_the_first_that_has_to_begin() -> None:
     """A switch begins early enough for each turn; what is left is shared with those who serve before it."""
     found = turns(Limits(residency=4), [demand("a", 0, 10), demand("b", 5, 7)])
 
-    assert patience_ends(60, 0, resident(), 1, found) == (5 + 60 - 10) / 2
-    assert patience_ends(60, 0, resident(), 4, found) == (5 + 60 - 10) / 1.25
-    assert patience_ends(60, 0, resident(), 1, found[:1]) == 60
-    assert patience_ends(60, 100, resident(), 1, found) == (5 + 60 - 10) / 2 + 100
+    assert patience_ends(Limits(wait_s=300), 60, 0, resident(), 1, found) == (5 + 60 - 10) / 2
+    assert patience_ends(Limits(wait_s=300), 60, 0, resident(), 4, found) == (5 + 60 - 10) / 1.25
+    assert patience_ends(Limits(wait_s=300), 60, 0, resident(), 1, found[:1]) == 60
+    assert patience_ends(Limits(wait_s=300), 60, 100, resident(), 1, found) == (5 + 60 - 10) / 2 + 100
+
+
+def test_the_load_keeps_no_resident_for_ever() -> None:
+    """What it adds ends with the tenure of the resident; after that there is only the patience itself."""
+    late = turns(Limits(), [demand("a", 220, 10)])
+
+    assert (
+        patience_ends(Limits(wait_s=300), 60, 240, resident(), 1, turns(Limits(), [demand("a", 0, 10)]))
+        == 225
+    )
+    assert patience_ends(Limits(wait_s=300), 60, 240, resident(), 1, late) == 280
 
 
 def test_patience_follows_what_the_switches_cost() -> None:

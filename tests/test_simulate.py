@@ -278,6 +278,26 @@ def test_a_lower_class_is_served_in_time_every_time() -> None:
     assert max(waits) <= 2 * 60 + 5
 
 
+def test_a_crowd_that_never_pauses_starves_no_load_that_its_own_model_could_just_carry() -> None:
+    """Those who ask for B by chance are not refused one after the other while a crowd keeps A busy."""
+    asked = Arrivals(0.2, (("B", 1),))
+    workload = Workload("", (Crowd("A", 4),), asked, load_s=10, answer_s=5, limits=Limits(wait_s=300))
+
+    served = run(workload).models
+
+    assert served.count("B") > 0.7 * 0.2 * workload.duration_s
+
+
+def test_who_waits_for_long_is_as_patient_as_ever() -> None:
+    """Loads of a minute give patience of seven, though the one who waits asked nothing for the last four."""
+    crowds = Crowd("A", 2), Crowd("B", 1)
+    limits = Limits(patience_s=600, wait_s=3600, residency=0)
+
+    waits = waits_of(run(Workload("", crowds, load_s=60, limits=limits)), "1.0")
+
+    assert 400 < max(waits) < 500
+
+
 def test_a_higher_class_waits_for_one_answer() -> None:
     """Beside five clients of the class below, one waits for the answer under way and no more."""
     waits = waits_of(run(Workload("", (Crowd("A", 5), Crowd("A", 1, think_s=3, priority=1)))), "1.0")

@@ -84,7 +84,9 @@ def releases(now: float, device: Device, demands: list[Demand]) -> dict[ModelId,
         own = resident.leases + device.waiters.count(model)
         share = policy.proportion(own + len(due), foreign / len(demands))
         drain_s = device.answers.of(model)
-        patience = policy.patience_ends(device.patience_s, device.extra_s, resident, own + len(due), turns)
+        patience = policy.patience_ends(
+            device.limits, device.patience_s, device.extra_s, resident, own + len(due), turns
+        )
         earned = policy.earned_until(device.limits, resident, share, turns, drain_s)
         released[model] = policy.released_at(
             resident, due, is_serving=own > 0, foreign=foreign, earned=earned, patience=patience

@@ -27,6 +27,13 @@ PATIENCE = 3.5
 """A waiter has patience for so many times what one switch to each model in use costs."""
 CYCLES = 5
 """By so many times may the service of a cycle exceed its mean before somebody loses patience."""
+TENURE = 3 / 4
+"""
+What the load adds to patience ends after this share of `wait_s` as a resident.
+
+Who began to wait when it came in is not refused yet by then.  Without this end, a model that never idles
+would stay for ever, for whoever has waited for `wait_s` is gone, and the next one is patient anew.
+"""
 
 
 @dataclass(slots=True)
@@ -138,10 +145,12 @@ def turns(limits: Limits, demands: Iterable[Demand]) -> list[Turn]:
 
 
 def patience_ends(
-    patience_s: float, extra_s: float, resident: Resident, own: int, turns: Sequence[Turn]
+    limits: Limits, patience_s: float, extra_s: float, resident: Resident, own: int, turns: Sequence[Turn]
 ) -> float:
     """
     Tell when all who wait, taken together, have lost patience: *extra_s* more than *patience_s*.
+
+    But what *extra_s* adds ends with the tenure of *resident*.
 
     Each counts the switches before its own: three models must not wait three times as long as one.  What is
     left of *patience_s* is shared by *resident* and all that serve before it, by their clients beside its
@@ -152,7 +161,7 @@ def patience_ends(
     for turn in turns:
         ends = min(ends, begun + (turn.oldest + patience_s - turn.ahead_s - begun) / shares)
         shares += proportion(turn.count, max(own, 1))
-    return ends + extra_s
+    return max(ends, min(ends + extra_s, resident.since + TENURE * limits.wait_s))
 
 
 def proportion(own: int, foreign: float) -> float:
