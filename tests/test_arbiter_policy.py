@@ -156,7 +156,7 @@ def test_an_idle_resident_waits_for_as_many_as_wait_elsewhere(due, foreign, used
     """Within its residency it waits for all who are due, then for as many as wait for others, then not."""
     idle = resident(used_at=used_at)
 
-    found = released_at(idle, due, is_serving=False, foreign=foreign, earned=10, patience=45)
+    found = released_at(idle, 0, due, foreign, earned=10, patience=45)
 
     assert found == until
 

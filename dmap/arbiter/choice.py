@@ -30,8 +30,9 @@ def choose(now: float, device: Device) -> Choice:
     """Look at the waiting models in the order of their turn, and take the first that may come in."""
     demands = demands_of(now, device)
     released = releases(now, device, demands)
-    if _is_hopeless(now, device, demands, released):
-        return Choice(wake=min(released.values()))
+    soonest = min(released.values(), default=now)
+    if soonest > now and not _has_room(device, demands):  # most of the time it is so
+        return Choice(wake=soonest)
     choice = Choice()
     first: Demand | None = None
     its_victims: list[Resident] = []
@@ -52,16 +53,11 @@ def choose(now: float, device: Device) -> Choice:
     return choice
 
 
-def _is_hopeless(now: float, device: Device, demands: list[Demand], released: dict[ModelId, float]) -> bool:
-    """Tell whether all *demands* need a place and nobody may go by now.  Most of the time it is so."""
-    residents = device.residents.values()
-    chat = [resident for resident in residents if not resident.needs.embedding]
-    return (
-        len(chat) >= device.limits.max_models > 0
-        and min(released.values(), default=now) > now
-        and not any(demand.needs.embedding for demand in demands)
-        and not any(device.is_fixed(resident) for resident in residents)
-    )
+def _has_room(device: Device, demands: list[Demand]) -> bool:
+    """Tell whether one of *demands*, if it needed no memory, would fit beside all residents that ever go."""
+    staying = [resident.needs for resident in device.residents.values() if not device.is_fixed(resident)]
+    kinds = {demand.needs.embedding for demand in demands}
+    return any(policy.fits(device.limits, [Needs(0, embedding=kind), *staying]) for kind in kinds)
 
 
 def demands_of(now: float, device: Device) -> list[Demand]:
@@ -88,9 +84,7 @@ def releases(now: float, device: Device, demands: list[Demand]) -> dict[ModelId,
             device.limits, device.patience_s, device.extra_s, resident, own + len(due), turns
         )
         earned = policy.earned_until(device.limits, resident, share, turns, drain_s)
-        released[model] = policy.released_at(
-            resident, due, is_serving=own > 0, foreign=foreign, earned=earned, patience=patience
-        )
+        released[model] = policy.released_at(resident, own, due, foreign, earned, patience)
     return released
 
 

@@ -66,7 +66,7 @@ tells, and such a report is ignored.
 
 from collections.abc import KeysView, Mapping
 
-from dmap.arbiter import admission, outlook
+from dmap.arbiter import outlook
 from dmap.arbiter.device import Device
 from dmap.arbiter.effects import Cause, ClientId, Effect, Grant, ModelId, Reason, Switch, TicketId
 from dmap.arbiter.settlement import Settlement
@@ -99,8 +99,8 @@ class Arbiter:
                 device.asked(now, client, model)
                 device.lease(now, Ticket(ticket, model, client, now, priority=priority), resident)
                 return [Grant(ticket)]
-        refusal = admission.objection(now, device, ticket, model)
-        refusal = refusal or admission.no_room(now, device, ticket, model)
+        refusal = self._settlement.objection(now, ticket, model)
+        refusal = refusal or self._settlement.no_room(now, ticket, model)
         if refusal is not None:
             self._settlement.effects.append(refusal)
         else:
@@ -129,7 +129,7 @@ class Arbiter:
         """
         if ticket in self._device.leases:
             returned = self._device.take_back(now, ticket)
-            refusal = admission.objection(now, self._device, ticket, returned.model)
+            refusal = self._settlement.objection(now, ticket, returned.model)
             if refusal is None:
                 self._device.waiters.add(now, returned)
             else:

@@ -5,7 +5,7 @@ Nothing here decides: `core` edits it, `choice` and `outlook` read it.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dmap.arbiter import policy
@@ -175,11 +175,6 @@ class Device:
         """Return the latest lease on *resident* that has not ended."""
         found = (lease for lease in reversed(self.leases.values()) if lease.resident is resident)
         return next(found, None)
-
-    def learn_stays(self, now: float, models: Iterable[ModelId]) -> None:
-        """Learn how long residents kept others waiting; they now go for the sake of these."""
-        for model in models:
-            self.stays.learn(model, self.contended_s(now, self.residents[model]))
 
     def loaded(self, model: ModelId, outcome: Outcome) -> Needs:
         """Return what a model takes now that it is loaded.  A *parallel* asked for outranks the report."""

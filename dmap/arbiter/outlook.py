@@ -21,7 +21,12 @@ def snapshot(now: float, device: Device) -> Snapshot:
     """Show the device."""
     oldest = device.waiters.oldest()
     return Snapshot(
-        tuple(_resident(device, resident) for resident in device.residents.values()),
+        tuple(
+            ResidentView(
+                model, each.leases, device.waiters.count(model), each.since, device.is_leaving(model)
+            )
+            for model, each in device.residents.items()
+        ),
         device.plan,
         len(device.waiters.tickets),
         len(device.leases),
@@ -113,11 +118,13 @@ def _room(now: float, device: Device, model: ModelId, departures: dict[ModelId, 
 
 
 def _victims(device: Device, model: ModelId, departures: dict[ModelId, float]) -> tuple[ModelId, ...]:
-    def burden(resident: Resident) -> tuple[float]:
-        return (departures[resident.model],)
-
-    wanted, residents = device.needs_of(model), device.residents.values()
-    leaving = policy.victims(device.limits, residents, wanted, burden, device.is_fixed)
+    leaving = policy.victims(
+        device.limits,
+        device.residents.values(),
+        device.needs_of(model),
+        lambda resident: (departures[resident.model],),
+        device.is_fixed,
+    )
     return tuple(resident.model for resident in leaving or ())
 
 
@@ -168,9 +175,3 @@ def _load(now: float, device: Device, model: ModelId) -> float:
     if plan is None or plan.load != model or plan.switch is None:
         return cost
     return max(cost - (now - plan.started), 0.0)
-
-
-def _resident(device: Device, resident: Resident) -> ResidentView:
-    leaving = device.is_leaving(resident.model)
-    waiting = device.waiters.count(resident.model)
-    return ResidentView(resident.model, resident.leases, waiting, resident.since, leaving)

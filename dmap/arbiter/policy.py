@@ -188,23 +188,17 @@ def earned_until(
 
 
 def released_at(
-    resident: Resident,
-    due: Sequence[float],
-    *,
-    is_serving: bool,
-    foreign: int,
-    earned: float,
-    patience: float,
+    resident: Resident, own: int, due: Sequence[float], foreign: int, earned: float, patience: float
 ) -> float:
     """
-    Tell when *resident* may go for the sake of *foreign* tickets.
+    Tell when *resident*, which serves *own* tickets, may go for the sake of *foreign* ones.
 
     *due* are the times until which its own clients are due back.  While it serves, it stays until its
     residency and their patience have ended.  An idle one waits for a client that is due if it was answered
     within the residency, or later if as many are due as wait elsewhere.
     """
     latest = max(earned, patience)
-    if is_serving:
+    if own:
         return latest
     last_first = sorted(due, reverse=True)
     if due and resident.used_at < earned:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from dmap.arbiter import choice, outlook
 from dmap.arbiter.device import Device
-from dmap.arbiter.effects import Cause, Effect, Grant, ModelId, Reason, Refuse, Switch
+from dmap.arbiter.effects import Cause, Effect, Grant, ModelId, Reason, Refuse, Switch, TicketId
 from dmap.arbiter.state import Outcome, Plan, Resident, Ticket
 
 
@@ -68,6 +68,26 @@ class Settlement:
             return self._spent_at
         expiry = oldest.since + self._device.limits.wait_s
         return min(due for due in (expiry, self._wake, self._spent_at) if due is not None)
+
+    def objection(self, now: float, ticket: TicketId, model: ModelId) -> Refuse | None:
+        """Return the refusal of a *ticket* whose *model* cannot be had now; None if it may wait."""
+        device = self._device
+        if device.closed:
+            return Refuse(ticket, Reason.CLOSED)
+        if model in device.residents:
+            return None
+        if (failure := device.back_off.refusal(now, model)) is not None:
+            return Refuse(ticket, Reason.BACK_OFF, failure[1], failure[0])
+        return None if device.can_ever_hold(model) else Refuse(ticket, Reason.NEVER_FITS)
+
+    def no_room(self, now: float, ticket: TicketId, model: ModelId) -> Refuse | None:
+        """Return the refusal of a *ticket* that would have to wait, if the queue is full."""
+        device, resident = self._device, self._device.residents.get(model)
+        if len(device.waiters.tickets) < device.limits.queue or (
+            resident is not None and device.takes(resident)
+        ):
+            return None
+        return Refuse(ticket, Reason.QUEUE_FULL, retry_after_s=outlook.estimate(now, device, model))
 
     def take(self, now: float, resident: Resident) -> None:
         """Grant *resident* to those who wait for it, as far as it takes them."""
@@ -140,7 +160,7 @@ class Settlement:
             return
         plan.started = now
         plan.switch = Switch(plan.load, plan.victims, plan.cause, now - plan.since)
-        if plan.load is not None:
-            self._device.learn_stays(now, plan.victims)
+        for model in plan.victims if plan.load is not None else ():
+            self._device.stays.learn(model, self._device.contended_s(now, residents[model]))
         self._device.epoch += 1
         self.effects.append(plan.switch)
