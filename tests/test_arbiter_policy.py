@@ -125,9 +125,9 @@ def test_a_class_below_rises_in_half_of_wait_s() -> None:
 
 def test_a_turn_comes_after_the_switches_and_the_use_of_those_before() -> None:
     """The oldest is first; each before a turn takes its switch, and `residency` times that in use."""
-    found = turns(Limits(residency=4), [demand("b", 2, 7), demand("a", 1, 10), demand("c", 3, 1)])
+    a, b, c = demand("a", 1, 10), demand("b", 2, 7), demand("c", 3, 1)
 
-    assert found == [Turn(1, 1, 10, 0, 0), Turn(2, 1, 7, 10, 40), Turn(3, 1, 1, 17, 68)]
+    assert turns(Limits(residency=4), [b, a, c]) == [Turn(a, 0, 0), Turn(b, 10, 40), Turn(c, 17, 68)]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_residency_shrinks_for_a_deadline_but_not_below_the_floor(wait_s: floa
     """What a waiter can still be spared by is taken off, to a quarter; one beyond that changes nothing."""
     limits = Limits(residency=4, wait_s=wait_s)
 
-    assert earned_until(limits, resident(), 1, [Turn(0, 1, 10, 0, 0)], 2) == pytest.approx(until)
+    assert earned_until(limits, resident(), 1, [Turn(demand("a", 0, 10), 0, 0)], 2) == pytest.approx(until)
 
 
 @pytest.mark.parametrize(

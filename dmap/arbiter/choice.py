@@ -4,6 +4,7 @@ Which switch comes next, or when to look again.  Reads the device, decides nothi
 The arithmetic of a single choice is in `policy`; this is where it meets the state.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from dmap.arbiter import policy
@@ -16,13 +17,13 @@ from dmap.arbiter.state import Needs, Plan, Resident
 @dataclass(slots=True)
 class Choice:
     """
-    What to do next: *plan* if a switch may begin, else *wake* as the time when one may.
+    What to do next: *plan* if a switch may begin, else *wake* as the time when one may, if ever.
 
     *never* are the models that cannot come in, whatever leaves.
     """
 
     plan: Plan | None = None
-    wake: float | None = None
+    wake: float = math.inf
     never: list[ModelId] = field(default_factory=list)
 
 
@@ -47,7 +48,7 @@ def choose(now: float, device: Device) -> Choice:
         if ready <= now:
             choice.plan = _plan(now, demand, leaving)
             break
-        choice.wake = ready if choice.wake is None else min(choice.wake, ready)
+        choice.wake = min(choice.wake, ready)
         if first is None and policy.is_overdue(device.patience_s, now, demand):
             first, its_victims = demand, leaving
     return choice
@@ -89,7 +90,9 @@ def releases(now: float, device: Device, demands: list[Demand]) -> dict[ModelId,
 
 
 def is_stale(now: float, device: Device, plan: Plan) -> bool:
-    """Tell whether *plan*, whose victims still drain, is to be dropped and decided again."""
+    """Tell whether *plan* is to be dropped and decided again, for its victims still drain."""
+    if plan.switch is not None:
+        return False
     if device.drained or farewell(now, device) is not None:
         return True
     if not device.waiters.count(plan.load) or plan.load in device.residents:
@@ -109,18 +112,16 @@ def farewell(now: float, device: Device) -> Plan | None:
     if device.drained or device.plan is not None:
         return None
     for resident in device.residents.values():
-        spent_at = device.spent_at(resident)
-        if spent_at is not None and spent_at <= now:
+        if device.spent_at(resident) <= now:
             return Plan(None, (resident.model,), Cause.TTL, now)
     return None
 
 
-def next_spent_at(device: Device) -> float | None:
+def next_spent_at(device: Device) -> float:
     """Return when the first idle resident will have been so for too long, unless something happens before."""
     if device.drained or device.plan is not None:
-        return None
-    times = (device.spent_at(resident) for resident in device.residents.values())
-    return min((at for at in times if at is not None), default=None)
+        return math.inf
+    return min(map(device.spent_at, device.residents.values()), default=math.inf)
 
 
 def _idle_instead(now: float, device: Device, plan: Plan) -> bool:

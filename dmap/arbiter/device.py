@@ -88,12 +88,12 @@ class Device:
         """Tell whether *resident* stays, whoever waits."""
         return resident.needs.pinned and resident.model not in self.wishes
 
-    def spent_at(self, resident: Resident) -> float | None:
-        """Tell when *resident*, if idle, has been so for too long; None if it may be so for ever."""
+    def spent_at(self, resident: Resident) -> float:
+        """Tell when *resident*, if idle, has been so for too long; never, if it may be so for ever."""
         model = resident.model
         needs = self.needs.get(model, resident.needs)
         if needs.ttl_s is None or resident.needs.pinned or resident.leases or self.waiters.count(model):
-            return None
+            return math.inf
         return resident.used_at + needs.ttl_s
 
     def asked(self, now: float, client: ClientId, model: ModelId) -> Resident | None:
@@ -123,13 +123,8 @@ class Device:
         self.habits.ended(gone.client)
         return gone
 
-    def grant(self, now: float, ticket: Ticket, resident: Resident) -> None:
-        """Turn a waiting ticket into a lease on *resident*."""
-        self.waiters.grant(now, ticket)
-        self.lease(now, ticket, resident)
-
     def lease(self, now: float, ticket: Ticket, resident: Resident) -> None:
-        """Let a ticket that does not wait have its lease."""
+        """Let a ticket that does not wait, or not any more, have its lease."""
         self.leases[ticket.id] = Holding(ticket, resident, now)
         self.strikes.clear(ticket.client)
         resident.leases += 1

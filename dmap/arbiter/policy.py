@@ -56,15 +56,9 @@ class Demand:
 
 @dataclass(slots=True)
 class Turn:
-    """
-    A wait since *oldest* of *count* tickets for a switch of *cost_s*.
+    """What waits for its switch: before it there are *ahead_s* of other switches and *rewards_s* of use."""
 
-    Before it there are *ahead_s* of switches and *rewards_s* of use.
-    """
-
-    oldest: float
-    count: int
-    cost_s: float
+    demand: Demand
     ahead_s: float
     rewards_s: float
 
@@ -138,7 +132,7 @@ def turns(limits: Limits, demands: Iterable[Demand]) -> list[Turn]:
     """Lay the waiting models out one after the other, oldest first, to see who would wait too long."""
     found, ahead_s, rewards_s = [], 0.0, 0.0
     for demand in sorted(demands, key=lambda demand: demand.oldest):
-        found.append(Turn(demand.oldest, demand.count, demand.cost_s, ahead_s, rewards_s))
+        found.append(Turn(demand, ahead_s, rewards_s))
         ahead_s += demand.cost_s
         rewards_s += limits.residency * demand.cost_s
     return found
@@ -156,11 +150,11 @@ def patience_ends(
     left of *patience_s* is shared by *resident* and all that serve before it, by their clients beside its
     *own* ones: the turns of equal crowds are equal.
     """
-    begun = max(resident.since, turns[0].oldest)
+    begun = max(resident.since, turns[0].demand.oldest)
     ends, shares = math.inf, 1.0
     for turn in turns:
-        ends = min(ends, begun + (turn.oldest + patience_s - turn.ahead_s - begun) / shares)
-        shares += proportion(turn.count, max(own, 1))
+        ends = min(ends, begun + (turn.demand.oldest + patience_s - turn.ahead_s - begun) / shares)
+        shares += proportion(turn.demand.count, max(own, 1))
     return max(ends, min(ends + extra_s, resident.since + TENURE * limits.wait_s))
 
 
@@ -181,7 +175,8 @@ def earned_until(
     reward = limits.residency * resident.cost_s * proportion
     share = 1.0
     for turn in turns:
-        room = turn.oldest + limits.wait_s - turn.ahead_s - turn.cost_s - drain_s - resident.since
+        latest = turn.demand.oldest + limits.wait_s - turn.ahead_s - turn.demand.cost_s
+        room = latest - drain_s - resident.since
         if reward and FLOOR * (reward + turn.rewards_s) <= room:
             share = min(share, room / (reward + turn.rewards_s))
     return resident.since + share * reward

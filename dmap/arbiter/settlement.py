@@ -5,6 +5,7 @@ The one place that decides: what is to happen next on a device, whatever event c
 operation is at the top of `core`.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -20,18 +21,14 @@ class Settlement:
 
     _device: Device
     effects: list[Effect] = field(default_factory=list)
-    _wake: float | None = None
-    _spent_at: float | None = None
+    _wake: float = math.inf
+    _spent_at: float = math.inf
 
     def settle(self, now: float) -> list[Effect]:
         """Return all that is to be done now; a second time it is nothing."""
         device = self._device
         self._expire(now)
-        if (
-            device.plan is not None
-            and device.plan.switch is None
-            and choice.is_stale(now, device, device.plan)
-        ):
+        if device.plan is not None and choice.is_stale(now, device, device.plan):
             device.plan = None
         if device.plan is None:
             device.plan = choice.farewell(now, device)
@@ -52,22 +49,19 @@ class Settlement:
             and not device.wishes
             and not device.drained
             and not device.closed
-            and (self._spent_at is None or now < self._spent_at)
+            and now < self._spent_at
         )
 
     def heed_ttl(self, resident: Resident) -> None:
         """Look again when *resident* will have been idle for too long.  A look too many does no harm."""
-        spent_at = self._device.spent_at(resident)
-        if spent_at is not None and (self._spent_at is None or spent_at < self._spent_at):
-            self._spent_at = spent_at
+        self._spent_at = min(self._spent_at, self._device.spent_at(resident))
 
     def next_deadline(self) -> float | None:
         """Return when time alone will change something."""
         oldest = self._device.waiters.oldest()
-        if oldest is None:
-            return self._spent_at
-        expiry = oldest.since + self._device.limits.wait_s
-        return min(due for due in (expiry, self._wake, self._spent_at) if due is not None)
+        expiry = oldest.since + self._device.limits.wait_s if oldest is not None else math.inf
+        due = min(expiry, self._wake, self._spent_at)
+        return due if due < math.inf else None
 
     def objection(self, now: float, ticket: TicketId, model: ModelId) -> Refuse | None:
         """Return the refusal of a *ticket* whose *model* cannot be had now; None if it may wait."""
@@ -98,7 +92,8 @@ class Settlement:
                 ticket = line.oldest  # all have their turn now
             else:
                 ticket = line.next(now, device.limits, device.answers.of(model))
-            device.grant(now, ticket, resident)
+            device.waiters.grant(now, ticket)
+            device.lease(now, ticket, resident)
             self.effects.append(Grant(ticket.id))
 
     def refuse(
@@ -141,7 +136,7 @@ class Settlement:
             self.refuse([oldest], Reason.WAIT_EXPIRED, retry_after_s=estimates[oldest.model])
 
     def _choose(self, now: float) -> None:
-        self._wake = None
+        self._wake = math.inf
         if self._device.plan is not None or self._device.drained or not self._device.waiters.tickets:
             return
         if now >= self._device.reckoned_at + 1 and any(True for _ in self._device.absent()):
