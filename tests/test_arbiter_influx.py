@@ -13,8 +13,8 @@ def stream(influx: Influx, now: float) -> Stream:
 def away(count: int, *, every_s: float, cost_s: float = 8) -> Influx:
     """Return what is known of a model that went at 0, and was asked for *count* times."""
     influx = Influx()
-    influx.came(-100, "a")
-    influx.went(0, "a", cost_s)
+    influx.moved(-100, "a")
+    influx.moved(0, "a", cost_s)
     for number in range(1, count + 1):
         influx.asked(number * every_s, "a", cost_s)
     return influx
@@ -33,7 +33,7 @@ def test_who_comes_while_it_is_away_brings_work() -> None:
 def test_what_comes_to_a_resident_does_not_count() -> None:
     """Nobody can tell whether a request that finds its model loaded would have come anyhow."""
     influx = Influx()
-    influx.came(0, "a")
+    influx.moved(0, "a")
     for second in range(60):
         influx.asked(second, "a", 8)
 
@@ -61,7 +61,7 @@ def test_a_resident_leaves_it_as_it_was() -> None:
     """While a model is there nothing is learned, and what was known counts less against what comes next."""
     influx = away(120, every_s=0.5)
     before = stream(influx, 60).rate
-    influx.came(60, "a")
+    influx.moved(60, "a")
 
     after = stream(influx, 80).rate
 

@@ -35,14 +35,13 @@ def choose(now: float, device: Device) -> Choice:
     if soonest > now and not _has_room(device, demands):  # most of the time it is so
         return Choice(wake=soonest)
     choice = Choice()
-    first: Demand | None = None
-    its_victims: list[Resident] = []
+    first: tuple[Demand, list[Resident]] | None = None
     for demand in policy.order(device.patience_s, now, demands):
         leaving = _victims(now, device, demand.needs, released)
         if leaving is None:
             choice.never.append(demand.model)
             continue
-        if first is not None and not _both(device, first, its_victims, demand, leaving):
+        if first is not None and not _both(device, *first, demand, leaving):
             continue
         ready = _ready(now, device, demand, leaving, released)
         if ready <= now:
@@ -50,7 +49,7 @@ def choose(now: float, device: Device) -> Choice:
             break
         choice.wake = min(choice.wake, ready)
         if first is None and policy.is_overdue(device.patience_s, now, demand):
-            first, its_victims = demand, leaving
+            first = demand, leaving
     return choice
 
 

@@ -182,7 +182,7 @@ class Device:
     def settle_in(self, resident: Resident) -> None:
         """Add a resident, loaded or found."""
         self.residents[resident.model] = resident
-        self.influx.came(resident.since, resident.model)
+        self.influx.moved(resident.since, resident.model)
         self.back_off.clear(resident.model)
         if self.emptied:
             self.wish(resident.since, resident.model, Cause.DRAIN)
@@ -232,7 +232,7 @@ class Device:
     def lose(self, now: float, model: ModelId) -> None:
         """Take a resident out, if it is one, and with it the wishes that it go."""
         if model in self.residents:
-            self.influx.went(now, model, self.costs.of(model))
+            self.influx.moved(now, model, self.costs.of(model))
         self.residents.pop(model, None)
         self.wishes.pop(model, None)
 

@@ -80,13 +80,11 @@ class Influx:
         stream.answers += 1
         stream.answers_s += answer_s
 
-    def came(self, now: float, model: ModelId) -> None:
-        """Note that *model* is resident from now on."""
-        self._away(now, model, math.inf)
-
-    def went(self, now: float, model: ModelId, cost_s: float) -> None:
-        """Note that *model* is away from now on; a switch to it costs *cost_s*."""
-        self._away(now, model, now + cost_s)
+    def moved(self, now: float, model: ModelId, cost_s: float = math.inf) -> None:
+        """Note that *model* is away from now on if a switch to it costs *cost_s*; else it is resident."""
+        stream = self._streams.setdefault(model, Stream(now, now + cost_s))
+        stream.fade(now)
+        stream.counts_from = now + cost_s
 
     def in_use(self, now: float, waiting: Container[ModelId] = ()) -> Iterator[tuple[ModelId, Stream]]:
         """Iterate over the streams of the models asked for lately, or that somebody is *waiting* for."""
@@ -94,8 +92,3 @@ class Influx:
             if model in waiting or now - stream.asked_at <= WINDOW_S:
                 stream.fade(now)
                 yield model, stream
-
-    def _away(self, now: float, model: ModelId, counts_from: float) -> None:
-        stream = self._streams.setdefault(model, Stream(now, counts_from))
-        stream.fade(now)
-        stream.counts_from = counts_from

@@ -39,7 +39,7 @@ def estimate(now: float, device: Device, model: ModelId) -> float:
     """Estimate how long one more ticket for *model* would wait, were it let in now; `wait_s` if drained."""
     if device.drained:
         return device.limits.wait_s
-    start = dict(_turns(now, device, model))[model] + _slot_s(now, device, model)
+    start = dict(_turns(now, device, model))[model]
     return start + _wait_in_line(device, model, device.waiters.count(model))
 
 
@@ -47,10 +47,10 @@ def places(now: float, device: Device) -> dict[TicketId, Place]:
     """Return the place of each waiting ticket."""
     found: dict[TicketId, Place] = {}
     for model, start in _turns(now, device):
-        line, slot_s = device.waiters.lines.get(model), _slot_s(now, device, model)
+        line = device.waiters.lines.get(model)
         turns = line.in_turn(now, device.limits, device.answers.of(model)) if line is not None else []
         for ahead, ticket in enumerate(turns):
-            wait_s = start + slot_s + _wait_in_line(device, model, ahead)
+            wait_s = start + _wait_in_line(device, model, ahead)
             if device.drained:
                 wait_s = ticket.since + device.limits.wait_s - now
             found[ticket.id] = Place(len(found) + 1, wait_s)
@@ -63,21 +63,15 @@ def _wait_in_line(device: Device, model: ModelId, ahead: int) -> float:
     return 0.0 if parallel is None else ahead // parallel * device.answers.of(model)
 
 
-def _slot_s(now: float, device: Device, model: ModelId) -> float:
-    """Return in how many seconds *model*, if it is resident, will have a slot."""
-    resident = device.residents.get(model)
-    return _drain_s(now, device, resident) if resident is not None and resident.is_full else 0.0
-
-
 def _turns(now: float, device: Device, newcomer: ModelId | None = None) -> Iterator[tuple[ModelId, float]]:
     """
     Yield each model that is resident or that somebody waits for, and a *newcomer*'s, as they will serve.
 
-    With each comes in how many seconds it will be ready.
+    With each comes in how many seconds it will be ready, with a slot.
     """
-    for model in device.residents:
+    for model, resident in device.residents.items():
         if not device.is_leaving(model):
-            yield model, 0.0
+            yield model, _drain_s(now, device, resident) if resident.is_full else 0.0
     order = _order(device, newcomer)
     departures = _departures(now, device, order) if order else {}
     at, stay_s = 0.0, 0.0
@@ -113,19 +107,12 @@ def _room(now: float, device: Device, model: ModelId, departures: dict[ModelId, 
     elif model in device.residents:
         leaving = (model,)
     else:
-        leaving = _victims(device, model, departures)
+        needs, residents = device.needs_of(model), device.residents.values()
+        victims = policy.victims(
+            device.limits, residents, needs, lambda resident: (departures[resident.model],), device.is_fixed
+        )
+        leaving = tuple(resident.model for resident in victims or ())
     return max((departures[victim] for victim in leaving if victim in departures), default=0.0)
-
-
-def _victims(device: Device, model: ModelId, departures: dict[ModelId, float]) -> tuple[ModelId, ...]:
-    leaving = policy.victims(
-        device.limits,
-        device.residents.values(),
-        device.needs_of(model),
-        lambda resident: (departures[resident.model],),
-        device.is_fixed,
-    )
-    return tuple(resident.model for resident in leaving or ())
 
 
 def _departures(now: float, device: Device, order: list[ModelId]) -> dict[ModelId, float]:
@@ -149,7 +136,9 @@ def _departure(now: float, device: Device, resident: Resident, release_s: float)
         return drain_s
     if not resident.leases and not waiting:
         return release_s
-    idle_s = drain_s + _wait_in_line(device, model, waiting) + _linger_s(device, resident)
+    idle_s = drain_s + _wait_in_line(device, model, waiting)
+    if (lease := device.newest(resident)) is not None:  # it lingers for the client that it took last
+        idle_s += device.habits.linger_s(lease.ticket.client, model, device.costs.of(model))
     stay_s = device.stays.of(model) - device.contended_s(now, resident)
     return min(max(idle_s, stay_s), release_s + drain_s)
 
@@ -160,14 +149,6 @@ def _drain_s(now: float, device: Device, resident: Resident) -> float:
         return 0.0
     answer_s = device.answers.of(resident.model)
     return max(answer_s - (now - lease.since), OVERDUE * answer_s)
-
-
-def _linger_s(device: Device, resident: Resident) -> float:
-    """Return for how long *resident*, once idle, would be kept for the client that it took last."""
-    lease = device.newest(resident)
-    if lease is None:
-        return 0.0
-    return device.habits.linger_s(lease.ticket.client, resident.model, device.costs.of(resident.model))
 
 
 def _load(now: float, device: Device, model: ModelId) -> float:

@@ -1,6 +1,6 @@
 """The waiting tickets in order of arrival, at large and by model, and by client within a model."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from operator import itemgetter
 
@@ -148,15 +148,14 @@ class Waiters:
         if line is not None:
             line.ledger.ended(now, ticket, served=served)
 
-    def of(self, model: ModelId) -> Iterable[Ticket]:
+    def of(self, model: ModelId) -> Collection[Ticket]:
         """Return the tickets that wait for *model*, oldest first."""
         line = self.lines.get(model)
         return line.tickets.values() if line is not None else ()
 
     def count(self, model: ModelId) -> int:
         """Return how many tickets wait for *model*."""
-        line = self.lines.get(model)
-        return len(line.tickets) if line is not None else 0
+        return len(self.of(model))
 
     def oldest(self) -> Ticket | None:
         """Return the ticket that waits longest."""

@@ -7,7 +7,7 @@ It drives the same `Arbiter` as the gate does; `policies` has the others, `world
 from collections.abc import Sequence
 
 from dmap.simulate.policies import POLICIES
-from dmap.simulate.world import Arrivals, Crowd, Result, Workload, run
+from dmap.simulate.world import Arrivals, Crowd, Workload, run
 
 WORKLOADS: tuple[Workload, ...] = (
     Workload("2 clients, 2 models", (Crowd("A", 1), Crowd("B", 1))),
@@ -35,12 +35,8 @@ def run_table(workloads: Sequence[Workload] = WORKLOADS) -> str:
     lines = [heads, f"{'':<26}{'':<7}{'':>7}{'/request':>10}{'s':>9}{'s':>9}{'s':>9}"]
     for workload in workloads:
         for number, policy in enumerate(POLICIES):
-            lines.append(_row("" if number else workload.name, policy, run(workload, policy)))
+            name, result = "" if number else workload.name, run(workload, policy)
+            counts = f"{name:<26}{policy:<7}{result.served:>7}{result.switches_per_request:>10.4f}"
+            waits = f"{result.mean_s:>9.1f}{result.p95_s:>9.1f}{result.longest_s:>9.1f}"
+            lines.append(counts + waits)
     return "\n".join(lines)
-
-
-def _row(name: str, policy: str, result: Result) -> str:
-    return (
-        f"{name:<26}{policy:<7}{result.served:>7}{result.switches_per_request:>10.4f}"
-        f"{result.mean_s:>9.1f}{result.p95_s:>9.1f}{result.longest_s:>9.1f}"
-    )
