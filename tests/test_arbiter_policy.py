@@ -3,8 +3,11 @@
 import pytest
 
 from dmap.arbiter import Limits, Needs
+from dmap.arbiter.device import Device
+from dmap.arbiter.estimates import ANSWER_GUESS_S, COST_GUESS_S
 from dmap.arbiter.policy import (
     FLOOR,
+    PATIENCE,
     Demand,
     Turn,
     earned_until,
@@ -169,3 +172,16 @@ def test_nobody_leaves_in_vain(memory: int, leaving: list[str]) -> None:
     found = victims(Limits(9, memory), there, Needs(6), lambda one: (ord(one.model),), lambda one: False)
 
     assert [one.model for one in found] == leaving
+
+
+@pytest.mark.parametrize(
+    ("parallel", "idle_s"), [(1, 0), (2, ANSWER_GUESS_S), (None, ANSWER_GUESS_S)], ids=str
+)
+def test_slots_that_idle_are_part_of_a_switch(parallel, idle_s):
+    """Others drain for about an answer before a switch; one slot alone does not idle meanwhile."""
+    device = Device(Limits(patience_s=1000), needs={"a": Needs(parallel=parallel)})
+    device.asked(0, "client", "a")
+
+    device.reckon(0)
+
+    assert device.patience_s == PATIENCE * (COST_GUESS_S + idle_s)
