@@ -100,14 +100,15 @@ class TestTickets:
         assert arbiter.submit(1, "a2", "A", "ann", SINGLE) == []
         assert arbiter.withdraw(3, "a1") == [Grant("a2")]
 
-    def test_the_report_bounds_what_the_route_leaves_open(self) -> None:
+    @pytest.mark.parametrize("report", [Outcome(parallel=1), Outcome(parallel=1, size_bytes=7)])
+    def test_the_report_bounds_what_the_route_leaves_open(self, report: Outcome) -> None:
         """Where the route names no parallel, the load's own report holds."""
         arbiter = fresh()
         arbiter.submit(0, "a1", "A", "ann", CHAT)
         arbiter.submit(0, "a2", "A", "ann", CHAT)
         arbiter.cleared(0)
 
-        assert arbiter.switched(8, Outcome(parallel=1)) == [Grant("a1")]
+        assert arbiter.switched(8, report) == [Grant("a1")]
 
     def test_withdrawing_twice_does_nothing(self) -> None:
         """A ticket that is over stays over."""
