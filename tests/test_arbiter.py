@@ -3,6 +3,8 @@
 import pickle
 import time
 
+import pytest
+
 from dmap.arbiter import (
     Arbiter,
     Cause,
