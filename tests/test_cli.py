@@ -181,6 +181,7 @@ def test_a_host_without_ipv6(written):
 
 INTERRUPTED = """
 import signal, sys
+import dmap.local  # beforehand: an interrupt in the making of a class, Python 3.11 tells as a RuntimeError
 from dmap.cli import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
