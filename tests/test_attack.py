@@ -1,15 +1,20 @@
-"""The fast part of the campaign in `bench/attack`: its bodies and forms, read in this process."""
+"""The fast part of the campaign in `bench/attack`: bodies and forms read in this process, and some bugs."""
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from bench.attack.attack import CHAT, MAY, Attack
 from bench.attack.bodies import bodies
 from bench.attack.forms import forms
+from bench.attack.unheard import bug_at
 from dmap.errors import BadRequest
 from dmap.wire.body import Call, check_permits, peek
 from dmap.wire.form import peek_form
+from tests.models import make
 
 FUZZED = 1000
 
@@ -67,3 +72,22 @@ def test_what_clients_send_is_taken():
     assert [attempt.body for attempt in innocent if taken(attempt) is None] == []
     assert [in_a_form(attempt) for attempt in uploads] == [MAY.decode()] * len(uploads)
     assert len(innocent) > 90 and len(uploads) == 2
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [
+        ("dmap.gate.upkeep:Upkeep.looked", 1),
+        ("dmap.catalog.core:_may_list", 1),
+        ("dmap.backends.sections:SwitchingSection.placed_on", 23),
+    ],
+)
+async def test_a_bug_in_the_background(tmp_path: Path, place: str, number: int) -> None:
+    """What the campaign once found dead after a bug serves on, and the bug is in the log."""
+    for model in ("tiny-sea", "tiny-kitchen"):
+        make(model, tmp_path)
+
+    found = await bug_at(tmp_path, place, number, "RuntimeError")
+
+    assert (found.outcome, found.complaint) == ("served on", "")

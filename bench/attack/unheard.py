@@ -65,7 +65,7 @@ async def unheard(seed: int, count: int) -> list[Bug]:
 
         async def one(place: str, number: int, error: str) -> Bug:
             async with room:
-                return await _bug(Path(folder), place, number, error)
+                return await bug_at(Path(folder), place, number, error)
 
         return await asyncio.gather(*(one(*each) for each in chosen))
 
@@ -127,7 +127,8 @@ async def _chat(found: House, model: str) -> Answer:
     return await ask(found.port, _body(model), within_s=PATIENCE_S)
 
 
-async def _bug(folder: Path, place: str, number: int, error: str) -> Bug:
+async def bug_at(folder: Path, place: str, number: int, error: str) -> Bug:
+    """Put in one bug, the *number*-th call of *place*, while models of *folder* serve; return what came of it."""
     try:
         async with _scene(folder, ATTACK_FAULT=f"{place} {number} {error}") as found:
             await _use(found)

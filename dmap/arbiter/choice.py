@@ -89,7 +89,7 @@ def releases(now: float, device: Device, demands: list[Demand]) -> dict[ModelId,
 
 
 def is_stale(now: float, device: Device, plan: Plan) -> bool:
-    """Tell whether *plan* is to be dropped and decided again, for its victims still drain."""
+    """Tell whether *plan*, while its victims drain, is to be dropped and decided again."""
     if plan.switch is not None:
         return False
     if device.drained or farewell(now, device) is not None:

@@ -37,7 +37,7 @@ that comes anyhow (`influx`) needs a longer cycle, a few of these are added, up 
 would mean more switches than there is time for.  *Residency*: a switch earns its model `residency` times its
 cost in serving time, patience or not.  *Linger*: an idle model is kept while its clients, by their habit, are
 about to ask again.  Within one model turns go by what each client has received, so asking for more brings
-nothing (`fairness`); but who had nothing for `patience_s` comes first.
+nothing (`fairness`); but whoever has had nothing for `patience_s` comes first.
 
 A waiter that has lost patience must not be overtaken for ever by others that are easier to please.  So
 while its model waits for its victims, another model may come in only if both could be resident together.
@@ -52,9 +52,9 @@ itself.
 
 `unload` is a wish: its resident takes nobody from then on, and goes when its last lease has ended, by a
 `Switch` of its own or with whatever switch takes it out before.  There may be several for one resident, each
-for its own cause; `keep` takes one back.  So does a resident that nobody used for its
-`ttl_s`.  For those who wait for it meanwhile it is loaded again.  A wish never holds a switch up; but an idle
-resident that is to go does not wait for the drain of others.
+for its own cause; `keep` takes one back.  For those who wait for it meanwhile it is loaded again.  A wish
+never holds a switch up; but an idle resident that is to go does not wait for the drain of others.  A resident
+that nobody has used for its `ttl_s` goes, too.
 
 A drained device grants nothing and begins no switch; a switch that is out ends before its load if it can.
 Its waiters keep their places for as long as `wait_s` allows.
