@@ -19,6 +19,7 @@ LAYERS = (
     "tasks",  # 0 too: asyncio and nothing else
     "wire",  # 0 too, pure: its refusals are errors
     "models record notify events lines aiohttp_insides",  # 1
+    "activity",  # 1 too: it hears of events
     "process",  # 1 too: the life of a child process, whatever it runs
     "sections",  # 1 too: what sections of the configuration are made of
     "backends",  # 2: each kind brings its own section
@@ -44,7 +45,7 @@ HOMES = {
     "aiohttp_sse": {"web"},
     "gguf": {"demo"},
     "httptools": {"backends", "relay"},
-    "msgspec": {"wire", "events"},
+    "msgspec": {"activity", "events", "wire"},
     "multidict": {"access", "wire", "relay", "web"},
     "numpy": {"demo"},
     "prometheus_async": {"metrics", "web"},
