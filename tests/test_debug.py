@@ -357,14 +357,14 @@ class TestStatus:
         await first.send(post(chat()))
         exchange = await backend.next()
         await second.send(post(chat(), headers="x-request-id: the-second\r\n"))
-        await until(lambda: any(gate.view.all() for gate in proxy.proxy.gates.values()))
+        await until(lambda: any(gate.view.first(9) for gate in proxy.proxy.gates.values()))
 
         status = await asked(proxy, "/debug/status")
 
         fake = status["backends"]["fake"]
         (waiting,) = fake.pop("waiting")
         assert fake.pop("oldest_wait_s") >= 0
-        assert fake == {"kind": "openai", "device": None, "answers": True, "leases": 1}
+        assert fake == {"kind": "openai", "device": None, "answers": True, "leases": 1, "more_waiting": 0}
         assert [waiting[name] for name in ("id", "client", "position")] == ["the-second", "127.0.0.1", 1]
         assert (status["devices"], status["open"], status["readers"]) == ({}, 2, 0)
         first.close(), second.close()

@@ -15,42 +15,69 @@ class Clock:
         return self.now
 
 
-def test_places_are_shared_for_a_moment() -> None:
-    """A place may be as old as `FRESH_S`, for each look is a walk over all who wait, and no older."""
-    clock, arbiter, waiting = Clock(), Arbiter(Limits()), dict[int, Lease]()
-    view = QueueView(arbiter, clock)
-    for number in (1, 2):
-        waiting[number] = Lease(None, A, "me")
-        arbiter.submit(number, waiting[number], "a", "me", Needs())
-    assert view.of(waiting[2])[0] == 2
-
-    arbiter.withdraw(3, waiting[1])
-    clock.now = FRESH_S
-    assert view.of(waiting[2])[0] == 2
-
-    clock.now = FRESH_S + 0.1
-    assert view.of(waiting[2])[0] == 1
-
-
-def asked(arbiter: Arbiter, now: float, model: str, priority: int = 0) -> Lease:
+def asked(arbiter: Arbiter, now: float, model: str, client: str = "me") -> Lease:
     """Return a lease that asks *arbiter* for *model* at the time *now*."""
-    lease = Lease(None, A, "me", seat=model)
-    arbiter.submit(now, lease, model, "me", Needs(), priority)
+    lease = Lease(None, A, client, seat=model)
+    arbiter.submit(now, lease, model, client, Needs())
     return lease
 
 
-def test_a_newcomer_learns_its_place() -> None:
-    """Among few who wait a newcomer learns its own place; among many only how many they are."""
-    arbiter = Arbiter(Limits())
-    view = QueueView(arbiter, lambda: 2.0)
-    few = [asked(arbiter, 1, "a") for _ in range(FEW - 1)]
+class Crowd:
+    """As many leases that wait for one model as share a look at their places, and one more."""
 
-    first = asked(arbiter, 2, "a", priority=1)
-    assert view.of_newcomer(first)[0] == 1
+    def __init__(self) -> None:
+        self.clock, self.arbiter = Clock(), Arbiter(Limits())
+        self.view = QueueView(self.arbiter, self.clock)
+        self.leases = [asked(self.arbiter, 0, "a") for _ in range(FEW + 1)]
 
-    second = asked(arbiter, 2, "a", priority=2)
-    position, estimate_s = view.of_newcomer(second)
-    assert (position, estimate_s) == (len(few) + 2, arbiter.estimate(2, "a"))
+
+def test_places_are_shared_for_a_moment() -> None:
+    """Where many wait a place may be as old as `FRESH_S`, and no older."""
+    crowd = Crowd()
+    assert crowd.view.of(crowd.leases[1])[0] == 2
+    crowd.leases += [asked(crowd.arbiter, 0, "a") for _ in range(2)]
+
+    crowd.arbiter.withdraw(0, crowd.leases[0])
+    crowd.clock.now = FRESH_S
+    assert crowd.view.of(crowd.leases[1])[0] == 2
+
+    crowd.clock.now = FRESH_S + 0.1
+    assert crowd.view.of(crowd.leases[1])[0] == 1
+
+
+def test_where_few_wait_each_look_is_new() -> None:
+    """A place is exact there, and who is gone is not listed."""
+    crowd = Crowd()
+    assert crowd.view.of(crowd.leases[1])[0] == 2
+
+    crowd.arbiter.withdraw(0, crowd.leases[0])
+
+    assert crowd.view.of(crowd.leases[1])[0] == 1
+
+
+def test_a_newcomer_among_many_is_at_the_end() -> None:
+    """It stands behind all that wait for its model, until the next look; one of a new model is looked for."""
+    crowd = Crowd()
+    count = len(crowd.leases)
+    assert crowd.view.of(crowd.leases[0])[0] == 1
+
+    polite = asked(crowd.arbiter, 0, "a", "polite")
+    other = asked(crowd.arbiter, 0, "b")
+
+    assert crowd.view.of(polite)[0] == count + 1
+    assert crowd.view.of(other)[0] == count + 2
+    assert crowd.view.of(polite)[0] == 2
+
+
+def test_only_so_many_are_listed() -> None:
+    """The next ones are, in their order; who has left since the last look is not."""
+    crowd = Crowd()
+    assert list(crowd.view.first(2)) == crowd.leases[:2]
+    crowd.leases += [asked(crowd.arbiter, 0, "a") for _ in range(2)]
+
+    crowd.arbiter.withdraw(0, crowd.leases[0])
+
+    assert list(crowd.view.first(2)) == crowd.leases[1:3]
 
 
 def test_what_a_lease_waits_behind() -> None:

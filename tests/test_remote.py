@@ -87,10 +87,12 @@ class TestStatus:
         """
         Devices, backends and the queue are tables; what is not there has none.
 
-        A device's waiters are counted together, and one that serves nobody has no estimate for them.
+        A device's waiters are counted together, those not listed too; one that serves nobody has no
+        estimate for them.
         """
         waiting = {"id": "req_12345678c", "client": "webui", "model": "lm/b", "position": 1}
         waiting |= {"waited_s": 4.0, "estimate_s": 0.5}
+        alone, nobody = {"waiting": [waiting], "more_waiting": 0}, {"waiting": [], "more_waiting": 0}
         resident = {"model": "lm/a", "leases": 2, "waiting": 0, "for_s": 200.0, "leaving": True}
         switch = {"load": "lm/b", "unload": ["lm/a"], "phase": "drain", "for_s": 1.5}
         told = {
@@ -104,12 +106,13 @@ class TestStatus:
                     "switch": switch,
                     "drained": False,
                     "waiting": [waiting, waiting | {"id": "req_12345678d", "position": 2}],
+                    "more_waiting": 98,
                 },
-                "gpu1": {"residents": [], "switch": None, "drained": True, "waiting": [waiting]},
+                "gpu1": {"residents": [], "switch": None, "drained": True} | alone,
             },
             "backends": {
                 "lm": {"kind": "lmstudio", "device": "gpu0", "answers": True},
-                "far": {"kind": "openai", "device": None, "answers": False, "leases": 0, "waiting": []},
+                "far": {"kind": "openai", "device": None, "answers": False, "leases": 0} | nobody,
             },
         }
 
@@ -117,7 +120,7 @@ class TestStatus:
             "dmap 1.2 at http://a, up 1 h 1 min, 1 open request, active model lm/a",
             "",
             "DEVICE  RESIDENT  LEASES  WAITING           SINCE",
-            "gpu0    lm/a           2        2  3 min 20 s ago  leaving",
+            "gpu0    lm/a           2      100  3 min 20 s ago  leaving",
             "        lm/e           2        -  3 min 20 s ago",
             "        -> lm/b        -        -       1.5 s ago  under way: drain",
             "gpu1    none           0        1               -  drained",
@@ -126,10 +129,11 @@ class TestStatus:
             "lm       lmstudio  gpu0    yes           -        -",
             "far      openai    -       NO            0        0",
             "",
-            "QUEUE  PLACE  REQUEST   CLIENT  MODEL  WAITED   ABOUT",
-            "gpu0       1  2345678c  webui   lm/b    4.0 s  500 ms",
-            "gpu0       2  2345678d  webui   lm/b    4.0 s  500 ms",
-            "gpu1       1  2345678c  webui   lm/b    4.0 s       -",
+            "QUEUE  PLACE  REQUEST      CLIENT  MODEL  WAITED   ABOUT",
+            "gpu0       1  2345678c     webui   lm/b    4.0 s  500 ms",
+            "gpu0       2  2345678d     webui   lm/b    4.0 s  500 ms",
+            "gpu0       -  and 98 more  -       -           -       -",
+            "gpu1       1  2345678c     webui   lm/b    4.0 s       -",
         ]
 
     async def test_of_a_running_daemon(self, proxy: Proxy) -> None:

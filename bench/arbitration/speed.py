@@ -1,23 +1,27 @@
 """
-What an event costs the arbiter while 10,000 requests of 10,000 clients wait for 50 models.
+What an event costs the arbiter while 10,000 requests of 10,000 clients wait, and what its readers cost.
 
-    python -m bench.arbitration.speed
+    python -m bench.arbitration.speed [MODELS]
+
+They wait for 50 models, or for so many.
 """
 
 import random
+import sys
 import time
+from collections.abc import Callable
 from statistics import median
 
 from dmap.arbiter import Arbiter, Effect, Grant, Limits, Needs, Outcome, Switch
 
-WAITERS, MODELS, EVENTS = 10_000, 50, 4_000
-NEEDS = [Needs(size, parallel=4) for size in range(1, MODELS + 1)]
+WAITERS, EVENTS, SHOWN = 10_000, 4_000, 200
 
 
 class Device:
     """An arbiter under load, and what each of its events took."""
 
-    def __init__(self) -> None:
+    def __init__(self, models: int) -> None:
+        self.needs = [Needs(size, parallel=4) for size in range(1, models + 1)]
         self.arbiter = Arbiter(Limits(queue=1_000_000, wait_s=1_000_000))
         self.chance = random.Random(1)
         self.now = 0.0
@@ -41,8 +45,8 @@ class Device:
     def submit(self) -> None:
         """Let one more client ask."""
         self.tickets += 1
-        model = self.chance.randrange(MODELS)
-        self.event("submit", self.tickets, model, self.tickets, NEEDS[model])
+        model = self.chance.randrange(len(self.needs))
+        self.event("submit", self.tickets, model, self.tickets, self.needs[model])
 
     def step(self) -> None:
         """End an answer or a switch, and let the next client ask."""
@@ -56,9 +60,9 @@ class Device:
             self.event("tick")
 
 
-def main() -> None:
+def main(models: int) -> None:
     """Fill the queue, keep it full for a while, and print the medians."""
-    device = Device()
+    device = Device(models)
     for _ in range(WAITERS):
         device.submit()
     device.took_us.clear()
@@ -66,17 +70,38 @@ def main() -> None:
         device.step()
     events = [took for each in device.took_us.values() for took in each]
     for name, took in {**device.took_us, "all": events}.items():
-        print(f"{name:<10}{len(took):>6} events, median {median(took):7.0f} us, worst {max(took):8.0f} us")
-    for name in ("snapshot", "places"):
-        took = [_timed(device, name) for _ in range(20)]
-        print(f"{name:<10}{len(took):>6} calls,  median {median(took):7.0f} us, worst {max(took):8.0f} us")
+        _print(name, took)
+    for name, took in _readers(device).items():
+        _print(name, took)
 
 
-def _timed(device: Device, name: str) -> float:
+def _readers(device: Device) -> dict[str, list[float]]:
+    """Measure whoever only looks: *look* and the first *place* of a line pay for those that follow."""
+    arbiter, now = device.arbiter, device.now
+    look, some = arbiter.look(now), random.Random(2).sample(list(arbiter.waiting), 1000)
+    return {
+        "snapshot": _timed(lambda: arbiter.snapshot(now)),
+        "estimate": _timed(lambda: arbiter.estimate(now, 0)),
+        "look": _timed(lambda: arbiter.look(now)),
+        "a page": _timed(lambda: arbiter.look(now).first(SHOWN)),
+        "place": [_took_us(lambda id=id: look.place(id)) for id in some],
+    }
+
+
+def _timed(read: Callable[[], object]) -> list[float]:
+    return [_took_us(read) for _ in range(20)]
+
+
+def _took_us(read: Callable[[], object]) -> float:
     begun = time.perf_counter()
-    getattr(device.arbiter, name)(device.now)
+    read()
     return 1e6 * (time.perf_counter() - begun)
 
 
+def _print(name: str, took_us: list[float]) -> None:
+    typical, worst = median(took_us), max(took_us)
+    print(f"{name:<10}{len(took_us):>6} times, median {typical:7.0f} us, worst {worst:8.0f} us")
+
+
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if sys.argv[1:] else 50)

@@ -7,6 +7,7 @@ counterpart that carries the effects out is `dmap.gate`, and `dmap.simulate` run
 
 from dmap.arbiter.core import Arbiter
 from dmap.arbiter.effects import Cause, Effect, Grant, Reason, Refuse, Switch
+from dmap.arbiter.outlook import Outlook
 from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, Snapshot
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Limits",
     "Needs",
     "Outcome",
+    "Outlook",
     "Place",
     "Plan",
     "Reason",

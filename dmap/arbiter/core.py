@@ -201,14 +201,7 @@ class Arbiter:
     def observed(self, now: float, epoch: int, residents: Mapping[ModelId, Needs]) -> list[Effect]:
         """Hear what is really resident, unless it was read before the last switch or during one."""
         if epoch == self.epoch and self._under_way() is None:
-            known = self._device.residents
-            for gone in [model for model in known if model not in residents]:
-                self._device.lose(now, gone)
-            for model, needs in residents.items():
-                if model not in known:
-                    self._device.settle_in(Resident(model, needs, now, 0, used_at=now))
-                else:
-                    self._device.confirm(model, needs)
+            self._device.see(now, residents)
         return self._settlement.settle(now)
 
     def configure(self, now: float, limits: Limits) -> list[Effect]:
@@ -285,9 +278,13 @@ class Arbiter:
         """Return what others may know."""
         return outlook.snapshot(now, self._device)
 
+    def look(self, now: float) -> outlook.Outlook:
+        """Return what tells the places of waiting tickets; to be asked for as long as it is fresh enough."""
+        return outlook.Outlook(now, self._device)
+
     def places(self, now: float) -> Mapping[TicketId, Place]:
         """Return the place of each waiting ticket.  It costs a walk over all of them."""
-        return outlook.places(now, self._device)
+        return self.look(now).first(len(self.waiting))
 
     # What events do
 

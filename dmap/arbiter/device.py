@@ -5,7 +5,7 @@ Nothing here decides: `core` edits it, `choice` and `outlook` read it.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dmap.arbiter import policy
@@ -186,6 +186,16 @@ class Device:
         self.back_off.clear(resident.model)
         if self.emptied:
             self.wish(resident.since, resident.model, Cause.DRAIN)
+
+    def see(self, now: float, found: Mapping[ModelId, Needs]) -> None:
+        """Have the residents be those that were *found*."""
+        for gone in [model for model in self.residents if model not in found]:
+            self.lose(now, gone)
+        for model, needs in found.items():
+            if model in self.residents:
+                self.confirm(model, needs)
+            else:
+                self.settle_in(Resident(model, needs, now, 0, used_at=now))
 
     def stay(self, now: float, model: ModelId) -> None:
         """Keep a resident that could not be unloaded, wished away or not; its `ttl_s` begins anew."""

@@ -7,6 +7,8 @@ their answers, but not before the time for which others had to wait for it latel
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 
 from dmap.arbiter import choice, policy
 from dmap.arbiter.device import Device
@@ -15,6 +17,59 @@ from dmap.arbiter.state import Place, Resident, ResidentView, Snapshot
 
 OVERDUE = 0.5
 """What is left of an answer is this share of the average at the least, however long it has run."""
+
+
+@dataclass(slots=True)
+class Outlook:
+    """
+    The places in the queue of *device* as they were *at* one time.
+
+    What costs a walk is kept: the one over the waiting models from the beginning, and the one over a line
+    from when one of its tickets is first asked for.  So who asks for the places of all, one by one, pays for
+    one walk.  With each model in *starts* comes how many tickets wait for those before it, and in how many
+    seconds it will be ready.
+    """
+
+    at: float
+    _device: Device
+    starts: dict[ModelId, tuple[int, float]] = field(default_factory=dict)
+    _lines: dict[ModelId, dict[TicketId, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Lay out the models as they will serve."""
+        before = 0
+        for model, start in _turns(self.at, self._device):
+            self.starts[model] = before, start
+            before += self._device.waiters.count(model)
+
+    def place(self, id: TicketId) -> Place:
+        """
+        Return the place of a ticket that waits for one of the models in *starts*.
+
+        One that came after its line was laid out stands at the end.
+        """
+        device = self._device
+        ticket = device.waiters.tickets[id]
+        before, start = self.starts[ticket.model]
+        ahead = self._line(ticket.model).get(id, device.waiters.count(ticket.model) - 1)
+        wait_s = start + _wait_in_line(device, ticket.model, ahead)
+        if device.drained:
+            wait_s = ticket.since + device.limits.wait_s - self.at
+        return Place(before + ahead + 1, wait_s)
+
+    def first(self, count: int) -> dict[TicketId, Place]:
+        """Return the places of the first *count* tickets, or of all there are, in their order."""
+        waiting = self._device.waiters.tickets
+        tickets = (id for model in self.starts for id in self._line(model) if id in waiting)
+        return {id: self.place(id) for id in islice(tickets, count)}
+
+    def _line(self, model: ModelId) -> dict[TicketId, int]:
+        """Return how many tickets of its own line are ahead of each ticket."""
+        if model not in self._lines:
+            line, answer_s = self._device.waiters.lines.get(model), self._device.answers.of(model)
+            turns = line.in_turn(self.at, self._device.limits, answer_s) if line is not None else []
+            self._lines[model] = {ticket.id: ahead for ahead, ticket in enumerate(turns)}
+        return self._lines[model]
 
 
 def snapshot(now: float, device: Device) -> Snapshot:
@@ -41,20 +96,6 @@ def estimate(now: float, device: Device, model: ModelId) -> float:
         return device.limits.wait_s
     start = dict(_turns(now, device, model))[model]
     return start + _wait_in_line(device, model, device.waiters.count(model))
-
-
-def places(now: float, device: Device) -> dict[TicketId, Place]:
-    """Return the place of each waiting ticket."""
-    found: dict[TicketId, Place] = {}
-    for model, start in _turns(now, device):
-        line = device.waiters.lines.get(model)
-        turns = line.in_turn(now, device.limits, device.answers.of(model)) if line is not None else []
-        for ahead, ticket in enumerate(turns):
-            wait_s = start + _wait_in_line(device, model, ahead)
-            if device.drained:
-                wait_s = ticket.since + device.limits.wait_s - now
-            found[ticket.id] = Place(len(found) + 1, wait_s)
-    return found
 
 
 def _wait_in_line(device: Device, model: ModelId, ahead: int) -> float:

@@ -1,15 +1,15 @@
 """Who waits at a gate, at what place, for about how long, and behind what.  It only looks."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from dmap.arbiter import Arbiter, Place
+from dmap.arbiter import Arbiter, Outlook, Place
 from dmap.gate.lease import Lease
 
 FRESH_S = 1.0
-"""Leases share one list of the places for this long, because making it takes a walk over all that wait."""
+"""Leases share one look at the queue for this long, because it takes walks over those that wait."""
 FEW = 64
-"""If more requests than this wait, a newcomer learns its place roughly: the exact one takes that walk."""
+"""Where no more requests than this wait, each look is a new one."""
 
 
 @dataclass(slots=True)
@@ -18,25 +18,27 @@ class QueueView:
 
     _arbiter: Arbiter
     _now: Callable[[], float]
-    _seen_at: float = 0.0
-    _seen: Mapping[Lease, Place] = field(default_factory=dict)
+    _seen: Outlook | None = None
 
-    def all(self) -> Mapping[Lease, Place]:
-        """Return the place of each lease that waits, the next one first."""
-        return self._arbiter.places(self._now())
+    def first(self, count: int) -> Mapping[Lease, Place]:
+        """Return the places of the *count* leases that are next, or of all if fewer wait, in their order."""
+        return self._look().first(count)
 
     def of(self, lease: Lease) -> Place:
-        """Return the place of *lease*, as it was at most `FRESH_S` ago."""
-        now = self._now()
-        if now - self._seen_at > FRESH_S or lease not in self._seen:
-            self._seen_at, self._seen = now, self._arbiter.places(now)
-        return self._seen[lease]
+        """
+        Return the place of *lease*.
 
-    def of_newcomer(self, lease: Lease) -> Place:
-        """Return the same for a *lease* that has just begun to wait, roughly where many wait."""
-        if len(self._arbiter.waiting) <= FEW:
-            return self.of(lease)
-        return Place(len(self._arbiter.waiting), self._arbiter.estimate(self._now(), lease.seat))
+        Where many wait it is as it was at most `FRESH_S` ago; a newcomer's is the end of its line.
+        """
+        if lease.seat not in self._look().starts:
+            self._seen = None  # nobody had asked for its model by then
+        return self._look().place(lease)
+
+    def _look(self) -> Outlook:
+        now, seen = self._now(), self._seen
+        if seen is None or now - seen.at > FRESH_S or len(self._arbiter.waiting) <= FEW:
+            seen = self._seen = self._arbiter.look(now)
+        return seen
 
     def obstacle(self, lease: Lease) -> str:
         """Tell in a word or two what *lease* waits behind: a drain, a switch, other models, or its own."""

@@ -27,7 +27,7 @@ def report(url: str, status: _Json) -> str:
 
 def _residents(devices: Mapping[str, _Json]) -> Iterator[list[str]]:
     for name, device in devices.items():
-        first, waiting, drained = name, str(len(device["waiting"])), "drained" if device["drained"] else ""
+        first, waiting, drained = name, _depth(device), "drained" if device["drained"] else ""
         if not device["residents"]:
             yield [first, "none", "0", waiting, "-", drained]
         for resident in device["residents"]:
@@ -44,8 +44,12 @@ def _residents(devices: Mapping[str, _Json]) -> Iterator[list[str]]:
 def _backends(backends: Mapping[str, _Json]) -> Iterator[list[str]]:
     for name, backend in backends.items():
         answers = "yes" if backend["answers"] else "NO"
-        queue = [str(backend["leases"]), str(len(backend["waiting"]))] if "leases" in backend else ["-", "-"]
+        queue = [str(backend["leases"]), _depth(backend)] if "leases" in backend else ["-", "-"]
         yield [name, backend["kind"], backend["device"] or "-", answers, *queue]
+
+
+def _depth(place: _Json) -> str:
+    return str(len(place["waiting"]) + place["more_waiting"])
 
 
 def _queue(status: _Json) -> Iterator[list[str]]:
@@ -56,6 +60,8 @@ def _queue(status: _Json) -> Iterator[list[str]]:
             times = [duration(waiting["waited_s"]), about]
             who = [waiting["id"][-8:], waiting["client"], waiting["model"]]
             yield [name, str(waiting["position"]), *who, *times]
+        if more := place.get("more_waiting"):
+            yield [name, "-", f"and {more} more", *["-"] * 4]
 
 
 def summary(answer: _Json, argument: str) -> Iterator[str]:

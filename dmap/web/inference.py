@@ -102,7 +102,7 @@ async def _granted(proxy: Proxy, reply: Reply, gate: Gate, lease: Lease, ask: Ca
     bus, record = proxy.bus, reply.record
     ask()
     if lease.granted is not None:
-        position, estimate_s = gate.view.of_newcomer(lease)
+        position, estimate_s = gate.view.of(lease)
         behind = gate.view.obstacle(lease)
         fields = {"position": position, "estimate_s": round(estimate_s, 3), "behind": behind}
         request_log.tell(bus, record, "request.queued", {"backend": record.backend, **fields})

@@ -14,6 +14,9 @@ from dmap.models import ModelKey
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
 
+SHOWN = 200
+"""So many requests of a queue are listed, the next ones first; more would hold up those that they tell of."""
+
 _May = Callable[[ModelKey], bool]
 """Tells whether the client may know of a model."""
 
@@ -50,12 +53,12 @@ async def status(proxy: Proxy, visit: Visit) -> web.Response:
         for name, backend in proxy.config.backends.items()
     }
     for name, gate in proxy.passages.items():
-        backends[name] |= _queue(gate.snapshot()) | {"waiting": waiting(gate)}
+        backends[name] |= _queue(gate.snapshot()) | _waiting(gate)
     answer = {
         "version": __version__,
         "uptime_s": round(proxy.bus.clock() - proxy.bus.started_at, 3),
         "devices": {
-            name: state(gate) | {"residents": _residents(gate), "waiting": waiting(gate)}
+            name: state(gate) | {"residents": _residents(gate)} | _waiting(gate)
             for name, gate in proxy.devices.items()
         },
         "backends": backends,
@@ -82,8 +85,13 @@ def _queue(view: Snapshot) -> dict[str, Any]:
     return {"waiting": view.waiting, "leases": view.leases, "oldest_wait_s": round(view.oldest_wait_s, 3)}
 
 
+def _waiting(gate: Gate) -> dict[str, Any]:
+    listed = waiting(gate)
+    return {"waiting": listed, "more_waiting": gate.snapshot().waiting - len(listed)}
+
+
 def waiting(gate: Gate) -> list[dict[str, Any]]:
-    """Describe the requests that wait at *gate*, the next one first."""
+    """Describe the requests that wait at *gate*, the next one first, `SHOWN` of them at the most."""
     now = asyncio.get_running_loop().time()
     return [
         {
@@ -94,7 +102,7 @@ def waiting(gate: Gate) -> list[dict[str, Any]]:
             "estimate_s": round(place.estimate_s, 3),
             "waited_s": round(now - lease.since, 3),
         }
-        for lease, place in gate.view.all().items()
+        for lease, place in gate.view.first(SHOWN).items()
     ]
 
 

@@ -100,7 +100,7 @@ class Visits:
     def __init__(self, server: Server) -> None:
         self.server = server
         self.body_bytes = 0
-        self._under_way: set[Visit] = set()
+        self._under_way: dict[Visit, None] = {}
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -109,18 +109,18 @@ class Visits:
         return len(self._under_way)
 
     def open(self) -> Iterator[Visit]:
-        """Yield those that wait for a model or are answered by one."""
+        """Yield those that wait for a model or are answered by one, in the order of their arrival."""
         return (visit for visit in self._under_way if visit.is_open)
 
     def enter(self, visit: Visit) -> None:
         """Count *visit* as under way."""
         self._empty.clear()
-        self._under_way.add(visit)
+        self._under_way[visit] = None
 
     def leave(self, visit: Visit) -> None:
         """Count it no more, and take back its share of the memory."""
         self.free(visit)
-        self._under_way.discard(visit)
+        self._under_way.pop(visit, None)
         if not self._under_way:
             self._empty.set()
 

@@ -9,15 +9,19 @@ from dmap.errors import BadRequest, Cancelled, Invalid, NotBuilt, RequestNotFoun
 from dmap.gate import Gate
 from dmap.web.admin.orders import DeviceOrder, Order, note, read_order
 from dmap.web.proxy import Proxy
-from dmap.web.status import state, waiting
+from dmap.web.status import SHOWN, state, waiting
 from dmap.web.visit import Visit
 
 
 async def queue(proxy: Proxy, visit: Visit) -> web.Response:
-    """`GET /admin/queue`: what waits, per device and per backend without one; and all that is open."""
+    """`GET /admin/queue`: what waits per device, or per backend without one; what is open, oldest first."""
     now = asyncio.get_running_loop().time()
     waits = {name: waiting(gate) for name, gate in proxy.gates.items()}
-    return web.json_response({"waiting": waits, "open": [each.fields(now) for each in proxy.visits.open()]})
+    more = {name: proxy.gates[name].snapshot().waiting - len(listed) for name, listed in waits.items()}
+    opened = list(proxy.visits.open())
+    shown = [each.fields(now) for each in opened[:SHOWN]]
+    answer = {"waiting": waits, "more_waiting": more, "open": shown, "more_open": len(opened) - len(shown)}
+    return web.json_response(answer)
 
 
 async def cancel(proxy: Proxy, visit: Visit) -> web.Response:
