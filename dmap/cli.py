@@ -53,11 +53,37 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("demo", help="two tiny real models behind one door")
     command.add_argument("--port", type=int, default=8000, help="where to listen on loopback (8000)")
     command.set_defaults(run=_local, local="demo")
-    command = commands.add_parser("simulate", help="the queue's policy against plain ones, in virtual time")
-    command.set_defaults(run=_local, local="simulate")
+    _add_simulate(commands)
     remote.add(commands)
     _add_key(commands.add_parser("key", help="API keys").add_subparsers(required=True, metavar="COMMAND"))
     return parser
+
+
+def _add_simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("simulate", help="the queue's policy against plain ones, in virtual time")
+    command.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME|FILE",
+        help="a word in names of workloads, or a file of them",
+    )
+    command.add_argument("--list", action="store_true", help="only show the names of the workloads")
+    command.add_argument(
+        "--policies",
+        type=_words,
+        default=["fifo", "drain", "dmap"],
+        metavar="POLICY,...",
+        help="what to compare: fifo, drain, longest-queue, dmap (fifo,drain,dmap)",
+    )
+    command.add_argument("--seed", type=int, default=1, help="the first seed of all chance (1)")
+    command.add_argument("--seeds", type=_count, default=1, metavar="COUNT", help="so many seeds (1)")
+    command.set_defaults(run=_local, local="simulate", refuse=command.error)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError("not a number from 1 to 1000")
+    return int(text)
 
 
 def _add_key(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 
 import uvloop
 
-from dmap import simulate, tls, tokens
+from dmap import tls, tokens
 from dmap.access import keys
 from dmap.config import ConfigProblem, load, warnings_of
 from dmap.daemon import serve
 from dmap.lines import Lines
+from dmap.simulate import command
 
 EX_CONFIG = 78
 """`EX_CONFIG` of sysexits.h; systemd is told not to restart after it."""
@@ -62,7 +63,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    print(simulate.run_table())
+    command.run(options)
 
 
 def _log_to_stderr() -> None:

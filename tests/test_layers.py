@@ -50,7 +50,7 @@ HOMES = {
     "numpy": {"demo"},
     "prometheus_async": {"metrics", "web"},
     "prometheus_client": {"metrics", "web"},
-    "pydantic": {"backends", "config", "sections", "state", "web"},
+    "pydantic": {"backends", "config", "sections", "simulate", "state", "web"},
     "pydantic_core": {"config"},
     "tokenizers": {"tokens"},
     "uvloop": {"local"},

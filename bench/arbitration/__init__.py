@@ -1,1 +1,1 @@
-"""The arbiter beside plain policies, under virtual time, on the workloads of `workloads/`."""
+"""The arbiter beside plain policies, over many seeds, on the workloads of `dmap/simulate/workloads/`."""

@@ -3,31 +3,19 @@ Play workloads under policies, and print what became of them as a table.
 
     python -m bench.arbitration                             # all workloads, fifo and dmap; long
     python -m bench.arbitration open diurnal --seeds 3 --seconds 1200
-    python -m bench.arbitration loops --policies dmap --save now.json --beside before.json
+    python -m bench.arbitration closed --policies dmap --save now.json --beside before.json
 """
 
 import argparse
 import json
 import multiprocessing
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from bench.arbitration.plain import Plain
-from bench.arbitration.workload import Workload, every
-from bench.arbitration.world import Policy, Result, World
-from dmap.arbiter import Arbiter, Limits
+from dmap.simulate import Workload, every, figures_of, run
 
-POLICIES: dict[str, Callable[[Limits], Policy]] = {
-    "fifo": partial(Plain, rule="fifo"),
-    "drain": partial(Plain, rule="drain"),
-    "exh": partial(Plain, rule="exh"),
-    "dmap": Arbiter,
-}
 HEADS = ("mean", "p95", "longest", "served", "refused", "switches")
+MOST_GROUPS = 8
 Figures = dict[str, float]
 
 
@@ -40,7 +28,6 @@ def main() -> None:
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--save", type=Path, help="keep the figures here")
     parser.add_argument("--beside", type=Path, nargs="*", default=[], help="show figures that were kept")
-    parser.add_argument("--clients", action="store_true", help="show what each client of small crowds got")
     options = parser.parse_args()
     workloads = [_cut(each, options.seconds) for each in every(options.words)]
     names = options.policies.split(",")
@@ -51,8 +38,7 @@ def main() -> None:
         figures = pool.starmap(_play, jobs, chunksize=1)
     rows: dict[str, dict[str, list[Figures]]] = {}
     for (workload, name, _), found in zip(jobs, figures, strict=True):
-        if found:
-            rows.setdefault(workload.name, {}).setdefault(name, []).append(found)
+        rows.setdefault(workload.name, {}).setdefault(name, []).append(found)
     if options.save:
         options.save.write_text(json.dumps(rows))
     for path in options.beside:
@@ -63,43 +49,19 @@ def main() -> None:
 
 
 def _cut(workload: Workload, seconds: float | None) -> Workload:
-    return replace(workload, duration_s=min(seconds or workload.duration_s, workload.duration_s))
+    least = min(seconds or workload.duration_s, workload.duration_s)
+    return workload.model_copy(update={"duration_s": least})
 
 
-def _play(workload: Workload, name: str, seed: int) -> Figures:
-    if name != "dmap" and workload.max_models > 1:
-        return {}
-    return figures_of(World(workload, POLICIES[name](workload.bounds()), seed).run())
-
-
-def figures_of(result: Result) -> Figures:
-    """Return what a row shows of a run."""
-    waits = sorted(answer.wait_s for answer in result.answers)
+def _play(workload: Workload, policy: str, seed: int) -> Figures:
+    """Return what a row shows of a run, under the names that files of `--save` have."""
+    found = figures_of(run(workload, policy, seed))
+    groups = found.served_by_group if 1 < len(found.served_by_group) <= MOST_GROUPS else ()
     return {
-        "mean": fmean(waits) if waits else 0.0,
-        "p95": waits[int(0.95 * (len(waits) - 1))] if waits else 0.0,
-        "longest": max([*waits[-1:], *result.waiting_s.values()], default=0.0),
-        "served": len(waits),
-        "refused": result.refused,
-        "switches": result.switches,
-        **_by_group(result),
-    }
-
-
-def _by_group(result: Result) -> Figures:
-    groups: dict[str, Any] = {}
-    for answer in result.answers:
-        groups.setdefault(answer.client.split(".")[0], []).append(answer.wait_s)
-    if len(groups) < 2:
-        return {}
-    longest = result.waiting_s.items()
-    return {
-        f"{name}: {what}": figure
-        for name, waits in groups.items()
-        for what, figure in (
-            ("served", len(waits)),
-            ("longest", max(*waits, *(s for client, s in longest if client.split(".")[0] == name), 0.0)),
-        )
+        **{head: getattr(found, f"{head}_s") for head in HEADS[:3]},
+        **{head: getattr(found, head) for head in HEADS[3:]},
+        **{f"{name}: served": found.served_by_group[name] for name in groups},
+        **{f"{name}: longest": found.longest_by_group[name] for name in groups},
     }
 
 

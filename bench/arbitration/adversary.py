@@ -9,11 +9,9 @@ answer of each client that began to wait before.
 
 import argparse
 import random
-from collections.abc import Mapping
 
-from bench.arbitration.workload import Workload
-from bench.arbitration.world import World
-from dmap.arbiter import Arbiter, Limits
+from dmap.arbiter import Limits
+from dmap.simulate import Loops, Workload, run
 
 LENGTHS_S = (0.2, 1, 1, 5, 20, 60, 120)
 
@@ -31,25 +29,25 @@ def trial(seed: int) -> float:
     """Return the longest wait of one trial, as a share of the bound."""
     chance = random.Random(seed)
     groups = [_group(chance) for _ in range(chance.randint(1, 5))]
-    clients = sum(group["loops"] for group in groups)
+    clients = sum(group.loops for group in groups)
     parallel = chance.choice((1, 1, 2, 4))
-    longest_s = max(group["answer"] for group in groups)
-    workload = Workload("", tuple(groups), parallel=parallel, load_s=1, duration_s=1200)
-    found = World(workload, Arbiter(workload.bounds()), seed).run()
-    waits = [answer.wait_s for answer in found.answers] + list(found.waiting_s.values())
+    longest_s = max(group.answer.mean for group in groups if group.answer is not None)
+    workload = Workload(groups=tuple(groups), parallel=parallel, load_s=1, duration_s=1200)
+    found = run(workload, seed=seed)
+    waits = [request.wait_s for request in (*found.answers, *found.waiting)]
     bound_s = Limits().patience_s + ((clients - 1) / parallel + 1) * longest_s + 1
     return max(waits) / bound_s
 
 
-def _group(chance: random.Random) -> Mapping[str, object]:
-    return {
-        "loops": chance.choice((1, 1, 2, 3, 16)),
-        "model": "A",
-        "answer": chance.choice(LENGTHS_S),
-        "think": chance.choice((0, 0, 0.1, 1, 10)),
-        "start_s": chance.choice((0, 0, 5, 30)),
-        "pause_s": chance.choice((0, 0, 20)),
-    }
+def _group(chance: random.Random) -> Loops:
+    return Loops(
+        loops=chance.choice((1, 1, 2, 3, 16)),
+        model="A",
+        answer=chance.choice(LENGTHS_S),
+        think=chance.choice((0, 0, 0.1, 1, 10)),
+        start_s=chance.choice((0, 0, 5, 30)),
+        pause_s=chance.choice((0, 0, 20)),
+    )
 
 
 if __name__ == "__main__":

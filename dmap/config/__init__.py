@@ -9,7 +9,7 @@ its own section along.
 
 from dmap.config.access import AccessSection, Key, Listen, Tls, exposure
 from dmap.config.advice import warnings_of
-from dmap.config.file import ConfigProblem, check_key, load, parse
+from dmap.config.file import ConfigProblem, check_key, checked, load, parse, read, values_of
 from dmap.config.schema import Config, Device, Server
 
 __all__ = [
@@ -22,8 +22,11 @@ __all__ = [
     "Server",
     "Tls",
     "check_key",
+    "checked",
     "exposure",
     "load",
     "parse",
+    "read",
+    "values_of",
     "warnings_of",
 ]

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
@@ -40,40 +41,47 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
 
     Raises `ConfigProblem` with everything that is wrong.
     """
+    return parse(read(path), environ, base=path.parent)
+
+
+def read(path: Path) -> str:
+    """Return the text of the file at *path*, or as much of it as shows that it is too long."""
     try:
         with path.open(encoding="utf-8") as file:
-            text = file.read(_MOST_CHARACTERS + 1)
+            return file.read(_MOST_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigProblem([f"{path}: cannot be read: {exc}"]) from exc
-    return parse(text, environ, base=path.parent)
 
 
 def parse(text: str, environ: Mapping[str, str], *, base: Path = Path()) -> Config:
     """Check the configuration in *text*, with `${NAME}` taken from *environ*."""
-    return _checked(Config, _values(text), environ, base)
+    return checked(Config, values_of(text), environ, base)
 
 
 def check_key(text: str) -> None:
     """Check *text* as an item of `access.keys`; raises `ConfigProblem` with paths that begin at that item."""
-    _checked(Key, _values(text), {}, Path())
+    checked(Key, values_of(text))
 
 
 _Checked = TypeVar("_Checked", bound=Section)
 
 
-def _checked(whole: type[_Checked], values: Any, environ: Mapping[str, str], base: Path) -> _Checked:
+def checked(
+    whole: type[_Checked], values: Any, environ: Mapping[str, str] = MappingProxyType({}), base: Path = Path()
+) -> _Checked:
+    """Return *values*, as YAML has them, as the section *whole*; raises `ConfigProblem`."""
     variables = _Variables(environ)
     values = variables.fill(values if values is not None else {}, "")
-    checked, wrong = _validated(whole, values, base)
+    found, wrong = _validated(whole, values, base)
     if wrong and isinstance(values, dict):  # what does not fit together among the rest is told in the same go
         for error in wrong:
             _drop(values, error["loc"])
-        checked, _ = _validated(whole, values, base)
-    between = checked.conflicts() if isinstance(checked, Config) else ()
+        found, _ = _validated(whole, values, base)
+    between = found.conflicts() if found is not None else ()
     problems = [*variables.problems, *map(_said, wrong), *between]
-    if checked is None or problems:
+    if found is None or problems:
         raise ConfigProblem(problems)
-    return checked
+    return found
 
 
 def _validated(
@@ -94,7 +102,7 @@ def _drop(values: dict[Any, Any], place: tuple[int | str, ...]) -> None:
     values.pop(place[-1], None)
 
 
-def _values(text: str) -> Any:
+def values_of(text: str) -> Any:
     """Read YAML; what is wrong is said without the text around it, which may be a secret."""
     if len(text) > _MOST_CHARACTERS:
         raise ConfigProblem([f"the file is longer than {_MOST_CHARACTERS} characters"])

@@ -1,5 +1,6 @@
 """What all sections of the file have in common."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -13,3 +14,7 @@ class Section(BaseModel):
     def given(self) -> dict[str, Any]:
         """Return what is set, by name."""
         return self.model_dump(exclude_none=True)
+
+    def conflicts(self) -> Iterable[str]:
+        """Return what does not fit together, each line with its path in this section."""
+        return ()

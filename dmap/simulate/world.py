@@ -1,5 +1,5 @@
 """
-One run under virtual time: clients, a clock, and a device that loads and answers.
+One run under virtual time: those who ask, a clock, and a device that loads and answers.
 
 A discrete-event loop without I/O, so that an hour takes a moment and comes out the same each time.
 """
@@ -7,148 +7,92 @@ A discrete-event loop without I/O, so that an hour takes a moment and comes out 
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from dmap.arbiter import Arbiter, Effect, Grant, Limits, Needs, Outcome, Refuse, Switch
-from dmap.simulate.policies import POLICIES, Queue
+from dmap.arbiter import Effect, Grant, Outcome, Refuse, Switch
+from dmap.simulate.groups import Request
+from dmap.simulate.policies import POLICIES, Policy
+from dmap.simulate.workload import Workload
+
+Event = Callable[[float], list[Effect]]
 
 
-@dataclass(frozen=True, slots=True)
-class Crowd:
-    """
-    *count* clients of one model, each asking again *think_s* after its answer.
-
-    Each keeps *open* requests going at once.
-    """
+@dataclass(slots=True)
+class Stay:
+    """A model's time on the device: its load began at *since*, it was *ready*, and it was there *until*."""
 
     model: str
-    count: int
-    think_s: float = 0.0
-    priority: int = 0
-    open: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Arrivals:
-    """Requests that come by chance, *rate* per second, for models by *shares*; answers of random length."""
-
-    rate: float
-    shares: tuple[tuple[str, float], ...]
-    seed: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What is asked of the device for *duration_s*.  *parallel* is how many answers a model gives at once."""
-
-    name: str
-    crowds: tuple[Crowd, ...] = ()
-    arrivals: Arrivals | None = None
-    parallel: int = 1
-    load_s: float = 8.0
-    answer_s: float = 1.0
-    duration_s: float = 3600.0
-    limits: Limits = Limits(queue=100_000, wait_s=100_000)
+    since: float
+    ready: float | None = None
+    until: float = 0.0
 
 
 @dataclass(slots=True)
 class Result:
-    """What became of a workload: the waits of those served, in order, and the switches it took."""
+    """
+    What became of a workload: each request is in one of the lists, in the order of what happened to it.
 
-    waits_s: list[float] = field(default_factory=list)
-    models: list[str] = field(default_factory=list)
-    clients: list[str] = field(default_factory=list)
+    *waiting* are those that still waited at the end, *left* those that gave up.
+    """
+
+    answers: list[Request] = field(default_factory=list)
+    refused: list[Request] = field(default_factory=list)
+    left: list[Request] = field(default_factory=list)
+    waiting: list[Request] = field(default_factory=list)
+    stays: list[Stay] = field(default_factory=list)
     switches: int = 0
-    waiting_s: list[float] = field(default_factory=list)
-
-    @property
-    def served(self) -> int:
-        """How many requests were answered."""
-        return len(self.waits_s)
-
-    @property
-    def switches_per_request(self) -> float:
-        """How many switches there were for each answer."""
-        return self.switches / self.served if self.served else 0.0
-
-    @property
-    def mean_s(self) -> float:
-        """The mean wait until an answer began."""
-        return sum(self.waits_s) / self.served if self.served else 0.0
-
-    @property
-    def p95_s(self) -> float:
-        """The wait that 95 % of the requests did not exceed."""
-        return sorted(self.waits_s)[int(0.95 * (self.served - 1))] if self.served else 0.0
-
-    @property
-    def longest_s(self) -> float:
-        """The longest wait, counting those that still went on at the end."""
-        return max(self.waits_s + self.waiting_s, default=0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    model: str
-    client: str
-    since: float
-    answer_s: float
-    crowd: Crowd | None = None
 
 
 class World:
-    """One run: the clients, the clock, and a device that loads and answers."""
+    """A run of *workload* under *policy*; what chance decides goes by *seed*."""
 
-    def __init__(self, workload: Workload, policy: Arbiter | Queue) -> None:
-        self._workload = workload
-        self._policy = policy
-        self._ids = itertools.count()
-        self._agenda: list[tuple[float, int, int, Callable[[float], list[Effect]]]] = []
-        self._requests: dict[int, _Request] = {}
+    def __init__(self, workload: Workload, policy: Policy, seed: int = 1) -> None:
+        self._workload, self._policy, self._seed = workload, policy, seed
+        self.duration_s, self.answer, self.slots = workload.duration_s, workload.answer, workload.parallel
+        self._ids = itertools.count(1)
+        self._agenda: list[tuple[float, int, int, Event]] = []
+        self._requests: dict[int, Request] = {}
+        self._resident: dict[str, Stay] = {}
+        self._needs = {model: workload.needs_of(model) for model in workload.asks}
         self._tick_at: float | None = None
         self.result = Result()
 
     def run(self) -> Result:
-        """Play the workload to its end."""
-        self._populate()
-        end = self._workload.duration_s
-        while self._agenda and self._agenda[0][0] <= end:
+        """Play it to its end."""
+        for number, group in enumerate(self._workload.groups):
+            group.play(self, number)
+        while self._agenda and self._agenda[0][0] <= self.duration_s:
             now, _, _, event = heapq.heappop(self._agenda)
             self._carry_out(now, event(now))
-        self.result.waiting_s = [end - request.since for request in self._requests.values()]
+        for request in self._requests.values():
+            self._end(self.duration_s, request, self.result.waiting)
+        for stay in self._resident.values():
+            stay.until = self.duration_s
         return self.result
 
-    def _at(self, when: float, event: Callable[[float], list[Effect]], rank: int = 0) -> None:
-        heapq.heappush(self._agenda, (when, rank, next(self._ids), event))
+    def chance(self, *words: object) -> random.Random:
+        """Return the generator of one client."""
+        return random.Random(" ".join(map(str, (self._seed, *words))))
 
-    def _populate(self) -> None:
-        for place, crowd in enumerate(self._workload.crowds):
-            for number, _ in itertools.product(range(crowd.count), range(crowd.open)):
-                self._come(_Request(crowd.model, f"{place}.{number}", 0.0, self._workload.answer_s, crowd))
-        arrivals = self._workload.arrivals
-        if arrivals is not None:
-            for number, (when, model, answer_s) in enumerate(self._arrive(arrivals)):
-                self._come(_Request(model, f"{model}-{number}", when, answer_s))
+    def ask(self, when: float, request: Request) -> None:
+        """Have *request* come then."""
+        name = self._workload.key or request.key
+        priority = self._workload.priorities.get(name or "", request.priority)
 
-    def _arrive(self, arrivals: Arrivals) -> Iterator[tuple[float, str, float]]:
-        chance = random.Random(arrivals.seed)
-        models, shares = zip(*arrivals.shares, strict=True)
-        now = chance.expovariate(arrivals.rate)
-        while now < self._workload.duration_s:
-            (model,) = chance.choices(models, shares)
-            yield now, model, chance.expovariate(1 / self._workload.answer_s)
-            now += chance.expovariate(arrivals.rate)
-
-    def _come(self, request: _Request) -> None:
         def submit(now: float) -> list[Effect]:
             ticket = next(self._ids)
+            request.since = now
             self._requests[ticket] = request
-            needs = Needs(parallel=self._workload.parallel)
-            priority = request.crowd.priority if request.crowd is not None else 0
-            return self._policy.submit(now, ticket, request.model, request.client, needs, priority)
+            if request.leaves_s is not None:
+                self._at(now + request.leaves_s, lambda now: self._leave(now, ticket))
+            client, needs = name or request.client, self._needs[request.model]
+            return self._policy.submit(now, ticket, request.model, client, needs, priority)
 
-        self._at(request.since, submit)
+        self._at(when, submit)
+
+    def _at(self, when: float, event: Event, rank: int = 0) -> None:
+        heapq.heappush(self._agenda, (when, rank, next(self._ids), event))
 
     def _carry_out(self, now: float, effects: list[Effect]) -> None:
         for effect in effects:
@@ -156,31 +100,60 @@ class World:
                 case Grant(ticket):
                     self._answer(now, ticket)
                 case Refuse(ticket):
-                    del self._requests[ticket]
-                case Switch(_, unload):
-                    self.result.switches += 1
-                    for model in unload:
-                        self._carry_out(now, self._policy.unloaded(now, model))
-                    self._at(now + self._workload.load_s, lambda now: self._policy.switched(now, Outcome()))
+                    self._done(now, self._end(now, self._requests.pop(ticket), self.result.refused))
+                case Switch():
+                    self._switch(now, effect)
         deadline = self._policy.next_deadline()
         if deadline is not None and (self._tick_at is None or not now < self._tick_at <= deadline):
-            self._tick_at = deadline
-            self._at(deadline, self._policy.tick, rank=1)
+            self._tick_at = max(deadline, now)
+            self._at(self._tick_at, self._policy.tick, rank=1)
+
+    def _switch(self, now: float, switch: Switch) -> None:
+        """Unload at once, then load; after each step the policy may have dropped the rest."""
+        for model in switch.unload:
+            self._resident.pop(model).until = now
+            self._carry_out(now, self._policy.unloaded(now, model))
+        if self._policy.switch is not switch:
+            return
+        if switch.load is None:
+            self._carry_out(now, self._policy.switched(now, Outcome()))
+            return
+        self.result.switches += 1
+        stay = self._resident[switch.load] = Stay(switch.load, now)
+        self.result.stays.append(stay)
+
+        def loaded(now: float) -> list[Effect]:
+            stay.ready = now
+            return self._policy.switched(now, Outcome())
+
+        self._at(now + self._workload.load_of(switch.load), loaded)
 
     def _answer(self, now: float, ticket: int) -> None:
-        request = self._requests.pop(ticket)
-        self.result.waits_s.append(now - request.since)
-        self.result.models.append(request.model)
-        self.result.clients.append(request.client)
+        request = self._end(now, self._requests.pop(ticket), self.result.answers)
 
         def end(now: float) -> list[Effect]:
-            if request.crowd is not None:
-                self._come(replace(request, since=now + request.crowd.think_s))
+            self._done(now, request)
             return self._policy.withdraw(now, ticket)
 
         self._at(now + request.answer_s, end)
 
+    def _leave(self, now: float, ticket: int) -> list[Effect]:
+        if ticket not in self._requests:
+            return []
+        self._done(now, self._end(now, self._requests.pop(ticket), self.result.left))
+        return self._policy.withdraw(now, ticket)
 
-def run(workload: Workload, policy: str = "dmap") -> Result:
+    def _end(self, now: float, request: Request, fate: list[Request]) -> Request:
+        """Note that the wait of *request* is over, and why."""
+        request.wait_s = now - request.since
+        fate.append(request)
+        return request
+
+    def _done(self, now: float, request: Request) -> None:
+        if request.then is not None:
+            request.then(now)
+
+
+def run(workload: Workload, policy: str = "dmap", seed: int = 1) -> Result:
     """Play *workload* under a policy of `POLICIES`."""
-    return World(workload, POLICIES[policy](workload.limits)).run()
+    return World(workload, POLICIES[policy](workload.bounds()), seed).run()

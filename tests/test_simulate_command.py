@@ -1,0 +1,86 @@
+"""`dmap simulate`: what it plays, and what it says."""
+
+from pathlib import Path
+
+import pytest
+
+from dmap.cli import main
+
+QUICK = "{duration_s: 60, groups: [{loops: 1, model: A}, {loops: 1, model: B}]}"
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> str:
+    """A workload that is played in a moment."""
+    path = tmp_path / "quick.yaml"
+    path.write_text(QUICK)
+    return str(path)
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return what was written; to the terminal of errors there is nothing."""
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out.splitlines()
+
+
+def test_a_file_of_ones_own(quick: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table has a line for each policy under the name of the workload, and each word is explained."""
+    assert main(["simulate", quick]) == 0
+
+    told = lines(capsys)
+    assert told[1] == "quick  (a load 8 s, parallel 1, 60 s in all)"
+    assert [line.split()[0] for line in told[2:5]] == ["fifo", "drain", "dmap"]
+    assert [line.split()[0] for line in told[6:] if line[0] != " "] == (
+        ["served", "refused", "loads/100", "mean", "p95", "longest", "fifo", "drain", "dmap"]
+    )
+
+
+def test_names_and_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    """A word chooses all workloads that have it in their names; several seeds are put together."""
+    assert main(["simulate", "closed 2A", "--policies", "dmap", "--seeds", "2", "--seed", "3"]) == 0
+
+    told = lines(capsys)
+    assert told[2].split() == ["dmap", "2,873", "0", "3.17", "2.8", "1.0", "64.0"]
+    assert told[-1] == "All figures but the longest wait are means over 2 seeds."
+
+
+def test_no_line_is_longer_than_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """80 columns do."""
+    main(["simulate", "switch3 2x2", "--policies", "fifo,drain,longest-queue,dmap"])
+
+    assert max(map(len, lines(capsys))) <= 80
+
+
+def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--list` shows the names and plays nothing."""
+    assert main(["simulate", "--list", "closed"]) == 0
+
+    assert lines(capsys)[:2] == ["closed 2x2", "closed 2x2 think 1"]
+
+
+def test_an_unknown_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told how the names are found."""
+    assert main(["simulate", "nothing"]) == 78
+
+    told = "dmap: no workload has 'nothing' in its name; `dmap simulate --list` shows them\n"
+    assert capsys.readouterr().err == told
+
+
+def test_a_file_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file and the key are told, and the exit code is that of a wrong configuration."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("groups: [{loops: 1, model: A, tink: 1}]")
+
+    assert main(["simulate", str(path)]) == 78
+    assert capsys.readouterr().err == f"dmap: {path}: groups[0].tink: no such key\n"
+
+
+@pytest.mark.parametrize("words", [["--policies", "best"], ["--seeds", "0"], ["--seed", "x"]])
+def test_a_wrong_command_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """It ends with 2, as all commands do."""
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", *words])
+
+    assert ended.value.code == 2
+    assert "usage: dmap simulate" in capsys.readouterr().err

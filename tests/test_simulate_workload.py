@@ -1,0 +1,172 @@
+"""Workloads as files: those of the package, what a file may say, and what is said of one that is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from dmap.arbiter import Needs
+from dmap.config import ConfigProblem
+from dmap.simulate import Request, Result, every, read_file, run
+from dmap.simulate.workload import FOLDER
+
+NO_TIME = "not a time; write it like 2, exponential 2 or lognormal 2 1.3 (mean and sigma)"
+
+
+@pytest.fixture
+def written(tmp_path: Path):
+    """Write a file of workloads; return its path."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def problems(path: Path) -> list[str]:
+    """Return what is said of a file that is wrong, without its path."""
+    with pytest.raises(ConfigProblem) as told:
+        read_file(path)
+    return [problem.removeprefix(f"{path}: ") for problem in told.value.problems]
+
+
+def asked(result: Result) -> list[tuple[float, str, str, float]]:
+    """List who asked for what, and when, as it came."""
+    requests: list[Request] = [*result.answers, *result.refused, *result.left, *result.waiting]
+    return sorted((each.since, each.client, each.model, each.answer_s) for each in requests)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_files_of_the_package(path: Path) -> None:
+    """Each of them can be read, and its first workload can be played."""
+    first = read_file(path)[0].model_copy(update={"duration_s": 60})
+
+    assert run(first).answers
+
+
+def test_no_two_workloads_share_a_name() -> None:
+    """The name tells which one it is."""
+    names = [workload.name for workload in every(())]
+
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("words", ["diurnal", "bursts", "batches", "8 agents", "lognormal 50", "embeddings"])
+def test_all_kinds_of_clients(words: str) -> None:
+    """Clients of all kinds ask and are answered."""
+    assert len(run(every([words])[0]).answers) > 100
+
+
+@pytest.mark.parametrize("words", ["open 50/50 at 0.3", "diurnal", "batches", "bursts"])
+def test_policies_meet_the_same_clients(words: str) -> None:
+    """With one seed the requests of open arrivals are the same, whatever the policy."""
+    workload = every([words])[0]
+
+    assert asked(run(workload, "dmap", 3)) == asked(run(workload, "fifo", 3))
+
+
+def test_another_seed_is_another_chance() -> None:
+    """The seed decides what chance decides."""
+    (workload,) = every(["open 50/50 at 0.3"])
+
+    assert asked(run(workload, seed=1)) != asked(run(workload, seed=2))
+
+
+def test_a_file_of_one_workload(written) -> None:
+    """It is called by the name of its file, and has defaults for all but its groups."""
+    (workload,) = read_file(written("groups: [{loops: 2, model: A}]"))
+
+    assert (workload.name, workload.load_s, workload.duration_s) == ("mine", 8, 3600)
+    assert (workload.bounds().queue, workload.bounds().wait_s, workload.bounds().patience_s) == (
+        10**6,
+        10**6,
+        60,
+    )
+
+
+def test_cases(written) -> None:
+    """Each case changes what it says; `first` changes the first group only."""
+    text = """
+        answer: 1
+        groups: [{arrivals: .5, shares: {A: 1}}, {loops: 1, model: B}]
+        cases:
+          long: {answer: lognormal 20 1.3}
+          .5: {first: {arrivals: .9}}
+    """
+    long, more = read_file(written(text))
+
+    assert (long.name, long.answer.mean, more.name, more.answer.mean) == ("mine long", 20, "mine 0.5", 1)
+    assert (more.groups[0].arrivals, long.groups[0].arrivals, more.groups[1].model) == (0.9, 0.5, "B")
+
+
+def test_models_and_limits(written) -> None:
+    """What is said of models and of the device is what the arbiter hears."""
+    text = """
+        parallel: 4
+        limits: {memory: 22GiB, max_models: 2, wait_s: 100}
+        models: {A: {memory: 6GiB, parallel: 2, pin: true, ttl_s: 60}, B: {embedding: true, memory: 1GiB}}
+        groups: [{loops: 1, model: A}, {loops: 1, model: B}, {loops: 1, model: C}]
+    """
+    (workload,) = read_file(written(text))
+
+    assert workload.needs_of("A") == Needs(6 * 2**30, 2, pinned=True, ttl_s=60)
+    assert workload.needs_of("B") == Needs(2**30, 4, embedding=True)
+    assert workload.needs_of("C") == Needs(None, 4)
+    assert (workload.bounds().memory_bytes, workload.bounds().max_models) == (22 * 2**30, 2)
+    assert workload.bounds().wait_s == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("grups: []", ["groups: Field required", "grups: no such key"]),
+        ("groups: []", ["groups: nobody asks for anything"]),
+        ("groups: [{loops: 1, model: A, thnk: 1}]", ["groups[0].thnk: no such key"]),
+        (
+            "groups: [{loops: 1, model: A, think: often}]",
+            [f"groups[0].think: {NO_TIME}"],
+        ),
+        (
+            "groups: [{loops: 1, model: A, think: exponential 0}]",
+            [f"groups[0].think: {NO_TIME}"],
+        ),
+        ("groups: [{loops: 0, model: A}]", ["groups[0].loops: Input should be greater than or equal to 1"]),
+        (
+            "groups: [{model: A}]",
+            ["groups[0]: must have one of the keys loops, agents, arrivals, rate, swing, bursts"],
+        ),
+        (
+            "groups: [{shares: {A: 1}, arrivals: .5, rate: 1}]",
+            ["groups[0]: rate, or arrivals and swing, but not both"],
+        ),
+        ("groups: [{loops: 1, model: A}]\nlimits: {patience: 3}", ["limits.patience: no such key"]),
+        (
+            "groups: [{loops: 1, model: A}]\nlimits: {patience_s: 0}",
+            ["limits.patience_s: Input should be greater than 0"],
+        ),
+        ("groups: [{loops: 1, model: A}]\nload_s: {B: 1}", ["load_s: nothing for the model 'A'"]),
+        (
+            "groups: [{loops: 1, model: A}]\nload_s: soon",
+            ["load_s: not seconds; write it like 8, or by model like {A: 2, B: 20}"],
+        ),
+        ("groups: [{loops: 1, model: A}]\nmodels: {B: {}}", ["models.B: nobody asks for it"]),
+        (
+            "groups: [{loops: 1, model: A}]\ncases: {x: {}, y: {parallel: 0}}",
+            ["parallel: Input should be greater than or equal to 1 (case y)"],
+        ),
+        ("groups: [{loops: 1, model: A}]\ncases: [x]", ["cases: must be a mapping of names to mappings"]),
+        ("groups: [", ["not YAML: line 1, column 10: expected the node content, but found ..."]),
+        ("- x", ["must be a mapping (key: value)"]),
+        ("", ["must be a mapping (key: value)"]),
+    ],
+)
+def test_a_file_that_is_wrong(written, text: str, said: list[str]) -> None:
+    """Each problem is told with its key; one that all cases share is told once."""
+    assert problems(written(text)) == said
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """It is told in one line."""
+    with pytest.raises(ConfigProblem, match="cannot be read"):
+        read_file(tmp_path / "none.yaml")
