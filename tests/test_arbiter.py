@@ -306,6 +306,30 @@ class TestLinger:
 
         assert arbiter.submit(15, "b", "B", "ann", CHAT) == [switch("B", "A")]
 
+    @pytest.mark.parametrize(("user", "effects"), [(1, [switch("B", "A")]), (2, [])])
+    def test_a_user_that_asks_says_nothing_of_another(self, user: int, effects: list[Effect]) -> None:
+        """Who of a name goes elsewhere is waited for no more; the others of that name are."""
+        arbiter = resident()
+        arbiter.submit(10, "a2", "A", "app", CHAT, user=1)
+        arbiter.withdraw(10, "a")
+        arbiter.withdraw(10, "a2")
+        arbiter.submit(12, "a3", "A", "app", CHAT, user=1)
+        arbiter.withdraw(14, "a3")
+
+        assert arbiter.submit(15, "b", "B", "app", CHAT, user=user) == effects
+
+    def test_users_that_never_return_are_not_waited_for(self) -> None:
+        """A name with a new user in each request keeps no model, however much it asks."""
+        arbiter = resident()
+        arbiter.withdraw(10, "a")
+        for user in range(CLIENTS + 1):
+            arbiter.submit(10 + user, user, "A", "app", CHAT, user=user)
+            arbiter.withdraw(10 + user, user)
+        now = 10 + CLIENTS
+
+        assert not arbiter.residents["A"].expected
+        assert arbiter.submit(now, "b", "B", "bob", CHAT) == [switch("B", "A")]
+
 
 class TestChoice:
     def test_the_most_waited_for_comes_first(self) -> None:

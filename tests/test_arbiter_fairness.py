@@ -46,6 +46,15 @@ class TestRounds:
 
         assert serve(arbiter, 0, "x0", 6) == ["a1", "b1", "a2", "b2", "a3", "a4"]
 
+    def test_a_name_has_one_turn_for_all_its_users(self) -> None:
+        """To be several users, by its own word, brings a client nothing."""
+        arbiter = serving()
+        for user in range(4):
+            arbiter.submit(0, f"a{user}", "A", "app", SINGLE, user=user)
+        queue(arbiter, 0, "bob", "b1", "b2")
+
+        assert serve(arbiter, 0, "x0", 6) == ["a0", "b1", "a1", "b2", "a2", "a3"]
+
     def test_a_newcomer_waits_for_one_grant_at_the_most(self) -> None:
         """However many tickets wait before it, a new client is next, or the next but one."""
         arbiter = serving()

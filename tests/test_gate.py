@@ -195,6 +195,22 @@ class TestLease:
             assert studio.unloading.calls == unloaded
         await gate.close()
 
+    @pytest.mark.parametrize(("users", "stays"), [((1, 2), True), ((1, 1), False), ((None, None), False)])
+    async def test_users_of_one_client(self, users: tuple[int, int], stays: bool) -> None:
+        """A model is kept for a user that is due, though another one of its name asks elsewhere."""
+        studio = FakeSwitcher()
+        studio.residents.add("a")
+        async with running_gate(studio) as gate:
+            for _ in range(3):
+                async with gate.lease(A, "app", user=users[0]):
+                    pass
+            other = gate.lease(B, "app", user=users[1])
+            other.ask()
+
+            assert (gate.snapshot().plan is None) is stays
+            other.release()
+            await idle(gate)
+
     async def test_a_backend_knows_what_is_in_use(self, gate: Gate, studio: FakeSwitcher) -> None:
         """A model is in use while there is a lease on it, whatever else is in use."""
         gate.configure(Device(cooldown_s=0, max_models=2, memory=10))

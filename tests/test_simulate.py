@@ -179,11 +179,18 @@ class Foretold:
         self._told: dict[int, tuple[float, float, float]] = {}
 
     def submit(
-        self, now: float, ticket: int, model: str, client: str, needs: Needs, priority: int
+        self,
+        now: float,
+        ticket: int,
+        model: str,
+        client: str,
+        needs: Needs,
+        priority: int,
+        user: str | None = None,
     ) -> list[Effect]:
         """Keep what is told of a request that waits for a model asked for before."""
         estimate_s = self._arbiter.estimate(now, model) if model in self._known else None
-        effects = self._arbiter.submit(now, ticket, model, client, needs, priority)
+        effects = self._arbiter.submit(now, ticket, model, client, needs, priority, user)
         place = self._arbiter.places(now).get(ticket)
         if place is not None and estimate_s is not None:
             self._told[ticket] = now, place.estimate_s, estimate_s

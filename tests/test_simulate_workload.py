@@ -170,3 +170,21 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     """It is told in one line."""
     with pytest.raises(ConfigProblem, match="cannot be read"):
         read_file(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("case", ["2 of 3", "A .3 B 30", "6x3", "50x8", "12 agents", "8 agents"])
+def test_users_that_are_told_are_as_names_of_their_own(case: str) -> None:
+    """Where all have one key, but each request tells its user, everybody is served when he would be."""
+    (own,) = every([f"crowds {case}"])
+    (onekey,) = every([f"crowds-onekey {case}"])
+
+    apart = run(own.model_copy(update={"duration_s": 1200}))
+    told = run(onekey.model_copy(update={"duration_s": 1200, "users": True}))
+
+    assert waits(told) == waits(apart)
+    assert told.switches == apart.switches > 20
+
+
+def waits(result: Result) -> list[tuple[float, str, float]]:
+    """List who waited since when, and for how long."""
+    return [(each.since, each.client, each.wait_s) for each in result.answers]

@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from dmap.wire.users import user_of
 from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, answer, chat, chunk, delta, post, soon
 
 CHAT = "/v1/chat/completions"
@@ -157,3 +158,26 @@ async def test_what_is_refused(proxy: Any, caplog: pytest.LogCaptureFixture) -> 
     assert [type for type, _ in told] == ["request.received", "request.failed"]
     assert (told[1][1]["status"], told[1][1]["outcome"]) == (404, "model_not_found")
     assert "model" not in told[1][1]
+
+
+async def test_a_user_behind_a_name(
+    start: Any, backend: FakeBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who asks is known to the queue as a number, and told to nobody."""
+    proxy = await start(f"backends: {{fake: {{kind: openai, parallel: 1, url: '{backend.url}'}}}}")
+    backend.script = backend.by_hand
+    caplog.set_level(logging.DEBUG)
+    first, second = await proxy.client(), await proxy.client()
+    await first.send(post(chat(user="Ann Smith")))
+    exchange = await backend.next()
+    await second.send(post(chat(user="other"), headers="X-OpenWebUI-User-Id: Ann Smith\r\n"))
+    await soon(lambda: len(proxy.proxy.gates["backend fake"].view.first(1)) == 1, 5)
+
+    (waiting,) = proxy.proxy.gates["backend fake"].view.first(1)
+
+    assert waiting.user == user_of({}, {"user": "Ann Smith"})
+    exchange.cut()
+    first.close()
+    second.close()
+    await proxy.settled()
+    assert "Ann Smith" not in caplog.text + str(events(proxy))

@@ -88,27 +88,30 @@ class Arbiter:
     # Events
 
     def submit(
-        self, now: float, ticket: TicketId, model: ModelId, client: ClientId, needs: Needs, priority: int = 0
+        self,
+        now: float,
+        ticket: TicketId,
+        model: ModelId,
+        client: ClientId,
+        needs: Needs,
+        priority: int = 0,
+        user: ClientId | None = None,
     ) -> list[Effect]:
-        """Let a new *ticket* wait for *model*, before lower *priority*.  Its id is never used twice."""
-        device = self._device
+        """
+        Let a new *ticket* wait for *model*, before lower *priority*.  Its id is never used twice.
+
+        *user* is who of *client* asks, where that is known: turns go by *client*, habits by *user*.
+        """
+        device, held_until = self._device, self._device.strikes.held_until(client)
         device.needs[model] = needs
+        new = Ticket(ticket, model, client, now, held_until, priority, client if user is None else user)
         if self._settlement.is_calm(now):
             resident = device.residents.get(model)
             if resident is not None and device.takes(resident):
-                device.asked(now, client, model)
-                device.lease(now, Ticket(ticket, model, client, now, priority=priority), resident)
+                device.asked(now, new.user, model)
+                device.lease(now, new, resident)
                 return [Grant(ticket)]
-        refusal = self._settlement.objection(now, ticket, model)
-        refusal = refusal or self._settlement.no_room(now, ticket, model)
-        if refusal is not None:
-            self._settlement.effects.append(refusal)
-        else:
-            kept = device.asked(now, client, model)
-            held_until = device.strikes.held_until(client)
-            device.waiters.add(now, Ticket(ticket, model, client, now, held_until, priority))
-            if kept is not None:
-                self._settlement.take(now, kept)
+        self._settlement.admit(now, new)
         return self._settlement.settle(now)
 
     def withdraw(self, now: float, ticket: TicketId) -> list[Effect]:
@@ -133,13 +136,13 @@ class Arbiter:
             if refusal is None:
                 self._device.waiters.add(now, returned)
             else:
-                self._device.habits.ended(returned.client)
+                self._device.habits.ended(returned.user)
                 self._settlement.effects.append(refusal)
         return self._settlement.settle(now)
 
     def unload(self, now: float, model: ModelId, cause: Cause = Cause.ASKED) -> list[Effect]:
         """Wish a resident away, or one that is being loaded, pinned or not.  `keep` takes the wish back."""
-        device, plan = self._device, self._under_way()
+        device, plan = self._device, self._device.under_way
         if model in device.residents or (plan is not None and plan.load == model):
             device.wish(now, model, cause)
         return self._settlement.settle(now)
@@ -171,23 +174,23 @@ class Arbiter:
 
     def unloaded(self, now: float, model: ModelId) -> list[Effect]:
         """Hear that the switch under way has taken *model* out."""
-        plan = self._under_way()
+        plan = self._device.under_way
         if plan is not None:
             self._device.lose(now, model)
-            self._reconsider(now, plan)
+            self._settlement.reconsider(now, plan)
         return self._settlement.settle(now)
 
     def cleared(self, now: float) -> list[Effect]:
         """Hear that the memory is free and that the load comes next, if `switch` still says so."""
-        plan = self._under_way()
+        plan = self._device.under_way
         if plan is not None:
             plan.loading = True
-            self._reconsider(now, plan)
+            self._settlement.reconsider(now, plan)
         return self._settlement.settle(now)
 
     def switched(self, now: float, outcome: Outcome) -> list[Effect]:
         """Hear how the switch under way ended.  A resident that was to go and could not stays."""
-        plan = self._under_way()
+        plan = self._device.under_way
         if plan is not None:
             wishes = self._device.end(now, plan)
             if plan.load is None:
@@ -200,7 +203,7 @@ class Arbiter:
 
     def observed(self, now: float, epoch: int, residents: Mapping[ModelId, Needs]) -> list[Effect]:
         """Hear what is really resident, unless it was read before the last switch or during one."""
-        if epoch == self.epoch and self._under_way() is None:
+        if epoch == self.epoch and self._device.under_way is None:
             self._device.see(now, residents)
         return self._settlement.settle(now)
 
@@ -234,7 +237,7 @@ class Arbiter:
     @property
     def switch(self) -> Switch | None:
         """The switch to be carried out now.  One whose victims still serve is not out yet."""
-        plan = self._under_way()
+        plan = self._device.under_way
         return plan.switch if plan is not None else None
 
     @property
@@ -285,13 +288,3 @@ class Arbiter:
     def places(self, now: float) -> Mapping[TicketId, Place]:
         """Return the place of each waiting ticket.  It costs a walk over all of them."""
         return self.look(now).first(len(self.waiting))
-
-    # What events do
-
-    def _under_way(self) -> Plan | None:
-        plan = self._device.plan
-        return plan if plan is not None and plan.switch is not None else None
-
-    def _reconsider(self, now: float, plan: Plan) -> None:
-        if self._device.drained or not self._device.waiters.count(plan.load):
-            self._device.end(now, plan)

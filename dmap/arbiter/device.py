@@ -61,6 +61,11 @@ class Device:
         """Go on under other *limits*, which hold from the next look on."""
         self.limits, self.reckoned_at = limits, -math.inf
 
+    @property
+    def under_way(self) -> Plan | None:
+        """The plan whose switch is out."""
+        return self.plan if self.plan is not None and self.plan.switch is not None else None
+
     def needs_of(self, model: ModelId) -> Needs:
         """Return what *model* takes, as far as is known by now."""
         needs = self.needs[model]
@@ -96,19 +101,19 @@ class Device:
             return math.inf
         return resident.used_at + needs.ttl_s
 
-    def asked(self, now: float, client: ClientId, model: ModelId) -> Resident | None:
+    def asked(self, now: float, user: ClientId, model: ModelId) -> Resident | None:
         """
-        Note a request that may wait or be served.  A *client* that is one user is expected nowhere any more.
+        Note a request that may wait or be served.  A *user* that is only one is expected nowhere any more.
 
-        Return the resident of *model* if it was kept idle for *client*.
+        Return the resident of *model* if it was kept idle for *user*.
         """
         self.influx.asked(now, model, self.costs.of(model))
-        self.habits.asked(now, client, model, self.costs.of(model))
+        self.habits.asked(now, user, model, self.costs.of(model))
         resident = self.residents.get(model)
-        kept = resident is not None and not resident.leases and client in resident.expected
-        if not self.habits.is_shared(client):
+        kept = resident is not None and not resident.leases and user in resident.expected
+        if not self.habits.is_shared(user):
             for other in self.residents.values():
-                other.expected.pop(client, None)
+                other.expected.pop(user, None)
         return resident if kept else None
 
     def leave(self, ticket: TicketId) -> None:
@@ -120,7 +125,7 @@ class Device:
     def take_out(self, ticket: TicketId) -> Ticket:
         """Take a waiting ticket out."""
         gone = self.waiters.take(ticket)
-        self.habits.ended(gone.client)
+        self.habits.ended(gone.user)
         return gone
 
     def lease(self, now: float, ticket: Ticket, resident: Resident) -> None:
@@ -133,24 +138,24 @@ class Device:
         """End a lease, and learn from it.  Return the resident it was on."""
         lease = self.leases.pop(ticket)
         self.waiters.ended(now, lease.ticket, served=True)
-        client, model, resident = lease.ticket.client, lease.ticket.model, lease.resident
+        user, model, resident = lease.ticket.user, lease.ticket.model, lease.resident
         resident.leases -= 1
         resident.used_at = now
         self.answers.learn(model, now - lease.since)
         self.influx.answered(now, model, now - lease.since)
-        self.habits.ended(client)
-        if self.habits.answered(now, client, model, self.costs.of(model)):
-            remember(resident.expected, client, None)
+        self.habits.ended(user)
+        if self.habits.answered(now, user, model, self.costs.of(model)):
+            remember(resident.expected, user, None)
         return resident
 
     def due(self, now: float, resident: Resident) -> list[float]:
         """List until when those are due that may ask *resident* again; forget whom that is not true of."""
         found: list[float] = []
-        for client in list(resident.expected):
-            due = list(self.habits.due(now, client, resident.model, self.costs.of(resident.model)))
+        for user in list(resident.expected):
+            due = list(self.habits.due(now, user, resident.model, self.costs.of(resident.model)))
             found += due
             if not due:
-                del resident.expected[client]
+                del resident.expected[user]
         return found
 
     def take_back(self, now: float, ticket: TicketId) -> Ticket:

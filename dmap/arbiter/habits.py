@@ -51,6 +51,8 @@ class Habits:
     """
     The habits of all clients.  Nobody is waited for over *longest_s*, which is what a switch costs.
 
+    A client is a name here, or one of its users where requests tell these apart.
+
     A name may have several users.  It counts as such once it had more than one request open: from then on a
     request does not tell that its user has left the other models.
     """

@@ -179,7 +179,7 @@ def _departure(now: float, device: Device, resident: Resident, release_s: float)
         return release_s
     idle_s = drain_s + _wait_in_line(device, model, waiting)
     if (lease := device.newest(resident)) is not None:  # it lingers for the client that it took last
-        idle_s += device.habits.linger_s(lease.ticket.client, model, device.costs.of(model))
+        idle_s += device.habits.linger_s(lease.ticket.user, model, device.costs.of(model))
     stay_s = device.stays.of(model) - device.contended_s(now, resident)
     return min(max(idle_s, stay_s), release_s + drain_s)
 

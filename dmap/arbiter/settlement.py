@@ -63,6 +63,18 @@ class Settlement:
         due = min(expiry, self._wake, self._spent_at)
         return due if due < math.inf else None
 
+    def admit(self, now: float, ticket: Ticket) -> None:
+        """Let a new *ticket* wait, or refuse it."""
+        device, id, model = self._device, ticket.id, ticket.model
+        refusal = self.objection(now, id, model) or self._no_room(now, id, model)
+        if refusal is not None:
+            self.effects.append(refusal)
+            return
+        kept = device.asked(now, ticket.user, model)
+        device.waiters.add(now, ticket)
+        if kept is not None:
+            self.take(now, kept)
+
     def objection(self, now: float, ticket: TicketId, model: ModelId) -> Refuse | None:
         """Return the refusal of a *ticket* whose *model* cannot be had now; None if it may wait."""
         device = self._device
@@ -73,15 +85,6 @@ class Settlement:
         if (failure := device.back_off.refusal(now, model)) is not None:
             return Refuse(ticket, Reason.BACK_OFF, failure[1], failure[0])
         return None if device.can_ever_hold(model) else Refuse(ticket, Reason.NEVER_FITS)
-
-    def no_room(self, now: float, ticket: TicketId, model: ModelId) -> Refuse | None:
-        """Return the refusal of a *ticket* that would have to wait, if the queue is full."""
-        device, resident = self._device, self._device.residents.get(model)
-        if len(device.waiters.tickets) < device.limits.queue or (
-            resident is not None and device.takes(resident)
-        ):
-            return None
-        return Refuse(ticket, Reason.QUEUE_FULL, retry_after_s=outlook.estimate(now, device, model))
 
     def take(self, now: float, resident: Resident) -> None:
         """Grant *resident* to those who wait for it, as far as it takes them."""
@@ -103,6 +106,11 @@ class Settlement:
         for ticket in list(tickets):
             self._device.take_out(ticket.id)
             self.effects.append(Refuse(ticket.id, reason, detail, retry_after_s))
+
+    def reconsider(self, now: float, plan: Plan) -> None:
+        """End the switch of *plan* before its load if nobody waits for that any more, or may be served."""
+        if self._device.drained or not self._device.waiters.count(plan.load):
+            self._device.end(now, plan)
 
     def welcome(self, now: float, plan: Plan, outcome: Outcome, wishes: dict[Cause, float]) -> None:
         """Let in what *plan* has loaded, for those who waited for it; after that it may be wished away."""
@@ -127,6 +135,15 @@ class Settlement:
             device.alone[model] = False
         retry_after_s = device.back_off.add(now, model, detail)
         self.refuse(device.waiters.of(model), Reason.LOAD_FAILED, detail, retry_after_s)
+
+    def _no_room(self, now: float, ticket: TicketId, model: ModelId) -> Refuse | None:
+        """Return the refusal of a *ticket* that would have to wait, if the queue is full."""
+        device, resident = self._device, self._device.residents.get(model)
+        if len(device.waiters.tickets) < device.limits.queue or (
+            resident is not None and device.takes(resident)
+        ):
+            return None
+        return Refuse(ticket, Reason.QUEUE_FULL, retry_after_s=outlook.estimate(now, device, model))
 
     def _expire(self, now: float) -> None:
         device, estimates = self._device, dict[ModelId, float]()

@@ -52,7 +52,8 @@ class Outcome:
 @dataclass(slots=True)
 class Ticket:
     """
-    One request's place.  It must not evict anyone on its own before *held_until*.
+    One request's place.  It must not evict anyone on its own before *held_until*.  *user* is who may come
+    back after its answer.
 
     Nobody changes it; but that a frozen one is dear to make shows on every request.
     """
@@ -63,6 +64,7 @@ class Ticket:
     since: float
     held_until: float = 0
     priority: int = 0
+    user: ClientId | None = None
 
 
 @dataclass(slots=True)
@@ -71,7 +73,7 @@ class Resident:
     A loaded model.
 
     *since* is when it became resident and *cost_s* what its own switch took, 0 for one that was found.
-    *expected* are clients that may be about to ask it again.  It is *doubted* when it did not
+    *expected* are users that may be about to ask it again.  It is *doubted* when it did not
     answer and nobody has seen it since.
     """
 

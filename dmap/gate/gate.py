@@ -90,13 +90,16 @@ class Gate:
 
     # Requests
 
-    def lease(self, route: Route, client: str, priority: int = 0, name: str = "") -> Lease:
+    def lease(
+        self, route: Route, client: str, priority: int = 0, name: str = "", user: int | None = None
+    ) -> Lease:
         """
         Return a context that waits for *route*'s model on entering and gives it back on leaving.
 
-        Higher *priority* is served before lower.  *name* is what `view` knows it by.
+        Higher *priority* is served before lower.  *name* is what `view` knows it by.  *user* tells the users
+        of *client* apart, by whom it is known who may come back soon; they have one share of the turns.
         """
-        return Lease(self, route, client, priority, name)
+        return Lease(self, route, client, priority, name, user)
 
     def enter(self, lease: Lease) -> None:
         """Let *lease* wait for its model; for the lease to call."""
@@ -262,7 +265,9 @@ class Gate:
     def _submit(self, now: float, lease: Lease) -> Iterable[Effect]:
         lease.since = now
         self._begin_wait(lease, now)
-        return self._arbiter.submit(now, lease, lease.seat, lease.client, lease.route.needs, lease.priority)
+        user = None if lease.user is None else (lease.client, lease.user)
+        needs, priority = lease.route.needs, lease.priority
+        return self._arbiter.submit(now, lease, lease.seat, lease.client, needs, priority, user)
 
     def _begin_wait(self, lease: Lease, now: float) -> None:
         lease.queue_s -= now

@@ -44,6 +44,7 @@ class Lease:
     client: str
     priority: int = 0
     name: str = ""
+    user: int | None = None
     seat: Any = None
     since: float = 0.0
     queue_s: float = 0.0

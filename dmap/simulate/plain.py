@@ -32,7 +32,14 @@ class Plain:
         self.switch: Switch | None = None
 
     def submit(
-        self, now: float, ticket: int, model: str, client: str, needs: Needs, priority: int
+        self,
+        now: float,
+        ticket: int,
+        model: str,
+        client: str,
+        needs: Needs,
+        priority: int,
+        user: str | None = None,
     ) -> list[Effect]:
         """Queue a request."""
         if len(self._model_of) >= self._limits.queue:

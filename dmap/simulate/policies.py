@@ -16,7 +16,7 @@ class Policy(Protocol):
         """The switch under way, if it still is."""
 
     def submit(
-        self, now: float, ticket: Any, model: Any, client: Any, needs: Needs, priority: int
+        self, now: float, ticket: Any, model: Any, client: Any, needs: Needs, priority: int, user: Any = None
     ) -> list[Effect]:
         """Hear of a request."""
 

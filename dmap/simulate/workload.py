@@ -56,7 +56,8 @@ class Workload(Section):
     What is asked of a device for *duration_s*, and what the device is.
 
     *load_s* is what a load takes, with the cool-down before it, of all models or by model.  *limits* are
-    those of a device in the configuration.  With *key* all clients share one name.
+    those of a device in the configuration.  With *key* all clients share one name; with *users* their
+    requests tell who asks.
     """
 
     name: str = ""
@@ -68,6 +69,7 @@ class Workload(Section):
     limits: Annotated[Device, BeforeValidator(_bounded)] = Device(queue=_UNBOUNDED, wait_s=_UNBOUNDED)
     models: dict[str, Model] = {}
     key: str | None = None
+    users: bool = False
     priorities: dict[str, int] = {}
 
     @property

@@ -79,6 +79,7 @@ class World:
         """Have *request* come then."""
         name = self._workload.key or request.key
         priority = self._workload.priorities.get(name or "", request.priority)
+        user = request.client if self._workload.users else None
 
         def submit(now: float) -> list[Effect]:
             ticket = next(self._ids)
@@ -87,7 +88,7 @@ class World:
             if request.leaves_s is not None:
                 self._at(now + request.leaves_s, lambda now: self._leave(now, ticket))
             client, needs = name or request.client, self._needs[request.model]
-            return self._policy.submit(now, ticket, request.model, client, needs, priority)
+            return self._policy.submit(now, ticket, request.model, client, needs, priority, user)
 
         self._at(when, submit)
 

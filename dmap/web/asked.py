@@ -1,7 +1,8 @@
 """What one request asks for: its body, read once, and what each server gets of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from dmap.models import ModelKey, Route
 from dmap.wire.body import Call, check_permits, peek
@@ -37,6 +38,11 @@ class Asked:
         else:
             self._read, self.content_type = peek(body), "application/json"
         self.model, self.stream = self._read.model, self._read.stream
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """Its outermost members as its client wrote them, before `drop`; none of a form."""
+        return self._read.read if isinstance(self._read, Call) else {}
 
     def check(self, route: Route, words: Wording, permits: frozenset[str]) -> Call | None:
         """

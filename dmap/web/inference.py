@@ -20,6 +20,7 @@ from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
 from dmap.wire.headers import to_backend
 from dmap.wire.routes import InferenceRoute
+from dmap.wire.users import user_of
 
 
 async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
@@ -82,7 +83,8 @@ async def _serve(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: 
     If its server was gone before anything was sent, the request goes back to its place in the queue, once.
     """
     gate, client, record = proxy.gate(route), visit.client, reply.record
-    lease = gate.lease(route, client.name, client.priority, record.id)
+    user = user_of(visit.request.headers, asked.fields)
+    lease = gate.lease(route, client.name, client.priority, record.id, user)
     try:
         await _granted(proxy, reply, gate, lease, lease.ask)
         try:
