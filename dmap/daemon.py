@@ -22,6 +22,7 @@ from dmap.config import Config, ConfigProblem, warnings_of
 from dmap.errors import ShuttingDown
 from dmap.logfmt import logfmt
 from dmap.notify import Notifier
+from dmap.process import end_orphans
 from dmap.sockets import find_vanished, given_to_us, taken
 from dmap.state import StateFile, default_path
 from dmap.web import metrics
@@ -137,6 +138,7 @@ async def serve(
         loop.add_signal_handler(number, on_signal)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reload
     given = given_to_us(config.access)
+    await _end_orphans()
     state = StateFile(config.state or default_path(os.environ))
     async with tasks.running(notifier.beat, "notify"), listening(config, given, state) as daemon:
         by = "systemd" if given else None
@@ -153,6 +155,12 @@ async def serve(
         _log.info(logfmt("stopping", {"within_s": config.server.shutdown_s}))
         await daemon.drain(hurry)
     return 1 if broken.is_set() else 0
+
+
+async def _end_orphans() -> None:
+    """End what a dmap that was killed has left, for that still has its memory on the devices."""
+    if orphans := await asyncio.to_thread(end_orphans):
+        _log.warning(logfmt("orphans_ended", {"pids": ",".join(map(str, orphans))}))
 
 
 def _heed_bugs(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> asyncio.Event:

@@ -20,8 +20,8 @@ LIMIT_S = 20
 async def start():
     started = []
 
-    async def run(model, parent=None, **environment):
-        served = {"model": str(model), "alias": "it", "embedding": False, "parent": parent or os.getpid()}
+    async def run(model, **environment):
+        served = {"model": str(model), "alias": "it", "embedding": False}
         options = {"context_length": 2048, "parallel": 1, "cpu_threads": 1}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", engine.__file__, json.dumps(served | options)),
@@ -81,14 +81,6 @@ async def test_ctrl_c_is_left_to_the_parent(start, models):
 
     async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/health") as answer:
         assert answer.status == 200
-
-
-async def test_an_orphan_does_not_start(start, models):
-    """An engine whose parent died before it could bind itself to it ends at once."""
-    process = await start(models / "tiny-sea.gguf", parent=1)
-
-    assert await process.wait() == 4
-    assert await process.stdout.read() == b""
 
 
 async def test_a_missing_engine_says_what_to_install(start, models, tmp_path):

@@ -16,8 +16,9 @@ import pytest
 
 from dmap.backends.gguf import engine as program
 from dmap.backends.gguf.backend import GGUFBackend
-from dmap.backends.gguf.resident import Resident, reason_in
+from dmap.backends.gguf.recipe import reason_in
 from dmap.backends.gguf.section import GGUFSection
+from dmap.backends.resident import Resident
 from dmap.errors import BackendDown, LoadFailed
 from tests.models import end_token, subjects, tool_call
 
@@ -571,7 +572,7 @@ async def test_a_busy_child_is_not_hung(models, monkeypatch, caplog):
     asked = []
 
     async def counting(one, within_s, says_anything=Resident.says_anything):
-        asked.append(one.port)
+        asked.append(one.server)
         return await says_anything(one, within_s)
 
     async def ask(number):
@@ -608,6 +609,7 @@ import asyncio, sys, uvloop
 from pathlib import Path
 from dmap.backends.gguf.backend import GGUFBackend
 from dmap.backends.gguf.section import GGUFSection
+from dmap.backends.resident import Resident
 
 async def main():
     section = GGUFSection(kind="gguf", device="gpu0", path=Path(sys.argv[1]), threads=1)

@@ -4,6 +4,8 @@ import asyncio
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ backends:
   engine: {{kind: gguf, path: {models}, device: gpu0, parallel: 1, context_length: 2048, threads: 1}}
 """
 HELLO: Any = [{"role": "user", "content": "Hello"}]
+MARK = (sys.executable, "-c", "from dmap.process import marks; print(marks.new())")
 POINTS = random.Random(7).sample(range(1, 120), 10)
 
 
@@ -125,6 +128,18 @@ async def test_nothing_outlives_the_daemon(models: Path, tmp_path: Path) -> None
 
     assert engines
     assert psutil.wait_procs(engines, timeout=10)[1] == []
+
+
+async def test_what_a_killed_daemon_left_is_ended(models: Path, tmp_path: Path) -> None:
+    """A start ends what the children of a dmap that is dead have left, before it serves anybody."""
+    mark = subprocess.run(MARK, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
+    command = (sys.executable, "-c", "import time; time.sleep(300)")
+    with subprocess.Popen(command, env={"DMAP_CHILD": mark}, start_new_session=True) as orphan:
+        async with daemon(tmp_path, CONFIG.format(models=models)) as own:
+            logged = [line for line in own.log if "orphans_ended" in line]
+
+        assert orphan.wait() == -signal.SIGKILL
+    assert len(logged) == 1 and str(orphan.pid) in logged[0]
 
 
 async def long_stream(client: AsyncOpenAI) -> Any:

@@ -1,134 +1,191 @@
 """
-One child process from its start until it is reaped.
+One child process from its start until nothing of it is left.
 
 A child is owned by one task that nobody cancels.  Whoever no longer wants the child calls `end`, and the task
 sees it through even when that caller is cancelled too.  So no process is ever left over or left unreaped.
+
+What the command starts belongs to the child: its process group, and whatever bears its mark (`marks`).  The
+child has ended when the command has, and all of that.  Once the command has ended by itself, the others are
+killed at once; after `end` they have the time that the command has.
 """
 
 import asyncio
 import contextlib
 import os
-import re
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
-from dmap.tasks import errand
+from dmap.process import launch, marks
+from dmap.process.log import Log
+from dmap.tasks import end, errand
 
 END_S = 2.0
-"""How long a child may take to end by SIGTERM, before it gets a SIGKILL."""
+"""How long a child may take to end when it is asked to, before it gets a SIGKILL; for most."""
 
 REAP_S = 30.0
 """How long the kernel may take to free a killed process: its GPU memory goes first."""
 
-_PIECE_BYTES = 16 * 1024
-_SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+LAST_LINES = 40
+"""So many lines tell why a child has failed."""
 
+_LAST_WORDS_S = 0.5
+"""How long is read on after the end; a process that cannot be killed may keep the pipes open."""
+_LOOK_S = 0.02
 
-class LastLines:
-    """The last `lines` that a child wrote, oldest first, bounded in number and length."""
-
-    LINES = 40
-    LINE_BYTES = 500
-
-    def __init__(self) -> None:
-        self.lines: deque[str] = deque(maxlen=self.LINES)
-
-    async def follow(self, stream: asyncio.StreamReader) -> None:
-        """Read *stream* to its end, because a full pipe would block the child.  Long lines are cut."""
-        partial = b""
-        while chunk := await stream.read(_PIECE_BYTES):
-            *whole, partial = (partial + chunk).split(b"\n")
-            partial = partial[: self.LINE_BYTES]
-            for line in filter(None, whole):
-                self.add(line)
-        if partial:
-            self.add(partial)
-
-    def add(self, line: bytes) -> None:
-        """Keep one more line, cut to its bound."""
-        self.lines.append(line[: self.LINE_BYTES].decode(errors="replace").strip())
+_Result = TypeVar("_Result")
 
 
 class Child:
     """
     A process that runs *command* in *environment*, in a session of its own.
 
-    *gone* is called from the loop when the process has ended and is reaped, whatever ended it.  `status` is
-    then its exit status, negative for a signal.  Its standard input stays open until then.  What it writes
-    is in `output`; the first line on its standard output is for `first_line` alone.
+    *gone* is called from the loop when nothing is left of it, whatever ended it.  `status` is then its exit
+    status, negative for a signal.  Its standard input stays open until then.  What it writes goes to *log*,
+    which may have lines of other children.  It is asked to end by the command *stop*, or by a SIGTERM if
+    there is none, and killed after *stop_s*.  *stop* is run too if the command ends by itself.
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], gone: Callable[[], None]
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        gone: Callable[[], None],
+        *,
+        log: Log | None = None,
+        stop: Sequence[str] = (),
+        stop_s: float = END_S,
     ) -> None:
-        self.output = LastLines()
+        loop = asyncio.get_running_loop()
+        self.log = log or Log()
         self.ending = False
         self.status: int | None = None
         self._gone = gone
+        self._stop_by = tuple(stop)
+        self._stop_s = stop_s
+        self._mark = marks.new()
+        self._environment = {**environment, marks.VARIABLE: self._mark}
+        self._before = self.log.last
         self._process: asyncio.subprocess.Process | None = None
         self._kill: asyncio.TimerHandle | None = None
-        self._first: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._stopping: asyncio.Task[int | None] | None = None
+        self._first: asyncio.Future[str] = loop.create_future()
         # Its owner is end(): whoever makes a child must call that, unless `gone` was called before.
-        self._life = errand(self._live(command, environment), f"child {command[0]}")
+        self._life = errand(self._live(command), f"child {command[0]}")
 
     @property
     def pid(self) -> int | None:
         """The process id; None before the start."""
         return self._process.pid if self._process else None
 
-    async def first_line(self) -> str | None:
-        """Wait for the first line on its standard output; return None when the child ended without one."""
+    @property
+    def lines(self) -> list[str]:
+        """The last lines that it has said itself, oldest first."""
+        return self.log.since(self._before)[-LAST_LINES:]
+
+    async def first_line(self) -> str:
+        """Wait for the first line on its standard output; for ever if there is none, see `unless_ended`."""
         return await asyncio.shield(self._first)
+
+    async def unless_ended(self, work: Coroutine[Any, Any, _Result]) -> _Result | None:
+        """Return what *work* returns, or None if the child ends before that; *work* is then cancelled."""
+        task = errand(work, "wait for a child", expected=(Exception,))
+        try:
+            await asyncio.wait((task, self._life), return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            await end(task)
 
     async def end(self) -> bool:
         """
-        End the child; return when it is reaped.  Idempotent.
+        End the child; return when nothing of it is left.  Idempotent.
 
-        False: the process survives a SIGKILL, stuck in the kernel, and still has its memory.
+        False: a process survives a SIGKILL, stuck in the kernel, and still has its memory.
         """
         self.ending = True
         self._stop()
-        done, _ = await asyncio.wait([self._life], timeout=END_S + REAP_S)
+        done, _ = await asyncio.wait([self._life], timeout=self._stop_s + REAP_S)
         return bool(done)
 
     def kill(self) -> None:
         """Send a SIGKILL at once.  The end that follows counts as one that nobody asked for."""
+        self._signal(signal.SIGKILL)
+
+    async def ended(self) -> None:
+        """Wait until nothing is left of it."""
+        await asyncio.wait((self._life,))
+
+    def _signal(self, number: int) -> None:
+        """Send *number* to the process group, which has the command's id: it began its session."""
         if self._process and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
 
     def _stop(self) -> None:
         if self._process and self._process.returncode is None and not self._kill:
-            self._process.terminate()
-            self._kill = asyncio.get_running_loop().call_later(END_S, self._process.kill)
+            self._kill = asyncio.get_running_loop().call_later(self._stop_s, self.kill)
+            if self._stop_by:
+                self._run_stop()
+            else:
+                self._signal(signal.SIGTERM)
 
-    async def _live(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def _run_stop(self) -> None:
+        if self._stop_by and self._stopping is None:
+            work = run_once(self._stop_by, self._environment, self.log, self._stop_s)
+            self._stopping = errand(work, f"stop {self._stop_by[0]}")
+
+    async def _live(self, command: Sequence[str]) -> None:
         try:
-            await self._run(command, environment)
+            await self._run(command)
         except OSError as exc:
-            self.output.add(f"cannot start {command[0]}: {exc.strerror}".encode())
+            self.log.add(f"cannot start {command[0]}: {exc.strerror}".encode(errors="replace"))
         finally:
             if self._kill:
                 self._kill.cancel()
-            self._hear(None)
             self._gone()
 
-    async def _run(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    async def _run(self, command: Sequence[str]) -> None:
         pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, start_new_session=True
+        # -I -S: the launcher imports nothing but the standard library, from nowhere else.
+        launcher = (sys.executable, "-I", "-S", launch.__file__, str(os.getpid()))
+        self._process = process = await asyncio.create_subprocess_exec(
+            *(*launcher, *command),
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            env=self._environment,
+            start_new_session=True,
         )
-        self._process = process
         if self.ending:
             self._stop()
         assert process.stdin and process.stdout and process.stderr
+        readers = [
+            errand(self._listen(process.stdout), "stdout"),
+            errand(self.log.follow(process.stderr), "stderr"),
+        ]
         try:
-            await asyncio.gather(
-                self._listen(process.stdout), self.output.follow(process.stderr), process.wait()
-            )
+            self.status = await process.wait()
+            await self._clear(process.pid)
+            await asyncio.wait(readers, timeout=_LAST_WORDS_S)
         finally:
             process.stdin.close()
-        self.status = process.returncode
+            await end(*readers)
+
+    async def _clear(self, session: int) -> None:
+        """Have what the command has left end, too; return when nothing is left."""
+        self._run_stop()
+        number = self._last_word(0 if self._stop_by else signal.SIGTERM)
+        while await asyncio.to_thread(marks.end_left, self._mark, session, number):
+            await asyncio.sleep(_LOOK_S)
+            number = self._last_word(0)
+        if self._stopping is not None:
+            await self._stopping
+
+    def _last_word(self, gentle: int) -> int:
+        """Return the signal for what is left: *gentle* as long as there is time to end."""
+        has_time = self._kill is not None and self._kill.when() > asyncio.get_running_loop().time()
+        return gentle if has_time else signal.SIGKILL
 
     async def _listen(self, stdout: asyncio.StreamReader) -> None:
         try:
@@ -136,14 +193,22 @@ class Child:
         except ValueError:  # longer than the reader's bound
             first = b""
         if first:
-            self._hear(first.decode(errors="replace").strip())
-        await self.output.follow(stdout)
-
-    def _hear(self, line: str | None) -> None:
-        if not self._first.done():
-            self._first.set_result(line)
+            self.log.add(first)
+            self._first.set_result(first.decode(errors="replace").strip())
+        await self.log.follow(stdout)
 
 
-def clean_environment() -> dict[str, str]:
-    """Return our environment without the variables whose names say that they hold a secret."""
-    return {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
+async def run_once(
+    command: Sequence[str], environment: Mapping[str, str], log: Log, within_s: float
+) -> int | None:
+    """Run *command* to its end; return its exit status, None if it was killed after *within_s*."""
+    child = Child(command, environment, lambda: None, log=log)
+    try:
+        async with asyncio.timeout(within_s):
+            await child.ended()
+            return child.status
+    except TimeoutError:
+        return None
+    finally:
+        child.kill()
+        await child.end()

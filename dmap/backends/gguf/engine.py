@@ -2,21 +2,20 @@
 The program of the embedded engine's children: one GGUF file served over HTTP on loopback by xllamacpp.
 
 `python engine.py SETTINGS`, by its path: it imports nothing of dmap.  The settings are one JSON object
-(`backend.GGUFBackend` writes it): what to serve, for which parent, and the options of the load by their names
-in the configuration.  The API key comes in the environment (`KEY_VARIABLE`), where other users cannot read
-it.  When the model answers, one line `READY <port>` goes to standard output, and nothing else ever does:
-whatever llama.cpp prints is sent to standard error.
+(`backend.GGUFBackend` writes it): what to serve, and the options of the load by their names in the
+configuration.  The API key comes in the environment (`KEY_VARIABLE`), where other users cannot read it.  When
+the model answers, one line `READY <port>` goes to standard output, and nothing else ever does: whatever
+llama.cpp prints is sent to standard error.
 
 There is no graceful end, on purpose.  Freeing a llama.cpp server waits for its streams (up to 30 s), so
 SIGTERM keeps its default and ends the process on the spot, also during a load, where Python could not run a
 signal handler.  SIGINT is ignored: Ctrl-C goes to every process of a terminal, and the parent decides.
 
-It ends with its parent, however that dies.  While a model loads no Python runs, so the kernel has to send a
-SIGKILL (`PR_SET_PDEATHSIG`); afterwards the end of standard input tells as well.
+It ends with its parent, however that dies.  While a model loads no Python runs, so the kernel sends the
+SIGKILL that `process/launch.py` has asked for; afterwards the end of standard input tells as well.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -27,7 +26,7 @@ from typing import Any, NoReturn
 
 KEY_VARIABLE = "DMAP_ENGINE_KEY"
 HOST = "127.0.0.1"
-PR_SET_PDEATHSIG = 1
+READY = "READY"
 ALL_LAYERS = 9999
 BY_MODEL = 0
 ERRORS_ONLY = 1
@@ -35,33 +34,21 @@ POOLING_LAST = 3
 LOG_S = 0.3
 """Without it 2 of 40 failing starts lost their reason on 2 CPUs kept busy by others, with it none."""
 
-ENDED, LOAD_FAILED, NOT_INSTALLED, ORPHAN = 0, 1, 3, 4
+ENDED, LOAD_FAILED, NOT_INSTALLED = 0, 1, 3
 
 
 def main(settings: Mapping[str, Any]) -> NoReturn:
     """Load the model, say READY, serve until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not _bind_to(settings["parent"]):
-        os._exit(ORPHAN)
-    # uvloop hands down whatever is inheritable, such as sockets that systemd opened.
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     ready = os.dup(1)
     os.dup2(2, 1)
     server = _serve(settings)
     port = server.listening_address.rpartition(":")[2]
-    os.write(ready, f"READY {port}\n".encode())
+    os.write(ready, f"{READY} {port}\n".encode())
     with contextlib.suppress(OSError):
         while os.read(0, 4096):
             pass
     os._exit(ENDED)
-
-
-def _bind_to(parent: int) -> bool:
-    """Have the kernel end this process with *parent*; tell whether that is alive still."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    # Looked at only now: a parent that died before the call above sends no signal any more.
-    return os.getppid() == parent
 
 
 def _serve(settings: Mapping[str, Any]) -> Any:

@@ -1,0 +1,81 @@
+"""
+How a GGUF file is served: the command of its child, the wait for its answer, and what its last words mean.
+
+llama.cpp answers /health from another thread than the one that computes, so however long a prompt is, a child
+at work is not taken for a hung one.
+"""
+
+import json
+import re
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dmap.backends.ask import ask, decoded
+from dmap.backends.base import Loaded, Target
+from dmap.backends.gguf import engine
+from dmap.backends.gguf.folder import ModelFile
+from dmap.backends.resident import ANSWER_BYTES, Recipe
+from dmap.process import Child, clean_environment
+
+ANSWER_S = 10.0
+"""How long a loaded child may take to answer /health and /props."""
+
+_ERROR = re.compile(
+    r"^[\d.]+ E (?:\w+ +)?\w+: +(.+)"  # llama.cpp's log: time, level, module, function, text
+    r"|(GGML_ASSERT.+|CUDA error.+|.*out of memory.*)"
+    r"|^dmap\.engine: (.+)"
+)
+_HOLLOW = re.compile(
+    r"^failed to load model|^exiting due to|failed to load model from|^Failed to init server"
+)
+
+
+def recipe_of(file: ModelFile, settings: Mapping[str, Any]) -> Recipe:
+    """Return how *file* is served by *settings*, with a key made for this child alone."""
+    key = secrets.token_urlsafe(32)
+    whole = {**settings, "model": str(file.path), "alias": file.id}
+
+    async def come_up(child: Child) -> tuple[Target, Loaded]:
+        return await _answered(child, file, key)
+
+    return Recipe(
+        file.id,
+        # By its path, so that a child imports nothing of dmap but that one file.
+        # -P: neither the working directory nor the program's own folder is a place to import from.
+        (sys.executable, "-P", engine.__file__, json.dumps(whole)),
+        {**clean_environment(), engine.KEY_VARIABLE: key},
+        come_up,
+        "/health",
+        lambda what, lines: reason_in(lines) or what,
+        place=f" from {file.path}",
+    )
+
+
+async def _answered(child: Child, file: ModelFile, key: str) -> tuple[Target, Loaded]:
+    """Wait for the child's port, then ask whether it is well and what it gives."""
+    word, _, port = (await child.first_line()).partition(" ")
+    if word != engine.READY or not port.isdecimal():
+        raise ValueError("no port on its first line")
+    server = Target(engine.HOST, int(port), False, "", (("Authorization", f"Bearer {key}"),))
+    for path in ("/health", "/props"):
+        status, body = await ask(server.at(path), within_s=ANSWER_S, most_bytes=ANSWER_BYTES)
+        if status != 200:
+            raise ValueError(f"{path} answers with status {status}")
+    props = decoded(body)
+    context_length, parallel = props["default_generation_settings"]["n_ctx"], props["total_slots"]
+    return server, Loaded(file.memory(context_length, parallel), context_length, parallel)
+
+
+def reason_in(lines: Sequence[str]) -> str:
+    """
+    Return what most likely went wrong, by the last *lines* of an engine, or an empty string.
+
+    llama.cpp tells the cause first and then, function by function, that it failed.
+    """
+    errors = [found[found.lastindex or 0] for line in lines if (found := _ERROR.search(line))]
+    texts = [text.removeprefix("error loading model: ") for text in errors]
+    telling = [text for text in texts if not _HOLLOW.search(text)] or texts
+    rest = [line for line in lines if not line.startswith(engine.READY)]
+    return "; ".join(telling[:2]) or (rest[-1] if rest else "")

@@ -1,0 +1,67 @@
+"""Children that no dmap owns any more: found by their marks and ended; those of others are left alone."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from dmap.process import end_orphans, marks
+
+SLEEP = (sys.executable, "-c", "print(1, flush=True); import time; time.sleep(60)")
+
+
+@contextmanager
+def sleeping(mark: str) -> Generator[subprocess.Popen[bytes]]:
+    """A process that bears *mark*."""
+    environment = {**os.environ, marks.VARIABLE: mark}
+    with subprocess.Popen(SLEEP, stdout=subprocess.PIPE, env=environment, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def dead() -> str:
+    """A mark that a process made which has ended, but is not reaped."""
+    text = "from dmap.process import marks; print(marks.new(), flush=True)"
+    with subprocess.Popen((sys.executable, "-c", text), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.read().strip()
+
+
+def test_orphans_are_killed(dead):
+    """What bears the mark of a dead dmap is gone when `end_orphans` returns, though it heeds nothing else."""
+    with sleeping(dead) as orphan:
+        orphan.send_signal(signal.SIGSTOP)
+
+        assert orphan.pid in end_orphans()
+
+        assert psutil.Process(orphan.pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_children_of_one_that_lives_are_left_alone():
+    """Another dmap's children, here ours, are nobody's orphans; nor is a process without a proper mark."""
+    with sleeping(marks.new()) as own, sleeping("1.x") as strange, sleeping(f"{os.getpid()}..") as other:
+        assert not {own.pid, strange.pid, other.pid} & set(end_orphans())
+
+        assert (own.poll(), strange.poll(), other.poll()) == (None, None, None)
+
+
+def test_an_id_that_is_used_again_is_another_process():
+    """A mark names its maker by id and start, so that a later process of the same id protects nobody."""
+    with sleeping(f"{os.getpid()}.1.aa") as orphan:
+        assert orphan.pid in end_orphans()
+
+
+def test_nobody_is_signalled_by_mistake():
+    """A process that is not meant any more gets no signal, and one that has gone is no error."""
+    with sleeping(marks.new()) as one:
+        marks.send([one.pid, 2**22 - 1], signal.SIGKILL, lambda pid: False)
+
+        assert one.poll() is None
