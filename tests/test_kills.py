@@ -135,11 +135,8 @@ async def test_what_a_killed_daemon_left_is_ended(models: Path, tmp_path: Path) 
     mark = subprocess.run(MARK, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
     command = (sys.executable, "-c", "import time; time.sleep(300)")
     with subprocess.Popen(command, env={"DMAP_CHILD": mark}, start_new_session=True) as orphan:
-        async with daemon(tmp_path, CONFIG.format(models=models)) as own:
-            logged = [line for line in own.log if "orphans_ended" in line]
-
-        assert orphan.wait() == -signal.SIGKILL
-    assert len(logged) == 1 and str(orphan.pid) in logged[0]
+        async with daemon(tmp_path, CONFIG.format(models=models)):
+            assert orphan.poll() == -signal.SIGKILL
 
 
 async def long_stream(client: AsyncOpenAI) -> Any:
