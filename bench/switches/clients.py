@@ -1,0 +1,91 @@
+"""The clients: each asks, waits for the whole answer, looks at it, and asks again."""
+
+import asyncio
+import random
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from bench.switches.models import fault
+from bench.switches.workloads import PAUSE_S, Client, Workload
+
+TOKENS = 15
+SPREAD = 5
+"""
+Answers are of 10 to 20 tokens.  Of answers that are all alike, those that begin together end together, for
+ever, and then no model is ever kept busy by clients that overlap.
+"""
+AGAIN_S = 1.0
+"""After so long a client that was refused asks again; what it waits for its answer goes on counting."""
+
+
+@dataclass
+class Ask:
+    """
+    One question of *client*, to be answered in so many *tokens*: when it was asked first, and answered.
+
+    Times are those of `time.monotonic`; *answered* stays None if the window ends before.  *refused* has what
+    it was told instead of an answer.
+    """
+
+    client: Client
+    tokens: int
+    asked: float
+    answered: float | None = None
+    refused: list[str] = field(default_factory=list)
+
+
+async def play(url: str, workload: Workload, start: float, end: float) -> list[Ask]:
+    """
+    Let the clients of *workload* loose on *url* from *start* to *end*, in the time of the loop.
+
+    Who asks first has done so `PAUSE_S` before.  Returns all questions in the order of their answers; those
+    that have none come last.
+    """
+    asks: list[Ask] = []
+    loops = [asyncio.create_task(_keep_asking(url, client, start, asks)) for client in workload.clients]
+    await _sleep_until(end)
+    for loop in loops:
+        loop.cancel()
+    await asyncio.gather(*loops, return_exceptions=True)
+    return sorted(asks, key=lambda ask: ask.answered or float("inf"))
+
+
+async def _keep_asking(url: str, client: Client, start: float, asks: list[Ask]) -> None:
+    connector = aiohttp.TCPConnector(local_addr=(client.name, 0))
+    timeout = aiohttp.ClientTimeout()
+    lengths = random.Random(client.name)
+    async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as session:
+        if client.asks_first:
+            await _sleep_until(start - PAUSE_S)
+            await _ask(session, Ask(client, TOKENS, start - PAUSE_S))
+        await _sleep_until(start)
+        while True:
+            tokens = lengths.randint(TOKENS - SPREAD, TOKENS + SPREAD)
+            asks.append(Ask(client, tokens, asyncio.get_running_loop().time()))
+            await _ask(session, asks[-1])
+
+
+async def _ask(session: aiohttp.ClientSession, ask: Ask) -> None:
+    """Ask until the answer is there, and note it in *ask*."""
+    while wrong := await _answer(session, ask.client.model, ask.tokens):
+        ask.refused.append(wrong)
+        await asyncio.sleep(AGAIN_S)
+    ask.answered = asyncio.get_running_loop().time()
+
+
+async def _answer(session: aiohttp.ClientSession, model: str, tokens: int) -> str | None:
+    """Ask once; return what is wrong with the answer, if anything is."""
+    body = {"model": model, "max_tokens": tokens, "messages": [{"role": "user", "content": "Hello"}]}
+    try:
+        async with session.post("/v1/chat/completions", json=body) as answer:
+            if answer.status != 200:
+                return f"{answer.status} {(await answer.text())[:200]}"
+            return fault(model, tokens, await answer.json())
+    except (aiohttp.ClientError, KeyError, ValueError) as exc:
+        return repr(exc)
+
+
+def _sleep_until(when: float) -> Awaitable[None]:
+    return asyncio.sleep(when - asyncio.get_running_loop().time())

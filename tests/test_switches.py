@@ -1,0 +1,116 @@
+"""`bench/switches`: what it reckons, and its clients at a real dmap with an engine that is slowed down."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bench.switches import contenders, models, pace, place
+from bench.switches.clients import Ask, play
+from bench.switches.figures import Figures, Window, figures, share_of_turns
+from bench.switches.pace import Load
+from bench.switches.report import bars, table
+from bench.switches.workloads import MANY, PAUSE, THREE, TWO
+
+A, B = TWO.clients
+
+
+def test_a_window_is_reckoned() -> None:
+    """Answers count by model; who waits at the end has waited until then; loads count that end within."""
+    window = Window(100, 200)
+    asks = [Ask(A, 10, 100, 101, ["429"]), Ask(A, 10, 101, 102), Ask(B, 10, 100, 103), Ask(B, 10, 103)]
+    loads = [Load(90, 92), Load(150, 152.5)]
+
+    found = figures(TWO, window, asks, loads)
+
+    assert found == Figures(
+        {"a": 2, "b": 1}, 1, 2.5, longest_s=97, unserved=2, refused=1, reason="429", token_s=0.1, share=0
+    )
+
+
+def test_who_is_answered_each_minute_is_served() -> None:
+    """A client is unserved only where more than a minute passes without an answer, whenever that begins."""
+    asks = [Ask(A, 10, 0, 59), Ask(A, 10, 59, 118), Ask(B, 10, 0, 61), Ask(B, 10, 61, 118)]
+
+    assert figures(TWO, Window(0, 120), asks, []).unserved == 1
+
+
+@pytest.mark.parametrize(
+    "models, share",
+    [
+        ("aabbaabbaabba", 1.0),
+        ("abbbaabbaabba", 1.0),
+        ("abaaabbbbbba", 2 / 3),
+        ("bbaabbaaaba", 1.5),
+        ("aabb", 0.0),
+    ],
+)
+def test_a_share_counts_from_the_second_turn_on(models: str, share: float) -> None:
+    """The first turn, and one that the end may have cut, tell nothing."""
+    assert share_of_turns(models, "a") == pytest.approx(share)
+
+
+def test_the_bars_say_what_is_missed() -> None:
+    """Each figure of dmap is held against its bar, and against what peers get."""
+    results = {
+        TWO: {"dmap": [_got(longest_s=20.5, a=12, b=12)], "llama-swap": [_got(a=5, b=5)]},
+        THREE: {"dmap": [_got(a=70, b=9)], "llama-swap": [_got(a=99, b=0)], "ollama": [_got(a=100, b=0)]},
+        MANY: {"dmap": [_got(a=100, b=116, c=9, unserved=1)]},
+        PAUSE: {"dmap": [_got(a=9, b=9, share=0.9)]},
+    }
+
+    found = {bar.what: (bar.figure, bar.met) for bar in bars(results, 360)}
+
+    assert found == {
+        "1A 1B: longest wait": ("20.5 s", False),
+        "1A 1B: answers / llama-swap's": ("2.40", True),
+        "2A 1B: clients without an answer for 60 s": ("0", True),
+        "2A 1B: answers / ollama's": ("0.79", False),
+        "24A 24B 1C: clients without an answer for 60 s": ("1", False),
+        "24A 24B 1C: a b apart": ("1.16", False),
+        "pause: of the share of who paused": ("0.90", True),
+    }
+
+
+def test_the_table_has_the_medians_of_the_rounds() -> None:
+    """Of the unserved it has the most, for one round in which somebody starves is enough."""
+    rounds = [_got(a=3, b=4), _got(a=5, b=5, unserved=1), _got(a=1, b=4)]
+
+    row = list(table({TWO: {"dmap": rounds}}))[-1]
+
+    assert row == "| 1A 1B | dmap | 7 (5-10) | a 3 b 4 | 0 | 0.00 | 0.0 | 1 of 2 | 0 | 0.0000 |"
+
+
+def _got(*, longest_s: float = 0, unserved: int = 0, share: float = 0, **answers: int) -> Figures:
+    return Figures(answers, 0, 0, longest_s, unserved, 0, "", 0, share)
+
+
+def test_an_answer_of_another_model_is_none() -> None:
+    """Words of another theme, or too few tokens, are faults."""
+    answer = {
+        "choices": [{"finish_reason": "length", "message": {"content": " the tide was salt"}}],
+        "usage": {"completion_tokens": 4},
+    }
+
+    assert models.fault("a", 4, answer) is None
+    assert models.fault("a", 5, answer) == "4 of 5 tokens, length"
+    assert models.fault("c", 4, answer) == "no words of c: salt tide"
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+async def test_dmap_is_played_on_an_engine_that_is_slowed_down(tmp_path: Path) -> None:
+    """Two clients of two models get whole answers, no token sooner than told, and no load either."""
+    slow = pace.Pace(pace.build(tmp_path), load_s=0.5, step_s=0.01)
+    where = place.place(tmp_path / "dmap", models.make_all(tmp_path / "models"), place.free_ports())
+
+    async with place.running(contenders.dmap(), where, slow):
+        start = asyncio.get_running_loop().time()
+        window = Window(start, start + 4)
+        asks = await play(where.url, TWO, window.start, window.end)
+    found = figures(TWO, window, asks, pace.loads(place.load_log(where)))
+
+    assert found.refused == 0, found.reason
+    assert min(found.answers.values()) >= 1
+    assert found.loads >= 2 and 0.5 <= found.load_s < 4
+    assert 0.01 <= found.token_s < 0.1
