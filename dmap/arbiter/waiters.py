@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from itertools import takewhile
 from operator import itemgetter
 
 from dmap.arbiter.effects import ClientId, ModelId, TicketId
 from dmap.arbiter.fairness import Ledger
+from dmap.arbiter.peers import Peers, Queue, put
 from dmap.arbiter.policy import standing, weight
 from dmap.arbiter.state import Limits, Ticket
-
-Queue = dict[TicketId, Ticket]
 
 
 @dataclass(slots=True)
@@ -17,12 +17,12 @@ class Line:
     """
     The tickets that wait for one model.  A line lives as long as it has one.
 
-    *queues* has the same tickets as *tickets*, by client and priority, and *clients* how many each has.
+    *peers* has the same tickets as *tickets*, by priority, and *clients* how many each has.
     *weights* is the sum of what each ticket counts for, and *weighted_since* that of their arrivals.
     """
 
     tickets: Queue = field(default_factory=dict)
-    queues: dict[tuple[ClientId, int], Queue] = field(default_factory=dict)
+    peers: dict[int, Peers] = field(default_factory=dict)
     clients: dict[ClientId, int] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     weights: float = 0.0
@@ -35,8 +35,11 @@ class Line:
         if not waiting:
             self.ledger.joins(now, ticket.client)
             self.ledger.forget(self.clients)
-        _put(self.tickets, ticket)
-        _put(self.queues.setdefault((ticket.client, ticket.priority), {}), ticket)
+        put(self.tickets, ticket)
+        peers = self.peers.get(ticket.priority)
+        if peers is None:
+            peers = self.peers[ticket.priority] = Peers(self.ledger)
+        peers.add(ticket)
         share = weight(ticket.priority)
         self.weights += share
         self.weighted_since += share * ticket.since
@@ -47,13 +50,24 @@ class Line:
         self.clients[ticket.client] -= 1
         if not self.clients[ticket.client]:
             del self.clients[ticket.client]
-        queue = self.queues[ticket.client, ticket.priority]
-        del queue[ticket.id]
-        if not queue:
-            del self.queues[ticket.client, ticket.priority]
+        peers = self.peers[ticket.priority]
+        peers.take(ticket)
+        if not peers.tickets:
+            del self.peers[ticket.priority]
         share = weight(ticket.priority)
         self.weights -= share
         self.weighted_since -= share * ticket.since
+
+    def granted(self, now: float, ticket: Ticket) -> None:
+        """Take *ticket* out to be served, and charge its client."""
+        self.ledger.granted(now, ticket)
+        self.take(ticket)
+        self._place(ticket.client)
+
+    def ended(self, now: float, ticket: Ticket, *, served: bool) -> None:
+        """Hear that a granted ticket gave its lease back, which counts for nothing unless it was *served*."""
+        self.ledger.ended(now, ticket, served=served)
+        self._place(ticket.client)
 
     @property
     def oldest(self) -> Ticket:
@@ -65,16 +79,29 @@ class Line:
         return self.weights * now - self.weighted_since
 
     def next(self, now: float, limits: Limits, answer_s: float) -> Ticket:
-        """Return whose turn it is, and let the turns go on from there."""
-        heads = [next(iter(queue.values())) for queue in self.queues.values()]
-        chosen = heads[0] if len(heads) == 1 else min(heads, key=self._turn(now, limits, answer_s))
+        """
+        Return whose turn it is, and let the turns go on from there.
+
+        Of lower priorities only those count that age has lifted by now; there is always one above the others.
+        """
+        top = max(self.peers)
+        some = list(self.peers[top].next())
+        for priority, peers in self.peers.items():
+            if priority != top:
+                some += takewhile(
+                    lambda ticket: standing(limits, now, ticket, top) == top, peers.tickets.values()
+                )
+        chosen = some[0] if len(some) == 1 else min(some, key=self._turn(now, limits, answer_s))
         self.ledger.pass_turn(now, chosen, limits.patience_s)
         return chosen
 
     def in_turn(self, now: float, limits: Limits, answer_s: float) -> list[Ticket]:
         """Lay out the turns to come, if each answer takes *answer_s* and nobody else comes."""
+        if len(self.peers) == 1:
+            return next(iter(self.peers.values())).in_turn(now, limits.patience_s, answer_s)
         turn = self._turn(now, limits, answer_s)
-        places = (place for queue in self.queues.values() for place in enumerate(queue.values()))
+        queues = (queue for peers in self.peers.values() for queue in peers.queues.values())
+        places = (place for queue in queues for place in enumerate(queue.values()))
         turns = [(turn(ticket, ahead), ticket) for ahead, ticket in places]
         return [ticket for _, ticket in sorted(turns, key=itemgetter(0))]
 
@@ -85,7 +112,7 @@ class Line:
         By standing; then those come first whose clients have had nothing for `patience_s`, by that time; then
         by what the client has received, and by age.
         """
-        top = max(priority for _, priority in self.queues)
+        top = max(self.peers)
         ledger, patience_s = self.ledger, limits.patience_s
 
         def turn(ticket: Ticket, ahead: int = 0) -> tuple[float, ...]:
@@ -98,14 +125,10 @@ class Line:
 
         return turn
 
-
-def _put(queue: Queue, ticket: Ticket) -> None:
-    """Put *ticket* behind all that are as old: almost always at the end."""
-    last = next(reversed(queue.values()), ticket)
-    queue[ticket.id] = ticket
-    if last.since > ticket.since:
-        for id in [id for id, other in queue.items() if other.since > ticket.since]:
-            queue[id] = queue.pop(id)
+    def _place(self, client: ClientId) -> None:
+        if client in self.clients:
+            for peers in self.peers.values():
+                peers.place(client)
 
 
 @dataclass(slots=True)
@@ -113,8 +136,8 @@ class Waiters:
     """
     The *tickets* that wait, oldest first, and their *lines*, one for each model that somebody waits for.
 
-    Adding, taking and looking at a head are O(1) for a client that waits already: dicts keep the order and
-    forget from the middle.  Finding whose turn it is takes a look at each waiting client.
+    Looking at the oldest is O(1), for dicts keep the order and forget from the middle.  Adding, taking and
+    finding whose turn it is take a search in sorted lists, and a look at each client with a lease.
     """
 
     lines: dict[ModelId, Line] = field(default_factory=dict)
@@ -122,7 +145,7 @@ class Waiters:
 
     def add(self, now: float, ticket: Ticket) -> None:
         """Put *ticket* into its model's line: at the end, or by its age if it came back."""
-        _put(self.tickets, ticket)
+        put(self.tickets, ticket)
         line = self.lines.get(ticket.model)
         if line is None:
             line = self.lines[ticket.model] = Line()
@@ -139,14 +162,17 @@ class Waiters:
 
     def grant(self, now: float, ticket: Ticket) -> None:
         """Take *ticket* out to be served, and charge its client."""
-        self.lines[ticket.model].ledger.granted(now, ticket)
-        self.take(ticket.id)
+        del self.tickets[ticket.id]
+        line = self.lines[ticket.model]
+        line.granted(now, ticket)
+        if not line.tickets:
+            del self.lines[ticket.model]
 
     def ended(self, now: float, ticket: Ticket, *, served: bool) -> None:
         """Hear that a granted ticket gave its lease back, which counts for nothing unless it was *served*."""
         line = self.lines.get(ticket.model)
         if line is not None:
-            line.ledger.ended(now, ticket, served=served)
+            line.ended(now, ticket, served=served)
 
     def of(self, model: ModelId) -> Collection[Ticket]:
         """Return the tickets that wait for *model*, oldest first."""
