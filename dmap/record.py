@@ -9,9 +9,10 @@ class RequestRecord:
     One request's facts, filled in as it goes and told once at its end.
 
     Times whose names end in `_at` are those of the loop's clock; those that end in `_s` are seconds.
-    *tokens_per_s* is what the server says of its speed.  *key* tells that *client* is the name of an API key,
-    *received* that the request was let in.  *committed* is set when the head of the response is out; no HTTP
-    error can be sent after that.
+    *device* is None where it passes without arbitration.  *service_s* is how long it held its model.
+    *tokens_per_s* is what the server says of its speed.  *key* tells that *client* is the name of an API
+    key, *received* that the request was let in.  *committed* is set when the head of the response is out; no
+    HTTP error can be sent after that.
     """
 
     id: str
@@ -23,9 +24,12 @@ class RequestRecord:
     received: bool = False
     model: str = ""
     backend: str = ""
+    device: str | None = None
+    priority: int = 0
     stream: bool = False
     queue_s: float = 0.0
     switch_s: float = 0.0
+    service_s: float = 0.0
     first_byte_s: float | None = None
     bytes_out: int = 0
     chunks: int = 0

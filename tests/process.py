@@ -15,10 +15,11 @@ import psutil
 
 @dataclass
 class Process:
-    """A running daemon: where it listens, what it logs."""
+    """A running daemon: where it listens, what it logs, and the exit code that it has to end with."""
 
     child: asyncio.subprocess.Process
     url: str = ""
+    ends_with: int = 0
     log: list[str] = field(default_factory=list)
     _reading: asyncio.Task[None] | None = None
 
@@ -63,13 +64,13 @@ async def daemon(
     listen: str = "{port: 0}",
     **environment: str,
 ) -> AsyncGenerator[Process]:
-    """Run a daemon on a free port with *config* and *listen*, in YAML; it must end well."""
+    """Run a daemon of *config* and *listen*, in YAML, with its state in *folder*; it must end well."""
     path = folder / "config.yaml"
     path.write_text(f"listen: {listen}\n{config}")
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, *program, "serve", str(path)),
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **environment},
+        env={**os.environ, "STATE_DIRECTORY": str(folder / "state"), **environment},
     )
     process = Process(child)
     line = await process.until_logged(r"listening url=")
@@ -80,4 +81,4 @@ async def daemon(
     finally:
         if child.returncode is None:
             child.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.ended(), 30) == 0, process.log[-20:]
+        assert await asyncio.wait_for(process.ended(), 30) == process.ends_with, process.log[-20:]

@@ -726,3 +726,41 @@ def test_long_waits_are_warned_of(models, device, warned):
     warnings = warnings_of(_crowd(models, device), NOW, load_s=10)
 
     assert [warning.partition(":")[0] for warning in warnings] == list(itertools.repeat("devices.g", warned))
+
+
+@pytest.mark.parametrize(
+    ("text", "bounds"),
+    [
+        ("", (64 * 2**20, 7)),
+        ("activity:\n", (64 * 2**20, 7)),
+        ("activity: true\n", (64 * 2**20, 7)),
+        ("activity: {size: 1MiB, days: 30}\n", (2**20, 30)),
+        ("activity: false\n", None),
+    ],
+)
+def test_the_activity_log(text: str, bounds: tuple[int, int] | None) -> None:
+    """There is an activity log unless the file says `false`."""
+    activity = parse(f"backends: {{a: {{kind: openai, url: 'http://127.0.0.1:1'}}}}\n{text}", {}).activity
+
+    assert (activity and (activity.size, activity.days)) == bounds
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("{size: 1023KiB}", "activity.size: Input should be greater than or equal to 1048576"),
+        ("{days: 0}", "activity.days: Input should be greater than or equal to 1"),
+        (
+            "{days: 0.5}",
+            "activity.days: Input should be a valid integer, got a number with a fractional part",
+        ),
+        ("{file: a.log}", "activity.file: no such key"),
+        ("7", "activity: must be a mapping (key: value)"),
+    ],
+)
+def test_what_no_activity_log_is(value: str, problem: str) -> None:
+    """What cannot be kept is refused."""
+    with pytest.raises(ConfigProblem) as told:
+        parse(f"backends: {{a: {{kind: openai, url: 'http://127.0.0.1:1'}}}}\nactivity: {value}", {})
+
+    assert told.value.problems == [problem]

@@ -681,14 +681,22 @@ class TestEvents:
         assert drain_s > 0
         assert drained == ("switch.drained", {**what, "drain_s": drain_s})
         assert unloaded[0] == "switch.unloaded"
-        assert unloaded[1].keys() == {"device", "model", "reason", "unload_s"}
+        whole = {
+            "device": "gpu0",
+            "load": "studio/b",
+            "unload": ["studio/a"],
+            "cause": "patience",
+            "drain_s": drain_s,
+        }
+        went = {**whole, "model": "studio/a", "reason": "patience", "unload_s": 0, "load_s": 0}
+        assert unloaded[1] | {"unload_s": 0} == went
         assert 0 <= unloaded[1]["unload_s"] < 30
         assert 0 <= unloaded[1]["unload_s"] <= loaded[1]["unload_s"] < 30
         assert 0 <= loaded[1]["load_s"] < 30
         got = {"context_length": 4096, "parallel": 2}
         assert (loaded[0], loaded[1] | {"unload_s": 0, "load_s": 0}) == (
             "switch.loaded",
-            {"device": "gpu0", "model": "studio/b", "unload_s": 0, "load_s": 0, **got},
+            {**whole, "model": "studio/b", "unload_s": 0, "load_s": 0, **got},
         )
 
     async def test_of_a_switch_that_only_unloads(

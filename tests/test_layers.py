@@ -19,7 +19,6 @@ LAYERS = (
     "tasks",  # 0 too: asyncio and nothing else
     "wire",  # 0 too, pure: its refusals are errors
     "models record notify events lines aiohttp_insides",  # 1
-    "activity",  # 1 too: it hears of events
     "process",  # 1 too: the life of a child process, whatever it runs
     "sections",  # 1 too: what sections of the configuration are made of
     "backends",  # 2: each kind brings its own section
@@ -27,6 +26,7 @@ LAYERS = (
     "config",  # 2 too: the whole file
     "state",  # 2 too: it reads its files as config does
     "access tls sockets metrics tokens",  # 3
+    "activity",  # 3 too: it knows the codes that metrics counts
     "catalog",  # 3 too: it asks an access.Client what it may use
     "inventory gate",  # 4
     "relay",  # 5 and 6: the client side and the server side of passing an answer on

@@ -10,10 +10,11 @@ its own section along.
 from dmap.config.access import AccessSection, Key, Listen, Tls, exposure
 from dmap.config.advice import warnings_of
 from dmap.config.file import ConfigProblem, check_key, checked, load, parse, read, values_of
-from dmap.config.schema import Config, Device, Server
+from dmap.config.schema import Activity, Config, Device, Server
 
 __all__ = [
     "AccessSection",
+    "Activity",
     "Config",
     "ConfigProblem",
     "Device",

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import Field, GetCoreSchemaHandler, GetPydanticSchema, model_validator
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetPydanticSchema, model_validator
 from pydantic_core import CoreSchema
 
 from dmap.backends import BackendSection, Kind
@@ -53,6 +53,20 @@ class Debug(Section):
     capture: bool = False
 
 
+class Activity(Section):
+    """The log of requests and switches: how many bytes it may take, and how many *days* a line may stay."""
+
+    size: Annotated[Size, Field(ge=2**20)] = 64 * 2**20
+    days: Count = 7
+
+
+def _or_off(value: Any) -> Any:
+    """Read `false` as off, and `true` as the defaults."""
+    if isinstance(value, bool):
+        return {} if value else None
+    return value
+
+
 def _tagged(_: Any, schema_of: GetCoreSchemaHandler) -> CoreSchema:
     """Have a backend's `kind` choose among the sections of all kinds."""
     sections = tuple(kind.section for kind in KINDS.values())
@@ -74,6 +88,7 @@ class Config(Section):
     allow_models: tuple[str, ...] = ("*",)
     server: Server = Server()
     state: File | None = None
+    activity: Annotated[Activity | None, BeforeValidator(_or_off)] = Activity()
     debug: Debug = Debug()
 
     @model_validator(mode="before")

@@ -109,14 +109,19 @@ class Gate:
 
     def come_back(self, lease: Lease) -> None:
         """Let *lease* wait again, because its model did not answer, and look at the device; for the lease."""
-        self._begin_wait(lease, self._live.now())
+        now = self._live.now()
+        lease.service_s += now
+        self._begin_wait(lease, now)
         self._live.say(self._arbiter.came_back, lease)
         self.changed()
 
     def leave(self, lease: Lease) -> None:
         """Take back what *lease* holds, a place or a model; for the lease to call."""
+        now = self._live.now()
         if lease in self._arbiter.waiting:
-            self._end_wait(lease, self._live.now())
+            self._end_wait(lease, now)
+        else:
+            lease.service_s += now
         self._live.say(self._arbiter.withdraw, lease)
 
     def refuse(self, is_gone: Callable[[ModelKey], bool], error: DmapError) -> None:
@@ -237,6 +242,7 @@ class Gate:
             match effect:
                 case Grant(lease):
                     self._end_wait(lease, self._live.latest)
+                    lease.service_s -= self._live.latest
                     lease.answer(None)
                 case Refuse(lease):
                     self._end_wait(lease, self._live.latest)

@@ -33,7 +33,8 @@ class Lease:
 
     `async with` does all of that.  *granted* is the future of a wait, None for a lease that need not wait.
     *queue_s* is how long it waited in all, *switch_s* the part of it in which its own model's switch was
-    under way; neither means anything while it waits, and after `release` both are right in any case.
+    under way; neither means anything while it waits.  *service_s* is how long it held the model, which means
+    nothing while it does.  After `release` all are right in any case.
 
     `ask`, `come_back` and *granted* raise `Overloaded`, `WaitExpired`, `LoadFailed`, `BackendDown` and
     `ShuttingDown`.
@@ -49,6 +50,7 @@ class Lease:
     since: float = 0.0
     queue_s: float = 0.0
     switch_s: float = 0.0
+    service_s: float = 0.0
     granted: asyncio.Future[None] | None = None
     _error: DmapError | None = None
     _is_answered: bool = False

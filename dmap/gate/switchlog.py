@@ -80,18 +80,17 @@ class Report:
 
     def start(self, now: float) -> None:
         """Tell that the switch is decided."""
-        self._event(
-            "switch.started", unload=[*map(str, self.plan.victims)], load=self._load, **self._why(now)
-        )
+        self._event("switch.started", unload=self._unload, load=self._load, **self._why(now))
 
     def out(self, now: float) -> None:
         """Tell that the victims are idle: the switch is carried out from now on."""
         self.is_out = True
         self._event("switch.drained", load=self._load, **self._why(now))
 
-    def unloaded(self, key: ModelKey, unload_s: float) -> None:
+    def unloaded(self, now: float, key: ModelKey, unload_s: float) -> None:
         """Tell that a model went, in *unload_s*."""
-        self._event("switch.unloaded", model=str(key), reason=self.plan.cause.value, unload_s=unload_s)
+        what = {**self._whole(now), "reason": self.plan.cause.value, "unload_s": unload_s}
+        self._event("switch.unloaded", model=str(key), **what)
         if self.plan.load is None:
             self._outcome = "ok"
 
@@ -99,21 +98,20 @@ class Report:
         """Tell that the model answers, and what it got."""
         self._outcome = "ok"
         got = {"context_length": loaded.context_length, "parallel": loaded.parallel}
-        self._event("switch.loaded", model=str(self.model), **self._times(now), **got)
+        self._event("switch.loaded", model=str(self.model), **self._whole(now), **got)
 
     def failed(self, now: float, reason: str) -> None:
         """Tell that the switch failed."""
         self._outcome, self._error = "failed", reason
-        self._event("switch.failed", model=str(self.model), reason=reason, **self._times(now))
+        self._event("switch.failed", model=str(self.model), reason=reason, **self._whole(now))
 
     def close(self, now: float) -> None:
         """Write the log line of a switch that was out; one without an ending was given up."""
         what = {**self._why(now), **self._times(now)}
         if self._outcome == "given_up":
-            self._event("switch.cancelled", model=str(self.model), **what)
+            self._event("switch.cancelled", model=str(self.model), **self._whole(now), reason=what["reason"])
         if self.is_out:
-            gone = ",".join(map(str, self.plan.victims)) or "-"
-            models = {"unload": gone, "load": self._load or "-"}
+            models = {"unload": ",".join(self._unload) or "-", "load": self._load or "-"}
             ending = {"outcome": self._outcome, "error": self._error or None}
             log.info(logfmt("switch", {"device": self._device, **models, **what, **ending}))
 
@@ -123,6 +121,16 @@ class Report:
     @property
     def _load(self) -> str | None:
         return None if self.plan.load is None else str(self.plan.load)
+
+    @property
+    def _unload(self) -> list[str]:
+        return [*map(str, self.plan.victims)]
+
+    def _whole(self, now: float) -> dict[str, Any]:
+        """Return all of the switch, for events that end it; `reason` may be something else there."""
+        why = self._why(now)
+        models = {"load": self._load, "unload": self._unload, "cause": why["reason"]}
+        return {**models, "drain_s": why["drain_s"], **self._times(now)}
 
     def _why(self, now: float) -> dict[str, Any]:
         drained_at = self.plan.started if self.is_out else now

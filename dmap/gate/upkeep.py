@@ -105,7 +105,8 @@ class Upkeep:
     async def _unload(self, key: ModelKey, report: Report) -> None:
         began = self._live.now()
         await self._models.unload(key)
-        report.unloaded(key, self._live.now() - began)
+        now = self._live.now()
+        report.unloaded(now, key, now - began)
         self._live.say(self._live.arbiter.unloaded, key)
 
     async def _load(self, report: Report) -> Outcome:

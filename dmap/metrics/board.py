@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import Any
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
@@ -68,7 +68,8 @@ class Metrics(Collector):
     Everything that `/metrics` shows, in a *registry* of its own.
 
     It listens to *bus* from the start.  *devices* is asked at each scrape for what waits and is resident
-    where, *backends* for which of them answer; *clock* is the one that the snapshots go by.
+    where, *backends* for which of them answer, *lost* for how many lines the activity log lacks; *clock* is
+    the one that the snapshots go by.
     """
 
     bus: InitVar[Bus]
@@ -76,6 +77,7 @@ class Metrics(Collector):
     clock: Callable[[], float]
     devices: Callable[[], Mapping[str, Snapshot]]
     backends: Callable[[], Mapping[str, bool]]
+    lost: Callable[[], int] = lambda: 0
 
     def __post_init__(self, bus: Bus) -> None:
         self._counters = {name: Counter(name, *about) for name, about in _COUNTERS.items()}
@@ -94,6 +96,9 @@ class Metrics(Collector):
         yield from (histogram.family() for histogram in self._histograms.values())
         yield from _gauges(self.devices(), self.clock())
         yield _gauge("dmap_backend_up", "1 if the backend answered last time", "backend", self.backends())
+        yield CounterMetricFamily(
+            "dmap_activity_lost_total", "Lines that the activity log lacks", self.lost()
+        )
         yield _gauge("dmap_build_info", "The version that runs", "version", {__version__: 1})
 
     def as_dict(self) -> dict[str, list[dict[str, Any]]]:

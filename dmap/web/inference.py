@@ -30,6 +30,7 @@ async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     asked = await _read(proxy, visit, path)
     route = await proxy.resolve(asked.model, visit.client)
     visit.record.backend, visit.record.model = route.key
+    visit.record.device, visit.record.priority = route.device, visit.client.priority
     await _check(proxy, visit, asked, route)
     try:
         with visit:
@@ -97,6 +98,7 @@ async def _serve(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: 
     finally:
         lease.release()
         record.queue_s, record.switch_s = lease.queue_s, lease.switch_s
+        record.service_s = lease.service_s
 
 
 async def _granted(proxy: Proxy, reply: Reply, gate: Gate, lease: Lease, ask: Callable[[], None]) -> None:

@@ -10,6 +10,7 @@ from typing import cast
 
 from dmap import tasks
 from dmap.access import Access, Client
+from dmap.activity import ActivityLog
 from dmap.backends import Backend, PassingSection, Switcher
 from dmap.catalog import Catalog
 from dmap.config import Config, Device
@@ -51,6 +52,8 @@ class Proxy:
         self.state = state or StateFile(config.state)
         self.saved: Saved = self.state.read()
         self.bus = Bus(config.debug.ring, time.time)  # noqa: TID251 - people read its times
+        kept = self.state.path.parent / "activity" if self.state.path is not None else None
+        self.activity = ActivityLog(kept, self.bus, config.activity)
         self.certificate = Certificate(listen.tls) if listen.tls is not None else None
         self.access = Access(config.access, names_of(listen), tell=self.bus.tell)
         self.backends: dict[str, Backend] = {
@@ -82,6 +85,7 @@ class Proxy:
             clock=asyncio.get_running_loop().time,
             devices=lambda: {name: gate.snapshot() for name, gate in self.gates.items()},
             backends=lambda: {name: name in self.inventory.answering for name in self.backends},
+            lost=lambda: self.activity.lost,
         )
         self.trials: dict[str, Activation] = {}
         self.turns: dict[ModelKey, asyncio.Lock] = {}

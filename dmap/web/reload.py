@@ -30,6 +30,7 @@ def reload(proxy: Proxy, config: Config) -> None:
     proxy.catalog.configure(config)
     proxy.choose()
     proxy.bus.resize(config.debug.ring)
+    proxy.activity.configure(config.activity)
     if not config.debug.capture:
         proxy.captures.clear()
     proxy.visits.server = config.server

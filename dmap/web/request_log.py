@@ -56,7 +56,10 @@ def ended(bus: Bus, record: RequestRecord, total_s: float) -> None:
     if record.received:
         more = {
             "model": record.model_key,
+            "device": record.device,
             "key": record.key,
+            "priority": record.priority,
+            "service_s": record.service_s,
             "stream": record.stream,
             "chunks": record.chunks,
             "tokens_per_s": _tokens_per_s(record, total_s),

@@ -1,0 +1,88 @@
+"""What the events of an end say, as entries of the log.  Pure: nothing is asked or kept."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from dmap.activity.entry import Entry, Request, Switch
+from dmap.events import Event
+from dmap.metrics.outcome import STATUS
+
+REQUESTS = ("request.finished", "request.failed", "request.cancelled")
+SWITCHES = ("switch.loaded", "switch.failed", "switch.cancelled", "switch.unloaded")
+"""The types of events that may make an entry."""
+
+_OUTCOMES = {"switch.failed": "failed", "switch.cancelled": "given_up"}
+_DIGITS = 3
+"""Of seconds, as many as the loop's clock has."""
+
+
+def entry_of(event: Event, salt: bytes) -> Entry | None:
+    """
+    Return what *event* ends, or None where it ends nothing that is kept.
+
+    That is a request that did not come to name a model, and an unloading that is a part of a switch.  An
+    address goes in as its hash with *salt*, of 16 to 64 bytes.
+    """
+    fields = event.fields
+    if event.type in REQUESTS:
+        return _request(event, salt) if "model" in fields else None
+    return None if event.type == "switch.unloaded" and fields["load"] is not None else _switch(event)
+
+
+def _request(event: Event, salt: bytes) -> Request:
+    fields, get, total_s = event.fields, event.fields.get, _seconds(event.fields, "total_s")
+    outcome: str = fields["outcome"]
+    return Request(
+        v=1,
+        at=max(0.0, round(event.at - total_s, _DIGITS)),
+        client=fields["client"] if fields["key"] else f"@{_hash(fields['client'], salt)}",
+        path=fields["path"],
+        model=_id_of(fields["model"]),
+        backend=fields["backend"],
+        device=get("device"),
+        priority=fields["priority"],
+        queue_s=_seconds(fields, "queue_s"),
+        switch_s=_seconds(fields, "switch_s"),
+        service_s=_seconds(fields, "service_s"),
+        first_byte_s=_seconds(fields, "first_byte_s") if "first_byte_s" in fields else None,
+        total_s=total_s,
+        tokens_in=get("tokens_in"),
+        tokens_out=get("tokens_out"),
+        outcome=outcome
+        if outcome in STATUS
+        else "backend_error",  # what else a backend says is its own words
+        status=get("status"),
+    )
+
+
+def _switch(event: Event) -> Switch:
+    fields = event.fields
+    load: str | None = fields["load"]
+    spent_s = {name: _seconds(fields, name) for name in ("drain_s", "unload_s", "load_s")}
+    return Switch(
+        v=1,
+        at=max(0.0, round(event.at - sum(spent_s.values()), _DIGITS)),
+        device=fields["device"],
+        model=None if load is None else _id_of(load),
+        backend=None if load is None else load.partition("/")[0],
+        unloaded=tuple(fields["unload"]),
+        cause=fields["cause"],
+        parallel=fields.get("parallel"),
+        outcome=_OUTCOMES.get(event.type, "ok"),
+        **spent_s,
+    )
+
+
+def _id_of(model: str) -> str:
+    """Return the id of *model*, which events spell `backend/id`; no backend's name has a slash."""
+    return model.partition("/")[2]
+
+
+def _seconds(fields: Mapping[str, Any], name: str) -> float:
+    value: float = fields.get(name, 0.0)
+    return max(0.0, round(value, _DIGITS))
+
+
+def _hash(address: str, salt: bytes) -> str:
+    return hashlib.blake2b(address.encode(errors="replace"), key=salt, digest_size=8).hexdigest()
