@@ -210,6 +210,19 @@ class TestPriority:
 
         assert arbiter.withdraw(2, "x0") == [Grant("l1")]
 
+    @pytest.mark.parametrize(("priority", "begins"), [(0, 60), (1, 30), (-1, 120), (-9, 150)])
+    def test_a_switch_comes_sooner_for_who_is_above(self, priority: int, begins: float) -> None:
+        """A resident serves newcomers for as long as the class of those who wait elsewhere has patience."""
+        arbiter = serving(wait_s=300)
+        queue(arbiter, 0, "ann", *(f"a{number}" for number in range(9)))
+        arbiter.submit(0, "b", "B", "bob", SINGLE, priority)
+        arbiter.tick(begins - 0.1)
+        before = arbiter.plan
+
+        arbiter.tick(begins)
+
+        assert (before, arbiter.plan.load if arbiter.plan else None) == (None, "B")
+
     @pytest.mark.parametrize(("priority", "next_model"), [(0, "C"), (2, "B")])
     def test_weighs_where_the_next_model_is_chosen(self, priority: int, next_model: str) -> None:
         """One waiter of priority 2 counts for four where the next model is chosen."""

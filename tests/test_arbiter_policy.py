@@ -1,5 +1,7 @@
 """The arithmetic of single choices, on plain records: numbers in, numbers out."""
 
+from dataclasses import replace
+
 import pytest
 
 from dmap.arbiter import Limits, Needs
@@ -10,9 +12,11 @@ from dmap.arbiter.policy import (
     PATIENCE,
     Demand,
     Turn,
+    class_patience_s,
     earned_until,
     extra_s,
     fits,
+    order,
     patience_ends,
     patience_s,
     proportion,
@@ -26,7 +30,7 @@ from dmap.arbiter.state import Resident, Ticket
 
 def demand(model: str, oldest: float, cost_s: float) -> Demand:
     """Return what one waiter makes."""
-    return Demand(model, Needs(), oldest, 1, 1, 0, cost_s)
+    return Demand(model, Needs(), oldest, 1, 1, 0, cost_s, oldest + 60)
 
 
 def resident(model: str = "a", size_bytes: int = 1, *, cost_s: float = 10, used_at: float = 0) -> Resident:
@@ -83,25 +87,51 @@ def test_each_patience_raises_a_ticket_by_a_class(priority: int, now: float, top
     assert standing(Limits(patience_s=10), now, ticket, top) == found
 
 
+@pytest.mark.parametrize(
+    ("priority", "patience"), [(0, 60), (1, 30), (2, 20), (-1, 120), (-2, 150), (-10, 150)]
+)
+def test_priority_shortens_patience(priority: int, patience: float) -> None:
+    """Who is above loses it sooner, who is below later, but by half of `wait_s`."""
+    assert class_patience_s(Limits(wait_s=300), 60, priority) == patience
+
+
+def test_a_wait_that_is_short_leaves_patience_to_the_lowest() -> None:
+    """Where half of `wait_s` is less than the patience of all, nobody has less than that."""
+    assert class_patience_s(Limits(wait_s=30), 60, -1) == 60
+
+
+def test_nobody_waits_twice_for_one_model() -> None:
+    """Out of patience, a model that was resident meanwhile is behind the others, however old its waiters."""
+    first, second, left = (demand(model, oldest, 10) for model, oldest in (("a", 5), ("b", 9), ("c", 0)))
+    left.left = 70
+
+    assert [each.model for each in order(80, [left, second, first])] == ["a", "b", "c"]
+
+
+def test_whose_patience_ends_comes_before_who_asks_for_more() -> None:
+    """Before that, those whose waiters count and wait for most are next."""
+    few, many = demand("a", 0, 10), replace(demand("b", 5, 10), weight=9, summed_s=90)
+
+    assert [each.model for each in order(59, [few, many])] == ["b", "a"]
+    assert [each.model for each in order(60, [few, many])] == ["a", "b"]
+
+
 def test_patience_ends_with_the_first_that_has_to_begin() -> None:
     """A switch begins early enough for each turn; what is left is shared with those who serve before it."""
     found = turns(Limits(residency=4), [demand("a", 0, 10), demand("b", 5, 7)])
 
-    assert patience_ends(Limits(wait_s=300), 60, 0, resident(), 1, found) == (5 + 60 - 10) / 2
-    assert patience_ends(Limits(wait_s=300), 60, 0, resident(), 4, found) == (5 + 60 - 10) / 1.25
-    assert patience_ends(Limits(wait_s=300), 60, 0, resident(), 1, found[:1]) == 60
-    assert patience_ends(Limits(wait_s=300), 60, 100, resident(), 1, found) == (5 + 60 - 10) / 2 + 100
+    assert patience_ends(Limits(wait_s=300), 0, resident(), 1, found) == (5 + 60 - 10) / 2
+    assert patience_ends(Limits(wait_s=300), 0, resident(), 4, found) == (5 + 60 - 10) / 1.25
+    assert patience_ends(Limits(wait_s=300), 0, resident(), 1, found[:1]) == 60
+    assert patience_ends(Limits(wait_s=300), 100, resident(), 1, found) == (5 + 60 - 10) / 2 + 100
 
 
 def test_the_load_keeps_no_resident_for_ever() -> None:
     """What it adds ends with the tenure of the resident; after that there is only the patience itself."""
     late = turns(Limits(), [demand("a", 220, 10)])
 
-    assert (
-        patience_ends(Limits(wait_s=300), 60, 240, resident(), 1, turns(Limits(), [demand("a", 0, 10)]))
-        == 225
-    )
-    assert patience_ends(Limits(wait_s=300), 60, 240, resident(), 1, late) == 280
+    assert patience_ends(Limits(wait_s=300), 240, resident(), 1, turns(Limits(), [demand("a", 0, 10)])) == 225
+    assert patience_ends(Limits(wait_s=300), 240, resident(), 1, late) == 280
 
 
 def test_patience_follows_what_the_switches_cost() -> None:

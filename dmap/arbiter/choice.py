@@ -36,7 +36,7 @@ def choose(now: float, device: Device) -> Choice:
         return Choice(wake=soonest)
     choice = Choice()
     first: tuple[Demand, list[Resident]] | None = None
-    for demand in policy.order(device.patience_s, now, demands):
+    for demand in policy.order(now, demands):
         leaving = _victims(now, device, demand.needs, released)
         if leaving is None:
             choice.never.append(demand.model)
@@ -48,7 +48,7 @@ def choose(now: float, device: Device) -> Choice:
             choice.plan = _plan(now, demand, leaving)
             break
         choice.wake = min(choice.wake, ready)
-        if first is None and policy.is_overdue(device.patience_s, now, demand):
+        if first is None and now >= demand.ends:
             first = demand, leaving
     return choice
 
@@ -80,9 +80,7 @@ def releases(now: float, device: Device, demands: list[Demand]) -> dict[ModelId,
         own = resident.leases + device.waiters.count(model)
         share = policy.proportion(own + len(due), foreign / len(demands))
         drain_s = device.answers.of(model)
-        patience = policy.patience_ends(
-            device.limits, device.patience_s, device.extra_s, resident, own + len(due), turns
-        )
+        patience = policy.patience_ends(device.limits, device.extra_s, resident, own + len(due), turns)
         earned = policy.earned_until(device.limits, resident, share, turns, drain_s)
         released[model] = policy.released_at(resident, own, due, foreign, earned, patience)
     return released
@@ -138,7 +136,9 @@ def _serving(device: Device, plan: Plan) -> bool:
 
 def _demand(now: float, device: Device, model: ModelId) -> Demand:
     line, needs, cost_s = device.waiters.lines[model], device.needs_of(model), device.costs.of(model)
-    return Demand(model, needs, line.oldest.since, len(line.tickets), line.weights, line.age(now), cost_s)
+    ends, left = line.patience_ends(device.limits, device.patience_s), device.influx.left(model)
+    oldest, count = line.oldest.since, len(line.tickets)
+    return Demand(model, needs, oldest, count, line.weights, line.age(now), cost_s, ends, left)
 
 
 def _victims(

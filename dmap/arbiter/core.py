@@ -32,7 +32,8 @@ switch, and the victim stays closed meanwhile.
 
 Four rules make switches rare and waits bounded (`policy`).  *Patience*: a serving model takes newcomers while
 those who wait for others have patience: a few times what a switch to each model in use costs, `patience_s` at
-the most.  It is shared by all who serve meanwhile, so equal crowds have equal turns.  *Load*: where the work
+the most; who is of a higher class has less of it.  It is shared by all who serve meanwhile, so equal crowds
+have equal turns.  *Load*: where the work
 that comes anyhow (`influx`) needs a longer cycle, a few of these are added, up to `wait_s`; shorter turns
 would mean more switches than there is time for.  *Residency*: a switch earns its model `residency` times its
 cost in serving time, patience or not.  *Linger*: an idle model is kept while its clients, by their habit, are
@@ -40,7 +41,8 @@ about to ask again.  Within one model turns go by what each client has received,
 nothing (`fairness`); but whoever has had nothing for `patience_s` comes first.
 
 A waiter that has lost patience must not be overtaken for ever by others that are easier to please.  So
-while its model waits for its victims, another model may come in only if both could be resident together.
+while its model waits for its victims, another model may come in only if both could be resident together; and
+no model comes in before it that was resident since.  `bound` says what wait that makes at the most.
 
 The switch itself belongs to the gate, which reports its progress: `unloaded` after each model that went,
 `cleared` when memory is free and the load could begin, `switched` at the end.  If everybody who waited for
@@ -268,6 +270,11 @@ class Arbiter:
     def drained(self) -> bool:
         """Whether nobody is served until `resume`."""
         return self._device.drained
+
+    @property
+    def extra_s(self) -> float:
+        """What the load adds to patience; see `policy.extra_s`."""
+        return self._device.extra_s
 
     def next_deadline(self) -> float | None:
         """Return when to call `tick` unless something happens before; later than the last event."""

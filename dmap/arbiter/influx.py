@@ -26,12 +26,14 @@ class Stream:
     """
     What comes for one model: *arrivals* in *away_s* of its being away, and the lengths of its *answers*.
 
-    All four fade.  Arrivals count from *counts_from* on, which is infinite while the model is resident.
+    All four fade.  Arrivals count from *counts_from* on, which is infinite while the model is resident.  It
+    *left* last at that time.
     """
 
     at: float
     counts_from: float
     asked_at: float = -math.inf
+    left: float = -math.inf
     arrivals: float = 0.0
     away_s: float = 0.0
     answers: float = 0.0
@@ -85,6 +87,12 @@ class Influx:
         stream = self._streams.setdefault(model, Stream(now, now + cost_s))
         stream.fade(now)
         stream.counts_from = now + cost_s
+        if cost_s < math.inf:
+            stream.left = now
+
+    def left(self, model: ModelId) -> float:
+        """Tell when *model* was resident last."""
+        return self._streams[model].left
 
     def in_use(self, now: float, waiting: Container[ModelId] = ()) -> Iterator[tuple[ModelId, Stream]]:
         """Iterate over the streams of the models asked for lately, or that somebody is *waiting* for."""

@@ -161,7 +161,8 @@ def _departures(now: float, device: Device, order: list[ModelId]) -> dict[ModelI
     demands = choice.demands_of(now, device)
     last = order[-1]
     if not device.waiters.count(last):
-        demands.append(policy.Demand(last, device.needs_of(last), now, 1, 1, 0, device.costs.of(last)))
+        cost_s, ends = device.costs.of(last), now + device.patience_s
+        demands.append(policy.Demand(last, device.needs_of(last), now, 1, 1, 0, cost_s, ends))
     released = choice.releases(now, device, demands)
     return {
         model: _departure(now, device, resident, max(released.get(model, now) - now, 0.0))

@@ -41,7 +41,8 @@ class Demand:
     """
     What waits for a model that is not resident.
 
-    *weight* and *summed_s* are the number and the age of all its waiters together, weighed by priority.
+    *weight* and *summed_s* are the number and the age of all its waiters together, weighed by priority.  The
+    first of them to lose patience does so at *ends*; the model itself *left* at that time, if it was there.
     Nobody changes it; but a frozen one is dear to make, and there is one for each waiting model, each time.
     """
 
@@ -52,6 +53,8 @@ class Demand:
     weight: float
     summed_s: float
     cost_s: float
+    ends: float
+    left: float = -math.inf
 
 
 @dataclass(slots=True)
@@ -93,20 +96,32 @@ def extra_s(limits: Limits, patience_s: float, costs_s: float, rho: float) -> fl
     return max(0.0, min(CYCLES * service_s, limits.wait_s) - patience_s)
 
 
-def order(patience_s: float, now: float, demands: Iterable[Demand]) -> list[Demand]:
-    """Sort by whose turn it is: those out of patience by age, then the others by summed age and cost."""
+def class_patience_s(limits: Limits, patience_s: float, priority: int) -> float:
+    """
+    Return how long a waiter of *priority* has patience: at 0 for *patience_s*.
+
+    At 1, 2, ... it is a half of that, a third, and so on.  At -1, -2, ... it is twice as long, three times,
+    and so on, but half of `wait_s` at the most.
+    """
+    if priority >= 0:
+        return patience_s / (1 + priority)
+    return min(patience_s * (1 - priority), max(patience_s, limits.wait_s / 2))
+
+
+def order(now: float, demands: Iterable[Demand]) -> list[Demand]:
+    """
+    Sort by whose turn it is: those out of patience in turn, then the others by summed age and cost.
+
+    In turn means by when their patience ended, or when they were resident last: so nobody waits twice for one
+    model.
+    """
 
     def key(demand: Demand) -> tuple[float, float]:
-        if is_overdue(patience_s, now, demand):
-            return 0, demand.oldest
+        if now >= demand.ends:
+            return 0, max(demand.ends, demand.left)
         return 1, -(demand.summed_s + demand.weight * demand.cost_s)
 
     return sorted(demands, key=key)
-
-
-def is_overdue(patience_s: float, now: float, demand: Demand) -> bool:
-    """Tell whether the oldest waiter has lost patience."""
-    return now >= demand.oldest + patience_s
 
 
 def weight(priority: int) -> float:
@@ -118,14 +133,19 @@ def standing(limits: Limits, now: float, ticket: Ticket, top: int) -> float:
     """
     Tell the class of a waiting ticket: its priority, and one more for each full patience that it waited.
 
-    Age lifts it to *top*, the highest priority that waits beside it, in half of `wait_s` at the most, and no
-    further: among equals it is not age that counts but what their clients have received.
+    Age lifts it to *top*, the highest priority that waits beside it, and no further: among equals it is not
+    age that counts but what their clients have received.
     """
     if ticket.priority == top:
         return top
-    step_s = min(limits.patience_s, limits.wait_s / 2 / (top - ticket.priority))
+    step_s = lift_s(limits, top - ticket.priority) / (top - ticket.priority)
     aged = (now - ticket.since) // step_s if step_s else math.inf
     return min(ticket.priority + aged, top)
+
+
+def lift_s(limits: Limits, classes: int) -> float:
+    """Tell how old a waiter is when its age has lifted it by so many *classes*."""
+    return min(classes * limits.patience_s, limits.wait_s / 2)
 
 
 def turns(limits: Limits, demands: Iterable[Demand]) -> list[Turn]:
@@ -139,21 +159,22 @@ def turns(limits: Limits, demands: Iterable[Demand]) -> list[Turn]:
 
 
 def patience_ends(
-    limits: Limits, patience_s: float, extra_s: float, resident: Resident, own: int, turns: Sequence[Turn]
+    limits: Limits, extra_s: float, resident: Resident, own: int, turns: Sequence[Turn]
 ) -> float:
     """
-    Tell when all who wait, taken together, have lost patience: *extra_s* more than *patience_s*.
+    Tell when all who wait, taken together, have lost patience, *extra_s* included.
 
     But what *extra_s* adds ends with the tenure of *resident*.
 
     Each counts the switches before its own: three models must not wait three times as long as one.  What is
-    left of *patience_s* is shared by *resident* and all that serve before it, by their clients beside its
+    left of its patience is shared by *resident* and all that serve before it, by their clients beside its
     *own* ones: the turns of equal crowds are equal.
     """
     begun = max(resident.since, turns[0].demand.oldest)
     ends, shares = math.inf, 1.0
     for turn in turns:
-        ends = min(ends, begun + (turn.demand.oldest + patience_s - turn.ahead_s - begun) / shares)
+        left_s = turn.demand.ends - turn.ahead_s - begun
+        ends = min(ends, begun + (left_s / shares if left_s > 0 else left_s))
         shares += proportion(turn.demand.count, max(own, 1))
     return max(ends, min(ends + extra_s, resident.since + TENURE * limits.wait_s))
 

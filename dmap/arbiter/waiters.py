@@ -8,7 +8,7 @@ from operator import itemgetter
 from dmap.arbiter.effects import ClientId, ModelId, TicketId
 from dmap.arbiter.fairness import Ledger
 from dmap.arbiter.peers import Peers, Queue, put
-from dmap.arbiter.policy import standing, weight
+from dmap.arbiter.policy import class_patience_s, standing, weight
 from dmap.arbiter.state import Limits, Ticket
 
 
@@ -73,6 +73,13 @@ class Line:
     def oldest(self) -> Ticket:
         """The ticket that waits longest."""
         return next(iter(self.tickets.values()))
+
+    def patience_ends(self, limits: Limits, patience_s: float) -> float:
+        """Tell when the first ticket loses patience, which a waiter of priority 0 has for *patience_s*."""
+        return min(
+            next(iter(peers.tickets.values())).since + class_patience_s(limits, patience_s, priority)
+            for priority, peers in self.peers.items()
+        )
 
     def age(self, now: float) -> float:
         """Return the summed age of the tickets, each weighed by priority."""
