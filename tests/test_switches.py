@@ -9,6 +9,7 @@ import pytest
 from bench.switches import contenders, models, pace, place
 from bench.switches.clients import Ask, play
 from bench.switches.figures import Figures, Window, figures, share_of_turns
+from bench.switches.models import Stream
 from bench.switches.pace import Load
 from bench.switches.report import bars, table
 from bench.switches.workloads import MANY, PAUSE, THREE, TWO
@@ -19,7 +20,12 @@ A, B = TWO.clients
 def test_a_window_is_reckoned() -> None:
     """Answers count by model; who waits at the end has waited until then; loads count that end within."""
     window = Window(100, 200)
-    asks = [Ask(A, 10, 100, 101, ["429"]), Ask(A, 10, 101, 102), Ask(B, 10, 100, 103), Ask(B, 10, 103)]
+    asks = [
+        Ask(A, 10, 100, 100.2, 101, ["429"]),
+        Ask(A, 10, 101, 101.2, 102),
+        Ask(B, 10, 100, 102, 103),
+        Ask(B, 10, 103),
+    ]
     loads = [Load(90, 92), Load(150, 152.5)]
 
     found = figures(TWO, window, asks, loads)
@@ -31,7 +37,7 @@ def test_a_window_is_reckoned() -> None:
 
 def test_who_is_answered_each_minute_is_served() -> None:
     """A client is unserved only where more than a minute passes without an answer, whenever that begins."""
-    asks = [Ask(A, 10, 0, 59), Ask(A, 10, 59, 118), Ask(B, 10, 0, 61), Ask(B, 10, 61, 118)]
+    asks = [Ask(A, 9, 0, 58, 59), Ask(A, 9, 59, 117, 118), Ask(B, 9, 0, 60, 61), Ask(B, 9, 61, 117, 118)]
 
     assert figures(TWO, Window(0, 120), asks, []).unserved == 1
 
@@ -87,15 +93,23 @@ def _got(*, longest_s: float = 0, unserved: int = 0, share: float = 0, **answers
 
 
 def test_an_answer_of_another_model_is_none() -> None:
-    """Words of another theme, or too few tokens, are faults."""
-    answer = {
-        "choices": [{"finish_reason": "length", "message": {"content": " the tide was salt"}}],
-        "usage": {"completion_tokens": 4},
-    }
+    """Words of another theme, too few tokens, an error in its midst, or no end mark are faults."""
+    words = b'data: {"choices": [{"delta": {"content": " the salt tide"}, "finish_reason": null}]}'
+    last = b'data: {"choices": [{"delta": {}, "finish_reason": "length"}], "usage": {"completion_tokens": 3}}'
+    whole = _heard(words, b": comment", last, b"data: [DONE]")
 
-    assert models.fault("a", 4, answer) is None
-    assert models.fault("a", 5, answer) == "4 of 5 tokens, length"
-    assert models.fault("c", 4, answer) == "no words of c: salt tide"
+    assert whole.fault("a", 3) is None
+    assert whole.fault("a", 4) == "3 of 4 tokens, length, whole"
+    assert whole.fault("c", 3) == "no words of c: salt tide"
+    assert _heard(words, last).fault("a", 3) == "3 of 3 tokens, length, cut"
+    assert _heard(words, b'data: {"error": "died"}').fault("a", 3) == "{'error': 'died'}"
+
+
+def _heard(*lines: bytes) -> Stream:
+    stream = Stream()
+    for line in lines:
+        stream.read(line)
+    return stream
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")

@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -36,11 +37,14 @@ def main() -> None:
     present = [make() for name, make in _makers(options).items() if name in options.contenders.split(",")]
     workloads = [each for each in EVERY if each.name in options.workloads.split(",")]
     with tempfile.TemporaryDirectory(prefix="switches") as folder:
+        before, began = _cpu_s(), time.monotonic()
         results, busy = asyncio.run(_rounds(options, workloads, present, Path(folder)))
+        own = (_cpu_s() - before) / (time.monotonic() - began) / (os.cpu_count() or 1)
     for contender in present:
         print(f"- {contender.name}: {contender.version}")
     print(f"- loads {options.load:g} s, answers {options.answer:g} s, windows {options.seconds:g} s")
-    print(f"- CPU in use, by rounds: {', '.join(f'{part:.0%}' for part in busy)} of {os.cpu_count()} cores\n")
+    shares = ", ".join(f"{part:.0%}" for part in busy)
+    print(f"- CPU of {os.cpu_count()} cores in use: {shares} in the rounds; by all of this {own:.0%}\n")
     print("\n".join(report.table(results)))
     _keep(results)
     sys.exit(_print_bars(results, options.seconds))
@@ -119,6 +123,12 @@ async def _window(job: Job, start: float, seconds: float) -> Figures:
     window = Window(start, start + min(seconds, workload.most_s))
     asks = await play(where.url, workload, window.start, window.end)
     return figures(workload, window, asks, pace.loads(place.load_log(where)))
+
+
+def _cpu_s() -> float:
+    """Return the CPU seconds of this process, and of all that came from it and has ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _keep(results: Mapping[Workload, Mapping[str, list[Figures]]]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from bench.switches.models import fault
+from bench.switches.models import Stream
 from bench.switches.workloads import PAUSE_S, Client, Workload
 
 TOKENS = 15
@@ -23,15 +23,17 @@ AGAIN_S = 1.0
 @dataclass
 class Ask:
     """
-    One question of *client*, to be answered in so many *tokens*: when it was asked first, and answered.
+    One question of *client*, to be answered in so many *tokens*: when it was *asked* first, when an answer
+    had *begun* with its first word, and when all of it was there.
 
-    Times are those of `time.monotonic`; *answered* stays None if the window ends before.  *refused* has what
-    it was told instead of an answer.
+    Times are those of `time.monotonic`, and None if the window ends before.  *refused* has what it was told
+    instead of an answer.
     """
 
     client: Client
     tokens: int
     asked: float
+    begun: float | None = None
     answered: float | None = None
     refused: list[str] = field(default_factory=list)
 
@@ -69,22 +71,39 @@ async def _keep_asking(url: str, client: Client, start: float, asks: list[Ask]) 
 
 async def _ask(session: aiohttp.ClientSession, ask: Ask) -> None:
     """Ask until the answer is there, and note it in *ask*."""
-    while wrong := await _answer(session, ask.client.model, ask.tokens):
+    while wrong := await _fault(session, ask):
         ask.refused.append(wrong)
+        ask.begun = None
         await asyncio.sleep(AGAIN_S)
     ask.answered = asyncio.get_running_loop().time()
 
 
-async def _answer(session: aiohttp.ClientSession, model: str, tokens: int) -> str | None:
+async def _fault(session: aiohttp.ClientSession, ask: Ask) -> str | None:
     """Ask once; return what is wrong with the answer, if anything is."""
-    body = {"model": model, "max_tokens": tokens, "messages": [{"role": "user", "content": "Hello"}]}
+    body = {
+        "model": ask.client.model,
+        "messages": [{"role": "user", "content": "Hello"}],
+        "max_tokens": ask.tokens,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
     try:
         async with session.post("/v1/chat/completions", json=body) as answer:
             if answer.status != 200:
                 return f"{answer.status} {(await answer.text())[:200]}"
-            return fault(model, tokens, await answer.json())
-    except (aiohttp.ClientError, KeyError, ValueError) as exc:
+            return (await _heard(answer, ask)).fault(ask.client.model, ask.tokens)
+    except (aiohttp.ClientError, LookupError, ValueError) as exc:
         return repr(exc)
+
+
+async def _heard(answer: aiohttp.ClientResponse, ask: Ask) -> Stream:
+    """Read *answer* to its end; note when its first word came."""
+    stream = Stream()
+    async for line in answer.content:
+        stream.read(line)
+        if stream.text and ask.begun is None:
+            ask.begun = asyncio.get_running_loop().time()
+    return stream
 
 
 def _sleep_until(when: float) -> Awaitable[None]:

@@ -27,10 +27,10 @@ class Figures:
     What one contender did with one workload in one window.
 
     *answers* counts them by model; *loads* those that ended in the window, and *load_s* is what the median
-    took, from the start of the engine on.  *longest_s* is the longest time from a question to its whole
-    answer, or to the window's end.  *unserved* are the clients that had no answer for `UNSERVED_S` at a
-    stretch.  *refused* counts what was told instead of an answer, of which *reason* is the first.
-    *token_s* is the answer that took least, by its tokens.  *share* is of the two clients of a pause.
+    took, from the start of the engine on.  *longest_s* is the longest time from a question to the first
+    word of its answer, or to the window's end.  *unserved* are the clients that had no answer for
+    `UNSERVED_S` at a stretch.  *refused* counts what was told instead of an answer, of which *reason* is the
+    first.  *token_s* is the answer that took least, by its tokens.  *share* is of the two clients of a pause.
     """
 
     answers: Mapping[str, int]
@@ -62,13 +62,15 @@ def figures(workload: Workload, window: Window, asks: Sequence[Ask], loads: Sequ
         answers={model: _count(model, answered) for model in workload.crowds},
         loads=len(took),
         load_s=median(took) if took else 0.0,
-        longest_s=max((_took_s(ask, window.end) for ask in asks), default=0.0),
+        longest_s=max((_until(ask.begun, window) - ask.asked for ask in asks), default=0.0),
         unserved=sum(
             _gap_s(name, asks, window) > UNSERVED_S for name in (each.name for each in workload.clients)
         ),
         refused=len(refused),
         reason=next(iter(refused), ""),
-        token_s=min((_took_s(ask, window.end) / ask.tokens for ask in answered), default=0.0),
+        token_s=min(
+            ((_until(ask.answered, window) - ask.asked) / ask.tokens for ask in answered), default=0.0
+        ),
         share=share_of_turns([ask.client.model for ask in answered], "a"),
     )
 
@@ -77,8 +79,8 @@ def _count(model: str, asks: Sequence[Ask]) -> int:
     return sum(ask.client.model == model for ask in asks)
 
 
-def _took_s(ask: Ask, end: float) -> float:
-    return (end if ask.answered is None else ask.answered) - ask.asked
+def _until(when: float | None, window: Window) -> float:
+    return window.end if when is None else when
 
 
 def _gap_s(name: str, asks: Sequence[Ask], window: Window) -> float:
