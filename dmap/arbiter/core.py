@@ -105,7 +105,7 @@ class Arbiter:
         *user* is who of *client* asks, where that is known: turns go by *client*, habits by *user*.
         """
         device, held_until = self._device, self._device.strikes.held_until(client)
-        device.needs[model] = needs
+        device.note(model, needs)
         new = Ticket(ticket, model, client, now, held_until, priority, client if user is None else user)
         if self._settlement.is_calm(now):
             resident = device.residents.get(model)

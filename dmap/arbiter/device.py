@@ -16,6 +16,9 @@ from dmap.arbiter.influx import Influx
 from dmap.arbiter.state import Holding, Limits, Needs, Outcome, Plan, Resident, Ticket
 from dmap.arbiter.waiters import Waiters
 
+MODELS = 4096
+"""What so many models take is remembered; if more are asked for, some that are not in use are forgotten."""
+
 
 @dataclass(slots=True)
 class Device:
@@ -66,6 +69,12 @@ class Device:
         """The plan whose switch is out."""
         return self.plan if self.plan is not None and self.plan.switch is not None else None
 
+    def note(self, model: ModelId, needs: Needs) -> None:
+        """Note what *model* takes.  In a table that is full, that makes room first."""
+        if model not in self.needs and len(self.needs) >= MODELS:
+            self._forget()
+        self.needs[model] = needs
+
     def needs_of(self, model: ModelId) -> Needs:
         """Return what *model* takes, as far as is known by now."""
         needs = self.needs[model]
@@ -107,9 +116,9 @@ class Device:
 
         Return the resident of *model* if it was kept idle for *user*.
         """
-        self.influx.asked(now, model, self.costs.of(model))
-        self.habits.asked(now, user, model, self.costs.of(model))
         resident = self.residents.get(model)
+        self.influx.asked(now, model, self.costs.of(model) if resident is None else math.inf)
+        self.habits.asked(now, user, model, self.costs.of(model))
         kept = resident is not None and not resident.leases and user in resident.expected
         if not self.habits.is_shared(user):
             for other in self.residents.values():
@@ -187,7 +196,8 @@ class Device:
     def settle_in(self, resident: Resident) -> None:
         """Add a resident, loaded or found."""
         self.residents[resident.model] = resident
-        self.influx.moved(resident.since, resident.model)
+        if resident.model in self.needs:  # else nobody has asked for it
+            self.influx.moved(resident.since, resident.model)
         self.back_off.clear(resident.model)
         if self.emptied:
             self.wish(resident.since, resident.model, Cause.DRAIN)
@@ -244,9 +254,20 @@ class Device:
         self.patience_s = policy.patience_s(self.limits, costs_s)
         self.extra_s = policy.extra_s(self.limits, self.patience_s, costs_s, rho)
 
+    def _forget(self) -> None:
+        """Forget an eighth of the models, those asked for first, but none that is in use."""
+        in_use = {*self.residents, *self.waiters.lines}
+        in_use |= {lease.ticket.model for lease in self.leases.values()}
+        if self.plan is not None:
+            in_use.add(self.plan.load)
+        idle = [model for model in self.needs if model not in in_use]
+        for model in idle[: MODELS // 8]:
+            del self.needs[model]
+            self.influx.forget(model)
+
     def lose(self, now: float, model: ModelId) -> None:
         """Take a resident out, if it is one, and with it the wishes that it go."""
-        if model in self.residents:
+        if model in self.residents and model in self.needs:
             self.influx.moved(now, model, self.costs.of(model))
         self.residents.pop(model, None)
         self.wishes.pop(model, None)

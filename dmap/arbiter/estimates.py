@@ -12,7 +12,7 @@ COST_GUESS_S = 10.0
 """A switch's cost before any was measured on the device."""
 ANSWER_GUESS_S = 5.0
 CLIENTS = 4096
-"""So many clients, or clients with a model, are remembered; the longest silent are forgotten first."""
+"""So many clients, models, or both together, are remembered; the longest silent are forgotten first."""
 HOLD_CAP_S = 60.0
 FIRST_BACK_OFF_S, BACK_OFF_CAP_S = 2.0, 60.0
 """The back-off of a model doubles with each failed load, from the first to the cap."""
@@ -32,7 +32,7 @@ class Averages:
     def learn(self, model: ModelId, sample: float) -> None:
         """Take a sample; the first one counts whole."""
         average = self._values.get(model, sample)
-        self._values[model] = average + WEIGHT * (sample - average)
+        remember(self._values, model, average + WEIGHT * (sample - average))
         self._guess = median(self._values.values())
 
 
@@ -79,7 +79,7 @@ class BackOff:
         """Note a failure; return the back-off in seconds."""
         count = self._failures.get(model, (0, 0.0, ""))[0]
         wait_s = min(FIRST_BACK_OFF_S * 2.0 ** min(count, 16), BACK_OFF_CAP_S)
-        self._failures[model] = (count + 1, now + wait_s, reason)
+        remember(self._failures, model, (count + 1, now + wait_s, reason))
         return wait_s
 
     def clear(self, model: ModelId) -> None:

@@ -66,7 +66,7 @@ class Influx:
     _streams: dict[ModelId, Stream] = field(default_factory=dict)
 
     def asked(self, now: float, model: ModelId, cost_s: float) -> None:
-        """Note a request for *model*, a switch to which costs *cost_s*."""
+        """Note a request for *model*, a switch to which costs *cost_s*; that is infinite for a resident."""
         stream = self._streams.get(model)
         if stream is None:
             stream = self._streams[model] = Stream(now, now + cost_s)
@@ -93,6 +93,10 @@ class Influx:
     def left(self, model: ModelId) -> float:
         """Tell when *model* was resident last."""
         return self._streams[model].left
+
+    def forget(self, model: ModelId) -> None:
+        """Forget what comes for *model*, which is not in use."""
+        self._streams.pop(model, None)
 
     def in_use(self, now: float, waiting: Container[ModelId] = ()) -> Iterator[tuple[ModelId, Stream]]:
         """Iterate over the streams of the models asked for lately, or that somebody is *waiting* for."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from dmap.arbiter import choice, outlook
 from dmap.arbiter.device import Device
 from dmap.arbiter.effects import Cause, Effect, Grant, ModelId, Reason, Refuse, Switch, TicketId
+from dmap.arbiter.estimates import remember
 from dmap.arbiter.state import Outcome, Plan, Resident, Ticket
 
 
@@ -129,7 +130,7 @@ class Settlement:
         """Have the load of *model* tried again, alone, if that may help; else refuse all who wait for it."""
         device, detail = self._device, outcome.failed or ""
         if outcome.crowded and device.residents and model not in device.alone:
-            device.alone[model] = True
+            remember(device.alone, model, True)
             return
         if model in device.alone:
             device.alone[model] = False
