@@ -68,13 +68,22 @@ def _add_simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="a word in names of workloads, or a file of them",
     )
     command.add_argument("--list", action="store_true", help="only show the names of the workloads")
-    command.add_argument(
-        "--policies",
-        type=_words,
-        default=["fifo", "drain", "dmap"],
-        metavar="POLICY,...",
-        help="what to compare: fifo, drain, longest-queue, dmap (fifo,drain,dmap)",
-    )
+    for option, metavar, type_, help_text in (
+        ("--config", "FILE", Path, "play them on the devices of this configuration; one more, to compare"),
+        ("--replay", "LOG", Path, "play the traffic of an activity log (a file or its folder) instead"),
+        ("--set", "KEY=VALUE,...", str, "compare with other values of a device, such as patience_s=90"),
+        ("--policies", "POLICY,...", _words, "of fifo, drain, longest-queue and dmap"),
+        ("--plot", "FILE", Path, "draw what happens, as PNG or SVG; takes the extra `plot`"),
+    ):
+        is_several = option in ("--config", "--set")
+        command.add_argument(
+            option,
+            metavar=metavar,
+            type=type_,
+            help=help_text,
+            action="append" if is_several else "store",
+            default=[] if is_several else None,
+        )
     command.add_argument("--seed", type=int, default=1, help="the first seed of all chance (1)")
     command.add_argument("--seeds", type=_count, default=1, metavar="COUNT", help="so many seeds (1)")
     command.set_defaults(run=_local, local="simulate", refuse=command.error)

@@ -6,7 +6,7 @@ import pytest
 
 from dmap.arbiter import Needs
 from dmap.config import ConfigProblem
-from dmap.simulate import Request, Result, every, read_file, run
+from dmap.simulate import Loops, Model, Request, Result, Workload, every, read_file, run
 from dmap.simulate.workload import FOLDER
 
 NO_TIME = "not a time; write it like 2, exponential 2 or lognormal 2 1.3 (mean and sigma)"
@@ -131,6 +131,7 @@ def test_models_and_limits(written) -> None:
             "groups: [{loops: 1, model: A, think: exponential 0}]",
             [f"groups[0].think: {NO_TIME}"],
         ),
+        ("groups: [{loops: 1, model: A}]\nanswer: 0", ["answer: an answer takes its time"]),
         ("groups: [{loops: 0, model: A}]", ["groups[0].loops: Input should be greater than or equal to 1"]),
         (
             "groups: [{model: A}]",
@@ -188,3 +189,15 @@ def test_users_that_are_told_are_as_names_of_their_own(case: str) -> None:
 def waits(result: Result) -> list[tuple[float, str, float]]:
     """List who waited since when, and for how long."""
     return [(each.since, each.client, each.wait_s) for each in result.answers]
+
+
+def test_who_can_never_be_served_is_refused_and_comes_again() -> None:
+    """Time goes on, and so do the others."""
+    loops = [Loops(loops=1, model="A"), Loops(loops=1, model="B")]
+    models = {"A": Model(memory=3, pin=True), "B": Model(memory=3)}
+    limits = {"memory": 5, "max_models": 2}
+
+    result = run(Workload(groups=loops, models=models, limits=limits, duration_s=100))
+
+    assert len(result.answers) == 93
+    assert 90 <= len(result.refused) <= 100

@@ -31,7 +31,7 @@ class Figures:
 def figures_of(result: Result) -> Figures:
     """Return the figures of one run."""
     waits = sorted(request.wait_s for request in result.answers)
-    groups = _by_group([*result.answers, *result.waiting])
+    groups = _by_group(result.waits())
     answered = _by_group(result.answers)
     return Figures(
         served=len(waits),
@@ -39,18 +39,23 @@ def figures_of(result: Result) -> Figures:
         left=len(result.left),
         switches=result.switches,
         mean_s=fmean(waits) if waits else 0.0,
-        p95_s=waits[int(0.95 * (len(waits) - 1))] if waits else 0.0,
+        p95_s=p95(waits),
         longest_s=max([*waits[-1:], *(request.wait_s for request in result.waiting)], default=0.0),
         served_by_group={name: len(answered.get(name, ())) for name in groups},
         longest_by_group={name: max(waits) for name, waits in groups.items()},
     )
 
 
+def p95(waits: Sequence[float]) -> float:
+    """Return what 95 % of *waits*, in order, do not exceed."""
+    return waits[int(0.95 * (len(waits) - 1))] if waits else 0.0
+
+
 def _by_group(requests: Iterable[Request]) -> dict[str, list[float]]:
-    """Return the waits by group: the first part of each client's name."""
+    """Return the waits by group of clients."""
     groups: dict[str, list[float]] = {}
     for request in requests:
-        groups.setdefault(request.client.partition(".")[0], []).append(request.wait_s)
+        groups.setdefault(request.group, []).append(request.wait_s)
     return groups
 
 

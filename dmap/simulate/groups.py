@@ -16,7 +16,7 @@ from pydantic import Field, PlainValidator, model_validator
 
 from dmap.sections import Section
 from dmap.sections.types import Count, Integer, Number, Seconds
-from dmap.simulate.chance import Time, Times
+from dmap.simulate.chance import Answer, Time, Times
 
 Model = Annotated[str, Field(min_length=1)]
 Models = Annotated[tuple[Model, ...], Field(min_length=1)]
@@ -26,7 +26,7 @@ Share = Annotated[Number, Field(ge=0)]
 @dataclass(slots=True)
 class Request:
     """
-    What a client asks, and what became of it.
+    What a client of a *group* asks, and what became of it.
 
     *key* is the name that it shares with others, if any; *then* is what it does after the answer, or after a
     refusal.  It gives up after waiting *leaves_s*.  *since* and *wait_s* are set as it comes and goes.
@@ -38,6 +38,7 @@ class Request:
     then: Callable[[float], None] | None = field(default=None, compare=False, repr=False)
     priority: int = 0
     key: str | None = None
+    group: str = ""
     leaves_s: float | None = None
     since: float = 0.0
     wait_s: float = 0.0
@@ -64,7 +65,7 @@ class Group(Section):
     With *key* they share one name, as users of one API key do.
     """
 
-    answer: Time | None = None
+    answer: Answer | None = None
     key: str | None = None
     priority: Integer = Field(default=0, ge=-10, le=10)
 
@@ -79,7 +80,8 @@ class Group(Section):
 
     def request(self, model: str, client: str, answer_s: float) -> Request:
         """Return a request of one of these clients."""
-        return Request(model, client, answer_s, priority=self.priority, key=self.key)
+        group = client.partition(".")[0]
+        return Request(model, client, answer_s, priority=self.priority, key=self.key, group=group)
 
 
 class Loops(Group):

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 
+from dmap.config import Device
 from dmap.simulate.figures import Figures
 from dmap.simulate.policies import MEANINGS
 from dmap.simulate.workload import Workload
@@ -30,8 +31,56 @@ def title(workload: Workload) -> str:
     """Name a workload and its device."""
     loads = workload.load_s
     took = f"{loads:g} s" if isinstance(loads, float) else "by model"
-    lasts = f"{workload.duration_s:g} s in all"
-    return f"{workload.name}  (a load {took}, parallel {workload.parallel}, {lasts})"
+    lasts = lasting(workload.duration_s)
+    return f"{workload.name}  (a load {took}, parallel {workload.parallel}, {lasts} in all)"
+
+
+def counted(count: int, what: str) -> str:
+    """Write so many of something that has an s behind it where there are several."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def lasting(seconds: float) -> str:
+    """Write a length of time."""
+    if seconds < 600:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 3 * 3600 else f"{seconds / 3600:.3g} h"
+
+
+def about_limits(whose: str, section: Device) -> str:
+    """Say under which limits of a device a workload is played."""
+    memory = f"memory {_size(section.memory)}, " if section.memory is not None else ""
+    return (
+        f"{whose}: {memory}max_models {section.max_models}, embeddings {section.embeddings}, "
+        f"patience_s {section.patience_s:g}, residency {section.residency:g}, wait_s {section.wait_s:g}, "
+        f"queue {section.queue}"
+    )
+
+
+def about_models(workload: Workload, names: Mapping[str, str]) -> str:
+    """Say what the models are, and what each stands for by *names*; those that are alike together."""
+    alike: dict[str, list[str]] = {}
+    for model in workload.asks:
+        name = names.get(model, model)
+        alike.setdefault(_about(workload, model), []).append(model if name == model else f"{model} is {name}")
+    return "; ".join(f"{', '.join(models)}: {facts}" for facts, models in alike.items())
+
+
+def _about(workload: Workload, model: str) -> str:
+    needs, given = workload.needs_of(model), workload.models.get(model)
+    facts = [f"a load {workload.load_of(model):.3g} s", f"parallel {needs.parallel}"]
+    if given is not None and given.memory is not None:
+        facts.append(_size(given.memory))
+    elif workload.limits.memory is not None:
+        facts.append("of unknown size, so alone")
+    facts += [word for word, is_so in (("embedding", needs.embedding), ("pinned", needs.pinned)) if is_so]
+    if needs.ttl_s is not None:
+        facts.append(f"ttl_s {needs.ttl_s:g}")
+    return ", ".join(facts)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.3g} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"
 
 
 def row(label: str, found: Figures) -> str:
@@ -44,9 +93,32 @@ def row(label: str, found: Figures) -> str:
     return f"{first}{figures}{found.longest_s:>10.1f}"
 
 
-def legend(policies: Iterable[str], seeds: int) -> Iterator[str]:
+def legend(policies: Iterable[str], seeds: int, *, is_replay: bool = False) -> Iterator[str]:
     """Say what the columns and the *policies* mean."""
     for word, meaning in (*COLUMNS.items(), *((name, MEANINGS[name]) for name in policies)):
         yield from textwrap.wrap(f"{word:<15}{meaning}", WIDTH, subsequent_indent=" " * 15)
+    if is_replay:
+        meaning = "what the log says; below it the same requests in virtual time"
+        yield f"{'as recorded':<15}{meaning}"
     if seeds > 1:
         yield f"All figures but the longest wait are means over {seeds} seeds."
+
+
+def verdict(label: str, before: Figures, after: Figures) -> str:
+    """Say in words what would be other under the changed setting *label*."""
+    parts = []
+    if before.switches and (percent := round(100 * (after.switches / before.switches - 1))):
+        parts.append(f"{abs(percent)} % {'more' if percent > 0 else 'fewer'} switches")
+    for name, attribute in (("mean wait", "mean_s"), ("p95 wait", "p95_s"), ("longest wait", "longest_s")):
+        seconds = getattr(after, attribute) - getattr(before, attribute)
+        if abs(seconds) >= max(0.05, 0.02 * getattr(before, attribute)):
+            parts.append(f"{name} {_seconds(abs(seconds))} {'more' if seconds > 0 else 'less'}")
+    for what in ("refused", "left", "served"):
+        count = round(getattr(after, what) - getattr(before, what))
+        if count:
+            parts.append(f"{abs(count):,} {'more' if count > 0 else 'fewer'} {what}")
+    return f"{label}: {', '.join(parts) or 'no difference'}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

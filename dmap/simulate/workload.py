@@ -16,7 +16,7 @@ from dmap.config import ConfigProblem, Device, checked, read, values_of
 from dmap.gate.gate import limits_of
 from dmap.sections import Section
 from dmap.sections.types import Count, Seconds, Size
-from dmap.simulate.chance import Time, Times
+from dmap.simulate.chance import Answer, Times
 from dmap.simulate.groups import AnyGroup
 
 FOLDER = Path(__file__).parent / "workloads"
@@ -62,7 +62,7 @@ class Workload(Section):
 
     name: str = ""
     groups: tuple[AnyGroup, ...]
-    answer: Time = Times("fixed", 1.0)
+    answer: Answer = Times("fixed", 1.0)
     parallel: Count = 1
     load_s: Annotated[float | dict[str, float], PlainValidator(_loads)] = 8.0
     duration_s: Seconds = 3600.0

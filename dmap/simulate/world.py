@@ -7,13 +7,16 @@ A discrete-event loop without I/O, so that an hour takes a moment and comes out 
 import heapq
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from dmap.arbiter import Effect, Grant, Outcome, Refuse, Switch
 from dmap.simulate.groups import Request
 from dmap.simulate.policies import POLICIES, Policy
 from dmap.simulate.workload import Workload
+
+RETRY_S = 1.0
+"""Who was refused asks again so much later; one who may never be served would do nothing else at one time."""
 
 Event = Callable[[float], list[Effect]]
 
@@ -42,6 +45,11 @@ class Result:
     waiting: list[Request] = field(default_factory=list)
     stays: list[Stay] = field(default_factory=list)
     switches: int = 0
+    ended_s: float = 0.0
+
+    def waits(self) -> Iterator[Request]:
+        """Iterate over those whose wait tells something: the answered, and who still waited at the end."""
+        return itertools.chain(self.answers, self.waiting)
 
 
 class World:
@@ -62,13 +70,16 @@ class World:
         """Play it to its end."""
         for number, group in enumerate(self._workload.groups):
             group.play(self, number)
+        last = 0.0
         while self._agenda and self._agenda[0][0] <= self.duration_s:
-            now, _, _, event = heapq.heappop(self._agenda)
+            now, rank, _, event = heapq.heappop(self._agenda)
             self._carry_out(now, event(now))
+            last = last if rank else now  # a tick may come long after the last request
+        end = self.result.ended_s = self.duration_s if self._agenda else last
         for request in self._requests.values():
-            self._end(self.duration_s, request, self.result.waiting)
+            self._end(end, request, self.result.waiting)
         for stay in self._resident.values():
-            stay.until = self.duration_s
+            stay.until = end
         return self.result
 
     def chance(self, *words: object) -> random.Random:
@@ -86,7 +97,7 @@ class World:
             request.since = now
             self._requests[ticket] = request
             if request.leaves_s is not None:
-                self._at(now + request.leaves_s, lambda now: self._leave(now, ticket))
+                self._at(now + request.leaves_s, lambda now: self._leave(now, ticket), rank=1)
             client, needs = name or request.client, self._needs[request.model]
             return self._policy.submit(now, ticket, request.model, client, needs, priority, user)
 
@@ -101,7 +112,8 @@ class World:
                 case Grant(ticket):
                     self._answer(now, ticket)
                 case Refuse(ticket):
-                    self._done(now, self._end(now, self._requests.pop(ticket), self.result.refused))
+                    refused = self._end(now, self._requests.pop(ticket), self.result.refused)
+                    self._done(now + RETRY_S, refused)
                 case Switch():
                     self._switch(now, effect)
         deadline = self._policy.next_deadline()

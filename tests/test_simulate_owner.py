@@ -1,0 +1,112 @@
+"""What an owner's configuration means for a simulation."""
+
+from pathlib import Path
+
+import pytest
+
+from dmap.cli import main
+from dmap.config import load
+from dmap.models import ModelInfo
+from dmap.simulate import Loops, Model, Workload
+from dmap.simulate.owner import Owner, owner_of
+
+CONFIG = """
+access: {keys: [{name: webui, sha256: %s, priority: 2}]}
+devices: {gpu0: {memory: 22GiB, max_models: 2, patience_s: 40}, spare: {}}
+backends:
+  studio: {kind: lmstudio, url: 'http://127.0.0.1:1', device: gpu0, parallel: 3}
+models:
+  qwen: {memory: 12GiB, aliases: [gpt-4o], ttl_s: 600}
+  gemma: {memory: 10GiB, parallel: 2, pin: true}
+""" % ("5e" * 32)
+EMBED = ModelInfo("nomic", resident=False, size_bytes=300, embedding=True)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """The file of a configuration."""
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def owner(config: Path) -> Owner:
+    """The same, whose backend has told of one more model."""
+    return Owner("config.yaml", load(config), {"studio": [EMBED]})
+
+
+def asks(*models: str, **more: object) -> Workload:
+    """Return a workload in which somebody asks for each of *models*."""
+    return Workload(groups=[Loops(loops=1, model=model) for model in models], **more)
+
+
+def test_models_stand_for_those_of_the_device(owner: Owner) -> None:
+    """One by its name or alias, the others in the file's order, for embeddings one for embeddings."""
+    workload = asks("A", "E", "gpt-4o", models={"E": Model(embedding=True)})
+
+    played, names = owner.on_device(workload, "gpu0")
+
+    assert names == {"gpt-4o": "qwen", "A": "gemma", "E": "nomic"}
+    assert played.needs_of("gpt-4o") == (12 * 2**30, 3, False, False, 600)
+    assert played.needs_of("A") == (10 * 2**30, 2, False, True, None)
+    assert played.needs_of("E") == (300, 3, True, False, None)
+
+
+def test_more_models_than_the_device_has(owner: Owner) -> None:
+    """The rest is as the workload says."""
+    played, names = owner.on_device(asks("A", "B", "C", parallel=7), "gpu0")
+
+    assert names == {"A": "qwen", "B": "gemma"}
+    assert played.needs_of("C").parallel == 7
+
+
+def test_limits_and_priorities(owner: Owner) -> None:
+    """Those of the file hold, also where the workload has others."""
+    played, _ = owner.on_device(asks("A", limits={"patience_s": 5, "queue": 3}), "gpu0")
+
+    assert (played.bounds().patience_s, played.bounds().queue) == (40, 1024)
+    assert (played.bounds().memory_bytes, played.bounds().max_models) == (22 * 2**30, 2)
+    assert played.priorities == {"webui": 2}
+
+
+def test_a_device_without_a_backend_is_none(owner: Owner) -> None:
+    """Nobody's models compete for it."""
+    assert list(owner.devices) == ["gpu0"]
+
+
+async def test_a_backend_that_is_down(config: Path) -> None:
+    """Its models are those that the file names, and the reason is kept."""
+    owner = await owner_of(config)
+
+    assert [key.model for key in owner.routes({})] == ["qwen", "gemma"]
+    assert owner.silent == ["the backend 'studio' (LM Studio) does not answer: connection refused"]
+
+
+def test_the_command(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It says which device it plays on, what each model stands for, and what else would be."""
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("{duration_s: 120, groups: [{loops: 1, model: A}, {loops: 1, model: B, key: webui}]}")
+    other = tmp_path / "other.yaml"
+    other.write_text(CONFIG.replace("max_models: 2", "max_models: 3").replace("22GiB", "30GiB"))
+
+    code = main(
+        ["simulate", str(mine), "--config", str(config), "--config", str(other), "--policies", "dmap"]
+    )
+
+    out, err = capsys.readouterr()
+    assert code == 0
+    assert "  gpu0 of config.yaml: memory 22 GiB, max_models 2, embeddings 1, patience_s 40" in out
+    assert "  A is qwen: a load 8 s, parallel 3, 12 GiB, ttl_s 600; B is gemma: " in out
+    assert "\n  dmap other.yaml " in out
+    assert "\n  other.yaml: " in out
+    assert err.startswith("dmap: config.yaml: the backend 'studio' (LM Studio) does not answer")
+
+
+def test_the_example_with_a_wrong_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A configuration that is wrong is told as `check-config` tells it."""
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG.replace("patience_s", "patience"))
+
+    assert main(["simulate", "--config", str(path)]) == 78
+    assert capsys.readouterr().err == "dmap: devices.gpu0.patience: no such key\n"
