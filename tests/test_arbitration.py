@@ -2,6 +2,7 @@
 
 import pytest
 
+from bench.arbitration import told
 from bench.arbitration.adversary import climb, trial
 from bench.arbitration.hostile import Crowd, Model, Scene, play
 from dmap.arbiter import Arbiter, Limits, Needs
@@ -47,6 +48,29 @@ def test_a_long_answer_is_not_paid_for_for_ever(case: str) -> None:
 
     assert len(waits) > 10
     assert max(waits) <= 80
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "open zipf5 at 0.7",
+        "deadline 80/15/5 at 0.95",
+        "varied diurnal",
+        "varied batches",
+        "mixed embeddings beside chat",
+        "inside greedy",
+        "crowds 48x4",
+        "crowds-onekey 24+24+1",
+    ],
+)
+def test_what_is_told_comes_true(name: str) -> None:
+    """Of those who wait 70 to 90 % wait no longer than their p80; half of the estimates are about right."""
+    workload = next(each for each in every([name]) if each.name == name)
+
+    row = told.play(workload.model_copy(update={"duration_s": 1200}))
+
+    assert 0.7 <= row.covered <= 0.9
+    assert abs(row.off) <= 0.3
 
 
 @pytest.mark.soak

@@ -337,10 +337,11 @@ class TestWaitingByHand:
         lease.ask()
         await studio.loading.started.wait()
 
-        position, estimate_s = gate.view.of(lease)
+        position, estimate_s, p80_s = gate.view.of_newcomer(lease)
 
         assert position == 1
         assert 9 < estimate_s <= 10
+        assert p80_s == pytest.approx((estimate_s + 1) * 1.5 - 1)
         assert gate.view.obstacle(lease) == "switch to studio/a"
         studio.loading.release.set()
         await lease.granted
@@ -550,7 +551,7 @@ class TestRefusals:
         with pytest.raises(Overloaded) as told:
             await ask(gate, A)
 
-        assert 9 < told.value.retry_after_s <= 10
+        assert 9 * 1.5 < told.value.retry_after_s <= 11 * 1.5 - 1
         await cancelled(first)
         await gate.close()
 

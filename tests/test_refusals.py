@@ -250,11 +250,15 @@ EXPIRED = Refusal(503, "server_error", "wait_expired", words=("0.2 s",), again="
 
 @pytest.mark.parametrize(
     ("options", "key", "under_way", "words"),
-    [("parallel: 1, queue: 1", "sk-all", 2, ("is full, at 1",)), ("", "sk-one", 1, ("'one'", "1"))],
-    ids=["queue", "parallel"],
+    [
+        ("parallel: 1, queue: 1", "sk-all", 2, ("is full, at 1",)),
+        ("parallel: 1, wait_s: 3", "sk-all", 2, ("would wait for about 1", "wait_s is 3")),
+        ("", "sk-one", 1, ("'one'", "1")),
+    ],
+    ids=["queue", "hopeless", "parallel"],
 )
 async def test_a_full_queue_and_a_clients_limit(serve, options, key, under_way, words):
-    """What is over the queue, or over what a key may have at once, is told when to come again."""
+    """What is over the queue, in vain, or over what a key may have at once, is told when to come again."""
     proxy = await serve(options=options)
     await busy(proxy, under_way, ask(key=key))
 

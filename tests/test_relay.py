@@ -442,7 +442,7 @@ class TestHeartbeats:
         await client.head()
 
         beat = await client.until(b"\n\n\r\n")
-        assert re.search(rb": dmap: position 1 in the queue, about \d+ s to go\n\n", beat)
+        assert re.search(rb": dmap: position 1 in the queue, about \d+ s to go, p80 \d+ s\n\n", beat)
 
     @pytest.mark.parametrize(
         ("path", "fields"),

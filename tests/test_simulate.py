@@ -1,14 +1,12 @@
 """What the policy must reach: the aims of the design's table, and the bound on waiting."""
 
 from functools import cache
-from statistics import median
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmap.arbiter import Arbiter, Effect, Grant, Limits, Needs, Outcome, Switch
-from dmap.simulate import Arrivals, Loops, Request, Result, Workload, World, every, figures_of, run
+from dmap.simulate import Arrivals, Loops, Request, Result, Workload, every, figures_of, run
 from dmap.simulate.figures import Figures
 
 BY_NAME = {workload.name: workload for workload in every(())}
@@ -161,105 +159,6 @@ def test_a_minority_is_served_in_time_every_time() -> None:
 
     assert len(waits) > 500
     assert max(waits) <= 60 + 1 + 8
-
-
-class Foretold:
-    """
-    An arbiter whose estimates are kept, and compared with the waits that came of them.
-
-    *places* are the ratios of what a waiting ticket is told as it comes, *estimates* those of what it would
-    have been told by a full queue.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        self.places: list[float] = []
-        self.estimates: list[float] = []
-        self._arbiter = Arbiter(limits)
-        self._known: set[str] = set()
-        self._told: dict[int, tuple[float, float, float]] = {}
-
-    def submit(
-        self,
-        now: float,
-        ticket: int,
-        model: str,
-        client: str,
-        needs: Needs,
-        priority: int,
-        user: str | None = None,
-    ) -> list[Effect]:
-        """Keep what is told of a request that waits for a model asked for before."""
-        estimate_s = self._arbiter.estimate(now, model) if model in self._known else None
-        effects = self._arbiter.submit(now, ticket, model, client, needs, priority, user)
-        place = self._arbiter.places(now).get(ticket)
-        if place is not None and estimate_s is not None:
-            self._told[ticket] = now, place.estimate_s, estimate_s
-        self._known.add(model)
-        return effects
-
-    def withdraw(self, now: float, ticket: int) -> list[Effect]:
-        """Pass it on."""
-        return self._compare(now, self._arbiter.withdraw(now, ticket))
-
-    def unloaded(self, now: float, model: str) -> list[Effect]:
-        """Pass it on."""
-        return self._compare(now, self._arbiter.unloaded(now, model))
-
-    def switched(self, now: float, outcome: Outcome) -> list[Effect]:
-        """Pass it on."""
-        return self._compare(now, self._arbiter.switched(now, outcome))
-
-    def tick(self, now: float) -> list[Effect]:
-        """Pass it on."""
-        return self._compare(now, self._arbiter.tick(now))
-
-    @property
-    def switch(self) -> Switch | None:
-        """Pass it on."""
-        return self._arbiter.switch
-
-    def next_deadline(self) -> float | None:
-        """Pass it on."""
-        return self._arbiter.next_deadline()
-
-    def _compare(self, now: float, effects: list[Effect]) -> list[Effect]:
-        granted = [effect.ticket for effect in effects if isinstance(effect, Grant)]
-        for since, place_s, estimate_s in [self._told.pop(id) for id in granted if id in self._told]:
-            if now > since:
-                self.places.append(place_s / (now - since))
-                self.estimates.append(estimate_s / (now - since))
-        return effects
-
-
-LIMITS = {"patience_s": 7.5, "wait_s": 300, "queue": 1024}
-SCALED = {"load_s": 1, "answer": 0.1, "duration_s": 600, "limits": LIMITS}
-
-
-@pytest.mark.parametrize("pace", [{}, SCALED], ids=["as in the table", "scaled"])
-@pytest.mark.parametrize("think_s", [0, 0.3, 3])
-@pytest.mark.parametrize("count", [1, 2])
-def test_what_is_told_comes_true(count: int, think_s: float, pace: dict[str, object]) -> None:
-    """The median of what is told is no less than half of the wait that comes, and no more than twice."""
-    crowds = [clients("A", count, think_s), clients("B", count, think_s)]
-    workload = Workload(groups=crowds, **pace)
-    foretold = Foretold(workload.bounds())
-
-    World(workload, foretold).run()
-
-    assert len(foretold.places) > 50
-    assert 0.5 <= median(foretold.places) <= 2
-    assert 0.5 <= median(foretold.estimates) <= 2
-
-
-def test_what_is_told_of_chance_comes_true() -> None:
-    """The same of requests that come by chance, each from another client."""
-    workload = BY_NAME["open 50/50 at 0.3"]
-    foretold = Foretold(workload.bounds())
-
-    World(workload, foretold).run()
-
-    assert 0.5 <= median(foretold.places) <= 2
-    assert 0.5 <= median(foretold.estimates) <= 2
 
 
 def waits_of(result: Result, client: str) -> list[float]:

@@ -8,7 +8,7 @@ counterpart that carries the effects out is `dmap.gate`, and `dmap.simulate` run
 from dmap.arbiter.core import Arbiter
 from dmap.arbiter.effects import Cause, Effect, Grant, Reason, Refuse, Switch
 from dmap.arbiter.outlook import Outlook
-from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, Snapshot
+from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, Snapshot, Wait
 
 __all__ = [
     "Arbiter",
@@ -25,4 +25,5 @@ __all__ = [
     "Refuse",
     "Snapshot",
     "Switch",
+    "Wait",
 ]

@@ -71,8 +71,9 @@ from collections.abc import KeysView, Mapping
 from dmap.arbiter import outlook
 from dmap.arbiter.device import Device
 from dmap.arbiter.effects import Cause, ClientId, Effect, Grant, ModelId, Reason, Switch, TicketId
+from dmap.arbiter.forecast import Forecast
 from dmap.arbiter.settlement import Settlement
-from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, Resident, Snapshot, Ticket
+from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, Resident, Snapshot, Ticket, Wait
 
 
 class Arbiter:
@@ -85,7 +86,8 @@ class Arbiter:
 
     def __init__(self, limits: Limits) -> None:
         self._device = Device(limits)
-        self._settlement = Settlement(self._device)
+        self._forecast = Forecast(self._device)
+        self._settlement = Settlement(self._device, self._forecast)
 
     # Events
 
@@ -119,7 +121,7 @@ class Arbiter:
     def withdraw(self, now: float, ticket: TicketId) -> list[Effect]:
         """End *ticket*, waiting or holding a lease.  Nothing happens for one that is over."""
         if ticket in self._device.waiters.tickets:
-            self._device.leave(ticket)
+            self._forecast.left(now, self._device.leave(ticket))
         elif ticket in self._device.leases:
             self._settlement.heed_ttl(self._device.hand_back(now, ticket))
             if self._settlement.is_calm(now):
@@ -280,9 +282,9 @@ class Arbiter:
         """Return when to call `tick` unless something happens before; later than the last event."""
         return self._settlement.next_deadline()
 
-    def estimate(self, now: float, model: ModelId) -> float:
-        """Return roughly how long a newcomer would wait for *model*, in seconds."""
-        return outlook.estimate(now, self._device, model)
+    def foretold(self, now: float, ticket: TicketId) -> Wait:
+        """Return what *ticket* is to be told of its wait when it begins; cheap."""
+        return self._forecast.foretold(now, self._device.waiters.tickets[ticket])
 
     def snapshot(self, now: float) -> Snapshot:
         """Return what others may know."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dmap.arbiter import policy
+from dmap.arbiter.calibration import Calibration
 from dmap.arbiter.effects import Cause, ClientId, ModelId, TicketId
 from dmap.arbiter.estimates import ANSWER_GUESS_S, COST_GUESS_S, Averages, BackOff, Strikes, remember
 from dmap.arbiter.habits import Habits
@@ -45,6 +46,7 @@ class Device:
     patience_s: float = 0.0
     extra_s: float = 0.0
     reckoned_at: float = -math.inf
+    calibration: Calibration = field(default_factory=Calibration)
     habits: Habits = field(default_factory=Habits)
     strikes: Strikes = field(default_factory=Strikes)
     back_off: BackOff = field(default_factory=BackOff)
@@ -125,11 +127,12 @@ class Device:
                 other.expected.pop(user, None)
         return resident if kept else None
 
-    def leave(self, ticket: TicketId) -> None:
+    def leave(self, ticket: TicketId) -> Ticket:
         """Let a waiting client go.  If it was the last for a switch under way, remember whose that was."""
         gone = self.take_out(ticket)
         if self.plan is not None and self.plan.load == gone.model and not self.waiters.count(gone.model):
             self.plan.abandoned_by = gone.client
+        return gone
 
     def take_out(self, ticket: TicketId) -> Ticket:
         """Take a waiting ticket out."""
@@ -172,6 +175,7 @@ class Device:
         lease = self.leases.pop(ticket)
         lease.resident.leases -= 1
         lease.resident.used_at, lease.resident.doubted = now, True
+        lease.ticket.reckoned = None  # what it was told is over
         self.waiters.ended(now, lease.ticket, served=False)
         return lease.ticket
 

@@ -15,6 +15,7 @@ class Reason(Enum):
     """Why a ticket is refused."""
 
     QUEUE_FULL = "queue_full"
+    HOPELESS = "hopeless"
     WAIT_EXPIRED = "wait_expired"
     LOAD_FAILED = "load_failed"
     BACK_OFF = "back_off"

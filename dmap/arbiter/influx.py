@@ -82,6 +82,11 @@ class Influx:
         stream.answers += 1
         stream.answers_s += answer_s
 
+    def answer_s(self, model: ModelId, guess_s: float) -> float:
+        """Return the mean length of the answers of *model* in the last minutes."""
+        stream = self._streams.get(model)
+        return stream.answer_s(guess_s) if stream is not None else guess_s
+
     def moved(self, now: float, model: ModelId, cost_s: float = math.inf) -> None:
         """Note that *model* is away from now on if a switch to it costs *cost_s*; else it is resident."""
         stream = self._streams.setdefault(model, Stream(now, now + cost_s))

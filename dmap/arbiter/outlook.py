@@ -1,6 +1,8 @@
 """
 What the arbiter can tell about the future: who is served when, by plain arithmetic on averages.
 
+What that is worth is known by what came of it lately: see `calibration`.
+
 An outlook promises nothing and decides nothing.  It assumes that turns come in the order of age, that
 answers take as long as lately, and that a resident goes when all that use it or wait for it by now have
 their answers, but not before the time for which others had to wait for it lately: clients come back.
@@ -13,7 +15,16 @@ from itertools import islice
 from dmap.arbiter import choice, policy
 from dmap.arbiter.device import Device
 from dmap.arbiter.effects import ModelId, TicketId
-from dmap.arbiter.state import Place, Resident, ResidentView, Snapshot
+from dmap.arbiter.state import (
+    Place,
+    Plan,
+    Reckoned,
+    Resident,
+    ResidentView,
+    Situation,
+    Snapshot,
+    Wait,
+)
 
 OVERDUE = 0.5
 """What is left of an answer is this share of the average at the least, however long it has run."""
@@ -34,13 +45,29 @@ class Outlook:
     _device: Device
     starts: dict[ModelId, tuple[int, float]] = field(default_factory=dict)
     _lines: dict[ModelId, dict[TicketId, int]] = field(default_factory=dict)
+    _plan: Plan | None = None
+    _epoch: int = 0
+    _waiting: int = 0
+    _waited_for: int = 0
 
     def __post_init__(self) -> None:
         """Lay out the models as they will serve."""
-        before = 0
-        for model, start in _turns(self.at, self._device):
+        device, before = self._device, 0
+        self._plan, self._epoch = device.plan, device.epoch
+        self._waiting, self._waited_for = len(device.waiters.tickets), len(device.waiters.lines)
+        for model, start in ready_times(self.at, self._device):
             self.starts[model] = before, start
             before += self._device.waiters.count(model)
+
+    def holds(self) -> bool:
+        """Tell whether *starts* are still about right: no switch began or ended, and about as many wait."""
+        device = self._device
+        return (
+            self._plan is device.plan
+            and self._epoch == device.epoch
+            and self._waited_for == len(device.waiters.lines)
+            and 8 * abs(self._waiting - len(device.waiters.tickets)) < self._waiting
+        )
 
     def place(self, id: TicketId) -> Place:
         """
@@ -52,10 +79,10 @@ class Outlook:
         ticket = device.waiters.tickets[id]
         before, start = self.starts[ticket.model]
         ahead = self._line(ticket.model).get(id, device.waiters.count(ticket.model) - 1)
-        wait_s = start + _wait_in_line(device, ticket.model, ahead)
-        if device.drained:
-            wait_s = ticket.since + device.limits.wait_s - self.at
-        return Place(before + ahead + 1, wait_s)
+        left_s = ticket.since + device.limits.wait_s - self.at
+        reckoned = Reckoned(situation(device, ticket.model), start, in_line_s(device, ticket.model, ahead))
+        wait = device.calibration.tell(reckoned) if not device.drained else Wait(left_s, left_s)
+        return Place(before + ahead + 1, *wait)
 
     def first(self, count: int) -> dict[TicketId, Place]:
         """Return the places of the first *count* tickets, or of all there are, in their order."""
@@ -90,21 +117,24 @@ def snapshot(now: float, device: Device) -> Snapshot:
     )
 
 
-def estimate(now: float, device: Device, model: ModelId) -> float:
-    """Estimate how long one more ticket for *model* would wait, were it let in now; `wait_s` if drained."""
-    if device.drained:
-        return device.limits.wait_s
-    start = dict(_turns(now, device, model))[model]
-    return start + _wait_in_line(device, model, device.waiters.count(model))
+def situation(device: Device, model: ModelId) -> Situation:
+    """Tell what a newcomer for *model* waits behind."""
+    if model in device.residents and not device.is_leaving(model):
+        return Situation.LINE
+    return Situation.LOAD if device.plan is not None and device.plan.load == model else Situation.TURN
 
 
-def _wait_in_line(device: Device, model: ModelId, ahead: int) -> float:
+def in_line_s(device: Device, model: ModelId, ahead: int) -> float:
+    """Return how long those *ahead* in the line of *model* will take."""
     resident = device.residents.get(model)
     parallel = resident.needs.parallel if resident else device.needs[model].parallel
-    return 0.0 if parallel is None else ahead // parallel * device.answers.of(model)
+    answer_s = device.influx.answer_s(model, device.answers.of(model))
+    return 0.0 if parallel is None else ahead // parallel * answer_s
 
 
-def _turns(now: float, device: Device, newcomer: ModelId | None = None) -> Iterator[tuple[ModelId, float]]:
+def ready_times(
+    now: float, device: Device, newcomer: ModelId | None = None
+) -> Iterator[tuple[ModelId, float]]:
     """
     Yield each model that is resident or that somebody waits for, and a *newcomer*'s, as they will serve.
 
@@ -112,7 +142,7 @@ def _turns(now: float, device: Device, newcomer: ModelId | None = None) -> Itera
     """
     for model, resident in device.residents.items():
         if not device.is_leaving(model):
-            yield model, _drain_s(now, device, resident) if resident.is_full else 0.0
+            yield model, slot_s(now, device, resident)
     order = _order(device, newcomer)
     departures = _departures(now, device, order) if order else {}
     at, stay_s = 0.0, 0.0
@@ -122,9 +152,14 @@ def _turns(now: float, device: Device, newcomer: ModelId | None = None) -> Itera
         yield model, at
 
 
+def slot_s(now: float, device: Device, resident: Resident) -> float:
+    """Return in how many seconds *resident* can take one more."""
+    return _drain_s(now, device, resident) if resident.is_full else 0.0
+
+
 def _stay_s(device: Device, model: ModelId) -> float:
     """Return how long *model*, once loaded, will serve before the next one comes in."""
-    in_all_s = _wait_in_line(device, model, device.waiters.count(model)) + device.answers.of(model)
+    in_all_s = in_line_s(device, model, device.waiters.count(model)) + device.answers.of(model)
     return max(min(device.limits.residency * device.costs.of(model), in_all_s), device.stays.of(model))
 
 
@@ -178,7 +213,7 @@ def _departure(now: float, device: Device, resident: Resident, release_s: float)
         return drain_s
     if not resident.leases and not waiting:
         return release_s
-    idle_s = drain_s + _wait_in_line(device, model, waiting)
+    idle_s = drain_s + in_line_s(device, model, waiting)
     if (lease := device.newest(resident)) is not None:  # it lingers for the client that it took last
         idle_s += device.habits.linger_s(lease.ticket.user, model, device.costs.of(model))
     stay_s = device.stays.of(model) - device.contended_s(now, resident)

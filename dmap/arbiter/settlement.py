@@ -9,10 +9,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from dmap.arbiter import choice, outlook
+from dmap.arbiter import choice
 from dmap.arbiter.device import Device
 from dmap.arbiter.effects import Cause, Effect, Grant, ModelId, Reason, Refuse, Switch, TicketId
 from dmap.arbiter.estimates import remember
+from dmap.arbiter.forecast import Forecast
 from dmap.arbiter.state import Outcome, Plan, Resident, Ticket
 
 
@@ -21,6 +22,7 @@ class Settlement:
     """What follows from the state of *device*.  Events may add to *effects* before they have it settled."""
 
     _device: Device
+    forecast: Forecast
     effects: list[Effect] = field(default_factory=list)
     _wake: float = math.inf
     _spent_at: float = math.inf
@@ -67,7 +69,7 @@ class Settlement:
     def admit(self, now: float, ticket: Ticket) -> None:
         """Let a new *ticket* wait, or refuse it."""
         device, id, model = self._device, ticket.id, ticket.model
-        refusal = self.objection(now, id, model) or self._no_room(now, id, model)
+        refusal = self.objection(now, id, model) or self._no_room(now, ticket)
         if refusal is not None:
             self.effects.append(refusal)
             return
@@ -97,6 +99,7 @@ class Settlement:
             else:
                 ticket = line.next(now, device.limits, device.answers.of(model))
             device.waiters.grant(now, ticket)
+            self.forecast.came(now, ticket)
             device.lease(now, ticket, resident)
             self.effects.append(Grant(ticket.id))
 
@@ -137,21 +140,32 @@ class Settlement:
         retry_after_s = device.back_off.add(now, model, detail)
         self.refuse(device.waiters.of(model), Reason.LOAD_FAILED, detail, retry_after_s)
 
-    def _no_room(self, now: float, ticket: TicketId, model: ModelId) -> Refuse | None:
-        """Return the refusal of a *ticket* that would have to wait, if the queue is full."""
-        device, resident = self._device, self._device.residents.get(model)
-        if len(device.waiters.tickets) < device.limits.queue or (
-            resident is not None and device.takes(resident)
-        ):
+    def _no_room(self, now: float, ticket: Ticket) -> Refuse | None:
+        """
+        Return the refusal of a *ticket* that would have to wait, if the queue is full or it would be in vain.
+
+        If it may wait, how long that will be is kept with it.
+        """
+        device, resident = self._device, self._device.residents.get(ticket.model)
+        if resident is not None and device.takes(resident):
             return None
-        return Refuse(ticket, Reason.QUEUE_FULL, retry_after_s=outlook.estimate(now, device, model))
+        if len(device.waiters.tickets) >= device.limits.queue:
+            wait = self.forecast.tell(now, ticket)
+            return Refuse(ticket.id, Reason.QUEUE_FULL, retry_after_s=wait.p80_s)
+        if device.drained:
+            return None
+        ticket.reckoned = self.forecast.reckon(now, ticket)
+        if not self.forecast.is_hopeless(now, ticket):
+            return None
+        wait = self.forecast.foretold(now, ticket)
+        return Refuse(ticket.id, Reason.HOPELESS, retry_after_s=wait.p80_s)
 
     def _expire(self, now: float) -> None:
-        device, estimates = self._device, dict[ModelId, float]()
+        device = self._device
         while (oldest := device.waiters.oldest()) and now >= oldest.since + device.limits.wait_s:
-            if oldest.model not in estimates:  # once a model, for all of a crowd may be over at once
-                estimates[oldest.model] = outlook.estimate(now, device, oldest.model)
-            self.refuse([oldest], Reason.WAIT_EXPIRED, retry_after_s=estimates[oldest.model])
+            self.forecast.left(now, oldest)
+            wait = self.forecast.tell(now, oldest)
+            self.refuse([oldest], Reason.WAIT_EXPIRED, retry_after_s=wait.p80_s)
 
     def _choose(self, now: float) -> None:
         self._wake = math.inf

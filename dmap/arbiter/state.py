@@ -1,6 +1,7 @@
 """The arbiter's records: what it hears, what it remembers, what it shows.  No decisions."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import NamedTuple
 
 from dmap.arbiter.effects import Cause, ClientId, ModelId, Switch, TicketId
@@ -49,13 +50,42 @@ class Outcome:
     crowded: bool = False
 
 
+class Situation(Enum):
+    """What a newcomer waits behind: the line of a resident, the load under way, or the turns of others."""
+
+    LINE = "line"
+    LOAD = "load"
+    TURN = "turn"
+
+
+class Reckoned(NamedTuple):
+    """A wait by plain arithmetic: until the model is *ready*, and then for those ahead in its *line*."""
+
+    situation: Situation
+    ready_s: float
+    line_s: float
+
+    @property
+    def wait_s(self) -> float:
+        """The whole of it."""
+        return self.ready_s + self.line_s
+
+
+class Wait(NamedTuple):
+    """A wait as it is told: half of them are no longer than *estimate_s*, four of five than *p80_s*."""
+
+    estimate_s: float
+    p80_s: float
+
+
 @dataclass(slots=True)
 class Ticket:
     """
     One request's place.  It must not evict anyone on its own before *held_until*.  *user* is who may come
     back after its answer.
 
-    Nobody changes it; but that a frozen one is dear to make shows on every request.
+    *reckoned* is the wait to be expected when it came, None if it had not to wait.  Nothing else changes; but
+    that a frozen one is dear to make shows on every request.
     """
 
     id: TicketId
@@ -65,6 +95,7 @@ class Ticket:
     held_until: float = 0
     priority: int = 0
     user: ClientId | None = None
+    reckoned: Reckoned | None = None
 
 
 @dataclass(slots=True)
@@ -129,13 +160,14 @@ class Plan:
 
 class Place(NamedTuple):
     """
-    A waiting ticket's *position*, from 1, and a plain estimate of its wait from now on.
+    A waiting ticket's *position*, from 1, and its wait from now on, as in `Wait`.
 
     On a drained device that is the time after which the ticket will be refused.
     """
 
     position: int
     estimate_s: float
+    p80_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,17 @@ class Line:
         """The ticket that waits longest."""
         return next(iter(self.tickets.values()))
 
+    def ahead_of(self, client: ClientId, priority: int) -> int:
+        """
+        Tell how many have their turn before one more of *client*, about: those of its class and above.
+
+        Each other client has one turn before each of its own.
+        """
+        own = self.clients.get(client, 0)
+        others = len(self.clients) - (own > 0)
+        above = sum(len(peers.tickets) for class_, peers in self.peers.items() if class_ >= priority)
+        return min(above, own + (own + 1) * others)
+
     def patience_ends(self, limits: Limits, patience_s: float) -> float:
         """Tell when the first ticket loses patience, which a waiter of priority 0 has for *patience_s*."""
         return min(

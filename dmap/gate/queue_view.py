@@ -34,6 +34,10 @@ class QueueView:
             self._seen = None  # nobody had asked for its model by then
         return self._look().place(lease)
 
+    def of_newcomer(self, lease: Lease) -> Place:
+        """Return the same for a *lease* that has just begun to wait, with the wait as it was foretold."""
+        return Place(self.of(lease).position, *self._arbiter.foretold(self._now(), lease))
+
     def _look(self) -> Outlook:
         now, seen = self._now(), self._seen
         if seen is None or now - seen.at > FRESH_S or len(self._arbiter.waiting) <= FEW:

@@ -13,6 +13,10 @@ def error_of(refusal: Refuse, key: ModelKey, name: str, device: Device, *, is_do
         case Reason.QUEUE_FULL:
             text = f"the queue of {name!r} is full, at {device.queue}; try again later"
             return Overloaded(text, retry_after_s=retry_after_s)
+        case Reason.HOPELESS:
+            told = f"a request for {key} would wait for about {retry_after_s:.0f} s on {name!r}"
+            text = f"{told}, but its wait_s is {device.wait_s:g}; try again later"
+            return Overloaded(text, retry_after_s=retry_after_s)
         case Reason.WAIT_EXPIRED:
             text = f"waited {device.wait_s:g} s for {key} on {name!r}; try again later"
             return WaitExpired(text, retry_after_s=retry_after_s)

@@ -39,6 +39,7 @@ _SAID = {
         "waits for {model} behind {behind}|waits for {model}",
         "position {position}",
         "about {estimate_s:time}",
+        "p80 {p80_s:time}|",
     ),
     "request.granted": (
         "{model} after {queue_s:time}|{model} at once",

@@ -106,9 +106,10 @@ async def _granted(proxy: Proxy, reply: Reply, gate: Gate, lease: Lease, ask: Ca
     bus, record = proxy.bus, reply.record
     ask()
     if lease.granted is not None:
-        position, estimate_s = gate.view.of(lease)
+        position, estimate_s, p80_s = gate.view.of_newcomer(lease)
         behind = gate.view.obstacle(lease)
-        fields = {"position": position, "estimate_s": round(estimate_s, 3), "behind": behind}
+        wait = {"estimate_s": round(estimate_s, 3), "p80_s": round(p80_s, 3)}
+        fields = {"position": position, **wait, "behind": behind}
         request_log.tell(bus, record, "request.queued", {"backend": record.backend, **fields})
         await reply.wait(lease.granted, functools.partial(_words, gate, lease))
     record.queue_s, record.switch_s = lease.queue_s, lease.switch_s
@@ -117,9 +118,9 @@ async def _granted(proxy: Proxy, reply: Reply, gate: Gate, lease: Lease, ask: Ca
 
 def _words(gate: Gate, lease: Lease) -> str:
     """Tell a waiting client its place."""
-    position, estimate_s = gate.view.of(lease)
-    left = f"about {estimate_s:.0f} s to go" if not gate.drained else "served when its owner resumes it"
-    return f"position {position} in the queue, {left}"
+    position, estimate_s, p80_s = gate.view.of(lease)
+    left = f"about {estimate_s:.0f} s to go, p80 {p80_s:.0f} s"
+    return f"position {position} in the queue, {'served when its owner resumes it' if gate.drained else left}"
 
 
 async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: Route) -> None:

@@ -100,6 +100,7 @@ def waiting(gate: Gate) -> list[dict[str, Any]]:
             "model": str(lease.route.key),
             "position": place.position,
             "estimate_s": round(place.estimate_s, 3),
+            "p80_s": round(place.p80_s, 3),
             "waited_s": round(now - lease.since, 3),
         }
         for lease, place in gate.view.first(SHOWN).items()
