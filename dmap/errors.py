@@ -10,7 +10,7 @@ DmapError
                             MethodNotAllowed 405
   backend's fault
     LoadFailed 502          BackendBroke 502        BackendSlow 504
-    BackendDown 503         Relayed (as it was told)
+    BackendDown 503         Unanswered 502          Relayed (as it was told)
   ours
     WaitExpired 503         ShuttingDown 503        NotBuilt 501
     LeaseExpired 504        ClientStalled 504       Internal 500
@@ -175,6 +175,10 @@ class BackendBroke(Final):
     """A backend's answer ended early or made no sense."""
 
     status, type, code = 502, "backend_error", "backend_broke"
+
+
+class Unanswered(BackendBroke):
+    """A backend closed the connection without a byte of its answer."""
 
 
 class BackendDown(DmapError):

@@ -24,6 +24,7 @@ TYPES = (
     "request.received",
     "request.queued",
     "request.granted",
+    "request.retried",
     "request.first_byte",
     "request.finished",
     "request.failed",

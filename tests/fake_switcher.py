@@ -67,6 +67,9 @@ class FakeSwitcher:
     def start(self) -> None:
         """There is nothing to watch."""
 
+    def doubt(self, model: str) -> None:
+        """Look again anyway, when asked."""
+
     def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
         """Say that a resident will do, unless the test has said otherwise."""
         return model not in self.poor

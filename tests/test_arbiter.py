@@ -979,6 +979,16 @@ class TestComingBack:
         assert arbiter.submit(5, 3, "A", "cid", CHAT) == []
         assert arbiter.observed(6, arbiter.epoch, {"A": CHAT}) == [Grant(3)]
 
+    def test_what_was_read_before_says_nothing(self) -> None:
+        """A look that began before the doubt does not end it."""
+        arbiter = found("A")
+        arbiter.submit(1, 1, "A", "ann", CHAT)
+        before = arbiter.epoch
+        arbiter.came_back(2, 1)
+
+        assert arbiter.observed(3, before, {"A": CHAT}) == []
+        assert arbiter.observed(3, arbiter.epoch, {"A": CHAT}) == [Grant(1)]
+
     def test_its_resident_has_gone(self) -> None:
         """If it turns out that the resident has gone, it is loaded again for those who came back."""
         arbiter = found("A")

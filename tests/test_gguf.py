@@ -486,6 +486,31 @@ async def test_a_child_killed_mid_stream_is_noticed_at_once(engine, caplog):
     await engine.load("slow", {})
 
 
+async def test_a_doubted_child_is_asked(engine):
+    """One that is ending is not listed any more, though nobody was told of its end; one that lives is."""
+    await engine.load("tiny-sea", {})
+    engine.doubt("tiny-sea")
+    engine.doubt("tiny-kitchen")
+    before = await resident(engine)
+
+    engines()[0].kill()
+    engine.doubt("tiny-sea")
+
+    assert (before, await resident(engine), engines()) == (["tiny-sea"], [], [])
+
+
+async def test_a_child_that_loads_is_not_doubted(engine):
+    """A request that was meant for the copy before it says nothing of it."""
+    load = asyncio.create_task(engine.load("slow", {}))
+    await only_engine()
+
+    engine.doubt("slow")
+    async with asyncio.timeout(AT_ONCE_S):
+        await engine.models()
+
+    assert (await load).context_length == 2048
+
+
 async def test_an_unload_is_no_death(engine, caplog):
     """Neither the gate nor the log hears of a child that was told to end."""
     told = asyncio.Event()

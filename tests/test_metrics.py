@@ -403,6 +403,7 @@ def one_of_each(bus: Bus) -> None:
     bus.tell("switch.loaded", {"device": "gpu0", "model": "lms/b", "unload_s": 1.0, "load_s": 1.0})
     bus.tell("switch.failed", {"device": "gpu0", "model": "lms/b", "reason": "why"})
     bus.tell("request.mismatch", {"id": "1", "model": "lms/b", "answered": "c"})
+    bus.tell("request.retried", {"id": "1", "model": "lms/b", "reason": "gone"})
     bus.tell("access.denied", {"client": "x", "path": "/", "status": 401, "code": "invalid_api_key"})
     bus.tell("config.reloaded", {})
     bus.tell("model.appeared", {"device": "gpu0", "model": "lms/c"})

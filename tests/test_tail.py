@@ -40,6 +40,7 @@ class TestLines:
                 "waits for b/m, position 2, about 8.0 s",
             ),
             ("request.granted", {"model": "m", "queue_s": 0.0001, "switch_s": 0.0}, "m at once"),
+            ("request.retried", {"model": "m", "reason": "it was gone"}, "m, it was gone"),
             (
                 "request.granted",
                 {"model": "m", "queue_s": 9.5, "switch_s": 8.0},

@@ -62,8 +62,8 @@ A drained device grants nothing and begins no switch; a switch that is out ends 
 Its waiters keep their places for as long as `wait_s` allows.
 
 `observed` corrects beliefs.  A resident that vanished takes no more, and leases on it end when they end;
-a copy loaded later is another resident.  What was read before or during a switch is out of date: `epoch`
-tells, and such a report is ignored.
+a copy loaded later is another resident.  What was read before a doubt, or before or during a switch, is out
+of date: `epoch` tells, and such a report is ignored.
 """
 
 from collections.abc import KeysView, Mapping
@@ -80,8 +80,8 @@ class Arbiter:
     """
     The arbiter of one device.
 
-    *epoch* changes with every start and end of a switch: read it before asking what is resident, and hand
-    it to `observed` with the answer.
+    *epoch* changes with every start and end of a switch and every doubt: read it before asking what is
+    resident, and hand it to `observed` with the answer.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -235,7 +235,7 @@ class Arbiter:
 
     @property
     def epoch(self) -> int:
-        """The number of starts and ends of switches so far."""
+        """The number of starts and ends of switches and of doubts so far."""
         return self._device.epoch
 
     @property

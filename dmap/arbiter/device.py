@@ -177,6 +177,7 @@ class Device:
         lease.resident.used_at, lease.resident.doubted = now, True
         lease.ticket.reckoned = None  # what it was told is over
         self.waiters.ended(now, lease.ticket, served=False)
+        self.epoch += 1
         return lease.ticket
 
     def contended_s(self, now: float, resident: Resident) -> float:

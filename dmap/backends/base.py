@@ -119,6 +119,9 @@ class Switcher(Backend, Protocol):
     def start(self) -> None:
         """Begin to notice what happens outside dmap.  Idempotent; `close` ends it."""
 
+    def doubt(self, model: str) -> None:
+        """Hear that *model* did not answer a request: the next `models` makes sure that it can."""
+
     def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
         """Tell whether the resident *model*, by the last look, is as a load with *options* would make it."""
 

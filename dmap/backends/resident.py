@@ -21,6 +21,9 @@ from dmap.process import END_S, Child, Log
 ANSWER_BYTES = 4 * 2**20
 """Of what a server tells of itself; llama.cpp's /props has the chat template."""
 
+ANSWER_S = 5.0
+"""How long a look waits for the answer of a server in doubt; it may be at work."""
+
 MISSES = 3
 """So many questions in a row have to stay without an answer: one may be this process's own delay."""
 
@@ -58,7 +61,7 @@ class Resident:
 
     *options* are those that it was loaded with, and *gone* is called at its end.  `loaded`, what it gives, is
     known once it answers.  `misses` counts the questions in a row whether it is well that it has left without
-    an answer.
+    an answer.  It is `doubted` when a request was not answered.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Resident:
         self.server: Target | None = None
         self.loaded: Loaded | None = None
         self.misses = 0
+        self.doubted = False
         self._gone = gone
         self.child = Child(
             recipe.command,
@@ -129,14 +133,27 @@ class Resident:
             _log.error(logfmt("engine_hung", fields))
             child.kill()
 
+    async def make_sure(self) -> None:
+        """Ask the child; if its connections break, it is ending: kill it, and wait until nothing is left."""
+        self.doubted = False
+        try:
+            await self._ask(ANSWER_S)
+        except Unheard:
+            self.child.kill()
+            await self.child.ended()
+        except TimeoutError:
+            pass  # it hangs, or has much to do; `check` finds out
+
     async def says_anything(self, within_s: float) -> bool:
         """Tell whether the child answers: one that says that it is not well does not hang."""
         try:
-            target = self.target(self.recipe.health)
-            await ask(target, within_s=within_s, most_bytes=ANSWER_BYTES)
+            await self._ask(within_s)
         except (Unheard, TimeoutError):
             return False
         return True
+
+    async def _ask(self, within_s: float) -> None:
+        await ask(self.target(self.recipe.health), within_s=within_s, most_bytes=ANSWER_BYTES)
 
     def _ended(self) -> None:
         self.recipe.freed()

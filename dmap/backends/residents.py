@@ -63,12 +63,19 @@ class Residents:
         if self._watch is None and not self._closed:
             self._watch = spawn(self._look_after, f"watch {self._name}")
 
+    def doubt(self, model: str) -> None:
+        """Have `cleared` ask a resident whether it lives: its connections break before its end is told."""
+        resident = self._residents.get(model)
+        if resident is not None and resident.is_up:
+            resident.doubted = True
+
     async def cleared(self) -> None:
         """Wait until nothing is left of servers that have died, for that may still have its memory."""
+        doubted = [each.make_sure() for each in self._residents.values() if each.doubted]
         ends = [each.child.ended() for each in self._residents.values() if each.child.status is not None]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLEAR_S):
-                await asyncio.gather(*ends)
+                await asyncio.gather(*doubted, *ends)
 
     def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
         """Tell whether *model* was loaded with *options*: nobody else loads here."""

@@ -100,6 +100,10 @@ class DeviceModels:
         self.down.discard(key)
         return loaded
 
+    def doubt(self, key: ModelKey) -> None:
+        """Have the next reading make sure of a model that did not answer a request."""
+        self._switchers[key.backend].doubt(key.model)
+
     # Judging
 
     def satisfies(self, key: ModelKey, route: Route | None) -> bool:

@@ -113,6 +113,7 @@ class Gate:
         lease.service_s += now
         self._begin_wait(lease, now)
         self._live.say(self._arbiter.came_back, lease)
+        self._models.doubt(lease.route.key)
         self.changed()
 
     def leave(self, lease: Lease) -> None:

@@ -40,6 +40,7 @@ _COUNTERS = {
     "dmap_refused_total": ("reason", "Requests refused, by the code of the error"),
     "dmap_timeouts_total": ("reason", "Requests that a bound in seconds ended"),
     "dmap_upstream_errors_total": ("backend kind", "Requests that a backend failed"),
+    "dmap_retries_total": ("model", "Requests that queued again, for their server was gone"),
     "dmap_switches_total": ("device reason", "Switches begun, by why they did"),
     "dmap_switch_failures_total": ("device", "Switches that failed"),
     "dmap_evictions_total": ("device reason", "Models unloaded, by why they had to go"),
@@ -121,6 +122,7 @@ class Metrics(Collector):
         count("dmap_evictions_total", "switch.unloaded")
         count("dmap_switch_failures_total", "switch.failed")
         count("dmap_mismatches_total", "request.mismatch")
+        count("dmap_retries_total", "request.retried")
         count("dmap_access_denied_total", "access.denied")
         count("dmap_config_reloads_total", "config.reloaded", "config.refused")
         count("dmap_outside_changes_total", "model.appeared", "model.vanished")

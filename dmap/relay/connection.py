@@ -25,7 +25,7 @@ from typing import TypeAlias, cast
 
 import httptools
 
-from dmap.errors import BackendBroke, DmapError, Internal
+from dmap.errors import BackendBroke, DmapError, Internal, Unanswered
 from dmap.relay.exchange import Exchange, Stale
 
 MAX_HEAD_BYTES = MAX_BESIDE_BYTES = 64 * 1024
@@ -186,13 +186,16 @@ class BackendConnection(asyncio.Protocol):
             self._forget(self)
             return
         at_once = self._loop.time() - exchange.sent_at < STALE_S
+        unanswered = before is State.SENT and not self._beside_bytes
+        cause = f": {exc}" if exc else ""
         if before is State.UNFRAMED and exc is None:
             exchange.by_eof = True
             exchange.finish()
-        elif before is State.SENT and self._is_reused and not self._beside_bytes and at_once:
+        elif unanswered and self._is_reused and at_once:
             exchange.finish(Stale())  # the server had closed it before the request was written
+        elif unanswered:
+            exchange.finish(Unanswered(f"the backend closed the connection without an answer{cause}"))
         else:
-            cause = f": {exc}" if exc else ""
             exchange.finish(BackendBroke(f"the backend closed the connection in mid-answer{cause}"))
 
     # What httptools calls.

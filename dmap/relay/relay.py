@@ -35,6 +35,7 @@ async def run(
     body: Callable[[], bytes],
     *,
     lease_s: float,
+    fresh: bool = False,
     by_finish: bool = False,
     on_answer: Callable[[str | None], None] = lambda named: None,
 ) -> None:
@@ -42,7 +43,8 @@ async def run(
     Send a request to a backend and pass its answer on; returns when the backend has nothing more to say.
 
     *where* returns where the request goes, and *body* what it says; *where* may raise.  Both are called a
-    second time if the server had closed the idle connection that was used: it may have been restarted.
+    second time if the server had closed the idle connection that was used: it may have been restarted.  With
+    *fresh* no idle connection is used, and nothing is sent a second time.
     *on_answer* is called when the answer begins, with the model that it names, or None.  It may raise, before
     anything of the answer is passed on; from then on nothing of the request's body is kept.
 
@@ -55,7 +57,7 @@ async def run(
         return await _first(reply, await pool.send(await where(), headers, body(), bounds, fresh=fresh))
 
     try:
-        begun = await ask(fresh=False)
+        begun = await ask(fresh=fresh)
     except Stale:
         begun = await ask(fresh=True)
     with begun as exchange:

@@ -45,6 +45,7 @@ _SAID = {
         "{model} after {queue_s:time}|{model} at once",
         "{switch_s:time} of it for the switch|",
     ),
+    "request.retried": ("{model}", "{reason}"),
     "request.first_byte": ("{model} after {first_byte_s:time}",),
     "request.finished": _ENDED,
     "request.failed": _ENDED,

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from dmap.models import ModelKey, Route
+from dmap.wire.acts import acts
 from dmap.wire.body import Call, check_permits, peek
 from dmap.wire.fitting import fit
 from dmap.wire.form import Form, content_type_of, peek_form
@@ -24,13 +25,15 @@ class Asked:
     the body in bytes.
     """
 
-    __slots__ = ("_fitted", "_read", "content_type", "model", "path", "sample", "size", "stream")
+    __slots__ = ("_fitted", "_read", "acts", "content_type", "model", "path", "sample", "size", "stream")
 
     def __init__(self, path: InferenceRoute, content_type: str, body: bytes) -> None:
         self.path = path
         self.size = len(body)
         self.sample: Call | None = None
         """What its server was sent, if it is JSON of up to `SAMPLE_BYTES`; `drop` leaves it."""
+        self.acts = False
+        """Whether it does more than have a model answer, so that it must not be sent twice; after `check`."""
         self._read: Call | Form | None
         self._fitted: dict[ModelKey, bytes | Callable[[], bytes]] = {}
         if path.form and content_type.lower().startswith("multipart/"):
@@ -63,6 +66,7 @@ class Asked:
         check_permits(read.needs, route.permit | permits, route.strip)
         check_shape(self.path.contents, read.fields)
         self._fitted[route.key], self.stream = call.written, call.stream
+        self.acts = acts(call.fields)
         self.sample = call if self.size <= SAMPLE_BYTES else None
         return call
 

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from dmap import relay
 from dmap.backends import Backend, Kind, Target
-from dmap.errors import BackendBroke, BackendDown, BadRequest, DmapError, PathNotFound
+from dmap.errors import BackendBroke, BackendDown, BadRequest, DmapError, PathNotFound, Unanswered
 from dmap.gate import Gate, Lease
 from dmap.kinds import ROUTES, kinds_with
 from dmap.models import Route
@@ -81,7 +81,8 @@ async def _serve(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: 
     """
     Wait for the model and have it answer.
 
-    If its server was gone before anything was sent, the request goes back to its place in the queue, once.
+    If its server was gone, the request goes back to its place in the queue, once: before anything was sent,
+    or before a byte of the answer came, unless the server may have acted on it by then.
     """
     gate, client, record = proxy.gate(route), visit.client, reply.record
     user = user_of(visit.request.headers, asked.fields)
@@ -90,9 +91,11 @@ async def _serve(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: 
         await _granted(proxy, reply, gate, lease, lease.ask)
         try:
             return await _send(proxy, visit, reply, asked, route)
-        except BackendDown:
-            if route.device is None:
+        except (BackendDown, Unanswered) as error:
+            if route.device is None or (isinstance(error, Unanswered) and asked.acts):
                 raise
+            record.retried = 1
+            request_log.tell(proxy.bus, record, "request.retried", {"reason": error.message})
         await _granted(proxy, reply, gate, lease, lease.come_back)
         await _send(proxy, visit, reply, asked, route)
     finally:
@@ -145,6 +148,7 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
         to_backend(visit.request.headers.items(), own),
         functools.partial(asked.fitted, route),
         lease_s=proxy.gate(route).section.lease_s,
+        fresh=asked.acts,
         on_answer=begun,
         by_finish=proxy.config.kind_of(backend.name).ends_by_finish,
     )

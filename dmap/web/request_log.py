@@ -32,6 +32,7 @@ def facts(record: RequestRecord) -> dict[str, Any]:
         "backend": record.backend or None,
         "queue_s": record.queue_s,
         "switch_s": record.switch_s,
+        "retried": record.retried or None,
         "first_byte_s": record.first_byte_s,
         "total_s": record.total_s,
         "bytes": record.bytes_out,

@@ -87,7 +87,7 @@ def needs_of(fields: Object) -> list[Need]:
     needs = []
     for name in examined(frozenset(fields)):
         if name in _GUARDED:
-            if _asks(name, fields[name]):
+            if asks(name, fields[name]):
                 needs.append(Need(_GUARDED[name][0], name, name, _GUARDED[name][1]))
         elif _reaches(fields, name):
             permit, reason = _REACHES if name == "tools" else _FETCHES
@@ -131,7 +131,7 @@ def _is_link(name: str) -> bool:
     return name in _URLS or plain(name).endswith(("url", "urls"))
 
 
-def _asks(name: str, value: Any) -> bool:
+def asks(name: str, value: Any) -> bool:
     """Tell whether the guarded member *name* asks for what it is guarded for; a `keep_alive` of 0 does."""
     value = opened(value)
     if name == "options" and isinstance(value, dict):

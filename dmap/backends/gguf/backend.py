@@ -57,13 +57,14 @@ class GGUFBackend:
         )
         self.start, self.close, self.log = residents.start, residents.close, residents.log
         self.satisfies, self.unload, self.target = residents.satisfies, residents.unload, residents.target
+        self.doubt = residents.doubt
 
     async def models(self) -> Sequence[ModelInfo]:
         """
         Look into the folder, and at the children that live.
 
-        A resident is listed even when its file is gone, or the whole folder.  Raises `BackendDown` when the
-        folder cannot be read and nothing is resident.
+        A resident is listed even when its file is gone, or the whole folder.  One in doubt is asked first
+        whether it lives.  Raises `BackendDown` when the folder cannot be read and nothing is resident.
         """
         files: Mapping[str, ModelFile] = {}
         await self._residents.cleared()

@@ -99,6 +99,9 @@ class LMStudioBackend:
         """Return the key of the model with this *name*: key, instance id or `@quant`; by the last look."""
         return self._server.last.canonical(name)
 
+    def doubt(self, model: str) -> None:
+        """There is nothing to do: `models` asks the server each time."""
+
     def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
         """
         Tell whether *model* is resident, answers to its key, and is as *options* ask, by the last look.
