@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from dmap.arbiter import Arbiter, Cause, Grant, Limits, Needs, Outcome, Reason, Refuse, Switch
+from dmap.arbiter.choice import demands_of
 from dmap.arbiter.policy import fits
 
 GUESS_S, LINGER, HOLD_S = 10, 1.5, 60
@@ -363,8 +364,16 @@ class Watch:
             leaving = {view.model for view in views if view.leaving}
             assert set(short) <= leaving | self.doubted, "a free place and a waiter"
 
+    def check_demands(self) -> None:
+        """What the arbiter has kept of what waits is as it would find it now."""
+        device = self.arbiter._device
+        kept = demands_of(device)
+        device.demands.clear()
+        assert demands_of(device) == kept
+
     def check_snapshot(self) -> None:
         """Compare the snapshot and the places with the account."""
+        self.check_demands()
         snapshot = self.arbiter.snapshot(self.now)
         waiting = {id for id, request in self.requests.items() if request.state == "waiting"}
         places = self.arbiter.places(self.now)

@@ -1,8 +1,14 @@
 """What the arbiter remembers of models is bounded, and what is in use is not forgotten."""
 
+from collections.abc import Callable
+
+import pytest
+
 from dmap.arbiter import Arbiter, Grant, Limits, Needs, Outcome
+from dmap.arbiter.choice import demands_of
 from dmap.arbiter.device import MODELS, Device
 from dmap.arbiter.estimates import CLIENTS, Averages
+from dmap.arbiter.state import Resident, Ticket
 
 SINGLE = Needs(parallel=1)
 
@@ -75,3 +81,39 @@ def test_averages_are_kept_of_so_many() -> None:
         averages.learn(number, 8.0)
 
     assert averages.of("first") == 8.0
+
+
+def loads_another(device: Device) -> None:
+    """Have a load tell what the unknown ones may cost."""
+    device.costs.learn("b", 99)
+    device.settle_in(Resident("b", SINGLE, 2, 99))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda device: device.configure(Limits(wait_s=10)),
+        lambda device: device.note("a", Needs(size_bytes=1)),
+        lambda device: device.reckon(1),
+        lambda device: device.try_alone("a", alone=True),
+        lambda device: device.waiters.add(2, Ticket(2, "a", "you", 2)),
+        lambda device: device.waiters.take(1),
+        lambda device: device.waiters.grant(2, device.waiters.tickets[1]),
+        loads_another,
+    ],
+    ids=["limits", "needs", "patience", "alone", "one more", "one less", "granted", "costs"],
+)
+def test_what_waits_is_found_anew_when_it_changes(change: Callable[[Device], None]) -> None:
+    """What is kept of it is what would be found."""
+    device = Device(Limits())
+    device.note("a", Needs(size_bytes=2))
+    device.asked(0, "me", "a")
+    device.waiters.add(0, Ticket(0, "a", "me", 0, priority=-9))
+    device.waiters.add(1, Ticket(1, "a", "me", 1))
+    before = demands_of(device)
+
+    change(device)
+
+    kept = demands_of(device)
+    device.demands.clear()
+    assert before != kept == demands_of(device)

@@ -30,7 +30,7 @@ from dmap.arbiter.state import Resident, Ticket
 
 def demand(model: str, oldest: float, cost_s: float) -> Demand:
     """Return what one waiter makes."""
-    return Demand(model, Needs(), oldest, 1, 1, 0, cost_s, oldest + 60)
+    return Demand(model, Needs(), oldest, 1, 1, oldest, cost_s, oldest + 60)
 
 
 def resident(model: str = "a", size_bytes: int = 1, *, cost_s: float = 10, used_at: float = 0) -> Resident:
@@ -110,7 +110,7 @@ def test_nobody_waits_twice_for_one_model() -> None:
 
 def test_whose_patience_ends_comes_before_who_asks_for_more() -> None:
     """Before that, those whose waiters count and wait for most are next."""
-    few, many = demand("a", 0, 10), replace(demand("b", 5, 10), weight=9, summed_s=90)
+    few, many = demand("a", 0, 10), replace(demand("b", 5, 10), weight=9, weighted_since=9 * 50)
 
     assert [each.model for each in order(59, [few, many])] == ["b", "a"]
     assert [each.model for each in order(60, [few, many])] == ["a", "b"]

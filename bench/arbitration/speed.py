@@ -81,7 +81,6 @@ def _readers(device: Device) -> dict[str, list[float]]:
     look, some = arbiter.look(now), random.Random(2).sample(list(arbiter.waiting), 1000)
     return {
         "snapshot": _timed(lambda: arbiter.snapshot(now)),
-        "estimate": _timed(lambda: arbiter.estimate(now, 0)),
         "look": _timed(lambda: arbiter.look(now)),
         "a page": _timed(lambda: arbiter.look(now).first(SHOWN)),
         "place": [_took_us(lambda id=id: look.place(id)) for id in some],

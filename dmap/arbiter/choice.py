@@ -29,7 +29,7 @@ class Choice:
 
 def choose(now: float, device: Device) -> Choice:
     """Look at the waiting models in the order of their turn, and take the first that may come in."""
-    demands = demands_of(now, device)
+    demands = demands_of(device)
     released = releases(now, device, demands)
     soonest = min(released.values(), default=now)
     if soonest > now and not _has_room(device, demands):  # most of the time it is so
@@ -60,9 +60,15 @@ def _has_room(device: Device, demands: list[Demand]) -> bool:
     return any(policy.fits(device.limits, [Needs(0, embedding=kind), *staying]) for kind in kinds)
 
 
-def demands_of(now: float, device: Device) -> list[Demand]:
-    """List the models that somebody waits for and that are not resident."""
-    return [_demand(now, device, model) for model in device.absent()]
+def demands_of(device: Device) -> list[Demand]:
+    """List what waits for models that are not resident; what did not change since the last time is kept."""
+    kept = device.demands
+    while device.waiters.changed:
+        kept.pop(device.waiters.changed.pop(), None)
+    for model in device.absent():
+        if model not in kept:
+            kept[model] = _demand(device, model)
+    return [kept[model] for model in device.absent()]
 
 
 def releases(now: float, device: Device, demands: list[Demand]) -> dict[ModelId, float]:
@@ -125,7 +131,7 @@ def _idle_instead(now: float, device: Device, plan: Plan) -> bool:
     """Tell whether *plan*, whose victims still serve, could have others that are idle, or nobody at all."""
     if not _serving(device, plan):
         return False
-    released = releases(now, device, demands_of(now, device))
+    released = releases(now, device, demands_of(device))
     leaving = _victims(now, device, device.needs_of(plan.load), released) or []
     return all(not resident.leases and released[resident.model] <= now for resident in leaving)
 
@@ -134,11 +140,11 @@ def _serving(device: Device, plan: Plan) -> bool:
     return any(device.residents[model].leases for model in plan.victims if model in device.residents)
 
 
-def _demand(now: float, device: Device, model: ModelId) -> Demand:
+def _demand(device: Device, model: ModelId) -> Demand:
     line, needs, cost_s = device.waiters.lines[model], device.needs_of(model), device.costs.of(model)
     ends, left = line.patience_ends(device.limits, device.patience_s), device.influx.left(model)
     oldest, count = line.oldest.since, len(line.tickets)
-    return Demand(model, needs, oldest, count, line.weights, line.age(now), cost_s, ends, left)
+    return Demand(model, needs, oldest, count, line.weights, line.weighted_since, cost_s, ends, left)
 
 
 def _victims(

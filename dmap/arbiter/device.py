@@ -30,7 +30,9 @@ class Device:
     themselves, False once that did not help either.  *wishes* has the models that are to go when idle: for
     which causes, and since when; while the device is *emptied*, whatever comes in is to go.  *stays* are the
     times for which residents kept others waiting.  *patience_s* is how long those have patience who wait for
-    an absent model, and *extra_s* what the load adds; both were *reckoned_at* that time.
+    an absent model, and *extra_s* what the load adds; both were *reckoned_at* that time.  *demands* is what
+    waits for absent models, as far as `choice` has looked: a change of what it depends on clears it, but for
+    lines, which tell by themselves.
     """
 
     limits: Limits
@@ -57,6 +59,7 @@ class Device:
     resumed_at: float = 0.0
     closed: bool = False
     epoch: int = 0
+    demands: dict[ModelId, policy.Demand] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Begin with the patience of the limits, before anything is known."""
@@ -65,6 +68,7 @@ class Device:
     def configure(self, limits: Limits) -> None:
         """Go on under other *limits*, which hold from the next look on."""
         self.limits, self.reckoned_at = limits, -math.inf
+        self.demands.clear()
 
     @property
     def under_way(self) -> Plan | None:
@@ -75,7 +79,9 @@ class Device:
         """Note what *model* takes.  In a table that is full, that makes room first."""
         if model not in self.needs and len(self.needs) >= MODELS:
             self._forget()
-        self.needs[model] = needs
+        if self.needs.get(model) != needs:
+            self.needs[model] = needs
+            self.demands.pop(model, None)
 
     def needs_of(self, model: ModelId) -> Needs:
         """Return what *model* takes, as far as is known by now."""
@@ -85,6 +91,11 @@ class Device:
     def absent(self) -> Iterator[ModelId]:
         """Iterate over the models that somebody waits for and that are not resident."""
         return (model for model in self.waiters.lines if model not in self.residents)
+
+    def try_alone(self, model: ModelId, *, alone: bool) -> None:
+        """Have *model* loaded with the device to itself from now on, or never again."""
+        remember(self.alone, model, alone)
+        self.demands.pop(model, None)
 
     def takes(self, resident: Resident) -> bool:
         """Tell whether *resident* may be granted once more."""
@@ -201,6 +212,7 @@ class Device:
     def settle_in(self, resident: Resident) -> None:
         """Add a resident, loaded or found."""
         self.residents[resident.model] = resident
+        self.demands.clear()
         if resident.model in self.needs:  # else nobody has asked for it
             self.influx.moved(resident.since, resident.model)
         self.back_off.clear(resident.model)
@@ -249,6 +261,7 @@ class Device:
         A switch to a model and away from it costs its load, and about an answer in which slots idle while
         others drain; but a model that answers one at a time has no slot that idles.
         """
+        self.demands.clear()
         self.reckoned_at, costs_s, rho = now, 0.0, 0.0
         for model, stream in self.influx.in_use(now, self.waiters.lines):
             parallel = self.needs[model].parallel or math.inf

@@ -193,11 +193,11 @@ def _room(now: float, device: Device, model: ModelId, departures: dict[ModelId, 
 
 def _departures(now: float, device: Device, order: list[ModelId]) -> dict[ModelId, float]:
     """Tell for each resident in how many seconds it would be gone for the sake of the models in *order*."""
-    demands = choice.demands_of(now, device)
+    demands = choice.demands_of(device)
     last = order[-1]
     if not device.waiters.count(last):
         cost_s, ends = device.costs.of(last), now + device.patience_s
-        demands.append(policy.Demand(last, device.needs_of(last), now, 1, 1, 0, cost_s, ends))
+        demands.append(policy.Demand(last, device.needs_of(last), now, 1, 1, now, cost_s, ends))
     released = choice.releases(now, device, demands)
     return {
         model: _departure(now, device, resident, max(released.get(model, now) - now, 0.0))

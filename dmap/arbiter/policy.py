@@ -41,8 +41,9 @@ class Demand:
     """
     What waits for a model that is not resident.
 
-    *weight* and *summed_s* are the number and the age of all its waiters together, weighed by priority.  The
-    first of them to lose patience does so at *ends*; the model itself *left* at that time, if it was there.
+    *weight* is the number of all its waiters and *weighted_since* the sum of their arrivals, weighed by
+    priority.  The first of them to lose patience does so at *ends*; the model itself *left* at that time, if
+    it was there.
     Nobody changes it; but a frozen one is dear to make, and there is one for each waiting model, each time.
     """
 
@@ -51,7 +52,7 @@ class Demand:
     oldest: float
     count: int
     weight: float
-    summed_s: float
+    weighted_since: float
     cost_s: float
     ends: float
     left: float = -math.inf
@@ -119,7 +120,8 @@ def order(now: float, demands: Iterable[Demand]) -> list[Demand]:
     def key(demand: Demand) -> tuple[float, float]:
         if now >= demand.ends:
             return 0, max(demand.ends, demand.left)
-        return 1, -(demand.summed_s + demand.weight * demand.cost_s)
+        summed_s = demand.weight * now - demand.weighted_since
+        return 1, -(summed_s + demand.weight * demand.cost_s)
 
     return sorted(demands, key=key)
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from dmap.arbiter import choice
 from dmap.arbiter.device import Device
 from dmap.arbiter.effects import Cause, Effect, Grant, ModelId, Reason, Refuse, Switch, TicketId
-from dmap.arbiter.estimates import remember
 from dmap.arbiter.forecast import Forecast
 from dmap.arbiter.state import Outcome, Plan, Resident, Ticket
 
@@ -133,10 +132,10 @@ class Settlement:
         """Have the load of *model* tried again, alone, if that may help; else refuse all who wait for it."""
         device, detail = self._device, outcome.failed or ""
         if outcome.crowded and device.residents and model not in device.alone:
-            remember(device.alone, model, True)
+            device.try_alone(model, alone=True)
             return
         if model in device.alone:
-            device.alone[model] = False
+            device.try_alone(model, alone=False)
         retry_after_s = device.back_off.add(now, model, detail)
         self.refuse(device.waiters.of(model), Reason.LOAD_FAILED, detail, retry_after_s)
 

@@ -92,10 +92,6 @@ class Line:
             for priority, peers in self.peers.items()
         )
 
-    def age(self, now: float) -> float:
-        """Return the summed age of the tickets, each weighed by priority."""
-        return self.weights * now - self.weighted_since
-
     def next(self, now: float, limits: Limits, answer_s: float) -> Ticket:
         """
         Return whose turn it is, and let the turns go on from there.
@@ -153,6 +149,7 @@ class Line:
 class Waiters:
     """
     The *tickets* that wait, oldest first, and their *lines*, one for each model that somebody waits for.
+    *changed* are the models whose lines did; whoever heeds it empties it.
 
     Looking at the oldest is O(1), for dicts keep the order and forget from the middle.  Adding, taking and
     finding whose turn it is take a search in sorted lists, and a look at each client with a lease.
@@ -160,9 +157,11 @@ class Waiters:
 
     lines: dict[ModelId, Line] = field(default_factory=dict)
     tickets: Queue = field(default_factory=dict)
+    changed: set[ModelId] = field(default_factory=set)
 
     def add(self, now: float, ticket: Ticket) -> None:
         """Put *ticket* into its model's line: at the end, or by its age if it came back."""
+        self.changed.add(ticket.model)
         put(self.tickets, ticket)
         line = self.lines.get(ticket.model)
         if line is None:
@@ -172,6 +171,7 @@ class Waiters:
     def take(self, id: TicketId) -> Ticket:
         """Take a ticket out, wherever it stands."""
         ticket = self.tickets.pop(id)
+        self.changed.add(ticket.model)
         line = self.lines[ticket.model]
         line.take(ticket)
         if not line.tickets:
@@ -181,6 +181,7 @@ class Waiters:
     def grant(self, now: float, ticket: Ticket) -> None:
         """Take *ticket* out to be served, and charge its client."""
         del self.tickets[ticket.id]
+        self.changed.add(ticket.model)
         line = self.lines[ticket.model]
         line.granted(now, ticket)
         if not line.tickets:
