@@ -10,10 +10,10 @@ import aiohttp
 from bench.switches.models import Stream
 from bench.switches.workloads import PAUSE_S, Client, Workload
 
-TOKENS = 15
-SPREAD = 5
+TOKENS = 30
+SPREAD = 10
 """
-Answers are of 10 to 20 tokens.  Of answers that are all alike, those that begin together end together, for
+Answers are of 20 to 40 tokens.  Of answers that are all alike, those that begin together end together, for
 ever, and then no model is ever kept busy by clients that overlap.
 """
 AGAIN_S = 1.0
