@@ -31,8 +31,9 @@ def test_a_file_of_ones_own(quick: str, capsys: pytest.CaptureFixture[str]) -> N
     told = lines(capsys)
     assert told[1] == "quick  (a load 8 s, parallel 1, 60 s in all)"
     assert [line.split()[0] for line in told[2:5]] == ["fifo", "drain", "dmap"]
-    assert [line.split()[0] for line in told[6:] if line[0] != " "] == (
-        ["served", "refused", "loads/100", "mean", "p95", "longest", "fifo", "drain", "dmap"]
+    assert told[5] == "  bound: A, B 174 s"
+    assert [line.split()[0] for line in told[7:] if line[0] != " "] == (
+        ["served", "refused", "loads/100", "mean", "p95", "longest", "fifo", "drain", "dmap", "bound"]
     )
 
 

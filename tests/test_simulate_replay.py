@@ -1,5 +1,6 @@
 """The replay of an activity log: the same requests and costs, and what other settings make of them."""
 
+import asyncio
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,9 +10,12 @@ import pytest
 from dmap.activity import Entry, Request, Switch, line_of
 from dmap.cli import main
 from dmap.config import ConfigProblem, load
+from dmap.daemon import listening
 from dmap.simulate import Result, Workload, every, figures_of, run
 from dmap.simulate.owner import Owner
 from dmap.simulate.replay import read_log
+from tests.conftest import Proxy, config_of
+from tests.fakes import RawClient, chat, post
 
 T = 1_700_000_000.0
 
@@ -259,3 +263,38 @@ def test_a_change_that_is_none(written, capsys: pytest.CaptureFixture[str], word
     assert main(["simulate", "--replay", str(written(asked(0, 0, 1))), "--set", words]) == 78
 
     assert capsys.readouterr().err.startswith(f"dmap: {said}")
+
+
+async def ask(client: RawClient, model: str) -> int:
+    """Ask a running daemon for two tokens of *model*; return the status of the answer."""
+    await client.send(post(chat(model=model, max_tokens=2, stream=False)))
+    return (await client.answer()).status
+
+
+async def test_the_log_of_a_real_daemon(
+    tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Requests to real engines, as the daemon wrote them down, are played with its own configuration."""
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "devices: {gpu0: {cooldown_s: 0}}\n"
+        f"backends: {{engine: {{kind: gguf, path: {models}, device: gpu0, threads: 1, parallel: 2}}}}\n"
+    )
+    listen = f"listen: {{port: 0}}\nstate: {tmp_path}/state.json\n"
+    async with listening(config_of(listen + config.read_text())) as run:
+        proxy = Proxy(run)
+        client = await proxy.client()
+        first = await ask(client, "tiny-sea")
+        second = await ask(client, "tiny-kitchen")
+        third = await ask(client, "tiny-sea")
+        await proxy.close()
+
+    words = ["--config", str(config), "--set", "patience_s=1"]
+    code = await asyncio.to_thread(main, ["simulate", "--replay", str(tmp_path / "activity"), *words])
+
+    told = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in told if line.startswith(("  as recorded ", "  dmap  "))]
+    assert (first, second, third, code) == (200, 200, 200, 0)
+    assert told[1].startswith("gpu0  (3 requests of 1 client for 2 models in ")
+    assert [row[-6:-3] for row in rows] == [["3", "0", "100.00"], ["3", "0", "100.00"]]
+    assert float(rows[1][-1]) == pytest.approx(float(rows[0][-1]), abs=0.5)

@@ -6,15 +6,18 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from dmap.config import ConfigProblem
-from dmap.simulate.figures import figures_of, together
+from dmap.simulate.figures import Figures, figures_of, together
 from dmap.simulate.owner import Owner, owner_of
 from dmap.simulate.policies import POLICIES
+from dmap.simulate.promise import promised_s
 from dmap.simulate.replay import read_log
 from dmap.simulate.scenes import SHORT, Scene, chosen, replay_of, scenes_of
-from dmap.simulate.table import WIDTH, heads, legend, row, verdict
+from dmap.simulate.table import WIDTH, about_bounds, heads, legend, row, verdict
+from dmap.simulate.workload import Workload
 from dmap.simulate.world import Result
 from dmap.simulate.world import run as play
 
@@ -45,9 +48,9 @@ def run(options: argparse.Namespace) -> None:
     seeds = range(options.seed, options.seed + (options.seeds if options.replay is None else 1))
     print(heads())
     for number, scene in enumerate(scenes):
-        runs = _show(scene, policies, seeds, f"{number + 1} of {len(scenes)}: ")
+        rows = _show(scene, policies, seeds, f"{number + 1} of {len(scenes)}: ")
         if draw is not None:
-            draw(options.plot, scene.title, runs)
+            draw(options.plot, scene.title, {label: row.run for label, row in rows.items()})
     print("", *legend(policies, len(seeds), is_replay=options.replay is not None), sep="\n")
 
 
@@ -74,34 +77,54 @@ def _warn(text: str) -> None:
     print(f"dmap: {text}", file=sys.stderr)
 
 
-def _show(scene: Scene, policies: Sequence[str], seeds: Sequence[int], progress: str) -> dict[str, Result]:
-    """
-    Play *scene* and print its rows, and in words what the changes would make of it.
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What came of one row of the table: the first run, the figures of all, the bounds on a wait."""
 
-    Return the run of each row with the first seed.
-    """
+    run: Result
+    figures: Figures
+    bounds_s: Mapping[str, float]
+
+
+def _show(scene: Scene, policies: Sequence[str], seeds: Sequence[int], progress: str) -> dict[str, Row]:
+    """Play *scene* and print its rows, and in words what the changes would make of it."""
     print(scene.title)
-    for note in scene.notes:
-        print(textwrap.fill(note, WIDTH, initial_indent="  ", subsequent_indent="    "))
+    _print_notes(scene.notes)
     if scene.recorded is not None:
         print(row("as recorded", scene.recorded))
     jobs = [(policy, policy, scene.workload) for policy in policies]
     jobs += [(f"dmap {label}", "dmap", workload) for label, workload in scene.others.items()]
-    found, first = {}, {}
+    rows = {}
     for label, policy, workload in jobs:
         with _progress(f"{progress}{scene.workload.name}, {label}"):
-            runs = (play(workload, policy, seed) for seed in seeds)
-            first[label] = next(runs)
-            found[label] = together([figures_of(run) for run in (first[label], *runs)])
-        print(row(label, found[label]), flush=True)
-    for label in scene.others if "dmap" in found else ():
-        told = verdict(label, found["dmap"], found[f"dmap {label}"])
-        print(textwrap.fill(told, WIDTH, initial_indent="  ", subsequent_indent="    "))
-    return first
+            rows[label] = _played(workload, policy, seeds)
+        print(row(label, rows[label].figures), flush=True)
+    if "dmap" in rows:
+        ours = rows["dmap"]
+        changes = [verdict(label, ours.figures, rows[f"dmap {label}"].figures) for label in scene.others]
+        _print_notes([about_bounds(ours.bounds_s), *changes])
+    return rows
+
+
+def _played(workload: Workload, policy: str, seeds: Sequence[int]) -> Row:
+    first, figures, bounds_s = None, list[Figures](), dict[str, float]()
+    for seed in seeds:
+        run = play(workload, policy, seed)
+        first = first or run
+        figures.append(figures_of(run))
+        for model, bound_s in promised_s(workload, run).items():
+            bounds_s[model] = max(bound_s, bounds_s.get(model, 0.0))
+    assert first is not None, "there is a seed"
+    return Row(first, together(figures), bounds_s)
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        print(textwrap.fill(note, WIDTH, initial_indent="  ", subsequent_indent="    "))
 
 
 def _drawer() -> Callable[[Path, str, Mapping[str, Result]], None]:
-    """Return what draws, imported now; raises `Unplottable` where matplotlib is not there."""
+    """Return what draws, imported now; raises `ConfigProblem` where matplotlib is not there."""
     try:
         from dmap.simulate.plot import draw
     except ImportError as exc:

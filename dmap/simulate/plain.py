@@ -21,6 +21,9 @@ class Plain:
     waited when it came.
     """
 
+    extra_s = 0.0
+    """These policies have no patience to add to."""
+
     def __init__(self, limits: Limits, rule: str) -> None:
         self._limits, self._rule = limits, rule
         self._lines: dict[str, dict[int, float]] = {}

@@ -15,6 +15,10 @@ class Policy(Protocol):
     def switch(self) -> Switch | None:
         """The switch under way, if it still is."""
 
+    @property
+    def extra_s(self) -> float:
+        """What the load adds to patience."""
+
     def submit(
         self, now: float, ticket: Any, model: Any, client: Any, needs: Needs, priority: int, user: Any = None
     ) -> list[Effect]:

@@ -1,19 +1,19 @@
 """The figures of runs as text for a terminal of 80 columns, and what their words mean."""
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from dmap.config import Device
 from dmap.simulate.figures import Figures
 from dmap.simulate.policies import MEANINGS
-from dmap.simulate.workload import Workload
+from dmap.simulate.workload import UNBOUNDED, Workload
 
 WIDTH = 80
 _FIRST = 26
 """The columns of the policy's name, and of what was changed for it."""
 COLUMNS: Mapping[str, str] = {
     "served": "requests answered",
-    "refused": "requests refused: the queue was full, or they had waited for wait_s",
+    "refused": "requests refused: a full queue, or a wait of wait_s, past or foreseen",
     "loads/100": "loads of models for 100 answers; each is one switch",
     "mean": "seconds from a request to the begin of its answer, the mean",
     "p95": "the wait that 95 % of the answered requests did not exceed",
@@ -93,10 +93,22 @@ def row(label: str, found: Figures) -> str:
     return f"{first}{figures}{found.longest_s:>10.1f}"
 
 
-def legend(policies: Iterable[str], seeds: int, *, is_replay: bool = False) -> Iterator[str]:
+def about_bounds(bounds_s: Mapping[str, float]) -> str:
+    """Say how long a wait for each model may be."""
+    alike: dict[str, list[str]] = {}
+    for model, bound in bounds_s.items():
+        words = f"{bound:,.0f} s" if bound < UNBOUNDED else "none, for wait_s is not set"
+        alike.setdefault(words, []).append(model)
+    return "bound: " + "; ".join(f"{', '.join(models)} {words}" for words, models in alike.items())
+
+
+def legend(policies: Sequence[str], seeds: int, *, is_replay: bool = False) -> Iterator[str]:
     """Say what the columns and the *policies* mean."""
     for word, meaning in (*COLUMNS.items(), *((name, MEANINGS[name]) for name in policies)):
         yield from textwrap.wrap(f"{word:<15}{meaning}", WIDTH, subsequent_indent=" " * 15)
+    if "dmap" in policies:
+        meaning = "what no wait exceeds under dmap, with such clients and answers"
+        yield f"{'bound':<15}{meaning}"
     if is_replay:
         meaning = "what the log says; below it the same requests in virtual time"
         yield f"{'as recorded':<15}{meaning}"

@@ -20,7 +20,7 @@ from dmap.simulate.chance import Answer, Times
 from dmap.simulate.groups import AnyGroup
 
 FOLDER = Path(__file__).parent / "workloads"
-_UNBOUNDED = 1_000_000
+UNBOUNDED = 1_000_000
 """A workload has no bound on queue and wait unless it says so."""
 
 
@@ -48,7 +48,7 @@ class Model(Section):
 
 
 def _bounded(value: Any) -> Any:
-    return {"queue": _UNBOUNDED, "wait_s": _UNBOUNDED, **value} if isinstance(value, dict) else value
+    return {"queue": UNBOUNDED, "wait_s": UNBOUNDED, **value} if isinstance(value, dict) else value
 
 
 class Workload(Section):
@@ -66,7 +66,7 @@ class Workload(Section):
     parallel: Count = 1
     load_s: Annotated[float | dict[str, float], PlainValidator(_loads)] = 8.0
     duration_s: Seconds = 3600.0
-    limits: Annotated[Device, BeforeValidator(_bounded)] = Device(queue=_UNBOUNDED, wait_s=_UNBOUNDED)
+    limits: Annotated[Device, BeforeValidator(_bounded)] = Device(queue=UNBOUNDED, wait_s=UNBOUNDED)
     models: dict[str, Model] = {}
     key: str | None = None
     users: bool = False

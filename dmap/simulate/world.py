@@ -36,7 +36,8 @@ class Result:
     """
     What became of a workload: each request is in one of the lists, in the order of what happened to it.
 
-    *waiting* are those that still waited at the end, *left* those that gave up.
+    *waiting* are those that still waited at the end, *left* those that gave up.  *extra_s* is the most that
+    the load added to patience.
     """
 
     answers: list[Request] = field(default_factory=list)
@@ -46,6 +47,7 @@ class Result:
     stays: list[Stay] = field(default_factory=list)
     switches: int = 0
     ended_s: float = 0.0
+    extra_s: float = 0.0
 
     def waits(self) -> Iterator[Request]:
         """Iterate over those whose wait tells something: the answered, and who still waited at the end."""
@@ -88,8 +90,8 @@ class World:
 
     def ask(self, when: float, request: Request) -> None:
         """Have *request* come then."""
-        name = self._workload.key or request.key
-        priority = self._workload.priorities.get(name or "", request.priority)
+        request.key = self._workload.key or request.key
+        request.priority = self._workload.priorities.get(request.key or "", request.priority)
         user = request.client if self._workload.users else None
 
         def submit(now: float) -> list[Effect]:
@@ -98,8 +100,8 @@ class World:
             self._requests[ticket] = request
             if request.leaves_s is not None:
                 self._at(now + request.leaves_s, lambda now: self._leave(now, ticket), rank=1)
-            client, needs = name or request.client, self._needs[request.model]
-            return self._policy.submit(now, ticket, request.model, client, needs, priority, user)
+            client, needs = request.key or request.client, self._needs[request.model]
+            return self._policy.submit(now, ticket, request.model, client, needs, request.priority, user)
 
         self._at(when, submit)
 
@@ -116,21 +118,20 @@ class World:
                     self._done(now + RETRY_S, refused)
                 case Switch():
                     self._switch(now, effect)
+        self.result.extra_s = max(self.result.extra_s, self._policy.extra_s)
         deadline = self._policy.next_deadline()
         if deadline is not None and (self._tick_at is None or not now < self._tick_at <= deadline):
             self._tick_at = max(deadline, now)
             self._at(self._tick_at, self._policy.tick, rank=1)
 
     def _switch(self, now: float, switch: Switch) -> None:
-        """Unload at once, then load; after each step the policy may have dropped the rest."""
+        """Unload at once, then load.  After each step the policy may have dropped the rest."""
         for model in switch.unload:
             self._resident.pop(model).until = now
             self._carry_out(now, self._policy.unloaded(now, model))
-        if self._policy.switch is not switch:
-            return
-        if switch.load is None:
-            self._carry_out(now, self._policy.switched(now, Outcome()))
-            return
+            if self._policy.switch is not switch:
+                return
+        assert switch.load is not None, "a switch without a load ends with its unload"
         self.result.switches += 1
         stay = self._resident[switch.load] = Stay(switch.load, now)
         self.result.stays.append(stay)
