@@ -19,12 +19,13 @@ from dmap.arbiter import (
 )
 from dmap.arbiter.estimates import CLIENTS
 
-CHAT = Needs(size_bytes=6)
-SINGLE = Needs(size_bytes=6, parallel=1)
-EMBEDDING = Needs(size_bytes=1, embedding=True)
-SMALL = Needs(size_bytes=3)
+GB = 1_000_000_000  # a switch to a model of 10 GB is guessed to take 10 s
+CHAT = Needs(size_bytes=10 * GB)
+SINGLE = Needs(size_bytes=10 * GB, parallel=1)
+EMBEDDING = Needs(size_bytes=2 * GB, embedding=True)
+SMALL = Needs(size_bytes=5 * GB)
 UNKNOWN = Needs()
-PINNED = Needs(size_bytes=6, pinned=True)
+PINNED = Needs(size_bytes=10 * GB, pinned=True)
 LOADED = Outcome()
 
 
@@ -101,7 +102,7 @@ class TestTickets:
         assert arbiter.submit(1, "a2", "A", "ann", SINGLE) == []
         assert arbiter.withdraw(3, "a1") == [Grant("a2")]
 
-    @pytest.mark.parametrize("report", [Outcome(parallel=1), Outcome(parallel=1, size_bytes=7)])
+    @pytest.mark.parametrize("report", [Outcome(parallel=1), Outcome(parallel=1, size_bytes=12 * GB)])
     def test_the_report_bounds_what_the_route_leaves_open(self, report: Outcome) -> None:
         """Where the route names no parallel, the load's own report holds."""
         arbiter = fresh()
@@ -364,45 +365,45 @@ class TestChoice:
 class TestBudgets:
     def test_what_fits_evicts_nobody(self) -> None:
         """A model that fits beside the residents is loaded at once, whoever is serving."""
-        arbiter = resident(max_models=2, memory_bytes=12)
+        arbiter = resident(max_models=2, memory_bytes=20 * GB)
 
         assert arbiter.submit(9, "b", "B", "bob", CHAT) == [switch("B", cause=Cause.ROOM)]
 
     def test_unknown_size_takes_the_device(self) -> None:
         """A model of unknown size is alone on its device."""
-        arbiter = found("A", max_models=2, memory_bytes=100)
+        arbiter = found("A", max_models=2, memory_bytes=100 * GB)
 
         assert arbiter.submit(9, "b", "B", "bob", UNKNOWN) == [switch("B", "A")]
 
     def test_an_embedding_lives_beside_the_chat_model(self) -> None:
         """Embedding models do not count against `max_models`."""
-        arbiter = resident(memory_bytes=7)
+        arbiter = resident(memory_bytes=12 * GB)
 
         assert arbiter.submit(9, "e", "E", "eve", EMBEDDING) == [switch("E", cause=Cause.ROOM)]
 
     def test_an_embedding_without_memory_is_arbitrated(self) -> None:
         """Where memory does not allow both, an embedding model waits like any other."""
-        arbiter = resident(memory_bytes=6)
+        arbiter = resident(memory_bytes=10 * GB)
 
         assert arbiter.submit(9, "e", "E", "eve", EMBEDDING) == []
         assert arbiter.withdraw(10, "a") == [switch("E", "A")]
 
     def test_nobody_leaves_in_vain(self) -> None:
         """Of the residents only those go without whom there is not enough memory."""
-        arbiter = fresh(max_models=3, memory_bytes=12)
+        arbiter = fresh(max_models=3, memory_bytes=20 * GB)
         arbiter.observed(0, 0, {"S": SMALL, "T": SMALL, "A": CHAT})
 
         assert arbiter.submit(1, "b", "B", "bob", CHAT) == [switch("B", "S", "T")]
 
     def test_pinned_models_stay(self) -> None:
         """A pinned resident is no victim; what cannot fit beside it is refused at once."""
-        arbiter = found("P", needs=PINNED, memory_bytes=10)
+        arbiter = found("P", needs=PINNED, memory_bytes=16 * GB)
 
         assert arbiter.submit(1, "b", "B", "bob", CHAT) == [Refuse("b", Reason.NEVER_FITS)]
 
     def test_larger_than_the_device(self) -> None:
         """A model larger than the memory is refused at once."""
-        arbiter = fresh(memory_bytes=5)
+        arbiter = fresh(memory_bytes=8 * GB)
 
         assert arbiter.submit(1, "b", "B", "bob", CHAT) == [Refuse("b", Reason.NEVER_FITS)]
 
@@ -417,7 +418,7 @@ class TestBudgets:
 
     def test_an_impatient_large_model_is_not_overtaken_for_ever(self) -> None:
         """While one without patience waits for its victims, nobody comes in who would stand in its way."""
-        arbiter = fresh(max_models=2, memory_bytes=12)
+        arbiter = fresh(max_models=2, memory_bytes=20 * GB)
         arbiter.submit(0, "a", "A", "ann", CHAT)
         arbiter.submit(0, "big", "BIG", "bob", UNKNOWN)
         arbiter.cleared(0)
@@ -429,7 +430,7 @@ class TestBudgets:
 
     def test_before_that_it_may_be_overtaken(self) -> None:
         """While all have patience, whoever can come in does."""
-        arbiter = fresh(max_models=2, memory_bytes=12)
+        arbiter = fresh(max_models=2, memory_bytes=20 * GB)
         arbiter.submit(0, "a", "A", "ann", CHAT)
         arbiter.submit(0, "big", "BIG", "bob", UNKNOWN)
         arbiter.cleared(0)
@@ -440,7 +441,7 @@ class TestBudgets:
 
     def test_a_victim_that_idles_is_taken_instead(self) -> None:
         """A drain is dropped when another resident has become idle that would do as well."""
-        arbiter = fresh(max_models=2, memory_bytes=12)
+        arbiter = fresh(max_models=2, memory_bytes=20 * GB)
         arbiter.observed(0, 0, {"A": CHAT, "S": CHAT})
         arbiter.submit(0, "a", "A", "ann", CHAT)
         arbiter.submit(0, "s", "S", "sue", CHAT)
@@ -892,7 +893,7 @@ def test_an_estimate_is_cheap() -> None:
 
 def _serve(arbiter: Arbiter, count: int) -> dict[str, int]:
     """Submit *count* tickets for three models in turn, and answer each at once when it is granted."""
-    needs = Needs(size_bytes=6, parallel=4)
+    needs = Needs(size_bytes=10 * GB, parallel=4)
     tally, agenda = {"switches": 0, "grants": 0}, []
     for ticket in range(count):
         agenda += arbiter.submit(0, ticket, ticket % 3, ticket % 7, needs)
@@ -1064,9 +1065,9 @@ class TestOneLine:
 
     def test_a_plan_whose_model_turns_up_is_dropped(self) -> None:
         """A model that somebody loads by hand while its victim drains serves its waiters; no second copy."""
-        arbiter = found("A", max_models=2, memory_bytes=10, patience_s=0, residency=0)
+        arbiter = found("A", max_models=2, memory_bytes=16 * GB, patience_s=0, residency=0)
         arbiter.submit(1, 1, "A", "ann", CHAT)
-        needs = Needs(size_bytes=5)
+        needs = Needs(size_bytes=8 * GB)
         assert arbiter.submit(2, 2, "B", "bob", needs) == []
 
         assert arbiter.observed(3, arbiter.epoch, {"B": needs}) == [Grant(2)]
@@ -1084,7 +1085,7 @@ class TestOneLine:
 
     def test_what_failed_alone_is_loaded_beside_others_again(self) -> None:
         """A model that the whole device did not help is not given the whole device a second time."""
-        arbiter = found("B", needs=SMALL, max_models=2, memory_bytes=10)
+        arbiter = found("B", needs=SMALL, max_models=2, memory_bytes=16 * GB)
         crowded = Outcome(failed="out of memory", crowded=True)
         assert arbiter.submit(0, 1, "A", "ann", CHAT) == [switch("A", cause=Cause.ROOM)]
         arbiter.cleared(0)

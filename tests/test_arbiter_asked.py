@@ -2,9 +2,10 @@
 
 from dmap.arbiter import Arbiter, Cause, Grant, Limits, Needs, Outcome, Reason, Refuse, Switch
 
-CHAT = Needs(size_bytes=6)
-PINNED = Needs(size_bytes=6, pinned=True)
-SHORT_LIVED = Needs(size_bytes=6, ttl_s=30)
+GB = 1_000_000_000  # a switch to a model of 10 GB is guessed to take 10 s
+CHAT = Needs(size_bytes=10 * GB)
+PINNED = Needs(size_bytes=10 * GB, pinned=True)
+SHORT_LIVED = Needs(size_bytes=10 * GB, ttl_s=30)
 LOADED = Outcome()
 
 
@@ -228,7 +229,7 @@ class TestTtl:
 
     def test_spares_the_pinned(self) -> None:
         """A pinned model has no `ttl_s`."""
-        arbiter = found("P", needs=Needs(size_bytes=6, pinned=True, ttl_s=30))
+        arbiter = found("P", needs=Needs(size_bytes=10 * GB, pinned=True, ttl_s=30))
 
         assert arbiter.tick(100) == []
         assert arbiter.next_deadline() is None

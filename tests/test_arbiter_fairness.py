@@ -7,8 +7,9 @@ from dmap.arbiter.fairness import CLIENTS, Ledger
 from dmap.arbiter.state import Ticket
 from dmap.arbiter.waiters import Line
 
-SINGLE = Needs(size_bytes=6, parallel=1)
-DOUBLE = Needs(size_bytes=6, parallel=2)
+GB = 1_000_000_000  # a switch to a model of 10 GB is guessed to take 10 s
+SINGLE = Needs(size_bytes=10 * GB, parallel=1)
+DOUBLE = Needs(size_bytes=10 * GB, parallel=2)
 
 
 def serving(needs: Needs = SINGLE, **limits: float) -> Arbiter:

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from dmap.arbiter import Limits, Needs
+from dmap.arbiter.costs import UNKNOWN_GUESS_S
 from dmap.arbiter.device import Device
-from dmap.arbiter.estimates import ANSWER_GUESS_S, COST_GUESS_S
+from dmap.arbiter.estimates import ANSWER_GUESS_S
 from dmap.arbiter.policy import (
     FLOOR,
     PATIENCE,
@@ -214,4 +215,4 @@ def test_slots_that_idle_are_part_of_a_switch(parallel, idle_s):
 
     device.reckon(0)
 
-    assert device.patience_s == PATIENCE * (COST_GUESS_S + idle_s)
+    assert device.patience_s == PATIENCE * (UNKNOWN_GUESS_S + idle_s)

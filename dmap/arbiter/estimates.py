@@ -1,4 +1,4 @@
-"""What the arbiter learns: the costs of switches, the lengths of answers, and who is to be held back."""
+"""What the arbiter learns: the lengths of answers, and who is to be held back."""
 
 from dataclasses import dataclass, field
 from statistics import median
@@ -8,8 +8,6 @@ from dmap.arbiter.effects import ClientId, ModelId
 
 WEIGHT = 0.3
 """Share of a new sample in a moving average: three samples outweigh all before them."""
-COST_GUESS_S = 10.0
-"""A switch's cost before any was measured on the device."""
 ANSWER_GUESS_S = 5.0
 CLIENTS = 4096
 """So many clients, models, or both together, are remembered; the longest silent are forgotten first."""
