@@ -26,8 +26,8 @@ PAUSE_S = 1.0
 """Between two writes: what a process that is killed loses of its log."""
 LOOK_S = 60.0
 """How often old lines are looked for where there is nothing to write."""
-BATCH = 256
-"""Lines written in one go: the thread takes the interpreter from the loop for a millisecond at most."""
+BATCH = 128
+"""Lines written in one go, for a millisecond: so long the thread may keep the interpreter from the loop."""
 MOST = 16_384
 """Ends that wait to be written; with a disk that does not answer, further ones are lost."""
 
