@@ -7,6 +7,7 @@ import resource
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,15 @@ async def connect() -> AsyncGenerator[Connect]:
             return client
 
         yield connect
+
+
+def begun_ago(folder: Path, days: int) -> Path:
+    """Make a file of the log, as one that was begun some *days* ago."""
+    begun = datetime.now(UTC) - timedelta(days=days)
+    path = folder / "activity" / f"{begun:%Y%m%dT%H%M%SZ}.jsonl"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.touch(0o600)
+    return path
 
 
 def lines(folder: Path) -> int:
@@ -226,6 +236,16 @@ async def test_names_across_restarts(tmp_path: Path, backend: FakeBackend) -> No
     assert re.fullmatch("@[0-9a-f]{16}", first.client)
     assert first.client == second.client
     assert first.at < second.at
+
+
+async def test_an_idle_daemon(tmp_path: Path, backend: FakeBackend) -> None:
+    """What is too old goes also where nobody asks, and files that are not too old stay."""
+    day, six_days, eight_days = (begun_ago(tmp_path, days) for days in (1, 6, 8))
+
+    async with running(tmp_path, in_front_of(backend)):
+        await soon(lambda: not eight_days.exists(), HERE_S)
+
+    assert sorted(tmp_path.glob("activity/*.jsonl")) == [six_days, day]
 
 
 async def test_switched_off(tmp_path: Path, backend: FakeBackend) -> None:

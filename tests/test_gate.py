@@ -31,6 +31,13 @@ async def gate(studio: FakeSwitcher) -> AsyncGenerator[Gate]:
         yield gate
 
 
+async def turned(loop: asyncio.AbstractEventLoop, after_s: float) -> None:
+    """Return when the loop's clock has gone on by *after_s*."""
+    later = loop.create_future()
+    loop.call_later(after_s, later.set_result, None)
+    await later
+
+
 class TestLease:
     async def test_loads_what_is_not_resident(self, gate: Gate, studio: FakeSwitcher) -> None:
         """The first request of a model has it loaded with the options of its route."""
@@ -462,6 +469,27 @@ class TestComingBack:
 
         assert 0.08 < lease.queue_s < 30  # timers may come early
         lease.release()
+
+    async def test_counts_both_services(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """From ask to release a lease either waits or serves, also one that came back."""
+        loop = asyncio.get_running_loop()
+        lease = gate.lease(A, "me")
+        studio.loading.hold()
+        began = loop.time()
+        lease.ask()
+        loop.call_later(0.05, studio.loading.release.set)
+        await lease.granted
+        studio.looking.hold()
+        await turned(loop, 0.05)
+
+        lease.come_back()
+        loop.call_later(0.05, studio.looking.release.set)
+        await lease.granted
+        await turned(loop, 0.05)
+        lease.release()
+
+        assert lease.service_s > 0.09
+        assert lease.queue_s + lease.service_s == pytest.approx(loop.time() - began, abs=0.005)
 
     async def test_to_a_gate_that_closed_is_refused(self, studio: FakeSwitcher) -> None:
         """A request that comes back when dmap ends hears so."""
