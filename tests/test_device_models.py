@@ -9,6 +9,7 @@ from dmap.backends import Loaded
 from dmap.config import Device
 from dmap.errors import BackendDown
 from dmap.gate.device_models import DeviceModels
+from dmap.gate.lease import Lease
 from dmap.models import ModelKey
 from tests.fake_switcher import A, B, FakeSwitcher
 
@@ -127,3 +128,28 @@ async def test_loads_with_the_options_given() -> None:
 
     assert await backends_of(studio).load(B.key, {"context_length": 8192}) == studio.loaded
     assert studio.options == [{"context_length": 8192}]
+
+
+async def test_routes_of_models_that_are_gone_are_forgotten() -> None:
+    """A backend may list other models each day; who waits for one that is gone by now keeps its route."""
+    studio = FakeSwitcher()
+    models = backends_of(studio)
+    models.asked = {A.key: A, B.key: B}
+    models._arbiter.submit(0, Lease(None, B, "me"), B.key, "me", B.needs)
+
+    models.forget(await models.read())
+
+    assert models.asked == {B.key: B}
+
+
+async def test_routes_of_models_that_are_there_are_kept() -> None:
+    """The catalog has them, or their backend has them resident."""
+    studio = FakeSwitcher()
+    studio.residents = {"a"}
+    models = backends_of(studio)
+    models.route_of = {B.key: B}.get
+    models.asked = {A.key: A, B.key: B}
+
+    models.forget(await models.read())
+
+    assert models.asked == {A.key: A, B.key: B}

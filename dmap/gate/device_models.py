@@ -147,10 +147,21 @@ class DeviceModels:
         return {key for key in serving if key in reading.residents and not self._satisfies(key)}
 
     def forget(self, reading: Reading) -> None:
-        """Forget what the loads gave of models that are resident no more, as far as the backends answered."""
+        """
+        Forget what the loads gave of models that are resident no more, as far as the backends answered.
+
+        The routes of models that are gone altogether are forgotten, too, when nobody uses them.
+        """
         for key in [key for key in self.got if key not in reading.residents]:
             if key.backend not in reading.silent:
                 del self.got[key]
+        gone = {key for key in self.asked.keys() - reading.residents if self.route_of(key) is None}
+        if gone:
+            used = {lease.route.key for lease in (*self._arbiter.waiting, *self._arbiter.leases)}
+            plan = self._arbiter.plan
+            loading = {plan.load} if plan is not None else set()
+            for key in gone - used - loading - self._arbiter.residents.keys():
+                del self.asked[key]
 
     def _note_silence(self, silent: Mapping[str, Exception]) -> frozenset[str]:
         now = asyncio.get_running_loop().time()
