@@ -84,7 +84,8 @@ def test_averages_are_kept_of_so_many() -> None:
 
 
 def loads_another(device: Device) -> None:
-    """Have a load tell what the unknown ones may cost."""
+    """Have a load tell what the others may cost."""
+    device.note("b", Needs(size_bytes=10**9))
     device.costs.learn("b", 99)
     device.settle_in(Resident("b", SINGLE, 2, 99))
 
@@ -106,7 +107,7 @@ def loads_another(device: Device) -> None:
 def test_what_waits_is_found_anew_when_it_changes(change: Callable[[Device], None]) -> None:
     """What is kept of it is what would be found."""
     device = Device(Limits())
-    device.note("a", Needs(size_bytes=2))
+    device.note("a", Needs(size_bytes=2 * 10**9))
     device.asked(0, "me", "a")
     device.waiters.add(0, Ticket(0, "a", "me", 0, priority=-9))
     device.waiters.add(1, Ticket(1, "a", "me", 1))
