@@ -224,6 +224,24 @@ async def test_nobody_s_words(tmp_path: Path, backend: FakeBackend, connect: Con
     assert files["salt"].hex().encode() not in text
 
 
+async def test_the_end_of_dmap(tmp_path: Path, backend: FakeBackend) -> None:
+    """Who is served or waits when dmap ends has a line, too, and the next dmap can go on at once."""
+    backend.script = backend.by_hand
+    async with running(tmp_path, in_front_of(backend)) as proxy:
+        first, second = await proxy.client(), await proxy.client()
+        await first.send(post(chat()))
+        await backend.next()
+        await second.send(post(chat()))
+        await soon(lambda: waiting(proxy) == 1, HERE_S)
+        hurry = asyncio.Event()
+        hurry.set()
+        await proxy.daemon.drain(hurry)
+    async with running(tmp_path, in_front_of(backend)):
+        pass
+
+    assert sorted(entry.outcome for entry in requests(tmp_path)) == ["shutting_down"] * 2
+
+
 async def test_names_across_restarts(tmp_path: Path, backend: FakeBackend) -> None:
     """An address has the same name after a restart; the log goes on where it was."""
     async with running(tmp_path, in_front_of(backend)) as proxy:

@@ -67,11 +67,9 @@ class ActivityLog:
             async with tasks.running(self._write_on, "activity"):
                 yield
         finally:
-            last = tasks.errand(self._write(), "activity's end")
+            last = tasks.errand(self._finish(), "activity's end")
             await asyncio.wait((last,), timeout=tasks.END_S)
             await tasks.end(last)
-            if self._files is not None:
-                self._thread.submit(self._files.close)
             self._thread.shutdown(wait=False)
 
     def _hear(self, event: Event) -> None:
@@ -90,6 +88,12 @@ class ActivityLog:
             if self._held or clock() - looked_at >= LOOK_S:
                 looked_at = clock()
                 await self._write()
+
+    async def _finish(self) -> None:
+        """Write the rest, and let another daemon have the folder."""
+        await self._write()
+        if self._files is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._files.close)
 
     async def _write(self) -> None:
         """Write all that waits, in order, and delete what is too old."""
