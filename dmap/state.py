@@ -1,5 +1,5 @@
 """
-What was set over the admin API, kept in one small file so that it survives a restart.
+What was set over the admin API, and what was learnt, kept in one small file so that it survives a restart.
 
 The file is written whole, beside the old one, and then takes its name (POSIX rename).  So a reader, or dmap
 after a crash, finds one or the other.  A file that cannot be understood is put aside and logged.  It never
@@ -19,9 +19,12 @@ from typing import Annotated, Any
 from pydantic import (
     AfterValidator,
     ConfigDict,
+    Field,
     GetPydanticSchema,
     TypeAdapter,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 from pydantic.dataclasses import dataclass
@@ -34,6 +37,11 @@ _log = logging.getLogger(__name__)
 
 MAX_BYTES = 1024 * 1024
 """Of the file; what dmap writes takes some hundred bytes per model."""
+
+LONGEST_S = 3600.0
+"""No load or answer counts for longer."""
+MODELS, DEVICES, NAME = 64, 8, 600
+"""So much is kept of what was learnt, of names so long: it leaves room in the file for what was set."""
 
 
 def _options(section: type[Defaults | Load]) -> GetPydanticSchema:
@@ -52,17 +60,44 @@ class Activation:
     load: Annotated[Mapping[str, Any], _options(Load)] = field(default_factory=dict)
 
 
+_Name = Annotated[str, Field(max_length=NAME)]
+_Seconds = Annotated[float, Field(gt=0, le=LONGEST_S, allow_inf_nan=False)]
+_ByModel = Annotated[Mapping[_Name, _Seconds], Field(max_length=MODELS)]
+
+
+@dataclass(frozen=True, slots=True, config=_CLOSED)
+class Durations:
+    """What a device has taught: seconds of loads and answers, by `backend/id`, and what loads read."""
+
+    loads_s: _ByModel = field(default_factory=dict)
+    answers_s: _ByModel = field(default_factory=dict)
+    bytes_per_s: Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)] | None = None
+
+
+def _lenient(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """Go on without what was learnt if that cannot be understood: it is learnt again."""
+    try:
+        return read(value)
+    except ValidationError as exc:
+        _log.warning(logfmt("durations_not_understood", {"reason": _reason(exc)}))
+        return {}
+
+
 @dataclass(frozen=True, slots=True, config=_CLOSED)
 class Saved:
     """
     All that was set: the *active* model, which answers requests without a model, and *models* by their names.
 
-    *drained* are the devices that serve nobody until they are resumed.
+    *drained* are the devices that serve nobody until they are resumed.  *durations* are by device: nobody has
+    set them, dmap has learnt them.
     """
 
     active: str | None = None
     models: Mapping[str, Activation] = field(default_factory=dict)
     drained: frozenset[str] = frozenset()
+    durations: Annotated[Mapping[str, Durations], Field(max_length=DEVICES), WrapValidator(_lenient)] = field(
+        default_factory=dict
+    )
 
     @model_validator(mode="before")
     @classmethod

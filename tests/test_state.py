@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from dmap.errors import NotSaved
-from dmap.state import Activation, Saved, StateFile, default_path
+from dmap.state import DEVICES, MODELS, Activation, Durations, Saved, StateFile, default_path
 
 FULL = Saved(
     active="qwen",
     models={"qwen": Activation({"temperature": 0.5, "stop": ("a", "b")}, {"context_length": 8192})},
     drained=frozenset({"gpu0"}),
+    durations={"gpu0": Durations({"studio/qwen": 12.0}, {"studio/qwen": 3.4}, 2e9)},
 )
 
 
@@ -86,6 +87,37 @@ def test_what_cannot_be_understood(
 
     assert [path.name for path in tmp_path.iterdir()] == ["state.json.bad"]
     assert "state_not_understood" in caplog.text and reason in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "7",
+        '{"gpu0": 7}',
+        '{"gpu0": {"loads": {}}}',
+        '{"gpu0": {"loads_s": {"a/b": 0}}}',
+        '{"gpu0": {"loads_s": {"a/b": -1}}}',
+        '{"gpu0": {"loads_s": {"a/b": 1e9}}}',
+        '{"gpu0": {"loads_s": {"a/b": NaN}}}',
+        '{"gpu0": {"answers_s": {"a/b": Infinity}}}',
+        '{"gpu0": {"answers_s": {"a/b": "x"}}}',
+        '{"gpu0": {"answers_s": {"%s": 1}}}' % ("x" * 1000),
+        '{"gpu0": {"bytes_per_s": 0}}',
+        '{"gpu0": {"bytes_per_s": 1e300}}',
+        json.dumps({"gpu0": {"loads_s": {f"a/{number}": 1 for number in range(MODELS + 1)}}}),
+        json.dumps({f"gpu{number}": {} for number in range(DEVICES + 1)}),
+    ],
+)
+def test_what_was_learnt_cannot_be_understood(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    """It is told and learnt again; what was set holds."""
+    path = tmp_path / "state.json"
+    path.write_text(f'{{"version": 1, "active": "m", "durations": {text}}}')
+
+    assert StateFile(path).read() == Saved("m")
+    assert "durations_not_understood" in caplog.text
 
 
 def test_what_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -190,4 +222,11 @@ def test_the_format(tmp_path: Path) -> None:
             }
         },
         "drained": ["gpu0"],
+        "durations": {
+            "gpu0": {
+                "loads_s": {"studio/qwen": 12.0},
+                "answers_s": {"studio/qwen": 3.4},
+                "bytes_per_s": 2e9,
+            }
+        },
     }

@@ -68,7 +68,7 @@ of date: `epoch` tells, and such a report is ignored.
 
 from collections.abc import KeysView, Mapping
 
-from dmap.arbiter import outlook
+from dmap.arbiter import lengths, outlook
 from dmap.arbiter.device import Device
 from dmap.arbiter.effects import Cause, ClientId, Effect, Grant, ModelId, Reason, Switch, TicketId
 from dmap.arbiter.forecast import Forecast
@@ -81,11 +81,12 @@ class Arbiter:
     The arbiter of one device.
 
     *epoch* changes with every start and end of a switch and every doubt: read it before asking what is
-    resident, and hand it to `observed` with the answer.
+    resident, and hand it to `observed` with the answer.  *lengths* is what a restart need not forget.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._device = Device(limits)
+        self.lengths = lengths.Lengths(self._device)
         self._forecast = Forecast(self._device)
         self._settlement = Settlement(self._device, self._forecast)
 

@@ -1,5 +1,6 @@
 """What the arbiter learns: the lengths of answers, and who is to be held back."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -21,17 +22,25 @@ class Averages:
     """A moving average per model; for those without a sample the median of the others, at first a guess."""
 
     _guess: float
-    _values: dict[ModelId, float] = field(default_factory=dict)
+    values: dict[ModelId, float] = field(default_factory=dict)
 
     def of(self, model: ModelId) -> float:
         """Return the average, or what is typical."""
-        return self._values.get(model, self._guess)
+        return self.values.get(model, self._guess)
 
     def learn(self, model: ModelId, sample: float) -> None:
         """Take a sample; the first one counts whole."""
-        average = self._values.get(model, sample)
-        remember(self._values, model, average + WEIGHT * (sample - average))
-        self._guess = median(self._values.values())
+        average = self.values.get(model, sample)
+        self._keep(model, average + WEIGHT * (sample - average))
+
+    def recall(self, values: Mapping[ModelId, float]) -> None:
+        """Begin with *values* from before; what was learnt since then holds."""
+        for model, value in values.items():
+            self._keep(model, self.values.get(model, value))
+
+    def _keep(self, model: ModelId, value: float) -> None:
+        remember(self.values, model, value)
+        self._guess = median(self.values.values())
 
 
 def remember(memory: dict[Any, Any], key: Any, value: Any) -> None:

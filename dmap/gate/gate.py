@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 
 from dmap import tasks
-from dmap.arbiter import Effect, Grant, Limits, Needs, Refuse, Snapshot, Switch
+from dmap.arbiter import Effect, Grant, Lengths, Limits, Needs, Refuse, Snapshot, Switch
 from dmap.backends import Loaded, Switcher
 from dmap.config import Device
 from dmap.errors import DmapError, WaitExpired
@@ -214,6 +214,11 @@ class Gate:
     def residents(self) -> frozenset[ModelKey]:
         """The models that are resident on the device."""
         return frozenset(self._arbiter.residents if self._has_device else ())
+
+    @property
+    def lengths(self) -> Lengths:
+        """How long loads and answers of the device take."""
+        return self._arbiter.lengths
 
     def snapshot(self) -> Snapshot:
         """Return how many wait, what is resident and what is changing; cheap, however many wait."""

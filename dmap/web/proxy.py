@@ -14,7 +14,7 @@ from dmap.activity import ActivityLog
 from dmap.backends import Backend, PassingSection, Switcher
 from dmap.catalog import Catalog
 from dmap.config import Config, Device
-from dmap.errors import ModelNotFound
+from dmap.errors import ModelNotFound, NotSaved
 from dmap.events import Bus
 from dmap.gate import Gate
 from dmap.inventory import Inventory
@@ -23,14 +23,18 @@ from dmap.metrics.board import Metrics
 from dmap.models import ModelKey, Route
 from dmap.relay import Pool
 from dmap.sockets import names_of
-from dmap.state import Activation, Saved, StateFile
+from dmap.state import DEVICES, Activation, Saved, StateFile
 from dmap.tls import Certificate
 from dmap.tokens import counters
+from dmap.web import durations
 from dmap.web.capture import Captures
 from dmap.web.context import ContextGuard
 from dmap.web.visit import Visits
 
 _log = logging.getLogger(__name__)
+
+KEEP_S = 600.0
+"""So often the state file gets what was learnt, if that has changed, and once more in the end."""
 
 
 class Proxy:
@@ -91,6 +95,7 @@ class Proxy:
         self.turns: dict[ModelKey, asyncio.Lock] = {}
         self.reload: Callable[[], list[str]] | None = None
         self.choose()
+        durations.recall(self.saved.durations, self.devices, self.switchers)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -102,8 +107,12 @@ class Proxy:
                 self.devices[name].drain(unload=False)
                 fields = {"device": name, "since": "before this start", "until": "dmap resume"}
                 _log.warning(logfmt("drained", fields))
-            async with tasks.running(self.visits.watch, "visits"):
+            async with (
+                tasks.running(self.visits.watch, "visits"),
+                tasks.running(self._keep_durations, "durations"),
+            ):
                 yield
+            await self._save_durations()
         finally:
             await self.inventory.close()
             await asyncio.gather(*(gate.close() for gate in self.gates.values()))
@@ -124,6 +133,25 @@ class Proxy:
         self.saved = saved
         self.choose()
         await self.state.write(saved)
+
+    async def _keep_durations(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_S)
+            await self._save_durations()
+
+    async def _save_durations(self) -> None:
+        """Save what the arbiters have learnt, if it is not what the file says."""
+        learnt = durations.learnt(self.devices, self._is_gone)
+        kept = dict(list(learnt.items())[:DEVICES])
+        if kept != self.saved.durations:
+            try:
+                await self.save(replace(self.saved, durations=kept))
+            except NotSaved as exc:
+                _log.warning(logfmt("durations_not_saved", {"reason": exc.message}))
+
+    def _is_gone(self, key: ModelKey) -> bool:
+        """Tell whether the backend of *key* answers and has no such model."""
+        return key.backend in self.inventory.answering and self.catalog.route_of(key) is None
 
     async def resolve(self, model: str | None, client: Client) -> Route:
         """Return where a request of *client* for *model* goes; one that nobody knows may be new."""
