@@ -97,6 +97,7 @@ def test_the_command(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     out, err = capsys.readouterr()
     assert code == 0
     assert "  gpu0 of config.yaml: memory 22 GiB, max_models 2, embeddings 1, patience_s 40" in out
+    assert "mine on gpu0  (a load 8 s" in out
     assert "  A is qwen: a load 8 s, parallel 3, 12 GiB, ttl_s 600; B is gemma: " in out
     assert "\n  dmap other.yaml " in out
     assert "\n  other.yaml: " in out
@@ -110,3 +111,13 @@ def test_the_example_with_a_wrong_file(tmp_path: Path, capsys: pytest.CaptureFix
 
     assert main(["simulate", "--config", str(path)]) == 78
     assert capsys.readouterr().err == "dmap: devices.gpu0.patience: no such key\n"
+
+
+def test_no_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where no backend is on a device nothing can be played."""
+    path = tmp_path / "config.yaml"
+    path.write_text("backends: {a: {kind: openai, url: 'http://127.0.0.1:1'}}")
+
+    assert main(["simulate", "closed 2x2", "--config", str(path)]) == 78
+    told = "dmap: config.yaml: no backend is on a device, so there is nothing to arbitrate\n"
+    assert capsys.readouterr().err == told

@@ -1,5 +1,6 @@
 """The plot of a simulation: files that programs for pictures can read, with all that they are to show."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,12 @@ def test_svg(one: str, tmp_path: Path) -> None:
         "dmap",
         "dmap residency=1",
     } <= set(written)
-    assert {"resident", "requests waiting", "seconds since the start", "pale: it loads"} <= set(written)
+    assert {
+        "resident",
+        "requests waiting",
+        "seconds since the start",
+        "pale: it loads, or is there for a part of the time",
+    } <= set(written)
     assert {"seconds of wait until the answer begins", "client (model)"} <= set(written)
     assert {"A", "B", "C"} <= set(written)
 
@@ -81,6 +87,17 @@ def test_few_clients_are_named(tmp_path: Path) -> None:
     assert {"all (A)", "all (B)", "all (C)"} <= set(texts(many))
 
 
+def test_those_who_ask_most_are_named(tmp_path: Path) -> None:
+    """Of more clients than there is room for, the busiest are named, and the others are one."""
+    mine, path = tmp_path / "mine.yaml", tmp_path / "plot.svg"
+    mine.write_text("groups: [{loops: 3, model: A}, {rate: .02, shares: {B: 1}}]\nduration_s: 900")
+
+    main(["simulate", str(mine), "--plot", str(path), "--policies", "dmap"])
+
+    assert {"0.0 (A)", "0.1 (A)", "0.2 (A)"} <= set(texts(path))
+    assert re.search(r"\n\d+ others\n", "\n".join(texts(path)))
+
+
 @pytest.mark.parametrize("name", ["plot.pdf", "plot", "plot.PNG.txt"])
 def test_another_format(one: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     """The suffix tells the format; another one is refused before anything is played."""
@@ -93,12 +110,12 @@ def test_another_format(one: str, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_several_workloads(mine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A picture is of one workload."""
-    with pytest.raises(SystemExit) as ended:
-        main(["simulate", mine, "--plot", str(tmp_path / "plot.svg")])
+    """Each has a picture, under its own name, and it is told where."""
+    main(["simulate", mine, "--plot", str(tmp_path / "plot.svg"), "--policies", "dmap"])
 
-    assert ended.value.code == 2
-    assert "--plot draws one workload on one device, and these are 2: name one" in capsys.readouterr().err
+    assert "mine one  (a load 8 s, parallel 1, 120 s in all)" in texts(tmp_path / "plot-mine-one.svg")
+    assert "mine two  (a load 8 s, parallel 2, 120 s in all)" in texts(tmp_path / "plot-mine-two.svg")
+    assert "drawn: " in capsys.readouterr().out
 
 
 WITHOUT = (

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,16 +43,21 @@ def run(options: argparse.Namespace) -> None:
     if options.plot is not None and options.plot.suffix not in (".png", ".svg"):
         options.refuse("--plot: the file's name ends in .png or .svg")
     scenes = _scenes(options)
-    if options.plot is not None and len(scenes) > 1:
-        options.refuse(f"--plot draws one workload on one device, and these are {len(scenes)}: name one")
     draw = _drawer() if options.plot is not None else None
     seeds = range(options.seed, options.seed + (options.seeds if options.replay is None else 1))
     print(heads())
     for number, scene in enumerate(scenes):
         rows = _show(scene, policies, seeds, f"{number + 1} of {len(scenes)}: ")
         if draw is not None:
-            draw(options.plot, scene.title, {label: row.run for label, row in rows.items()})
+            path = options.plot if len(scenes) == 1 else _named(options.plot, scene.workload.name)
+            draw(path, scene.title, {label: row.run for label, row in rows.items()})
+            _print_notes([f"drawn: {path}"])
     print("", *legend(policies, len(seeds), is_replay=options.replay is not None), sep="\n")
+
+
+def _named(path: Path, name: str) -> Path:
+    """Return *path* with *name*, of several pictures, before its suffix."""
+    return path.with_stem(f"{path.stem}-{re.sub(r'[^A-Za-z0-9.+]+', '-', name)}")
 
 
 def _scenes(options: argparse.Namespace) -> list[Scene]:

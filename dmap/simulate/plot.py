@@ -4,6 +4,7 @@ What happened in a run, drawn: residency and queue over time, and the waits by c
 It takes matplotlib, the extra `plot`; nothing else imports this file before it is needed.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 
 from dmap.simulate.figures import p95
-from dmap.simulate.groups import Request
 from dmap.simulate.world import Result
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
@@ -24,11 +25,12 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F
 RUNS = ("#332288", "#AA4499", "#999933", "#882255", "#44AA99", "#777777")
 """Colours for policies, which are none of those of models."""
 POINTS = 1500
-"""So many points of time the queue is drawn at."""
+"""So many spans of time are drawn, each with its mean: a week has more switches than a picture has dots."""
+PALE = 0.3
 WIDE_S = 600
 """Longer waits than that are drawn on a logarithmic scale."""
 MOST_NAMES = 12
-"""With more clients than that they are put together by model."""
+"""Of so many clients at the most, each has waits of its own in the picture."""
 
 
 def draw(path: Path, title: str, runs: Mapping[str, Result]) -> None:
@@ -65,14 +67,17 @@ def _unit(ended_s: float) -> tuple[float, str]:
 
 
 def _draw_residency(axes: Axes, run: Result, colours: Mapping[str, str], unit_s: float) -> None:
-    """Draw a line per model: pale while it loads, full while it is resident."""
+    """Draw a line per model, the fuller the more of the time it is resident, and pale while it loads."""
+    edges = np.linspace(0, run.ended_s, POINTS + 1)
     for row, (model, colour) in enumerate(colours.items()):
         stays = [stay for stay in run.stays if stay.model == model]
-        loads = [(stay.since, (stay.ready or stay.until) - stay.since) for stay in stays]
-        uses = [(stay.ready, stay.until - stay.ready) for stay in stays if stay.ready is not None]
-        for spans, alpha in ((loads, 0.3), (uses, 1.0)):
-            scaled = [(begin / unit_s, length / unit_s) for begin, length in spans]
-            axes.broken_barh(scaled, (row - 0.4, 0.8), facecolor=colour, alpha=alpha, linewidth=0)
+        there = _mean(edges, [stay.since for stay in stays], [stay.until for stay in stays])
+        ready = _mean(edges, [stay.ready or stay.until for stay in stays], [stay.until for stay in stays])
+        image = np.zeros((1, POINTS, 4))
+        image[0, :, :3] = to_rgb(colour)
+        image[0, :, 3] = np.clip(ready + PALE * (there - ready), 0, 1)
+        extent = (0, run.ended_s / unit_s, row + 0.4, row - 0.4)
+        axes.imshow(image, extent=extent, aspect="auto", interpolation="nearest")
     axes.set_yticks(range(len(colours)), list(colours), fontsize=8)
     axes.set_ylim(len(colours) - 0.4, -0.6)
     axes.set_ylabel("resident")
@@ -82,21 +87,31 @@ def _draw_residency(axes: Axes, run: Result, colours: Mapping[str, str], unit_s:
 
 def _draw_queue(axes: Axes, run: Result, colours: Mapping[str, str], unit_s: float) -> None:
     """Draw how many wait for each model, one upon the other."""
-    times = np.linspace(0, run.ended_s, POINTS)
-    waits = (*run.answers, *run.refused, *run.left, *run.waiting)
-    counts = [_waiting(times, [each for each in waits if each.model == model]) for model in colours]
-    axes.stackplot(times / unit_s, counts, colors=list(colours.values()), step="post", linewidth=0)
+    edges = np.linspace(0, run.ended_s, POINTS + 1)
+    asked = (*run.answers, *run.refused, *run.left, *run.waiting)
+    counts = []
+    for model in colours:
+        waits = [each for each in asked if each.model == model]
+        counts.append(
+            _mean(edges, [each.since for each in waits], [each.since + each.wait_s for each in waits])
+        )
+    axes.stackplot(edges[:-1] / unit_s, counts, colors=list(colours.values()), step="post", linewidth=0)
     axes.set_xlim(0, run.ended_s / unit_s)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("requests waiting")
     axes.grid(alpha=0.3)
 
 
-def _waiting(times: Any, requests: Sequence[Request]) -> Any:
-    """Return how many of *requests* wait at each of *times*."""
-    came = np.sort([request.since for request in requests])
-    went = np.sort([request.since + request.wait_s for request in requests])
-    return np.searchsorted(came, times, "right") - np.searchsorted(went, times, "right")
+def _mean(edges: Any, begins: Sequence[float], ends: Sequence[float]) -> Any:
+    """Return how many of the spans from *begins* to *ends* there are on average between each two *edges*."""
+    return np.diff(_past(edges, begins) - _past(edges, ends)) / np.diff(edges)
+
+
+def _past(times: Any, moments: Sequence[float]) -> Any:
+    """Return for each of *times* the sum of the seconds since those *moments* that are past by then."""
+    past = np.sort(np.asarray(moments, dtype=float))
+    count = np.searchsorted(past, times, "right")
+    return count * times - np.concatenate(([0.0], np.cumsum(past)))[count]
 
 
 def _draw_waits(axes: Axes, runs: Mapping[str, Result], names: Mapping[str, str]) -> None:
@@ -106,7 +121,7 @@ def _draw_waits(axes: Axes, runs: Mapping[str, Result], names: Mapping[str, str]
     for place, (label, run) in enumerate(runs.items()):
         by_name: dict[str, list[float]] = {row: [] for row in rows}
         for request in run.waits():
-            by_name[_name(names, request)].append(request.wait_s)
+            by_name[names.get(request.client) or names[request.model]].append(request.wait_s)
         found = [(row, sorted(waits)) for row, waits in enumerate(by_name.values()) if waits]
         at = [row - 0.4 + step * (place + 0.5) for row, _ in found]
         colour = RUNS[place % len(RUNS)]
@@ -130,23 +145,26 @@ def _draw_waits(axes: Axes, runs: Mapping[str, Result], names: Mapping[str, str]
 
 
 def _names(runs: Mapping[str, Result]) -> dict[str, str]:
-    """Return what each client is called: by itself if there are few, else by the model that it asks for."""
+    """
+    Return what each client is called: by itself if there are few, with what it asks for.
+
+    Of many those are who ask most, if that is most of all there is; else clients are told apart by model.
+    """
     requests = [each for run in runs.values() for each in run.waits()]
+    asked = Counter(request.client for request in requests)
+    most = asked.most_common(MOST_NAMES if len(asked) <= MOST_NAMES else MOST_NAMES - 1)
     models: dict[str, set[str]] = {}
     for request in requests:
         models.setdefault(request.client, set()).add(request.model)
-    if len(models) <= MOST_NAMES:
-        return {client: f"{client} ({', '.join(sorted(asked))})" for client, asked in sorted(models.items())}
-    return {model: f"all ({model})" for model in sorted(set().union(*models.values()))}
-
-
-def _name(names: Mapping[str, str], request: Request) -> str:
-    return names.get(request.client) or names[request.model]
+    if 2 * sum(count for _, count in most) < len(requests):
+        return {model: f"all ({model})" for model in sorted(set().union(*models.values()))}
+    named = {client: f"{client} ({', '.join(sorted(models[client]))})" for client, _ in sorted(most)}
+    return named | {client: f"{len(asked) - len(most)} others" for client in asked if client not in named}
 
 
 def _legend(axes: Axes, colours: Mapping[str, str]) -> None:
     shown = [Patch(facecolor=colour, label=model) for model, colour in colours.items()]
-    pale = Patch(facecolor="grey", alpha=0.3, label="pale: it loads")
+    pale = Patch(facecolor="grey", alpha=PALE, label="pale: it loads, or is there for a part of the time")
     axes.legend(
         handles=[*shown, pale],
         fontsize=8,

@@ -30,7 +30,7 @@ ANSWER_GUESS_S, LOAD_GUESS_S = 5.0, 10.0
 """Where the log has no answer at all, or no load."""
 _REFUSED = ("wait_expired", "rate_limit_exceeded")
 _LEFT = ("client_left", "cancelled")
-_EMBEDDINGS = "/v1/embeddings"
+_EMBEDDINGS = "/embeddings"
 
 
 @dataclass(slots=True)
@@ -160,7 +160,7 @@ class DeviceLog:
     def _seen(self) -> dict[ModelKey, ModelInfo]:
         """Return the models that were asked for, as far as the log tells."""
         parallel = {ModelKey(each.backend or "", each.model or ""): each.parallel for each in self.switches}
-        chats = {_key(entry) for entry in self.requests if entry.path != _EMBEDDINGS}
+        chats = {_key(entry) for entry in self.requests if not entry.path.endswith(_EMBEDDINGS)}
         keys = dict.fromkeys(_key(entry) for entry in self.requests)
         return {
             key: ModelInfo(key.model, False, parallel=parallel.get(key), embedding=key not in chats)

@@ -50,16 +50,20 @@ def scenes_of(workload: Workload, owners: Sequence[Owner], changes: Sequence[str
     """
     Yield *workload* on each device of the first of *owners*, or as it is if there is none.
 
-    What the other owners have, and the *changes*, are compared with that.
+    What the other owners have, and the *changes*, are compared with that.  Raises `ConfigProblem` if the
+    first has no device.
     """
     if not owners:
         yield Scene(title(workload), workload, others=_changed(workload, changes))
         return
     first, *rest = owners
+    if not first.devices:
+        raise ConfigProblem([f"{first.name}: no backend is on a device, so there is nothing to arbitrate"])
     for device, section in first.devices.items():
-        played, names = first.on_device(workload, device)
+        there = workload.model_copy(update={"name": f"{workload.name} on {device}"})
+        played, names = first.on_device(there, device)
         theirs = [owner for owner in rest if device in owner.devices]
-        others = {owner.name: owner.on_device(workload, device)[0] for owner in theirs}
+        others = {owner.name: owner.on_device(there, device)[0] for owner in theirs}
         notes = [about_limits(f"{device} of {first.name}", section), about_models(played, names)]
         yield Scene(title(played), played, notes, {**others, **_changed(played, changes)})
 
