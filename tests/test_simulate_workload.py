@@ -201,3 +201,15 @@ def test_who_can_never_be_served_is_refused_and_comes_again() -> None:
 
     assert len(result.answers) == 93
     assert 90 <= len(result.refused) <= 100
+
+
+@pytest.mark.parametrize("policy", ["fifo", "drain", "longest-queue", "dmap"])
+def test_embeddings_stay_beside_what_chats(policy: str) -> None:
+    """Under each policy an embedding model is loaded once, while two others take turns."""
+    groups = [Loops(loops=1, model="A"), Loops(loops=1, model="B"), Loops(loops=1, model="E", think=1)]
+    workload = Workload(groups=groups, models={"E": Model(embedding=True)}, duration_s=300)
+
+    stays = [stay.model for stay in run(workload, policy).stays]
+
+    assert stays.count("E") == 1
+    assert stays.count("A") > 1

@@ -98,15 +98,19 @@ class Plain:
         return min(absent, key=lambda model: next(iter(self._lines[model].values())))
 
     def _victims(self, model: str) -> list[str] | None:
-        """Return what has to go for *model*, idle residents first; None if it does not fit even so."""
+        """Return what has to go for *model*, idle residents first and none in vain; None if it never fits."""
         staying, leaving = list(self._residents), list[str]()
         for resident in sorted(self._residents, key=lambda other: self._residents[other] > 0):
-            if self._fit(model, staying):
-                return leaving
-            if not self._needs[resident].pinned:
+            if not self._fit(model, staying) and not self._needs[resident].pinned:
                 staying.remove(resident)
                 leaving.append(resident)
-        return leaving if self._fit(model, staying) else None
+        if not self._fit(model, staying):
+            return None
+        for resident in list(leaving):
+            if self._fit(model, [*staying, resident]):
+                leaving.remove(resident)
+                staying.append(resident)
+        return leaving
 
     def _fit(self, model: str, others: list[str]) -> bool:
         return fits(self._limits, [self._needs[model], *(self._needs[other] for other in others)])
