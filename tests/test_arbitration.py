@@ -1,8 +1,10 @@
 """The fast part of `bench/arbitration`: some of its adversaries."""
 
+from fnmatch import fnmatchcase
+
 import pytest
 
-from bench.arbitration import told
+from bench.arbitration import bars, told
 from bench.arbitration.adversary import climb, trial
 from bench.arbitration.hostile import Crowd, Model, Scene, play
 from dmap.arbiter import Arbiter, Limits, Needs
@@ -78,3 +80,38 @@ def test_what_is_told_comes_true(name: str) -> None:
 def test_many_adversaries() -> None:
     """The same at length."""
     assert max(trial(seed) for seed in range(5000)) <= 1
+
+
+def figures(**found: float) -> dict[str, float]:
+    """Return the figures of a run, some of them *found*."""
+    return {"mean": 20, "p95": 50, "longest": 90, "served": 100, "refused": 0, **found}
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "said"),
+    [
+        ("open 50/50 at 0.5", [figures(mean=21), figures(mean=20)], []),
+        ("open 50/50 at 0.5", [figures(mean=22), figures(mean=21)], ["mean x1.075, the bar is at most 1.05"]),
+        ("open 50/50 at 0.85", [figures(mean=22, served=98)], ["served x0.98, the bar is at least 0.99"]),
+        ("deadline 50/50 at 0.95", [figures(refused=1)], ["refused xinf, the bar is at most 1"]),
+        (
+            "closed 2A+1B",
+            [figures(served=2800, longest=60), figures(served=2800, longest=71)],
+            ["longest 71, the bar is at most 70"],
+        ),
+    ],
+)
+def test_a_bar_that_is_missed(name: str, ours: list[dict[str, float]], said: list[str]) -> None:
+    """Means over seeds are compared, of FIFO's where the bar says so, and the longest of all."""
+    rows = {name: {"fifo": [figures() for _ in ours], "dmap": ours}}
+
+    assert list(bars.missed(rows)) == [f"{name}: {each}" for each in said]
+
+
+def test_each_bar_is_of_a_workload() -> None:
+    """No bar is for a name that no file has."""
+    rows = {workload.name: {"fifo": [], "dmap": []} for workload in every(())}
+    played = [bar for bar in bars.BARS if any(fnmatchcase(name, bar.pattern) for name in rows)]
+
+    assert played == list(bars.BARS)
+    assert bars.count(rows) > 60

@@ -4,6 +4,8 @@ Play workloads under policies, and print what became of them as a table.
     python -m bench.arbitration                             # all workloads, fifo and dmap; long
     python -m bench.arbitration open diurnal --seeds 3 --seconds 1200
     python -m bench.arbitration closed --policies dmap --save now.json --beside before.json
+
+Without --seconds it then says which of the bars in `bars` are missed.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import multiprocessing
 from pathlib import Path
 from statistics import fmean
 
+from bench.arbitration.bars import count, missed
 from dmap.simulate import Workload, every, figures_of, run
 
 HEADS = ("mean", "p95", "longest", "served", "refused", "switches")
@@ -46,6 +49,14 @@ def main() -> None:
             if workload in rows:
                 rows[workload] |= {f"{path.stem}:{name}"[:12]: found for name, found in others.items()}
     _print(rows)
+    if options.seconds is None:
+        _judge(rows)
+
+
+def _judge(rows: dict[str, dict[str, list[Figures]]]) -> None:
+    """Say which bars are missed, of those that there are for what was played."""
+    failed = list(missed(rows))
+    print("", *failed, f"{count(rows)} bars, {len(failed)} missed", sep="\n")
 
 
 def _cut(workload: Workload, seconds: float | None) -> Workload:
