@@ -24,6 +24,7 @@ class ModelInfo:
 
     *size_bytes* is the memory it takes when resident and *parallel* the requests it serves at once, None
     where the backend cannot tell.  *context_length* is the resident's, else what a load would give it.
+    A load would find what is *cached* in the system's memory, as far as the backend can tell.
     *names* are other names it answers to there; with *any_quant* it also answers to its id with any `@quant`
     behind it.  *v0* and *v1* are its entries in the older and the native list of LM Studio, or as much of
     these as is known: JSON values that nobody changes.
@@ -35,6 +36,7 @@ class ModelInfo:
     context_length: int | None = None
     parallel: int | None = None
     embedding: bool = False
+    cached: bool = False
     names: tuple[str, ...] = ()
     any_quant: bool = False
     v0: Mapping[str, Any] = field(default_factory=dict, hash=False)

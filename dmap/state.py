@@ -40,7 +40,7 @@ MAX_BYTES = 1024 * 1024
 
 LONGEST_S = 3600.0
 """No load or answer counts for longer."""
-MODELS, DEVICES, NAME = 64, 8, 600
+MODELS, DEVICES, NAME = 64, 6, 600
 """So much is kept of what was learnt, of names so long: it leaves room in the file for what was set."""
 
 
@@ -62,6 +62,7 @@ class Activation:
 
 _Name = Annotated[str, Field(max_length=NAME)]
 _Seconds = Annotated[float, Field(gt=0, le=LONGEST_S, allow_inf_nan=False)]
+_Rate = Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)]
 _ByModel = Annotated[Mapping[_Name, _Seconds], Field(max_length=MODELS)]
 
 
@@ -71,7 +72,9 @@ class Durations:
 
     loads_s: _ByModel = field(default_factory=dict)
     answers_s: _ByModel = field(default_factory=dict)
-    bytes_per_s: Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)] | None = None
+    bytes_per_s: _Rate | None = None
+    cached_loads_s: _ByModel = field(default_factory=dict)
+    cached_bytes_per_s: _Rate | None = None
 
 
 def _lenient(value: Any, read: ValidatorFunctionWrapHandler) -> Any:

@@ -3,7 +3,7 @@
 import pytest
 
 from dmap.arbiter import Needs
-from dmap.arbiter.costs import BYTES_PER_S, LEAST_GUESS_S, UNKNOWN_GUESS_S, Costs
+from dmap.arbiter.costs import BYTES_PER_S, LEAST_GUESS_S, UNKNOWN_GUESS_S, Costs, Loads
 
 GB = 1_000_000_000
 SIZED = {name: Needs(size_bytes=size * GB) for name, size in (("small", 1), ("middle", 8), ("large", 40))}
@@ -90,3 +90,40 @@ def test_what_was_learnt_before_a_restart_is_where_it_begins() -> None:
     costs.recall({"small": 2}, 5 * GB)
 
     assert (costs.of("small"), costs.of("large")) == (2, 8)
+
+
+def loaded(cached: dict[str, float], out: dict[str, float]) -> Loads:
+    """Return what was learnt of loads from the system's memory, and of others."""
+    loads = Loads(SIZED)
+    for in_cache, costs in ((cached, cached), ((), out)):
+        loads.in_cache = in_cache
+        for model, cost_s in costs.items():
+            loads.learn(model, cost_s)
+    return loads
+
+
+def test_a_cost_depends_on_where_the_load_begins() -> None:
+    """What is in the system's memory by now takes what it took from there."""
+    loads = loaded(cached={"middle": 2}, out={"middle": 16})
+
+    assert loads.of("middle") == 16
+    loads.in_cache = {"middle"}
+    assert loads.of("middle") == 2
+
+
+def test_each_state_has_a_rate_of_its_own() -> None:
+    """A model that was never loaded takes what its size takes from where it is."""
+    loads = loaded(cached={"middle": 2}, out={"middle": 16})
+
+    assert loads.of("large") == 80
+    loads.in_cache = {"large"}
+    assert loads.of("large") == 10
+
+
+def test_nothing_known_of_a_state_is_no_guess() -> None:
+    """Where no load was seen from the system's memory, it takes what it takes from out."""
+    loads = loaded(cached={}, out={"middle": 16})
+
+    loads.in_cache = {"middle"}
+
+    assert loads.of("middle") == 16

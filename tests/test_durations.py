@@ -13,24 +13,25 @@ from dmap.models import ModelKey
 from dmap.state import MODELS, NAME, Durations, Saved, StateFile
 from dmap.web.durations import learnt
 from tests.conftest import config_of
-from tests.lmstudio_emulator import Emulator, emulator
+from tests.lmstudio_emulator import emulator
 
 SMALL = "llama-3.2-1b-instruct"
 
 
 @pytest.fixture
-async def lm() -> AsyncGenerator[Emulator]:
+async def lm() -> AsyncGenerator[str]:
+    """LM Studio, as a backend of the configuration."""
     async with emulator() as lm:
-        yield lm
+        yield f"{{kind: lmstudio, url: '{lm.url}', device: gpu0}}"
 
 
 @asynccontextmanager
-async def running(lm: Emulator, folder: Path) -> AsyncGenerator[RunningDaemon]:
-    """Run a proxy in front of LM Studio, with its state in *folder*."""
+async def running(backend: str, folder: Path) -> AsyncGenerator[RunningDaemon]:
+    """Run a proxy in front of *backend*, with its state in *folder*."""
     text = f"""
         listen: {{port: 0}}
         devices: {{gpu0: {{cooldown_s: 0}}}}
-        backends: {{studio: {{kind: lmstudio, url: '{lm.url}', device: gpu0}}}}
+        backends: {{studio: {backend}}}
         state: {folder}/state.json
     """
     async with listening(config_of(text)) as daemon:
@@ -39,7 +40,7 @@ async def running(lm: Emulator, folder: Path) -> AsyncGenerator[RunningDaemon]:
 
 async def ask(daemon: RunningDaemon, model: str) -> None:
     """Have *model* answer once."""
-    body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+    body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}
     async with (
         aiohttp.ClientSession() as session,
         session.post(f"{daemon.url}/v1/chat/completions", json=body) as answer,
@@ -47,7 +48,7 @@ async def ask(daemon: RunningDaemon, model: str) -> None:
         assert answer.status == 200
 
 
-async def test_what_was_learnt_survives(lm: Emulator, tmp_path: Path) -> None:
+async def test_what_was_learnt_survives(lm: str, tmp_path: Path) -> None:
     """What a load and an answer took, and what loads read, is in the file; the next proxy begins with it."""
     async with running(lm, tmp_path) as daemon:
         await ask(daemon, SMALL)
@@ -64,7 +65,7 @@ async def test_what_was_learnt_survives(lm: Emulator, tmp_path: Path) -> None:
     assert after.bytes_per_s == kept.bytes_per_s is not None
 
 
-async def test_what_was_learnt_is_told(lm: Emulator, tmp_path: Path) -> None:
+async def test_what_was_learnt_is_told(lm: str, tmp_path: Path) -> None:
     """The first wait after a restart is told by what a load took before it."""
     path = tmp_path / "state.json"
     await StateFile(path).write(Saved(durations={"gpu0": Durations({f"studio/{SMALL}": 77.0})}))
@@ -80,21 +81,21 @@ async def test_what_was_learnt_is_told(lm: Emulator, tmp_path: Path) -> None:
     assert told.p80_s == 78 * 1.5 - 1
 
 
-async def test_what_is_gone_is_dropped(lm: Emulator, tmp_path: Path) -> None:
+async def test_what_is_gone_is_dropped(lm: str, tmp_path: Path) -> None:
     """Models that their backend has no more, other backends and devices, and names without a backend, go."""
     known = {f"studio/{SMALL}": 7.0, "studio/gone": 7.0, "other/x": 7.0, "nothing": 7.0}
     path = tmp_path / "state.json"
-    durations = {"gpu0": Durations(known, known, 2e9), "gpu9": Durations(known)}
+    durations = {"gpu0": Durations(known, known, 2e9, known, 8e9), "gpu9": Durations(known)}
     await StateFile(path).write(Saved("x", durations=durations))
 
     async with running(lm, tmp_path):
         pass
 
     left = {f"studio/{SMALL}": 7.0}
-    assert StateFile(path).read() == Saved("x", durations={"gpu0": Durations(left, left, 2e9)})
+    assert StateFile(path).read() == Saved("x", durations={"gpu0": Durations(left, left, 2e9, left, 8e9)})
 
 
-async def test_what_has_not_changed_is_not_written(lm: Emulator, tmp_path: Path) -> None:
+async def test_what_has_not_changed_is_not_written(lm: str, tmp_path: Path) -> None:
     """A proxy that learnt nothing leaves the file alone, and makes none."""
     async with running(lm, tmp_path):
         pass
@@ -111,7 +112,7 @@ async def test_that_it_cannot_be_saved_keeps_nobody_from_stopping(lm, tmp_path, 
     assert "durations_not_saved" in caplog.text
 
 
-async def test_it_is_bounded(lm: Emulator, tmp_path: Path) -> None:
+async def test_it_is_bounded(lm: str, tmp_path: Path) -> None:
     """Of too many models the last ones are kept, and none whose name is beyond measure."""
     async with running(lm, tmp_path) as daemon:
         gate = daemon.proxy.devices["gpu0"]
@@ -122,3 +123,18 @@ async def test_it_is_bounded(lm: Emulator, tmp_path: Path) -> None:
 
     assert list(found.loads_s) == [f"studio/m{number}" for number in range(5, MODELS + 5)]
     assert set(found.loads_s.values()) == {3600}
+
+
+async def test_a_load_from_memory_is_told_from_one_from_the_disk(models: Path, tmp_path: Path) -> None:
+    """What a load takes is learnt by where its file was: in the system's memory, as it has just been read."""
+    (model, *_) = sorted(models.glob("*.gguf"))
+    model.read_bytes()
+
+    async with running(
+        f"{{kind: gguf, path: {models}, device: gpu0, threads: 1, parallel: 1}}", tmp_path
+    ) as daemon:
+        await ask(daemon, model.stem)
+        found = daemon.proxy.devices["gpu0"].lengths.learnt()
+
+    assert list(found.cached_loads_s) == [ModelKey("studio", model.stem)]
+    assert not found.loads_s

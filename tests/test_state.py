@@ -20,7 +20,9 @@ FULL = Saved(
     active="qwen",
     models={"qwen": Activation({"temperature": 0.5, "stop": ("a", "b")}, {"context_length": 8192})},
     drained=frozenset({"gpu0"}),
-    durations={"gpu0": Durations({"studio/qwen": 12.0}, {"studio/qwen": 3.4}, 2e9)},
+    durations={
+        "gpu0": Durations({"studio/qwen": 12.0}, {"studio/qwen": 3.4}, 2e9, {"studio/qwen": 2.0}, 8e9)
+    },
 )
 
 
@@ -227,6 +229,8 @@ def test_the_format(tmp_path: Path) -> None:
                 "loads_s": {"studio/qwen": 12.0},
                 "answers_s": {"studio/qwen": 3.4},
                 "bytes_per_s": 2e9,
+                "cached_loads_s": {"studio/qwen": 2.0},
+                "cached_bytes_per_s": 8e9,
             }
         },
     }

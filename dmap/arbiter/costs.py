@@ -1,6 +1,6 @@
 """What a switch to each model costs, in seconds: as it did lately, else by the model's size."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -41,6 +41,10 @@ class Costs:
         known = self.values.get(model)
         return self._guess(model) if known is None else known
 
+    def knows(self, model: ModelId) -> bool:
+        """Tell whether what it says of *model* is by loads that were seen."""
+        return model in self.values or bool(self._read_s and self._size(model))
+
     def learn(self, model: ModelId, cost_s: float) -> None:
         """Take a sample; the first one of a model counts whole."""
         average = self.values.get(model, cost_s)
@@ -67,3 +71,31 @@ class Costs:
     def _size(self, model: ModelId) -> int | None:
         needs = self._needs.get(model)
         return needs.size_bytes if needs is not None else None
+
+
+@dataclass(slots=True)
+class Loads:
+    """
+    The costs of switches by the state from which they load: *out*, or *cached*, in the system's memory.
+
+    *in_cache* are the models that are there, as far as their kind can tell.  From there a load waits for
+    no disk.
+    """
+
+    _needs: Mapping[ModelId, Needs]
+    in_cache: Collection[ModelId] = ()
+    out: Costs = field(init=False)
+    cached: Costs = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with nothing for either."""
+        self.out, self.cached = Costs(self._needs), Costs(self._needs)
+
+    def of(self, model: ModelId) -> float:
+        """Return what a switch to *model* costs from where it is now; from out, if that is all there is."""
+        is_cached = model in self.in_cache and self.cached.knows(model)
+        return (self.cached if is_cached else self.out).of(model)
+
+    def learn(self, model: ModelId, cost_s: float) -> None:
+        """Take a sample of a load that began where *model* was last seen."""
+        (self.cached if model in self.in_cache else self.out).learn(model, cost_s)

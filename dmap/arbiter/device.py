@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from dmap.arbiter import policy
 from dmap.arbiter.calibration import Calibration
-from dmap.arbiter.costs import Costs
+from dmap.arbiter.costs import Loads
 from dmap.arbiter.effects import Cause, ClientId, ModelId, TicketId
 from dmap.arbiter.estimates import ANSWER_GUESS_S, Averages, BackOff, Strikes, remember
 from dmap.arbiter.habits import Habits
@@ -42,7 +42,7 @@ class Device:
     residents: dict[ModelId, Resident] = field(default_factory=dict)
     needs: dict[ModelId, Needs] = field(default_factory=dict)
     plan: Plan | None = None
-    costs: Costs = field(init=False)
+    costs: Loads = field(init=False)
     answers: Averages = field(default_factory=lambda: Averages(ANSWER_GUESS_S))
     stays: Averages = field(default_factory=lambda: Averages(0.0))
     influx: Influx = field(default_factory=Influx)
@@ -65,7 +65,7 @@ class Device:
     def __post_init__(self) -> None:
         """Begin with the patience of the limits, before anything is known."""
         self.patience_s = self.limits.patience_s
-        self.costs = Costs(self.needs)
+        self.costs = Loads(self.needs)
 
     def configure(self, limits: Limits) -> None:
         """Go on under other *limits*, which hold from the next look on."""

@@ -69,6 +69,7 @@ class DeviceModels:
         answers = await asyncio.gather(*asked, return_exceptions=True)
         residents: dict[ModelKey, ModelInfo] = {}
         silent: dict[str, Exception] = {}
+        cached: set[ModelKey] = set()
         for name, answer in zip(self._switchers, answers, strict=True):
             if isinstance(answer, Exception):
                 silent[name] = answer
@@ -78,6 +79,8 @@ class DeviceModels:
                 silent[name] = BackendDown(f"backend {name!r} broke off while it was asked for its models")
             else:
                 residents.update((ModelKey(name, model.id), model) for model in answer if model.resident)
+                cached.update(ModelKey(name, model.id) for model in answer if model.cached)
+        self._arbiter.lengths.seen(cached)
         return Reading(residents, silent, self._note_silence(silent))
 
     async def unload(self, key: ModelKey) -> None:

@@ -18,10 +18,12 @@ IsGone = Callable[[ModelKey], bool]
 def recall(saved: Mapping[str, Durations], devices: Mapping[str, Gate], backends: Container[str]) -> None:
     """Have the arbiters of *devices* begin with what was *saved*, as far as it is about *backends*."""
     for name in saved.keys() & devices.keys():
-        loads_s, answers_s = (
-            _by_key(each, backends) for each in (saved[name].loads_s, saved[name].answers_s)
+        one = saved[name]
+        by_name = (one.loads_s, one.answers_s, one.cached_loads_s)
+        loads_s, answers_s, cached_loads_s = (_by_key(each, backends) for each in by_name)
+        devices[name].lengths.recall(
+            Learnt(loads_s, answers_s, one.bytes_per_s, cached_loads_s, one.cached_bytes_per_s)
         )
-        devices[name].lengths.recall(Learnt(loads_s, answers_s, saved[name].bytes_per_s))
 
 
 def learnt(devices: Mapping[str, Gate], is_gone: IsGone) -> dict[str, Durations]:
@@ -31,12 +33,17 @@ def learnt(devices: Mapping[str, Gate], is_gone: IsGone) -> dict[str, Durations]
 
 
 def _durations(learnt: Learnt, is_gone: IsGone) -> Durations:
-    rate = learnt.bytes_per_s
     return Durations(
         _by_name(learnt.loads_s, is_gone),
         _by_name(learnt.answers_s, is_gone),
-        None if rate is None else _rounded(max(rate, 1.0)),
+        _rate(learnt.bytes_per_s),
+        _by_name(learnt.cached_loads_s, is_gone),
+        _rate(learnt.cached_bytes_per_s),
     )
+
+
+def _rate(bytes_per_s: float | None) -> float | None:
+    return None if bytes_per_s is None else _rounded(max(bytes_per_s, 1.0))
 
 
 def _by_name(by_key: Mapping[ModelKey, float], is_gone: IsGone) -> dict[str, float]:

@@ -118,6 +118,7 @@ class GGUFBackend:
             context_length=gives.context_length,
             parallel=parallel,
             embedding=file.header.embedding,
+            cached=file.cached,
             v1=file.listed(),
         )
 

@@ -8,18 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from dmap.backends.gguf.header import UNREADABLE, Header, read_header
+from dmap.backends.gguf.pages import share_in_memory
+
+CACHED = 0.9
+"""From this share on a file counts as being in memory: what is left of it is read in no time."""
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A model on disk: *path* is its first part, *file_bytes* the size of all its parts."""
+    """
+    A model on disk: *path* is its first part, *file_bytes* the size of all its parts.
+
+    It is *cached* if nearly all of it is in the system's memory, so that a load does not wait for the disk.
+    """
 
     id: str
     path: Path
     file_bytes: int
     header: Header
+    cached: bool = False
 
     def context_length(self, wanted: int) -> int:
         """Return *wanted* tokens, or what the model was trained for if that is less."""
@@ -54,12 +63,13 @@ class Folder:
         for model, parts in _group(_files(self.path)):
             try:
                 stats = [part.stat() for part in parts]
+                cached = all(share_in_memory(part) >= CACHED for part in parts)
             except OSError:
                 continue
             key = (str(parts[0]), stats[0].st_mtime_ns, stats[0].st_size)
             header = headers[key] = self._headers.get(key) or read_header(parts[0]) or UNREADABLE
             if not header.projector:
-                found[model] = ModelFile(model, parts[0], sum(stat.st_size for stat in stats), header)
+                found[model] = ModelFile(model, parts[0], sum(stat.st_size for stat in stats), header, cached)
         self._headers = headers
         return found
 
