@@ -134,6 +134,15 @@ def test_the_refused_and_those_who_left(written) -> None:
     assert told == []
 
 
+def test_those_who_left_are_told(written, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table has no column for them, so a line counts them."""
+    left = asked(2, 40, 0, client="eve", outcome="client_left")
+
+    main(["simulate", "--replay", str(written(asked(0, 0, 1), left))])
+
+    assert "\n  1 request left while waiting\n" in capsys.readouterr().out
+
+
 def test_what_is_left_out_is_told(written) -> None:
     """Requests that no queue of a device saw are not played."""
     entries = (

@@ -8,7 +8,7 @@ from dmap.config import ConfigProblem
 from dmap.simulate.figures import Figures
 from dmap.simulate.owner import Owner, changed
 from dmap.simulate.replay import DeviceLog
-from dmap.simulate.table import about_limits, about_models, title
+from dmap.simulate.table import about_limits, about_models, counted, title
 from dmap.simulate.workload import Workload, every, read_file
 
 SHORT = ("closed", "open 80/15/5 at 0.5", "open 80/15/5 at 0.85")
@@ -75,7 +75,10 @@ def replay_of(log: DeviceLog, owners: Sequence[Owner], changes: Sequence[str]) -
     others = {owner.name: log.workload(owner) for owner in owners[1:]}
     whose = f"{log.name} of {first.name}" if first is not None else f"{log.name}, by default (no --config)"
     notes = [about_limits(whose, played.limits), about_models(played, {})]
-    return Scene(log.title(), played, notes, {**others, **_changed(played, changes)}, log.recorded())
+    recorded = log.recorded()
+    if recorded.left:
+        notes.append(f"{counted(round(recorded.left), 'request')} left while waiting")
+    return Scene(log.title(), played, notes, {**others, **_changed(played, changes)}, recorded)
 
 
 def _changed(workload: Workload, changes: Iterable[str]) -> dict[str, Workload]:
