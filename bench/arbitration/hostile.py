@@ -2,12 +2,12 @@
 Scenes made to keep somebody waiting, and how long they do: the longest wait, as a share of its bound.
 
 A scene has models of different sizes, loads and slots, some of which fail to load, are pinned or go when
-idle.  And it has crowds that ask for one model or for two by turns, at once or without end, with short and
 idle.  And it has crowds that ask for one model or for two by turns, once or without end, with short and
+long answers, at different priorities, under keys of their own or one for all.  Some leave before their answer.
 
-The bound holds for a client's first open request at a model, and says by how much longer the next ones wait.
-Not in it: who left two switches in a row and is held back for that; the time for which a device is drained;
-residents that somebody unloads or loads by hand; and a resident that does not answer.
+The bound leaves out who asks one model for several answers at a time, unless nobody else asks it: the turns
+of a client are shared by its requests; who left two switches in a row and is held back for that; the time for
+which a device is drained; loads and unloads by hand; and a resident that does not answer.
 """
 
 import heapq
@@ -76,11 +76,13 @@ class Scene:
         )
 
     def bound_s(self, crowd: Crowd, number: int, extra_s: float) -> float:
-        """Return the bound of a request of *crowd* for a model."""
+        """Return the bound of a request of *crowd* for a model; infinite for one that has none."""
         own, top = self.use(number), max(each.priority for each in self.crowds)
         asked = {each for crowd in self.crowds for each in crowd.models if each != number}
         others = [self.use(each) for each in asked]
         opened = crowd.opened * (crowd.clients if crowd.one_key else 1)
+        if crowd.leaves_s is not None or (opened > 1 and own.clients > 1):
+            return math.inf
         use = Use(own.cost_s, own.answer_s, own.clients, own.parallel, opened)
         return bound_s(self.limits, use, others, crowd.priority, top, extra_s)
 
@@ -132,7 +134,6 @@ class Run:
             (
                 longest_s / self.scene.bound_s(self.scene.crowds[crowd], model, self.extra_s)
                 for (crowd, model), longest_s in self.longest_s.items()
-                if self.scene.crowds[crowd].leaves_s is None
             ),
             default=0.0,
         )

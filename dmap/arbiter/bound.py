@@ -19,9 +19,10 @@ from dmap.arbiter.state import Limits
 @dataclass(frozen=True, slots=True)
 class Use:
     """
-    What is asked of one model by *clients*, none of which has more than *open* requests at once.
+    What is asked of one model by so many *clients*, one request of each at a time.
 
-    *cost_s* is what a switch to it takes at the most, *answer_s* its longest answer.
+    A client that is alone may have more requests *open*.  *cost_s* is what a switch to the model takes at the
+    most, *answer_s* its longest answer.
     """
 
     cost_s: float
