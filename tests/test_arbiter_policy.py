@@ -117,22 +117,38 @@ def test_whose_patience_ends_comes_before_who_asks_for_more() -> None:
     assert [each.model for each in order(60, [few, many])] == ["a", "b"]
 
 
+def ends(extra_s: float, found: list[Turn], own: int = 1, *, wanted: bool = True) -> float:
+    """Tell when patience ends with a resident since second 0, `wait_s` being 300."""
+    return patience_ends(Limits(wait_s=300), extra_s, resident(), own, found, wanted=wanted)
+
+
 def test_patience_ends_with_the_first_that_has_to_begin() -> None:
     """A switch begins early enough for each turn; what is left is shared with those who serve before it."""
     found = turns(Limits(residency=4), [demand("a", 0, 10), demand("b", 5, 7)])
 
-    assert patience_ends(Limits(wait_s=300), 0, resident(), 1, found) == (5 + 60 - 10) / 2
-    assert patience_ends(Limits(wait_s=300), 0, resident(), 4, found) == (5 + 60 - 10) / 1.25
-    assert patience_ends(Limits(wait_s=300), 0, resident(), 1, found[:1]) == 60
-    assert patience_ends(Limits(wait_s=300), 100, resident(), 1, found) == (5 + 60 - 10) / 2 + 100
+    assert ends(0, found) == (5 + 60 - 10) / 2
+    assert ends(0, found, own=4) == (5 + 60 - 10) / 1.25
+    assert ends(0, found[:1]) == 60
+    assert ends(100, found) == (5 + 60 - 10) / 2 + 100
+
+
+def test_who_lost_patience_long_ago_shares_nothing() -> None:
+    """What is over is over, however many serve before."""
+    found = turns(Limits(), [demand("a", -100, 10), demand("b", -100, 10)])
+
+    assert ends(0, found) == -100 + 60 - 10
 
 
 def test_the_load_keeps_no_resident_for_ever() -> None:
     """What it adds ends with the tenure of the resident; after that there is only the patience itself."""
-    late = turns(Limits(), [demand("a", 220, 10)])
+    assert ends(240, turns(Limits(), [demand("a", 0, 10)])) == 225
+    assert ends(240, turns(Limits(), [demand("a", 220, 10)])) == 280
 
-    assert patience_ends(Limits(wait_s=300), 240, resident(), 1, turns(Limits(), [demand("a", 0, 10)])) == 225
-    assert patience_ends(Limits(wait_s=300), 240, resident(), 1, late) == 280
+
+def test_the_load_keeps_no_resident_with_slots_to_spare() -> None:
+    """If nobody waits for it, it goes when the first of the others has waited for half of `wait_s`."""
+    assert ends(240, turns(Limits(), [demand("a", 20, 10)]), wanted=False) == 20 + 150
+    assert ends(50, turns(Limits(), [demand("a", 20, 10)]), wanted=False) == 20 + 60 + 50
 
 
 def test_patience_follows_what_the_switches_cost() -> None:

@@ -28,7 +28,7 @@ def test_an_adversary_that_learns_finds_no_wait_beyond_the_bound(seed: int) -> N
 
 def test_the_bound_is_no_longer_than_it_has_to_be() -> None:
     """There are scenes in which somebody waits for almost as long."""
-    crowd = Crowd((0,), (2,), clients=16, opened=8, start_s=46, every_s=100)
+    crowd = Crowd((0,), (2,), clients=16, opened=8, start_s=46, every_s=100, one_key=True)
 
     assert 0.9 < play(Scene((Model(8, Needs(1, 1)),), (crowd,), Limits(patience_s=5, wait_s=1000))) <= 1
 

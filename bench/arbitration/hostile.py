@@ -2,8 +2,8 @@
 Scenes made to keep somebody waiting, and how long they do: the longest wait, as a share of its bound.
 
 A scene has models of different sizes, loads and slots, some of which fail to load, are pinned or go when
-idle.  And it has crowds that ask for one model or for two by turns, once or without end, with short and
-long answers, at different priorities, under keys of their own or one for all.  Some leave before their answer.
+idle.  And it has crowds that ask for one model or for two by turns, once or without end, for short and
+long answers, at different priorities, under keys of their own or one for all.  Some leave before the answer.
 
 The bound leaves out who asks one model for several answers at a time, unless nobody else asks it: the turns
 of a client are shared by its requests; who left two switches in a row and is held back for that; the time for

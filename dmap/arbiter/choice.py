@@ -83,10 +83,13 @@ def releases(now: float, device: Device, demands: list[Demand]) -> dict[ModelId,
             released[model] = resident.used_at
             continue
         due = device.due(now, resident)
-        own = resident.leases + device.waiters.count(model)
+        waiting = device.waiters.count(model)
+        own = resident.leases + waiting
         share = policy.proportion(own + len(due), foreign / len(demands))
         drain_s = device.answers.of(model)
-        patience = policy.patience_ends(device.limits, device.extra_s, resident, own + len(due), turns)
+        patience = policy.patience_ends(
+            device.limits, device.extra_s, resident, own + len(due), turns, wanted=waiting > 0
+        )
         earned = policy.earned_until(device.limits, resident, share, turns, drain_s)
         released[model] = policy.released_at(resident, own, due, foreign, earned, patience)
     return released

@@ -161,12 +161,13 @@ def turns(limits: Limits, demands: Iterable[Demand]) -> list[Turn]:
 
 
 def patience_ends(
-    limits: Limits, extra_s: float, resident: Resident, own: int, turns: Sequence[Turn]
+    limits: Limits, extra_s: float, resident: Resident, own: int, turns: Sequence[Turn], *, wanted: bool
 ) -> float:
     """
     Tell when all who wait, taken together, have lost patience, *extra_s* included.
 
-    But what *extra_s* adds ends with the tenure of *resident*.
+    But what *extra_s* adds ends with the tenure of *resident*; and unless somebody waits for it (*wanted*),
+    when the first of the others has waited for half of `wait_s`: slots that idle would cost their deadline.
 
     Each counts the switches before its own: three models must not wait three times as long as one.  What is
     left of its patience is shared by *resident* and all that serve before it, by their clients beside its
@@ -178,7 +179,10 @@ def patience_ends(
         left_s = turn.demand.ends - turn.ahead_s - begun
         ends = min(ends, begun + (left_s / shares if left_s > 0 else left_s))
         shares += proportion(turn.demand.count, max(own, 1))
-    return max(ends, min(ends + extra_s, resident.since + TENURE * limits.wait_s))
+    until = resident.since + TENURE * limits.wait_s
+    if not wanted:
+        until = min(until, turns[0].demand.oldest + limits.wait_s / 2)
+    return max(ends, min(ends + extra_s, until))
 
 
 def proportion(own: int, foreign: float) -> float:
