@@ -5,7 +5,9 @@ Beyond the design's eight: a ticket that came back is as old as before, and its 
 until it has been seen; a model that was wished away, or not used for its `ttl_s`, goes as soon as it is idle
 and no switch is under way, for as long as one cause is left; a drained device grants nothing and begins
 nothing but wished unloadings; nobody is granted a model before one of higher standing; and a client that has
-received nothing yet is granted before any other client of no higher standing is granted twice.
+received nothing yet is granted before any other client of no higher standing is granted twice.  A load that
+nobody waits for is to be stopped, once, if it keeps somebody waiting for another or was wished away, and
+never else.
 
 The watch keeps its own account of tickets, residents and the switch, fed only with what was told to the
 arbiter and what it answered.  Copies are cheap: everything pickles.
@@ -15,7 +17,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-from dmap.arbiter import Arbiter, Cause, Grant, Limits, Needs, Outcome, Reason, Refuse, Switch
+from dmap.arbiter import Arbiter, Cause, Grant, Limits, Needs, Outcome, Reason, Refuse, Stop, Switch
 from dmap.arbiter.choice import demands_of
 from dmap.arbiter.policy import fits
 
@@ -64,6 +66,7 @@ class Watch:
     welcome: int | None = None
     unloaded: int = 0
     cleared: bool = False
+    stopping: bool = False
     closed: bool = False
     started: float = 0
     dearest_s: float = GUESS_S
@@ -158,7 +161,8 @@ class Watch:
         model, self.switch = self.switch.load, None
         self.dearest_s = max(self.dearest_s, self.now - self.started)
         waiting = self.waiting(model)
-        if outcome.failed is None:
+        came = outcome.failed is None and not outcome.stopped
+        if came:
             self.come(model, self.newest_needs(model))
             self.welcome = model
         else:
@@ -166,7 +170,7 @@ class Watch:
         effects = self.arbiter.switched(self.now, outcome)
         self.heard(effects)
         self.welcome = None
-        if outcome.failed is None and waiting and not self.drained:
+        if came and waiting and not self.drained:
             granted = [effect for effect in effects if isinstance(effect, Grant)]
             room = self.loaded[model].parallel or len(waiting)
             expired = [effect for effect in effects if isinstance(effect, Refuse)]
@@ -230,6 +234,8 @@ class Watch:
                     self.grant(id)
                 case Refuse(id):
                     self.refuse(id, effect.reason)
+                case Stop():
+                    self.stop(effect.load)
                 case Switch(load=None):
                     self.start_unload(effect)
                 case Switch():
@@ -270,6 +276,20 @@ class Watch:
         staying = [needs for model, needs in self.loaded.items() if model not in switch.unload]
         assert fits(self.limits, [*staying, self.newest_needs(switch.load)]), "beyond the limits"
         self.switch, self.started, self.unloaded, self.cleared = switch, self.now, 0, False
+        self.stopping = False
+
+    def stop(self, model: int) -> None:
+        """Enter that a load is to be stopped: the one under way, unwanted, and not told before."""
+        assert self.switch is not None and self.switch.load == model and self.cleared, "no load under way"
+        assert not self.stopping, "stopped twice"
+        assert self.is_unwanted(model), "somebody may want what is stopped"
+        self.stopping = True
+
+    def is_unwanted(self, model: int) -> bool:
+        """Tell whether nobody waits for a load, and it is in the way or was wished away."""
+        waiting = {request.model for request in self.requests.values() if request.state == "waiting"}
+        is_in_the_way = bool(waiting - self.loaded.keys()) and not self.drained
+        return model not in waiting and (model in self.wishes or is_in_the_way)
 
     def start_unload(self, switch: Switch) -> None:
         """Enter an unloading: the only switch, wished or overdue, of an idle resident."""
@@ -334,6 +354,8 @@ class Watch:
         assert deadline is None or deadline > self.now, "a deadline that has passed is a busy loop"
         if self.switch is None:
             self.check_departures(deadline)
+        elif self.switch.load is not None and self.cleared:
+            assert self.stopping or not self.is_unwanted(self.switch.load), "a load for nobody goes on"
         if waiting:
             assert deadline is not None
             assert not self.closed, "somebody waits behind a closed door"

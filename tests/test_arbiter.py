@@ -15,6 +15,7 @@ from dmap.arbiter import (
     Outcome,
     Reason,
     Refuse,
+    Stop,
     Switch,
 )
 from dmap.arbiter.estimates import CLIENTS
@@ -27,6 +28,7 @@ SMALL = Needs(size_bytes=5 * GB)
 UNKNOWN = Needs()
 PINNED = Needs(size_bytes=10 * GB, pinned=True)
 LOADED = Outcome()
+STOPPED = Outcome(stopped=True)
 
 
 def fresh(**limits: float) -> Arbiter:
@@ -454,6 +456,18 @@ class TestBudgets:
         assert arbiter.submit(61, "a2", "A", "ann", CHAT) == [Grant("a2")]
 
 
+def _leave(arbiter: Arbiter, now: float, ticket: str, load_s: float) -> None:
+    """Have ann leave a load of A that B goes for, and B come back, for a client of its own that is served."""
+    arbiter.submit(now, ticket, "A", "ann", CHAT)
+    arbiter.unloaded(now, "B")
+    arbiter.cleared(now)
+    arbiter.submit(now, now, "B", f"bob {ticket}", CHAT)
+    assert arbiter.withdraw(now, ticket) == [Stop("A")]
+    arbiter.switched(now, STOPPED)
+    pass_through(arbiter, now, load_s)
+    arbiter.withdraw(now + load_s, now)
+
+
 class TestSwitch:
     def test_one_at_a_time(self) -> None:
         """While a switch is under way no other begins."""
@@ -470,8 +484,7 @@ class TestSwitch:
         arbiter.submit(1, "b", "B", "bob", CHAT)
         arbiter.submit(2, "c", "C", "cid", CHAT)
 
-        arbiter.withdraw(3, "b")
-
+        assert arbiter.withdraw(3, "b") == []
         assert arbiter.unloaded(4, "A") == [switch("C", cause=Cause.ROOM)]
 
     def test_nobody_left_between_two_unloads(self) -> None:
@@ -496,15 +509,83 @@ class TestSwitch:
         assert arbiter.cleared(3) == []
         assert arbiter.switched(8, LOADED) == [Grant("a2")]
 
-    def test_a_load_under_way_is_kept(self) -> None:
-        """A load that everybody left makes a resident, which may go at once."""
+    def test_a_load_that_is_in_the_way_is_stopped(self) -> None:
+        """A load that everybody left is stopped, once, for who waits for another; no load was learned."""
+        arbiter = fresh()
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.submit(0, "b", "B", "bob", CHAT)
+        arbiter.cleared(0)
+
+        assert arbiter.withdraw(1, "a") == [Stop("A")]
+        assert arbiter.submit(2, "c", "C", "cid", CHAT) == []
+        assert arbiter.switched(3, STOPPED) == [switch("B", cause=Cause.ROOM)]
+        assert arbiter.submit(4, "a2", "A", "ann", CHAT) == []
+        assert arbiter.residents.keys() == set()
+
+    def test_a_load_that_ends_all_the_same_is_a_resident(self) -> None:
+        """Where it could not be stopped, or ended just then, its model may go at once."""
         arbiter = fresh()
         arbiter.submit(0, "a", "A", "ann", CHAT)
         arbiter.cleared(0)
         arbiter.withdraw(1, "a")
-        arbiter.submit(2, "b", "B", "bob", CHAT)
 
+        assert arbiter.submit(2, "b", "B", "bob", CHAT) == [Stop("A")]
         assert arbiter.switched(8, LOADED) == [switch("B", "A")]
+
+    def test_a_load_that_nobody_waits_behind_goes_on(self) -> None:
+        """Whoever asks next finds the model; who waits for a resident waits for no switch."""
+        arbiter = found("B", needs=SMALL._replace(parallel=1), max_models=2)
+        arbiter.submit(0, "b", "B", "bob", SMALL)
+        arbiter.submit(0, "b2", "B", "bea", SMALL)
+        arbiter.submit(0, "a", "A", "ann", SMALL)
+        arbiter.cleared(0)
+
+        assert arbiter.withdraw(1, "a") == []
+        assert arbiter.tick(2) == []
+
+    def test_a_load_that_one_of_two_left_goes_on(self) -> None:
+        """As long as one waits for it, it is wanted."""
+        arbiter = fresh()
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.submit(0, "a2", "A", "amy", CHAT)
+        arbiter.submit(0, "b", "B", "bob", CHAT)
+        arbiter.cleared(0)
+
+        assert arbiter.withdraw(1, "a") == []
+        assert arbiter.withdraw(2, "a2") == [Stop("A")]
+
+    def test_who_comes_for_what_is_being_stopped_waits_for_it(self) -> None:
+        """The stop goes on, and the model is loaded again in its turn, without a back-off."""
+        arbiter = fresh()
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.cleared(0)
+        arbiter.unload(0, "A")
+        assert arbiter.withdraw(1, "a") == [Stop("A")]
+
+        assert arbiter.submit(2, "a2", "A", "amy", CHAT) == []
+        assert arbiter.switched(3, STOPPED) == [switch("A", cause=Cause.ROOM)]
+        arbiter.cleared(3)
+        assert arbiter.switched(9, LOADED) == [Grant("a2")]
+
+    def test_a_drained_device_lets_a_load_end(self) -> None:
+        """Nobody would be served the sooner; when it goes on, those who wait are."""
+        arbiter = fresh()
+        arbiter.submit(0, "a", "A", "ann", CHAT)
+        arbiter.submit(0, "b", "B", "bob", CHAT)
+        arbiter.cleared(0)
+        arbiter.drain(0)
+
+        assert arbiter.withdraw(1, "a") == []
+        assert arbiter.resume(2) == [Stop("A")]
+
+    def test_a_load_that_was_stopped_counts_as_left(self) -> None:
+        """Who leaves loads again and again is held back, whether they are stopped or not."""
+        arbiter = found("B")
+        _leave(arbiter, 1, "a1", load_s=8)
+        _leave(arbiter, 10, "a2", load_s=2)
+
+        assert arbiter.submit(13, "a3", "A", "ann", CHAT) == []
+        assert arbiter.next_deadline() == 10 + 8
 
     def test_who_leaves_its_switches_may_not_evict_for_a_while(self) -> None:
         """A client that leaves a second switch waits one switch's cost before it may evict again."""

@@ -117,6 +117,12 @@ class Life(RuleBasedStateMachine):
         else:
             watch.finish(Outcome())
 
+    @precondition(lambda self: self.watch.switch is not None and self.watch.stopping)
+    @rule()
+    def stop(self) -> None:
+        """The load under way is stopped, as the arbiter has asked."""
+        self.watch.finish(Outcome(stopped=True))
+
     @precondition(lambda self: self.watch.switch is not None)
     @rule(crowded=st.booleans())
     def fail(self, crowded: bool) -> None:

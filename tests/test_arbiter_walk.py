@@ -94,6 +94,8 @@ def switch_moves(walk: Walk) -> Iterator[Move]:
         yield lambda walk: walk.watch.clear()
     else:
         yield lambda walk: walk.watch.finish(Outcome())
+        if watch.stopping:
+            yield lambda walk: walk.watch.finish(Outcome(stopped=True))
     if walk.failures:
         yield fail
 

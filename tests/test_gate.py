@@ -38,6 +38,12 @@ async def turned(loop: asyncio.AbstractEventLoop, after_s: float) -> None:
     await later
 
 
+async def turn(times: int) -> None:
+    """Let the loop turn so often."""
+    for _ in range(times):
+        await asyncio.sleep(0)
+
+
 class TestLease:
     async def test_loads_what_is_not_resident(self, gate: Gate, studio: FakeSwitcher) -> None:
         """The first request of a model has it loaded with the options of its route."""
@@ -309,6 +315,83 @@ class TestCancellation:
 
         await idle(gate)
         assert [view.model for view in gate.snapshot().residents] == [A.key]
+
+    async def test_during_a_load_that_can_be_stopped(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """It is stopped for who waits for another model, and is nobody's failure."""
+        studio.frees_at_once = True
+        studio.loading.hold()
+        task, other = ask(gate, A), ask(gate, B)
+        await studio.loading.started.wait()
+
+        await cancelled(task)
+        await until(lambda: studio.unloading.calls == ["a"])
+        studio.loading.release.set()
+
+        (await other).release()
+        async with gate.lease(A, "me"):
+            assert studio.loading.calls == ["a", "b", "a"]
+
+    async def test_during_a_load_that_cannot_be_stopped(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """It goes on to its end, whoever waits."""
+        studio.loading.hold()
+        task, other = ask(gate, A), ask(gate, B)
+        await studio.loading.started.wait()
+
+        await cancelled(task)
+        await asyncio.sleep(0)
+        assert (studio.under_way, studio.unloading.calls) == (1, [])
+        studio.loading.release.set()
+
+        (await other).release()
+        assert (studio.loading.calls, studio.unloading.calls) == (["a", "b"], ["a"])
+
+    @pytest.mark.parametrize("turns", range(8))
+    async def test_as_a_load_ends(self, gate: Gate, studio: FakeSwitcher, turns: int) -> None:
+        """Whether a load is stopped or has just ended, who waits is served, and nothing is left over."""
+        studio.frees_at_once = True
+        studio.loading.hold()
+        task, other = ask(gate, A), ask(gate, B)
+        await studio.loading.started.wait()
+        task.cancel()
+        await turn(turns)
+
+        studio.loading.release.set()
+
+        (await other).release()
+        assert studio.residents == {"b"} == {key.model for key in gate.residents}
+
+    async def test_who_comes_while_a_load_is_stopped(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A newcomer for the model that is just being stopped is served by another load."""
+        studio.frees_at_once = True
+        studio.loading.hold()
+        studio.unloading.hold()
+        task, other = ask(gate, A), ask(gate, B)
+        await studio.loading.started.wait()
+        await cancelled(task)
+        await studio.unloading.started.wait()
+        late = ask(gate, A, "late")
+        await until(lambda: gate.snapshot().waiting == 2)
+
+        studio.loading.release.set()
+        studio.unloading.release.set()
+
+        (await other).release()
+        (await late).release()
+
+    async def test_a_load_that_will_not_stop_has_failed(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """If something of it stays, its memory is not free: the model backs off, and others are tried."""
+        studio.frees_at_once = True
+        studio.loading.hold()
+        studio.unloading.error = BackendDown("it survives a SIGKILL")
+        task, other = ask(gate, A), ask(gate, B)
+        await studio.loading.started.wait()
+
+        await cancelled(task)
+        studio.loading.release.set()
+
+        (await other).release()
+        with pytest.raises(BackendDown, match="survives a SIGKILL"):
+            await ask(gate, A)
 
     async def test_at_the_moment_of_the_grant(self, gate: Gate) -> None:
         """A grant that meets a cancelled waiter is handed back."""

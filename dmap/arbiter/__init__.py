@@ -6,7 +6,7 @@ counterpart that carries the effects out is `dmap.gate`, and `dmap.simulate` run
 """
 
 from dmap.arbiter.core import Arbiter
-from dmap.arbiter.effects import Cause, Effect, Grant, Reason, Refuse, Switch
+from dmap.arbiter.effects import Cause, Effect, Grant, Reason, Refuse, Stop, Switch
 from dmap.arbiter.lengths import Learnt, Lengths
 from dmap.arbiter.outlook import Outlook
 from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, Snapshot, Wait
@@ -27,6 +27,7 @@ __all__ = [
     "Reason",
     "Refuse",
     "Snapshot",
+    "Stop",
     "Switch",
     "Wait",
 ]

@@ -47,10 +47,10 @@ no model comes in before it that was resident since.  `bound` says what wait tha
 The switch itself belongs to the gate, which reports its progress: `unloaded` after each model that went,
 `cleared` when memory is free and the load could begin, `switched` at the end.  If everybody who waited for
 the load has left by one of the first two reports, the switch ends right there and the next is decided from
-what is resident by then.  A load under way is never cut short: its model becomes a resident that may go at
-once.  A failed load is told to all who wait for it, and the model is refused until its back-off has passed;
-a load that failed beside others, perhaps for want of memory, is first tried once more with the device to
-itself.
+what is resident by then.  A load that they leave later goes out to be stopped (`Stop`) once it keeps others
+waiting.  Where the gate cannot do that for certain, its model becomes a resident that may go at once.  A
+failed load is told to all who wait for it, and the model is refused until its back-off has passed; a load
+that failed beside others, perhaps for want of memory, is first tried once more with the device to itself.
 
 `unload` is a wish: its resident takes nobody from then on, and goes when its last lease has ended, by a
 `Switch` of its own or with whatever switch takes it out before.  There may be several for one resident, each
@@ -200,10 +200,10 @@ class Arbiter:
             wishes = self._device.end(now, plan)
             if plan.load is None:
                 self._device.stay(now, *plan.victims)
-            elif outcome.failed is None:
-                self._settlement.welcome(now, plan, outcome, wishes)
-            else:
+            elif outcome.failed is not None:
                 self._settlement.fail(now, plan.load, outcome)
+            elif not outcome.stopped:
+                self._settlement.welcome(now, plan, outcome, wishes)
         return self._settlement.settle(now)
 
     def observed(self, now: float, epoch: int, residents: Mapping[ModelId, Needs]) -> list[Effect]:

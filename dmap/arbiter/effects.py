@@ -74,4 +74,15 @@ class Switch:
     drain_s: float
 
 
-Effect = Grant | Refuse | Switch
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """
+    Stop the load under way, of *load*, for nobody waits for it any more, if that can be done for certain.
+
+    Report `switched` when nothing of it is left, as stopped; or as ever, if it came to another end.
+    """
+
+    load: ModelId
+
+
+Effect = Grant | Refuse | Stop | Switch

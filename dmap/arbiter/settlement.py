@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from dmap.arbiter import choice
 from dmap.arbiter.device import Device
-from dmap.arbiter.effects import Cause, Effect, Grant, ModelId, Reason, Refuse, Switch, TicketId
+from dmap.arbiter.effects import Cause, Effect, Grant, ModelId, Reason, Refuse, Stop, Switch, TicketId
 from dmap.arbiter.forecast import Forecast
 from dmap.arbiter.state import Outcome, Plan, Resident, Ticket
 
@@ -38,6 +38,7 @@ class Settlement:
         for resident in device.residents.values():
             self.take(now, resident)
         self._start(now)
+        self._stop()
         self._spent_at = choice.next_spent_at(device)
         effects, self.effects = self.effects, []
         return effects
@@ -190,3 +191,13 @@ class Settlement:
             self._device.stays.learn(model, self._device.contended_s(now, residents[model]))
         self._device.epoch += 1
         self.effects.append(plan.switch)
+
+    def _stop(self) -> None:
+        """Have a load stopped that nobody waits for, if others wait for a switch, or it was wished away."""
+        device, plan = self._device, self._device.plan
+        if plan is None or not plan.loading or plan.stopping or device.waiters.count(plan.load):
+            return
+        is_in_the_way = not device.drained and any(True for _ in device.absent())
+        if is_in_the_way or plan.load in device.wishes:
+            plan.stopping = True
+            self.effects.append(Stop(plan.load))

@@ -40,7 +40,8 @@ class Outcome:
     """
     How a switch ended.
 
-    *failed* is the reason of a failure, None when the model answers.  *crowded* tells that the failure may
+    *failed* is the reason of a failure, None when the model answers, or when its load was *stopped* and has
+    left nothing behind.  *crowded* tells that the failure may
     be for want of memory, so that a load with the device to itself is worth a try.
     """
 
@@ -48,6 +49,7 @@ class Outcome:
     size_bytes: int | None = None
     parallel: int | None = None
     crowded: bool = False
+    stopped: bool = False
 
 
 class Situation(Enum):
@@ -137,8 +139,8 @@ class Plan:
     """
     A decided switch: first its victims drain, then *switch* is out, then *loading* is set.
 
-    *load* is None for one that only unloads.  *abandoned_by* is the client that left last while nobody else
-    waited for the load.
+    *load* is None for one that only unloads.  It is *stopping* once its load was asked to end.
+    *abandoned_by* is the client that left last while nobody else waited for the load.
     """
 
     load: ModelId | None
@@ -148,6 +150,7 @@ class Plan:
     started: float = 0
     switch: Switch | None = None
     loading: bool = False
+    stopping: bool = False
     abandoned_by: ClientId | None = None
 
     @property

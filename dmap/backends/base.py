@@ -107,8 +107,9 @@ class Switcher(Backend, Protocol):
     *contexts* holds, by id, the context lengths that models will be loaded with, where one was set.  It may
     be set anew.  `models` uses it to describe models that are not resident.
 
-    Where *frees_at_once* is true, the memory of a model is free as soon as `unload` returns; elsewhere the
-    gate waits for a cool-down.
+    Where *frees_at_once* is true, models are processes of its own: the memory of one is free as soon as
+    `unload` returns, and a load that is cancelled has stopped then.  Elsewhere the gate waits for a
+    cool-down, and has loads go on to their end.
     """
 
     changed: Callable[[], None]

@@ -97,6 +97,10 @@ class DeviceModels:
         await asyncio.sleep(self._freed_at + self.section.cooldown_s - asyncio.get_running_loop().time())
         self._freed_at = -math.inf
 
+    def stops_loads(self, key: ModelKey) -> bool:
+        """Tell whether a load of *key* that is cancelled leaves nothing behind for certain."""
+        return self._switchers[key.backend].frees_at_once
+
     async def load(self, key: ModelKey, options: Mapping[str, Any]) -> Loaded:
         """Make a model resident; return when it answers."""
         loaded = self.got[key] = await self._switchers[key.backend].load(key.model, options)

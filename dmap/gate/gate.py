@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 
 from dmap import tasks
-from dmap.arbiter import Effect, Grant, Lengths, Limits, Needs, Refuse, Snapshot, Switch
+from dmap.arbiter import Effect, Grant, Lengths, Limits, Needs, Refuse, Snapshot, Stop, Switch
 from dmap.backends import Loaded, Switcher
 from dmap.config import Device
 from dmap.errors import DmapError, WaitExpired
@@ -252,11 +252,12 @@ class Gate:
                     lease.answer(None)
                 case Refuse(lease):
                     self._end_wait(lease, self._live.latest)
-                    key = lease.route.key
-                    is_down = key in self._models.down
+                    key, is_down = lease.route.key, lease.route.key in self._models.down
                     lease.answer(error_of(effect, key, self.name, self.section, is_down=is_down))
                 case Switch():
                     self._upkeep.switch()
+                case Stop():
+                    self._upkeep.stop_load()
         self._log.heed(self._live.latest, None if self._closed else self._arbiter.plan)
         if self._unloads:
             self._note_unloads()

@@ -38,6 +38,7 @@ class Upkeep:
     _log: SwitchLog
     _tell: Tell
     _switching: asyncio.Task[None] | None = None
+    _load_bound: asyncio.Timeout | None = None
     _looking: asyncio.Task[None] | None = None
     _look_again: bool = False
     _has_looked: bool = False
@@ -47,6 +48,12 @@ class Upkeep:
         """Carry out the arbiter's switch, now or after the one under way."""
         if self._switching is None and not self._closed:
             self._switching = tasks.spawn(self._switch, f"switch {self._live.name}", vital=True)
+
+    def stop_load(self) -> None:
+        """Stop the load under way, if its backend can for certain; else it goes on."""
+        report, bound = self._log.report, self._load_bound
+        if bound is not None and report is not None and self._models.stops_loads(report.model):
+            bound.reschedule(asyncio.get_running_loop().time())
 
     def look(self) -> None:
         """Look at what is resident: now, or again after the look or the switch under way."""
@@ -72,7 +79,7 @@ class Upkeep:
                 outcome = await self._outcome(switch, report)
                 if outcome is not None:
                     self._live.say(arbiter.switched, outcome)
-                    self._look_again |= outcome.failed is not None
+                    self._look_again |= outcome.failed is not None or outcome.stopped
         finally:
             self._switching = None
         self._start_look()
@@ -113,7 +120,17 @@ class Upkeep:
         report.loading_since, key = self._live.now(), report.model
         route = self._models.route(key)
         assert route is not None, "nothing is loaded that nobody has asked for"
-        loaded = await self._models.load(key, route.load)
+        self._load_bound = bound = asyncio.timeout(None)
+        try:
+            async with bound:
+                loaded = await self._models.load(key, route.load)
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            await self._models.unload(key)  # whatever it had come to
+            return Outcome(stopped=True)
+        finally:
+            self._load_bound = None
         report.loaded(self._live.now(), loaded)
         size = None if route.size_given else loaded.size_bytes
         return Outcome(size_bytes=size, parallel=loaded.parallel)
