@@ -184,7 +184,6 @@ COPIED = (
     Habit,
     Habits,
     Stream,
-    Device,
     Line,
     Account,
     Settlement,
@@ -197,7 +196,7 @@ COPIED = (
 )
 FIELDS = {kind: operator.attrgetter(*kind.__slots__) for kind in COPIED}
 REDUCERS = dict.fromkeys(COPIED, fields_of)
-CLASSES = (*COPIED, Needs, Arbiter, Influx, Strikes, BackOff)
+CLASSES = (*COPIED, Device, Needs, Arbiter, Influx, Strikes, BackOff)
 
 
 @pytest.fixture(autouse=True)
