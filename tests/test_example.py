@@ -117,6 +117,7 @@ def test_values_not_marked_here_are_defaults(example):
         ("studio", "parallel"),
         ("studio", "lms"),
         ("server", "api_key"),
+        ("box", "parallel"),
         ("server", "parallel"),
     }
 

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 from dmap.errors import BackendDown
 from dmap.models import ModelInfo
+from dmap.process import Log
+from dmap.sections import ModelSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,8 @@ class Switcher(Backend, Protocol):
     way, even if the copy that they were sent to is gone.
 
     *contexts* holds, by id, the context lengths that models will be loaded with, where one was set.  It may
-    be set anew.  `models` uses it to describe models that are not resident.
+    be set anew.  `models` uses it to describe models that are not resident.  *commands* holds, by id, what
+    the file says of those models of this backend that are commands; it may be set anew, too.
 
     Where *frees_at_once* is true, models are processes of its own: the memory of one is free as soon as
     `unload` returns, and a load that is cancelled has stopped then.  Elsewhere the gate waits for a
@@ -115,6 +118,7 @@ class Switcher(Backend, Protocol):
     changed: Callable[[], None]
     in_use: Callable[[str], bool]
     contexts: Mapping[str, int]
+    commands: Mapping[str, ModelSection]
     frees_at_once: bool
 
     def start(self) -> None:
@@ -137,6 +141,9 @@ class Switcher(Backend, Protocol):
 
     async def unload(self, model: str) -> None:
         """Take *model* out; return when its memory is free.  Idempotent."""
+
+    def log(self, model: str) -> Log | None:
+        """Return what the server of *model* has said; None if dmap did not start it, or long ago."""
 
 
 def trouble_of(exc: OSError, connect_s: float | None) -> str:

@@ -8,7 +8,7 @@ takes nobody with it.  What to start is for the backend to say, by a `Recipe`.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from dmap.backends.base import Loaded, Target
@@ -91,7 +91,9 @@ class Residents:
         """Return what the server of *model* has said, if it was started lately."""
         return self._logs.get(model)
 
-    async def load(self, model: str, options: Mapping[str, Any], recipe: Callable[[], Recipe]) -> Loaded:
+    async def load(
+        self, model: str, options: Mapping[str, Any], recipe: Callable[[], Awaitable[Recipe]]
+    ) -> Loaded:
         """
         Start a child for *model* by *recipe*; return when it answers, with what it really gives.
 
@@ -107,7 +109,7 @@ class Residents:
             if self._closed:
                 raise BackendDown(f"cannot load model {model!r}: backend {self._name!r} is closed")
             self.start()
-            made = Resident(recipe(), options, self._log_of(model), self._forget)
+            made = Resident(await recipe(), options, self._log_of(model), self._forget)
             self._residents[model] = made
             return await made.come_up(self._load_s)
 

@@ -1,7 +1,7 @@
 """The sections of the configuration that describe backends: what those of every kind have in common."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from dmap.sections.section import Section
 from dmap.sections.types import Count, Name, Seconds
@@ -9,6 +9,9 @@ from dmap.sections.types import Count, Name, Seconds
 
 class BackendSection(Section):
     """One backend.  Of one model it serves *parallel* requests at once, or as many as its server says."""
+
+    runs_commands: ClassVar[bool] = False
+    """Whether its models are those that have a `cmd`, and no others."""
 
     kind: str
     parallel: Count | None = None

@@ -77,8 +77,10 @@ def checked(
         for error in wrong:
             _drop(values, error["loc"])
         found, _ = _validated(whole, values, base)
+    said = [*variables.problems, *map(_said, wrong)]
+    places = {problem.partition(": ")[0] for problem in said}  # what was dropped is not missing
     between = found.conflicts() if found is not None else ()
-    problems = [*variables.problems, *map(_said, wrong), *between]
+    problems = [*said, *(each for each in between if each.partition(": ")[0] not in places)]
     if found is None or problems:
         raise ConfigProblem(problems)
     return found
@@ -99,7 +101,8 @@ def _drop(values: dict[Any, Any], place: tuple[int | str, ...]) -> None:
     for step in place[:-1]:
         inner = values.get(step)
         values = inner if isinstance(inner, dict) else values
-    values.pop(place[-1], None)
+    if place:
+        values.pop(place[-1], None)
 
 
 def values_of(text: str) -> Any:

@@ -9,7 +9,9 @@ from pydantic_core import CoreSchema
 
 from dmap.backends import BackendSection, Kind
 from dmap.config.access import AccessSection, Listen, exposure
+from dmap.config.macros import expanded, misnamed
 from dmap.kinds import KINDS
+from dmap.sections.command import places
 from dmap.sections.models import Defaults, ModelSection
 from dmap.sections.section import Section
 from dmap.sections.types import Count, File, Integer, Name, Number, Seconds, Size
@@ -73,6 +75,8 @@ def _tagged(_: Any, schema_of: GetCoreSchemaHandler) -> CoreSchema:
     return schema_of(Annotated[Union[sections], Field(discriminator="kind")])  # noqa: UP007
 
 
+_OF_COMMANDS = frozenset(("stop", "url", "ready", "env"))
+
 AnyBackend = Annotated[BackendSection, GetPydanticSchema(_tagged)]
 
 
@@ -84,6 +88,7 @@ class Config(Section):
     devices: dict[Name, Device] = {}
     backends: dict[Name, AnyBackend] = Field(min_length=1)
     defaults: Defaults = Defaults()
+    macros: dict[str, str] = {}
     models: dict[str, ModelSection] = {}
     allow_models: tuple[str, ...] = ("*",)
     server: Server = Server()
@@ -94,8 +99,10 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _sections(cls, values: Any) -> Any:
-        """Take a section whose every line is commented out for an empty one."""
-        return {k: v for k, v in values.items() if v is not None} if isinstance(values, dict) else values
+        """Take a section whose every line is commented out for an empty one, and put the macros in."""
+        if not isinstance(values, dict):
+            return values
+        return expanded({name: value for name, value in values.items() if value is not None})
 
     def conflicts(self) -> Iterator[str]:
         """Yield what does not fit together, each line with its path in the file."""
@@ -112,6 +119,7 @@ class Config(Section):
         for name, device in self.devices.items():
             if pinned[name] > device.max_models:
                 yield f"devices.{name}.max_models: less than the {pinned[name]} models that are pinned there"
+        yield from misnamed(self.macros)
         owner = {name: name for name in self.models}
         for name, model in self.models.items():
             for alias in model.aliases:
@@ -136,8 +144,24 @@ class Config(Section):
             yield "pin: name a backend whose models dmap loads"
         if model.memory and device and device.memory and model.memory > device.memory:
             yield f"memory: more than the memory of device {place!r}"
+        yield from self._unrunnable(model)
         if model.ttl_s is not None and not any(home.placed_on for home in homes):
             yield "ttl_s: dmap cannot unload models on this backend"
+
+    def _unrunnable(self, model: ModelSection) -> Iterator[str]:
+        """Find what keeps the command of *model* from being run, or from being there."""
+        home = self.backends.get(model.backend or "")
+        if model.cmd is None:
+            if home is not None and home.runs_commands:
+                yield f"cmd: missing; the backend {model.backend!r} runs a command for each of its models"
+            for field in sorted(_OF_COMMANDS & model.model_fields_set):
+                yield f"{field}: has no effect without cmd"
+        elif home is None or not home.runs_commands:
+            yield f"cmd: set backend to one that runs commands; {model.backend!r} does not"
+        else:
+            told = {name for word in model.cmd for name in places(word)}
+            if "parallel" in told and not (model.load.parallel or model.parallel or home.parallel):
+                yield "cmd: {parallel} has no value; set parallel here or for the backend"
 
     def _homes(self, model: ModelSection) -> list[BackendSection]:
         """Return the backends that may have *model*."""

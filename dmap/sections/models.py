@@ -14,8 +14,9 @@ from pydantic import (
     Field,
 )
 
+from dmap.sections.command import PLACES, Text, Told, UrlPath, Variable, Words, fill
 from dmap.sections.section import Section
-from dmap.sections.types import Count, File, Guarded, Integer, Name, Number, Seconds, Size, several
+from dmap.sections.types import Count, File, Guarded, Integer, Name, Number, Seconds, Size, check_url, several
 from dmap.wire.parameters import BOUNDS, camel
 
 _OTHERS = {
@@ -106,6 +107,12 @@ class Load(Spelled):
     identifier: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]{0,127}$")] | None = None
 
 
+def _template(value: str) -> str:
+    """Check a URL as it will be once its places are filled."""
+    check_url(fill(value, dict.fromkeys(PLACES, "1")))
+    return value
+
+
 _NAMES = Defaults.model_fields.keys() | Load.model_fields.keys()
 FURTHER = frozenset(word for name in _NAMES for word in _spellings(name).choices) - _NAMES
 """All spellings of parameters and options of a load but our own."""
@@ -114,6 +121,9 @@ FURTHER = frozenset(word for name in _NAMES for word in _spellings(name).choices
 class ModelSection(Section):
     """
     What is particular about one model.
+
+    *cmd* runs its server, which answers at *url*, is ready when *ready* is 200, and is ended by *stop*; *env*
+    is for both commands.
 
     Of a client's request *strip* takes fields out, by any of their spellings; *force* replaces parameters, or
     puts them in; *defaults* fill in what is then missing, also in place of what was stripped.
@@ -131,3 +141,8 @@ class ModelSection(Section):
     strip: tuple[Parameter, ...] = ()
     tokenizer: File | None = None
     permit: tuple[Guarded, ...] = ()
+    cmd: Words | None = None
+    stop: Words | None = None
+    url: Annotated[Text, AfterValidator(_template)] | None = None
+    ready: UrlPath = "/health"
+    env: dict[Variable, Told] = Field(default={}, repr=False)

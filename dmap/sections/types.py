@@ -43,7 +43,7 @@ def _network(value: Any) -> Any:
     return network
 
 
-def _url(value: str) -> str:
+def check_url(value: str) -> str:
     """Take the URL of a server; a password in it is refused, because it would be dropped in silence."""
     with suppress(ValueError):
         parts = urlsplit(value)
@@ -114,5 +114,5 @@ _Moving = Literal["draft_model", "context_length", "keep_alive", "options"]
 Guarded = Literal[_Moving, "integrations", "image_url", "fallbacks", "background"]
 """The fields of a request that move memory, reach out of the box or past dmap; refused unless permitted."""
 Token = Annotated[str, _like(r"[\x21-\x7e]*", "not a token; it is one word of ASCII, without 'Bearer'")]
-Url = Annotated[str, AfterValidator(_url)]
+Url = Annotated[str, AfterValidator(check_url)]
 File = Annotated[Path, BeforeValidator(_file)]

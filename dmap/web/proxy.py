@@ -22,6 +22,7 @@ from dmap.logfmt import logfmt
 from dmap.metrics.board import Metrics
 from dmap.models import ModelKey, Route
 from dmap.relay import Pool
+from dmap.sections import ModelSection
 from dmap.sockets import names_of
 from dmap.state import DEVICES, Activation, Saved, StateFile
 from dmap.tls import Certificate
@@ -125,8 +126,9 @@ class Proxy:
         models = {**self.saved.models, **self.trials}
         self.catalog.choose(replace(self.saved, models=models))
         contexts = _contexts(self.config, models)
-        for switcher in self.switchers.values():
+        for name, switcher in self.switchers.items():
             switcher.contexts = contexts
+            switcher.commands = _commands(self.config, name)
 
     async def save(self, saved: Saved) -> None:
         """Have requests go by *saved* from now on; return when it is on the disk.  Raises `NotSaved`."""
@@ -176,6 +178,15 @@ class Proxy:
     def residents(self) -> set[ModelKey]:
         """Return what is resident on the devices."""
         return {key for gate in self.devices.values() for key in gate.residents}
+
+
+def _commands(config: Config, backend: str) -> dict[str, ModelSection]:
+    """Return what the file says of those models of *backend* that are commands."""
+    return {
+        name: model
+        for name, model in config.models.items()
+        if model.cmd is not None and model.backend == backend
+    }
 
 
 def _contexts(config: Config, models: Mapping[str, Activation]) -> dict[str, int]:

@@ -18,10 +18,12 @@ from dmap.backends.base import Loaded, ignore, is_alike
 from dmap.backends.gguf.folder import Folder, ModelFile
 from dmap.backends.gguf.recipe import recipe_of
 from dmap.backends.gguf.section import GGUFSection
+from dmap.backends.resident import Recipe
 from dmap.backends.residents import Residents
 from dmap.errors import BackendDown, LoadFailed
 from dmap.logfmt import logfmt
 from dmap.models import ModelInfo
+from dmap.sections import ModelSection
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class GGUFBackend:
         self.in_use: Callable[[str], bool] = lambda model: False
         self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = ignore
         self.contexts: Mapping[str, int] = {}
+        self.commands: Mapping[str, ModelSection] = {}
         self._section = section
         self._folder = Folder(section.path)
         self._files: dict[str, ModelFile] = {}
@@ -86,9 +89,11 @@ class GGUFBackend:
         if file is None:
             raise LoadFailed(f"cannot load model {model!r}: no such GGUF file in {self._folder.path}")
         self._files[model] = file
-        return await self._residents.load(
-            model, options, lambda: recipe_of(file, self._settings(file, options))
-        )
+
+        async def recipe() -> Recipe:
+            return recipe_of(file, self._settings(file, options))
+
+        return await self._residents.load(model, options, recipe)
 
     async def confirm(self) -> None:
         """Nobody else starts or ends these engines; one that dies is noticed at once."""

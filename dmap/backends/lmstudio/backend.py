@@ -29,6 +29,8 @@ from dmap.backends.lmstudio.server import Server
 from dmap.backends.lmstudio.watch import ChangeWatch
 from dmap.errors import BackendDown
 from dmap.models import ModelInfo
+from dmap.process import Log
+from dmap.sections import ModelSection
 from dmap.tasks import end, spawn
 
 CONFIRM_S = 1.0
@@ -65,6 +67,7 @@ class LMStudioBackend:
         self.changed: Callable[[], None] = ignore
         self.in_use: Callable[[str], bool] = lambda model: False
         self.contexts: Mapping[str, int] = {}
+        self.commands: Mapping[str, ModelSection] = {}
         self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = ignore
         client = RestClient(name, section, connect_s)
         lms = Lms(section.lms, client.server, section.api_key) if section.lms is not None else None
@@ -159,6 +162,10 @@ class LMStudioBackend:
     def means(self, model: str, named: str) -> bool:
         """Tell whether *named* is a name of *model* by the last look, or of no model that is known."""
         return named == model or self.canonical(named) in (None, model)
+
+    def log(self, model: str) -> Log | None:
+        """Return None: LM Studio keeps its own log."""
+        return None
 
     async def close(self) -> None:
         """Stop watching and asking.  What LM Studio has loaded stays, a load under way goes on there."""

@@ -5,11 +5,11 @@ It is asked for its list of models and for answers, nothing else: any vLLM, llam
 its owner runs alone, or another dmap.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from dmap.backends.ask import Unheard, ask, decoded, entries, is_name
+from dmap.backends.ask import Unheard, ask
 from dmap.backends.base import Target, ignore, is_alike
+from dmap.backends.compatible import LIST_BYTES, listed
 from dmap.backends.openai.section import OpenAISection
 from dmap.errors import BackendDown
 from dmap.models import ModelInfo
@@ -17,7 +17,6 @@ from dmap.models import ModelInfo
 _LIST_S = 10.0
 _NO_LIST = (404, 405, 501)
 """It answers but keeps no list, as many servers for speech or ranking: its models are those of the file."""
-_LIST_BYTES = 4 * 2**20
 
 
 class OpenAIBackend:
@@ -39,16 +38,15 @@ class OpenAIBackend:
         target = self._server.at("/v1/models")
         try:
             status, body = await ask(
-                target, within_s=_LIST_S, connect_s=self._connect_s, most_bytes=_LIST_BYTES
+                target, within_s=_LIST_S, connect_s=self._connect_s, most_bytes=LIST_BYTES
             )
             if status not in (200, *_NO_LIST):
                 raise ValueError(f"status {status}")
-            listed = entries(decoded(body), "data") if status == 200 else []
+            return listed(body) if status == 200 else []
         except (Unheard, TimeoutError, ValueError, RecursionError) as exc:
             reason = "no answer in time" if isinstance(exc, TimeoutError) else exc
             message = f"the backend {self.name!r} does not list its models: {reason}"
             raise BackendDown(message, retry_after_s=5) from exc
-        return [_info(item) for item in listed if is_name(item.get("id"))]
 
     def target(self, model: str, path: str) -> Target:
         """Tell where a request for our route *path* goes; the same for every model."""
@@ -63,16 +61,3 @@ class OpenAIBackend:
 
     async def close(self) -> None:
         """Nothing is kept open between two questions."""
-
-
-def _info(item: Mapping[str, Any]) -> ModelInfo:
-    """Read one model; vLLM tells its context as `max_model_len`, llama-server in `meta`, dmap by name."""
-    meta = item.get("meta")
-    length = item.get("max_model_len") or item.get("context_length")
-    length = length or (meta.get("n_ctx") if isinstance(meta, dict) else None)
-    return ModelInfo(
-        item["id"],
-        resident=item.get("resident") is not False,
-        context_length=length if isinstance(length, int) else None,
-        embedding=item.get("embedding") is True,
-    )

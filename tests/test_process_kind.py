@@ -1,0 +1,170 @@
+"""A daemon whose models are commands: asked as an app asks, with servers of two makes, and killed."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import openai
+import psutil
+import pytest
+from openai import AsyncOpenAI
+
+from tests.models import subjects
+from tests.process import Process, daemon
+
+ROOT = Path(__file__).parent.parent
+FIRST = 10_000 + 100 * (os.getpid() % 200)
+HELLO: Any = [{"role": "user", "content": "Hello"}]
+SPEECH = '''
+"""Says in which voice it would speak, and takes forms; it has no chat, and tells nothing of itself."""
+import json, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Speech(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.answer(200 if self.path == "/up" else 404, b"{}")
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/v1/audio/speech":
+            return self.answer(200, json.loads(body)["input"].encode(), "audio/wav")
+        if self.path == "/v1/audio/transcriptions":
+            return self.answer(200, json.dumps({"text": f"{len(body)} bytes"}).encode())
+        self.answer(404, b'{"detail":"Not Found"}')
+
+    def answer(self, status, body, kind="application/json"):
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+print("speech", flush=True)
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Speech).serve_forever()
+'''
+CONFIG = """
+devices: {{gpu0: {{max_models: 1, cooldown_s: 0, patience_s: 2}}}}
+backends:
+  box: {{kind: process, device: gpu0, ports: {first}-{last}, parallel: 2, stop_s: 5, load_s: 60}}
+macros:
+  llama: '{python} -m tests.llama_serve --port {{port}} -c {{context_length}} -np {{parallel}}'
+models:
+  sea: {{backend: box, cmd: '{{llama}} {models}/tiny-sea.gguf', env: {{PYTHONPATH: '{root}'}}}}
+  kitchen: {{backend: box, cmd: '{{llama}} {models}/tiny-kitchen.gguf', env: {{PYTHONPATH: '{root}'}}}}
+  slow: {{backend: box, cmd: '{{llama}} {models}/slow.gguf', env: {{PYTHONPATH: '{root}'}}}}
+  speech: {{backend: box, cmd: '{python} {speech} {{port}}', ready: /up}}
+  broken: {{backend: box, cmd: '{python} -c "print(1/0)"'}}
+"""
+
+
+def config(models: Path, tmp_path: Path) -> str:
+    speech = tmp_path / "speech.py"
+    speech.write_text(SPEECH)
+    places = {"models": models, "root": ROOT, "python": sys.executable, "speech": speech}
+    return CONFIG.format(first=FIRST, last=FIRST + 49, **places)
+
+
+@asynccontextmanager
+async def running(models: Path, tmp_path: Path) -> AsyncGenerator[tuple[Process, AsyncOpenAI]]:
+    async with asyncio.timeout(100), daemon(tmp_path, config(models, tmp_path)) as process:
+        async with AsyncOpenAI(base_url=f"{process.url}/v1", api_key="none", max_retries=0) as client:
+            yield process, client
+
+
+async def said(client: AsyncOpenAI, model: str) -> set[str]:
+    """Ask *model* for a stream; return what its words are about."""
+    stream = await client.chat.completions.create(model=model, messages=HELLO, max_tokens=40, stream=True)
+    return subjects("".join([chunk.choices[0].delta.content or "" async for chunk in stream]))
+
+
+async def test_commands_are_models_like_others(models, tmp_path):
+    """They are listed, switched, asked by OpenAI's client, and each answers for itself."""
+    async with running(models, tmp_path) as (process, client):
+        listed = [model.id async for model in client.models.list()]
+        answers = [await said(client, model) for model in ("sea", "kitchen", "sea")]
+        children = process.engines
+
+    assert listed == ["sea", "kitchen", "slow", "speech", "broken"]
+    assert answers == [{"sea"}, {"kitchen"}, {"sea"}]
+    assert len(children) == 1
+
+
+async def test_servers_of_another_make(models, tmp_path):
+    """A server for speech takes JSON and forms on its own routes."""
+    async with running(models, tmp_path) as (_, client):
+        spoken = await client.audio.speech.create(model="speech", voice="alloy", input="hear, hear")
+        heard = await client.audio.transcriptions.create(model="speech", file=("a.wav", b"RIFF" * 100))
+
+    assert spoken.content == b"hear, hear"
+    assert heard.text.endswith(" bytes")
+
+
+async def test_a_command_that_fails_is_told(models, tmp_path):
+    """A client learns what the command said last, and that there is no use in trying again."""
+    async with running(models, tmp_path) as (_, client):
+        with pytest.raises(openai.InternalServerError) as caught:
+            await said(client, "broken")
+
+    assert (caught.value.status_code, caught.value.code) == (502, "model_load_failed")
+    assert "it ended with status 1" in caught.value.message
+    assert "ZeroDivisionError" in caught.value.message
+
+
+async def test_a_killed_server_is_replaced(models, tmp_path):
+    """A stream whose server is killed is an error, never a short answer; the next request is served."""
+    async with running(models, tmp_path) as (process, client):
+        stream = await client.chat.completions.create(
+            model="slow", messages=HELLO, max_tokens=1500, stream=True
+        )
+        await anext(aiter(stream))
+
+        os.kill(process.engines[0], signal.SIGKILL)
+
+        with pytest.raises(openai.APIError):
+            [chunk async for chunk in stream]
+        assert await said(client, "slow") == {"kitchen"}
+
+
+async def test_another_command_takes_no_restart(models, tmp_path):
+    """After a reload a model whose command has changed is started anew with its next request."""
+    async with running(models, tmp_path) as (process, client):
+        assert await said(client, "sea") == {"sea"}
+        path = tmp_path / "config.yaml"
+        path.write_text(path.read_text().replace("tiny-sea.gguf", "tiny-kitchen.gguf"))
+
+        process.child.send_signal(signal.SIGHUP)
+        while not [line for line in process.log if " reloaded" in line]:
+            await asyncio.sleep(0.01)
+
+        assert await said(client, "sea") == {"kitchen"}
+
+
+async def test_nothing_outlives_a_killed_daemon(models, tmp_path):
+    """A kill -9 of dmap ends its servers at once, and the next dmap serves the same ports."""
+    text = config(models, tmp_path)
+    async with asyncio.timeout(100):
+        with pytest.raises(AssertionError):  # of the context: the daemon has not ended well
+            async with daemon(tmp_path, text) as first:
+                await ask(first, "sea")
+                servers = [psutil.Process(pid) for pid in first.engines]
+                first.child.kill()
+        _, alive = await asyncio.to_thread(psutil.wait_procs, servers, 30)
+        async with daemon(tmp_path, text) as second:
+            await ask(second, "sea")
+
+    assert (len(servers), alive) == (1, [])
+
+
+async def ask(process: Process, model: str) -> None:
+    body = {"model": model, "messages": HELLO, "max_tokens": 5}
+    url = f"{process.url}/v1/chat/completions"
+    async with aiohttp.ClientSession() as session, session.post(url, json=body) as answer:
+        assert answer.status == 200, await answer.text()
