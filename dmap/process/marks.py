@@ -38,20 +38,37 @@ def new() -> str:
 
 
 def left_of(mark: str, session: int) -> list[int]:
-    """List the processes that bear *mark*, and those of *session*, whatever their environment."""
-    return [pid for pid in _pids() if _is_of(pid, mark, session)]
+    """
+    List the processes that bear *mark*, and those of *session*, whatever their environment.
+
+    Where none is seen there is a second look: one that forks and ends while it is looked for is in the list
+    of ids, and its child is not.
+    """
+    for _ in range(2):
+        if pids := [pid for pid in _pids() if _is_of(pid, mark, session)]:
+            return pids
+    return []
 
 
 def send(pids: list[int], number: int, is_meant: Callable[[int], bool] = lambda pid: True) -> None:
     """Send the signal *number* to those of *pids* that exist and are meant still: ids are used again."""
     for pid in pids:
-        with contextlib.suppress(OSError):
-            process = os.pidfd_open(pid)
-            try:
-                if is_meant(pid):
-                    signal.pidfd_send_signal(process, number)
-            finally:
-                os.close(process)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            _send(pid, number, is_meant)
+
+
+def _send(pid: int, number: int, is_meant: Callable[[int], bool]) -> None:
+    try:
+        process = os.pidfd_open(pid)
+    except PermissionError:  # some containers forbid it
+        if is_meant(pid):
+            os.kill(pid, number)
+        return
+    try:
+        if is_meant(pid):
+            signal.pidfd_send_signal(process, number)
+    finally:
+        os.close(process)
 
 
 def end_left(mark: str, session: int, number: int) -> list[int]:
