@@ -53,7 +53,7 @@ ORDERS: dict[str, type[ModelOrder] | type[DeviceOrder] | None] = {
 LOOKS = (
     *("/v1/models", "/v1/models/m", "/api/v0/models", "/api/v1/models", "/health", "/ready", "/metrics"),
     *("/admin/models", "/admin/queue"),
-    *("/debug/stream", "/debug/status", "/debug/metrics", "/debug/captures"),
+    *("/debug/stream", "/debug/status", "/debug/metrics", "/debug/captures", "/debug/logs/m"),
 )
 OTHERS = ("/", "/v1", "/api/tags", "/api/v1/models/load", "/slots", "/favicon.ico", "/.env", "/admin", "*")
 MODELS = ("m", "tiny", "studio/m", *(spec.key for spec in SPECS))

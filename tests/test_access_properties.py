@@ -29,7 +29,7 @@ ADMIN = (
     "/admin/resume",
     "/admin/reload",
 )
-DEBUG = ("/debug/stream", "/debug/status", "/debug/metrics", "/debug/captures")
+DEBUG = ("/debug/stream", "/debug/status", "/debug/metrics", "/debug/captures", "/debug/logs/m")
 ANY = ("/v1/models", "/v1/models/m", "/ready", "/metrics", "/nowhere", "/", "/Admin/reload", "//v1/models")
 SCOPES = dict.fromkeys(ROUTES, "inference") | dict.fromkeys(ADMIN, "admin") | dict.fromkeys(DEBUG, "debug")
 HOLDERS = {

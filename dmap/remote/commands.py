@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from dmap.remote.client import Trouble, daemon_of, plain
 from dmap.remote.lines import line
+from dmap.remote.logs import show_log
 from dmap.remote.pages import report, summary
 from dmap.remote.tail import follow
 
@@ -28,6 +29,12 @@ _ORDERS = (
 def add(commands: _Commands) -> None:
     """Add them to *commands*; each sets `run`, which returns the exit code and raises `Trouble`."""
     _add_tail(commands.add_parser("tail", help="show what happens in a running daemon, as it happens"))
+    command = commands.add_parser("logs", help="show what the server of a model has written")
+    command.add_argument("model", metavar="MODEL")
+    command.add_argument(
+        "-f", "--follow", action="store_true", help="go on with what it writes, until Ctrl-C"
+    )
+    command.set_defaults(run=_logs)
     command = commands.add_parser("status", help="devices, residents, queue and backends of a running daemon")
     command.add_argument("--json", action="store_true", help="all that the daemon tells, as JSON")
     command.set_defaults(run=_status)
@@ -65,11 +72,20 @@ def _tail(options: argparse.Namespace) -> int:
     def show(event: str) -> None:
         print(plain(event) if options.json else line(json.loads(event), colour=colour), flush=True)
 
-    def say(text: str) -> None:
-        print(f"dmap: {text}", file=sys.stderr)
-
-    asyncio.run(follow(daemon_of(os.environ), wanted, options.after, show, say))
+    asyncio.run(follow(daemon_of(os.environ), wanted, options.after, show, _say))
     return 0
+
+
+def _logs(options: argparse.Namespace) -> int:
+    def show(line: str) -> None:
+        print(plain(line), flush=True)
+
+    asyncio.run(show_log(daemon_of(os.environ), options.model, show, _say, follow=options.follow))
+    return 0
+
+
+def _say(text: str) -> None:
+    print(f"dmap: {text}", file=sys.stderr)
 
 
 def _status(options: argparse.Namespace) -> int:

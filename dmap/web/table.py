@@ -7,7 +7,7 @@ from aiohttp import web
 
 from dmap.errors import MethodNotAllowed, PathNotFound
 from dmap.kinds import ROUTES
-from dmap.web import debug, listing, metrics, status
+from dmap.web import debug, listing, logs, metrics, status
 from dmap.web.admin import models, service
 from dmap.web.inference import infer
 from dmap.web.proxy import Proxy
@@ -37,6 +37,7 @@ PATHS: Mapping[str, Mapping[str, Handler]] = {
     "/debug/status": {"GET": status.status},
     "/debug/metrics": {"GET": metrics.as_json},
     "/debug/captures": {"GET": debug.captures},
+    "/debug/logs/{id}": {"GET": logs.log},
     "/metrics": {"GET": metrics.page},
 }
 """What each path takes; `{id}` stands for any text."""
