@@ -13,7 +13,7 @@ class RequestRecord:
     *retried* is 1 for a request that took its place in the queue again, because its server was gone.
     *tokens_per_s* is what the server says of its speed.  *key* tells that *client* is the name of an API
     key, *received* that the request was let in.  *committed* is set when the head of the response is out; no
-    HTTP error can be sent after that.
+    HTTP error can be sent after that.  *lacks_route* tells that the server said that it has no such route.
     """
 
     id: str
@@ -43,6 +43,7 @@ class RequestRecord:
     outcome: str = ""
     reason: str = ""
     committed: bool = False
+    lacks_route: bool = False
 
     @property
     def model_key(self) -> str | None:

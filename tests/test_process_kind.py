@@ -40,6 +40,9 @@ class Speech(BaseHTTPRequestHandler):
             return self.answer(200, json.dumps({"text": f"{len(body)} bytes"}).encode())
         self.answer(404, b'{"detail":"Not Found"}')
 
+    def log_message(self, *_):
+        pass
+
     def answer(self, status, body, kind="application/json"):
         self.send_response(status)
         self.send_header("Content-Type", kind)
@@ -74,9 +77,12 @@ def config(models: Path, tmp_path: Path) -> str:
 
 @asynccontextmanager
 async def running(models: Path, tmp_path: Path) -> AsyncGenerator[tuple[Process, AsyncOpenAI]]:
-    async with asyncio.timeout(100), daemon(tmp_path, config(models, tmp_path)) as process:
-        async with AsyncOpenAI(base_url=f"{process.url}/v1", api_key="none", max_retries=0) as client:
-            yield process, client
+    async with (
+        asyncio.timeout(100),
+        daemon(tmp_path, config(models, tmp_path)) as process,
+        AsyncOpenAI(base_url=f"{process.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield process, client
 
 
 async def said(client: AsyncOpenAI, model: str) -> set[str]:
@@ -107,6 +113,23 @@ async def test_servers_of_another_make(models, tmp_path):
     assert heard.text.endswith(" bytes")
 
 
+async def test_a_route_that_a_server_lacks_is_remembered(models, tmp_path):
+    """A server is loaded once to find out that it lacks a route; after that the route is refused before."""
+    async with running(models, tmp_path) as (process, client):
+        with pytest.raises(openai.NotFoundError):
+            await said(client, "speech")
+        assert await said(client, "sea") == {"sea"}
+        with pytest.raises(openai.NotFoundError, match="has no /v1/chat/completions") as caught:
+            await said(client, "speech")
+        async with aiohttp.ClientSession(process.url) as session:
+            ready = await get(session, "/ready")
+        spoken = await client.audio.speech.create(model="speech", voice="alloy", input="still here")
+
+    assert caught.value.code == "unknown_path"
+    assert ready["devices"]["gpu0"]["residents"] == ["box/sea"]
+    assert spoken.content == b"still here"
+
+
 async def test_a_command_that_fails_is_told(models, tmp_path):
     """A client learns what the command said last, and that there is no use in trying again."""
     async with running(models, tmp_path) as (_, client):
@@ -116,6 +139,53 @@ async def test_a_command_that_fails_is_told(models, tmp_path):
     assert (caught.value.status_code, caught.value.code) == (502, "model_load_failed")
     assert "it ended with status 1" in caught.value.message
     assert "ZeroDivisionError" in caught.value.message
+
+
+async def test_the_log_of_a_model(models, tmp_path):
+    """What a server has written is there over HTTP and in a terminal, and follows; others have no log."""
+    async with running(models, tmp_path) as (process, client), aiohttp.ClientSession(process.url) as session:
+        await client.audio.speech.create(model="speech", voice="alloy", input="hear")
+        with pytest.raises(openai.InternalServerError):
+            await said(client, "broken")
+        first = await get(session, "/debug/logs/speech")
+        none = await get(session, "/debug/logs/box%2Fspeech?after=1")
+        absent = [await get(session, f"/debug/logs/{name}") for name in ("sea", "nobody", "sea?after=x")]
+        broken = await get(session, "/debug/logs/broken")
+        lines = await followed(process, client)
+
+    assert (first, none) == (
+        {"model": "box/speech", "last": 1, "lines": ["speech"]},
+        {"model": "box/speech", "last": 1, "lines": []},
+    )
+    assert [answer["error"]["code"] for answer in absent] == [
+        "model_not_found",
+        "model_not_found",
+        "invalid_request",
+    ]
+    assert broken["lines"][-1].startswith("ZeroDivisionError")
+    assert lines == [b"speech\n", b"speech\n"]
+
+
+async def followed(process: Process, client: AsyncOpenAI) -> list[bytes]:
+    """Return the first line of `dmap logs -f` for a model, and one of its next start."""
+    shown = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dmap", "logs", "-f", "speech"),
+        env={"DMAP_URL": process.url},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert shown.stdout is not None
+    lines = [await shown.stdout.readline()]
+    await said(client, "sea")
+    await client.audio.speech.create(model="speech", voice="alloy", input="hear")
+    lines.append(await shown.stdout.readline())
+    shown.send_signal(signal.SIGINT)
+    assert await shown.wait() == 130
+    return lines
+
+
+async def get(session: aiohttp.ClientSession, path: str) -> Any:
+    async with session.get(path) as answer:
+        return await answer.json()
 
 
 async def test_a_killed_server_is_replaced(models, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from dmap.errors import BackendBroke, Relayed
 from dmap.kinds import PHRASES
-from dmap.wire.verdict import decoded, failure_of
+from dmap.wire.verdict import decoded, failure_of, lacks_route
 
 JSON = "application/json; charset=utf-8"
 
@@ -147,3 +147,26 @@ def test_a_long_error_in_a_200(member):
     failure = judged(200, {"error": {"message": "x", member: "y" * 100_000}})
 
     assert len(f"{failure.code} {failure.message}") < 2100
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "lacks"),
+    [
+        (404, b'{"error":{"code":404,"message":"File Not Found","type":"not_found_error"}}', True),
+        (404, b'{"detail":"Not Found"}', True),
+        (404, b"404 page not found\n", True),
+        (404, b"404: Not Found", True),
+        (404, b"<!doctype html><title>404 Not Found</title>", True),
+        (404, b"", True),
+        (405, b'{"detail":"Method Not Allowed"}', True),
+        (501, b'{"error":{"message":"This server does not support embeddings. Start it with ..."}}', True),
+        (501, b'{"error":{"message":"tools are not built yet"}}', False),
+        (404, b'{"error":{"message":"The model `x` does not exist.","type":"NotFoundError"}}', False),
+        (404, b'{"detail":[{"msg":"no such voice"}]}', False),
+        (400, b'{"detail":"Not Found"}', False),
+        (200, b'{"detail":"Not Found"}', False),
+    ],
+)
+def test_a_route_that_a_server_lacks(status, body, lacks):
+    """What servers say to a path that they do not know is told from what they say of a model or a field."""
+    assert lacks_route(status, decoded("application/json", body), body) is lacks

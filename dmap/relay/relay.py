@@ -22,7 +22,7 @@ from dmap.relay.pool import Pool
 from dmap.relay.reply import Reply
 from dmap.wire.headers import to_client
 from dmap.wire.stream import StreamWatch, error_of, model_of, usage_of
-from dmap.wire.verdict import decoded, failure_of, in_dialect
+from dmap.wire.verdict import decoded, failure_of, in_dialect, lacks_route
 
 _NO_MARK = "the backend ended the stream before its end mark"
 
@@ -146,6 +146,7 @@ def _judge(reply: Reply, exchange: Exchange, body: bytes) -> None:
     readable = _is_readable(exchange)
     payload = decoded(kind, body) if readable else None
     failure = failure_of(exchange.status, kind if readable else "", body, payload, PHRASES)
+    reply.record.lacks_route = readable and lacks_route(exchange.status, payload, body)
     if isinstance(failure, Relayed) and not readable:
         failure = None
     if failure is None and exchange.status < 400:

@@ -60,6 +60,7 @@ async def _check(proxy: Proxy, visit: Visit, asked: Asked, route: Route) -> None
     call = asked.check(route, kind.wording(asked.path), visit.client.permit)
     visit.record.stream = asked.stream
     _suit(asked.path, route, kind)
+    proxy.lacking.check(route.key, asked.path.path)
     proxy.inventory.check(route.key.backend)
     if call is not None:
         await proxy.context.check(route, asked.path, call)
@@ -100,6 +101,8 @@ async def _serve(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: 
         await _send(proxy, visit, reply, asked, route)
     finally:
         lease.release()
+        if record.lacks_route and route.device is not None:
+            proxy.lacking.note(route.key, asked.path.path)
         record.queue_s, record.switch_s = lease.queue_s, lease.switch_s
         record.service_s = lease.service_s
 

@@ -30,6 +30,7 @@ from dmap.tokens import counters
 from dmap.web import durations
 from dmap.web.capture import Captures
 from dmap.web.context import ContextGuard
+from dmap.web.lacking import Lacking
 from dmap.web.visit import Visits
 
 _log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class Proxy:
         self.visits = Visits(server)
         self.context = ContextGuard(config, self.backends, counters(config))
         self.captures = Captures()
+        self.lacking = Lacking()
         self.metrics = Metrics(
             self.bus,
             clock=asyncio.get_running_loop().time,

@@ -29,6 +29,7 @@ def reload(proxy: Proxy, config: Config) -> None:
     proxy.access.configure(config.access, names_of(config.listen))
     proxy.catalog.configure(config)
     proxy.choose()
+    proxy.lacking.clear()
     proxy.bus.resize(config.debug.ring)
     proxy.activity.configure(config.activity)
     if not config.debug.capture:

@@ -15,6 +15,9 @@ from dmap.wire.stream import error_of, text_of
 from dmap.wire.values import json_of
 
 _EXCERPT = 300
+_NO_ROUTE = frozenset(
+    ("file not found", "not found", "404: not found", "404 page not found", "the backend gave no reason")
+)
 _ANSWER_MEMBERS = frozenset(("id", "object", "choices", "data", "output"))
 
 
@@ -71,6 +74,22 @@ def failure_of(
     if "json" in content_type.lower() and payload is None and status != 204:
         return BackendBroke("the backend's answer is cut short: it is no whole JSON")
     return None
+
+
+def lacks_route(status: int, payload: Any, body: bytes) -> bool:
+    """
+    Tell whether a server says by this answer that it has no such route, whatever the request.
+
+    A 404 may be about a model, too, so its words count: those of llama.cpp, of Starlette, and of what comes
+    with Python and Go.  llama.cpp says 501 to routes that it was not started for.
+    """
+    if status not in (404, 405, 501):
+        return False
+    detail = payload.get("detail") if isinstance(payload, dict) else None
+    said = (error_of(payload) or text_of(detail or "") or _excerpt(body)).casefold()
+    if status == 501:
+        return said.startswith("this server does not support")
+    return status == 405 or (status == 404 and (said in _NO_ROUTE or said.startswith("<")))
 
 
 def in_dialect(dialect: Dialect, payload: Any, body: bytes) -> bytes:
