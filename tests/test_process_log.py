@@ -8,8 +8,8 @@ import pytest
 from dmap.process import Log
 
 
-async def fed(*chunks: bytes, name: str = "") -> Log:
-    log, stream = Log(name), asyncio.StreamReader()
+async def fed(*chunks: bytes, log: Log | None = None) -> Log:
+    log, stream = log or Log(), asyncio.StreamReader()
     for chunk in chunks:
         stream.feed_data(chunk)
     stream.feed_eof()
@@ -40,8 +40,10 @@ async def test_what_a_terminal_would_obey_is_no_part_of_a_line():
 async def test_our_log_gets_some(caplog: pytest.LogCaptureFixture):
     """A burst of lines goes into our log, the rest of a flood is counted there; no line is forged."""
     caplog.set_level(logging.INFO, "dmap")
-    log = await fed(b"ready\nlistening port=1\n", *[b"flood\n"] * 10_000, name="box/m")
-    log._seen_at -= 1
+    now = [0.0]
+    log = Log("box/m", clock=lambda: now[0])
+    await fed(b"ready\nlistening port=1\n", *[b"flood\n"] * 10_000, log=log)
+    now[0] += 1
     log.add(b"later")
 
     told = [record.getMessage() for record in caplog.records]

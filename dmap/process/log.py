@@ -8,7 +8,9 @@ second go into our log, where they would push out what dmap itself has to say.
 import asyncio
 import logging
 import re
+import time
 from collections import deque
+from collections.abc import Callable
 
 from dmap.logfmt import logfmt
 
@@ -31,11 +33,11 @@ class Log:
     PER_S = 10
     BURST = 100
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, name: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
         self.last = 0
         self._lines: deque[str] = deque(maxlen=self.LINES)
-        self._clock = asyncio.get_running_loop().time
+        self._clock = clock
         self._may, self._seen_at, self._untold = float(self.BURST), self._clock(), 0
 
     def since(self, after: int) -> list[str]:
