@@ -1,0 +1,273 @@
+"""
+dmap before real llama.cpp servers as commands, under a crowd, while servers or dmap itself are killed.
+
+Four models of which one fits, 24 clients, streams and whole answers.  Each server says its own name in what
+it answers, and how many tokens that had, so an answer of another model, or one that is short, shows.
+
+    python -m bench.soak_process servers --seconds 300    # a server gets a SIGKILL every few seconds
+    python -m bench.soak_process dmap --count 20          # dmap gets it, and is started again at once
+
+Every process that a dmap of the run has started bears its mark; whoever is left at the end, or serves beside
+another one, is told.  The exit code is 1 if something was as it must not be.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import uvloop
+
+from tests.models import make
+
+MODELS = ("tiny-sea", "tiny-kitchen", "tiny-brief", "slow")
+CLIENTS = 24
+SERVED_S = 5.0
+"""How long after its restart dmap may take to serve again."""
+LOOK_S = 0.02
+ROOT = Path(__file__).parent.parent
+PROGRAM = "tests.llama_serve"
+CONFIG = """
+listen: {{port: {port}}}
+state: {folder}/state.json
+devices: {{gpu0: {{max_models: 1, cooldown_s: 0, patience_s: 3, wait_s: 60, lease_s: 60}}}}
+backends:
+  box: {{kind: process, device: gpu0, ports: {first}-{last}, parallel: 4, stop_s: 5, load_s: 60}}
+macros:
+  llama: "{python} -m {program} --port {{port}} --alias {{model}} -c 8192 -np {{parallel}}"
+models:
+"""
+
+
+@dataclass
+class Tally:
+    """What the clients saw: kinds of outcomes, and what must not be."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    bad: list[str] = field(default_factory=list)
+
+
+class Dmap:
+    """`dmap serve` as a process that may be killed and started again."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.pids: list[int] = []
+        self._config = folder / "config.yaml"
+        self._child: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._log = (folder / "dmap.log").open("wb")
+        places = {"port": port, "first": port + 1, "last": port + 60, "folder": folder}
+        text = CONFIG.format(**places, python=sys.executable, program=PROGRAM)
+        for name in MODELS:
+            file = make(name, folder / "models")
+            text += f"  {name}: {{backend: box, cmd: '{{llama}} {file}', env: {{PYTHONPATH: '{ROOT}'}}}}\n"
+        self._config.write_text(text)
+
+    async def start(self) -> None:
+        """Start it; return when it listens."""
+        command = (sys.executable, "-m", "dmap", "serve", str(self._config))
+        self._child = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+        self.pids.append(self._child.pid)
+        assert self._child.stderr is not None
+        while line := await self._child.stderr.readline():
+            self._log.write(line)
+            if b"listening url=" in line:
+                break
+        self._reading = asyncio.create_task(self._read(self._child.stderr))
+
+    async def end(self, number: int) -> int:
+        """Send it a signal; return its exit status."""
+        assert self._child is not None and self._reading is not None
+        self._child.send_signal(number)
+        status = await self._child.wait()
+        await self._reading
+        self._log.flush()
+        return status
+
+    async def _read(self, stream: asyncio.StreamReader) -> None:
+        while line := await stream.readline():
+            self._log.write(line)
+
+    def marked(self) -> Iterator[psutil.Process]:
+        """Yield what runs and was started by any of its lives."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                owner = process.environ().get("DMAP_CHILD", "").partition(".")[0]
+                if owner.isdigit() and int(owner) in self.pids and process.status() != psutil.STATUS_ZOMBIE:
+                    yield process
+
+    def servers(self) -> list[psutil.Process]:
+        """List the servers among these, past their launcher."""
+        return [each for each in self.marked() if _is_server(each)]
+
+
+def _is_server(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()[1:3] == ["-m", PROGRAM]
+    return False
+
+
+async def client(dmap: Dmap, tally: Tally, rng: random.Random, stop: asyncio.Event) -> None:
+    """Ask one model after the other until *stop*."""
+    timeout = aiohttp.ClientTimeout(total=120)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        while not stop.is_set():
+            model, tokens, streams = rng.choice(MODELS), rng.randint(5, 150), rng.random() < 0.6
+            try:
+                kind = await _ask(session, dmap.url, model, tokens, streams, tally)
+            except (aiohttp.ClientError, TimeoutError, OSError) as exc:
+                kind = "cut" if not isinstance(exc, aiohttp.ClientConnectorError) else "refused"
+                tally.errors[f"{type(exc).__name__}"] += 1
+                await asyncio.sleep(0.05)
+            tally.kinds[kind] += 1
+
+
+async def _ask(
+    session: aiohttp.ClientSession, url: str, model: str, tokens: int, streams: bool, tally: Tally
+) -> str:
+    messages = [{"role": "user", "content": f"what is new at {random.random()}"}]
+    body = {"model": model, "messages": messages, "max_tokens": tokens, "stream": streams}
+    if streams:
+        body["stream_options"] = {"include_usage": True}
+    async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
+        if answer.status != 200:
+            error = (await answer.json())["error"]
+            tally.errors[f"{answer.status} {error['code']}"] += 1
+            await asyncio.sleep(0.05)
+            return "error"
+        events = [event async for event in _events(answer)] if streams else [await answer.json()]
+    return _judged(events, model, tokens, streams, tally)
+
+
+async def _events(answer: aiohttp.ClientResponse) -> AsyncGenerator[Any]:
+    async for line in answer.content:
+        if line.startswith(b"data: "):
+            data = line.removeprefix(b"data: ").strip()
+            yield data.decode() if data == b"[DONE]" else json.loads(data)
+
+
+def _judged(events: list[Any], model: str, tokens: int, streams: bool, tally: Tally) -> str:
+    """Tell what became of an answer that looks whole: right, an error inside it, or bad."""
+    errors = [event["error"] for event in events if isinstance(event, dict) and event.get("error")]
+    if errors:
+        tally.errors[f"in the stream: {errors[0]['code']}"] += 1
+        return "error"
+    told = [event for event in events if isinstance(event, dict)]
+    names = {event["model"] for event in told}
+    usage = next((event["usage"] for event in reversed(told) if event.get("usage")), {})
+    reasons = {c["finish_reason"] for event in told for c in event["choices"] if c.get("finish_reason")}
+    is_whole = not streams or events[-1] == "[DONE]"
+    right = reasons == {"stop"} or (reasons == {"length"} and usage.get("completion_tokens") == tokens)
+    if names != {model}:
+        tally.bad.append(f"{model} asked, {names} answered")
+    elif not (is_whole and right):
+        tally.bad.append(f"{model}: {reasons}, {usage}, {tokens} asked, ends with {str(events[-1])[:80]}")
+    return "answer"
+
+
+async def watch(dmap: Dmap, tally: Tally, stop: asyncio.Event) -> None:
+    """Look for two servers at once, of whatever life of dmap."""
+    while not stop.is_set():
+        found = await asyncio.to_thread(dmap.servers)
+        if len(found) > 1 and len(still := [each for each in found if each.is_running()]) > 1:
+            tally.bad.append(f"{len(still)} servers at once: {[each.pid for each in still]}")
+        await asyncio.sleep(LOOK_S)
+
+
+async def kill_servers(dmap: Dmap, rng: random.Random, options: argparse.Namespace) -> bool:
+    """Kill a server now and then."""
+    until, kills = time.monotonic() + options.seconds, 0
+    while time.monotonic() < until:
+        await asyncio.sleep(rng.uniform(0.5, 4))
+        for server in await asyncio.to_thread(dmap.servers):
+            with contextlib.suppress(psutil.Error):
+                server.kill()
+                kills += 1
+    print(f"{kills} servers killed in {options.seconds:g} s")
+    return kills > 0
+
+
+async def kill_dmap(dmap: Dmap, rng: random.Random, options: argparse.Namespace) -> bool:
+    """Kill dmap and start it again; tell how long it took to serve."""
+    took = []
+    for _ in range(options.count):
+        await asyncio.sleep(rng.uniform(1, 5))
+        await dmap.end(signal.SIGKILL)
+        began = time.monotonic()
+        await dmap.start()
+        listens = time.monotonic() - began
+        async with aiohttp.ClientSession() as session:
+            await _ask(session, dmap.url, MODELS[0], 1, False, Tally())
+        took.append((time.monotonic() - began, listens))
+    worst, listened = max(took)
+    print(
+        f"{len(took)} kills of dmap; served again after {worst:.2f} s at most, listening after {listened:.2f}"
+    )
+    return worst < SERVED_S
+
+
+@asynccontextmanager
+async def crowd(dmap: Dmap, tally: Tally, seed: int) -> AsyncGenerator[None]:
+    """Have the clients ask and the servers be counted meanwhile."""
+    stop = asyncio.Event()
+    clients = [client(dmap, tally, random.Random(seed + number), stop) for number in range(CLIENTS)]
+    tasks = [asyncio.create_task(work) for work in (*clients, watch(dmap, tally, stop))]
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
+
+
+async def main(options: argparse.Namespace) -> bool:
+    """Run what *options* name."""
+    run = {"servers": kill_servers, "dmap": kill_dmap}[options.run]
+    tally = Tally()
+    with tempfile.TemporaryDirectory() as folder:
+        dmap = Dmap(Path(folder), options.port)
+        await dmap.start()
+        async with crowd(dmap, tally, options.seed):
+            fine = await run(dmap, random.Random(options.seed), options)
+        status = await dmap.end(signal.SIGTERM)
+        left = [process.pid for process in dmap.marked()]
+        log = (Path(folder) / "dmap.log").read_text(errors="replace")
+    switches = log.count("switch device=")
+    print(f"clients: {dict(tally.kinds)}; {switches} switches; exit status {status}; left over: {left}")
+    for why, count in tally.errors.most_common():
+        print(f"  {count} x {why}")
+    for verdict in tally.bad[:20]:
+        print(f"  BAD {verdict}")
+    bugs = [line for line in log.splitlines() if " bug " in line or "Traceback" in line]
+    print("\n".join(bugs[:20]))
+    return fine and not tally.bad and not left and status == 0 and not bugs
+
+
+def options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="real servers as commands, killed under a crowd")
+    parser.add_argument("run", choices=("servers", "dmap"))
+    parser.add_argument("--seconds", type=float, default=300.0, help="how long servers are killed (300)")
+    parser.add_argument("--count", type=int, default=20, help="how many kills of dmap (20)")
+    parser.add_argument("--port", type=int, default=9400, help="of dmap; the 60 above it are the servers'")
+    parser.add_argument("--seed", type=int, default=os.getpid())
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(not uvloop.run(main(options())))
