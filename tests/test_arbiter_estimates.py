@@ -17,6 +17,16 @@ def test_what_was_never_measured_is_like_the_one_in_the_middle() -> None:
     assert averages.of("x") == 3
 
 
+def test_what_was_learnt_since_a_restart_holds() -> None:
+    """What was known before it fills the rest."""
+    averages = Averages(10)
+    averages.learn("a", 1)
+
+    averages.recall({"a": 7, "b": 3, "c": 100})
+
+    assert [averages.of(model) for model in "abcx"] == [1, 3, 100, 3]
+
+
 def test_each_switch_that_was_left_holds_for_twice_as_long() -> None:
     """The first costs nothing, the second one switch, then two, four, up to a minute; an answer clears it."""
     strikes = Strikes()

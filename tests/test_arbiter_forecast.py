@@ -1,6 +1,6 @@
 """For how long newcomers will wait, what became of it, and who would wait in vain."""
 
-from dmap.arbiter import Arbiter, Grant, Limits, Needs, Outcome, Reason, Refuse
+from dmap.arbiter import Arbiter, Grant, Learnt, Limits, Needs, Outcome, Reason, Refuse
 
 ONE = Needs(size_bytes=6, parallel=1)
 
@@ -78,6 +78,31 @@ class TestTold:
         assert p80_s(arbiter, 290) > 20 * 5 * 2
         assert before < 61 * 5 * 1.6
 
+    def test_who_was_refused_after_its_wait_tells_the_same(self) -> None:
+        """It would have waited for longer than that."""
+        arbiter = found()
+        crowd(arbiter, 0, 40)
+        arbiter.tick(300)
+
+        arbiter.submit(300, "late", "A", "late", ONE)
+
+        assert arbiter.foretold(300, "late").estimate_s > 2 * 2.5
+
+    def test_many_who_come_at_once_are_seen(self) -> None:
+        """The turns of others are laid out anew when there are many more than there were."""
+        arbiter = found()
+        arbiter.lengths.recall(Learnt({"B": 10, "C": 10}))
+        arbiter.submit(0, "a", "A", "ann", ONE)
+        arbiter.submit(0, "c", "C", "cid", ONE)
+        for ticket in ("b1", "b2"):
+            arbiter.submit(0, ticket, "B", ticket, ONE)
+        crowd(arbiter, 0, 40, "C")
+
+        arbiter.submit(0, "b3", "B", "b3", ONE)
+
+        told = [arbiter.foretold(0, ticket).estimate_s for ticket in ("b2", "b3")]
+        assert told[1] > told[0] + 20
+
     def test_who_left_soon_tells_nothing(self) -> None:
         """Nobody knows for how long it would have waited."""
         arbiter = found()
@@ -137,9 +162,21 @@ class TestHopeless:
     def test_a_steady_load_leaves_everybody_a_chance(self) -> None:
         """Where those ahead are refused one by one, a turn may come to whoever is left; so all come in."""
         arbiter = found()
-        asked = (arbiter.submit(4 * each, each, "A", each, ONE) for each in range(74))
+        asked = (arbiter.submit(2 * each, each, "A", each, ONE) for each in range(145))
 
         assert [effect for effects in asked for effect in effects] == [Grant(0)]
+        assert len(arbiter.waiting) * 5 / 2 > 300
+
+    def test_a_load_that_takes_too_long_is_in_vain(self) -> None:
+        """However long ago others began to wait for it."""
+        arbiter = Arbiter(Limits())
+        arbiter.lengths.recall(Learnt({"A": 1000}))
+        arbiter.submit(0, "a", "A", "ann", ONE)
+        arbiter.cleared(0)
+
+        (refused,) = arbiter.submit(250, "a2", "A", "amy", ONE)
+
+        assert refused.reason is Reason.HOPELESS
 
     def test_the_first_in_line_is_let_in(self) -> None:
         """Else a load that took too long once would never be tried again."""

@@ -17,7 +17,6 @@ from dmap.arbiter.device import Device
 from dmap.arbiter.effects import ModelId, TicketId
 from dmap.arbiter.state import (
     Place,
-    Plan,
     Reckoned,
     Resident,
     ResidentView,
@@ -45,7 +44,6 @@ class Outlook:
     _device: Device
     starts: dict[ModelId, tuple[int, float]] = field(default_factory=dict)
     _lines: dict[ModelId, dict[TicketId, int]] = field(default_factory=dict)
-    _plan: Plan | None = None
     _epoch: int = 0
     _waiting: int = 0
     _waited_for: int = 0
@@ -53,8 +51,11 @@ class Outlook:
     def __post_init__(self) -> None:
         """Lay out the models as they will serve."""
         device, before = self._device, 0
-        self._plan, self._epoch = device.plan, device.epoch
-        self._waiting, self._waited_for = len(device.waiters.tickets), len(device.waiters.lines)
+        self._epoch, self._waiting, self._waited_for = (
+            device.epoch,
+            len(device.waiters.tickets),
+            len(device.waiters.lines),
+        )
         for model, start in ready_times(self.at, self._device):
             self.starts[model] = before, start
             before += self._device.waiters.count(model)
@@ -63,8 +64,7 @@ class Outlook:
         """Tell whether *starts* are still about right: no switch began or ended, and about as many wait."""
         device = self._device
         return (
-            self._plan is device.plan
-            and self._epoch == device.epoch
+            self._epoch == device.epoch
             and self._waited_for == len(device.waiters.lines)
             and 8 * abs(self._waiting - len(device.waiters.tickets)) < self._waiting
         )
