@@ -152,12 +152,12 @@ async def test_the_second_time_it_is_told(engine: Proxy, session: aiohttp.Client
     assert len(told(engine, "request.retried")) == 1
 
 
-async def deaths(engine: Proxy, chance: random.Random, count: int) -> None:
-    """Kill what is resident so often, each time after a few more answers, and while others are under way."""
+async def deaths(engine: Proxy, chance: random.Random, asking: list[asyncio.Task[Any]]) -> None:
+    """Kill what is resident three times, each a few answers after the other, while others are under way."""
     gate = engine.proxy.devices["gpu0"]
-    for _ in range(count):
-        enough = len(told(engine, "request.finished")) + chance.randint(1, 4)
-        await soon(lambda enough=enough: len(told(engine, "request.finished")) >= enough, HERE_S)
+    for _ in range(3):
+        enough = sum(task.done() for task in asking) + chance.randint(1, 4)
+        await soon(lambda enough=enough: sum(task.done() for task in asking) >= enough, HERE_S)
         await soon(lambda: gate.snapshot().plan is None and gate.snapshot().leases, HERE_S)
         for child in children():
             child.send_signal(signal.SIGKILL)
@@ -167,9 +167,9 @@ async def deaths(engine: Proxy, chance: random.Random, count: int) -> None:
 async def test_many_deaths(engine: Proxy, session: aiohttp.ClientSession, seed: int) -> None:
     """However engines die among many clients, each gets one answer, of its own model; none fails at once."""
     chance = random.Random(seed)
-    models = [*MODELS, *(chance.choice([*MODELS]) for _ in range(38))]
+    models = [*MODELS, *(chance.choice([*MODELS]) for _ in range(118))]
     asking = [asyncio.create_task(answered(session, model)) for model in models]
-    await deaths(engine, chance, 3)
+    await deaths(engine, chance, asking)
 
     answers = await asyncio.gather(*asking)
 
