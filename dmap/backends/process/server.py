@@ -54,9 +54,9 @@ class Server:
         return Loaded(None, context_length or of_list(models), parallel)
 
     def reason(self, what: str, lines: Sequence[str]) -> str:
-        """Say why it failed: *what* was seen from outside, its last answer, and its last *lines*."""
+        """Say why it failed: *what* was seen from outside and its last answer; and its last *lines*."""
         seen = f"{what} ({self._last})" if self._last and what else what
-        said = " | ".join(line[:SAID_LETTERS] for line in lines[-SAID:])
+        said = " | ".join(line[:SAID_LETTERS] for line in lines[-SAID if what else -1 :])
         return "; its last lines: ".join(filter(None, (seen, said)))
 
     async def _is_ready(self) -> bool:
