@@ -1,10 +1,11 @@
 """A child process, whatever it runs: its first line, its last ones, and that nothing of it is left."""
 
 import asyncio
+import functools
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,10 @@ async def descendants(child: Child) -> list[psutil.Process]:
     return found
 
 
+def to_thread(act: Callable[..., None], *args: Any) -> Callable[[], Awaitable[None]]:
+    return functools.partial(asyncio.to_thread, act, *args)
+
+
 def is_sleeper(process: psutil.Process, child: Child) -> bool:
     try:
         environment, command = process.environ(), process.cmdline()
@@ -136,16 +141,17 @@ IN_GROUP = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {FORE
     ],
     ids=["in its group", "without an environment", "in a session of its own", "by a shell"],
 )
-@pytest.mark.parametrize("how", ["end", "kill"])
+@pytest.mark.parametrize("how", ["end", "kill", "crash"])
 async def test_what_it_starts_ends_with_it(start, command, how):
     """Whether a child is ended or dies, what it started goes with it, out of its group or environment too."""
     child = start(command)
-    started = await descendants(child)
+    left = await descendants(child)
+    ways = {"end": child.end, "kill": to_thread(child.kill), "crash": to_thread(os.kill, child.pid, 9)}
 
-    getattr(child, how)() if how == "kill" else await child.end()
+    await ways[how]()
     await child.ended()
 
-    assert [process for process in started if process.is_running() and process.status() != "zombie"] == []
+    assert [process for process in left if process.is_running() and process.status() != "zombie"] == []
 
 
 async def test_one_that_forks_and_leaves_has_ended(start):
@@ -251,9 +257,10 @@ import asyncio, sys, uvloop
 from dmap.process import Child, clean_environment
 
 async def main():
-    child = Child(["sleep", "300"], clean_environment(), lambda: None)
-    while child.pid is None:
-        await asyncio.sleep(0.01)
+    # Without the mark in its environment, so that no dmap that starts meanwhile takes it for an orphan.
+    command = ["env", "-i", "sh", "-c", "echo up; exec sleep 300"]
+    child = Child(command, clean_environment(), lambda: None)
+    await child.first_line()
     print(child.pid, flush=True)
     await asyncio.Event().wait()
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from dmap.sections.command import PLACES, fill, places
 
-MOST_CHARACTERS = 2**20
+MOST_CHARACTERS = 2**18
 """Of all that macros put into a file."""
 
 _TEXTS = ("cmd", "stop", "url", "ready", "env")
