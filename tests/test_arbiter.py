@@ -133,11 +133,11 @@ class TestTickets:
 class TestPatience:
     def test_newcomers_pass_while_it_lasts(self) -> None:
         """A serving model takes newcomers while the oldest foreign waiter has patience."""
-        arbiter = resident()
+        arbiter = resident(patience_s=50)
         arbiter.submit(9, "b", "B", "bob", CHAT)
 
-        assert arbiter.submit(68, "a2", "A", "ann", CHAT) == [Grant("a2")]
-        assert arbiter.next_deadline() == 69
+        assert arbiter.submit(58, "a2", "A", "ann", CHAT) == [Grant("a2")]
+        assert arbiter.next_deadline() == 59
 
     def test_a_victim_takes_nobody_from_the_step_it_is_chosen(self) -> None:
         """When patience ends the resident drains: newcomers wait, and the switch follows the last lease."""

@@ -80,6 +80,14 @@ def test_a_model_that_nobody_asks_for_is_not_in_use() -> None:
 def test_answers_are_averaged_over_the_window() -> None:
     """A guess counts for two answers, so that a first one that is long does not count for all."""
     influx = away(1, every_s=1)
-    influx.answered(1, "a", 10)
+    influx.answered(1, "a", 10, 1)
 
     assert stream(influx, 1).answer_s(1) == pytest.approx((10 + 2) / 3)
+
+
+def test_answers_at_once_are_averaged_too() -> None:
+    """Two answers of one at a time are what is thought before."""
+    influx = away(1, every_s=1)
+    influx.answered(1, "a", 10, 4)
+
+    assert stream(influx, 1).at_once == pytest.approx((4 + 2) / 3)

@@ -17,6 +17,7 @@ from dmap.arbiter.policy import (
     earned_until,
     extra_s,
     fits,
+    idle_s,
     order,
     patience_ends,
     patience_s,
@@ -153,7 +154,7 @@ def test_the_load_keeps_no_resident_with_slots_to_spare() -> None:
 
 def test_patience_follows_what_the_switches_cost() -> None:
     """It is a few times that, up to `patience_s`."""
-    assert [patience_s(Limits(patience_s=60), costs_s) for costs_s in (2, 20)] == [7, 60]
+    assert [patience_s(Limits(patience_s=60), costs_s) for costs_s in (2, 20)] == [2 * PATIENCE, 60]
 
 
 @pytest.mark.parametrize(
@@ -221,14 +222,19 @@ def test_nobody_leaves_in_vain(memory: int, leaving: list[str]) -> None:
     assert [one.model for one in found] == leaving
 
 
-@pytest.mark.parametrize(
-    ("parallel", "idle_s"), [(1, 0), (2, ANSWER_GUESS_S), (None, ANSWER_GUESS_S)], ids=str
-)
-def test_slots_that_idle_are_part_of_a_switch(parallel, idle_s):
-    """Others drain for about an answer before a switch; one slot alone does not idle meanwhile."""
-    device = Device(Limits(patience_s=1000), needs={"a": Needs(parallel=parallel)})
+@pytest.mark.parametrize(("leases", "at_once"), [(1, 1), (4, 2)], ids=str)
+def test_slots_that_idle_are_part_of_a_switch(leases: int, at_once: float) -> None:
+    """While several answers drain some slots idle; where there is one at a time, none does."""
+    device = Device(Limits(patience_s=1000), needs={"a": Needs(parallel=4)})
     device.asked(0, "client", "a")
+    device.influx.answered(0, "a", ANSWER_GUESS_S, leases)
 
     device.reckon(0)
 
-    assert device.patience_s == PATIENCE * (UNKNOWN_GUESS_S + idle_s)
+    cost_s = UNKNOWN_GUESS_S + idle_s(at_once, ANSWER_GUESS_S)
+    assert device.patience_s == pytest.approx(PATIENCE * cost_s)
+
+
+def test_more_at_once_drain_longer() -> None:
+    """The more answers there are, the later ends the last of them."""
+    assert 0 == idle_s(1, 2) < idle_s(2, 2) < idle_s(4, 2) < idle_s(4, 3)

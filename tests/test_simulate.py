@@ -139,18 +139,18 @@ def test_equal_crowds_have_equal_turns() -> None:
     answers = run(Workload(groups=crowds, parallel=4, load_s=2.3, answer=1.05, duration_s=360)).answers
 
     assert served(answers, "B") >= 0.85 * served(answers, "A")
-    assert served(answers, "C") >= 12
+    assert served(answers, "C") >= 10
 
 
 @pytest.mark.parametrize("think_s", [0, 0.3])
 def test_a_policy_scaled_to_short_switches(think_s: float) -> None:
-    """With switches of 1 s and answers of 0.1 s, a switch serves 16 requests or more."""
+    """With switches of 1 s and answers of 0.1 s, a switch serves 15 requests or more."""
     two = [clients("A", 1, think_s), clients("B", 1, think_s)]
     workload = Workload(groups=two, load_s=1, answer=0.1, duration_s=600)
 
     result = run(workload)
 
-    assert result.switches <= len(result.answers) / 16
+    assert result.switches <= len(result.answers) / 15
 
 
 def test_a_minority_is_served_in_time_every_time() -> None:

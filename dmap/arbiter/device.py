@@ -167,7 +167,7 @@ class Device:
         resident.leases -= 1
         resident.used_at = now
         self.answers.learn(model, now - lease.since)
-        self.influx.answered(now, model, now - lease.since)
+        self.influx.answered(now, model, now - lease.since, resident.leases + 1)
         self.habits.ended(user)
         if self.habits.answered(now, user, model, self.costs.of(model)):
             remember(resident.expected, user, None)
@@ -260,15 +260,14 @@ class Device:
         """
         Find out how patient those are to be who wait for an absent model.
 
-        A switch to a model and away from it costs its load, and about an answer in which slots idle while
-        others drain; but a model that answers one at a time has no slot that idles.
+        A switch to a model and away from it costs its load, and the slots that idle while others drain.
         """
         self.demands.clear()
         self.reckoned_at, costs_s, rho = now, 0.0, 0.0
         for model, stream in self.influx.in_use(now, self.waiters.lines):
             parallel = self.needs[model].parallel or math.inf
             answer_s = stream.answer_s(self.answers.of(model))
-            costs_s += self.costs.of(model) + (answer_s if parallel > 1 else 0.0)
+            costs_s += self.costs.of(model) + policy.idle_s(stream.at_once, answer_s)
             rho += stream.rate * answer_s / parallel
         rho /= max(len(self.residents), 1)
         self.patience_s = policy.patience_s(self.limits, costs_s)

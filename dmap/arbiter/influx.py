@@ -24,10 +24,10 @@ GUESSES = 2.0
 @dataclass(slots=True)
 class Stream:
     """
-    What comes for one model: *arrivals* in *away_s* of its being away, and the lengths of its *answers*.
+    What comes for one model: *arrivals* in *away_s* of its being away, and its *answers* with their lengths.
 
-    All four fade.  Arrivals count from *counts_from* on, which is infinite while the model is resident.  It
-    *left* last at that time.
+    Of each answer *leases* counts those under way when it ended, itself included.  All five fade.  Arrivals
+    count from *counts_from* on, which is infinite while the model is resident.  It *left* last at that time.
     """
 
     at: float
@@ -38,12 +38,14 @@ class Stream:
     away_s: float = 0.0
     answers: float = 0.0
     answers_s: float = 0.0
+    leases: float = 0.0
 
     def fade(self, now: float) -> None:
         """Bring the figures up to date."""
         kept = math.exp((self.at - now) / WINDOW_S)
         self.arrivals, self.away_s = self.arrivals * kept, self.away_s * kept
         self.answers, self.answers_s = self.answers * kept, self.answers_s * kept
+        self.leases *= kept
         counted_s = now - max(self.at, self.counts_from)
         if counted_s > 0:
             self.away_s += WINDOW_S * (1 - math.exp(-counted_s / WINDOW_S))
@@ -53,6 +55,11 @@ class Stream:
     def rate(self) -> float:
         """How many requests come per second, whether they are answered or not."""
         return self.arrivals / (self.away_s + DOUBT_S)
+
+    @property
+    def at_once(self) -> float:
+        """How many answers there are at once, 1 or more."""
+        return (self.leases + GUESSES) / (self.answers + GUESSES)
 
     def answer_s(self, guess_s: float) -> float:
         """Return the mean length of an answer."""
@@ -75,12 +82,13 @@ class Influx:
             stream.fade(now)
             stream.arrivals += 1
 
-    def answered(self, now: float, model: ModelId, answer_s: float) -> None:
-        """Note an answer of *model*."""
+    def answered(self, now: float, model: ModelId, answer_s: float, leases: int) -> None:
+        """Note an answer of *model*, which gave so many at once when it ended: its *leases*."""
         stream = self._streams[model]
         stream.fade(now)
         stream.answers += 1
         stream.answers_s += answer_s
+        stream.leases += leases
 
     def answer_s(self, model: ModelId, guess_s: float) -> float:
         """Return the mean length of the answers of *model* in the last minutes."""

@@ -23,8 +23,10 @@ models of 24 clients and one of a single client, that costs a fifth of the answe
 """
 
 
-PATIENCE = 3.5
+PATIENCE = 3.35
 """A waiter has patience for so many times what one switch to each model in use costs."""
+DRAIN = 2.5
+"""Idle slots before a switch count for so many times the time from the first answer's end to the last's."""
 CYCLES = 5
 """By so many times may the service of a cycle exceed its mean before somebody loses patience."""
 TENURE = 3 / 4
@@ -83,6 +85,16 @@ def fits(limits: Limits, needs: Sequence[Needs]) -> bool:
 def patience_s(limits: Limits, costs_s: float) -> float:
     """Return how long a waiter has patience in a low load; *costs_s* is one switch to each model in use."""
     return min(limits.patience_s, PATIENCE * costs_s)
+
+
+def idle_s(at_once: float, answer_s: float) -> float:
+    """
+    Return what a switch costs by slots that idle, of a model that gives so many answers *at_once*.
+
+    Of answers of random length the last one ends about ln(n) means after the first one.  One slot alone never
+    idles while it drains.
+    """
+    return DRAIN * math.log(at_once) * answer_s
 
 
 def extra_s(limits: Limits, patience_s: float, costs_s: float, rho: float) -> float:
