@@ -13,7 +13,7 @@ PAUSES = 8
 """So many pauses of a client count, so that a long one is soon forgotten."""
 LINGER = 5
 """A client counts as due for this many of its mean pauses: irregular ones outlast two every seventh time."""
-GRACE = 0.02
+GRACE = 0.05
 """The least linger, as a share of a switch's cost: a client in a tight loop is never quite in time."""
 THINKING = 64
 """So many users of one name may be thinking between two requests."""
