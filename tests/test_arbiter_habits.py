@@ -22,7 +22,7 @@ def habit(*pauses_s: float) -> Habits:
 
 @pytest.mark.parametrize(
     ("pauses_s", "longest_s", "until"),
-    [((2,), 100, [10]), ((2,), 8, [8]), ((1, 3), 100, [10]), ((0.01,), 10, [0.2]), ((8,), 8, [8])],
+    [((2,), 100, [10]), ((2,), 8, [8]), ((1, 3), 100, [10]), ((0.01,), 10, [0.5]), ((8,), 8, [8])],
 )
 def test_a_client_is_due_for_a_few_of_its_pauses(pauses_s, longest_s, until) -> None:
     """Not for longer than a switch takes; and for a moment also if it asks without a pause."""
