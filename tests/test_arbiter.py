@@ -602,6 +602,15 @@ class TestSwitch:
         assert arbiter.next_deadline() == 10 + 10
         assert arbiter.submit(12, "c2", "C", "cid", CHAT) == [switch("C", "B")]
 
+    def test_who_is_held_back_keeps_nobody_from_evicting(self) -> None:
+        """Out of patience or not, it has no turn yet, so another model may come in before its own."""
+        arbiter = found("B", patience_s=5)
+        _leave(arbiter, 1, "a1", load_s=8)
+        _leave(arbiter, 10, "a2", load_s=2)
+
+        assert arbiter.submit(12, "a3", "A", "ann", CHAT) == []
+        assert arbiter.submit(17.5, "c", "C", "cid", CHAT) == [switch("C", "B")]
+
     def test_who_was_served_begins_anew(self) -> None:
         """A client that got an answer since it left a switch may leave one more before it is held."""
         arbiter = found("A")

@@ -126,6 +126,18 @@ class TestTold:
 
         assert arbiter.foretold(5_025, ("A", 0, 9)) == before
 
+    def test_who_leaves_a_drained_device_teaches_nothing(self) -> None:
+        """It left because nobody was served, and so it is with those whose time is over meanwhile."""
+        arbiter = found()
+        crowd(arbiter, 0, 10)
+        before = arbiter.foretold(0, ("A", 0, 9))
+
+        arbiter.drain(1)
+        for each in range(1, 9):
+            arbiter.withdraw(250, ("A", 0, each))
+
+        assert arbiter.foretold(250, ("A", 0, 9)) == before
+
     def test_who_came_back_teaches_nothing(self) -> None:
         """Its wait began with a model that did not answer, which nothing foretells."""
         arbiter = found(wait_s=100_000)

@@ -43,12 +43,13 @@ def choose(now: float, device: Device) -> Choice:
             continue
         if first is not None and not _both(device, *first, demand, leaving):
             continue
-        ready = _ready(now, device, demand, leaving, released)
+        held_until = _held_until(now, device, demand.model) if leaving else now
+        ready = max([held_until, *(released[resident.model] for resident in leaving)])
         if ready <= now:
             choice.plan = _plan(now, demand, leaving)
             break
         choice.wake = min(choice.wake, ready)
-        if first is None and now >= demand.ends:
+        if first is None and now >= demand.ends and held_until <= now:
             first = demand, leaving
     return choice
 
@@ -159,13 +160,12 @@ def _victims(
     return policy.victims(device.limits, device.residents.values(), needs, burden, device.is_fixed)
 
 
-def _ready(
-    now: float, device: Device, demand: Demand, leaving: list[Resident], released: dict[ModelId, float]
-) -> float:
-    ready = max((released[resident.model] for resident in leaving), default=now)
-    if ready > now or not leaving:
-        return ready
-    return max(ready, min(ticket.held_until for ticket in device.waiters.of(demand.model)))
+def _held_until(now: float, device: Device, model: ModelId) -> float:
+    """Tell until when none of those who wait for *model* may evict; *now* if one of them may."""
+    waiting = device.waiters.of(model)
+    if any(ticket.held_until <= now for ticket in waiting):  # the first one, almost always
+        return now
+    return min(ticket.held_until for ticket in waiting)
 
 
 def _both(

@@ -71,8 +71,9 @@ class Forecast:
 
     def came(self, now: float, ticket: Ticket) -> None:
         """Hear that *ticket* is granted.  A wait through a drain teaches nothing."""
-        if ticket.reckoned is not None and self._device.resumed_at <= ticket.since < now:
-            self._device.calibration.learn(ticket.reckoned, now - ticket.since)
+        device = self._device
+        if ticket.reckoned is not None and not device.drained and device.resumed_at <= ticket.since < now:
+            device.calibration.learn(ticket.reckoned, now - ticket.since)
 
     def left(self, now: float, ticket: Ticket) -> None:
         """
