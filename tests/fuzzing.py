@@ -54,7 +54,7 @@ models:
 server:
   {{max_body: 256KiB, bodies: 1MiB, body_s: 0.1, heartbeat_s: 0.05, first_byte_s: 3, idle_s: 3}}
 debug: {{ring: {ring}, capture: {capture}}}
-state: {folder}/{name}.json
+state: {folder}/{name}/state.json
 """
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import psutil
 import pytest
 
 from tests.loops import Loop
@@ -33,3 +34,4 @@ def test_what_is_left_open_is_told(opened):
 
     assert left
     assert loop.is_closed()
+    psutil.wait_procs(psutil.Process().children(), 5)  # else a test after it finds one that nobody reaped

@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, reject, settings
+from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 
 from dmap.errors import BadRequest
@@ -480,7 +480,8 @@ def test_peek_reads_what_any_parser_reads(pairs, escape, indent):
 
 @_bounded
 @given(st.binary(max_size=40) | st.text(max_size=20).map(lambda text: f'{{"model":"{text}'.encode()))
+@example(b'{"url":{"url":""}}')
 def test_any_bytes_are_read_or_refused(body):
-    """No bytes make peek, or the look for links, fail otherwise than by a refusal."""
+    """No bytes make peek, or the look for what takes a permit, fail otherwise than by a refusal."""
     with suppress(BadRequest):
-        assert peek(body).needs == []
+        assert isinstance(peek(body).needs, list)
