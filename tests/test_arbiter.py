@@ -981,6 +981,21 @@ def test_an_estimate_is_cheap() -> None:
     assert time.process_time() - began < 1
 
 
+def test_a_crowd_of_a_lower_class_is_cheap() -> None:
+    """Whoever of a crowd is lifted by age is not looked at one by one, beside a higher class that waits."""
+    arbiter = found("A", needs=SINGLE, queue=10_000, wait_s=10_000)
+    for ticket in range(5_000):
+        arbiter.submit(1, ticket, "A", ticket % 1000, SINGLE)
+    for ticket in range(5_000, 5_100):
+        arbiter.submit(1, ticket, "A", "boss", SINGLE, 1)
+    began = time.process_time()
+
+    for _ in range(50):
+        arbiter.withdraw(100, next(iter(arbiter.leases)))
+
+    assert time.process_time() - began < 0.1
+
+
 def _serve(arbiter: Arbiter, count: int) -> dict[str, int]:
     """Submit *count* tickets for three models in turn, and answer each at once when it is granted."""
     needs = Needs(size_bytes=10 * GB, parallel=4)

@@ -103,3 +103,20 @@ def test_turns_are_those_of_the_plain_walk(seed: int) -> None:
         walk.step()
 
     assert walk.count > 150
+
+
+def test_age_lifts_one_who_stands_behind_others_of_its_class() -> None:
+    """The first of a lower class are too young, but one behind them has waited long and received little."""
+    limits, waiters = Limits(patience_s=60, wait_s=20), Waiters()
+    boss, old, again = (Ticket(id, "a", client, 0) for id, client in enumerate(("boss", "old", "old")))
+    boss.priority = 1
+    for ticket in (boss, old, again):
+        waiters.add(0, ticket)
+    waiters.grant(0, boss)
+    waiters.grant(10, old)
+    waiters.add(11, Ticket(3, "a", "new", 11))
+    for ticket in (boss, old):
+        waiters.ended(12, ticket, served=True)
+    waiters.add(12, Ticket(4, "a", "boss", 12, priority=1))
+
+    assert waiters.lines["a"].next(13, limits, 1) is again

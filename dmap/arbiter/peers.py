@@ -8,8 +8,9 @@ model has slots.  The counterpart is `waiters.Line`, which says when a client's 
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from dmap.arbiter.effects import ClientId, TicketId
 from dmap.arbiter.fairness import Ledger
@@ -90,11 +91,15 @@ class Peers:
         insort(self._by_wait, by_wait)
         insort(self._by_level, by_level)
 
-    def next(self) -> Iterator[Ticket]:
-        """Yield those one of whom is next: the first of either list, and the heads of busy clients."""
+    def next(self, may: Callable[[Ticket], bool] = lambda ticket: True) -> Iterator[Ticket]:
+        """
+        Yield those one of whom is next: the first of either list, and the heads of busy clients.
+
+        Only those count that *may* be; for a client whose head may not, none does.
+        """
         for rows in (self._by_wait, self._by_level):
-            yield from (row[-1] for row in rows[:1])
-        yield from (_head(self.queues[client]) for client in self._busy)
+            yield from islice((row[-1] for row in rows if may(row[-1])), 1)
+        yield from filter(may, (_head(self.queues[client]) for client in self._busy))
 
     def in_turn(self, now: float, patience_s: float, answer_s: float) -> list[Ticket]:
         """Lay out the turns to come, as `Line.in_turn` does, for a line in which no others wait."""

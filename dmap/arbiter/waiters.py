@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from itertools import takewhile
 from operator import itemgetter
 
 from dmap.arbiter.effects import ClientId, ModelId, TicketId
@@ -100,11 +99,13 @@ class Line:
         """
         top = max(self.peers)
         some = list(self.peers[top].next())
+
+        def is_lifted(ticket: Ticket) -> bool:
+            return standing(limits, now, ticket, top) == top
+
         for priority, peers in self.peers.items():
-            if priority != top:
-                some += takewhile(
-                    lambda ticket: standing(limits, now, ticket, top) == top, peers.tickets.values()
-                )
+            if priority != top and is_lifted(next(iter(peers.tickets.values()))):
+                some += peers.next(is_lifted)
         chosen = some[0] if len(some) == 1 else min(some, key=self._turn(now, limits, answer_s))
         self.ledger.pass_turn(now, chosen, limits.patience_s)
         return chosen
