@@ -190,6 +190,17 @@ class TestHopeless:
 
         assert refused.reason is Reason.HOPELESS
 
+    def test_models_for_which_there_is_room_do_not_wait_for_answers(self) -> None:
+        """They are loaded one right after the other, so the last of twenty is ready after twenty loads."""
+        arbiter = Arbiter(Limits(max_models=20, memory_bytes=120))
+        models = [f"m{number}" for number in range(20)]
+        arbiter.lengths.recall(Learnt(dict.fromkeys(models, 10), dict.fromkeys(models, 60)))
+
+        refused = [each for model in models for each in crowd(arbiter, 0, 2, model)]
+
+        assert refused == []
+        assert arbiter.foretold(0, ("m19", 0, 1)).estimate_s == 20 * 10 + 60
+
     def test_the_first_in_line_is_let_in(self) -> None:
         """Else a load that took too long once would never be tried again."""
         arbiter = Arbiter(Limits(wait_s=20))

@@ -5,7 +5,8 @@ What that is worth is known by what came of it lately: see `calibration`.
 
 An outlook promises nothing and decides nothing.  It assumes that turns come in the order of age, that
 answers take as long as lately, and that a resident goes when all that use it or wait for it by now have
-their answers, but not before the time for which others had to wait for it lately: clients come back.
+their answers, but not before the time for which others had to wait for it lately: clients come back.  Models
+for which there is room are loaded one right after the other.
 """
 
 from collections.abc import Iterator
@@ -146,8 +147,13 @@ def ready_times(
     order = _order(device, newcomer)
     departures = _departures(now, device, order) if order else {}
     at, stay_s = 0.0, 0.0
+    together, has_room = [resident.needs for resident in device.residents.values()], True
     for model in order:
-        at = max(at + stay_s, _room(now, device, model, departures)) + _load(now, device, model)
+        together.append(device.needs_of(model))
+        has_room = has_room and policy.fits(device.limits, together)
+        if not has_room:
+            at = max(at + stay_s, _room(now, device, model, departures))
+        at += _load(now, device, model)
         stay_s = _stay_s(device, model)
         yield model, at
 
