@@ -55,10 +55,18 @@ def test_children_of_one_that_lives_are_left_alone():
 
 def test_an_id_that_is_used_again_is_another_process():
     """A mark names its maker by id and start, so that a later process of the same id protects nobody."""
-    with sleeping(f"{os.getpid()}.1.aa") as orphan:
+    with sleeping(f"{os.getpid()}.1.{marks.namespace()}.aa") as orphan:
         end_orphans()
 
         assert orphan.wait() == -signal.SIGKILL
+
+
+def test_children_in_a_container_are_left_alone():
+    """There a dmap's id is of another namespace, and means nobody here, or somebody else."""
+    with sleeping(f"{os.getpid()}.1.1.aa") as other:
+        assert other.pid not in end_orphans()
+
+        assert other.poll() is None
 
 
 def test_nobody_is_signalled_by_mistake():

@@ -3,7 +3,8 @@ Whose child a process is: a mark in its environment, which all that it starts in
 
 A process group or a parent can be left by any program; few throw their environment away.  The mark names the
 dmap that started the child.  So after that dmap's death the next one finds what is left over, and does not
-touch the children of another dmap that lives.  It blocks: /proc is read.
+touch the children of another dmap that lives.  Nor does it touch those of a container: ids are of one
+namespace, and the kernel ends all of a namespace with its first process.  It blocks: /proc is read.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ VARIABLE = "DMAP_CHILD"
 GONE_S = 10.0
 """How long the kernel may take to free what was killed, before a start goes on without."""
 _LOOK_S = 0.02
-_MARK = re.compile(VARIABLE.encode() + rb"=([0-9]+)\.([0-9]+)\.([0-9a-f]+)")
+_MARK = re.compile(VARIABLE.encode() + rb"=([0-9]+)\.([0-9]+)\.([0-9]+)\.([0-9a-f]+)")
 
 
 class Status(NamedTuple):
@@ -34,7 +35,15 @@ def new() -> str:
     """Return a mark for one more child of this process."""
     me = os.getpid()
     status = status_of(me)
-    return f"{me}.{status.started if status else 0}.{secrets.token_hex(8)}"
+    return f"{me}.{status.started if status else 0}.{namespace()}.{secrets.token_hex(8)}"
+
+
+def namespace() -> int:
+    """Return the number of the namespace that our process ids are of; 0 if nobody tells."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
 
 
 def left_of(mark: str, session: int) -> list[int]:
@@ -128,7 +137,7 @@ def _is_of(pid: int, mark: str, session: int) -> bool:
 def _is_orphan(pid: int) -> bool:
     """Tell whether the dmap that started *pid*, or what started it, has ended."""
     found = _mark_of(pid)
-    if found is None:
+    if found is None or int(found[3]) != namespace():
         return False
     owner = status_of(int(found[1]))
     return owner is None or owner.ended or owner.started != found[2].decode()
