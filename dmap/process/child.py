@@ -32,7 +32,8 @@ LAST_LINES = 40
 
 _LAST_WORDS_S = 0.5
 """How long is read on after the end; a process that cannot be killed may keep the pipes open."""
-_LOOK_S = 0.02
+_LOOK_S, _LONGEST_LOOK_S, _SLOWER = 0.02, 0.5, 1.1
+"""Between two looks at what is left, each pause so many times the one before: a look may read 1,000 files."""
 
 _Result = TypeVar("_Result")
 
@@ -175,10 +176,10 @@ class Child:
     async def _clear(self, session: int) -> None:
         """Have what the command has left end, too; return when nothing is left."""
         self._run_stop()
-        number = self._last_word(0 if self._stop_by else signal.SIGTERM)
+        number, pause_s = self._last_word(0 if self._stop_by else signal.SIGTERM), _LOOK_S
         while await asyncio.to_thread(marks.end_left, self._mark, session, number):
-            await asyncio.sleep(_LOOK_S)
-            number = self._last_word(0)
+            await asyncio.sleep(pause_s)
+            number, pause_s = self._last_word(0), min(_SLOWER * pause_s, _LONGEST_LOOK_S)
         if self._stopping is not None:
             await self._stopping
 
