@@ -40,8 +40,10 @@ MAX_BYTES = 1024 * 1024
 
 LONGEST_S = 3600.0
 """No load or answer counts for longer."""
+MOST_PER_S = 1e15
+"""No load reads more bytes in a second."""
 MODELS, DEVICES, NAME = 64, 6, 600
-"""So much is kept of what was learnt, of names so long: it leaves room in the file for what was set."""
+"""So much is kept of what was learnt, of names so long in JSON: that leaves room for what was set."""
 
 
 def _options(section: type[Defaults | Load]) -> GetPydanticSchema:
@@ -62,7 +64,7 @@ class Activation:
 
 _Name = Annotated[str, Field(max_length=NAME)]
 _Seconds = Annotated[float, Field(gt=0, le=LONGEST_S, allow_inf_nan=False)]
-_Rate = Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)]
+_Rate = Annotated[float, Field(gt=0, le=MOST_PER_S, allow_inf_nan=False)]
 _ByModel = Annotated[Mapping[_Name, _Seconds], Field(max_length=MODELS)]
 
 

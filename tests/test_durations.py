@@ -112,17 +112,30 @@ async def test_that_it_cannot_be_saved_keeps_nobody_from_stopping(lm, tmp_path, 
     assert "durations_not_saved" in caplog.text
 
 
+async def test_what_could_not_be_saved_is_saved_later(lm: str, tmp_path: Path) -> None:
+    """A disk that was full for a while costs nothing of what was learnt, though nothing is learnt since."""
+    async with running(lm, tmp_path) as daemon:
+        await ask(daemon, SMALL)
+        (beside := tmp_path / "state.json.new").mkdir()
+        await daemon.proxy._save_durations()
+        beside.rmdir()
+
+    assert f"studio/{SMALL}" in StateFile(tmp_path / "state.json").read().durations["gpu0"].loads_s
+
+
 async def test_it_is_bounded(lm: str, tmp_path: Path) -> None:
     """Of too many models the last ones are kept, and none whose name is beyond measure."""
     async with running(lm, tmp_path) as daemon:
         gate = daemon.proxy.devices["gpu0"]
         many = {ModelKey("studio", f"m{number}"): 1e9 for number in range(MODELS + 5)}
-        gate.lengths.recall(Learnt(many | {ModelKey("studio", "x" * NAME): 1.0}))
+        too_long = {ModelKey("studio", name): 1.0 for name in ("x" * NAME, "\N{CLOUD}" * 100)}
+        gate.lengths.recall(Learnt(many | too_long, bytes_per_s=1e30))
 
         found = learnt({"gpu0": gate}, lambda key: False)["gpu0"]
 
     assert list(found.loads_s) == [f"studio/m{number}" for number in range(5, MODELS + 5)]
     assert set(found.loads_s.values()) == {3600}
+    assert found.bytes_per_s == 1e15
 
 
 async def test_a_load_from_memory_is_told_from_one_from_the_disk(models: Path, tmp_path: Path) -> None:

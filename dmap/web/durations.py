@@ -4,12 +4,13 @@ How long loads and answers take, kept over a restart in the state file.
 The arbiters learn it, and begin with it after a restart.  So the first estimates are as good as the last.
 """
 
+import json
 from collections.abc import Callable, Container, Mapping
 
 from dmap.arbiter import Learnt
 from dmap.gate import Gate
 from dmap.models import ModelKey
-from dmap.state import LONGEST_S, MODELS, NAME, Durations
+from dmap.state import LONGEST_S, MODELS, MOST_PER_S, NAME, Durations
 
 IsGone = Callable[[ModelKey], bool]
 """Tells whether there is no such model any more, as far as that is known."""
@@ -43,13 +44,13 @@ def _durations(learnt: Learnt, is_gone: IsGone) -> Durations:
 
 
 def _rate(bytes_per_s: float | None) -> float | None:
-    return None if bytes_per_s is None else _rounded(max(bytes_per_s, 1.0))
+    return None if bytes_per_s is None else _rounded(min(max(bytes_per_s, 1.0), MOST_PER_S))
 
 
 def _by_name(by_key: Mapping[ModelKey, float], is_gone: IsGone) -> dict[str, float]:
     """Return the last `MODELS` of those that are left."""
     left = {key: _rounded(min(s, LONGEST_S)) for key, s in by_key.items() if not is_gone(key)}
-    named = {str(key): s for key, s in left.items() if s > 0 and len(str(key)) <= NAME}
+    named = {str(key): s for key, s in left.items() if s > 0 and len(json.dumps(str(key))) <= NAME}
     return dict(list(named.items())[-MODELS:])
 
 

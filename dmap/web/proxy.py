@@ -146,11 +146,12 @@ class Proxy:
     async def _save_durations(self) -> None:
         """Save what the arbiters have learnt, if it is not what the file says."""
         learnt = durations.learnt(self.devices, self._is_gone)
-        kept = dict(list(learnt.items())[:DEVICES])
-        if kept != self.saved.durations:
+        kept, before = dict(list(learnt.items())[:DEVICES]), self.saved.durations
+        if kept != before:
             try:
                 await self.save(replace(self.saved, durations=kept))
             except NotSaved as exc:
+                self.saved = replace(self.saved, durations=before)  # so that the next time tries again
                 _log.warning(logfmt("durations_not_saved", {"reason": exc.message}))
 
     def _is_gone(self, key: ModelKey) -> bool:
