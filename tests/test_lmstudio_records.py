@@ -38,6 +38,15 @@ def test_an_entry_is_kept_as_it_came():
     assert info.v1 == M | {"loaded_instances": [instance("m:2")]}
 
 
+def test_what_can_be_no_count_is_none():
+    """A size beyond all memory, which could not even be divided, is as unknown as one that is no number."""
+    sizes = [5, 0, -5, True, 5.5, "5", 2**50 + 1, 10**400]
+
+    found = [listed.info.size_bytes for listed in read_v1(M | {"size_bytes": size} for size in sizes)]
+
+    assert found == [5, *[None] * 7]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -20,6 +20,8 @@ MOST_VALUES = 200_000
 MOST_MODELS = 2_500
 LONGEST_NAME = 512
 """In characters, of a model: file names with their folders are shorter."""
+MOST_COUNT = 2**50
+"""Of bytes, tokens or slots: a petabyte.  What is beyond is no count; a larger integer may have no float."""
 BESIDE_BYTES = 64 * 1024
 """So much may come beside the body, and as much again as the body has."""
 
@@ -131,3 +133,8 @@ def entries(answer: Any, member: str) -> list[Mapping[str, Any]]:
 def is_name(value: Any) -> TypeGuard[str]:
     """Tell whether *value* can be the name of a model; a longer one is no name that a client could use."""
     return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME
+
+
+def count(value: Any) -> int | None:
+    """Return *value* if so many bytes, tokens or slots can be, else None."""
+    return value if type(value) is int and 0 < value <= MOST_COUNT else None

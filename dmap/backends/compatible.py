@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dmap.backends.ask import decoded, entries, is_name
+from dmap.backends.ask import count, decoded, entries, is_name
 from dmap.models import ModelInfo
 from dmap.wire.dialects import Dialect
 from dmap.wire.routes import KindWords
@@ -30,6 +30,6 @@ def _info(item: Mapping[str, Any]) -> ModelInfo:
     return ModelInfo(
         item["id"],
         resident=item.get("resident") is not False,
-        context_length=length if isinstance(length, int) else None,
+        context_length=count(length),
         embedding=item.get("embedding") is True,
     )

@@ -12,7 +12,7 @@ from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
-from dmap.backends.ask import is_name
+from dmap.backends.ask import count, is_name
 from dmap.models import ModelInfo
 
 PARALLEL = 4
@@ -149,7 +149,7 @@ def _listed(item: Mapping[str, Any]) -> Listed:
     info = ModelInfo(
         key,
         resident=False,
-        size_bytes=_count(item.get("size_bytes")),
+        size_bytes=count(item.get("size_bytes")),
         embedding=embedding,
         names=names,
         any_quant=not any("@" in name for name in names),
@@ -167,9 +167,5 @@ def _loaded_of(item: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _instance(key: str, loaded: Mapping[str, Any], parallel: int | None) -> Instance:
     given = loaded.get("config")
     config = given if isinstance(given, dict) else {}
-    length = _count(config.get("context_length"))
-    return Instance(loaded["id"], key, length, _count(config.get("parallel")) or parallel)
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and value > 0 else None
+    length = count(config.get("context_length"))
+    return Instance(loaded["id"], key, length, count(config.get("parallel")) or parallel)

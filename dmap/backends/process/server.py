@@ -7,9 +7,8 @@ context out among its slots, vLLM takes less where memory is short.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
-from dmap.backends.ask import Unheard, ask, decoded
+from dmap.backends.ask import Unheard, ask, count, decoded
 from dmap.backends.base import Loaded, Target
 from dmap.backends.compatible import LIST_BYTES, listed
 from dmap.errors import LoadFailed
@@ -82,7 +81,7 @@ def of_props(body: bytes) -> tuple[int | None, int | None]:
     """Return the context of one request, and how many are served at once, by llama.cpp's `/props`."""
     try:
         props = decoded(body)
-        return _count(props["default_generation_settings"].get("n_ctx")), _count(props.get("total_slots"))
+        return count(props["default_generation_settings"].get("n_ctx")), count(props.get("total_slots"))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None, None
 
@@ -90,10 +89,6 @@ def of_props(body: bytes) -> tuple[int | None, int | None]:
 def of_list(body: bytes) -> int | None:
     """Return the context of one request by a list of models."""
     try:
-        return next((length for info in listed(body) if (length := _count(info.context_length))), None)
+        return next((info.context_length for info in listed(body) if info.context_length), None)
     except (ValueError, RecursionError):
         return None
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and value > 0 and value is not True else None
