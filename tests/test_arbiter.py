@@ -628,6 +628,17 @@ class TestSwitch:
 
         assert arbiter.submit(21, "d", "D", "bob", CHAT) == [switch("D", "B")]
 
+    def test_who_leaves_again_and_again_takes_nobody_elses_patience(self) -> None:
+        """A client that asks for an absent model and leaves, in a loop, makes no other wait longer."""
+        arbiter = found("A", needs=SINGLE)
+        arbiter.submit(0, "a", "A", "ann", SINGLE)
+        arbiter.submit(0, "b", "B", "bob", SINGLE)
+        for second in range(1, 50):
+            arbiter.submit(second, second, "C", "cid", SINGLE)
+            arbiter.withdraw(second, second)
+
+        assert arbiter.extra_s == 0
+
     def test_everybody_may_change_their_mind_once(self) -> None:
         """A client that leaves one switch may cause the next at once."""
         arbiter = found("A")

@@ -30,6 +30,19 @@ def test_who_comes_while_it_is_away_brings_work() -> None:
     assert stream(away(120, every_s=0.5), 60).rate == pytest.approx(2, rel=0.1)
 
 
+def test_who_leaves_brings_no_work() -> None:
+    """Someone who asks again and again, and leaves each time, is no load; who waits beside him is."""
+    influx = away(120, every_s=0.5)
+    rate = stream(influx, 60).rate
+
+    for tenth in range(600):
+        influx.asked(60 + tenth / 10, "a", 8)
+        influx.given_up("a", 60 + tenth / 10)
+    influx.given_up("a", 4)  # one that never counted
+
+    assert stream(influx, 120).rate < rate
+
+
 def test_what_comes_to_a_resident_does_not_count() -> None:
     """Nobody can tell whether a request that finds its model loaded would have come anyhow."""
     influx = Influx()

@@ -143,6 +143,7 @@ class Device:
     def leave(self, ticket: TicketId) -> Ticket:
         """Let a waiting client go.  If it was the last for a switch under way, remember whose that was."""
         gone = self.take_out(ticket)
+        self.influx.given_up(gone.model, gone.since)
         if self.plan is not None and self.plan.load == gone.model and not self.waiters.count(gone.model):
             self.plan.abandoned_by = gone.client
         return gone

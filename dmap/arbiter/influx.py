@@ -4,7 +4,8 @@ How much work comes for the models of a device whether it is answered or not.
 Clients that ask again after each answer look like a full load to whoever counts what is served.  But who
 waits asks nothing more, so their work cannot pile up.  What piles up is what comes for a model *while it is
 away*.  So arrivals count only then, and only from the cost of a switch on: by that time those who had an
-answer last have asked again.  Nobody has to be told apart for that; ten users may share one key.
+answer last have asked again.  Nobody has to be told apart for that; ten users may share one key.  Who leaves
+before the model is back brought no work: else one who asks and leaves in a loop would look like a full load.
 """
 
 import math
@@ -81,6 +82,12 @@ class Influx:
         if now >= stream.counts_from:
             stream.fade(now)
             stream.arrivals += 1
+
+    def given_up(self, model: ModelId, since: float) -> None:
+        """Note that a request of that time left unanswered: it brought no work."""
+        stream = self._streams[model]
+        if since >= stream.counts_from:
+            stream.arrivals = max(stream.arrivals - math.exp((since - stream.at) / WINDOW_S), 0.0)
 
     def answered(self, now: float, model: ModelId, answer_s: float, leases: int) -> None:
         """Note an answer of *model*, which gave so many at once when it ended: its *leases*."""
