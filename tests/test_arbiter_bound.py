@@ -26,6 +26,11 @@ def test_each_model_has_a_turn_for_each_visit(own: Use, others: list[Use], cycle
     assert bound_s(Limits(), own, others) == 60 + cycles * TURN_S
 
 
+def test_answers_of_next_to_no_time_are_all_given_in_one_visit() -> None:
+    """However short they are."""
+    assert bound_s(Limits(), Use(8, 5e-324, clients=9), [CHAT]) == 60 + 8 + 32 * 5 / 4 + 8 + TURN_S
+
+
 def test_alone_a_model_serves_one_answer_of_each() -> None:
     """Beside no other model there is one load at the most, and the answers that are under way."""
     assert bound_s(Limits(), Use(8, 120, clients=4)) == 60 + 8 + 5 * 120

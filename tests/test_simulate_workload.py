@@ -132,6 +132,13 @@ def test_models_and_limits(written) -> None:
             [f"groups[0].think: {NO_TIME}"],
         ),
         ("groups: [{loops: 1, model: A}]\nanswer: 0", ["answer: an answer takes its time"]),
+        ("groups: [{loops: 1, model: A}]\nanswer: 1.0e-9", ["answer: an answer takes its time"]),
+        ("groups: [{loops: 1, model: A}]\nanswer: lognormal 8 99", [f"answer: {NO_TIME}"]),
+        (
+            "groups: [{rate: 1, shares: {A: 1.0e+308, B: 1.0e+308}}]",
+            ["groups[0]: shares: together they are more than a number can be"],
+        ),
+        ("groups: [{loops: 1, model: A}]\nfirst: 3", ["first: no such key"]),
         ("groups: [{loops: 0, model: A}]", ["groups[0].loops: Input should be greater than or equal to 1"]),
         (
             "groups: [{model: A}]",

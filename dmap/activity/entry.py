@@ -18,7 +18,8 @@ LONGEST = 2**16
 SUFFIX = ".jsonl"
 """Of the files of a log."""
 
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e10)]
+"""No length of time, and no time since 1970 before the year 2286, is more than that."""
 Tokens = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -48,7 +49,7 @@ class Request(_Line, frozen=True, kw_only=True, omit_defaults=True, tag="request
     """The name of the backend."""
     device: str | None = None
     """The device whose memory the model takes; None where the backend's requests pass without arbitration."""
-    priority: int
+    priority: Annotated[int, msgspec.Meta(ge=-10, le=10)]
     """Higher is served before lower."""
     queue_s: Seconds
     """Seconds for which it waited for its model, all together."""
@@ -89,7 +90,7 @@ class Switch(_Line, frozen=True, kw_only=True, omit_defaults=True, tag="switch")
     """Seconds that the unloading took, with the look before it and the pause after it."""
     load_s: Seconds
     """Seconds that the load took, up to the model that answers, or up to its failure."""
-    parallel: int | None = None
+    parallel: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """The requests that the loaded model serves at once, as its server says; None where it does not."""
     outcome: str
     """`ok`, `failed`, or `given_up` where nobody waited for it any more."""

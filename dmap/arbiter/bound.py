@@ -55,7 +55,7 @@ def bound_s(
     slots = min(own.parallel or answers, answers)
     if not others:
         return patience_s + own.cost_s + (math.ceil(answers / slots) + 1) * own.answer_s
-    rounds = math.ceil(policy.LEAST_SHARE * limits.residency * own.cost_s / own.answer_s)
+    rounds = math.ceil(min(policy.LEAST_SHARE * limits.residency * own.cost_s / own.answer_s, answers))
     visits = math.ceil(answers / (slots * max(rounds, 1)))
     return patience_s + visits * sum(turn_s(limits, use) for use in (own, *others))
 

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import PlainValidator
 
-LONGEST_S = 300.0
-"""No lognormal time is longer."""
+SHORTEST_S, LONGEST_S = 0.001, 300.0
+"""No answer takes less on average, for time would stand still; no lognormal time is longer."""
+MOST_SIGMA = 3.0
+"""With more, nearly all times would be none at all."""
 _NUMBERS = {"fixed": 1, "exponential": 1, "lognormal": 2}
 _NO_TIME = "not a time; write it like 2, exponential 2 or lognormal 2 1.3 (mean and sigma)"
 
@@ -42,17 +44,16 @@ def times(value: Any) -> Times:
         found = Times(kind, *map(float, numbers))
     except (TypeError, ValueError):
         raise ValueError(_NO_TIME) from None
-    if not (0 <= found.mean < math.inf and 0 <= found.sigma < math.inf) or (
-        kind != "fixed" and not found.mean
-    ):
+    is_one = 0 <= found.mean < math.inf and 0 <= found.sigma <= MOST_SIGMA
+    if not is_one or (kind != "fixed" and not found.mean):
         raise ValueError(_NO_TIME)
     return found
 
 
 def _answer(value: Any) -> Times:
-    """Read how long an answer takes, which is not nothing: time would stand still."""
+    """Read how long an answer takes."""
     found = times(value)
-    if not found.mean:
+    if found.mean < SHORTEST_S:
         raise ValueError("an answer takes its time")
     return found
 

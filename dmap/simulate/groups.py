@@ -176,6 +176,8 @@ class Arrivals(Group):
             raise ValueError("rate, or arrivals and swing, but not both")
         if self.swing is not None and self.swing[0] > self.swing[1]:
             raise ValueError("swing: the lowest comes first")
+        if sum(self.shares.values()) == math.inf:
+            raise ValueError("shares: together they are more than a number can be")
         if not sum(self.shares.values()):
             raise ValueError("shares: nobody asks for any")
         return self

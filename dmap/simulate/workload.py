@@ -148,9 +148,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Any, dict[str, Any]]]:
 def _merged(common: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return *common* with *changes*, of which `first` changes the first group only."""
     values = {**common, **changes}
-    first, groups = values.pop("first", None), values.get("groups")
+    first, groups = values.get("first"), values.get("groups")
     if isinstance(first, dict) and isinstance(groups, list) and groups and isinstance(groups[0], dict):
-        values["groups"] = [{**groups[0], **first}, *groups[1:]]
+        values["groups"] = [{**groups[0], **values.pop("first")}, *groups[1:]]
     return values
 
 
