@@ -83,6 +83,17 @@ def test_a_replay_under_the_same_settings_is_what_was(written, name: str) -> Non
     assert again.switches == pytest.approx(was.switches, abs=2)
 
 
+def test_a_name_does_not_act_on_a_terminal(written, capsys: pytest.CaptureFixture[str]) -> None:
+    """Models are called by their servers, which may call them anything."""
+    log = written(loaded(0, 5, "A\x1b[2J"), asked(0, 5, 1, model="A\x1b[2J"))
+
+    main(["simulate", "--replay", str(log)])
+
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert "engine/A\\x1b[2J: a load 5 s" in said
+
+
 def test_who_asks_again_waits_for_its_answer(written) -> None:
     """A request soon after an answer comes after the answer in the replay, too, however late that is."""
     entries = asked(0, 2, 10), asked(17, 0, 1), loaded(0, 30)

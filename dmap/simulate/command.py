@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmap.config import ConfigProblem
+from dmap.logfmt import barred
 from dmap.simulate.figures import Figures, figures_of, together
 from dmap.simulate.owner import Owner, owner_of
 from dmap.simulate.policies import POLICIES
@@ -80,7 +81,7 @@ async def _owners(paths: Iterable[Path]) -> list[Owner]:
 
 
 def _warn(text: str) -> None:
-    print(f"dmap: {text}", file=sys.stderr)
+    print(barred(f"dmap: {text}"), file=sys.stderr)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Row:
 
 def _show(scene: Scene, policies: Sequence[str], seeds: Sequence[int], progress: str) -> dict[str, Row]:
     """Play *scene* and print its rows, and in words what the changes would make of it."""
-    print(scene.title)
+    print(barred(scene.title))
     _print_notes(scene.notes)
     if scene.recorded is not None:
         print(row("as recorded", scene.recorded))
@@ -126,7 +127,7 @@ def _played(workload: Workload, policy: str, seeds: Sequence[int]) -> Row:
 
 def _print_notes(notes: Iterable[str]) -> None:
     for note in notes:
-        print(textwrap.fill(note, WIDTH, initial_indent="  ", subsequent_indent="    "))
+        print(textwrap.fill(barred(note), WIDTH, initial_indent="  ", subsequent_indent="    "))
 
 
 def _drawer() -> Callable[[Path, str, Mapping[str, Result]], None]:
@@ -143,7 +144,7 @@ def _progress(text: str) -> Iterator[None]:
     """Show *text* on a terminal while something is done."""
     is_shown = sys.stderr.isatty()
     if is_shown:
-        print(f"\r\x1b[K{text[: WIDTH - 2]}", end="", file=sys.stderr, flush=True)
+        print(f"\r\x1b[K{barred(text)[: WIDTH - 2]}", end="", file=sys.stderr, flush=True)
     try:
         yield
     finally:
