@@ -1,5 +1,7 @@
 """How long loads and answers take, over a restart of the proxy."""
 
+import asyncio
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -108,6 +110,18 @@ async def test_that_it_cannot_be_saved_keeps_nobody_from_stopping(lm, tmp_path, 
     async with running(lm, tmp_path) as daemon:
         await ask(daemon, SMALL)
         (tmp_path / "state.json.new").mkdir()
+
+    assert "durations_not_saved" in caplog.text
+
+
+async def test_a_disk_that_does_not_answer_keeps_nobody_from_stopping(lm, tmp_path, caplog) -> None:
+    """Nobody waits for it long: the end goes on, and so servers that dmap has started are ended."""
+    async with asyncio.timeout(20):
+        async with running(lm, tmp_path) as daemon:
+            await ask(daemon, SMALL)
+            os.mkfifo(beside := tmp_path / "state.json.new")
+
+        os.close(os.open(beside, os.O_RDONLY | os.O_NONBLOCK))  # it answers now
 
     assert "durations_not_saved" in caplog.text
 

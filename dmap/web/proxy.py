@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 
 KEEP_S = 600.0
 """So often the state file gets what was learnt, if that has changed, and once more in the end."""
+SAVE_S = 3.0
+"""How long that is waited for: a disk that does not answer must not keep the end from the models' servers."""
 
 
 class Proxy:
@@ -149,10 +151,12 @@ class Proxy:
         kept, before = dict(list(learnt.items())[:DEVICES]), self.saved.durations
         if kept != before:
             try:
-                await self.save(replace(self.saved, durations=kept))
-            except NotSaved as exc:
+                async with asyncio.timeout(SAVE_S):
+                    await self.save(replace(self.saved, durations=kept))
+            except (NotSaved, TimeoutError) as exc:
                 self.saved = replace(self.saved, durations=before)  # so that the next time tries again
-                _log.warning(logfmt("durations_not_saved", {"reason": exc.message}))
+                reason = str(exc) or "the disk does not answer"
+                _log.warning(logfmt("durations_not_saved", {"reason": reason}))
 
     def _is_gone(self, key: ModelKey) -> bool:
         """Tell whether the backend of *key* answers and has no such model."""
