@@ -34,7 +34,7 @@ class Speech(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path == "/v1/audio/speech":
+        if self.path == "/v1/audio/speech" and b"nobody" not in body:
             return self.answer(200, json.loads(body)["input"].encode(), "audio/wav")
         if self.path == "/v1/audio/transcriptions":
             return self.answer(200, json.dumps({"text": f"{len(body)} bytes"}).encode())
@@ -128,6 +128,17 @@ async def test_a_route_that_a_server_lacks_is_remembered(models, tmp_path):
     assert caught.value.code == "unknown_path"
     assert ready["devices"]["gpu0"]["residents"] == ["box/sea"]
     assert spoken.content == b"still here"
+
+
+async def test_a_route_that_has_answered_is_not_taken_for_lacking(models, tmp_path):
+    """Some servers say of a voice that they lack what others say of a route; that harms nobody else."""
+    async with running(models, tmp_path) as (_, client):
+        await client.audio.speech.create(model="speech", voice="alloy", input="one")
+        with pytest.raises(openai.NotFoundError):
+            await client.audio.speech.create(model="speech", voice="nobody", input="two")
+        spoken = await client.audio.speech.create(model="speech", voice="alloy", input="three")
+
+    assert spoken.content == b"three"
 
 
 async def test_a_command_that_fails_is_told(models, tmp_path):

@@ -35,6 +35,8 @@ async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     try:
         with visit:
             await _serve(proxy, visit, reply, asked, route)
+        if visit.record.status < 400:
+            proxy.lacking.answered(route.key, asked.path.path)
         if asked.sample is not None:
             proxy.context.learn(route, path, asked.sample, visit.record.tokens_in)
     except DmapError as error:

@@ -2,10 +2,12 @@
 Which routes the server of a model lacks, as its own answers have shown.
 
 A kind of servers may be any program.  So nobody says beforehand what it answers to, and its first refusal of
-a route costs the load of its model.  The next request is refused before that.
+a route costs the load of its model.  The next request is refused before that.  But some say the same of a
+voice or a file that they lack, so a route that has answered before is there, whatever they say.
 """
 
 import asyncio
+from typing import Any
 
 from dmap.errors import PathNotFound
 from dmap.models import ModelKey
@@ -21,12 +23,16 @@ class Lacking:
 
     def __init__(self) -> None:
         self._until: dict[tuple[ModelKey, str], float] = {}
+        self._answered: dict[tuple[ModelKey, str], None] = {}
+
+    def answered(self, model: ModelKey, path: str) -> None:
+        """Remember that the server of *model* has *path*."""
+        _remember(self._answered, (model, path), None)
 
     def note(self, model: ModelKey, path: str) -> None:
-        """Remember that the server of *model* has no *path*."""
-        while len(self._until) >= MOST:
-            del self._until[next(iter(self._until))]
-        self._until[model, path] = asyncio.get_running_loop().time() + FORGET_S
+        """Remember that the server of *model* says that it has no *path*, if it has never answered there."""
+        if (model, path) not in self._answered:
+            _remember(self._until, (model, path), asyncio.get_running_loop().time() + FORGET_S)
 
     def check(self, model: ModelKey, path: str) -> None:
         """Raise `PathNotFound` if the server of *model* said lately that it has no *path*."""
@@ -38,3 +44,11 @@ class Lacking:
     def clear(self) -> None:
         """Forget everything."""
         self._until.clear()
+        self._answered.clear()
+
+
+def _remember(found: dict[tuple[ModelKey, str], Any], key: tuple[ModelKey, str], value: Any) -> None:
+    """Put *key* in, and forget the first of more than `MOST`."""
+    found[key] = value
+    if len(found) > MOST:
+        del found[next(iter(found))]
