@@ -59,11 +59,11 @@ def masked(umask: int) -> Iterator[None]:
 class TestOwner:
     @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
     def test_nobody_else_may_look(self, files: Files, umask: int) -> None:
-        """The folder and all that is in it are for their owner's eyes only, whatever the umask."""
+        """The folder, the one around it and all within are for their owner's eyes only, whatever the umask."""
         with masked(umask):
             files.add([LINE], NOON, WEEK)
 
-        assert mode(files.path) == 0o700
+        assert (mode(files.path), mode(files.path.parent)) == (0o700, 0o700)
         assert {path.name: mode(path) for path in files.path.iterdir()} == {
             "20261121T120000Z.jsonl": 0o600,
             "salt": 0o600,

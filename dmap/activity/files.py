@@ -133,7 +133,8 @@ def _texts(lines: Iterable[bytes], most: int) -> Iterator[bytes]:
 
 def _held(path: Path) -> int:
     """Make the folder *path* if need be, and hold it."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for each in (path.parent, path):  # the state file will be beside it
+        each.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _OPEN)
     try:
         about = os.fstat(folder)
