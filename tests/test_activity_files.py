@@ -59,7 +59,7 @@ def masked(umask: int) -> Iterator[None]:
 class TestOwner:
     @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
     def test_nobody_else_may_look(self, files: Files, umask: int) -> None:
-        """The folder, the one around it and all within are for their owner's eyes only, whatever the umask."""
+        """The folder, the one around it and all within are for their owner alone, whatever the umask."""
         with masked(umask):
             files.add([LINE], NOON, WEEK)
 
