@@ -10,6 +10,7 @@ from dmap.arbiter import (
     Cause,
     Effect,
     Grant,
+    Learnt,
     Limits,
     Needs,
     Outcome,
@@ -19,6 +20,7 @@ from dmap.arbiter import (
     Switch,
 )
 from dmap.arbiter.estimates import CLIENTS
+from dmap.arbiter.habits import EXPECTED
 
 GB = 1_000_000_000  # a switch to a model of 10 GB is guessed to take 10 s
 CHAT = Needs(size_bytes=10 * GB)
@@ -1007,6 +1009,21 @@ def test_a_crowd_of_a_lower_class_is_cheap() -> None:
     assert time.process_time() - began < 0.1
 
 
+def test_users_of_any_number_are_cheap() -> None:
+    """A client that names another user in each request cannot have thousands looked at with each event."""
+    arbiter = found("A", max_models=1)
+    arbiter.lengths.recall(Learnt({"A": 30, "B": 30}))
+    arbiter.submit(0, "long", "A", "ann", CHAT)
+    arbiter.submit(0, "b", "B", "bob", CHAT)
+    began = time.process_time()
+
+    for ticket in range(4_000):
+        arbiter.submit(ticket / 1000, ticket, "A", "ann", CHAT, 0, ("ann", ticket % 1000))
+        arbiter.withdraw(ticket / 1000, ticket)
+
+    assert time.process_time() - began < 6
+
+
 def _serve(arbiter: Arbiter, count: int) -> dict[str, int]:
     """Submit *count* tickets for three models in turn, and answer each at once when it is granted."""
     needs = Needs(size_bytes=10 * GB, parallel=4)
@@ -1027,12 +1044,12 @@ def _serve(arbiter: Arbiter, count: int) -> dict[str, int]:
 def test_clients_that_went_are_not_expected_for_ever() -> None:
     """A resident that nobody else wants remembers only so many of those who may ask it again."""
     arbiter = found("A")
-    for number in range(CLIENTS + 1):
+    for number in range(EXPECTED + 1):
         for ticket in ((number, 1), (number, 2)):
             arbiter.submit(number, ticket, "A", number, CHAT)
             arbiter.withdraw(number, ticket)
 
-    assert len(arbiter.residents["A"].expected) == CLIENTS
+    assert len(arbiter.residents["A"].expected) == EXPECTED
 
 
 def test_a_state_can_be_copied() -> None:

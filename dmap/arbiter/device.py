@@ -13,7 +13,7 @@ from dmap.arbiter.calibration import Calibration
 from dmap.arbiter.costs import Loads
 from dmap.arbiter.effects import Cause, ClientId, ModelId, TicketId
 from dmap.arbiter.estimates import ANSWER_GUESS_S, Averages, BackOff, Strikes, remember
-from dmap.arbiter.habits import Habits
+from dmap.arbiter.habits import EXPECTED, Habits
 from dmap.arbiter.influx import Influx
 from dmap.arbiter.state import Holding, Limits, Needs, Outcome, Plan, Resident, Ticket
 from dmap.arbiter.waiters import Waiters
@@ -171,7 +171,7 @@ class Device:
         self.influx.answered(now, model, now - lease.since, resident.leases + 1)
         self.habits.ended(user)
         if self.habits.answered(now, user, model, self.costs.of(model)):
-            remember(resident.expected, user, None)
+            remember(resident.expected, user, None, EXPECTED)
         return resident
 
     def due(self, now: float, resident: Resident) -> list[float]:
@@ -201,8 +201,7 @@ class Device:
 
     def newest(self, resident: Resident) -> Holding | None:
         """Return the latest lease on *resident* that has not ended."""
-        found = (lease for lease in reversed(self.leases.values()) if lease.resident is resident)
-        return next(found, None)
+        return next((lease for lease in reversed(self.leases.values()) if lease.resident is resident), None)
 
     def loaded(self, model: ModelId, outcome: Outcome) -> Needs:
         """Return what a model takes now that it is loaded.  A *parallel* asked for outranks the report."""

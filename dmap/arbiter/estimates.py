@@ -43,11 +43,11 @@ class Averages:
         self._guess = median(self.values.values())
 
 
-def remember(memory: dict[Any, Any], key: Any, value: Any) -> None:
-    """Put *key* last, and forget the first of more than `CLIENTS`."""
+def remember(memory: dict[Any, Any], key: Any, value: Any, most: int = CLIENTS) -> None:
+    """Put *key* last, and forget the first of more than *most*."""
     memory.pop(key, None)
     memory[key] = value
-    if len(memory) > CLIENTS:
+    if len(memory) > most:
         del memory[next(iter(memory))]
 
 

@@ -15,6 +15,8 @@ LINGER = 5
 """A client counts as due for this many of its mean pauses: irregular ones outlast two every seventh time."""
 GRACE = 0.05
 """The least linger, as a share of a switch's cost: a client in a tight loop is never quite in time."""
+EXPECTED = 128
+"""So many users of a resident may be expected back, those answered last: each event looks at all of them."""
 THINKING = 64
 """So many users of one name may be thinking between two requests."""
 
