@@ -73,15 +73,7 @@ class Proxy:
         self.catalog = Catalog(config)
         self.inventory = Inventory(self.backends, self.catalog)
         self.devices = {name: self._gate_of(name) for name in config.devices}
-        self.passages = {
-            name: Gate(
-                name,
-                Device(wait_s=section.wait_s, queue=section.queue, lease_s=section.lease_s),
-                parallel=section.parallel,
-            )
-            for name, section in config.backends.items()
-            if isinstance(section, PassingSection)
-        }
+        self.passages = _passages_of(config)
         passages = {f"backend {name}": gate for name, gate in self.passages.items()}
         self.gates: Mapping[str, Gate] = self.devices | passages
         self.pool = Pool(connect_s=server.connect_s)
@@ -201,3 +193,16 @@ def _contexts(config: Config, models: Mapping[str, Activation]) -> dict[str, int
     asked = {name: model.load.context_length for name, model in config.models.items()}
     asked |= {name: model.load.get("context_length", asked.get(name)) for name, model in models.items()}
     return {name: length for name, length in asked.items() if length is not None}
+
+
+def _passages_of(config: Config) -> dict[str, Gate]:
+    """Return the gates of the backends without a device, by their names."""
+    return {
+        name: Gate(
+            name,
+            Device(wait_s=section.wait_s, queue=section.queue, lease_s=section.lease_s),
+            parallel=section.parallel,
+        )
+        for name, section in config.backends.items()
+        if isinstance(section, PassingSection)
+    }
