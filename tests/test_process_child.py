@@ -241,6 +241,10 @@ def test_the_environment_has_no_secrets(monkeypatch):
     assert ("MY_PLACE" in short_environment(), short_environment()["PATH"]) == (False, os.environ["PATH"])
 
 
+GLIBCS = 0b11 << 31
+"""Signals 32 and 33, which glibc lets nobody set (signal(7)); who started the tests may have them ignored."""
+
+
 async def test_it_gets_no_files_and_plain_signals(start, tmp_path):
     """A child has nothing that we have open but its three streams, and ignores no signal that we ignore."""
     with (tmp_path / "mine").open("w") as mine:
@@ -249,7 +253,8 @@ async def test_it_gets_no_files_and_plain_signals(start, tmp_path):
         await child.ended()
 
     assert [line for line in child.lines if str(tmp_path) in line] == []
-    assert child.lines[-1].split() == ["SigIgn:", "0" * 16]
+    name, ignored = child.lines[-1].split()
+    assert (name, int(ignored, 16) & ~GLIBCS) == ("SigIgn:", 0)
 
 
 PARENT = """

@@ -151,9 +151,8 @@ def ready_times(
     for model in order:
         together.append(device.needs_of(model))
         has_room = has_room and policy.fits(device.limits, together)
-        if not has_room:
-            at = max(at + stay_s, _room(now, device, model, departures))
-        at += _load(now, device, model)
+        free = at if has_room else at + stay_s
+        at = max(free, _room(now, device, model, departures)) + _load(now, device, model)
         stay_s = _stay_s(device, model)
         yield model, at
 
