@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,9 @@ from tests.fakes import FakeBackend, RawClient, fake_backend, soon
 from tests.loops import Loop, keep_stderr
 from tests.models import make
 from tests.once import made_once
+from tests.process import Process
 
+Connect = Callable[[Process], Awaitable[RawClient]]
 MODELS = ("tiny-sea", "tiny-kitchen", "tiny-brief", "tiny-embed", "slow")
 
 
@@ -119,3 +121,17 @@ async def proxy(
 def config_of(text: str) -> Config:
     """Read a configuration from YAML."""
     return parse(text, {})
+
+
+@pytest.fixture
+async def connect() -> AsyncGenerator[Connect]:
+    """Connect to daemons that are processes of their own; what is not closed by then is closed in the end."""
+    with ExitStack() as stack:
+
+        async def connect(process: Process) -> RawClient:
+            host, port = process.url.removeprefix("http://").split(":")
+            client = RawClient(*await asyncio.open_connection(host, int(port)))
+            stack.callback(client.close)
+            return client
+
+        yield connect

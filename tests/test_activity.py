@@ -5,8 +5,8 @@ import hashlib
 import re
 import resource
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,9 @@ import pytest
 
 from dmap.activity import Entries, Entry, Request, Switch
 from dmap.daemon import listening
-from tests.conftest import Proxy, config_of
+from tests.conftest import Connect, Proxy, config_of
 from tests.fakes import DONE, END, HERE_S, SSE, FakeBackend, RawClient, answer, chat, chunk, delta, post, soon
-from tests.process import Process, daemon
-
-Connect = Callable[[Process], Awaitable[RawClient]]
+from tests.process import daemon
 
 SECRET = hashlib.sha256(b"sk-SECRET").hexdigest()
 KEYS = f"access: {{keys: [{{name: webui, sha256: {SECRET}, priority: 3}}]}}"
@@ -59,20 +57,6 @@ async def ask(client: RawClient, headers: str = "", **fields: Any) -> int:
     """Ask, and read the whole answer; return its status."""
     await client.send(post(chat(**fields), headers=headers))
     return (await client.answer()).head.status
-
-
-@pytest.fixture
-async def connect() -> AsyncGenerator[Connect]:
-    """Connect to daemons that are processes of their own."""
-    with ExitStack() as stack:
-
-        async def connect(process: Process) -> RawClient:
-            host, port = process.url.removeprefix("http://").split(":")
-            client = RawClient(*await asyncio.open_connection(host, int(port)))
-            stack.callback(client.close)
-            return client
-
-        yield connect
 
 
 def begun_ago(folder: Path, days: int) -> Path:

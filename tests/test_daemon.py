@@ -8,7 +8,7 @@ import re
 import signal
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 
 import psutil
 import pytest
@@ -18,7 +18,7 @@ from dmap.daemon import RunningDaemon
 from dmap.gate import Gate
 from dmap.models import ModelInfo
 from dmap.web.proxy import Proxy as WebProxy
-from tests.conftest import Proxy
+from tests.conftest import Connect, Proxy
 from tests.fake_switcher import FakeSwitcher, Step
 from tests.fakes import (
     DONE,
@@ -43,7 +43,6 @@ SOON_S = 8
 """How soon it has to end; `shutdown_s` would be 20."""
 
 Serve = Callable[..., Awaitable[Process]]
-Connect = Callable[[Process], Awaitable[RawClient]]
 
 
 @pytest.fixture
@@ -58,20 +57,6 @@ async def serve(tmp_path, backend) -> AsyncGenerator[Serve]:
             return await stack.enter_async_context(daemon(tmp_path, text))
 
         yield start
-
-
-@pytest.fixture
-async def connect() -> AsyncGenerator[Connect]:
-    """Connect to a daemon; what is not closed by then is closed in the end."""
-    with ExitStack() as stack:
-
-        async def connect(process: Process) -> RawClient:
-            host, port = process.url.removeprefix("http://").split(":")
-            client = RawClient(*await asyncio.open_connection(host, int(port)))
-            stack.callback(client.close)
-            return client
-
-        yield connect
 
 
 async def streaming(client: RawClient, backend: FakeBackend) -> Exchange:

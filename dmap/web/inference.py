@@ -35,7 +35,7 @@ async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     try:
         with visit:
             await _serve(proxy, visit, reply, asked, route)
-        if visit.record.status < 400:
+        if route.device is not None and visit.record.status < 400:
             proxy.lacking.answered(route.key, asked.path.path)
         if asked.sample is not None:
             proxy.context.learn(route, path, asked.sample, visit.record.tokens_in)
@@ -88,7 +88,7 @@ async def _serve(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: 
     or before a byte of the answer came, unless the server may have acted on it by then.
     """
     gate, client, record = proxy.gate(route), visit.client, reply.record
-    user = user_of(visit.request.headers, asked.fields)
+    user = user_of(visit.request.headers, asked.fields) if route.device is not None else None
     lease = gate.lease(route, client.name, client.priority, record.id, user)
     try:
         await _granted(proxy, reply, gate, lease, lease.ask)

@@ -7,7 +7,7 @@ voice or a file that they lack, so a route that has answered before is there, wh
 """
 
 import asyncio
-from typing import Any
+import math
 
 from dmap.errors import PathNotFound
 from dmap.models import ModelKey
@@ -22,17 +22,16 @@ class Lacking:
     """The routes that servers were found to lack."""
 
     def __init__(self) -> None:
-        self._until: dict[tuple[ModelKey, str], float] = {}
-        self._answered: dict[tuple[ModelKey, str], None] = {}
+        self._until: dict[tuple[ModelKey, str], float] = {}  # -inf: it has answered there
 
     def answered(self, model: ModelKey, path: str) -> None:
         """Remember that the server of *model* has *path*."""
-        _remember(self._answered, (model, path), None)
+        self._remember((model, path), -math.inf)
 
     def note(self, model: ModelKey, path: str) -> None:
         """Remember that the server of *model* says that it has no *path*, if it has never answered there."""
-        if (model, path) not in self._answered:
-            _remember(self._until, (model, path), asyncio.get_running_loop().time() + FORGET_S)
+        if self._until.get((model, path)) != -math.inf:
+            self._remember((model, path), asyncio.get_running_loop().time() + FORGET_S)
 
     def check(self, model: ModelKey, path: str) -> None:
         """Raise `PathNotFound` if the server of *model* said lately that it has no *path*."""
@@ -44,11 +43,9 @@ class Lacking:
     def clear(self) -> None:
         """Forget everything."""
         self._until.clear()
-        self._answered.clear()
 
-
-def _remember(found: dict[tuple[ModelKey, str], Any], key: tuple[ModelKey, str], value: Any) -> None:
-    """Put *key* in, and forget the first of more than `MOST`."""
-    found[key] = value
-    if len(found) > MOST:
-        del found[next(iter(found))]
+    def _remember(self, route: tuple[ModelKey, str], until: float) -> None:
+        """Put *route* in, and forget the first of more than `MOST`."""
+        self._until[route] = until
+        if len(self._until) > MOST:
+            del self._until[next(iter(self._until))]

@@ -11,7 +11,9 @@ from typing import Any
 from dmap.wire.guards import asks
 from dmap.wire.values import opened
 
-_ACTING = ("integrations", "mcp_servers", "background", "conversation", "container", "web_search_options")
+_ACTING = frozenset(
+    ("integrations", "mcp_servers", "background", "conversation", "container", "web_search_options")
+)
 """Outermost members that let the server call others or run code, go on by itself, or add to what it keeps."""
 _CLIENTS = ("function", "custom", None)
 """Types of tools that the server only names, and the client runs; Anthropic's need no type."""
@@ -26,7 +28,7 @@ def acts(fields: Mapping[str, Any]) -> bool:
     """
     if fields.get("store") is True:
         return True
-    if any(name in fields and asks(name, fields[name]) for name in _ACTING):
+    if any(asks(name, fields[name]) for name in _ACTING & fields.keys()):
         return True
     tools = opened(fields.get("tools"))
     return isinstance(tools, list) and not all(map(_is_the_clients, tools))

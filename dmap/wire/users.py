@@ -12,8 +12,6 @@ from typing import Any
 
 HEADER = "X-OpenWebUI-User-Id"
 """Open WebUI sends it where `ENABLE_FORWARD_USER_INFO_HEADERS` is set; as its server does, it goes first."""
-MEMBERS = ("safety_identifier", "user")
-"""OpenAI's word, and the one before that."""
 LONGEST = 512
 """Characters in an id; what is longer is none.  OpenAI's have 64, Anthropic's 256."""
 
@@ -22,12 +20,13 @@ def user_of(headers: Mapping[str, str], fields: Mapping[str, Any]) -> int | None
     """
     Return a number that stands for the user, until dmap ends; None if the request tells of none.
 
-    *fields* are its outermost members.  The number is a keyed hash (SipHash), so that nobody finds out what
+    *fields* are its outermost members: OpenAI's `safety_identifier`, or `user`, which came before that, and
+    Anthropic's `metadata.user_id`.  The number is a keyed hash (SipHash), so that nobody finds out what
     was told.
     """
-    told = [headers.get(HEADER), *(fields.get(name) for name in MEMBERS)]
     metadata = fields.get("metadata")
-    if isinstance(metadata, dict):
-        told.append(metadata.get("user_id"))  # Anthropic's
-    ids = (id for id in told if isinstance(id, str) and 0 < len(id) <= LONGEST)
-    return next(map(hash, ids), None)
+    anthropics = metadata.get("user_id") if isinstance(metadata, dict) else None
+    for id in (headers.get(HEADER), fields.get("safety_identifier"), fields.get("user"), anthropics):
+        if isinstance(id, str) and 0 < len(id) <= LONGEST:
+            return hash(id)
+    return None

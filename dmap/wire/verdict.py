@@ -89,7 +89,7 @@ def lacks_route(status: int, payload: Any, body: bytes) -> bool:
     said = (error_of(payload) or text_of(detail or "") or _excerpt(body)).casefold()
     if status == 501:
         return said.startswith("this server does not support")
-    return status == 405 or (status == 404 and (said in _NO_ROUTE or said.startswith("<")))
+    return status == 405 or said in _NO_ROUTE or said.startswith("<")
 
 
 def in_dialect(dialect: Dialect, payload: Any, body: bytes) -> bytes:
