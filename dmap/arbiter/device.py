@@ -132,7 +132,7 @@ class Device:
         Return the resident of *model* if it was kept idle for *user*.
         """
         resident, cost_s = self.residents.get(model), self.costs.of(model)
-        self.influx.asked(now, model, cost_s if resident is None else math.inf)
+        self.influx.asked(now, model, cost_s)
         self.habits.asked(now, user, model, cost_s)
         kept = resident is not None and not resident.leases and user in resident.expected
         if not self.habits.is_shared(user):

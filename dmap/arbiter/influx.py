@@ -74,7 +74,7 @@ class Influx:
     _streams: dict[ModelId, Stream] = field(default_factory=dict)
 
     def asked(self, now: float, model: ModelId, cost_s: float) -> None:
-        """Note a request for *model*, a switch to which costs *cost_s*; that is infinite for a resident."""
+        """Note a request for *model*, a switch to which costs *cost_s*."""
         stream = self._streams.get(model)
         if stream is None:
             stream = self._streams[model] = Stream(now, now + cost_s)
