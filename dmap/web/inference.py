@@ -88,7 +88,7 @@ async def _serve(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: 
     or before a byte of the answer came, unless the server may have acted on it by then.
     """
     gate, client, record = proxy.gate(route), visit.client, reply.record
-    user = user_of(visit.request.headers, asked.fields) if route.device is not None else None
+    user = user_of(visit.request.headers, asked.fields)
     lease = gate.lease(route, client.name, client.priority, record.id, user)
     try:
         await _granted(proxy, reply, gate, lease, lease.ask)
