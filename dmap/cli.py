@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help_text)
         command.add_argument("config", type=Path, metavar="FILE", help="the configuration, YAML")
         command.set_defaults(run=_local, local=name)
+        if name == "serve":
+            levels = ("debug", "info", "warning", "error")
+            command.add_argument("--log-level", choices=levels, help="instead of log.level of the file")
     command = commands.add_parser("demo", help="two tiny real models behind one door")
     command.add_argument("--port", type=int, default=8000, help="where to listen on loopback (8000)")
     command.set_defaults(run=_local, local="demo")

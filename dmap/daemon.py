@@ -20,6 +20,7 @@ from typing import Any
 from dmap import tasks
 from dmap.config import Config, ConfigProblem, warnings_of
 from dmap.errors import ShuttingDown
+from dmap.lines import write_as
 from dmap.logfmt import logfmt
 from dmap.notify import Notifier
 from dmap.process import end_orphans
@@ -142,8 +143,7 @@ async def serve(
     await _end_orphans()
     state = StateFile(config.state or default_path(os.environ))
     async with tasks.running(notifier.beat, "notify"), listening(config, given, state) as daemon:
-        by = "systemd" if given else None
-        _log.info(logfmt("listening", {"url": daemon.url, "by": by, "backends": ",".join(config.backends)}))
+        _introduce(daemon, by="systemd" if given else None)
         _advise(config)
         notifier.status = daemon.status
         notifier.ready()
@@ -200,12 +200,28 @@ def _reload(proxy: Proxy, read_again: Callable[[], Config], notifier: Notifier) 
         proxy.bus.tell("config.refused", {"problems": exc.problems})
         return exc.problems
     else:
+        log = proxy.config.log
+        write_as(log.level, log.format, stamped=log.stamped)
         _advise(proxy.config)
         _log.info(logfmt("reloaded", {}))
         proxy.bus.tell("config.reloaded", {})
     finally:
         notifier.ready()
     return []
+
+
+def _introduce(daemon: RunningDaemon, by: str | None) -> None:
+    """Say what is here: devices, backends with their models, and where dmap listens."""
+    proxy, config = daemon.proxy, daemon.proxy.config
+    for name, device in config.devices.items():
+        residents = ",".join(sorted(map(str, proxy.devices[name].residents)))
+        bounds = {"memory": device.memory, "max_models": device.max_models}
+        _log.info(logfmt("device", {"name": name, **bounds, "resident": residents or None}))
+    for name, backend in config.backends.items():
+        where = {"kind": backend.kind, "device": backend.placed_on, "url": proxy.backends[name].url}
+        models = proxy.catalog.counted(name) if name in proxy.inventory.answering else None
+        _log.info(logfmt("backend", {"name": name, **where, "models": models}))
+    _log.info(logfmt("listening", {"url": daemon.url, "by": by, "backends": ",".join(config.backends)}))
 
 
 def _advise(config: Config) -> None:

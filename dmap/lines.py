@@ -6,15 +6,21 @@ caches cold, and each line is a system call.  So lines wait a moment for others,
 """
 
 import asyncio
+import json
 import logging
-from typing import TextIO
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, TextIO
 
-from dmap.logfmt import barred
+from dmap.logfmt import Line, barred
 
 WITHIN_S = 0.1
 """How long a line waits at most.  A process that is killed loses no more of its log."""
 MOST = 256
 """So many lines wait at most."""
+TRACE = 2**13
+"""Of a traceback in a record of JSON, in characters, those at its end."""
 
 
 class Lines(logging.StreamHandler[TextIO]):
@@ -72,3 +78,54 @@ def _loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def write_as(level: str, form: str, *, stamped: bool | None) -> None:
+    """
+    Have the root logger's lines be `logfmt` or `json`, and leave out those below *level*.
+
+    They are *stamped* with the time, or not; None means that they are unless journald does so.
+    """
+    root = logging.getLogger()
+    root.setLevel(level.upper())
+    for lines in (handler for handler in root.handlers if isinstance(handler, Lines)):
+        has_time = not is_journal(lines.stream, os.environ) if stamped is None else stamped
+        lines.setFormatter(_Json(has_time) if form == "json" else _Logfmt(has_time))
+
+
+def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Tell whether journald reads *stream* and stamps each line itself (JOURNAL_STREAM, systemd.exec(5))."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+class _Logfmt(logging.Formatter):
+    def __init__(self, stamped: bool) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s"[0 if stamped else 12 :])
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        return _stamp(record)
+
+
+class _Json(logging.Formatter):
+    """One object in each line, in ASCII; a traceback is a member of it."""
+
+    def __init__(self, stamped: bool) -> None:
+        super().__init__()
+        self._stamped = stamped
+
+    def format(self, record: logging.LogRecord) -> str:
+        said: dict[str, Any] = {"time": _stamp(record)} if self._stamped else {}
+        said |= {"level": record.levelname, "logger": record.name}
+        said |= record.msg.plain() if isinstance(record.msg, Line) else {"event": record.getMessage()}
+        if record.exc_info:
+            said["traceback"] = self.formatException(record.exc_info)[-TRACE:]
+        return json.dumps(said)
+
+
+def _stamp(record: logging.LogRecord) -> str:
+    """Return when it was made, in local time with its offset (ISO 8601)."""
+    return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")

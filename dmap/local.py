@@ -11,9 +11,9 @@ import uvloop
 
 from dmap import tls, tokens
 from dmap.access import keys
-from dmap.config import ConfigProblem, load, warnings_of
+from dmap.config import Config, ConfigProblem, Log, load, warnings_of
 from dmap.daemon import serve
-from dmap.lines import Lines
+from dmap.lines import Lines, write_as
 from dmap.simulate import command
 
 EX_CONFIG = 78
@@ -31,10 +31,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    config = load(options.config)
-    _log_to_stderr()
+    def read() -> Config:
+        config = load(options.config)
+        level = options.log_level or config.log.level
+        return config.model_copy(update={"log": config.log.model_copy(update={"level": level})})
+
+    config = read()
+    _log_to_stderr(config.log)
     _collect_seldom()
-    return uvloop.run(serve(config, read_again=lambda: load(options.config)))
+    return uvloop.run(serve(config, read_again=read))
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -66,16 +71,16 @@ def _simulate(options: argparse.Namespace) -> None:
     command.run(options)
 
 
-def _log_to_stderr() -> None:
+def _log_to_stderr(log: Log) -> None:
     """
-    Log without timestamps, for journald and container runtimes add their own, and without what is costly.
+    Log as *log* says, without what is costly.
 
     What is left out are the caller, the thread and the process: see "Optimization" in the logging HOWTO.
     """
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
-    form = "%(levelname)s %(name)s %(message)s"
-    logging.basicConfig(level=logging.INFO, handlers=[Lines(sys.stderr)], format=form)
+    logging.basicConfig(handlers=[Lines(sys.stderr)])
+    write_as(log.level, log.format, stamped=log.stamped)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 

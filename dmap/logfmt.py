@@ -6,6 +6,7 @@ that begin with a bar.  Pure: it writes nothing.
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,18 +18,43 @@ _LONGEST = 256
 _is_plain = re.compile(r"[A-Za-z0-9._:/@+-]+").fullmatch
 
 
-def logfmt(event: str, fields: Mapping[str, Any]) -> str:
-    """Return *event* and the *fields* that are not None; texts are cut at 256 characters and escaped."""
-    words = [event]
-    for name, value in fields.items():
-        if isinstance(value, float):
-            words.append(f"{name}={value:.3f}")
-        elif isinstance(value, int):
-            words.append(f"{name}={value}")
-        elif value is not None:
-            text = str(value)[:_LONGEST]
-            words.append(f"{name}={text if _is_plain(text) else json.dumps(text)}")
-    return " ".join(words)
+@dataclass(slots=True)
+class Line:
+    """
+    A record: an *event* and its *fields*, written when it is read; they must stay as they are until then.
+
+    A field that is None is left out.
+    """
+
+    event: str
+    fields: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        """Return it as logfmt; texts are cut at 256 characters and escaped."""
+        words = [self.event]
+        for name, value in self.fields.items():
+            if isinstance(value, float):
+                words.append(f"{name}={value:.3f}")
+            elif isinstance(value, int):
+                words.append(f"{name}={value}")
+            elif value is not None:
+                text = str(value)[:_LONGEST]
+                words.append(f"{name}={text if _is_plain(text) else json.dumps(text)}")
+        return " ".join(words)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as an object for JSON; texts are cut as in logfmt."""
+        told = {name: value for name, value in self.fields.items() if value is not None}
+        return {"event": self.event, **{name: _plain(value) for name, value in told.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 3) if math.isfinite(value) else None
+    return value if isinstance(value, int) else str(value)[:_LONGEST]
+
+
+logfmt = Line
 
 
 def barred(record: str) -> str:
@@ -43,15 +69,3 @@ def barred(record: str) -> str:
         return record
     escaped = (each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in record)
     return "".join(escaped).replace("\n", "\n| ")
-
-
-@dataclass(slots=True)
-class Line:
-    """A line of `logfmt` that is formatted when it is read; the *fields* must stay as they are until then."""
-
-    event: str
-    fields: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        """Return the line."""
-        return logfmt(self.event, self.fields)

@@ -62,13 +62,14 @@ async def daemon(
     config: str,
     program: tuple[str, ...] = ("-m", "dmap"),
     listen: str = "{port: 0}",
+    options: tuple[str, ...] = (),
     **environment: str,
 ) -> AsyncGenerator[Process]:
-    """Run a daemon of *config* and *listen*, in YAML, with its state in *folder*; it must end well."""
+    """Run `serve` with *options*, *config* and *listen*, in YAML; it must end well.  Its state is in *folder*."""
     path = folder / "config.yaml"
     path.write_text(f"listen: {listen}\n{config}")
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, *program, "serve", str(path)),
+        *(sys.executable, *program, "serve", *options, str(path)),
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "STATE_DIRECTORY": str(folder / "state"), **environment},
     )

@@ -101,6 +101,28 @@ async def test_idle_it_ends_at_once(serve, connect, number):
     assert "Traceback" not in "".join(process.log)
 
 
+async def test_the_start_says_what_is_here(serve, backend):
+    """The log begins with the devices, the backends with their models, and the address."""
+    process = await serve(rest="devices: {gpu0: {memory: 8GiB}}")
+
+    said = "".join(process.log)
+    assert f" backend name=fake kind=openai url={backend.url} models=" in said
+    assert " device name=gpu0 memory=8589934592 max_models=1\n" in said
+    assert re.search(r" listening url=http://127\.0\.0\.1:\d+ backends=fake\n", said)
+
+
+@pytest.mark.parametrize(("options", "is_told"), [((), False), (("--log-level", "debug"), True)])
+async def test_the_level_of_the_log(tmp_path, backend, connect, options, is_told):
+    """Probes are told from `debug` on; the command line goes before the file."""
+    text = f"backends: {{fake: {{kind: openai, url: '{backend.url}'}}}}\nlog: {{level: info}}"
+    async with daemon(tmp_path, text, options=options) as process:
+        client = await connect(process)
+        await client.send(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await client.answer()
+
+    assert ("path=/health" in "".join(process.log)) is is_told
+
+
 async def test_a_stream_is_finished(serve, backend, connect):
     """A stream that runs when SIGTERM comes goes on to its end, and then the daemon ends."""
     process = await serve()
@@ -112,7 +134,7 @@ async def test_a_stream_is_finished(serve, backend, connect):
 
     assert await client.until(END) == chunk(delta("two") + DONE) + END
     assert await ended(process) == 0
-    assert process.log[-1].startswith("INFO dmap.requests request ")
+    assert " INFO dmap.requests request " in process.log[-1]
     assert "outcome=success" in process.log[-1]
 
 

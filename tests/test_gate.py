@@ -1071,7 +1071,7 @@ class TestPassing:
 async def test_the_log_tells_a_switch(
     gate: Gate, studio: FakeSwitcher, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each switch is one line, with what went, what came, why, and what it took."""
+    """Each switch is two lines, where it begins and ends: what goes, what comes, why, and what it took."""
     caplog.set_level(logging.INFO, "dmap.gate")
     async with gate.lease(A, "me"):
         pass
@@ -1080,7 +1080,8 @@ async def test_the_log_tells_a_switch(
     async with gate.lease(B, "me"):
         pass
 
-    line = caplog.messages[0]
+    begun, line = caplog.messages
+    assert begun == "switch_begun device=gpu0 unload=studio/a load=studio/b reason=idle drain_s=0.000"
     assert line.startswith(
         "switch device=gpu0 unload=studio/a load=studio/b reason=idle drain_s=0.000 unload_s="
     )
@@ -1090,7 +1091,7 @@ async def test_the_log_tells_a_switch(
 async def test_the_log_tells_how_a_switch_ended(
     gate: Gate, studio: FakeSwitcher, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The line of an unloading has nothing that came, that of a switch that failed has the reason."""
+    """An unloading has nothing that came; a switch that failed has the reason, and is a warning."""
     caplog.set_level(logging.INFO, "dmap.gate")
     await gate.load(A, "me")
     caplog.clear()
@@ -1100,11 +1101,12 @@ async def test_the_log_tells_how_a_switch_ended(
     with pytest.raises(LoadFailed):
         await gate.load(B, "me")
 
-    unloading, failed = caplog.messages
+    _, unloading, _, failed = caplog.messages
     assert unloading.startswith("switch device=gpu0 unload=studio/a load=- reason=asked drain_s=0.000 ")
     assert unloading.endswith(" load_s=0.000 outcome=ok")
     assert failed.startswith("switch device=gpu0 unload=- load=studio/b reason=room drain_s=0.000 ")
     assert failed.endswith(' outcome=failed error="no such file"')
+    assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "INFO", "WARNING"]
 
 
 async def test_a_thousand_leases_over_three_models(gate: Gate, studio: FakeSwitcher) -> None:

@@ -2,8 +2,12 @@
 
 import asyncio
 import io
+import json
 import logging
+import math
 import os
+import re
+import tempfile
 
 import pytest
 from hypothesis import given
@@ -11,7 +15,7 @@ from hypothesis import strategies as st
 
 from dmap import lines
 from dmap.lines import Lines
-from dmap.logfmt import LONGEST
+from dmap.logfmt import LONGEST, Line
 
 
 class Heard(io.StringIO):
@@ -222,3 +226,85 @@ def test_no_text_is_more_than_one_record(text):
 def test_a_record_is_bounded(log):
     """What an error drags along does not fill the disk."""
     assert sum(map(len, written(log, exc_info=raised("x" * 10**7)))) < 2 * LONGEST
+
+
+@pytest.fixture
+def root(stream):
+    """Log to *stream* through the root logger, as the daemon does."""
+    root, handler = logging.getLogger(), Lines(stream)
+    level = root.level
+    root.addHandler(handler)
+    yield logging.getLogger("dmap.test")
+    root.removeHandler(handler)
+    root.setLevel(level)
+
+
+STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d"
+FIELDS = {"model": "a b", "queue_s": 1.23456, "status": 200, "reason": None, "size": math.inf}
+
+
+@pytest.mark.parametrize(
+    ("stamped", "start"), [(False, ""), (True, f"{STAMP} "), (None, f"{STAMP} ")], ids=["no", "yes", "auto"]
+)
+async def test_the_form_of_a_line(root, stream, stamped, start):
+    """A line says when it was, unless that is not wanted, how grave it is, who says it, and what."""
+    lines.write_as("info", "logfmt", stamped=stamped)
+
+    root.warning(Line("switch", FIELDS))
+
+    form = rf'{start}WARNING dmap\.test switch model="a b" queue_s=1\.235 status=200 size=inf\n'
+    assert re.fullmatch(form, stream.getvalue())
+
+
+async def test_json(root, stream):
+    """A line of JSON is one object with the fields as they are; what has no place in JSON is null."""
+    lines.write_as("info", "json", stamped=True)
+
+    root.warning(Line("switch", FIELDS))
+    root.warning("plain %s", "words")
+
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert re.fullmatch(STAMP, first.pop("time"))
+    assert first == {
+        "level": "WARNING",
+        "logger": "dmap.test",
+        "event": "switch",
+        "model": "a b",
+        "queue_s": 1.235,
+        "status": 200,
+        "size": None,
+    }
+    assert second["event"] == "plain words"
+
+
+async def test_a_traceback_in_json(root, stream):
+    """A traceback stays within its line, whose text nobody can forge, and the line is whole however long."""
+    lines.write_as("info", "json", stamped=False)
+
+    root.error(Line("bug", {"what": "x" * 1000}), exc_info=raised(FORGED + "\x1b" * 10**5))
+
+    (line,) = stream.getvalue().splitlines()
+    told = json.loads(line)
+    assert (told["what"], len(told["traceback"])) == ("x" * 256, lines.TRACE)
+
+
+async def test_the_level_holds(root, stream):
+    """What is below the level is not written."""
+    lines.write_as("warning", "logfmt", stamped=False)
+
+    root.info("one")
+    root.warning("two")
+
+    assert stream.getvalue() == "WARNING dmap.test two\n"
+
+
+def test_what_goes_to_journald():
+    """The journal is known by the file that systemd has named; another, or none, is not it."""
+    with tempfile.TemporaryFile("w") as stream:
+        status = os.fstat(stream.fileno())
+        named = f"{status.st_dev}:{status.st_ino}"
+
+        assert lines.is_journal(stream, {"JOURNAL_STREAM": named})
+        assert not lines.is_journal(stream, {"JOURNAL_STREAM": f"{named}1"})
+        assert not lines.is_journal(stream, {})
+    assert not lines.is_journal(io.StringIO(), {"JOURNAL_STREAM": named})

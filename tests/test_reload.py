@@ -1,6 +1,7 @@
 """SIGHUP: another configuration for a daemon that runs, and nobody who is served notices."""
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -86,6 +87,13 @@ async def test_what_its_owner_may_not_want_is_told(running: Running) -> None:
     await running.reload(running.text() + f"access: {{keys: [{key}]}}\n")
 
     assert "'old' expired on 2020-01-01" in running.process.log[-2]
+
+
+async def test_the_form_of_the_log(running: Running) -> None:
+    """What the file says of the log holds from the reload on."""
+    await running.reload(running.text() + "log: {format: json, timestamps: false}\n")
+
+    assert json.loads(running.answers[0]) == {"level": "INFO", "logger": "dmap.daemon", "event": "reloaded"}
 
 
 async def test_a_file_that_is_wrong_changes_nothing(client: AsyncOpenAI, running: Running) -> None:

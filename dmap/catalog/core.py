@@ -86,6 +86,10 @@ class Catalog:
         """Return the route of the model *key*, whatever its names; None if no backend has told of it."""
         return self._routes.get(key)
 
+    def counted(self, backend: str) -> int:
+        """Count the models of *backend*."""
+        return sum(key.backend == backend for key in self._routes)
+
     def allows(self, client: Client, key: ModelKey) -> bool:
         """Tell whether *client* may know of the model *key*; one that no list has goes by its key alone."""
         listed = (entry.names for entry in self._names.known if entry.key == key)

@@ -55,6 +55,19 @@ class Debug(Section):
     capture: bool = False
 
 
+class Log(Section):
+    """What is logged to stderr, and how; *timestamps* are `auto`: there unless journald adds its own."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["logfmt", "json"] = "logfmt"
+    timestamps: bool | Literal["auto"] = "auto"
+
+    @property
+    def stamped(self) -> bool | None:
+        """Whether lines begin with the time; None leaves that to where they go."""
+        return None if self.timestamps == "auto" else self.timestamps
+
+
 class Activity(Section):
     """The log of requests and switches: how many bytes it may take, and how many *days* a line may stay."""
 
@@ -94,6 +107,7 @@ class Config(Section):
     server: Server = Server()
     state: File | None = None
     activity: Annotated[Activity | None, BeforeValidator(_or_off)] = Activity()
+    log: Log = Log()
     debug: Debug = Debug()
 
     @model_validator(mode="before")

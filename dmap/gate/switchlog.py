@@ -1,10 +1,11 @@
 """
-Reports on a device's switches: one line for the log, events for the listeners, seconds for the leases.
+Reports on a device's switches: two lines for the log, events for the listeners, seconds for the leases.
 
 It decides nothing.  The counterpart is `upkeep`, which carries the switches out.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +87,7 @@ class Report:
         """Tell that the victims are idle: the switch is carried out from now on."""
         self.is_out = True
         self._event("switch.drained", load=self._load, **self._why(now))
+        self._log(logging.INFO, "switch_begun", self._why(now))
 
     def unloaded(self, now: float, key: ModelKey, unload_s: float) -> None:
         """Tell that a model went, in *unload_s*."""
@@ -106,17 +108,20 @@ class Report:
         self._event("switch.failed", model=str(self.model), reason=reason, **self._whole(now))
 
     def close(self, now: float) -> None:
-        """Write the log line of a switch that was out; one without an ending was given up."""
+        """Log how a switch that was out has ended; one without an ending was given up."""
         what = {**self._why(now), **self._times(now)}
         if self._outcome == "given_up":
             self._event("switch.cancelled", model=str(self.model), **self._whole(now), reason=what["reason"])
         if self.is_out:
-            models = {"unload": ",".join(self._unload) or "-", "load": self._load or "-"}
-            ending = {"outcome": self._outcome, "error": self._error or None}
-            log.info(logfmt("switch", {"device": self._device, **models, **what, **ending}))
+            level = logging.WARNING if self._outcome == "failed" else logging.INFO
+            self._log(level, "switch", {**what, "outcome": self._outcome, "error": self._error or None})
 
     def _event(self, name: str, **fields: Any) -> None:
         self._tell(name, {"device": self._device, **fields})
+
+    def _log(self, level: int, event: str, fields: Mapping[str, Any]) -> None:
+        models = {"unload": ",".join(self._unload) or "-", "load": self._load or "-"}
+        log.log(level, logfmt(event, {"device": self._device, **models, **fields}))
 
     @property
     def _load(self) -> str | None:
