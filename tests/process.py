@@ -65,7 +65,7 @@ async def daemon(
     options: tuple[str, ...] = (),
     **environment: str,
 ) -> AsyncGenerator[Process]:
-    """Run `serve` with *options*, *config* and *listen*, in YAML; it must end well.  Its state is in *folder*."""
+    """Run `serve` with *options*, *config* and *listen*, in YAML, its state in *folder*; it must end well."""
     path = folder / "config.yaml"
     path.write_text(f"listen: {listen}\n{config}")
     child = await asyncio.create_subprocess_exec(
