@@ -1,15 +1,12 @@
 """Whole streams told from broken ones, however they are cut into chunks."""
 
 import functools
-import json
 import sys
 
 import pytest
 
-from dmap.errors import BackendSlow
-from dmap.kinds import ROUTES
 from dmap.wire.dialects import Dialect
-from dmap.wire.stream import StreamWatch, error_of, error_record, usage_of
+from dmap.wire.stream import StreamWatch, error_of, usage_of
 
 TEXT = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":null}]}\n\n'
 FINISH = b'data: {"choices":[{"delta":{},"finish_reason": "stop"}]}\n\n'
@@ -250,45 +247,6 @@ def test_an_error_nested_deep(wrap):
 def test_no_usage(payload):
     """What tells no tokens, or no numbers, is nothing."""
     assert usage_of(payload) == (None, None, None)
-
-
-@pytest.mark.parametrize(
-    ("dialect", "event", "told"),
-    [
-        (
-            Dialect.CHAT,
-            None,
-            {"error": {"message": "slow", "type": "backend_error", "param": None, "code": "backend_slow"}},
-        ),
-        (
-            Dialect.RESPONSES,
-            "error",
-            {"type": "error", "code": "backend_slow", "message": "slow", "param": None},
-        ),
-        (
-            Dialect.MESSAGES,
-            "error",
-            {"type": "error", "error": {"type": "backend_error", "message": "slow"}},
-        ),
-    ],
-)
-def test_an_error_is_written_in_the_dialect(dialect, event, told):
-    """An error inside a stream has the form that clients of the dialect raise on, and is one record."""
-    record = error_record(BackendSlow("slow"), dialect).decode()
-
-    *head, data, _, end = record.split("\n")
-    assert (head, end, record.count("\n\n")) == ([f"event: {event}"] if event else [], "", 1)
-    assert json.loads(data.removeprefix("data: ")) == told
-
-
-@pytest.mark.parametrize("dialect", list(dict.fromkeys(route.dialect for route in ROUTES.values())))
-def test_an_error_cannot_break_out_of_its_record(dialect):
-    """A message with line ends stays inside one record."""
-    record = error_record(BackendSlow("a\n\ndata: [DONE]\r\n\r\n"), dialect)
-
-    assert record.count(b"\n\n") == 1
-    assert b"\r" not in record
-    assert fed(record).error == "a\n\ndata: [DONE]\r\n\r\n"
 
 
 def test_what_was_looked_at_is_let_go():

@@ -22,7 +22,8 @@ from dmap.config import Server
 from dmap.errors import BackendBroke, ClientStalled, DmapError
 from dmap.record import RequestRecord
 from dmap.wire.dialects import Dialect
-from dmap.wire.stream import BATCH_BYTES, error_record
+from dmap.wire.failure import error_record
+from dmap.wire.stream import BATCH_BYTES
 
 FLUSH_S = 5.0
 """How long a client that does not read has to take the last error, before its connection is cut."""

@@ -22,6 +22,7 @@ from dmap.web.proxy import Proxy
 from dmap.web.table import find
 from dmap.web.visit import Visit
 from dmap.wire.dialects import Dialect
+from dmap.wire.failure import envelope
 
 MAX_HEAD_BYTES = 16 * 1024
 """Of all header lines together; aiohttp's own limits are per line, and higher."""
@@ -129,8 +130,9 @@ def _refuse_form(request: web.BaseRequest) -> None:
 def _refusal(record: RequestRecord, error: DmapError) -> web.Response:
     record.outcome, record.reason = error.code, error.message
     route = ROUTES.get(record.path)
-    envelope = {"type": "error"} if route is not None and route.dialect is Dialect.MESSAGES else {}
-    return web.json_response(envelope | error.body(), status=error.status, headers=error.headers())
+    dialect = route.dialect if route is not None else Dialect.PLAIN
+    body = envelope(error, dialect, record.id)
+    return web.json_response(body, status=error.status, headers=error.headers())
 
 
 def _sign(proxy: Proxy, request: Request, response: web.StreamResponse) -> None:

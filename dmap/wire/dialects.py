@@ -25,7 +25,7 @@ class Dialect:
     by word, the values that have other names here.  A stream ends with one of *last_events*, or with `[DONE]`
     if *done* is true; a dialect with neither needs no end mark.  *errors* is the form of an error inside a
     stream: OpenAI's object (`plain`), that object in an event of its own (`typed`), or an event without such
-    an object (`flat`).
+    an object (`flat`).  *error_types* are its own types of errors, by status.
     """
 
     CHAT: ClassVar["Dialect"]
@@ -38,6 +38,7 @@ class Dialect:
     last_events: frozenset[str] = frozenset()
     done: bool = False
     errors: Literal["plain", "typed", "flat"] = "plain"
+    error_types: Mapping[int, str] = field(default_factory=dict)
 
 
 # A chat calls every parameter as dmap does.
@@ -53,5 +54,14 @@ Dialect.MESSAGES = Dialect(
     words=same("temperature", "top_p", "top_k", "max_tokens", "stream", stop="stop_sequences"),
     last_events=frozenset(("message_stop",)),
     errors="typed",
+    error_types={  # docs.claude.com/en/api/errors; their overload is a 529, which no other client knows
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        413: "request_too_large",
+        429: "rate_limit_error",
+        503: "overloaded_error",
+        504: "timeout_error",
+    },
 )
 Dialect.PLAIN = Dialect()

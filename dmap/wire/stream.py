@@ -1,12 +1,11 @@
 """
-Tell a whole stream from a broken one, and write errors into one.
+Tell a whole stream from a broken one.
 
 A `StreamWatch` watches the records of one event stream go by, many at a time and without decoding them.  It
 keeps the last few and looks closer only where a record may be an error.
 Event streams are records separated by an empty line (WHATWG HTML, "Server-sent events").
 """
 
-import json
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -14,7 +13,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from dmap.errors import DmapError
 from dmap.wire.dialects import Dialect
 from dmap.wire.values import json_of
 
@@ -203,16 +201,3 @@ def model_of(body: bytes) -> str | None:
     """Return the model that an answer, or the first records of one, says it comes from."""
     found = _MODEL.search(body)
     return json_of(found[1]) if found else None
-
-
-def error_record(error: DmapError, dialect: Dialect) -> bytes:
-    """Write *error* as one event, in the form that clients of *dialect* raise on."""
-    inner = error.body()["error"]
-    match dialect.errors:
-        case "plain":
-            return f"data: {json.dumps({'error': inner})}\n\n".encode()
-        case "typed":
-            said = {"error": {name: inner[name] for name in ("type", "message")}}
-        case "flat":
-            said = {name: inner[name] for name in ("code", "message", "param")}
-    return f"event: error\ndata: {json.dumps({'type': 'error', **said})}\n\n".encode()
