@@ -53,7 +53,8 @@ class Route:
     *load* holds the load options of the configuration, such as `context_length`, and of an activation;
     *context_length* is the context that a prompt has to fit, None when nobody knows it.  *defaults* are the
     parameters to inject when absent, *force* those that replace the client's, *strip* the names of its fields
-    to take out, *permit* the guarded fields let through.
+    to take out, *permit* the guarded fields let through.  The server knows the model by *served_model_name*,
+    if not by its own.
     """
 
     key: ModelKey
@@ -66,3 +67,9 @@ class Route:
     force: Mapping[str, Any] = field(default_factory=dict)
     strip: frozenset[str] = frozenset()
     permit: frozenset[str] = frozenset()
+    served_model_name: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What its server calls the model."""
+        return self.served_model_name or self.key.model

@@ -42,6 +42,11 @@ def command_of(cmd: str, rest: str = "", **values: str) -> tuple[str, ...]:
         ),
         ("serve '{\"a\": 1}' {{port}} {} {Port}", ("serve", '{"a": 1}', "{{port}}", "{}", "{Port}")),
         ("${HOME_OF}/serve", ("/srv/serve",)),
+        (
+            """serve '{"port":{port}{rbrace}' {lbrace}port} {lbrace}{port}{rbrace} {lbrace}rbrace}""",
+            ("serve", '{"port":9500}', "{port}", "{9500}", "{rbrace}"),
+        ),
+        ("serve -r '>' \"|\"", ("serve", "-r", ">", "|")),
     ],
 )
 def test_it_is_split_as_a_shell_would(cmd, words):
@@ -115,6 +120,21 @@ def test_what_cannot_be_run_is_told(model, problem):
     (told,) = problems_of(f"  m: {{backend: box{fields}}}")
 
     assert told.startswith(f"models.m.{problem}")
+
+
+def test_only_a_server_that_is_asked_by_a_name_may_have_one_of_its_own():
+    """A backend that loads models by the names it has for them is asked by these."""
+    text = (
+        "devices: {g: {}}\nbackends: {e: {kind: lmstudio, url: 'http://h', device: g}}\n"
+        "models: {m: {backend: e, served_model_name: x}}"
+    )
+
+    with pytest.raises(ConfigProblem) as caught:
+        parse(text, {})
+
+    assert caught.value.problems == [
+        "models.m.served_model_name: this backend's models go by the names that it has for them"
+    ]
 
 
 def test_a_command_needs_a_backend_that_runs_it():

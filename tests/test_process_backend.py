@@ -333,6 +333,40 @@ async def test_the_environment_is_short(make, tmp_path, monkeypatch):
     assert (environment["NAMED"], environment["PATH"]) == (PORTS[:5], os.environ["PATH"])
 
 
+async def test_it_may_be_ready_when_it_takes_connections(make):
+    """A server that answers no path with 200 is ready once it takes connections, and does not hang."""
+    box = make(load_s=LIMIT_S)
+    box.give(
+        "m",
+        f"{shlex.join((sys.executable, '-c', SERVER % 'time.sleep(0.3)'))} {{port}}",
+        ready="port",
+        env={"STATUS": "503"},
+    )
+
+    await box.backend.load("m", {})
+
+    async with asking(box.backend.target("m", "/")) as answer:
+        assert answer.status == 501  # it takes no POST
+    assert await box.resident() == ["m"]
+
+
+async def test_stop_is_told_the_process(make, tmp_path):
+    """The command that ends a server finds its process id in the environment."""
+    box, out = make(stop_s=5), tmp_path / "out"
+    box.give(
+        "m",
+        f"{shlex.join((sys.executable, '-c', SERVER % ''))} {{port}}",
+        stop=f"sh -c 'echo $MAINPID > {out}; kill -INT $MAINPID'",
+    )
+    await box.backend.load("m", {})
+    pid = box.pid("m")
+
+    await box.backend.unload("m")
+
+    assert out.read_text() == f"{pid}\n"
+    assert box.children() == []
+
+
 @pytest.mark.parametrize(
     ("text", "status", "words"),
     [

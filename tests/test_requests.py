@@ -648,3 +648,19 @@ class TestDown:
 
         assert given.status == 503
         assert given.error["message"] == "the backend 'f' does not list its models: connection refused"
+
+
+class TestName:
+    CONFIG = (
+        "backends: {{b: {{kind: openai, url: '{url}'}}}}\n"
+        "models: {{m: {{served_model_name: org/m-2, aliases: [n]}}}}\n"
+    )
+
+    @pytest.mark.parametrize("asked", ["m", "n", "b/m"])
+    async def test_a_server_may_know_a_model_by_another_name(self, start, backend, asked):
+        """Whatever a client calls the model, its server is sent the name that it knows."""
+        proxy = await start(self.CONFIG.format(url=backend.url))
+        client = await sent(proxy, post(chat(model=asked)))
+
+        assert (await client.answer()).status == 200
+        assert json.loads(backend.requests[0].body)["model"] == "org/m-2"

@@ -13,6 +13,9 @@ class BackendSection(Section):
     runs_commands: ClassVar[bool] = False
     """Whether its models are those that have a `cmd`, and no others."""
 
+    takes_names: ClassVar[bool] = True
+    """Whether the name in a request only has to please its server, and is not what the server loads by."""
+
     kind: str
     parallel: Count | None = None
 

@@ -84,6 +84,7 @@ def _route(config: Config, entry: Entry, activation: Activation) -> Route:
         force=settings.force.given(),
         strip=frozenset(settings.strip),
         permit=frozenset(settings.permit),
+        served_model_name=settings.served_model_name,
     )
 
 

@@ -154,6 +154,8 @@ class Config(Section):
                 yield f"load.{option}: {'; '.join(dict.fromkeys(reasons))}"
         place = self.device_of(model)
         device = self.devices.get(place or "")
+        if model.served_model_name and not any(home.takes_names for home in homes):
+            yield "served_model_name: this backend's models go by the names that it has for them"
         if model.pin and device is None:
             yield "pin: name a backend whose models dmap loads"
         if model.memory and device and device.memory and model.memory > device.memory:

@@ -45,7 +45,8 @@ class Child:
     *gone* is called from the loop when nothing is left of it, whatever ended it.  `status` is then its exit
     status, negative for a signal.  Its standard input stays open until then.  What it writes goes to *log*,
     which may have lines of other children.  It is asked to end by the command *stop*, or by a SIGTERM if
-    there is none, and killed after *stop_s*.  *stop* is run too if the command ends by itself.
+    there is none, and killed after *stop_s*.  *stop* is run too if the command ends by itself; it finds the
+    command's process id as `MAINPID` in its environment, as systemd's `ExecStop=` does.
     """
 
     def __init__(
@@ -133,7 +134,8 @@ class Child:
 
     def _run_stop(self) -> None:
         if self._stop_by and self._stopping is None:
-            work = run_once(self._stop_by, self._environment, self.log, self._stop_s)
+            variables = {**self._environment, "MAINPID": str(self.pid)}
+            work = run_once(self._stop_by, variables, self.log, self._stop_s)
             self._stopping = errand(work, f"stop {self._stop_by[0]}")
 
     async def _live(self, command: Sequence[str]) -> None:

@@ -13,8 +13,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-PLACES = ("port", "model", "context_length", "parallel")
+BRACES = {"lbrace": "{", "rbrace": "}"}
+"""Braces beside a place, or around a word that is none, as in JSON."""
+PLACES = ("port", "model", "context_length", "parallel", *BRACES)
 """What is filled in when a command is run."""
+
+PORT = "port"
+"""Instead of the path that is asked whether a server is ready: it is once it takes connections."""
 
 LONGEST = 2**15
 """Of a command, in characters; to split so many takes some 30 ms."""
@@ -65,7 +70,7 @@ def _words(value: Any) -> Any:
         raise ValueError(f"cannot be split: {str(exc).lower()}") from None
     if not words or not words[0]:
         raise ValueError("names no program")
-    if shells := _SHELL.intersection(words):
+    if shells := _SHELL.intersection(words, value.split()):  # one in quotes is an argument
         raise ValueError(f"{min(shells)!r} is for a shell, and there is none; write: sh -c '...'")
     return words
 
@@ -84,8 +89,8 @@ def _variable(name: str) -> str:
 
 
 def _path(path: str) -> str:
-    if not re.fullmatch(r"/[\x21-\x7e]*", path):
-        raise ValueError("not a path of a URL; write it like /health")
+    if path != PORT and not re.fullmatch(r"/[\x21-\x7e]*", path):
+        raise ValueError("not a path of a URL; write it like /health, or port")
     return path
 
 

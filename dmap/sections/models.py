@@ -18,6 +18,7 @@ from dmap.sections.command import PLACES, Text, Told, UrlPath, Variable, Words, 
 from dmap.sections.section import Section
 from dmap.sections.types import Count, File, Guarded, Integer, Name, Number, Seconds, Size, check_url, several
 from dmap.wire.parameters import BOUNDS, camel
+from dmap.wire.values import LONGEST_NAME
 
 _OTHERS = {
     "max_tokens": ("max_completion_tokens", "max_output_tokens"),
@@ -123,7 +124,7 @@ class ModelSection(Section):
     What is particular about one model.
 
     *cmd* runs its server, which answers at *url*, is ready when *ready* is 200, and is ended by *stop*; *env*
-    is for both commands.
+    is for both commands.  Its server calls it *served_model_name*, if not by the name that it has here.
 
     Of a client's request *strip* takes fields out, by any of their spellings; *force* replaces parameters, or
     puts them in; *defaults* fill in what is then missing, also in place of what was stripped.
@@ -135,6 +136,7 @@ class ModelSection(Section):
     load: Load = Load()
     memory: Size | None = None
     parallel: Count | None = None
+    served_model_name: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)] | None = None
     pin: bool = False
     ttl_s: Seconds | None = None
     force: Defaults = Defaults()

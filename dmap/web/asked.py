@@ -58,10 +58,10 @@ class Asked:
         assert read is not None, "a request is checked before its body is dropped"
         if isinstance(read, Form):
             check_permits(read.needs, route.permit | permits, frozenset())
-            self._fitted[route.key] = partial(read.written, route.key.model)
+            self._fitted[route.key] = partial(read.written, route.name)
             return None
         call = fit(
-            read, words, model=route.key.model, defaults=route.defaults, force=route.force, strip=route.strip
+            read, words, model=route.name, defaults=route.defaults, force=route.force, strip=route.strip
         )
         check_permits(read.needs, route.permit | permits, route.strip)
         check_shape(self.path.contents, read.fields)

@@ -70,7 +70,7 @@ class ContextGuard:
         prompt = await beside(size, lambda: prompt_of(path.contents, call.fields))
         if prompt is None or prompt.size <= context:
             return
-        count = await self._exact(route.key, path, call, prompt)
+        count = await self._exact(route, path, call, prompt)
         least = "" if count is not None and prompt.size <= LOOK else "at least "
         if count is None:
             units_seen = await beside(size, lambda: units(prompt.seen()))
@@ -94,12 +94,12 @@ class ContextGuard:
         if prompt is not None:
             bound.see(prompt.ids + units(prompt.texts), tokens)
 
-    async def _exact(self, key: ModelKey, path: InferenceRoute, call: Call, prompt: Prompt) -> int | None:
+    async def _exact(self, route: Route, path: InferenceRoute, call: Call, prompt: Prompt) -> int | None:
         """Return how many tokens *prompt* has, by its backend or a tokenizer; None if neither can tell."""
         if not prompt.texts:
             return prompt.ids
-        count = await self._asked(key, path, call, prompt) if prompt.size <= LOOK else None
-        counter = self.counters.get(key.model.casefold())
+        count = await self._asked(route, path, call, prompt) if prompt.size <= LOOK else None
+        counter = self.counters.get(route.key.model.casefold())
         if count is None and counter is not None:
             loop = asyncio.get_running_loop()
             with suppress(TimeoutError):
@@ -107,18 +107,18 @@ class ContextGuard:
                     count = await loop.run_in_executor(_threads, counter.count, prompt.seen())
         return None if count is None else count + prompt.ids
 
-    async def _asked(self, key: ModelKey, path: InferenceRoute, call: Call, prompt: Prompt) -> int | None:
-        """Return how many tokens *prompt* has; None when the backend of *key* does not tell."""
-        name, now = key.backend, asyncio.get_running_loop().time()
+    async def _asked(self, route: Route, path: InferenceRoute, call: Call, prompt: Prompt) -> int | None:
+        """Return how many tokens *prompt* has; None when the backend of *route* does not tell."""
+        (name, model), now = route.key, asyncio.get_running_loop().time()
         kind = self._kind_of(name)
         own = kind.counts.get(path.path)
         where = own or kind.tokenizes_at
         if where is None or now < self._silent.get(name, 0):
             return None
-        write = call.written if own else lambda: question(key.model, prompt)
+        write = call.written if own else lambda: question(route.name, prompt)
         sent = await beside(len(call.body), write)
         try:
-            target = self._backends[name].target(key.model, where)
+            target = self._backends[name].target(model, where)
         except BackendDown:  # not resident: its engine will refuse what does not fit
             return None
         try:
@@ -131,7 +131,7 @@ class ContextGuard:
         except (Unheard, TimeoutError) as exc:
             self._silent[name] = now + ASK_AGAIN_S
             reason = str(exc) or "no answer in time"
-            _log.warning(logfmt("not_counted", {"backend": name, "model": key.model, "reason": reason}))
+            _log.warning(logfmt("not_counted", {"backend": name, "model": model, "reason": reason}))
             return None
         finally:
             self._turns.release()

@@ -142,7 +142,7 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
     def begun(named: str | None) -> None:
         asked.drop()
         proxy.visits.free(visit)
-        _begun(proxy, visit.record, backend, named)
+        _begun(proxy, visit.record, backend, route, named)
 
     await beside(asked.size, functools.partial(asked.fitted, route))
     own = (("Content-Type", asked.content_type), ("X-Request-Id", visit.record.id))
@@ -159,10 +159,10 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
     )
 
 
-def _begun(proxy: Proxy, record: RequestRecord, backend: Backend, named: str | None) -> None:
+def _begun(proxy: Proxy, record: RequestRecord, backend: Backend, route: Route, named: str | None) -> None:
     """Tell that the answer has begun, and if the model that it names is another one than was asked."""
     request_log.tell(proxy.bus, record, "request.first_byte", {"first_byte_s": record.first_byte_s})
-    if named is None or backend.means(record.model, named):
+    if named is None or backend.means(route.name, named):
         return
     record.reason = f"answered as {named[:256]!r}"
     request_log.tell(proxy.bus, record, "request.mismatch", {"answered": named[:256]})

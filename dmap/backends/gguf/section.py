@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -28,6 +28,8 @@ _OPTIONS = frozenset(
 
 class GGUFSection(SwitchingSection):
     """The embedded engine: a directory of GGUF files, each served by a llama.cpp child process."""
+
+    takes_names: ClassVar[bool] = False
 
     kind: Literal["gguf"]
     path: File

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -31,6 +31,8 @@ BY_REST = frozenset(
 
 class LMStudioSection(SwitchingSection):
     """An LM Studio of 0.4.0 or later, whose models dmap loads and unloads over its REST API."""
+
+    takes_names: ClassVar[bool] = False
 
     kind: Literal["lmstudio"]
     url: Url

@@ -163,7 +163,7 @@ class ProcessBackend:
             command.run,
             {**short_environment(), **command.variables},
             come_up,
-            command.ready,
+            command.health,
             server.reason,
             patience=PATIENCE,
             stop=command.stop,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dmap.sections import ModelSection
-from dmap.sections.command import fill, places
+from dmap.sections.command import BRACES, PORT, fill, places
 
 DEFAULT_URL = "http://127.0.0.1:{port}"
 
@@ -22,6 +22,7 @@ class Command:
     @classmethod
     def of(cls, section: ModelSection, values: Mapping[str, str]) -> "Command":
         """Return the command of *section* with *values* in its places; a value stays part of its word."""
+        values = {**values, **BRACES}
         return cls(
             tuple(fill(word, values) for word in section.cmd or ()),
             tuple(fill(word, values) for word in section.stop or ()),
@@ -29,6 +30,11 @@ class Command:
             fill(section.ready, values),
             {name: fill(value, values) for name, value in section.env.items()},
         )
+
+    @property
+    def health(self) -> str:
+        """The path that its server is asked, to tell whether it hangs: whatever it answers will do."""
+        return "/" if self.ready == PORT else self.ready
 
 
 def needs_port(section: ModelSection) -> bool:

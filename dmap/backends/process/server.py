@@ -9,9 +9,10 @@ import asyncio
 from collections.abc import Sequence
 
 from dmap.backends.ask import Unheard, ask, count, decoded
-from dmap.backends.base import Loaded, Target
+from dmap.backends.base import Loaded, Target, trouble_of
 from dmap.backends.compatible import LIST_BYTES, listed
 from dmap.errors import LoadFailed
+from dmap.sections.command import PORT
 
 ANSWER_S = 5.0
 """How long a server may take to answer a question about itself."""
@@ -23,7 +24,11 @@ SAID_LETTERS = 160
 
 
 class Server:
-    """The server at *url*, which is ready when it answers *ready* with status 200."""
+    """
+    The server at *url*, which is ready when it answers *ready* with status 200.
+
+    If *ready* is `port`, it is as soon as it takes connections.
+    """
 
     def __init__(self, url: str, ready: str, connect_s: float) -> None:
         self.target = Target.of(url, None)
@@ -33,12 +38,8 @@ class Server:
 
     async def check_unused(self) -> None:
         """Raise `LoadFailed` if somebody answers there already: it would be taken for the new server."""
-        try:
-            async with asyncio.timeout(self._connect_s):
-                _, writer = await asyncio.open_connection(self.target.host, self.target.port)
-        except OSError:  # a TimeoutError is one
+        if not await self._takes_connections():
             return
-        writer.transport.abort()
         where = f"{self.target.host}:{self.target.port}"
         raise LoadFailed(f"somebody listens at {where} already, who is not the server that is to be started")
 
@@ -58,7 +59,19 @@ class Server:
         said = " | ".join(line[:SAID_LETTERS] for line in lines[-SAID if what else -1 :])
         return "; its last lines: ".join(filter(None, (seen, said)))
 
+    async def _takes_connections(self) -> bool:
+        try:
+            async with asyncio.timeout(self._connect_s):
+                _, writer = await asyncio.open_connection(self.target.host, self.target.port)
+        except OSError as exc:  # a TimeoutError is one
+            self._last = trouble_of(exc, self._connect_s)
+            return False
+        writer.transport.abort()
+        return True
+
     async def _is_ready(self) -> bool:
+        if self._ready == PORT:
+            return await self._takes_connections()
         try:
             target = self.target.at(self._ready)
             status, _ = await ask(target, within_s=ANSWER_S, connect_s=self._connect_s, most_bytes=LIST_BYTES)
