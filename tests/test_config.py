@@ -379,6 +379,13 @@ def test_names_are_plain(name):
     assert len(problems_of(f"backends: {{'{name}': {{kind: openai, url: 'http://h'}}}}")) == 1
 
 
+SHARED = (
+    "devices: {{g: {{memory: 8GiB}}}}\n"
+    "backends: {{b: {{kind: gguf, path: ., device: g}}, "
+    "v: {{kind: openai, url: 'http://h', device: g, {memory}}}}}\n"
+)
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -396,6 +403,27 @@ def test_names_are_plain(name):
         (
             A + f"access: {{keys: [{{name: k, sha256: {HASH}}}, {{name: l, sha256: {HASH}}}]}}",
             "access.keys: two keys have the same sha256",
+        ),
+        (
+            "backends: {b: {kind: openai, url: 'http://h', device: x}}",
+            "backends.b.device: there is no device 'x' under devices",
+        ),
+        (
+            "backends: {b: {kind: openai, url: 'http://h', memory: 1GiB}}",
+            "backends.b.memory: has no effect without device",
+        ),
+        (
+            SHARED.format(memory="") + "models: {}",
+            "backends.v.memory: missing; say what this server takes of device 'g'",
+        ),
+        (SHARED.format(memory="memory: 8GiB"), "devices.g.memory: nothing of it is left beside 'v'"),
+        (
+            SHARED.format(memory="memory: 5GiB") + "models: {m: {backend: b, memory: 4GiB}}",
+            "models.m.memory: more than the memory of device 'g' beside 'v'",
+        ),
+        (
+            SHARED.format(memory="memory: 5GiB") + "models: {m: {backend: v, memory: 4GiB}}",
+            "models.m.memory: what counts is the memory of its backend, whose server dmap cannot unload",
         ),
     ],
 )
@@ -694,6 +722,23 @@ def test_an_open_door_is_warned_of():
 def test_what_has_no_effect_is_warned_of(rest, warning):
     """What somebody wrote in vain is told at the start."""
     assert warnings_of(parse(A + rest, {}), NOW) == [warning]
+
+
+def test_memory_of_a_server_that_counts_for_nothing_is_warned_of():
+    """Where a device goes by the number of its models, what a server holds of it is only shown."""
+    config = parse(SHARED.format(memory="memory: 4GiB").replace("memory: 8GiB", ""), {})
+
+    assert config.device("g").memory is None
+    assert warnings_of(config, NOW) == [
+        "backends.v.memory: is only shown, because devices.g.memory is not set"
+    ]
+
+
+def test_what_servers_leave_of_a_device():
+    """A device as its models have it has less memory, by what the servers on it hold."""
+    device = parse(SHARED.format(memory="memory: 5GiB"), {}).device("g")
+
+    assert (device.memory, device.held) == (3 * 2**30, {"v": 5 * 2**30})
 
 
 def test_a_pin_that_outlives_its_time_is_warned_of():

@@ -364,6 +364,7 @@ class TestStatus:
         fake = status["backends"]["fake"]
         (waiting,) = fake.pop("waiting")
         assert fake.pop("oldest_wait_s") >= 0
+        assert fake.pop("drained") is False
         assert fake == {"kind": "openai", "device": None, "answers": True, "leases": 1, "more_waiting": 0}
         assert [waiting[name] for name in ("id", "client", "position")] == ["the-second", "127.0.0.1", 1]
         assert (status["devices"], status["open"], status["readers"]) == ({}, 2, 0)

@@ -119,6 +119,8 @@ def test_values_not_marked_here_are_defaults(example):
         ("server", "api_key"),
         ("box", "parallel"),
         ("server", "parallel"),
+        ("server", "device"),
+        ("server", "memory"),
     }
 
 

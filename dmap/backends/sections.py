@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from dmap.sections.section import Section
-from dmap.sections.types import Count, Name, Seconds
+from dmap.sections.types import Count, Name, Seconds, Size
 
 
 class BackendSection(Section):
@@ -17,12 +17,18 @@ class BackendSection(Section):
     """Whether the name in a request only has to please its server, and is not what the server loads by."""
 
     kind: str
+    device: Name | None = None
     parallel: Count | None = None
 
     @property
     def placed_on(self) -> str | None:
         """The device whose memory its models compete for; None where dmap cannot switch them."""
         return None
+
+    @property
+    def lasting(self) -> "BackendSection":
+        """What of it only a restart can change."""
+        return self
 
     def refuses(self, options: Mapping[str, Any]) -> dict[str, str]:
         """Return those *options* of a load that its server does not take, each with the reason."""
@@ -45,11 +51,21 @@ class SwitchingSection(BackendSection):
 
 
 class PassingSection(BackendSection):
-    """A backend whose models dmap cannot switch; it has a queue of its own, with bounds of its own."""
+    """
+    A backend whose models dmap cannot switch; it has a queue of its own, with bounds of its own.
 
+    If it runs on *device*, its server holds *memory* of that all the time, whether it answers or not.
+    """
+
+    memory: Size | None = None
     queue: Count = 1024
     wait_s: Seconds = 300
     lease_s: Seconds = 1800
+
+    @property
+    def lasting(self) -> BackendSection:
+        """All but *memory*, which is only counted."""
+        return self.model_copy(update={"memory": None})
 
     def refuses(self, options: Mapping[str, Any]) -> dict[str, str]:
         """Refuse all but the context length, which is a fact to go by."""

@@ -33,9 +33,12 @@ def _long_waits(config: Config, load_s: float) -> Iterator[str]:
 
 def _idle(config: Config) -> Iterator[str]:
     """Find what is set and has no effect."""
-    used = {backend.placed_on for backend in config.backends.values()}
+    used = {backend.device for backend in config.backends.values()}
     for name in sorted(config.devices.keys() - used):
         yield f"devices.{name}: no backend is on this device"
+    for name in (name for name, device in config.devices.items() if device.memory is None):
+        for server in (server for server, size in config.device(name).held.items() if size is not None):
+            yield f"backends.{server}.memory: is only shown, because devices.{name}.memory is not set"
     for name, model in config.models.items():
         if model.pin and model.ttl_s is not None:
             yield f"models.{name}.ttl_s: a pinned model stays, however long nobody asks for it"

@@ -1,13 +1,20 @@
 """The whole file: its sections together, and what must hold between them.  Knows no YAML."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetPydanticSchema, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetPydanticSchema,
+    PrivateAttr,
+    model_validator,
+)
 from pydantic_core import CoreSchema
 
-from dmap.backends import BackendSection, Kind
+from dmap.backends import BackendSection, Kind, PassingSection
 from dmap.config.access import AccessSection, Listen, exposure
 from dmap.config.macros import expanded, misnamed
 from dmap.kinds import KINDS
@@ -18,8 +25,14 @@ from dmap.sections.types import Count, File, Integer, Name, Number, Seconds, Siz
 
 
 class Device(Section):
-    """One memory that models compete for, and how its queue is run."""
+    """
+    One memory that models compete for, and how its queue is run.
 
+    As `Config.device` returns it, *held* has the servers on it that dmap cannot unload, with the bytes that
+    each of them holds, None where nobody said; *memory* is then what they leave.
+    """
+
+    _held: Mapping[str, int | None] = PrivateAttr(default_factory=dict)
     memory: Size | None = None
     max_models: Count = 1
     embeddings: Integer = Field(default=1, ge=0)
@@ -31,6 +44,17 @@ class Device(Section):
     queue: Count = 1024
     adopt: Literal["evict", "respect"] = "evict"
     backend_gone_s: Seconds = 60
+
+    @property
+    def held(self) -> Mapping[str, int | None]:
+        return self._held
+
+    def beside(self, held: Mapping[str, int | None]) -> "Device":
+        """Return it as it is beside the servers of *held*."""
+        taken = sum(filter(None, held.values()))
+        left = self.model_copy(update={"memory": self.memory - taken if self.memory else None})
+        left._held = held
+        return left
 
 
 class Server(Section):
@@ -127,12 +151,13 @@ class Config(Section):
             if len(set(values)) < len(values):
                 yield f"access.keys: two keys have the same {field}"
         for name, backend in self.backends.items():
-            if backend.placed_on not in (None, *self.devices):
-                yield f"backends.{name}.device: there is no device {backend.placed_on!r} under devices"
+            if backend.device not in (None, *self.devices):
+                yield f"backends.{name}.device: there is no device {backend.device!r} under devices"
         pinned = Counter(self.device_of(model) for model in self.models.values() if model.pin)
         for name, device in self.devices.items():
             if pinned[name] > device.max_models:
                 yield f"devices.{name}.max_models: less than the {pinned[name]} models that are pinned there"
+        yield from self._crowded()
         yield from misnamed(self.macros)
         owner = {name: name for name in self.models}
         for name, model in self.models.items():
@@ -141,6 +166,19 @@ class Config(Section):
                     yield f"models.{name}.aliases: {alias!r} already means {owner[alias]!r}"
             for problem in self._impossible(model):
                 yield f"models.{name}.{problem}"
+
+    def _crowded(self) -> Iterator[str]:
+        """Find servers of which nobody said what they hold of a device, or that leave nothing of it."""
+        for name, backend in self.backends.items():
+            if isinstance(backend, PassingSection) and backend.memory and backend.device is None:
+                yield f"backends.{name}.memory: has no effect without device"
+        for name in (name for name, device in self.devices.items() if device.memory):
+            left = self.device(name)
+            for server in (server for server, size in left.held.items() if size is None):
+                yield f"backends.{server}.memory: missing; say what this server takes of device {name!r}"
+            if left.memory is not None and left.memory <= 0:
+                servers = " and ".join(map(repr, left.held))
+                yield f"devices.{name}.memory: nothing of it is left beside {servers}"
 
     def _impossible(self, model: ModelSection) -> Iterator[str]:
         """Find what would have requests for *model* refused one after the other."""
@@ -152,17 +190,26 @@ class Config(Section):
             reasons = [each[option] for each in refused if option in each]
             if len(reasons) == len(homes):
                 yield f"load.{option}: {'; '.join(dict.fromkeys(reasons))}"
-        place = self.device_of(model)
-        device = self.devices.get(place or "")
+        device = self.device_of(model)
         if model.served_model_name and not any(home.takes_names for home in homes):
             yield "served_model_name: this backend's models go by the names that it has for them"
-        if model.pin and device is None:
+        if model.pin and device not in self.devices:
             yield "pin: name a backend whose models dmap loads"
-        if model.memory and device and device.memory and model.memory > device.memory:
-            yield f"memory: more than the memory of device {place!r}"
+        if model.memory is not None:
+            yield from self._too_large(model, model.memory)
         yield from self._unrunnable(model)
         if model.ttl_s is not None and not any(home.placed_on for home in homes):
             yield "ttl_s: dmap cannot unload models on this backend"
+
+    def _too_large(self, model: ModelSection, memory: int) -> Iterator[str]:
+        """Find why *model* cannot take *memory* of its device."""
+        place, homes = self.device_of(model), self._homes(model)
+        if all(isinstance(home, PassingSection) and home.device for home in homes):
+            yield "memory: what counts is the memory of its backend, whose server dmap cannot unload"
+        device = self.device(place) if place in self.devices else Device()
+        if device.memory is not None and memory > device.memory:
+            beside = f" beside {' and '.join(map(repr, device.held))}" if device.held else ""
+            yield f"memory: more than the memory of device {place!r}{beside}"
 
     def _unrunnable(self, model: ModelSection) -> Iterator[str]:
         """Find what keeps the command of *model* from being run, or from being there."""
@@ -188,6 +235,13 @@ class Config(Section):
         """Return the device that *model* is on, if the file tells."""
         homes = self._homes(model)
         return homes[0].placed_on if len(homes) == 1 else None
+
+    def device(self, name: str) -> Device:
+        """Return the device called *name* as its models have it, beside servers that dmap cannot unload."""
+        sections = self.backends.items()
+        passing = {each: section for each, section in sections if isinstance(section, PassingSection)}
+        held = {each: section.memory for each, section in passing.items() if section.device == name}
+        return self.devices[name].beside(held)
 
     def kind_of(self, backend: str) -> Kind:
         """Return the kind of the backend called *backend*."""

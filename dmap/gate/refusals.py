@@ -4,6 +4,7 @@ from dmap.arbiter import Reason, Refuse
 from dmap.config import Device
 from dmap.errors import BackendDown, DmapError, LoadFailed, Overloaded, ShuttingDown, WaitExpired
 from dmap.models import ModelKey
+from dmap.sections.types import size_text
 
 
 def error_of(refusal: Refuse, key: ModelKey, name: str, device: Device, *, is_down: bool) -> DmapError:
@@ -23,9 +24,12 @@ def error_of(refusal: Refuse, key: ModelKey, name: str, device: Device, *, is_do
         case Reason.CLOSED:
             return ShuttingDown(f"dmap is shutting down; {key} was not asked", retry_after_s=5)
         case Reason.NEVER_FITS:
+            held = {server: size for server, size in device.held.items() if size}
+            holders = [f"{server!r}, which holds {size_text(size)}" for server, size in held.items()]
+            keys = ["devices.memory", *(f"backends.{server}.memory" for server in held), "models.memory"]
             return LoadFailed(
-                f"{key} does not fit on {name!r} beside what is pinned there; "
-                "see devices.memory, models.memory and models.pin in config.yaml"
+                f"{key} does not fit on {name!r} beside {' and '.join([*holders, 'what is pinned there'])}; "
+                f"see {', '.join(keys)} and models.pin in config.yaml"
             )
         case Reason.LOAD_FAILED if not is_down:
             return LoadFailed(f"could not load {key} on {name!r}: {detail}")

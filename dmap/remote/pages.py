@@ -35,6 +35,9 @@ def _residents(devices: Mapping[str, _Json]) -> Iterator[list[str]]:
             since = f"{duration(resident['for_s'])} ago"
             yield [first, resident["model"], str(resident["leases"]), waiting, since, note]
             first, waiting = "", "-"
+        for server, size in device.get("held", {}).items():
+            much = f"holds {size / 2**30:.3g} GiB" if size is not None else "shares it"
+            yield ["", server, "-", "-", "-", f"{much}; dmap cannot unload it"]
         switch = device["switch"]
         if switch is not None:
             model = f"-> {switch['load']}" if switch["load"] else f"-> without {' '.join(switch['unload'])}"

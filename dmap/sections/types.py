@@ -33,6 +33,11 @@ def _bytes(value: Any) -> Any:
     return _number(value)
 
 
+def size_text(count: int) -> str:
+    """Write *count* bytes for a person, rounded."""
+    return f"{count / 2**30:.3g} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"
+
+
 def _network(value: Any) -> Any:
     try:
         network = ipaddress.ip_network(str(value))

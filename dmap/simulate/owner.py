@@ -37,7 +37,7 @@ class Owner:
     def devices(self) -> Mapping[str, Device]:
         """The devices that some backend is on."""
         used = {backend.placed_on for backend in self.config.backends.values()}
-        return {name: device for name, device in self.config.devices.items() if name in used}
+        return {name: self.config.device(name) for name in self.config.devices if name in used}
 
     @property
     def priorities(self) -> dict[str, int]:

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from dmap.config import Device
+from dmap.sections.types import size_text
 from dmap.simulate.figures import Figures
 from dmap.simulate.policies import MEANINGS
 from dmap.simulate.workload import UNBOUNDED, Workload
@@ -49,7 +50,7 @@ def lasting(seconds: float) -> str:
 
 def about_limits(whose: str, section: Device) -> str:
     """Say under which limits of a device a workload is played."""
-    memory = f"memory {_size(section.memory)}, " if section.memory is not None else ""
+    memory = f"memory {size_text(section.memory)}, " if section.memory is not None else ""
     return (
         f"{whose}: {memory}max_models {section.max_models}, embeddings {section.embeddings}, "
         f"patience_s {section.patience_s:g}, residency {section.residency:g}, wait_s {section.wait_s:g}, "
@@ -70,17 +71,13 @@ def _about(workload: Workload, model: str) -> str:
     needs, given = workload.needs_of(model), workload.models.get(model)
     facts = [f"a load {workload.load_of(model):.3g} s", f"parallel {needs.parallel}"]
     if given is not None and given.memory is not None:
-        facts.append(_size(given.memory))
+        facts.append(size_text(given.memory))
     elif workload.limits.memory is not None:
         facts.append("of unknown size, so alone")
     facts += [word for word, is_so in (("embedding", needs.embedding), ("pinned", needs.pinned)) if is_so]
     if needs.ttl_s is not None:
         facts.append(f"ttl_s {needs.ttl_s:g}")
     return ", ".join(facts)
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.3g} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"
 
 
 def row(label: str, found: Figures) -> str:

@@ -101,7 +101,7 @@ class Proxy:
             await self.inventory.start()  # first, so that the gates know which of the residents are pinned
             await asyncio.gather(*(gate.start() for gate in self.gates.values()))
             for name in self.saved.drained & self.devices.keys():
-                self.devices[name].drain(unload=False)
+                self.drain(name, unload=False)
                 fields = {"device": name, "since": "before this start", "until": "dmap resume"}
                 _log.warning(logfmt("drained", fields))
             async with (
@@ -167,11 +167,23 @@ class Proxy:
         """Return the gate that *route* passes through."""
         return self.devices[route.device] if route.device is not None else self.passages[route.key.backend]
 
+    def drain(self, device: str, *, unload: bool) -> None:
+        """Have *device* serve nobody until `resume`, and no server on it; with *unload* its models go."""
+        self.devices[device].drain(unload=unload)
+        for name in self.config.device(device).held:
+            self.passages[name].drain(unload=False)
+
+    def resume(self, device: str) -> None:
+        """Have *device* serve again, and the servers on it."""
+        self.devices[device].resume()
+        for name in self.config.device(device).held:
+            self.passages[name].resume()
+
     def _gate_of(self, device: str) -> Gate:
         """Make the gate of *device*, with those switchers that are placed there."""
         sections = self.config.backends
         placed = {name: each for name, each in self.switchers.items() if sections[name].placed_on == device}
-        section, route_of = self.config.devices[device], self.catalog.route_of
+        section, route_of = self.config.device(device), self.catalog.route_of
         return Gate(device, section, placed, tell=self.bus.tell, route_of=route_of)
 
     def residents(self) -> set[ModelKey]:

@@ -36,8 +36,8 @@ def reload(proxy: Proxy, config: Config) -> None:
         proxy.captures.clear()
     proxy.visits.server = config.server
     proxy.pool.connect_s = config.server.connect_s
-    for name, device in config.devices.items():
-        proxy.devices[name].configure(device)
+    for name in config.devices:
+        proxy.devices[name].configure(config.device(name))
     gone = ModelNotFound(
         "the model was taken out of the configuration while the request waited", param="model"
     )
@@ -53,5 +53,5 @@ def _lasting(config: Config) -> dict[str, Any]:
         "listen.tls: with TLS or without": listen.tls is not None,
         "state: another file": config.state,
         "devices: one more or less": config.devices.keys(),
-        **{f"backends.{name}: a change here": section for name, section in config.backends.items()},
+        **{f"backends.{name}: a change here": section.lasting for name, section in config.backends.items()},
     }

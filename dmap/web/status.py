@@ -38,7 +38,7 @@ async def ready(proxy: Proxy, visit: Visit) -> web.Response:
     answering = proxy.inventory.answering
     backends: dict[str, dict[str, Any]] = {name: {"answers": name in answering} for name in proxy.backends}
     for name, gate in proxy.passages.items():
-        backends[name] |= _queue(gate.snapshot())
+        backends[name] |= _passage(gate)
     may = functools.partial(proxy.catalog.allows, visit.client)
     devices = {name: state(gate, may) for name, gate in proxy.devices.items()}
     answer = {"ready": bool(answering), "backends": backends, "devices": devices}
@@ -49,11 +49,11 @@ async def status(proxy: Proxy, visit: Visit) -> web.Response:
     """`GET /debug/status`: residents, switch and queue of each device, and whether each backend answers."""
     answering = proxy.inventory.answering
     backends: dict[str, dict[str, Any]] = {
-        name: {"kind": backend.kind, "device": backend.placed_on, "answers": name in answering}
+        name: {"kind": backend.kind, "device": backend.device, "answers": name in answering}
         for name, backend in proxy.config.backends.items()
     }
     for name, gate in proxy.passages.items():
-        backends[name] |= _queue(gate.snapshot()) | _waiting(gate)
+        backends[name] |= _passage(gate) | _waiting(gate)
     answer = {
         "version": __version__,
         "uptime_s": round(proxy.bus.clock() - proxy.bus.started_at, 3),
@@ -77,8 +77,15 @@ def state(gate: Gate, may: _May = lambda model: True) -> dict[str, Any]:
         "drained": view.drained,
         "residents": _names((resident.model for resident in view.residents), may),
         "switch": _switch(view.plan, may),
+        "held": dict(gate.section.held),
         **_queue(view),
     }
+
+
+def _passage(gate: Gate) -> dict[str, Any]:
+    """Describe the gate of a backend whose models dmap cannot switch; it is drained with its device."""
+    view = gate.snapshot()
+    return {"drained": view.drained, **_queue(view)}
 
 
 def _queue(view: Snapshot) -> dict[str, Any]:

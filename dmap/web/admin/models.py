@@ -11,6 +11,7 @@ from dmap.backends import Loaded
 from dmap.catalog import as_openai
 from dmap.errors import BadRequest, LoadFailed
 from dmap.models import Route
+from dmap.sections.types import size_text
 from dmap.state import Activation
 from dmap.web.admin.orders import ModelOrder, note, read_order
 from dmap.web.proxy import Proxy
@@ -77,10 +78,12 @@ async def models(proxy: Proxy, visit: Visit) -> web.Response:
 
 def _settings(proxy: Proxy, route: Route) -> dict[str, Any]:
     backend = proxy.config.backends[route.key.backend]
+    held = proxy.config.device(backend.device).held if backend.device is not None else {}
     return {
         "kind": backend.kind,
-        "device": route.device,
+        "device": backend.device,
         "loadable": route.device is not None,
+        "held_bytes": held.get(route.key.backend),
         "set_here": _name(proxy, route) in proxy.saved.models,
         "default_inference": dict(route.defaults),
         "force": dict(route.force),
@@ -176,7 +179,19 @@ def _answer(proxy: Proxy, route: Route, status: str, load: Mapping[str, Any] | N
     by_hand = f"{route.key.model!r} in the server at {url} by hand: dmap cannot switch models there."
     if load is None:
         rest = "Until another model is activated, requests have to name their model."
-        return answer | {"workflow": [f"Unload {by_hand}", rest]}
+        return answer | {"workflow": [f"Unload {by_hand}", *_held(proxy, backend), rest]}
     wanted = ", ".join(f"{option} = {value}" for option, value in load.items())
     steps = [f"Load {by_hand}", *([f"Load it with {wanted}."] if wanted else [])]
     return answer | {"workflow": [*steps, "Check with GET /v1/models that the server lists it."]}
+
+
+def _held(proxy: Proxy, backend: str) -> list[str]:
+    """Say what the server of *backend* goes on to hold of its device, whatever it unloads."""
+    section = proxy.config.backends[backend]
+    size = proxy.config.device(section.device).held.get(backend) if section.device is not None else None
+    if size is None:
+        return []
+    return [
+        f"{size_text(size)} of device {section.device!r} stay counted for that server; to give them to other "
+        f"models, lower backends.{backend}.memory in the configuration and have it read again."
+    ]

@@ -41,8 +41,8 @@ async def drain(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/drain`: serve nobody on a device until it is resumed; the queue keeps its order."""
     order = await read_order(proxy, visit, DeviceOrder)
     gates = _gates(proxy, order.device)
-    for gate in gates.values():
-        gate.drain(unload=order.unload)
+    for name in gates:
+        proxy.drain(name, unload=order.unload)
     return await _drained(proxy, visit, "drained", gates, proxy.saved.drained | gates.keys())
 
 
@@ -50,8 +50,8 @@ async def resume(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/resume`: serve again."""
     order = await read_order(proxy, visit, DeviceOrder)
     gates = _gates(proxy, order.device)
-    for gate in gates.values():
-        gate.resume()
+    for name in gates:
+        proxy.resume(name)
     return await _drained(proxy, visit, "resumed", gates, proxy.saved.drained - gates.keys())
 
 
