@@ -20,6 +20,7 @@ from aiohttp.http_writer import StreamWriter
 from dmap.errors import BadRequest
 from dmap.logfmt import logfmt
 from dmap.wire.headers import request_id
+from dmap.wire.trace import Trace
 
 BODY_ERRORS = (web.RequestPayloadError, aiohttp.ClientPayloadError)
 """What reading a body raises when it does not arrive whole: its server raises the client's error too."""
@@ -145,13 +146,14 @@ class ClientConnection(web.RequestHandler):
 
 class Request(web.BaseRequest):
     """
-    A request with an *id*, whose response is *signed* just before its head is written.
+    A request with an *id* and perhaps a *trace*, whose response is *signed* just before its head is written.
 
     `web.Application` has a signal for that.  It is not used: its router, middlewares and signals take as
     long as all the rest of aiohttp.
     """
 
     id: str
+    trace: Trace | None = None
     signed: "Callable[[Request, web.StreamResponse], None]"
 
     @property

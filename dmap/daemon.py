@@ -107,6 +107,7 @@ async def listening(
         for listener in listeners:
             stack.callback(listener.close)
         await stack.enter_async_context(proxy.activity.running())  # it hears of all that ends below
+        await stack.enter_async_context(proxy.traces.running())
         await stack.enter_async_context(proxy.running())
         await stack.enter_async_context(tasks.running(lag, "loop lag"))
         stack.push_async_callback(http.shutdown, _CANCEL_S)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import uvloop
 
-from dmap import tls, tokens
+from dmap import tls, tokens, traces
 from dmap.access import keys
 from dmap.config import Config, ConfigProblem, Log, load, warnings_of
 from dmap.daemon import serve
@@ -47,6 +47,7 @@ def _check(options: argparse.Namespace) -> None:
     if config.listen.tls is not None:
         tls.check(config.listen.tls)
     tokens.counters(config)
+    traces.check(config.traces)
     for warning in warnings_of(config, datetime.now(UTC)):
         print(f"dmap: warning: {warning}", file=sys.stderr)
     print(f"{options.config}: ok")

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from dmap.wire.trace import Trace
+
 
 @dataclass(slots=True)
 class RequestRecord:
@@ -44,6 +46,7 @@ class RequestRecord:
     reason: str = ""
     committed: bool = False
     lacks_route: bool = False
+    trace: Trace | None = None
 
     @property
     def model_key(self) -> str | None:

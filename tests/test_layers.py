@@ -25,7 +25,7 @@ LAYERS = (
     "kinds",  # 2 too: all kinds, found by their folders
     "config",  # 2 too: the whole file
     "state",  # 2 too: it reads its files as config does
-    "access tls sockets metrics tokens",  # 3
+    "access tls sockets metrics tokens traces",  # 3
     "activity",  # 3 too: it knows the codes that metrics counts
     "catalog",  # 3 too: it asks an access.Client what it may use
     "inventory gate",  # 4
@@ -52,6 +52,7 @@ HOMES = {
     "prometheus_async": {"metrics", "web"},
     "prometheus_client": {"metrics", "web"},
     "pydantic": {"backends", "config", "sections", "simulate", "state", "web"},
+    "opentelemetry": {"traces"},
     "pydantic_core": {"config"},
     "tokenizers": {"tokens"},
     "uvloop": {"local"},

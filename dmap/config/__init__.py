@@ -10,7 +10,7 @@ its own section along.
 from dmap.config.access import AccessSection, Key, Listen, Tls, exposure
 from dmap.config.advice import warnings_of
 from dmap.config.file import ConfigProblem, check_key, checked, load, parse, read, values_of
-from dmap.config.schema import Activity, Config, Device, Log, Server
+from dmap.config.schema import Activity, Config, Device, Log, Server, TracesSection
 
 __all__ = [
     "AccessSection",
@@ -22,6 +22,7 @@ __all__ = [
     "Listen",
     "Log",
     "Server",
+    "TracesSection",
     "Tls",
     "check_key",
     "checked",

@@ -21,7 +21,7 @@ from dmap.kinds import KINDS
 from dmap.sections.command import places
 from dmap.sections.models import Defaults, ModelSection
 from dmap.sections.section import Section
-from dmap.sections.types import Count, File, Integer, Name, Number, Seconds, Size
+from dmap.sections.types import Count, File, Integer, Name, Number, Seconds, Size, Url
 
 
 class Device(Section):
@@ -92,6 +92,13 @@ class Log(Section):
         return None if self.timestamps == "auto" else self.timestamps
 
 
+class TracesSection(Section):
+    """Where OpenTelemetry's collector listens (OTLP over HTTP), and the share of requests it hears of."""
+
+    url: Url
+    share: Annotated[Number, Field(ge=0, le=1)] = 0.1
+
+
 class Activity(Section):
     """The log of requests and switches: how many bytes it may take, and how many *days* a line may stay."""
 
@@ -132,6 +139,7 @@ class Config(Section):
     state: File | None = None
     activity: Annotated[Activity | None, BeforeValidator(_or_off)] = Activity()
     log: Log = Log()
+    traces: TracesSection | None = None
     debug: Debug = Debug()
 
     @model_validator(mode="before")

@@ -64,10 +64,10 @@ class Gate:
         self._live = LiveArbiter(name, limits_of(section), self._carry_out)
         self._arbiter = self._live.arbiter
         self._models = DeviceModels(self._arbiter, self._switchers, section, route_of)
-        self._log = SwitchLog(name, tell)
+        self.view = QueueView(self._arbiter, self._live.now)
+        self._log = SwitchLog(name, tell, self.view.first_of)
         self._upkeep = Upkeep(self._live, self._models, self._log, tell)
         self._unloads: dict[asyncio.Future[DmapError | None], ModelKey] = {}
-        self.view = QueueView(self._arbiter, self._live.now)
         self.drained = False
         self._first_look: asyncio.Task[None] | None = None
         self._closed = False

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dmap.arbiter import Arbiter, Outlook, Place
 from dmap.gate.lease import Lease
+from dmap.models import ModelKey
 
 FRESH_S = 1.0
 """Leases share one look at the queue for this long, because it takes walks over those that wait."""
@@ -37,6 +38,10 @@ class QueueView:
     def of_newcomer(self, lease: Lease) -> Place:
         """Return the same for a *lease* that has just begun to wait, with the wait as it was foretold."""
         return Place(self.of(lease).position, *self._arbiter.foretold(self._now(), lease))
+
+    def first_of(self, key: ModelKey) -> str | None:
+        """Return the name of the lease that has waited for *key* the longest."""
+        return next((lease.name or None for lease in self._arbiter.waiting if lease.seat == key), None)
 
     def _look(self) -> Outlook:
         now, seen = self._now(), self._seen

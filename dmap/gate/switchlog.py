@@ -5,7 +5,7 @@ It decides nothing.  The counterpart is `upkeep`, which carries the switches out
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,11 +23,13 @@ class SwitchLog:
     """
     Reports on the switches of the device *name*, one by one, and keeps how long they have taken.
 
-    *report* is that of the arbiter's plan, None without one.
+    *wanted_by* returns the request that a model is loaded for, if it is for one.  *report* is that of the
+    arbiter's plan, None without one.
     """
 
     _name: str
     _tell: Tell
+    _wanted_by: Callable[[ModelKey], str | None] = lambda key: None
     report: "Report | None" = None
     _spent_s: dict[ModelKey, float] = field(default_factory=dict)
 
@@ -39,7 +41,8 @@ class SwitchLog:
             report.close(now)
             report = None
         if report is None and plan is not None:
-            report = Report(self._name, plan, self._tell)
+            wanted_by = self._wanted_by(plan.load) if plan.load is not None else None
+            report = Report(self._name, plan, self._tell, wanted_by)
             report.start(now)
         if report is not None and report.plan.switch is not None and not report.is_out:
             report.out(now)
@@ -57,13 +60,14 @@ class Report:
     """
     One switch, from the *plan* to its end: call `start`, `out`, one of the endings, then `close`.
 
-    It *is_out* when its victims are idle and it is being carried out.  *unload_s* includes the look before
-    the unloading and the cool-down after it.
+    It is told for which request it is.  It *is_out* when its victims are idle and it is being carried out.
+    *unload_s* includes the look before the unloading and the cool-down after it.
     """
 
     _device: str
     plan: Plan
     _tell: Tell
+    _for: str | None = None
     is_out: bool = False
     loading_since: float | None = None
     _outcome: str = "given_up"
@@ -134,12 +138,13 @@ class Report:
     def _whole(self, now: float) -> dict[str, Any]:
         """Return all of the switch, for events that end it; `reason` may be something else there."""
         why = self._why(now)
-        models = {"load": self._load, "unload": self._unload, "cause": why["reason"]}
-        return {**models, "drain_s": why["drain_s"], **self._times(now)}
+        models = {"load": self._load, "unload": self._unload, "cause": why.pop("reason")}
+        return {**models, **why, **self._times(now)}
 
     def _why(self, now: float) -> dict[str, Any]:
         drained_at = self.plan.started if self.is_out else now
-        return {"reason": self.plan.cause.value, "drain_s": drained_at - self.plan.since}
+        why = {"for": self._for, "reason": self.plan.cause.value, "drain_s": drained_at - self.plan.since}
+        return {name: value for name, value in why.items() if value is not None}
 
     def _times(self, now: float) -> dict[str, float]:
         load_s = self._load_s(now)

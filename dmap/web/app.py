@@ -39,6 +39,7 @@ async def _answer(proxy: Proxy, request: Request) -> web.StreamResponse:
     """Serve one request; whatever goes wrong before its head is out becomes an error in OpenAI's shape."""
     clock = asyncio.get_running_loop().time
     record = RequestRecord(request.id, request.path, request.remote or "", clock(), request.method)
+    record.trace = request.trace = proxy.traces.begin(request.headers)
     visit = Visit(request, record)
     proxy.visits.enter(visit)
     try:
@@ -54,6 +55,7 @@ async def _answer(proxy: Proxy, request: Request) -> web.StreamResponse:
         if record.received:
             proxy.access.end(visit.client, total_s)
         request_log.ended(proxy.bus, record, total_s)
+        proxy.traces.end(record, total_s)
 
 
 async def _respond(proxy: Proxy, visit: Visit) -> web.StreamResponse:
@@ -139,4 +141,6 @@ def _sign(proxy: Proxy, request: Request, response: web.StreamResponse) -> None:
     """Put headers on *response* that tell who made it and for which request."""
     response.headers["Server"] = "dmap"
     response.headers["x-request-id"] = request.id
+    if request.trace is not None:
+        response.headers["traceresponse"] = request.trace.answer()
     cors.sign(request, response, proxy.config.access)

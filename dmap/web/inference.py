@@ -145,7 +145,9 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
         _begun(proxy, visit.record, backend, route, named)
 
     await beside(asked.size, functools.partial(asked.fitted, route))
-    own = (("Content-Type", asked.content_type), ("X-Request-Id", visit.record.id))
+    own = [("Content-Type", asked.content_type), ("X-Request-Id", visit.record.id)]
+    if (trace := visit.record.trace) is not None:
+        own.append(("traceparent", trace.send()))
     await relay.run(
         reply,
         proxy.pool,

@@ -27,6 +27,7 @@ from dmap.sockets import names_of
 from dmap.state import DEVICES, Activation, Saved, StateFile
 from dmap.tls import Certificate
 from dmap.tokens import counters
+from dmap.traces import Traces
 from dmap.web import durations
 from dmap.web.capture import Captures
 from dmap.web.context import ContextGuard
@@ -62,6 +63,7 @@ class Proxy:
         self.bus = Bus(config.debug.ring, time.time)  # noqa: TID251 - people read its times
         kept = self.state.path.parent / "activity" if self.state.path is not None else None
         self.activity = ActivityLog(kept, self.bus, config.activity)
+        self.traces = Traces(config.traces, self.bus)
         self.certificate = Certificate(listen.tls) if listen.tls is not None else None
         self.access = Access(config.access, names_of(listen), tell=self.bus.tell)
         self.backends: dict[str, Backend] = {

@@ -52,6 +52,7 @@ def _lasting(config: Config) -> dict[str, Any]:
         "listen: another address": (listen.host, listen.port),
         "listen.tls: with TLS or without": listen.tls is not None,
         "state: another file": config.state,
+        "traces: a change here": config.traces,
         "devices: one more or less": config.devices.keys(),
         **{f"backends.{name}: a change here": section.lasting for name, section in config.backends.items()},
     }

@@ -18,6 +18,9 @@ def tell(bus: Bus, record: RequestRecord, event: str, fields: Mapping[str, Any])
     who: dict[str, Any] = {"id": record.id, "client": record.client}
     if record.model:
         who["model"] = record.model_key
+    if record.trace is not None:
+        who["trace"] = record.trace.id
+        record.trace.note(bus.clock(), event, fields)
     bus.tell(event, {**who, **fields})
 
 
@@ -38,6 +41,7 @@ def facts(record: RequestRecord) -> dict[str, Any]:
         "bytes": record.bytes_out,
         "tokens_in": record.tokens_in,
         "tokens_out": record.tokens_out,
+        "trace": record.trace.id if record.trace is not None else None,
         "status": record.status or None,
         "outcome": record.outcome or None,
         "reason": record.reason or None,

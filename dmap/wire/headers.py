@@ -13,7 +13,9 @@ from functools import lru_cache
 
 from multidict import CIMultiDict, MultiMapping
 
-_TO_BACKEND = ("accept", "anthropic-beta", "anthropic-version", "traceparent", "tracestate", "user-agent")
+_TO_BACKEND = frozenset(
+    ("accept", "anthropic-beta", "anthropic-version", "traceparent", "tracestate", "user-agent")
+)
 _HOP_BY_HOP = ("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
 """Headers about one connection (RFC 9110, section 7.6.1), as are those that begin with `proxy-`."""
 _OWN = ("content-length", "date", "server", "x-request-id")
@@ -31,8 +33,10 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def to_backend(theirs: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the headers of a request to a backend: those of *theirs* that may go on, then our *own*."""
-    kept = [line for line in theirs if line[0].lower() in _TO_BACKEND]
+    """Return the headers of a request to a backend: our *own*, and others of *theirs* that may go on."""
+    own = [*own]
+    passed = _TO_BACKEND.difference(name.lower() for name, _ in own)
+    kept = [line for line in theirs if line[0].lower() in passed]
     # Encoded answers could not be searched for their end mark.
     return [*kept, ("Accept-Encoding", "identity"), *own]
 

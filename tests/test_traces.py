@@ -1,0 +1,233 @@
+"""Where the time of a request went, as a collector gets it."""
+
+import asyncio
+import re
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from dmap.record import RequestRecord
+from dmap.traces.spans import SWITCHES, SeenSwitch, spans_of
+from dmap.wire.trace import trace_of
+from tests.fakes import answer, chat, soon
+from tests.otlp import Collector, about, collector
+from tests.process import daemon
+
+CHAT = "/v1/chat/completions"
+ID, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+SAMPLED = {"traceparent": f"00-{ID}-{SPAN}-01"}
+
+
+@pytest.fixture
+async def otlp(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Collector]:
+    """Run a collector; the SDK sends what it has five times a second, where that is said by OpenTelemetry."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
+    async with collector() as made:
+        yield made
+
+
+@pytest.fixture
+async def traced(start: Any, backend: Any, otlp: Collector) -> AsyncGenerator[Any]:
+    """Run a proxy that sends traces, of those requests that ask for it."""
+    fake = f"backends: {{fake: {{kind: openai, url: '{backend.url}'}}}}"
+    proxy = await start(f"{fake}\ntraces: {{url: '{otlp.url}', share: 0}}")
+    yield proxy
+    await proxy.close()
+    backend.cut_all()
+    await proxy.settled()
+
+
+async def asked(proxy: Any, headers: Any, path: str = CHAT) -> Any:
+    """Ask for one answer; return its headers."""
+    async with (
+        aiohttp.ClientSession(proxy.url) as session,
+        session.post(path, json=chat(stream=False), headers=headers) as answered,
+    ):
+        await answered.read()
+        return answered.headers
+
+
+async def test_one_request(traced: Any, backend: Any, otlp: Collector) -> None:
+    """A request has a span below its client's, and below that one for its server, who is told of it."""
+    backend.script = backend.by_hand
+    asking = asyncio.create_task(asked(traced, SAMPLED))
+    exchange = await backend.next()
+    await exchange.end(answer(b'{"model": "m", "usage": {"prompt_tokens": 3}}'))
+
+    headers = await asking
+
+    own, relay = await otlp.trace(ID, 2)
+    assert (own.name, own.parent_span_id.hex()) == ("POST /v1/chat/completions", SPAN)
+    assert (relay.name, relay.parent_span_id) == ("relay", own.span_id)
+    assert headers["traceresponse"] == f"00-{ID}-{own.span_id.hex()}-01"
+    sent = re.search(rb"traceparent: (\S+)", exchange.head)
+    assert sent is not None and sent[1].decode() == f"00-{ID}-{relay.span_id.hex()}-01"
+    told = about(own)
+    assert (told["gen_ai.request.model"], told["http.response.status_code"]) == ("m", 200)
+    assert told["gen_ai.usage.input_tokens"] == 3
+    assert about(relay)["dmap.first_byte_s"] >= 0
+
+
+async def test_the_trace_is_told_everywhere(traced: Any, backend: Any, caplog: Any) -> None:
+    """The id of the trace is in the answer's headers, an error's too, in the events and in the log line."""
+    caplog.set_level("INFO", "dmap.requests")
+    backend.script = lambda e: e.end(answer(b"{}"))
+
+    right, wrong = await asked(traced, {}), await asked(traced, {}, "/v1/nothing")
+
+    ids = [headers["traceresponse"].split("-")[1] for headers in (right, wrong)]
+    await soon(lambda: len(caplog.messages) == 2, 5)
+    assert [f"trace={id}" in line for id, line in zip(ids, caplog.messages, strict=True)] == [True, True]
+    events = [event.fields for event in traced.proxy.bus.since(0, 100)[0] if "id" in event.fields]
+    assert {fields["trace"] for fields in events} == {ids[0]}
+
+
+async def test_without_traces_there_is_no_trace(proxy: Any, backend: Any) -> None:
+    """Where they are not wanted nobody gets one, and a client's own goes up as it came."""
+    backend.script = backend.by_hand
+    asking = asyncio.create_task(asked(proxy, SAMPLED))
+    exchange = await backend.next()
+    await exchange.end(answer(b"{}"))
+
+    assert "traceresponse" not in await asking
+    assert SAMPLED["traceparent"].encode() in exchange.head
+
+
+def test_without_traces_nothing_is_imported() -> None:
+    """The SDK takes a quarter of a second and 15 MB, so it is there only where it is used."""
+    code = "import sys, dmap.daemon; sys.exit(any('opentelemetry' in name for name in sys.modules))"
+
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("status", [400, 503])
+async def test_a_collector_that_fails_is_heard_once(
+    traced: Any, backend: Any, otlp: Collector, caplog: Any, status: int
+) -> None:
+    """One warning when spans are lost, one when they are taken again; requests do not notice."""
+    backend.script = lambda e: e.end(answer(b"{}"))
+    otlp.status = status
+    await asked(traced, SAMPLED)
+    await soon(lambda: any("traces_lost" in line for line in caplog.messages), 30)
+
+    otlp.status = 200
+    await asked(traced, SAMPLED)
+    await soon(lambda: any("traces_sent_again" in line for line in caplog.messages), 30)
+
+    assert [line.split()[0] for line in caplog.messages if "traces" in line] == [
+        "traces_lost",
+        "traces_sent_again",
+    ]
+
+
+def record(**facts: Any) -> RequestRecord:
+    """Make the record of a request for `gguf/m` on `gpu0`, with *facts*."""
+    made = RequestRecord("req_1", CHAT, "app", 0.0, method="POST", backend="gguf", model="m", device="gpu0")
+    made.trace = trace_of([SAMPLED["traceparent"]], lambda: False)
+    made.outcome = "success"
+    for name, value in facts.items():
+        setattr(made, name, value)
+    return made
+
+
+def waited(since: float, until: float, **facts: Any) -> RequestRecord:
+    """Make the record of a request that waited from *since* until *until*, and was sent."""
+    made = record(**facts)
+    fields = {"position": 1, "estimate_s": 2.0, "p80_s": 3.0, "behind": "gguf/other", "backend": "gguf"}
+    made.trace.note(since, "request.queued", fields)
+    made.trace.note(until, "request.granted", {})
+    made.trace.send()
+    return made
+
+
+def switch(since: float, until: float | None, device: str = "gpu0") -> SeenSwitch:
+    return SeenSwitch(device, since, until, {"dmap.load": f"{since:g}"})
+
+
+def below(made: RequestRecord, *switches: SeenSwitch) -> list[tuple[str, float, float]]:
+    """Return the spans of *made*, which ended at 100 after 90 s, as names with begin and end."""
+    spans = spans_of(made, made.trace, 100.0, 90.0, switches)
+    return [(span.name, span.since, span.until) for span in spans[1:]]
+
+
+def test_a_wait_and_its_switches() -> None:
+    """Below a wait are the switches of its device while it lasted, each as long as it was seen."""
+    made = waited(20, 40)
+    before, other = switch(5, 20), switch(20, 30, "gpu1")
+
+    spans = below(made, before, switch(10, 25), other, switch(30, 35), switch(38, None), switch(41, 50))
+
+    seen = [("switch", 20, 25), ("switch", 30, 35), ("switch", 38, 40)]
+    assert spans == [("queue", 20, 40), *seen, ("relay", 40, 100)]
+
+
+def test_who_never_got_its_turn() -> None:
+    """A wait that was given up lasts to the end, and nothing was sent."""
+    made = record(outcome="wait_expired", reason="it took too long")
+    made.trace.note(20, "request.queued", {"position": 1, "estimate_s": 1.0, "behind": "x"})
+
+    own, wait = spans_of(made, made.trace, 100.0, 90.0, ())
+
+    assert (wait.since, wait.until) == (20, 100)
+    assert (own.error, own.about["error.type"]) == ("it took too long", "wait_expired")
+
+
+def test_who_was_sent_twice() -> None:
+    """A request that took its place again has each wait and each sending by itself."""
+    made = waited(20, 30)
+    made.trace.note(50, "request.retried", {"reason": "gone"})
+    made.trace.note(50, "request.queued", {"position": 1, "estimate_s": 1.0, "behind": "x"})
+    made.trace.note(60, "request.granted", {})
+    made.trace.send()
+
+    assert below(made) == [("queue", 20, 30), ("queue", 50, 60), ("relay", 30, 50), ("relay", 60, 100)]
+
+
+def test_switches_are_bounded() -> None:
+    """Of very many switches below one wait the last are shown."""
+    made = waited(20, 90)
+    many = [switch(20 + at, 21 + at) for at in range(2 * SWITCHES)]
+
+    shown = [span for span in below(made, *many) if span[0] == "switch"]
+
+    assert [since for _, since, _ in shown] == [20 + at for at in range(SWITCHES, 2 * SWITCHES)]
+
+
+CONFIG = """
+devices: {{gpu0: {{max_models: 1, cooldown_s: 0}}}}
+backends:
+  engine: {{kind: gguf, path: {models}, device: gpu0, parallel: 1, context_length: 2048, threads: 1}}
+traces: {{url: '{url}'}}
+"""
+
+
+async def test_why_a_request_waited(models: Path, tmp_path: Path, otlp: Collector) -> None:
+    """The trace of a request that waited tells behind what, and the switches that it saw, its own or not."""
+    async with daemon(tmp_path, CONFIG.format(models=models, url=otlp.url)) as process:
+        async with aiohttp.ClientSession(process.url) as session:
+
+            async def ask(model: str, id: str) -> int:
+                headers = {"x-request-id": id, "traceparent": f"00-{id * 32}-{SPAN}-01"}
+                body = chat(stream=False, model=model, max_tokens=20)
+                async with session.post(CHAT, json=body, headers=headers) as answered:
+                    return answered.status
+
+            first = asyncio.create_task(ask("tiny-sea", "a"))
+            await soon(lambda: any("switch_begun" in line for line in process.log), 10)
+            assert [await ask("tiny-kitchen", "b"), await first] == [200, 200]
+
+        own, wait, *switches, relay = await otlp.trace("b" * 32, 4)
+
+    assert [span.name for span in (own, wait, relay)] == ["POST /v1/chat/completions", "queue", "relay"]
+    assert about(wait)["dmap.behind"] == "switch to engine/tiny-sea"
+    seen = [(span.name, about(span)["dmap.load"], about(span)["dmap.for"]) for span in switches]
+    assert seen == [("switch", "engine/tiny-sea", "a"), ("switch", "engine/tiny-kitchen", "b")]
+    assert {span.parent_span_id for span in switches} == {wait.span_id}
+    log = "".join(process.log)
+    assert re.search(r"switch_begun .*load=engine/tiny-kitchen for=b ", log)
+    assert re.search(r" request id=b .* trace=b{32} ", log)
