@@ -12,12 +12,14 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
-from dmap import tasks
+from dmap import engines, tasks
+from dmap.backends import Engine
 from dmap.config import Config, ConfigProblem, warnings_of
 from dmap.errors import ShuttingDown
 from dmap.lines import write_as
@@ -87,15 +89,19 @@ class RunningDaemon:
 
 @contextlib.asynccontextmanager
 async def listening(
-    config: Config, given: Sequence[socket.socket] = (), state: StateFile | None = None
+    config: Config,
+    given: Sequence[socket.socket] = (),
+    state: StateFile | None = None,
+    found: Mapping[str, Engine] = MappingProxyType({}),
 ) -> AsyncGenerator[RunningDaemon]:
     """
     Run a proxy of *config* inside the context; port 0 takes a free one.
 
     If sockets are *given*, which listen already, they are used instead of `listen`; they are closed in the
-    end.  Raises `ConfigProblem` for a certificate that cannot be used.
+    end.  The engines that a look has *found* are told of.  Raises `ConfigProblem` for a certificate that
+    cannot be used.
     """
-    proxy = Proxy(config, state)
+    proxy = Proxy(config, state, found)
     http = make_server(proxy)
     # An address that is in use is found before anything is started that would have to be stopped.
     sockets = given or taken(config.listen.host, config.listen.port)
@@ -127,7 +133,8 @@ async def serve(
 
     On SIGHUP the configuration is taken from *read_again*; if that cannot be used, the old one stays.
     Under systemd the daemon reports its state (`notify`) and uses the sockets that systemd hands over.
-    Return 0, or 1 if a bug has stopped the daemon (`tasks`).
+    Return 0, or 1 if a bug has stopped the daemon (`tasks`).  Raises `ConfigProblem` for what cannot be used,
+    engines included.
     """
     _raise_file_limit()
     stop, hurry = asyncio.Event(), asyncio.Event()
@@ -142,10 +149,11 @@ async def serve(
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reload
     given = given_to_us(config.access)
     await _end_orphans()
+    found = await engines.look_at(config)  # after the orphans, which may fill a GPU
     state = StateFile(config.state or default_path(os.environ))
-    async with tasks.running(notifier.beat, "notify"), listening(config, given, state) as daemon:
+    async with tasks.running(notifier.beat, "notify"), listening(config, given, state, found) as daemon:
         _introduce(daemon, by="systemd" if given else None)
-        _advise(config)
+        _advise(daemon.proxy)
         notifier.status = daemon.status
         notifier.ready()
         if read_again is not None:
@@ -203,7 +211,7 @@ def _reload(proxy: Proxy, read_again: Callable[[], Config], notifier: Notifier) 
     else:
         log = proxy.config.log
         write_as(log.level, log.format, stamped=log.stamped)
-        _advise(proxy.config)
+        _advise(proxy)
         _log.info(logfmt("reloaded", {}))
         proxy.bus.tell("config.reloaded", {})
     finally:
@@ -221,10 +229,13 @@ def _introduce(daemon: RunningDaemon, by: str | None) -> None:
     for name, backend in config.backends.items():
         where = {"kind": backend.kind, "device": backend.placed_on, "url": proxy.backends[name].url}
         models = proxy.catalog.counted(name) if name in proxy.inventory.answering else None
-        _log.info(logfmt("backend", {"name": name, **where, "models": models}))
+        engine = proxy.engines.get(name)
+        told = {"engine": engine.name, "devices": ", ".join(engine.devices) or None} if engine else {}
+        _log.info(logfmt("backend", {"name": name, **where, "models": models, **told}))
     _log.info(logfmt("listening", {"url": daemon.url, "by": by, "backends": ",".join(config.backends)}))
 
 
-def _advise(config: Config) -> None:
-    for warning in warnings_of(config, datetime.now(UTC)):
+def _advise(proxy: Proxy) -> None:
+    config = proxy.config
+    for warning in (*warnings_of(config, datetime.now(UTC)), *engines.warnings_of(config, proxy.engines)):
         _log.warning(logfmt("advice", {"reason": warning}))

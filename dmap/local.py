@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 
 import uvloop
 
-from dmap import tls, tokens, traces
+from dmap import engines, tls, tokens, traces
 from dmap.access import keys
 from dmap.config import Config, ConfigProblem, Log, load, warnings_of
 from dmap.daemon import serve
+from dmap.extras import how
 from dmap.lines import Lines, write_as
 from dmap.simulate import command
 
@@ -48,8 +49,11 @@ def _check(options: argparse.Namespace) -> None:
         tls.check(config.listen.tls)
     tokens.counters(config)
     traces.check(config.traces)
-    for warning in warnings_of(config, datetime.now(UTC)):
+    found = uvloop.run(engines.look_at(config))
+    for warning in (*warnings_of(config, datetime.now(UTC)), *engines.warnings_of(config, found)):
         print(f"dmap: warning: {warning}", file=sys.stderr)
+    for name, engine in found.items():
+        print(f"backends.{name}: {engines.said(engine)}")
     print(f"{options.config}: ok")
 
 
@@ -63,8 +67,10 @@ def _new_key(options: argparse.Namespace) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from dmap import demo  # it takes the extra `engine`
-
+    try:
+        from dmap import demo
+    except ImportError as exc:
+        raise ConfigProblem([f"the demo takes {exc.name}; {how('engine')}"]) from exc
     uvloop.run(demo.run(options.port))
 
 

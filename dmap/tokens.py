@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from dmap.config import Config, ConfigProblem
+from dmap.extras import how
 
 LONGEST = 128
 """Bytes of the longest token of letters and digits in the vocabularies measured (junk of doubled UTF-8)."""
@@ -25,7 +26,6 @@ ENOUGH = 64
 LEAST = 64
 """Words of a prompt that bears it out: in shorter ones the chat template weighs too much."""
 
-_HOW = "run: .venv/bin/pip install -e '.[tokenizer]' (a service: see docs/service.md)"
 _SPACE = b" \t\n\r\x0b\f"
 _LETTERS = frozenset(f"{string.ascii_letters}{string.digits}".encode()) | frozenset(range(0x80, 0x100))
 _MARKS = bytes(b"x"[0] if byte in _LETTERS else b" "[0] for byte in range(256))
@@ -118,7 +118,7 @@ def counters(
         try:
             found[name.casefold()] = read.get(_stamp(model.tokenizer)) or TokenCounter(model.tokenizer)
         except ImportError:
-            problems.append(f"models.{name}.tokenizer: takes the package tokenizers; {_HOW}")
+            problems.append(f"models.{name}.tokenizer: takes the package tokenizers; {how('tokenizer')}")
         except Exception as exc:
             problems.append(f"models.{name}.tokenizer: {model.tokenizer} cannot be read: {exc}")
     if problems:

@@ -11,6 +11,7 @@ import pytest
 
 from dmap.backends.gguf import engine
 from dmap.backends.gguf.engine import KEY_VARIABLE
+from dmap.extras import how
 
 KEY = "a-key-for-tests"
 LIMIT_S = 20
@@ -83,16 +84,56 @@ async def test_ctrl_c_is_left_to_the_parent(start, models):
         assert answer.status == 200
 
 
-async def test_a_missing_engine_says_what_to_install(start, models, tmp_path):
-    """Without xllamacpp the reason names the command that installs it."""
-    (tmp_path / "xllamacpp.py").write_text("raise ImportError('not here')")
-    path = os.pathsep.join([str(tmp_path), *sys.path])
+async def refused(*options, **environment) -> str:
+    """Have an engine look at its devices where it cannot; return what it says."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", *options, engine.__file__),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
+    stdout, stderr = await process.communicate()
+    assert (process.returncode, stdout) == (engine.UNUSABLE, b"")
+    return stderr.decode()
 
-    process = await start(models / "tiny-sea.gguf", PYTHONPATH=path)
+
+async def test_a_missing_engine_says_what_to_install():
+    """Without xllamacpp the reason names the command that installs it, the one for all extras."""
+    assert await refused("-S") == f"dmap.engine: the engine is not installed; {how('engine')}\n"
+
+
+async def test_a_missing_engine_loads_nothing(start, models, tmp_path):
+    """A load says the same as a look."""
+    (tmp_path / "xllamacpp.py").write_text("raise ModuleNotFoundError('gone', name='xllamacpp')")
+
+    process = await start(models / "tiny-sea.gguf", PYTHONPATH=str(tmp_path))
     _, stderr = await process.communicate()
 
-    assert process.returncode == 3
-    assert b"pip install 'dmap[engine]'" in stderr
+    assert process.returncode == engine.UNUSABLE
+    assert stderr.decode() == f"dmap.engine: the engine is not installed; {how('engine')}\n"
+
+
+async def test_a_broken_wheel(tmp_path):
+    """An engine whose library the linker refuses is told with the linker's reason."""
+    broken = tmp_path / "xllamacpp"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("from xllamacpp.xllamacpp import *")
+    (broken / "xllamacpp.abi3.so").write_text("half a download")
+
+    said = await refused(PYTHONPATH=str(tmp_path))
+
+    assert said.startswith(f"dmap.engine: the engine cannot be imported ({broken}/xllamacpp.abi3.so: ")
+    assert said.endswith("); docs/gpu.md tells which build fits this host\n")
+
+
+async def test_another_version(tmp_path):
+    """An engine without the words that dmap uses is told with its version, before anything is loaded."""
+    (tmp_path / "xllamacpp.py").write_text("__version__ = '0.0.1'\nclass CommonParams: __slots__ = ()")
+
+    said = await refused(PYTHONPATH=str(tmp_path))
+
+    assert said.startswith("dmap.engine: xllamacpp 0.0.1 is not one that dmap can use (")
+    assert said.endswith(f"); {how('engine')}\n")
 
 
 @pytest.mark.parametrize(

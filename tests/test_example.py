@@ -113,6 +113,7 @@ def test_values_not_marked_here_are_defaults(example):
     assert changed == {
         ("gpu0", "memory"),
         ("engine", "threads"),
+        ("engine", "env"),
         ("studio", "api_key"),
         ("studio", "parallel"),
         ("studio", "lms"),

@@ -16,7 +16,7 @@ import pytest
 
 from dmap.backends.gguf import engine as program
 from dmap.backends.gguf.backend import GGUFBackend
-from dmap.backends.gguf.recipe import reason_in
+from dmap.backends.gguf.recipe import placed_by, reason_in
 from dmap.backends.gguf.section import GGUFSection
 from dmap.backends.resident import Resident
 from dmap.errors import BackendDown, LoadFailed
@@ -120,6 +120,53 @@ async def test_a_loaded_model_answers_in_its_own_words(engine):
 
     assert (subjects(sea), subjects(kitchen)) == ({"sea"}, {"kitchen"})
     assert sorted(await resident(engine)) == ["tiny-kitchen", "tiny-sea"]
+
+
+async def test_an_engine_tells_of_its_load_and_then_of_errors_alone(engine, caplog):
+    """What llama.cpp says of a load is kept, not what it says of each request; our own log has none of it."""
+    loaded = await engine.load("tiny-sea", {})
+    await said(engine, "tiny-sea")
+
+    await engine.unload("tiny-sea")
+
+    told = "".join(engine.log("tiny-sea").since(0))
+    assert (" model buffer size = " in told, "print_timing" in told) == (True, False)
+    assert loaded.placed == "CPU"
+    assert not [line for line in lines(caplog) if line.startswith("engine_says")]
+
+
+async def test_the_environment_of_the_engines(models):
+    """A backend's `env` is put into that of its engines, beside what dmap itself has, but for secrets."""
+    backend = GGUFBackend("engine", section(models, env={"CUDA_VISIBLE_DEVICES": "1"}))
+    try:
+        await backend.load("tiny-sea", {})
+        environment = (await only_engine()).environ()
+    finally:
+        await backend.close()
+
+    assert environment["CUDA_VISIBLE_DEVICES"] == "1"
+    assert environment["PATH"] == os.environ["PATH"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "placed"),
+    [
+        (
+            [
+                "0.1 I prepare_model_devices: using device CUDA0 (A card (big)) (0000:01:00.0) - 9 MiB free",
+                "0.1 I prepare_model_devices: using device CUDA1 (NVIDIA L4) (unknown id) - 9 MiB free",
+                "0.00.2 I load_tensors: offloaded 3/33 layers to GPU",
+            ],
+            "3/33 layers on CUDA0 (A card (big)), CUDA1 (NVIDIA L4)",
+        ),
+        (["0.00.1 I load_tensors:   CPU_Mapped model buffer size =     0.29 MiB"], "CPU"),
+        (["READY 4711"], None),
+    ],
+    ids=["two cards", "none", "not told"],
+)
+def test_where_a_model_computes(lines, placed):
+    """llama.cpp's own lines tell the devices and the layers."""
+    assert placed_by(lines) == placed
 
 
 async def test_an_unloaded_model_is_gone_and_reaped(engine):
@@ -756,3 +803,11 @@ def test_the_reason_is_the_last_line_without_an_error():
     """A child that dies of something unknown is quoted."""
     assert reason_in(["one", "two"]) == "two"
     assert reason_in([]) == ""
+
+
+def test_what_each_load_says_is_no_reason():
+    """What llama.cpp says without an error is never quoted, what came after it is."""
+    load = ["0.00.1 I srv init: example_format: '<|im_start|>system", "Hello", "0.00.2 I srv init: listening"]
+
+    assert reason_in(load) == ""
+    assert reason_in([*load, "terminate called"]) == "terminate called"

@@ -15,7 +15,7 @@ import pytest
 import dmap
 
 LAYERS = (
-    "errors logfmt arbiter",  # 0, pure
+    "errors extras logfmt arbiter",  # 0, pure
     "tasks",  # 0 too: asyncio and nothing else
     "wire",  # 0 too, pure: its refusals are errors
     "models record notify events lines aiohttp_insides",  # 1
@@ -25,7 +25,7 @@ LAYERS = (
     "kinds",  # 2 too: all kinds, found by their folders
     "config",  # 2 too: the whole file
     "state",  # 2 too: it reads its files as config does
-    "access tls sockets metrics tokens traces",  # 3
+    "access tls sockets metrics tokens traces engines",  # 3
     "activity",  # 3 too: it knows the codes that metrics counts
     "catalog",  # 3 too: it asks an access.Client what it may use
     "inventory gate",  # 4
@@ -38,7 +38,7 @@ LAYERS = (
     "cli",  # 9
     "__main__",
 )
-PURE = ("errors", "logfmt", "arbiter", "wire")
+PURE = ("errors", "extras", "logfmt", "arbiter", "wire")
 IMPURE = {"asyncio", "logging", "random", "time", "socket", "threading", "os"}
 HOMES = {
     "aiohttp": {"aiohttp_insides", "relay", "web", "daemon", "remote"},

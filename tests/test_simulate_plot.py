@@ -133,5 +133,6 @@ def test_without_matplotlib(one: str, tmp_path: Path) -> None:
     told = subprocess.run(command, capture_output=True, text=True, timeout=100)
 
     assert (drawn.returncode, drawn.stdout) == (78, "")
-    assert drawn.stderr == "dmap: --plot takes matplotlib, the extra `plot`: pip install 'dmap[plot]'\n"
+    how = "run: .venv/bin/pip install -e '.[plot]' (a service: see docs/service.md)"
+    assert drawn.stderr == f"dmap: --plot takes matplotlib; {how}\n"
     assert told.returncode == 0

@@ -8,13 +8,15 @@ servers is in that folder and nowhere else.  Nobody outside names a kind, and no
 
 from dmap.backends.ask import Unheard, ask
 from dmap.backends.base import Backend, Loaded, Switcher, Target, trouble_of
-from dmap.backends.kind import Kind
+from dmap.backends.kind import Engine, EngineUnusable, Kind
 from dmap.backends.sections import BackendSection, PassingSection
 from dmap.models import ModelInfo
 
 __all__ = [
     "Backend",
     "BackendSection",
+    "Engine",
+    "EngineUnusable",
     "Kind",
     "Loaded",
     "ModelInfo",

@@ -21,11 +21,16 @@ from dmap.sections import ModelSection
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a load really gave, which may not be what was asked."""
+    """
+    What a load really gave, which may not be what was asked.
+
+    *placed* is where the model computes, in the server's own words, such as `33/33 layers on CUDA0 (...)`.
+    """
 
     size_bytes: int | None = None
     context_length: int | None = None
     parallel: int | None = None
+    placed: str | None = None
 
 
 class Target(NamedTuple):

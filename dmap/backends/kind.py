@@ -1,6 +1,6 @@
 """What a kind of server is: plain data, and the factory of its backends."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,33 @@ from dmap.wire.routes import ROUTES, InferenceRoute, KindWords, Wording, wording
 from dmap.wire.verdict import Phrases
 
 
+class EngineUnusable(Exception):
+    """The engine of a backend cannot run here; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """
+    The program of dmap's own installation that computes for a backend.
+
+    *name* has its version.  *devices* are those that it would use, each with its memory, and *on_gpu* tells
+    whether these are GPUs.  With *trouble* it did not tell.
+    """
+
+    name: str
+    devices: tuple[str, ...] = ()
+    on_gpu: bool = False
+    trouble: str | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Kind:
     """
     One kind of server.
 
-    *make* takes a backend's name, its section and the seconds that a connection may take.
+    *make* takes a backend's name, its section and the seconds that a connection may take.  *look* takes its
+    section and asks the engine of this installation; it raises `EngineUnusable`.  It is None where servers
+    are programs of their own.
 
     *substitutes*: such a server may answer with another model than the one that was asked for.  An answer
     that bears another model's name is then refused.  Other servers merely use their own names for a model.
@@ -33,6 +54,7 @@ class Kind:
     name: str
     section: type[BackendSection]
     make: Callable[[str, Any, float], Backend]
+    look: Callable[[Any], Awaitable[Engine]] | None = None
     substitutes: bool = False
     ends_by_finish: bool = False
     embeds_apart: bool = False

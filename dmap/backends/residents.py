@@ -32,7 +32,8 @@ class Residents:
     The residents of the backend *name*; a load takes *load_s* at most.
 
     Every *health_s* each resident has to show that it does not hang.  *changed* is called when one has died,
-    and *in_use* tells whether a model serves requests.
+    and *in_use* tells whether a model serves requests.  Of what servers say, what is *telling* goes into our
+    own log.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class Residents:
         health_s: float,
         changed: Callable[[], None],
         in_use: Callable[[str], bool],
+        telling: Callable[[str], bool] = lambda line: True,
     ) -> None:
         self._name = name
+        self._telling = telling
         self._load_s = load_s
         self._health_s = health_s
         self._changed = changed
@@ -138,7 +141,7 @@ class Residents:
         await asyncio.gather(end(self._watch), *ends)
 
     def _log_of(self, model: str) -> Log:
-        log = self._logs.pop(model, None) or Log(f"{self._name}/{model}")
+        log = self._logs.pop(model, None) or Log(f"{self._name}/{model}", telling=self._telling)
         self._logs[model] = log
         while len(self._logs) > LOGS:
             del self._logs[next(iter(self._logs))]

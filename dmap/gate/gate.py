@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 
 from dmap import tasks
-from dmap.arbiter import Effect, Grant, Lengths, Limits, Needs, Refuse, Snapshot, Stop, Switch
+from dmap.arbiter import Effect, Grant, Limits, Needs, Refuse, Snapshot, Stop, Switch
 from dmap.backends import Loaded, Switcher
 from dmap.config import Device
 from dmap.errors import DmapError, WaitExpired
@@ -41,7 +41,7 @@ class Gate:
     *section* is the device's in the configuration, and *switchers* are its backends.  None means that there
     is no device: every route passes, at most *parallel* at once.  *tell* hears of switches, and of models
     that come and go without dmap.  *route_of* tells of models that nobody has asked for yet; call `changed`
-    when it knows more.  *view* has the places of those who wait.
+    when it knows more.  *view* has the places of those who wait, *lengths* what loads and answers take.
 
     While its owner has it *drained* it serves nobody, and not before the first look either: until then nobody
     knows what is in the device's memory, and a load might exceed it.
@@ -64,7 +64,7 @@ class Gate:
         self._live = LiveArbiter(name, limits_of(section), self._carry_out)
         self._arbiter = self._live.arbiter
         self._models = DeviceModels(self._arbiter, self._switchers, section, route_of)
-        self.view = QueueView(self._arbiter, self._live.now)
+        self.view, self.lengths = QueueView(self._arbiter, self._live.now), self._arbiter.lengths
         self._log = SwitchLog(name, tell, self.view.first_of)
         self._upkeep = Upkeep(self._live, self._models, self._log, tell)
         self._unloads: dict[asyncio.Future[DmapError | None], ModelKey] = {}
@@ -216,9 +216,9 @@ class Gate:
         return frozenset(self._arbiter.residents if self._has_device else ())
 
     @property
-    def lengths(self) -> Lengths:
-        """How long loads and answers of the device take."""
-        return self._arbiter.lengths
+    def placed(self) -> dict[ModelKey, str]:
+        """Where the residents compute that dmap has loaded, in the words of their servers, if they tell."""
+        return {key: got.placed for key, got in self._models.got.items() if got.placed}
 
     def snapshot(self) -> Snapshot:
         """Return how many wait, what is resident and what is changing; cheap, however many wait."""

@@ -72,6 +72,7 @@ class Report:
     loading_since: float | None = None
     _outcome: str = "given_up"
     _error: str | None = None
+    _placed: str | None = None
 
     @property
     def model(self) -> ModelKey:
@@ -102,8 +103,12 @@ class Report:
 
     def loaded(self, now: float, loaded: Loaded) -> None:
         """Tell that the model answers, and what it got."""
-        self._outcome = "ok"
-        got = {"context_length": loaded.context_length, "parallel": loaded.parallel}
+        self._outcome, self._placed = "ok", loaded.placed
+        got = {
+            "context_length": loaded.context_length,
+            "parallel": loaded.parallel,
+            "placed": loaded.placed,
+        }
         self._event("switch.loaded", model=str(self.model), **self._whole(now), **got)
 
     def failed(self, now: float, reason: str) -> None:
@@ -118,7 +123,8 @@ class Report:
             self._event("switch.cancelled", model=str(self.model), **self._whole(now), reason=what["reason"])
         if self.is_out:
             level = logging.WARNING if self._outcome == "failed" else logging.INFO
-            self._log(level, "switch", {**what, "outcome": self._outcome, "error": self._error or None})
+            ending = {"outcome": self._outcome, "placed": self._placed, "error": self._error or None}
+            self._log(level, "switch", {**what, **ending})
 
     def _event(self, name: str, **fields: Any) -> None:
         self._tell(name, {"device": self._device, **fields})

@@ -82,9 +82,14 @@ class Child:
         return self._process.pid if self._process else None
 
     @property
+    def said(self) -> list[str]:
+        """The lines that it has said itself, oldest first, as far as they are kept."""
+        return self.log.since(self._before)
+
+    @property
     def lines(self) -> list[str]:
-        """The last lines that it has said itself, oldest first."""
-        return self.log.since(self._before)[-LAST_LINES:]
+        """The last of them: they tell why it has failed."""
+        return self.said[-LAST_LINES:]
 
     async def first_line(self) -> str:
         """Wait for the first line on its standard output; for ever if there is none, see `unless_ended`."""

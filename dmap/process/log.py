@@ -24,8 +24,8 @@ class Log:
     """
     The last `LINES` that were said, each cut to `LINE_BYTES`; `last` is the number of the last one.
 
-    Lines are numbered from 1.  With a *name* they go into our log too, `PER_S` a second and at first `BURST`;
-    the others are counted there.
+    Lines are numbered from 1.  With a *name* those that are *telling* go into our log too, `PER_S` a second
+    and at first `BURST`; the others of these are counted there.
     """
 
     LINES = 400
@@ -33,8 +33,14 @@ class Log:
     PER_S = 10
     BURST = 100
 
-    def __init__(self, name: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        name: str = "",
+        clock: Callable[[], float] = time.monotonic,
+        telling: Callable[[str], bool] = lambda line: True,
+    ) -> None:
         self.name = name
+        self.telling = telling
         self.last = 0
         self._lines: deque[str] = deque(maxlen=self.LINES)
         self._clock = clock
@@ -62,7 +68,7 @@ class Log:
         if text:
             self.last += 1
             self._lines.append(text)
-            if self.name:
+            if self.name and self.telling(text):
                 self._tell(text)
 
     def _tell(self, text: str) -> None:

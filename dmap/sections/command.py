@@ -94,8 +94,11 @@ def _path(path: str) -> str:
     return path
 
 
-Text = Annotated[str, AfterValidator(_passable), AfterValidator(_known), Field(max_length=LONGEST)]
+_Passable = Annotated[str, AfterValidator(_passable), Field(max_length=LONGEST)]
+Text = Annotated[_Passable, AfterValidator(_known)]
 Words = Annotated[tuple[Text, ...], BeforeValidator(_words)]
 Variable = Annotated[str, AfterValidator(_variable)]
+Value = Annotated[_Passable, BeforeValidator(_told)]
 Told = Annotated[Text, BeforeValidator(_told)]
+"""The value of a variable; a `Told` may have places."""
 UrlPath = Annotated[str, AfterValidator(_path), Field(max_length=1024)]

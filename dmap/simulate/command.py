@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmap.config import ConfigProblem
+from dmap.extras import how
 from dmap.logfmt import barred
 from dmap.simulate.figures import Figures, figures_of, together
 from dmap.simulate.owner import Owner, owner_of
@@ -135,7 +136,7 @@ def _drawer() -> Callable[[Path, str, Mapping[str, Result]], None]:
     try:
         from dmap.simulate.plot import draw
     except ImportError as exc:
-        raise ConfigProblem(["--plot takes matplotlib, the extra `plot`: pip install 'dmap[plot]'"]) from exc
+        raise ConfigProblem([f"--plot takes matplotlib; {how('plot')}"]) from exc
     return draw
 
 

@@ -6,12 +6,13 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import cast
 
 from dmap import tasks
 from dmap.access import Access, Client
 from dmap.activity import ActivityLog
-from dmap.backends import Backend, PassingSection, Switcher
+from dmap.backends import Backend, Engine, PassingSection, Switcher
 from dmap.catalog import Catalog
 from dmap.config import Config, Device
 from dmap.errors import ModelNotFound, NotSaved
@@ -46,7 +47,7 @@ class Proxy:
     """
     The parts of one proxy.  Nothing is started or asked before `running`.
 
-    A reload replaces *config*; the others stay.
+    A reload replaces *config*; the others stay.  *engines* are those of this installation, by their backends.
 
     *switchers* are those of *backends* whose models dmap can load and unload.  *devices* has the gate of each
     device and *passages* that of each backend without one; *gates* has all of them under the names that
@@ -55,9 +56,15 @@ class Proxy:
     the requests under way.  *reload* reads the file again and returns its problems.
     """
 
-    def __init__(self, config: Config, state: StateFile | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        state: StateFile | None = None,
+        engines: Mapping[str, Engine] = MappingProxyType({}),
+    ) -> None:
         server, listen = config.server, config.listen
         self.config = config
+        self.engines = engines
         self.state = state or StateFile(config.state)
         self.saved: Saved = self.state.read()
         self.bus = Bus(config.debug.ring, time.time)  # noqa: TID251 - people read its times

@@ -37,6 +37,8 @@ async def ready(proxy: Proxy, visit: Visit) -> web.Response:
     """
     answering = proxy.inventory.answering
     backends: dict[str, dict[str, Any]] = {name: {"answers": name in answering} for name in proxy.backends}
+    for name, engine in proxy.engines.items():
+        backends[name]["engine"] = {"name": engine.name, "devices": engine.devices}
     for name, gate in proxy.passages.items():
         backends[name] |= _passage(gate)
     may = functools.partial(proxy.catalog.allows, visit.client)
@@ -76,6 +78,7 @@ def state(gate: Gate, may: _May = lambda model: True) -> dict[str, Any]:
     return {
         "drained": view.drained,
         "residents": _names((resident.model for resident in view.residents), may),
+        "placed": {str(key): placed for key, placed in gate.placed.items() if may(key)},
         "switch": _switch(view.plan, may),
         "held": dict(gate.section.held),
         **_queue(view),
@@ -123,6 +126,7 @@ def _residents(gate: Gate) -> list[dict[str, Any]]:
             "waiting": resident.waiting,
             "for_s": round(now - resident.since, 3),
             "leaving": resident.leaving,
+            "placed": gate.placed.get(resident.model),
         }
         for resident in gate.snapshot().residents
     ]

@@ -1,6 +1,7 @@
 """The embedded engine: GGUF files of one folder, each served by a llama.cpp child process."""
 
 from dmap.backends.gguf.backend import GGUFBackend
+from dmap.backends.gguf.look import look
 from dmap.backends.gguf.section import GGUFSection
 from dmap.backends.kind import Kind
 from dmap.wire.dialects import Dialect, same
@@ -10,6 +11,7 @@ KIND = Kind(
     "gguf",
     GGUFSection,
     lambda name, section, connect_s: GGUFBackend(name, section),
+    look=look,
     lacks=MEDIA,  # llama.cpp's server, as dmap starts it
     words=KindWords(
         # llama.cpp makes a chat request of it, with all other fields as they are.

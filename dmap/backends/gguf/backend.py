@@ -16,7 +16,7 @@ from typing import Any
 
 from dmap.backends.base import Loaded, ignore, is_alike
 from dmap.backends.gguf.folder import Folder, ModelFile
-from dmap.backends.gguf.recipe import recipe_of
+from dmap.backends.gguf.recipe import is_error, recipe_of
 from dmap.backends.gguf.section import GGUFSection
 from dmap.backends.resident import Recipe
 from dmap.backends.residents import Residents
@@ -56,7 +56,12 @@ class GGUFBackend:
         self._folder = Folder(section.path)
         self._files: dict[str, ModelFile] = {}
         self._residents = residents = Residents(
-            name, section.load_s, health_s, lambda: self.changed(), lambda model: self.in_use(model)
+            name,
+            section.load_s,
+            health_s,
+            lambda: self.changed(),
+            lambda model: self.in_use(model),
+            is_error,
         )
         self.start, self.close, self.log = residents.start, residents.close, residents.log
         self.satisfies, self.unload, self.target = residents.satisfies, residents.unload, residents.target
@@ -91,7 +96,7 @@ class GGUFBackend:
         self._files[model] = file
 
         async def recipe() -> Recipe:
-            return recipe_of(file, self._settings(file, options))
+            return recipe_of(file, self._settings(file, options), self._section.environment())
 
         return await self._residents.load(model, options, recipe)
 

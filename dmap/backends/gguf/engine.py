@@ -5,7 +5,10 @@ The program of the embedded engine's children: one GGUF file served over HTTP on
 (`backend.GGUFBackend` writes it): what to serve, and the options of the load by their names in the
 configuration.  The API key comes in the environment (`KEY_VARIABLE`), where other users cannot read it.  When
 the model answers, one line `READY <port>` goes to standard output, and nothing else ever does: whatever
-llama.cpp prints is sent to standard error.
+llama.cpp prints is sent to standard error.  It tells what it does while it loads, and then errors alone.
+
+Without settings it only looks: it writes a line `ENGINE <version>`, and a line `DEVICE <JSON>` for each
+device that llama.cpp sees.  `look` is who asks.
 
 There is no graceful end, on purpose.  Freeing a llama.cpp server waits for its streams (up to 30 s), so
 SIGTERM keeps its default and ends the process on the spot, also during a load, where Python could not run a
@@ -16,6 +19,7 @@ SIGKILL that `process/launch.py` has asked for; afterwards the end of standard i
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -26,15 +30,19 @@ from typing import Any, NoReturn
 
 KEY_VARIABLE = "DMAP_ENGINE_KEY"
 HOST = "127.0.0.1"
-READY = "READY"
+READY, ENGINE, DEVICE = "READY", "ENGINE", "DEVICE"
 ALL_LAYERS = 9999
 BY_MODEL = 0
-ERRORS_ONLY = 1
+ERRORS_ONLY, LOADING_TOO = 1, 4
 POOLING_LAST = 3
 LOG_S = 0.3
 """Without it 2 of 40 failing starts lost their reason on 2 CPUs kept busy by others, with it none."""
 
-ENDED, LOAD_FAILED, NOT_INSTALLED = 0, 1, 3
+ENDED, LOAD_FAILED, UNUSABLE = 0, 1, 3
+
+INSTALL = "run: .venv/bin/pip install -e '.[engine]' (a service: see docs/service.md)"
+LEAST = {"model": "", "alias": "", "parallel": 1, "context_length": 128, "cpu_threads": 1, "embedding": True}
+"""Settings that serve nothing, to see whether an engine has a word for each."""
 
 
 def main(settings: Mapping[str, Any]) -> NoReturn:
@@ -42,7 +50,8 @@ def main(settings: Mapping[str, Any]) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ready = os.dup(1)
     os.dup2(2, 1)
-    server = _serve(settings)
+    xllamacpp = _engine()
+    server = _serve(settings, xllamacpp)
     port = server.listening_address.rpartition(":")[2]
     os.write(ready, f"{READY} {port}\n".encode())
     with contextlib.suppress(OSError):
@@ -51,16 +60,61 @@ def main(settings: Mapping[str, Any]) -> NoReturn:
     os._exit(ENDED)
 
 
-def _serve(settings: Mapping[str, Any]) -> Any:
-    """Return the running server, or end the process with the reason on standard error."""
+def look() -> NoReturn:
+    """Tell which engine this is and which devices it sees; a driver may hang or abort over the second."""
+    told = os.dup(1)
+    os.dup2(2, 1)
+    xllamacpp = _engine()
+    name = f"xllamacpp {getattr(xllamacpp, '__version__', '(of no version)')}"
+    try:
+        os.environ[KEY_VARIABLE] = ""
+        _params(LEAST, xllamacpp)
+    except (AttributeError, TypeError, ValueError) as exc:
+        _fail(UNUSABLE, f"{name} is not one that dmap can use ({exc}); {INSTALL}")
+    os.write(told, f"{ENGINE} {name}\n".encode())
+    for device in xllamacpp.get_device_info():
+        words = {"name": device["name"], "what": device["description"][:200]}
+        numbers = {"bytes": device["memory_total"], "type": device["type"].name.rpartition("_")[2]}
+        os.write(told, f"{DEVICE} {json.dumps(words | numbers)}\n".encode())
+    os._exit(ENDED)
+
+
+def _engine() -> Any:
+    """Return the module, or end the process with what to do on standard error."""
     try:
         import xllamacpp
     except ImportError as exc:
-        _fail(NOT_INSTALLED, f"the engine is not installed ({exc}); run: pip install 'dmap[engine]'")
+        if isinstance(exc, ModuleNotFoundError) and exc.name == "xllamacpp":
+            _fail(UNUSABLE, f"the engine is not installed; {INSTALL}")
+        _fail(
+            UNUSABLE, f"the engine cannot be imported ({exc}); docs/gpu.md tells which build fits this host"
+        )
+    return xllamacpp
+
+
+def _serve(settings: Mapping[str, Any], xllamacpp: Any) -> Any:
+    """Return the running server, or end the process with the reason on standard error."""
+    params, threshold = _params(settings, xllamacpp), _threshold(xllamacpp)
+    params.verbosity = LOADING_TOO if threshold is not None else ERRORS_ONLY
     try:
-        return xllamacpp.Server(_params(settings, xllamacpp))
+        server = xllamacpp.Server(params)
     except (RuntimeError, ValueError) as exc:
         _fail(LOAD_FAILED, f"{exc}")
+    if threshold is not None:
+        threshold.value = ERRORS_ONLY
+    return server
+
+
+def _threshold(xllamacpp: Any) -> ctypes.c_int | None:
+    """
+    Return llama.cpp's own bound of what it logs, which no function of the wheel sets once a server runs.
+
+    It is a global variable (common/log.cpp).  Where a build hides it the engine never tells of its loads.
+    """
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
+        return ctypes.c_int.in_dll(library, "common_log_verbosity_thold")
+    return None
 
 
 def _fail(status: int, reason: str) -> NoReturn:
@@ -119,10 +173,9 @@ def _close_doors(params: Any, parallel: int) -> None:
     params.endpoint_metrics = False
     params.cache_ram_mib = 0
     params.cache_idle_slots = False
-    params.verbosity = ERRORS_ONLY
     # An idle kept-alive connection holds a thread of the server for 5 s.
     params.n_threads_http = max(64, 2 * parallel + 4)  # /health must not queue behind prompts
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(json.loads(sys.argv[1])) if sys.argv[1:] else look()

@@ -17,7 +17,7 @@ from dmap.backends.base import Loaded, Target
 from dmap.backends.gguf import engine
 from dmap.backends.gguf.folder import ModelFile
 from dmap.backends.resident import ANSWER_BYTES, Recipe
-from dmap.process import Child, clean_environment
+from dmap.process import Child
 
 ANSWER_S = 10.0
 """How long a loaded child may take to answer /health and /props."""
@@ -27,13 +27,17 @@ _ERROR = re.compile(
     r"|(GGML_ASSERT.+|CUDA error.+|.*out of memory.*)"
     r"|^dmap\.engine: (.+)"
 )
+_CHATTER = re.compile(r"^[\d.]+ [DIW] |^\.+$")
+"""What llama.cpp says while it loads, without an error: levels below that, and the dots of its progress."""
+_DEVICE = re.compile(r"using device (\S+ \(.*\)) \([^()]*\) - ")
+_LAYERS = re.compile(r"offloaded (\d+/\d+) layers to GPU")
 _HOLLOW = re.compile(
     r"^failed to load model|^exiting due to|failed to load model from|^Failed to init server"
 )
 
 
-def recipe_of(file: ModelFile, settings: Mapping[str, Any]) -> Recipe:
-    """Return how *file* is served by *settings*, with a key made for this child alone."""
+def recipe_of(file: ModelFile, settings: Mapping[str, Any], environment: Mapping[str, str]) -> Recipe:
+    """Return how *file* is served by *settings* in *environment*, with a key made for this child alone."""
     key = secrets.token_urlsafe(32)
     whole = {**settings, "model": str(file.path), "alias": file.id}
 
@@ -45,7 +49,7 @@ def recipe_of(file: ModelFile, settings: Mapping[str, Any]) -> Recipe:
         # By its path, so that a child imports nothing of dmap but that one file.
         # -P: neither the working directory nor the program's own folder is a place to import from.
         (sys.executable, "-P", engine.__file__, json.dumps(whole)),
-        {**clean_environment(), engine.KEY_VARIABLE: key},
+        {**environment, engine.KEY_VARIABLE: key},
         come_up,
         "/health",
         lambda what, lines: reason_in(lines) or what,
@@ -65,7 +69,8 @@ async def _answered(child: Child, file: ModelFile, key: str) -> tuple[Target, Lo
             raise ValueError(f"{path} answers with status {status}")
     props = decoded(body)
     context_length, parallel = props["default_generation_settings"]["n_ctx"], props["total_slots"]
-    return server, Loaded(file.memory(context_length, parallel), context_length, parallel)
+    placed = placed_by(child.said)
+    return server, Loaded(file.memory(context_length, parallel), context_length, parallel, placed)
 
 
 def reason_in(lines: Sequence[str]) -> str:
@@ -77,5 +82,24 @@ def reason_in(lines: Sequence[str]) -> str:
     errors = [found[found.lastindex or 0] for line in lines if (found := _ERROR.search(line))]
     texts = [text.removeprefix("error loading model: ") for text in errors]
     telling = [text for text in texts if not _HOLLOW.search(text)] or texts
-    rest = [line for line in lines if not line.startswith(engine.READY)]
+    chatter = [at for at, line in enumerate(lines) if _CHATTER.search(line)]
+    rest = [line for line in lines[max(chatter, default=-1) + 1 :] if not line.startswith(engine.READY)]
     return "; ".join(telling[:2]) or (rest[-1] if rest else "")
+
+
+def is_error(line: str) -> bool:
+    """Tell whether *line* of an engine is an error; what each load says takes several lines at times."""
+    return _ERROR.search(line) is not None
+
+
+def placed_by(lines: Sequence[str]) -> str | None:
+    """
+    Return where a model's layers are, by the *lines* of its load; None if the engine does not tell.
+
+    A build or a host without a GPU says nothing of layers (llama.cpp's `load_tensors`).
+    """
+    if not any(map(_CHATTER.search, lines)):
+        return None
+    devices = [found[1] for line in lines if (found := _DEVICE.search(line))]
+    layers = [found[1] for line in lines if (found := _LAYERS.search(line))]
+    return f"{layers[0]} layers on {', '.join(devices)}" if layers and devices else "CPU"

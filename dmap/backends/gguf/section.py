@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from dmap.backends.sections import SwitchingSection
+from dmap.process import clean_environment
+from dmap.sections.command import Value, Variable
 from dmap.sections.types import Count, File, Integer
 
 _OPTIONS = frozenset(
@@ -27,7 +29,11 @@ _OPTIONS = frozenset(
 
 
 class GGUFSection(SwitchingSection):
-    """The embedded engine: a directory of GGUF files, each served by a llama.cpp child process."""
+    """
+    The embedded engine: a directory of GGUF files, each served by a llama.cpp child process.
+
+    *env* is put into their environment, which is dmap's own otherwise, but for secrets.
+    """
 
     takes_names: ClassVar[bool] = False
 
@@ -36,6 +42,7 @@ class GGUFSection(SwitchingSection):
     parallel: Count = 4
     context_length: Integer = Field(default=4096, ge=128)
     threads: Count | None = None
+    env: dict[Variable, Value] = Field(default={}, repr=False)
 
     @field_validator("path")
     @classmethod
@@ -43,6 +50,10 @@ class GGUFSection(SwitchingSection):
         if not os.path.isdir(path):
             raise ValueError(f"{path} is not a directory, or cannot be looked at")
         return path
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a child, which may name the GPUs that it sees."""
+        return {**clean_environment(), **self.env}
 
     def refuses(self, options: Mapping[str, Any]) -> dict[str, str]:
         """Refuse what the engine has no word for, and a share of the layers, which it does not know."""
