@@ -70,6 +70,7 @@ class Watch:
     closed: bool = False
     started: float = 0
     dearest_s: float = GUESS_S
+    lists: dict[int, frozenset[str]] = field(default_factory=dict)
 
     # Events
 
@@ -79,6 +80,7 @@ class Watch:
         is_first = not self.waiting(model) or (model, client) not in known
         overtaken = Counter() if is_first else None
         self.requests[id] = Request(model, needs, client, priority, self.now, overtaken=overtaken)
+        self.lists[model] = needs.together
         self.heard(self.arbiter.submit(self.now, id, model, client, needs, priority))
 
     def withdraw(self, id: int) -> None:
@@ -184,7 +186,9 @@ class Watch:
             for model in [model for model in residents if model not in self.loaded]:
                 self.come(model, residents[model])
             for model in residents:
-                self.loaded[model] = self.loaded[model]._replace(pinned=residents[model].pinned)
+                told = {"pinned": residents[model].pinned, "together": residents[model].together}
+                self.loaded[model] = self.loaded[model]._replace(**told)
+                self.lists[model] = residents[model].together
             self.doubted.clear()
         self.heard(self.arbiter.observed(self.now, epoch, residents))
 
@@ -206,8 +210,9 @@ class Watch:
         return [id for id, request in requests if request.model == model and request.state == "waiting"]
 
     def newest_needs(self, model: int) -> Needs:
-        """Return what the last ticket for *model* said it needs."""
-        return [request.needs for request in self.requests.values() if request.model == model][-1]
+        """Return what the last ticket for *model* said it needs, on the lists that it was last said to be on."""
+        needs = [request.needs for request in self.requests.values() if request.model == model][-1]
+        return needs._replace(together=self.lists[model])
 
     def come(self, model: int, needs: Needs) -> None:
         """Put a resident in."""
@@ -274,9 +279,27 @@ class Watch:
         assert not self.drained, "a switch on a drained device"
         assert not any(self.loaded[model].pinned and model not in self.wishes for model in switch.unload)
         staying = [needs for model, needs in self.loaded.items() if model not in switch.unload]
-        assert fits(self.limits, [*staying, self.newest_needs(switch.load)]), "beyond the limits"
+        assert self.fits(*staying, self.newest_needs(switch.load)), "beyond the limits"
+        assert not self.is_in_vain(switch), "evicted by a newcomer that fits beside it"
         self.switch, self.started, self.unloaded, self.cleared = switch, self.now, 0, False
         self.stopping = False
+
+    def fits(self, *needs: Needs) -> bool:
+        """Tell whether models may be resident together: they are on one list, or the limits allow it."""
+        lists = [need.together for need in needs]
+        plain = [need._replace(together=frozenset()) for need in needs]
+        return bool(frozenset.intersection(*lists)) or fits(self.limits, plain)
+
+    def is_in_vain(self, switch: Switch) -> bool:
+        """Tell whether one of those that go could have stayed; what is tried alone is another thing."""
+        alone = self.arbiter._device.alone
+        if alone.get(switch.load):
+            return False
+        staying = [needs for model, needs in self.loaded.items() if model not in switch.unload]
+        coming = self.newest_needs(switch.load)
+        return any(
+            self.fits(coming, self.loaded[model], *staying) for model in switch.unload if not alone.get(model)
+        )
 
     def stop(self, model: int) -> None:
         """Enter that a load is to be stopped: the one under way, unwanted, and not told before."""

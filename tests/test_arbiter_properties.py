@@ -17,6 +17,7 @@ MODELS = {
     7: Needs(size_bytes=4, parallel=1, ttl_s=7),
 }
 
+LISTS = st.lists(st.sets(st.sampled_from(list(MODELS)), min_size=2), max_size=3)
 LIMITS = st.builds(
     Limits,
     max_models=st.integers(1, 3),
@@ -29,25 +30,36 @@ LIMITS = st.builds(
 )
 
 
+def on_lists(lists: list[set[int]], model: int) -> frozenset[str]:
+    """Return those of *lists* that *model* is on."""
+    return frozenset(str(sorted(models)) for models in lists if model in models)
+
+
 class Life(RuleBasedStateMachine):
     """One device's life: tickets, switches, failures, surprises and time, in any order."""
 
     watch: Watch
 
-    @initialize(limits=LIMITS, models=st.sampled_from([list(MODELS), [1], [1, 2]]))
-    def begin(self, limits: Limits, models: list[int]) -> None:
+    @initialize(limits=LIMITS, models=st.sampled_from([list(MODELS), [1], [1, 2]]), lists=LISTS)
+    def begin(self, limits: Limits, models: list[int], lists: list[set[int]]) -> None:
         """Start with nothing resident; or with the only model there is, so that lines get long."""
         self.watch = watch(limits)
         self.models = models
+        self.declare(lists)
         if len(models) == 1:
-            self.watch.observe({model: MODELS[model] for model in models}, 0)
+            self.watch.observe({model: self.needs[model] for model in models}, 0)
         self.epochs = [0]
+
+    @rule(lists=LISTS)
+    def declare(self, lists: list[set[int]]) -> None:
+        """The owner says anew which models fit together."""
+        self.needs = {model: needs._replace(together=on_lists(lists, model)) for model, needs in MODELS.items()}
 
     @rule(number=st.integers(0, 6), client=st.integers(1, 4), raised=st.integers(-1, 1))
     def submit(self, number: int, client: int, raised: int) -> None:
         """A client asks for a model; the fourth one with a priority."""
         model, priority = self.models[number % len(self.models)], raised if client == 4 else 0
-        self.watch.submit(len(self.watch.requests) + 1, model, client, MODELS[model], priority)
+        self.watch.submit(len(self.watch.requests) + 1, model, client, self.needs[model], priority)
 
     @precondition(lambda self: any(self.watch.leases.values()))
     @rule(data=st.data())
@@ -136,7 +148,7 @@ class Life(RuleBasedStateMachine):
         """Somebody looks at the backends, perhaps before the last switch."""
         self.epochs.append(self.watch.arbiter.epoch)
         self.watch.observe(
-            {model: MODELS[model] for model in models}, self.epochs[-1 - age % len(self.epochs)]
+            {model: self.needs[model] for model in models}, self.epochs[-1 - age % len(self.epochs)]
         )
 
     @rule(seconds=st.integers(1, 30) | st.floats(0.001, 30))

@@ -55,10 +55,15 @@ def choose(now: float, device: Device) -> Choice:
 
 
 def _has_room(device: Device, demands: list[Demand]) -> bool:
-    """Tell whether one of *demands*, if it needed no memory, would fit beside all residents that ever go."""
+    """
+    Tell whether one of *demands*, if it needed no memory, would fit beside all residents that ever go.
+
+    It may say so of one that does not, but never the other way round.
+    """
     staying = [resident.needs for resident in device.residents.values() if not device.is_fixed(resident)]
-    kinds = {demand.needs.embedding for demand in demands}
-    return any(policy.fits(device.limits, [Needs(0, embedding=kind), *staying]) for kind in kinds)
+    kinds = {(demand.needs.embedding, demand.needs.together) for demand in demands}
+    lightest = (Needs(0, embedding=embedding, together=lists) for embedding, lists in kinds)
+    return any(policy.fits(device.limits, [needs, *staying]) for needs in lightest)
 
 
 def demands_of(device: Device) -> list[Demand]:
@@ -70,6 +75,12 @@ def demands_of(device: Device) -> list[Demand]:
         if model not in kept:
             kept[model] = _demand(device, model)
     return [kept[model] for model in device.absent()]
+
+
+def contended_s(now: float, device: Device, resident: Resident) -> float:
+    """Return for how long waiters for models that are not resident have wanted *resident* to go."""
+    oldest = min((device.waiters.lines[model].oldest.since for model in device.absent()), default=now)
+    return now - max(oldest, resident.since, device.resumed_at)
 
 
 def releases(now: float, device: Device, demands: list[Demand]) -> dict[ModelId, float]:

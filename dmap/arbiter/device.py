@@ -88,7 +88,7 @@ class Device:
     def needs_of(self, model: ModelId) -> Needs:
         """Return what *model* takes, as far as is known by now."""
         needs = self.needs[model]
-        return needs._replace(size_bytes=None) if self.alone.get(model) else needs
+        return needs._replace(size_bytes=None, together=frozenset()) if self.alone.get(model) else needs
 
     def absent(self) -> Iterator[ModelId]:
         """Iterate over the models that somebody waits for and that are not resident."""
@@ -194,15 +194,6 @@ class Device:
         self.epoch += 1
         return lease.ticket
 
-    def contended_s(self, now: float, resident: Resident) -> float:
-        """Return for how long waiters for models that are not resident have wanted *resident* to go."""
-        oldest = min((self.waiters.lines[model].oldest.since for model in self.absent()), default=now)
-        return now - max(oldest, resident.since, self.resumed_at)
-
-    def newest(self, resident: Resident) -> Holding | None:
-        """Return the latest lease on *resident* that has not ended."""
-        return next((lease for lease in reversed(self.leases.values()) if lease.resident is resident), None)
-
     def loaded(self, model: ModelId, outcome: Outcome) -> Needs:
         """Return what a model takes now that it is loaded.  A *parallel* asked for outranks the report."""
         needs = self.needs_of(model)
@@ -238,12 +229,15 @@ class Device:
             self.residents[model].used_at = now
 
     def confirm(self, model: ModelId, needs: Needs) -> None:
-        """Have a resident that was seen stay as *needs* says: pinned or not, and for how long when idle."""
+        """Have a resident that was seen stay as *needs* says: pinned or not, for how long when idle, with whom."""
         resident, asked = self.residents[model], self.needs.get(model)
         resident.doubted = False
-        resident.needs = resident.needs._replace(pinned=needs.pinned, ttl_s=needs.ttl_s)
+        told = {"pinned": needs.pinned, "ttl_s": needs.ttl_s, "together": needs.together}
+        resident.needs = resident.needs._replace(**told)
         if asked is not None:
-            self.needs[model] = asked._replace(pinned=needs.pinned, ttl_s=needs.ttl_s)
+            self.needs[model] = asked._replace(**told)
+        if self.alone.get(model):
+            resident.needs = resident.needs._replace(together=frozenset())
 
     def wish(self, now: float, model: ModelId, cause: Cause) -> None:
         """Note that *model* is to go when it is idle, for one more *cause*."""

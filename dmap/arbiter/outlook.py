@@ -17,6 +17,7 @@ from dmap.arbiter import choice, policy
 from dmap.arbiter.device import Device
 from dmap.arbiter.effects import ModelId, TicketId
 from dmap.arbiter.state import (
+    Holding,
     Place,
     Reckoned,
     Resident,
@@ -219,14 +220,19 @@ def _departure(now: float, device: Device, resident: Resident, release_s: float)
     if not resident.leases and not waiting:
         return release_s
     idle_s = drain_s + in_line_s(device, model, waiting)
-    if (lease := device.newest(resident)) is not None:  # it lingers for the client that it took last
+    if (lease := _newest(device, resident)) is not None:  # it lingers for the client that it took last
         idle_s += device.habits.linger_s(lease.ticket.user, model, device.costs.of(model))
-    stay_s = device.stays.of(model) - device.contended_s(now, resident)
+    stay_s = device.stays.of(model) - choice.contended_s(now, device, resident)
     return min(max(idle_s, stay_s), release_s + drain_s)
 
 
+def _newest(device: Device, resident: Resident) -> Holding | None:
+    """Return the latest lease on *resident* that has not ended."""
+    return next((lease for lease in reversed(device.leases.values()) if lease.resident is resident), None)
+
+
 def _drain_s(now: float, device: Device, resident: Resident) -> float:
-    lease = device.newest(resident)
+    lease = _newest(device, resident)
     if lease is None:
         return 0.0
     answer_s = device.answers.of(resident.model)

@@ -70,7 +70,9 @@ class Turn:
 
 
 def fits(limits: Limits, needs: Sequence[Needs]) -> bool:
-    """Tell whether models of these needs can be resident together."""
+    """Tell whether models of these needs can be resident together: all are on one list, or there is room."""
+    if is_declared(needs):
+        return True
     sizes = [need.size_bytes for need in needs]
     known = sum(size for size in sizes if size is not None)
     embeddings = sum(need.embedding for need in needs) if limits.embeddings else 0
@@ -80,6 +82,12 @@ def fits(limits: Limits, needs: Sequence[Needs]) -> bool:
         and (limits.memory_bytes is None or known <= limits.memory_bytes)
         and (None not in sizes or len(sizes) == 1)
     )
+
+
+def is_declared(needs: Sequence[Needs]) -> bool:
+    """Tell whether the device's owner has said that all of these fit together."""
+    lists = needs[0].together if needs else frozenset()
+    return bool(lists) and bool(lists.intersection(*(need.together for need in needs)))
 
 
 def patience_s(limits: Limits, costs_s: float) -> float:

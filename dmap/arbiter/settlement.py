@@ -188,7 +188,7 @@ class Settlement:
         plan.started = now
         plan.switch = Switch(plan.load, plan.victims, plan.cause, now - plan.since)
         for model in plan.victims if plan.load is not None else ():
-            self._device.stays.learn(model, self._device.contended_s(now, residents[model]))
+            self._device.stays.learn(model, choice.contended_s(now, self._device, residents[model]))
         self._device.epoch += 1
         self.effects.append(plan.switch)
 

@@ -12,7 +12,8 @@ class Needs(NamedTuple):
     What a model takes of its device.
 
     *size_bytes* None takes the whole device, *parallel* None bounds nothing.  A resident that nobody used
-    or waited for during *ttl_s* is unloaded, unless it is pinned.
+    or waited for during *ttl_s* is unloaded, unless it is pinned.  *together* names the owner's lists that it
+    is on: all that are on one list fit together, whatever they take.
     """
 
     size_bytes: int | None = None
@@ -20,6 +21,7 @@ class Needs(NamedTuple):
     embedding: bool = False
     pinned: bool = False
     ttl_s: float | None = None
+    together: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
