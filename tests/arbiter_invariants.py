@@ -210,7 +210,7 @@ class Watch:
         return [id for id, request in requests if request.model == model and request.state == "waiting"]
 
     def newest_needs(self, model: int) -> Needs:
-        """Return what the last ticket for *model* said it needs, on the lists that it was last said to be on."""
+        """Return what the last ticket for *model* said it needs, with its lists as they are by now."""
         needs = [request.needs for request in self.requests.values() if request.model == model][-1]
         return needs._replace(together=self.lists[model])
 

@@ -29,6 +29,8 @@ EMBEDDING = Needs(size_bytes=2 * GB, embedding=True)
 SMALL = Needs(size_bytes=5 * GB)
 UNKNOWN = Needs()
 PINNED = Needs(size_bytes=10 * GB, pinned=True)
+LIST = frozenset(["A, B"])
+TOGETHER = Needs(together=LIST)
 LOADED = Outcome()
 STOPPED = Outcome(stopped=True)
 
@@ -398,6 +400,63 @@ class TestBudgets:
         arbiter.observed(0, 0, {"S": SMALL, "T": SMALL, "A": CHAT})
 
         assert arbiter.submit(1, "b", "B", "bob", CHAT) == [switch("B", "S", "T")]
+
+    def test_what_is_on_one_list_evicts_nobody(self) -> None:
+        """A model comes in beside those of its list, though each of them would fill the device."""
+        arbiter = found("A", needs=TOGETHER)
+        arbiter.submit(1, "a", "A", "ann", TOGETHER)
+
+        assert arbiter.submit(2, "b", "B", "bob", TOGETHER) == [switch("B", cause=Cause.ROOM)]
+
+    def test_a_list_is_whole(self) -> None:
+        """A model that is not on it comes in when all of the list have gone; then the list may come back."""
+        arbiter = found("A", "B", needs=TOGETHER)
+
+        assert arbiter.submit(1, "c", "C", "cid", UNKNOWN) == [switch("C", "A", "B")]
+        pass_through(arbiter, 1, 8)
+        arbiter.withdraw(10, "c")
+        assert arbiter.submit(11, "b", "B", "bob", TOGETHER) == [switch("B", "C")]
+        arbiter.submit(11, "a", "A", "ann", TOGETHER)
+        assert pass_through(arbiter, 11, 8) == [Grant("b"), switch("A", cause=Cause.ROOM)]
+
+    def test_of_several_only_those_go_that_are_not_on_the_list(self) -> None:
+        """However long nobody has asked for one that is."""
+        arbiter = fresh(max_models=2)
+        arbiter.observed(0, 0, {"A": SMALL._replace(together=LIST), "S": SMALL})
+        arbiter.submit(1, "s", "S", "sue", SMALL)
+        arbiter.withdraw(2, "s")
+
+        assert arbiter.submit(3, "b", "B", "bob", TOGETHER) == [switch("B", "S")]
+
+    def test_beside_what_is_pinned_a_list_may_be_the_only_way(self) -> None:
+        """A model that is on the list of a pinned one can come in, another one never."""
+        arbiter = found("P", needs=TOGETHER._replace(pinned=True))
+
+        assert arbiter.submit(1, "b", "B", "bob", TOGETHER) == [switch("B", cause=Cause.ROOM)]
+        assert arbiter.submit(1, "c", "C", "cid", UNKNOWN) == [Refuse("c", Reason.NEVER_FITS)]
+
+    def test_a_list_that_promised_too_much(self) -> None:
+        """A model that fails to load beside its list gets the device to itself, and keeps it so."""
+        arbiter = found("A", needs=TOGETHER)
+        arbiter.submit(1, "b", "B", "bob", TOGETHER)
+        arbiter.cleared(1)
+
+        assert arbiter.switched(2, Outcome("out of memory", crowded=True)) == [switch("B", "A")]
+        pass_through(arbiter, 2, 8)
+        arbiter.withdraw(11, "b")
+        arbiter.observed(12, arbiter.epoch, {"B": TOGETHER})
+        assert arbiter.submit(12, "a", "A", "ann", TOGETHER) == [switch("A", "B")]
+
+    def test_lists_of_a_reload(self) -> None:
+        """Residents stay where their list is gone; what comes next goes by the lists of now."""
+        arbiter = found("A", "B", needs=TOGETHER)
+        alone = UNKNOWN
+        arbiter.observed(1, arbiter.epoch, {"A": alone, "B": alone})
+
+        assert list(arbiter.residents) == ["A", "B"]
+        assert arbiter.submit(2, "a", "A", "ann", alone) == [Grant("a")]
+        assert arbiter.submit(2, "c", "C", "cid", TOGETHER) == []
+        assert arbiter.withdraw(3, "a") == [switch("C", "B", "A")]
 
     def test_pinned_models_stay(self) -> None:
         """A pinned resident is no victim; what cannot fit beside it is refused at once."""

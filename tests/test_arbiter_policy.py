@@ -41,6 +41,23 @@ def resident(model: str = "a", size_bytes: int = 1, *, cost_s: float = 10, used_
 
 
 CHAT, EMBEDDING, UNKNOWN = Needs(6), Needs(1, embedding=True), Needs()
+ON_ONE, ON_TWO, ON_BOTH = (Needs(together=frozenset(names)) for names in ("1", "2", "12"))
+
+
+@pytest.mark.parametrize(
+    ("needs", "together"),
+    [
+        ([ON_ONE, ON_ONE, ON_ONE], True),
+        ([ON_ONE, ON_BOTH], True),
+        ([ON_TWO, ON_BOTH, ON_TWO], True),
+        ([ON_ONE, ON_BOTH, ON_TWO], False),
+        ([ON_ONE, UNKNOWN], False),
+        ([UNKNOWN, ON_ONE], False),
+    ],
+)
+def test_models_of_one_list_fit_together(needs: list[Needs], together: bool) -> None:
+    """Whatever else the device allows; a model that is not on the list does not fit beside any of it."""
+    assert fits(Limits(memory_bytes=1), needs) is together
 
 
 @pytest.mark.parametrize(

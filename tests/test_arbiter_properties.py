@@ -53,7 +53,9 @@ class Life(RuleBasedStateMachine):
     @rule(lists=LISTS)
     def declare(self, lists: list[set[int]]) -> None:
         """The owner says anew which models fit together."""
-        self.needs = {model: needs._replace(together=on_lists(lists, model)) for model, needs in MODELS.items()}
+        self.needs = {
+            model: needs._replace(together=on_lists(lists, model)) for model, needs in MODELS.items()
+        }
 
     @rule(number=st.integers(0, 6), client=st.integers(1, 4), raised=st.integers(-1, 1))
     def submit(self, number: int, client: int, raised: int) -> None:

@@ -230,6 +230,17 @@ def test_a_load_of_some_layers(gpu, load):
     assert made.resolve("m", ANYONE)[0].load == load
 
 
+def test_lists_of_models_that_fit_together():
+    """A model is on the lists of its device, by any of its names; other devices have none of it."""
+    lists = "gpu0: {together: [[M, alias], [box/m, n], [n, x]]}, gpu1: {together: [[m, n]]}"
+    text = BOX.replace("gpu0: {}", lists) + "models: {k: {aliases: [alias]}}"
+
+    made = catalog(text, box=["m", "k", "n", "o"])
+
+    on = {name: made.resolve(name, ANYONE)[0].needs.together for name in ("m", "k", "n", "o")}
+    assert on == {"m": {"M, alias", "box/m, n"}, "k": {"M, alias"}, "n": {"box/m, n", "n, x"}, "o": set()}
+
+
 def test_what_runs_at_once_is_the_least_that_is_said():
     """A model's `parallel` never goes over its backend's: the rest would wait where nobody sees it."""
     made = catalog(BOX + "models: {m: {parallel: 9}}", box=[ModelInfo("m", resident=False, parallel=4)])

@@ -741,6 +741,76 @@ def test_what_servers_leave_of_a_device():
     assert (device.memory, device.held) == (3 * 2**30, {"v": 5 * 2**30})
 
 
+BOX = """
+backends: {box: {kind: process, device: g}, other: {kind: process, device: h}, out: {kind: openai, url: "http://h"}}
+models:
+  chat: {backend: box, cmd: c, aliases: [gpt-4o]}
+  embed: {backend: box, cmd: c}
+  far: {backend: other, cmd: c}
+  outside: {backend: out}
+"""
+
+
+@pytest.mark.parametrize(
+    ("lists", "problem"),
+    [
+        ("[[a]]", "devices.g.together[0]: name two models or more that fit together; one fits by itself"),
+        ("[[a, b], [a, b, a]]", "devices.g.together[1]: a model is named twice"),
+    ],
+)
+def test_lists_that_say_nothing(lists, problem):
+    """A list is of several models, each named once."""
+    assert problems_of(f"devices: {{g: {{together: {lists}}}}}\n{A}") == [problem]
+
+
+@pytest.mark.parametrize(
+    ("names", "doubt"),
+    [
+        ("chat, embed", None),
+        ("gpt-4o, embed", None),
+        ("box/chat, EMBED", None),
+        ("chat, embde", "no model is called 'embde' here; is 'embed' meant?"),
+        ("chat, tts", "there is no model 'tts'"),
+        ("chat, far", "'far' is on another device"),
+        ("chat, outside", "'outside' is not on this device"),
+    ],
+)
+def test_a_list_of_models_that_are_not_there(names, doubt):
+    """Whoever is on a list and cannot be on the device is told, and so is a name that is a typo."""
+    config = parse(f"devices: {{g: {{together: [[{names}]]}}, h: {{}}}}\n{BOX}", {})
+
+    assert warnings_of(config, NOW) == ([f"devices.g.together[0]: {doubt}"] if doubt else [])
+
+
+def test_a_name_that_only_a_server_knows():
+    """It may be on a list, for nobody but the server can tell."""
+    config = parse(
+        f"devices: {{g: {{together: [[m, embed]]}}}}\nbackends: {{b: {STUDIO}}}\nmodels: {{m: {{}}}}", {}
+    )
+
+    assert warnings_of(config, NOW) == []
+
+
+def test_a_pinned_model_in_the_way_of_a_list():
+    """A list is whole: beside a pinned model that is not on it its models do not fit together."""
+    tts = "  tts: {backend: box, cmd: c, pin: true}"
+    text = f"devices: {{g: {{together: [[chat, embed]]}}, h: {{}}}}\n{BOX}{tts}"
+
+    assert warnings_of(parse(text, {}), NOW) == [
+        "devices.g.together[0]: 'tts' is pinned and not on this list, which means nothing meanwhile"
+    ]
+
+
+def test_pinned_models_that_fit_together():
+    """More may be pinned than `max_models` allows, if all are on one list."""
+    pins = BOX.replace("cmd: c", "cmd: c, pin: true")
+
+    assert parse(f"devices: {{g: {{together: [[gpt-4o, embed]]}}, h: {{}}}}\n{pins}", {})
+    assert problems_of(f"devices: {{g: {{together: [[chat, x], [embed, y]]}}, h: {{}}}}\n{pins}") == [
+        "devices.g.max_models: less than the 2 models that are pinned there"
+    ]
+
+
 def test_a_pin_that_outlives_its_time_is_warned_of():
     """A pinned model does not go when nobody asks for it."""
     config = _crowd(1, "{}").model_copy(update={"models": {"m0": ModelSection(pin=True, ttl_s=60)}})

@@ -112,6 +112,7 @@ def test_values_not_marked_here_are_defaults(example):
 
     assert changed == {
         ("gpu0", "memory"),
+        ("gpu0", "together"),
         ("engine", "threads"),
         ("engine", "env"),
         ("studio", "api_key"),

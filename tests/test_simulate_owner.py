@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dmap.arbiter.policy import fits
 from dmap.cli import main
 from dmap.config import load
 from dmap.models import ModelInfo
@@ -48,9 +49,22 @@ def test_models_stand_for_those_of_the_device(owner: Owner) -> None:
     played, names = owner.on_device(workload, "gpu0")
 
     assert names == {"gpt-4o": "qwen", "A": "gemma", "E": "nomic"}
-    assert played.needs_of("gpt-4o") == (12 * 2**30, 3, False, False, 600)
-    assert played.needs_of("A") == (10 * 2**30, 2, False, True, None)
-    assert played.needs_of("E") == (300, 3, True, False, None)
+    assert played.needs_of("gpt-4o")[:5] == (12 * 2**30, 3, False, False, 600)
+    assert played.needs_of("A")[:5] == (10 * 2**30, 2, False, True, None)
+    assert played.needs_of("E")[:5] == (300, 3, True, False, None)
+
+
+def test_models_that_fit_together_go_by_the_names_of_the_workload(config: Path) -> None:
+    """A list of the device holds for those that stand for its models, if there are two of them."""
+    lists = "together: [[gpt-4o, gemma], [qwen, other]]"
+    config.write_text(CONFIG.replace("patience_s: 40", lists).replace("pin: true", "aliases: [g]"))
+    owner = Owner("config.yaml", load(config))
+
+    played, _ = owner.on_device(asks("A", "B", "C"), "gpu0")
+
+    assert played.limits.together == (("A", "B"),)
+    assert fits(played.bounds(), [played.needs_of("A"), played.needs_of("B")])
+    assert not fits(played.bounds(), [played.needs_of("A"), played.needs_of("C")])
 
 
 def test_more_models_than_the_device_has(owner: Owner) -> None:

@@ -122,6 +122,7 @@ def _needs(chance: random.Random) -> Needs:
         embedding=chance.random() < 0.1,
         pinned=chance.random() < 0.05,
         ttl_s=chance.choice((None, None, None, 5, 30)),
+        together=frozenset(name for name in ("one", "two") if chance.random() < 0.25),
     )
 
 

@@ -67,7 +67,8 @@ class Scene:
         """Return what is asked of a model."""
         model = self.models[number]
         crowds = [crowd for crowd in self.crowds if number in crowd.models]
-        tries = 2 if model.fails and self.limits.max_models > 1 else 1
+        has_company = self.limits.max_models > 1 or bool(model.needs.together)
+        tries = 2 if model.fails and has_company else 1
         return Use(
             tries * model.load_s,
             max((max(crowd.answers) for crowd in crowds), default=0.0),

@@ -229,7 +229,7 @@ class Device:
             self.residents[model].used_at = now
 
     def confirm(self, model: ModelId, needs: Needs) -> None:
-        """Have a resident that was seen stay as *needs* says: pinned or not, for how long when idle, with whom."""
+        """Have a resident that was seen stay as *needs* says: pinned, how long when idle, on which lists."""
         resident, asked = self.residents[model], self.needs.get(model)
         resident.doubted = False
         told = {"pinned": needs.pinned, "ttl_s": needs.ttl_s, "together": needs.together}

@@ -46,7 +46,7 @@ def routes_of(
             before = laid.get(entry.key, _UNSET)
             laid[entry.key] = Activation({**before.defaults, **later.defaults}, {**before.load, **later.load})
     return {
-        entry.key: _route(config, entry, laid.get(entry.key, _UNSET))
+        entry.key: _route(config, entry, laid.get(entry.key, _UNSET), _lists_of(config, names, entry))
         for entry in reversed(names.known)  # the first of a model wins
     }
 
@@ -60,8 +60,19 @@ def _settings(config: Config, info: ModelInfo) -> ModelSection:
     return next((folded[name.casefold()] for name in names if name.casefold() in folded), ModelSection())
 
 
-def _route(config: Config, entry: Entry, activation: Activation) -> Route:
-    """Return where requests for the model of *entry* go."""
+def _lists_of(config: Config, names: NameIndex, entry: Entry) -> frozenset[str]:
+    """Return the lists of its device on which the model of *entry* is, by any of its names."""
+
+    def is_meant(name: str) -> bool:
+        found = names.find(name)
+        return found is not None and found.key == entry.key
+
+    device = config.devices.get(config.backends[entry.key.backend].placed_on or "")
+    return device.lists_of(is_meant) if device is not None else frozenset()
+
+
+def _route(config: Config, entry: Entry, activation: Activation, lists: frozenset[str]) -> Route:
+    """Return where requests for the model of *entry* go; it is on these *lists* of its device."""
     info, settings, backend = entry.info, entry.settings, config.backends[entry.key.backend]
     load = {**settings.load.given(), **activation.load}
     refused = backend.refuses(load) if backend.placed_on is not None else {}
@@ -76,6 +87,7 @@ def _route(config: Config, entry: Entry, activation: Activation) -> Route:
             info.embedding,
             settings.pin,
             settings.ttl_s,
+            lists,
         ),
         size_given=settings.memory is not None,
         load=load,

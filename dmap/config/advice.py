@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from dmap.config.access import is_loopback
+from dmap.config.residents import doubts
 from dmap.config.schema import Config
 
 
@@ -13,7 +14,7 @@ def warnings_of(config: Config, now: datetime, load_s: float = 10) -> list[str]:
 
     *now* has a time zone; *load_s* is the cost of a load that nobody has measured yet.
     """
-    return [*_long_waits(config, load_s), *_idle(config), *_about_access(config, now)]
+    return [*_long_waits(config, load_s), *_idle(config), *doubts(config), *_about_access(config, now)]
 
 
 def _long_waits(config: Config, load_s: float) -> Iterator[str]:
@@ -24,7 +25,8 @@ def _long_waits(config: Config, load_s: float) -> Iterator[str]:
             sum(each.counted() for each in config.backends.values() if each.placed_on == name),
         )
         longest = rivals * (device.residency + 1) * load_s
-        if rivals > device.max_models and longest > device.wait_s:
+        at_once = max(device.max_models, *map(len, device.together), 0)
+        if rivals > at_once and longest > device.wait_s:
             yield (
                 f"devices.{name}: {rivals} models can keep a request waiting {longest:.0f} s "
                 f"(loads of {load_s:.0f} s), longer than wait_s of {device.wait_s:.0f} s"

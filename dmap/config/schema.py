@@ -1,10 +1,10 @@
 """The whole file: its sections together, and what must hold between them.  Knows no YAML."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     GetCoreSchemaHandler,
@@ -24,9 +24,26 @@ from dmap.sections.section import Section
 from dmap.sections.types import Count, File, Integer, Name, Number, Seconds, Size, Url
 
 
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("a model is named twice")
+    return names
+
+
+def _several(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(names) < 2:
+        raise ValueError("name two models or more that fit together; one fits by itself")
+    return names
+
+
+Models = Annotated[tuple[str, ...], AfterValidator(_distinct)]
+
+
 class Device(Section):
     """
     One memory that models compete for, and how its queue is run.
+
+    Models that are on one of the lists of *together* fit beside one another, whatever the other limits say.
 
     As `Config.device` returns it, *held* has the servers on it that dmap cannot unload, with the bytes that
     each of them holds, None where nobody said; *memory* is then what they leave.
@@ -36,6 +53,7 @@ class Device(Section):
     memory: Size | None = None
     max_models: Count = 1
     embeddings: Integer = Field(default=1, ge=0)
+    together: tuple[Annotated[Models, AfterValidator(_several)], ...] = ()
     cooldown_s: Number = Field(default=3, ge=0)
     patience_s: Seconds = 60
     residency: Number = Field(default=4, ge=0)
@@ -44,6 +62,10 @@ class Device(Section):
     queue: Count = 1024
     adopt: Literal["evict", "respect"] = "evict"
     backend_gone_s: Seconds = 60
+
+    def lists_of(self, is_meant: Callable[[str], bool]) -> frozenset[str]:
+        """Return those lists of *together* on which a name *is_meant*, each as its names in one text."""
+        return frozenset(", ".join(names) for names in self.together if any(map(is_meant, names)))
 
     @property
     def held(self) -> Mapping[str, int | None]:
@@ -161,10 +183,7 @@ class Config(Section):
         for name, backend in self.backends.items():
             if backend.device not in (None, *self.devices):
                 yield f"backends.{name}.device: there is no device {backend.device!r} under devices"
-        pinned = Counter(self.device_of(model) for model in self.models.values() if model.pin)
-        for name, device in self.devices.items():
-            if pinned[name] > device.max_models:
-                yield f"devices.{name}.max_models: less than the {pinned[name]} models that are pinned there"
+        yield from self._pinned()
         yield from self._crowded()
         yield from misnamed(self.macros)
         owner = {name: name for name in self.models}
@@ -174,6 +193,17 @@ class Config(Section):
                     yield f"models.{name}.aliases: {alias!r} already means {owner[alias]!r}"
             for problem in self._impossible(model):
                 yield f"models.{name}.{problem}"
+
+    def _pinned(self) -> Iterator[str]:
+        """Find devices on which more models are pinned than may be there."""
+        for name, device in self.devices.items():
+            pinned = [
+                each for each, model in self.models.items() if model.pin and self.device_of(model) == name
+            ]
+            if len(pinned) > device.max_models and not frozenset.intersection(
+                *(device.lists_of((each, *self.models[each].aliases).__contains__) for each in pinned)
+            ):
+                yield f"devices.{name}.max_models: less than the {len(pinned)} models that are pinned there"
 
     def _crowded(self) -> Iterator[str]:
         """Find servers of which nobody said what they hold of a device, or that leave nothing of it."""
@@ -192,7 +222,7 @@ class Config(Section):
         """Find what would have requests for *model* refused one after the other."""
         if model.backend is not None and model.backend not in self.backends:
             yield f"backend: there is no backend {model.backend!r} under backends"
-        homes, given = self._homes(model), model.load.given()
+        homes, given = self.homes_of(model), model.load.given()
         refused = [home.refuses(given) for home in homes]
         for option in given:
             reasons = [each[option] for each in refused if option in each]
@@ -211,7 +241,7 @@ class Config(Section):
 
     def _too_large(self, model: ModelSection, memory: int) -> Iterator[str]:
         """Find why *model* cannot take *memory* of its device."""
-        place, homes = self.device_of(model), self._homes(model)
+        place, homes = self.device_of(model), self.homes_of(model)
         if all(isinstance(home, PassingSection) and home.device for home in homes):
             yield "memory: what counts is the memory of its backend, whose server dmap cannot unload"
         device = self.device(place) if place in self.devices else Device()
@@ -234,14 +264,14 @@ class Config(Section):
             if "parallel" in told and not (model.load.parallel or model.parallel or home.parallel):
                 yield "cmd: {parallel} has no value; set parallel here or for the backend"
 
-    def _homes(self, model: ModelSection) -> list[BackendSection]:
+    def homes_of(self, model: ModelSection) -> list[BackendSection]:
         """Return the backends that may have *model*."""
         named = self.backends.get(model.backend or "")
         return [named] if named is not None else list(self.backends.values())
 
     def device_of(self, model: ModelSection) -> str | None:
         """Return the device that *model* is on, if the file tells."""
-        homes = self._homes(model)
+        homes = self.homes_of(model)
         return homes[0].placed_on if len(homes) == 1 else None
 
     def device(self, name: str) -> Device:

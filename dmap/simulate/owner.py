@@ -70,7 +70,8 @@ class Owner:
             if (route := next(alike, None)) is not None:
                 stands_for[model] = routes.pop(route.key)
         models = {**workload.models, **{model: model_of(route) for model, route in stands_for.items()}}
-        changes = {"limits": self.devices[name], "models": models, "priorities": self.priorities}
+        limits = renamed(self.devices[name], stands_for)
+        changes = {"limits": limits, "models": models, "priorities": self.priorities}
         return workload.model_copy(update=changes), {
             model: route.key.model for model, route in stands_for.items()
         }
@@ -94,6 +95,13 @@ class Owner:
     def _rank(self, key: ModelKey) -> int:
         order = list(self.config.models)
         return order.index(key.model) if key.model in order else len(order)
+
+
+def renamed(device: Device, routes: Mapping[str, Route]) -> Device:
+    """Return *device* with the lists of `together` under the names that the models of *routes* have there."""
+    texts = dict.fromkeys(text for route in routes.values() for text in sorted(route.needs.together))
+    lists = (tuple(name for name, each in routes.items() if text in each.needs.together) for text in texts)
+    return device.model_copy(update={"together": tuple(names for names in lists if len(names) > 1)})
 
 
 def model_of(route: Route) -> Model:

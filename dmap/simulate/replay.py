@@ -20,7 +20,7 @@ from dmap.config import ConfigProblem, Device
 from dmap.models import ModelInfo, ModelKey
 from dmap.simulate.figures import Figures, p95
 from dmap.simulate.groups import Group, Request, Stage
-from dmap.simulate.owner import Owner, model_of
+from dmap.simulate.owner import Owner, model_of, renamed
 from dmap.simulate.table import counted, lasting
 from dmap.simulate.workload import Model, Workload
 
@@ -112,7 +112,7 @@ class DeviceLog:
             groups=(Traffic(first=tuple(self._asks()), models=tuple(models)),),
             load_s=self.loads_s(),
             duration_s=10 * self.spans_s + 86_400,
-            limits=owner.devices[self.name] if owner is not None else Device(),
+            limits=self._limits(owner) if owner is not None else Device(),
             models=models,
             priorities=owner.priorities if owner is not None else {},
         )
@@ -146,6 +146,11 @@ class DeviceLog:
                 took[str(key)].append(switch.unload_s + switch.load_s)
         usual = median([each for some in took.values() for each in some] or [LOAD_GUESS_S])
         return {str(key): median(took.get(str(key)) or [usual]) for key in self._seen()}
+
+    def _limits(self, owner: Owner) -> Device:
+        seen = self._seen()
+        routes = owner.routes(seen)
+        return renamed(owner.devices[self.name], {str(key): routes[key] for key in seen if key in routes})
 
     def _models(self, owner: Owner | None) -> dict[str, Model]:
         seen = self._seen()

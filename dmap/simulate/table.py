@@ -51,8 +51,9 @@ def lasting(seconds: float) -> str:
 def about_limits(whose: str, section: Device) -> str:
     """Say under which limits of a device a workload is played."""
     memory = f"memory {size_text(section.memory)}, " if section.memory is not None else ""
+    lists = "".join(f"together {' + '.join(names)}, " for names in section.together)
     return (
-        f"{whose}: {memory}max_models {section.max_models}, embeddings {section.embeddings}, "
+        f"{whose}: {memory}max_models {section.max_models}, embeddings {section.embeddings}, {lists}"
         f"patience_s {section.patience_s:g}, residency {section.residency:g}, wait_s {section.wait_s:g}, "
         f"queue {section.queue}"
     )

@@ -88,6 +88,9 @@ class Workload(Section):
         for model in self.models:
             if model not in self.asks:
                 yield f"models.{model}: nobody asks for it"
+        for at, names in enumerate(self.limits.together):
+            for name in (name for name in names if name not in self.asks):
+                yield f"limits.together[{at}]: nobody asks for {name!r}"
 
     def load_of(self, model: str) -> float:
         """Return what a load of *model* takes."""
@@ -100,7 +103,8 @@ class Workload(Section):
         if size is None and self.limits.memory is None and self._is_shared():
             size = 1
         parallel = given.parallel or self.parallel
-        return Needs(size, parallel, given.embedding, given.pin, given.ttl_s)
+        lists = self.limits.lists_of(model.__eq__)
+        return Needs(size, parallel, given.embedding, given.pin, given.ttl_s, lists)
 
     def bounds(self) -> Limits:
         """Return the limits of the device as its arbiter takes them."""
