@@ -18,7 +18,7 @@ def test_nobody_waits_beyond_the_bound(seed: int) -> None:
     assert trial(seed) <= 1
 
 
-@pytest.mark.parametrize("seed", [29, 102])
+@pytest.mark.parametrize("seed", [29, 74])
 def test_an_adversary_that_learns_finds_no_wait_beyond_the_bound(seed: int) -> None:
     """Nor does it help to change what was bad already, step by step."""
     share, _ = climb(seed, 5)

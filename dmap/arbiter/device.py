@@ -232,10 +232,9 @@ class Device:
         """Have a resident that was seen stay as *needs* says: pinned, how long when idle, on which lists."""
         resident, asked = self.residents[model], self.needs.get(model)
         resident.doubted = False
-        told = {"pinned": needs.pinned, "ttl_s": needs.ttl_s, "together": needs.together}
-        resident.needs = resident.needs._replace(**told)
+        resident.needs = _as_told(resident.needs, needs)
         if asked is not None:
-            self.needs[model] = asked._replace(**told)
+            self.needs[model] = _as_told(asked, needs)
         if self.alone.get(model):
             resident.needs = resident.needs._replace(together=frozenset())
 
@@ -292,3 +291,8 @@ class Device:
         self.plan = None
         self.epoch += 1
         return self.wishes.pop(plan.load, {})
+
+
+def _as_told(known: Needs, told: Needs) -> Needs:
+    """Return what is *known*, with what its owner decides as it was *told* now."""
+    return known._replace(pinned=told.pinned, ttl_s=told.ttl_s, together=told.together)
