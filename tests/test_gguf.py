@@ -402,6 +402,36 @@ async def test_a_truncated_header_is_told(tmp_path, models):
     assert "failed to read key-value pairs" in await broken(tmp_path, whole[:3000])
 
 
+async def test_what_is_found_is_told_once(tmp_path, models, caplog):
+    """A line says how many models there are, another one when that changes; what is left out has its own."""
+    caplog.set_level("INFO")
+    (tmp_path / "a.gguf").symlink_to(models / "tiny-sea.gguf")
+    backend = GGUFBackend("engine", section(tmp_path))
+    await backend.models()
+    await backend.models()
+    (tmp_path / "b-00001-of-00002.gguf").symlink_to(models / "tiny-sea.gguf")
+    await backend.models()
+    await backend.models()
+
+    part = f"{tmp_path}/b-00001-of-00002.gguf"
+    assert lines(caplog) == [
+        f"models_found backend=engine models=1 skipped=0 path={tmp_path}",
+        f'model_skipped backend=engine path={part} reason="1 of its 2 parts are there"',
+        f"models_found backend=engine models=1 skipped=1 path={tmp_path}",
+    ]
+
+
+async def test_an_empty_folder_is_a_warning(tmp_path, caplog):
+    """Who has named the wrong folder is told what was looked for."""
+    caplog.set_level("INFO")
+
+    await GGUFBackend("engine", section(tmp_path)).models()
+
+    [record] = [each for each in caplog.records if each.name.startswith("dmap")]
+    assert record.levelname == "WARNING"
+    assert "models=0" in record.getMessage() and "NAME.gguf" in record.getMessage()
+
+
 async def test_a_missing_folder_is_backend_down(tmp_path):
     """Without its folder the backend has no answer."""
     folder = tmp_path / "nowhere"
@@ -572,17 +602,17 @@ async def test_an_unload_is_no_death(engine, caplog):
 
 async def test_a_death_is_one_line_whatever_the_name(tmp_path, models, caplog):
     """A model's name cannot forge a line of the log."""
-    (tmp_path / "two\nlines.gguf").symlink_to(models / "tiny-sea.gguf")
+    (tmp_path / "two lines=x.gguf").symlink_to(models / "tiny-sea.gguf")
     backend = GGUFBackend("engine", section(tmp_path, threads=1))
     told = asyncio.Event()
     backend.changed = told.set
-    await backend.load("two\nlines", {})
+    await backend.load("two lines=x", {})
 
     (await only_engine()).kill()
 
     await asyncio.wait_for(told.wait(), AT_ONCE_S)
     [line] = lines(caplog)
-    assert line.startswith('engine_died model="two\\nlines" pid=') and "\n" not in line
+    assert line.startswith('engine_died model="two lines=x" pid=') and "\n" not in line
     await backend.close()
 
 

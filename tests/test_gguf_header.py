@@ -1,42 +1,13 @@
-"""Reading headers and folders: nothing that lies in the user's folder may hurt."""
+"""Reading headers: nothing that lies in the user's folder may hurt."""
 
 import random
 import struct
 
 import pytest
 
-from dmap.backends.gguf.folder import Folder
-from dmap.backends.gguf.header import Header, read_header
+from dmap.backends.gguf.header import PROJECTOR, Header, read_header
 from tests import models as tiny_models
-
-
-def gguf(*pairs: bytes, count: int | None = None) -> bytes:
-    return struct.pack("<4sIQQ", b"GGUF", 3, 0, len(pairs) if count is None else count) + b"".join(pairs)
-
-
-def string(text: str) -> bytes:
-    return struct.pack("<Q", len(text)) + text.encode()
-
-
-def text(key: str, value: str) -> bytes:
-    return string(key) + struct.pack("<I", 8) + string(value)
-
-
-def number(key: str, value: int) -> bytes:
-    return string(key) + struct.pack("<II", 4, value)
-
-
-def numbers(key: str, *values: int) -> bytes:
-    return string(key) + struct.pack(f"<IIQ{len(values)}I", 9, 4, len(values), *values)
-
-
-LLAMA = (
-    text("general.architecture", "llama"),
-    number("llama.context_length", 8192),
-    number("llama.block_count", 3),
-    number("llama.embedding_length", 256),
-    number("llama.attention.head_count", 8),
-)
+from tests.gguf_headers import LLAMA, gguf, number, numbers, string, text, truth
 
 
 @pytest.fixture
@@ -48,7 +19,8 @@ def test_the_cache_is_summed_over_heads_and_layers(file):
     """Keys and values of each head and layer take two bytes per number and token."""
     file.write_bytes(gguf(*LLAMA, number("llama.attention.head_count_kv", 2)))
 
-    assert read_header(file) == Header(8192, 3 * 2 * (32 + 32) * 2, embedding=False, projector=False)
+    cache_bytes = 3 * 2 * (32 + 32) * 2
+    assert read_header(file) == Header(8192, cache_bytes, architecture="llama", width=256)
 
 
 def test_head_counts_may_differ_by_layer(file):
@@ -74,7 +46,7 @@ def test_an_encoder_embeds_and_has_no_cache(file):
     """An encoder is an embedding model whatever else its header says."""
     file.write_bytes(gguf(text("general.architecture", "bert"), number("bert.context_length", 512)))
 
-    assert read_header(file) == Header(512, 0, embedding=True, projector=False)
+    assert read_header(file) == Header(512, embedding=True, architecture="bert")
 
 
 def test_facts_after_the_vocabulary_are_found(file):
@@ -124,43 +96,26 @@ def test_no_damage_raises(file, tmp_path):
         read_header(file)
 
 
-def test_a_folder_is_listed_by_stem_and_subfolder(tmp_path):
-    """Ids are file names without suffix, with one level of subfolder; links count, other files do not."""
-    (tmp_path / "sub" / "deeper").mkdir(parents=True)
-    for name in ("a.gguf", "sub/b.GGUF", "sub/deeper/c.gguf", "mmproj-a.gguf", "d.bin", ".e.gguf"):
-        (tmp_path / name).write_bytes(gguf(*LLAMA))
-    (tmp_path / "link.gguf").symlink_to(tmp_path / "sub" / "deeper" / "c.gguf")
-    (tmp_path / "dangling.gguf").symlink_to(tmp_path / "nowhere")
+def test_a_projector_tells_what_it_is_for(file):
+    """A projector's header has the width of its model's embeddings, and whether it is for images."""
+    says = text("general.type", "mmproj"), number("clip.vision.projection_dim", 64)
+    file.write_bytes(gguf(text("general.architecture", "clip"), *says, truth("clip.has_vision_encoder")))
 
-    assert sorted(Folder(tmp_path).scan()) == ["a", "link", "sub/b"]
+    assert read_header(file) == Header(type=PROJECTOR, architecture="clip", width=64, sees=True)
 
 
-def test_parts_are_one_model(tmp_path):
-    """A model in several files has the id without part numbers and the size of all of them."""
-    (tmp_path / "m-00001-of-00002.gguf").write_bytes(gguf(*LLAMA))
-    (tmp_path / "m-00002-of-00002.gguf").write_bytes(bytes(1000))
-    (tmp_path / "orphan-00002-of-00002.gguf").write_bytes(bytes(1000))
+def test_an_old_projector_is_known_by_its_architecture(file):
+    """Files of older programs have no type, and another number in place of the width."""
+    old = text("general.architecture", "clip"), number("clip.vision.projection_dim", 768)
+    file.write_bytes(gguf(*old, truth("clip.has_vision_encoder"), number("general.file_type", 1)))
 
-    found = Folder(tmp_path).scan()
-
-    assert list(found) == ["m"]
-    assert found["m"].path.name == "m-00001-of-00002.gguf"
-    assert found["m"].file_bytes == len(gguf(*LLAMA)) + 1000
+    assert read_header(file) == Header(type=PROJECTOR, architecture="clip", sees=True, half=True)
 
 
-def test_a_projector_is_no_model(tmp_path):
-    """The vision part of another model is left out also where its name does not tell."""
-    (tmp_path / "eyes.gguf").write_bytes(gguf(text("general.architecture", "clip")))
+def test_other_types_are_told(file):
+    """An adapter says that it is one."""
+    file.write_bytes(gguf(*LLAMA, text("general.type", "adapter")))
 
-    assert Folder(tmp_path).scan() == {}
+    header = read_header(file)
 
-
-def test_a_changed_file_is_read_again(tmp_path):
-    """A header is remembered for one version of its file only."""
-    folder, file = Folder(tmp_path), tmp_path / "m.gguf"
-    file.write_bytes(gguf(*LLAMA))
-    assert folder.scan()["m"].context_length(10_000) == 8192
-
-    file.write_bytes(gguf(text("general.architecture", "llama"), number("llama.context_length", 100)))
-
-    assert folder.scan()["m"].context_length(10_000) == 100
+    assert header is not None and header.type == "adapter"

@@ -54,8 +54,8 @@ def test_a_model_is_cached_if_all_its_parts_are(tmp_path: Path) -> None:
     """A load would wait for the part that is not."""
     parts = [on_disk(tmp_path / f"m-0000{number}-of-00002.gguf") for number in (1, 2)]
     parts[0].read_bytes()
-    assert not Folder(tmp_path).scan()["m"].cached
+    assert not Folder(tmp_path).scan().models["m"].cached
 
     parts[1].read_bytes()
 
-    assert Folder(tmp_path).scan()["m"].cached
+    assert Folder(tmp_path).scan().models["m"].cached

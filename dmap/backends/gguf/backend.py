@@ -1,5 +1,5 @@
 """
-The embedded engine: the GGUF files of one folder.  Each resident model has a child process of its own.
+The embedded engine: the GGUF files below one folder.  Each resident model has a child process of its own.
 
 Children listen on loopback, on ports the system chose, each with a key made for it alone.  Their life is that
 of all `Residents`; `recipe` tells how they begin.  Its counterpart is the program they run, `engine`.
@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dmap.backends.base import Loaded, ignore, is_alike
-from dmap.backends.gguf.folder import Folder, ModelFile
+from dmap.backends.gguf.file import ModelFile
+from dmap.backends.gguf.folder import Content, Folder
 from dmap.backends.gguf.recipe import is_error, recipe_of
 from dmap.backends.gguf.section import GGUFSection
 from dmap.backends.resident import Recipe
@@ -25,6 +26,11 @@ from dmap.logfmt import logfmt
 from dmap.models import ModelInfo
 from dmap.sections import ModelSection
 
+MOST_TOLD = 10
+"""So many files that are left out are told by name at one look."""
+
+_HINT = "no NAME.gguf there, nor in a folder below; put one in, or let path name the folder that has them"
+_NOTHING = Content()
 _log = logging.getLogger(__name__)
 
 
@@ -55,6 +61,7 @@ class GGUFBackend:
         self._section = section
         self._folder = Folder(section.path)
         self._files: dict[str, ModelFile] = {}
+        self._told = _NOTHING
         self._residents = residents = Residents(
             name,
             section.load_s,
@@ -77,7 +84,7 @@ class GGUFBackend:
         files: Mapping[str, ModelFile] = {}
         await self._residents.cleared()
         try:
-            files = await self._scan()
+            files = (await self._scan()).models
         except BackendDown:
             if not self._loaded():
                 raise
@@ -90,7 +97,7 @@ class GGUFBackend:
         A resident is left as it is, whatever the options: unload it first to change them.  A second call
         waits for the first.
         """
-        file = (await self._scan()).get(model)
+        file = (await self._scan()).models.get(model)
         if file is None:
             raise LoadFailed(f"cannot load model {model!r}: no such GGUF file in {self._folder.path}")
         self._files[model] = file
@@ -107,12 +114,29 @@ class GGUFBackend:
         """Tell whether *named* is *model*, by its looks."""
         return is_alike(model, named)
 
-    async def _scan(self) -> dict[str, ModelFile]:
+    async def _scan(self) -> Content:
         try:
-            return await asyncio.to_thread(self._folder.scan)
+            content = await asyncio.to_thread(self._folder.scan)
         except OSError as exc:
             reason = exc.strerror or str(exc)
             raise BackendDown(f"cannot read the model folder {self._folder.path}: {reason}") from exc
+        self._tell(content)
+        return content
+
+    def _tell(self, content: Content) -> None:
+        """Log what is there when that changes, and once why a file is left out."""
+        before, self._told = self._told, content
+        new = [path for path in content.skipped if path not in before.skipped]
+        for path in new[:MOST_TOLD]:
+            fields = {"backend": self.name, "path": path, "reason": content.skipped[path]}
+            _log.warning(logfmt("model_skipped", fields))
+        now = len(content.models), len(content.skipped)
+        if before is _NOTHING or now != (len(before.models), len(before.skipped)):
+            told = {"backend": self.name, "models": now[0], "skipped": now[1], "path": self._folder.path}
+            if content.models:
+                _log.info(logfmt("models_found", told))
+            else:
+                _log.warning(logfmt("models_found", told | {"hint": _HINT}))
 
     def _loaded(self) -> dict[str, ModelFile]:
         return {each.recipe.model: self._files[each.recipe.model] for each in self._residents}
@@ -129,6 +153,7 @@ class GGUFBackend:
             parallel=parallel,
             embedding=file.header.embedding,
             cached=file.cached,
+            names=file.names,
             v1=file.listed(),
         )
 

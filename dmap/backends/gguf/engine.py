@@ -127,6 +127,7 @@ def _fail(status: int, reason: str) -> NoReturn:
 def _params(settings: Mapping[str, Any], xllamacpp: Any) -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = settings["model"]
+    params.mmproj.path = settings.get("projector", "")
     params.model_alias = {settings["alias"]}
     params.n_parallel = settings["parallel"]
     params.n_ctx = settings["context_length"] * settings["parallel"]

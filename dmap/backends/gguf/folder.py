@@ -1,14 +1,16 @@
 """Which models a folder of GGUF files holds, by their headers.  It blocks."""
 
-import contextlib
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from dmap.backends.gguf.header import UNREADABLE, Header, read_header
+from dmap.backends.gguf.file import ModelFile, Part
+from dmap.backends.gguf.header import MODEL, PROJECTOR, UNREADABLE, Header, read_header
+from dmap.backends.gguf.names import is_fit, names_of
 from dmap.backends.gguf.pages import share_in_memory
+from dmap.backends.gguf.projectors import is_projector_name, with_projectors
+from dmap.backends.gguf.tree import SUFFIX, File, Tree
 
 CACHED = 0.9
 """From this share on a file counts as being in memory: what is left of it is read in no time."""
@@ -17,86 +19,76 @@ _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFile:
-    """
-    A model on disk: *path* is its first part, *file_bytes* the size of all its parts.
+class Content:
+    """The *models* of a folder by id, and why anything else was left out, by its path."""
 
-    It is *cached* if nearly all of it is in the system's memory, so that a load does not wait for the disk.
-    """
-
-    id: str
-    path: Path
-    file_bytes: int
-    header: Header
-    cached: bool = False
-
-    def context_length(self, wanted: int) -> int:
-        """Return *wanted* tokens, or what the model was trained for if that is less."""
-        return min(wanted, self.header.context_length or wanted)
-
-    def listed(self) -> dict[str, Any]:
-        """Return what the file tells, in the words of LM Studio's native list."""
-        trained = self.header.context_length
-        entry = {"size_bytes": self.file_bytes, "format": "gguf"}
-        return {**entry, "max_context_length": trained} if trained else entry
-
-    def memory(self, context_length: int, parallel: int) -> int:
-        """Estimate the resident's bytes: its weights and the attention cache of *parallel* requests."""
-        return self.file_bytes + self.header.cache_bytes * context_length * parallel
+    models: Mapping[str, ModelFile] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 class Folder:
-    """The models right in *path* and in its subfolders.  Headers are read once per file version."""
+    """The models below *path*, at any depth.  Headers are read once per file version."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._headers: dict[tuple[str, int, int], Header] = {}
+        self._tree = Tree(path)
+        self._headers: dict[Part, Header] = {}
 
-    def scan(self) -> dict[str, ModelFile]:
+    def scan(self) -> Content:
         """
-        Return the models by id: the file's name, with its subfolder's, without `.gguf` and part number.
+        Return what is there.
+
+        A model's id is its file's name without `.gguf` and part number, behind the folders that it is in.
 
         Raises OSError when the folder itself cannot be read; what else cannot be read is left out.
         """
-        headers: dict[tuple[str, int, int], Header] = {}
-        found: dict[str, ModelFile] = {}
-        for model, parts in _group(_files(self.path)):
+        found = self._tree.look()
+        skipped = dict(found.skipped)
+        seen: dict[str, ModelFile] = {}
+        for model, count, files in _grouped(found.files):
             try:
-                stats = [part.stat() for part in parts]
-                cached = all(share_in_memory(part) >= CACHED for part in parts)
-            except OSError:
-                continue
-            key = (str(parts[0]), stats[0].st_mtime_ns, stats[0].st_size)
-            header = headers[key] = self._headers.get(key) or read_header(parts[0]) or UNREADABLE
-            if not header.projector:
-                found[model] = ModelFile(model, parts[0], sum(stat.st_size for stat in stats), header, cached)
-        self._headers = headers
-        return found
+                if model in seen:
+                    raise ValueError(f"{seen[model].path.name} is called so already")
+                seen[model] = self._look(model, count, files)
+            except (OSError, ValueError) as exc:
+                skipped[str(files[0].path)] = getattr(exc, "strerror", None) or str(exc)
+        self._headers = {each.parts[0]: each.header for each in seen.values()}
+        models = list(with_projectors(seen.values()))
+        names = names_of({each.id: each.path.name for each in models})
+        return Content({each.id: replace(each, names=names[each.id]) for each in models}, skipped)
+
+    def _look(self, model: str, count: int, files: list[File]) -> ModelFile:
+        """Raise ValueError, or OSError, with the reason why these *files* are nothing to serve."""
+        if not is_fit(model):
+            raise ValueError("no client could send its name")
+        if len(files) != count:
+            raise ValueError(f"{len(files)} of its {count} parts are there")
+        parts = tuple(_part(file.path) for file in files)
+        header = self._headers.get(parts[0]) or read_header(files[0].path) or UNREADABLE
+        if header.type not in (MODEL, PROJECTOR):
+            raise ValueError(f"it is no model, but of the type {header.type!r}")
+        if header.type == MODEL and is_projector_name(files[0].name):
+            raise ValueError("its name is that of a projector, but its header is not")
+        cached = all(share_in_memory(file.path) >= CACHED for file in files)
+        return ModelFile(model, files[0].place, parts, header, cached)
 
 
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the names, relative to *folder* and without suffix, of what may be a model or a part of one."""
-    for entry in _entries(folder):
-        with contextlib.suppress(OSError):
-            for path in _entries(entry) if entry.is_dir() else [entry]:
-                name = path.name.lower()
-                if name.endswith(".gguf") and "mmproj" not in name and path.is_file():
-                    yield str(path.relative_to(folder))[:-5], path
+def _part(path: Path) -> Part:
+    status = path.stat()
+    return Part(path, status.st_size, status.st_mtime_ns)
 
 
-def _entries(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+def _grouped(files: Iterable[File]) -> list[tuple[str, int, list[File]]]:
+    """
+    Return the files of each model behind its id and the number that there should be.
 
-
-def _group(files: Iterator[tuple[str, Path]]) -> Iterator[tuple[str, list[Path]]]:
-    """Yield each model's parts, the first one first; parts without a first one are no model."""
-    several: dict[str, list[Path]] = {}
-    for name, path in files:
-        part = _PART.fullmatch(name)
-        if part is None:
-            yield name, [path]
-        elif int(part[2]) == 1:
-            several[part[1]] = [path]
-        elif part[1] in several:
-            several[part[1]].append(path)
-    yield from several.items()
+    Where a model lies there in one file and in parts, the parts come first.
+    """
+    groups: dict[tuple[str, int], list[File]] = {}
+    for file in files:
+        stem = file.name[: -len(SUFFIX)]
+        part = _PART.fullmatch(stem)
+        model, count = (part[1], int(part[3])) if part else (stem, 1)
+        groups.setdefault(("/".join((*file.place, model)), count), []).append(file)
+    ordered = sorted(groups, key=lambda group: (group[0], -group[1]))
+    return [(*group, sorted(groups[group], key=lambda file: file.name)) for group in ordered]

@@ -38,26 +38,38 @@ ENCODERS = frozenset(
 """Architectures that only embed; llama.cpp's names (src/llama-arch.cpp)."""
 
 F16_BYTES = 2
+F16 = 1
+"""Of `general.file_type`: mostly 16 bits."""
 
 Value = str | int | float | list[int | float]
+
+
+MODEL, PROJECTOR = "model", "mmproj"
+"""Values of `general.type`; others are `adapter` and `imatrix` (gguf-py, `GGUFType`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """
-    A model's own facts.
+    A file's own facts.
 
+    *type* is `MODEL`, or `PROJECTOR` for the eyes or ears of another model, or what else the file says.
     *cache_bytes* is what the attention cache takes per token of context at 16 bits, 0 where the header does
-    not say enough.  *projector* marks the eyes or ears of another model: a file that is none by itself.
+    not say enough.  *width* is the length of a token's embedding, of a projector that of its model's, 0 if
+    that is not known.  *sees* marks a projector for images, and *half* numbers of 16 bits.
     """
 
-    context_length: int | None
-    cache_bytes: int
-    embedding: bool
-    projector: bool
+    context_length: int | None = None
+    cache_bytes: int = 0
+    embedding: bool = False
+    type: str = MODEL
+    architecture: str = ""
+    width: int = 0
+    sees: bool = False
+    half: bool = False
 
 
-UNREADABLE = Header(context_length=None, cache_bytes=0, embedding=False, projector=False)
+UNREADABLE = Header()
 """What is known of a file whose header cannot be read."""
 
 
@@ -74,11 +86,27 @@ def read_header(path: Path) -> Header | None:
 def _digest(pairs: dict[str, Value]) -> Header:
     architecture = str(pairs.get("general.architecture", ""))
     encoder = architecture in ENCODERS
+    if architecture == "clip":
+        return _digest_projector(pairs)
     return Header(
         context_length=_whole(pairs.get(f"{architecture}.context_length")) or None,
         cache_bytes=0 if encoder else _cache_bytes(pairs, architecture),
         embedding=encoder or _whole(pairs.get(f"{architecture}.pooling_type")) > 0,
-        projector=architecture == "clip" or pairs.get("general.type") == "mmproj",
+        type=str(pairs.get("general.type", MODEL)),
+        architecture=architecture,
+        width=_whole(pairs.get(f"{architecture}.embedding_length")),
+    )
+
+
+def _digest_projector(pairs: dict[str, Value]) -> Header:
+    """Files that say no `general.type` are from older programs, which wrote another width."""
+    widths = (_whole(pairs.get(f"clip.{sense}.projection_dim")) for sense in ("vision", "audio"))
+    return Header(
+        type=PROJECTOR,
+        architecture="clip",
+        width=next(filter(None, widths), 0) if pairs.get("general.type") == PROJECTOR else 0,
+        sees=pairs.get("clip.has_vision_encoder") is True,
+        half=pairs.get("general.file_type") == F16,
     )
 
 

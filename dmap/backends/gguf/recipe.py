@@ -15,7 +15,7 @@ from typing import Any
 from dmap.backends.ask import ask, decoded
 from dmap.backends.base import Loaded, Target
 from dmap.backends.gguf import engine
-from dmap.backends.gguf.folder import ModelFile
+from dmap.backends.gguf.file import ModelFile
 from dmap.backends.resident import ANSWER_BYTES, Recipe
 from dmap.process import Child
 
@@ -40,6 +40,8 @@ def recipe_of(file: ModelFile, settings: Mapping[str, Any], environment: Mapping
     """Return how *file* is served by *settings* in *environment*, with a key made for this child alone."""
     key = secrets.token_urlsafe(32)
     whole = {**settings, "model": str(file.path), "alias": file.id}
+    if file.projector is not None:
+        whole["projector"] = str(file.projector.path)
 
     async def come_up(child: Child) -> tuple[Target, Loaded]:
         return await _answered(child, file, key)

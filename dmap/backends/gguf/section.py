@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from dmap.backends.gguf.tree import Tree
 from dmap.backends.sections import SwitchingSection
 from dmap.process import clean_environment
 from dmap.sections.command import Value, Variable
@@ -64,4 +65,7 @@ class GGUFSection(SwitchingSection):
 
     def counted(self) -> int:
         """Count the files: each is a model, named in the configuration or not."""
-        return len([*self.path.glob("*.gguf"), *self.path.glob("*/*.gguf")])
+        try:
+            return len(Tree(self.path).look().files)
+        except OSError:
+            return 0
