@@ -35,6 +35,11 @@ PHRASES = _together(kind.phrases for kind in KINDS.values())
 """How errors of servers begin, whatever their kind."""
 
 
+def kinds_that_pass_on() -> list[str]:
+    """Return the names of the kinds whose servers get what dmap does not know."""
+    return [kind.name for kind in KINDS.values() if kind.passes_on]
+
+
 def kinds_with(path: str) -> list[str]:
     """Return the names of the kinds that have the inference route *path*."""
     return [kind.name for kind in KINDS.values() if kind.has(path)]

@@ -8,13 +8,17 @@ from dmap.arbiter import Needs
 
 
 class ModelKey(NamedTuple):
-    """A model's identity: whatever a client called it, one model of one backend."""
+    """
+    A model's identity: whatever a client called it, one model of one backend.
+
+    No *model* at all stands for whatever the backend takes for a request that names none.
+    """
 
     backend: str
     model: str
 
     def __str__(self) -> str:
-        return f"{self.backend}/{self.model}"
+        return f"{self.backend}/{self.model}" if self.model else self.backend
 
 
 @dataclass(frozen=True, slots=True)

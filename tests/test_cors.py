@@ -62,7 +62,7 @@ async def test_a_listed_page_may_send(serve, cors, origin, told):
     assert answer.status == 204 and answer.body == b""
     headers = answer.head.headers
     assert headers["access-control-allow-origin"] == told
-    assert headers["access-control-allow-methods"] == "GET, POST"
+    assert headers["access-control-allow-methods"] == "GET, POST, DELETE"
     assert headers["access-control-max-age"] == "600"
     allowed = headers["access-control-allow-headers"].lower().split(", ")
     assert allowed == ["authorization", "x-stainless-os"]

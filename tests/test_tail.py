@@ -40,6 +40,13 @@ class TestLines:
                 "waits for b/m, position 2, about 8.0 s",
             ),
             ("request.granted", {"model": "m", "queue_s": 0.0001, "switch_s": 0.0}, "m at once"),
+            (
+                "request.queued",
+                {"backend": "b", "position": 2, "estimate_s": 8.04},
+                "waits for b, position 2, about 8.0 s",
+            ),
+            ("request.granted", {"queue_s": 0.0001, "switch_s": 0.0}, "at once"),
+            ("request.first_byte", {"first_byte_s": 0.12}, "after 120 ms"),
             ("request.retried", {"model": "m", "reason": "it was gone"}, "m, it was gone"),
             (
                 "request.granted",

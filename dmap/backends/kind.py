@@ -43,6 +43,8 @@ class Kind:
     *ends_by_finish*: a stream may end with a `finish_reason` instead of `[DONE]`.
     *embeds_apart*: models are made either for embeddings or for everything else.
 
+    *passes_on*: what dmap does not know below /v1 is passed on to such a server.
+
     *routes* are its own inference routes.  *lacks* holds the paths of those common ones that it does not
     have, so that no model is loaded to find that out.  *words* is what it calls parameters, *phrases* how its
     errors begin.
@@ -58,6 +60,7 @@ class Kind:
     substitutes: bool = False
     ends_by_finish: bool = False
     embeds_apart: bool = False
+    passes_on: bool = False
     routes: tuple[InferenceRoute, ...] = ()
     lacks: frozenset[str] = frozenset()
     words: KindWords = KindWords()

@@ -37,15 +37,16 @@ class Pool:
         body: bytes,
         bounds: Bounds,
         *,
+        method: str = "POST",
         fresh: bool = False,
     ) -> Exchange:
         """
-        Send one POST; the exchange then owns the connection and has to be ended by `with`.
+        Send one request; the exchange then owns the connection and has to be ended by `with`.
 
         With *fresh* no idle connection is used.  Raises `BackendDown` when no connection can be had, and
         nothing was sent then.
         """
-        head = target.head("POST", (*headers, ("Content-Length", str(len(body)))))
+        head = target.head(method, (*headers, ("Content-Length", str(len(body)))))
         connection = None if fresh else self._take((target.host, target.port, target.tls))
         connection = connection or await self._open(target)
         exchange = Exchange(connection, self.loop, bounds, self.under_way)

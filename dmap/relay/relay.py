@@ -35,6 +35,7 @@ async def run(
     body: Callable[[], bytes],
     *,
     lease_s: float,
+    method: str = "POST",
     fresh: bool = False,
     by_finish: bool = False,
     on_answer: Callable[[str | None], None] = lambda named: None,
@@ -54,7 +55,10 @@ async def run(
     bounds = Bounds(reply.server.first_byte_s, reply.server.idle_s, lease_s)
 
     async def ask(*, fresh: bool) -> Exchange:
-        return await _first(reply, await pool.send(await where(), headers, body(), bounds, fresh=fresh))
+        target = await where()
+        return await _first(
+            reply, await pool.send(target, headers, body(), bounds, method=method, fresh=fresh)
+        )
 
     try:
         begun = await ask(fresh=fresh)
@@ -143,7 +147,8 @@ async def _plain(reply: Reply, exchange: Exchange) -> None:
 def _judge(reply: Reply, exchange: Exchange, body: bytes) -> None:
     """Keep a whole body for the client, unless what it says is a failure."""
     kind = exchange.headers.get("Content-Type", "")
-    readable = _is_readable(exchange)
+    is_kept = reply.record.method == "GET" and exchange.status < 300  # a client's file, say: of any kind
+    readable = _is_readable(exchange) and not is_kept
     payload = decoded(kind, body) if readable else None
     failure = failure_of(exchange.status, kind if readable else "", body, payload, PHRASES)
     reply.record.lacks_route = readable and lacks_route(exchange.status, payload, body)

@@ -36,17 +36,17 @@ _MODEL = ("{model}", "by {by}|")
 _SAID = {
     "request.received": ("{method} {path}",),
     "request.queued": (
-        "waits for {model} behind {behind}|waits for {model}",
+        "waits for {model} behind {behind}|waits for {model}|waits for {backend}",
         "position {position}",
         "about {estimate_s:time}",
         "p80 {p80_s:time}|",
     ),
     "request.granted": (
-        "{model} after {queue_s:time}|{model} at once",
+        "{model} after {queue_s:time}|{model} at once|after {queue_s:time}|at once",
         "{switch_s:time} of it for the switch|",
     ),
     "request.retried": ("{model}", "{reason}"),
-    "request.first_byte": ("{model} after {first_byte_s:time}",),
+    "request.first_byte": ("{model} after {first_byte_s:time}|after {first_byte_s:time}",),
     "request.finished": _ENDED,
     "request.failed": _ENDED,
     "request.cancelled": _ENDED,

@@ -18,6 +18,7 @@ from dmap.logfmt import logfmt
 from dmap.record import RequestRecord
 from dmap.web import cors, request_log
 from dmap.web.inference import infer
+from dmap.web.passing import pass_on
 from dmap.web.proxy import Proxy
 from dmap.web.table import find
 from dmap.web.visit import Visit
@@ -67,8 +68,9 @@ async def _respond(proxy: Proxy, visit: Visit) -> web.StreamResponse:
             return asked
         _admit(proxy, visit)
         # Without its query, which may hold a secret.
-        handler, visit.named = find(request.method, request.raw_path.partition("?")[0])
-        if handler is infer:
+        path = request.raw_path.partition("?")[0]
+        handler, visit.named = find(request.method, path, passes=bool(proxy.passing))
+        if handler is infer or handler is pass_on:
             _begin(proxy, visit)
         return await handler(proxy, visit)
     except DmapError as error:

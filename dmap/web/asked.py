@@ -16,12 +16,16 @@ SAMPLE_BYTES = 64 * 1024
 """A request with a body up to this size is kept until its answer has ended, for `ContextGuard.learn`."""
 
 
+_NOTHING = Call(None, False, b"", {}, {})
+
+
 class Asked:
     """
     A request for *path* with its *body*, JSON or a form, which is read here.
 
     *model* is None if it names none, *stream* tells whether it wants a stream.  *content_type* is what a
-    server is told of the body, in dmap's own words, so that it can read it no other way.  *size* is that of
+    server is told of the body, in dmap's own words, so that it can read it no other way; it is empty where
+    there is no body.  *size* is that of
     the body in bytes.
     """
 
@@ -38,6 +42,8 @@ class Asked:
         self._fitted: dict[ModelKey, bytes | Callable[[], bytes]] = {}
         if path.form and content_type.lower().startswith("multipart/"):
             self._read, self.content_type = peek_form(body, content_type), content_type_of(content_type)
+        elif path.empty and not body:
+            self._read, self.content_type = _NOTHING, ""
         else:
             self._read, self.content_type = peek(body), "application/json"
         self.model, self.stream = self._read.model, self._read.stream
@@ -69,6 +75,22 @@ class Asked:
         self.acts = acts(call.fields)
         self.sample = call if self.size <= SAMPLE_BYTES else None
         return call
+
+    def check_as_is(self, route: Route, permits: frozenset[str]) -> None:
+        """
+        Raise `BadRequest` for what this request may not ask of *route*'s server, which gets it as it is.
+
+        Only another name of the model is replaced.
+        """
+        read = self._read
+        assert read is not None, "a request is checked before its body is dropped"
+        check_permits(read.needs, route.permit | permits, frozenset())
+        if read.model in (None, route.name):
+            self._fitted[route.key] = read.body
+        elif isinstance(read, Form):
+            self._fitted[route.key] = partial(read.written, route.name)
+        else:
+            self._fitted[route.key] = read._replace(fields={**read.fields, "model": route.name}).written
 
     def fitted(self, route: Route) -> bytes:
         """Return the body as the server of *route* shall have it; after `check`, and before `drop`."""

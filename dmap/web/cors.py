@@ -10,7 +10,7 @@ from aiohttp import web
 
 from dmap.config import AccessSection
 
-_METHODS = "GET, POST"
+_METHODS = "GET, POST, DELETE"
 _EXPOSED = "x-request-id, Retry-After, x-should-retry, Server-Timing"
 _MAX_AGE_S = 600
 """How long a browser may remember; after a change of the configuration it asks again within that."""

@@ -27,18 +27,28 @@ async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     """Refuse one inference request, or queue for its model and pass the model's answer on."""
     path = ROUTES[visit.record.path]
     reply = Reply(visit.request, visit.record, path.dialect, proxy.config.server)
-    asked = await _read(proxy, visit, path)
+    asked = await read(proxy, visit, path)
     route = await proxy.resolve(asked.model, visit.client)
+    note(visit, route)
+    await _check(proxy, visit, asked, route)
+    return await answer(proxy, visit, reply, asked, route)
+
+
+def note(visit: Visit, route: Route) -> None:
+    """Note where the request goes."""
     visit.record.backend, visit.record.model = route.key
     visit.record.device, visit.record.priority = route.device, visit.client.priority
-    await _check(proxy, visit, asked, route)
+
+
+async def answer(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: Route) -> web.StreamResponse:
+    """Have the server of *route* answer what was *asked*, which has been checked, when it is its turn."""
     try:
         with visit:
             await _serve(proxy, visit, reply, asked, route)
         if route.device is not None and visit.record.status < 400:
             proxy.lacking.answered(route.key, asked.path.path)
         if asked.sample is not None:
-            proxy.context.learn(route, path, asked.sample, visit.record.tokens_in)
+            proxy.context.learn(route, asked.path, asked.sample, visit.record.tokens_in)
     except DmapError as error:
         error.__traceback__ = None  # as in `app`: the lease keeps it
         if isinstance(error, BackendDown) and route.device is None:  # a device is its gate's business
@@ -47,7 +57,7 @@ async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     return await reply.end()
 
 
-async def _read(proxy: Proxy, visit: Visit, path: InferenceRoute) -> Asked:
+async def read(proxy: Proxy, visit: Visit, path: InferenceRoute) -> Asked:
     """Read the body, once, for everything that is decided by it."""
     body = await upload.read(proxy.visits, visit)
     if proxy.config.debug.capture:
@@ -145,7 +155,9 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
         _begun(proxy, visit.record, backend, route, named)
 
     await beside(asked.size, functools.partial(asked.fitted, route))
-    own = [("Content-Type", asked.content_type), ("X-Request-Id", visit.record.id)]
+    own = [("X-Request-Id", visit.record.id)]
+    if asked.content_type:
+        own.append(("Content-Type", asked.content_type))
     if (trace := visit.record.trace) is not None:
         own.append(("traceparent", trace.send()))
     await relay.run(
@@ -155,6 +167,7 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
         to_backend(visit.request.headers.items(), own),
         functools.partial(asked.fitted, route),
         lease_s=proxy.gate(route).section.lease_s,
+        method=visit.record.method,
         fresh=asked.acts,
         on_answer=begun,
         by_finish=proxy.config.kind_of(backend.name).ends_by_finish,

@@ -50,7 +50,8 @@ class Proxy:
     A reload replaces *config*; the others stay.  *engines* are those of this installation, by their backends.
 
     *switchers* are those of *backends* whose models dmap can load and unload.  *devices* has the gate of each
-    device and *passages* that of each backend without one; *gates* has all of them under the names that
+    device and *passages* that of each backend without one, of which those in *passing* get what dmap does not
+    know; *gates* has all of them under the names that
     metrics and the queue show.  *saved* is what was set over the admin API, kept in *state*.  *trials* is
     what an order sets that is being carried out, and *turns* keeps orders for one model apart.  *visits* are
     the requests under way.  *reload* reads the file again and returns its problems.
@@ -83,6 +84,7 @@ class Proxy:
         self.inventory = Inventory(self.backends, self.catalog)
         self.devices = {name: self._gate_of(name) for name in config.devices}
         self.passages = _passages_of(config)
+        self.passing = [name for name in config.backends if config.kind_of(name).passes_on]
         passages = {f"backend {name}": gate for name, gate in self.passages.items()}
         self.gates: Mapping[str, Gate] = self.devices | passages
         self.pool = Pool(connect_s=server.connect_s)

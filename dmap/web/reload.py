@@ -42,7 +42,7 @@ def reload(proxy: Proxy, config: Config) -> None:
         "the model was taken out of the configuration while the request waited", param="model"
     )
     for gate in proxy.gates.values():
-        gate.refuse(lambda key: proxy.catalog.route_of(key) is None, gone)
+        gate.refuse(lambda key: bool(key.model) and proxy.catalog.route_of(key) is None, gone)
 
 
 def _lasting(config: Config) -> dict[str, Any]:

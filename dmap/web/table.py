@@ -10,8 +10,10 @@ from dmap.kinds import ROUTES
 from dmap.web import debug, listing, logs, metrics, status
 from dmap.web.admin import models, service
 from dmap.web.inference import infer
+from dmap.web.passing import pass_on
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
+from dmap.wire.passing import reason_against
 
 Handler = Callable[[Proxy, Visit], Awaitable[web.StreamResponse]]
 
@@ -42,18 +44,24 @@ PATHS: Mapping[str, Mapping[str, Handler]] = {
 }
 """What each path takes; `{id}` stands for any text."""
 
+_KNOWN = frozenset(PATHS)
+_LITERAL = "paths are taken literally"
 _NAMING = [(path.partition("{id}"), methods) for path, methods in PATHS.items() if "{id}" in path]
 
 
-def find(method: str, path: str) -> tuple[Handler, str]:
+def find(method: str, path: str, *, passes: bool = False) -> tuple[Handler, str]:
     """
     Return what answers *path*, as the client wrote it, and what it names, "" where it has no place for that.
 
-    HEAD is answered as GET is.  Raises `PathNotFound` or `MethodNotAllowed`.
+    HEAD is answered as GET is.  With *passes* there is a server that gets what dmap does not know.  Raises
+    `PathNotFound` or `MethodNotAllowed`.
     """
     methods, named = (PATHS[path], "") if path in PATHS else _named(path)
     if methods is None:
-        raise PathNotFound(f"there is no route {method} {path[:256]}; paths are taken literally")
+        reason = reason_against(method, path, _KNOWN) if passes and path.startswith("/v1/") else _LITERAL
+        if reason is None:
+            return pass_on, ""
+        raise PathNotFound(f"there is no route {method} {path[:256]}; {reason}")
     handler = methods.get("GET" if method == "HEAD" else method)
     if handler is None:
         allowed = ", ".join(sorted({*methods, "HEAD"} if "GET" in methods else methods))

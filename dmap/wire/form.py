@@ -135,7 +135,7 @@ def _own(fields: list[_Field]) -> dict[str, _Field]:
     """Return `model` and `stream`; a server may take `model[]` and `model.x` for the model, too."""
     own: dict[str, _Field] = {}
     for field in fields:
-        name = _stem(field.name)
+        name = stem(field.name)
         if name in ("model", "stream"):
             if field.name != name or name in own or not field.is_plain:
                 raise BadRequest(f"give {name!r} once, as text that is no file and not encoded", param=name)
@@ -149,13 +149,13 @@ def _needs(field: _Field) -> Iterator[Need]:
 
     Raises `BadRequest` for other spellings of names that dmap decides by.
     """
-    name = _stem(field.name)
+    name = stem(field.name)
     is_bytes = field.is_file and is_media(name)
     text = "" if is_bytes else field.value.decode("latin-1").strip()
     return (need._replace(member="") for need in needs_of({name: text}))
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
     """
     Return the *name* of a field without what makes it a member of a list or an object.
 

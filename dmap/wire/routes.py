@@ -46,7 +46,8 @@ class InferenceRoute:
     """
     One path, its dialect, and what its bodies hold.
 
-    With *form* a body may be a multipart form, as for uploads of audio and images.  *without* holds the words
+    With *form* a body may be a multipart form, as for uploads of audio and images.  With *empty* there may be
+    no body at all.  *without* holds the words
     of the dialect that this path does not know.
     """
 
@@ -54,6 +55,7 @@ class InferenceRoute:
     dialect: Dialect
     contents: Contents = Contents()
     form: bool = False
+    empty: bool = False
     without: frozenset[str] = frozenset()
 
 

@@ -14,6 +14,7 @@ KIND = Kind(
     OpenAISection,
     OpenAIBackend,
     ends_by_finish=True,
+    passes_on=True,
     words=WORDS,
     tokenizes_at="/tokenize",
 )

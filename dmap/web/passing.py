@@ -1,0 +1,86 @@
+"""
+What dmap does not know below /v1, passed on as it is to a server whose kind takes that.
+
+Moderations, tokens, files, batches: the counterpart of `inference`, whose bounds, queue and relay it shares.
+Which paths these are is `wire.passing`'s business.  Nothing is known of what such a request means.  So its
+body is not translated or filled in, it is never sent twice, and a client that may use some models only
+reaches no more than the one that it names.
+"""
+
+from aiohttp import web
+
+from dmap.errors import AccessDenied, BadRequest, PathNotFound
+from dmap.kinds import kinds_that_pass_on
+from dmap.models import ModelKey, Route
+from dmap.relay import Reply
+from dmap.web import inference
+from dmap.web.asked import Asked
+from dmap.web.proxy import Proxy
+from dmap.web.visit import Visit
+from dmap.wire.body import check_permits
+from dmap.wire.dialects import Dialect
+from dmap.wire.passing import OF_ONE_MODEL, Query, read_query
+from dmap.wire.routes import InferenceRoute
+
+
+async def pass_on(proxy: Proxy, visit: Visit) -> web.StreamResponse:
+    """Refuse one request for a path that dmap does not know, or pass it and its answer on."""
+    request, record = visit.request, visit.record
+    query = read_query(request.raw_path.partition("?")[2])
+    reply = Reply(request, record, Dialect.PLAIN, proxy.config.server)
+    asked = await inference.read(proxy, visit, _path(record.path))
+    if asked.size and record.method != "POST":
+        raise BadRequest(f"{record.method} {record.path} takes no body")
+    _check_reach(proxy, visit, asked, query)
+    route = await _route(proxy, visit, asked, query)
+    inference.note(visit, route)
+    asked.check_as_is(route, visit.client.permit)
+    check_permits(query.needs, route.permit | visit.client.permit, frozenset())
+    asked.path, asked.acts = _path(record.path + query.written(route.name)), record.method != "GET"
+    record.stream = asked.stream
+    proxy.inventory.check(route.key.backend)
+    return await inference.answer(proxy, visit, reply, asked, route)
+
+
+def _path(path: str) -> InferenceRoute:
+    return InferenceRoute(path, Dialect.PLAIN, form=True, empty=True)
+
+
+def _check_reach(proxy: Proxy, visit: Visit, asked: Asked, query: Query) -> None:
+    """Refuse a client that may not use every model what may reach any: a batch, say, names its own."""
+    if "*" in visit.client.models and "*" in proxy.config.allow_models:
+        return
+    if asked.model is None or query.pairs or visit.record.path not in OF_ONE_MODEL:
+        raise AccessDenied(
+            f"{visit.record.path} may reach any model of its server, and this client may use some only; "
+            f"it may name one as 'model' in the body of a POST to {', '.join(sorted(OF_ONE_MODEL))}"
+        )
+
+
+async def _route(proxy: Proxy, visit: Visit, asked: Asked, query: Query) -> Route:
+    """Return the route of the model that is named, in the body or the query; else that of the only server."""
+    if asked.model is not None and query.model is not None:
+        raise BadRequest("name the model in the body or in the query, not in both", param="model")
+    named = asked.model if query.model is None else query.model
+    if named is None:
+        return Route(ModelKey(_unnamed(proxy, visit.record.path), ""))
+    route = await proxy.resolve(named, visit.client)
+    if route.key.backend not in proxy.passing:
+        those, kind = " or ".join(kinds_that_pass_on()), proxy.config.kind_of(route.key.backend).name
+        told = f"{visit.record.path} is passed on to servers of {those} only"
+        raise PathNotFound(f"{told}; {route.key.model!r} is on a backend of {kind}")
+    return route
+
+
+def _unnamed(proxy: Proxy, path: str) -> str:
+    """Return the backend for a request that names no model: the only one, or the active model's."""
+    if len(proxy.passing) == 1:
+        return proxy.passing[0]
+    active = proxy.catalog.key_of(proxy.saved.active) if proxy.saved.active is not None else None
+    if active is None or active.backend not in proxy.passing:
+        those = " or ".join(map(repr, proxy.passing))
+        raise BadRequest(
+            f"{path} may be meant for {those}: name a model there, as 'model' in the body or the query",
+            param="model",
+        )
+    return active.backend
