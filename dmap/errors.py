@@ -27,6 +27,10 @@ RETRY_AFTER_S = (1, 60)
 """OpenAI's Node client ignores a `Retry-After` over 60 s, Python's gives up over 120 s."""
 
 
+SAID = "; its last lines: "
+"""In a message, before what a server has written itself: that may be for its owner alone."""
+
+
 class DmapError(Exception):
     """
     A failure with a status, told in OpenAI's shape.
@@ -50,6 +54,11 @@ class DmapError(Exception):
         """Return OpenAI's error envelope; `src` tells it from one that a backend wrote."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": error, "src": "dmap"}
+
+    def leave_out_lines(self) -> None:
+        """Make it an error for those who may not read the logs of models."""
+        seen, said, _ = self.message.partition(SAID)
+        self.message = f"{seen}; 'dmap logs' shows dmap's owner what its server has written" if said else seen
 
     def headers(self) -> dict[str, str]:
         """Return what tells a client whether and when to try again."""

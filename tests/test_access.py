@@ -67,7 +67,7 @@ def test_an_address_on_the_list_may_ask(peer, name):
     """Listed addresses and loopback may ask; who has no key is its address, of IPv6 the /64."""
     door = access(allow=("192.168.1.0/24", "fd00::/16"))
 
-    assert door.admit(peer, sent(), scope="inference") == Client(name)
+    assert door.admit(peer, sent(), scope="inference").name == name
 
 
 @pytest.mark.parametrize(
@@ -260,12 +260,23 @@ def test_a_path_needs_a_scope(path, scope):
     assert scope_of(path) == scope
 
 
+@pytest.mark.parametrize(
+    ("peer", "headers", "may_watch"),
+    [(LOOPBACK, (), True), (LAN, (), False), (LOOPBACK, (("Origin", "http://localhost:3000"),), False)],
+)
+def test_without_keys_who_asks_from_this_host_may_watch(peer, headers, may_watch):
+    """Only this host reads what servers have written, and there no page of a browser."""
+    door = access(allow=("192.168.1.0/24",), cors=("http://localhost:3000",))
+
+    assert door.admit(peer, sent(*headers), scope="inference").may_watch is may_watch
+
+
 @pytest.mark.parametrize("scope", ["admin", "debug"])
 def test_without_keys_what_is_private_is_for_this_host(scope):
     """Without keys `/admin` and `/debug` are served to loopback only, by the address that speaks."""
     door = access(open=True, trusted_proxies=(LOOPBACK,))
 
-    assert door.admit(LOOPBACK, sent(), scope=scope) == Client(LOOPBACK)
+    assert door.admit(LOOPBACK, sent(), scope=scope) == Client(LOOPBACK, may_watch=True)
     with pytest.raises(AccessDenied, match="this host"):
         door.admit(LAN, sent(), scope=scope)
     with pytest.raises(AccessDenied, match="this host"):
@@ -535,7 +546,7 @@ def test_the_last_hop_that_is_no_proxy_speaks(peer, hops, speaker):
     door = access(allow=("192.168.1.0/24", "fd00::/16"), trusted_proxies=("10.0.0.0/24",))
     headers = sent(*(("X-Forwarded-For", line) for line in hops))
 
-    assert door.admit(peer, headers, scope=None) == Client(speaker)
+    assert door.admit(peer, headers, scope=None).name == speaker
 
 
 @pytest.mark.parametrize(
@@ -582,7 +593,7 @@ def test_this_host_through_its_own_proxy_is_this_host():
     """Loopback through a proxy on loopback is loopback."""
     door = access(allow=("192.168.1.0/24",), trusted_proxies=("127.0.0.1",))
 
-    assert door.admit(LOOPBACK, sent(("X-Forwarded-For", LOOPBACK)), scope=None) == Client(LOOPBACK)
+    assert door.admit(LOOPBACK, sent(("X-Forwarded-For", LOOPBACK)), scope=None).name == LOOPBACK
 
 
 # For any request

@@ -12,7 +12,15 @@ from typing import Any
 import psutil
 import pytest
 
-from dmap.process import Child, Log, clean_environment, launch, run_once, short_environment
+from dmap.process import (
+    Child,
+    Log,
+    clean_environment,
+    launch,
+    run_once,
+    secrets_in,
+    short_environment,
+)
 
 LIMIT_S = 60
 FOREVER = "import time; time.sleep(300)"
@@ -239,6 +247,21 @@ def test_the_environment_has_no_secrets(monkeypatch):
 
     assert ("MY_API_KEY" in made, made["MY_PLACE"]) == (False, "y")
     assert ("MY_PLACE" in short_environment(), short_environment()["PATH"]) == (False, os.environ["PATH"])
+
+
+def test_secrets_are_known_by_their_names(monkeypatch):
+    """Our own secrets, what a model's `env` holds, and options for keys are secret; paths and numbers not."""
+    monkeypatch.setattr(os, "environ", {"OUR_TOKEN": "of-ours", "PLACE": "not-secret"})
+    named = {"HF_TOKEN": "hf_1", "CUDA": "0", "PATH_TO": "/srv/x/models", "PEM_KEY": "line one\nline two\n"}
+    url = {"DATABASE": "postgres://me:pass@host/db"}
+    command = ["serve", "--api-key", "sk-1", "--tokenizer", "org/name", "--hf-token=hf_2", "--tokens", "9"]
+
+    found = secrets_in({**named, **url}, [*command, "--key"])
+
+    assert found == [
+        *("of-ours", "hf_1", "line one", "line two", "postgres://me:pass@host/db"),
+        *("sk-1", "hf_2"),
+    ]
 
 
 GLIBCS = 0b11 << 31

@@ -1,6 +1,7 @@
 """A daemon whose models are commands: asked as an app asks, with servers of two makes, and killed."""
 
 import asyncio
+import hashlib
 import os
 import signal
 import sys
@@ -150,6 +151,48 @@ async def test_a_command_that_fails_is_told(models, tmp_path):
     assert (caught.value.status_code, caught.value.code) == (502, "model_load_failed")
     assert "it ended with status 1" in caught.value.message
     assert "ZeroDivisionError" in caught.value.message
+
+
+LEAKY = """
+access:
+  keys:
+    - {{name: app, sha256: {app}}}
+    - {{name: owner, sha256: {owner}, scopes: [inference, debug]}}
+devices: {{gpu0: {{max_models: 1}}}}
+backends: {{box: {{kind: process, device: gpu0}}}}
+models:
+  leaky:
+    backend: box
+    cmd: >-
+      {python} -c "import os, sys; print(os.environ['HF_TOKEN'], sys.argv); sys.exit(1)" --api-key sk-of-the-box
+    env: {{HF_TOKEN: "${{HF_TOKEN}}"}}
+"""
+
+
+async def test_what_a_server_says_is_its_owners(tmp_path):
+    """A failed load tells an app why, and who may debug the last lines too; secrets in them reach nobody."""
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("app", "owner")}
+    text = LEAKY.format(python=sys.executable, **digests)
+    async with asyncio.timeout(100), daemon(tmp_path, text, HF_TOKEN="hf_secret") as process:
+        told = {name: await refused(process, name) for name in digests}
+        async with aiohttp.ClientSession(process.url, headers={"Authorization": "Bearer owner"}) as session:
+            log = await get(session, "/debug/logs/leaky")
+
+    assert told["app"].startswith("could not load box/leaky on 'gpu0': cannot load model 'leaky': it ended ")
+    assert told["app"].endswith("; 'dmap logs' shows dmap's owner what its server has written")
+    assert "; its last lines: *** ['-c', '--api-key', '***']" in told["owner"]
+    assert "'--api-key', '***']" in log["lines"][-1]
+    everything = "".join((*process.log, *told.values(), *log["lines"]))
+    assert [secret for secret in ("hf_secret", "sk-of-the-box") if secret in everything] == []
+
+
+async def refused(process: Process, key: str) -> str:
+    """Ask for the model that does not load, with *key*; return the error."""
+    async with AsyncOpenAI(base_url=f"{process.url}/v1", api_key=key, max_retries=0) as client:
+        with pytest.raises(openai.APIStatusError) as caught:
+            await said(client, "leaky")
+    message: str = caught.value.body["message"]  # type: ignore[index]
+    return message
 
 
 async def test_the_log_of_a_model(models, tmp_path):

@@ -42,7 +42,7 @@ class Client(NamedTuple):
     A client: *name* is that of its *key*, if it has one, else its address (of IPv6 the /64).
 
     *models* are globs, *permit* the guarded fields that it may use with any model.  A client with
-    a higher *priority* waits in front.
+    a higher *priority* waits in front.  One that *may_watch* may read what models' servers have written.
     """
 
     name: str
@@ -50,6 +50,13 @@ class Client(NamedTuple):
     key: config.Key | None = None
     priority: int = 0
     permit: frozenset[str] = frozenset()
+    may_watch: bool = False
+
+    @classmethod
+    def of(cls, key: config.Key) -> "Client":
+        """Return the client that has *key*."""
+        permit, may_watch = frozenset(key.permit), "debug" in key.scopes
+        return cls(key.name, key.models, key, key.priority, permit, may_watch)
 
     def may_use(self, *names: str) -> bool:
         """Tell whether any of a model's *names* is on this client's list."""
@@ -82,10 +89,7 @@ class Access:
         """Go by *access* and *names* from now on.  What has been counted stays."""
         self._failures_per_min = access.failures_per_min
         self._pages = Pages(access.cors, names)
-        self._keys = [
-            (key, Client(key.name, key.models, key, key.priority, frozenset(key.permit)))
-            for key in access.keys
-        ]
+        self._keys = [(key, Client.of(key)) for key in access.keys]
         self._networks = Networks(access)
 
     def admit(self, peer: str, headers: MultiMapping[str], *, scope: str | None, path: str = "") -> Client:
@@ -139,7 +143,8 @@ class Access:
         if is_private and not place.ip.is_loopback:
             raise AccessDenied(f"without keys, {scope} is for this host alone; see access.keys")
         self._pages.refuse_foreign(headers, private=is_private)
-        return Client(place.name)
+        # A page that may ask is not this host's owner, though its browser is on this host.
+        return Client(place.name, may_watch=place.ip.is_loopback and "Origin" not in headers)
 
     def _with_key(self, place: Address, headers: MultiMapping[str], scope: str | None) -> Client:
         """

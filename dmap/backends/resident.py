@@ -39,7 +39,7 @@ class Recipe:
     server answers, and returns where it is and what it gives.  *health* is a path that a server answers if it
     does not hang, whatever it says; *patience* is how many times `MISSES` it may leave unanswered while it
     serves requests.  *reason* says why the server failed, by what was seen from outside and by its last
-    lines.  *freed* is called when nothing is left of it.
+    lines, in which *secrets* are masked.  *freed* is called when nothing is left of it.
     """
 
     model: str
@@ -52,6 +52,7 @@ class Recipe:
     patience: int = 1
     stop: Sequence[str] = ()
     stop_s: float = END_S
+    secrets: Sequence[str] = ()
     freed: Callable[[], None] = lambda: None
 
 

@@ -112,8 +112,9 @@ class Residents:
             if self._closed:
                 raise BackendDown(f"cannot load model {model!r}: backend {self._name!r} is closed")
             self.start()
-            made = Resident(await recipe(), options, self._log_of(model), self._forget)
-            self._residents[model] = made
+            how, log = await recipe(), self._log_of(model)
+            log.hide(how.secrets)
+            self._residents[model] = made = Resident(how, options, log, self._forget)
             return await made.come_up(self._load_s)
 
     async def unload(self, model: str) -> None:

@@ -6,8 +6,17 @@ each and says itself when it is ready.  `end_orphans` is for the start: it ends 
 """
 
 from dmap.process.child import END_S, Child, run_once
-from dmap.process.environment import clean_environment, short_environment
+from dmap.process.environment import clean_environment, secrets_in, short_environment
 from dmap.process.log import Log
 from dmap.process.marks import end_orphans
 
-__all__ = ["END_S", "Child", "Log", "clean_environment", "end_orphans", "run_once", "short_environment"]
+__all__ = [
+    "END_S",
+    "Child",
+    "Log",
+    "clean_environment",
+    "end_orphans",
+    "run_once",
+    "secrets_in",
+    "short_environment",
+]

@@ -1,9 +1,15 @@
-"""What a child gets of our own environment."""
+"""What a child gets of our own environment, and what of all that it gets nobody else may read."""
 
 import os
 import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+_SECRET_OPTION = re.compile(r"--?(?:\w+[-_])*(?:key|token|secret|password)(?:=(.*))?", re.IGNORECASE)
+_SHORTEST = 4
+"""Of a value under a name that says it is a secret, in characters."""
+_SHORTEST_OTHER = 8
 
 SHORT = frozenset(
     (
@@ -24,3 +30,30 @@ def clean_environment() -> dict[str, str]:
 def short_environment() -> dict[str, str]:
     """Return only those variables of our environment that `SHORT` names."""
     return {name: value for name, value in os.environ.items() if name in SHORT}
+
+
+def secrets_in(variables: Mapping[str, str], command: Sequence[str]) -> list[str]:
+    """
+    Return what must not be read in the lines of a child with *variables* of its own, run by *command*.
+
+    These are the secrets of our own environment, the values of *variables*, and what follows an option such
+    as `--api-key`.  Values of a few characters would be found everywhere, and paths say where an error is:
+    both count only under a name that says what they are.
+    """
+    named = [(name, value) for name, value in os.environ.items() if _SECRET.search(name)]
+    values = (value for name, value in (*named, *variables.items()) if _is_secret(name, value))
+    found = (line for value in (*values, *_of_options(command)) for line in value.splitlines())
+    return [line.strip() for line in found if len(line.strip()) >= _SHORTEST]
+
+
+def _is_secret(name: str, value: str) -> bool:
+    if _SECRET.search(name):
+        return True
+    return len(value) >= _SHORTEST_OTHER and not value.startswith("/")
+
+
+def _of_options(command: Sequence[str]) -> Iterator[str]:
+    """Yield the values of those options in *command* whose names say that they are secrets."""
+    for word, following in pairwise((*command, "")):
+        if option := _SECRET_OPTION.fullmatch(word):
+            yield following if option[1] is None else option[1]

@@ -2,7 +2,8 @@
 What the engine of one model says, whichever of its processes says it: the last lines, some in our own log.
 
 Everything has a bound, for a child may write as fast as it can: the lines kept, their length, and how many a
-second go into our log, where they would push out what dmap itself has to say.
+second go into our log, where they would push out what dmap itself has to say.  Secrets that the child was
+given are masked before a line is kept, so whoever reads it reads none.
 """
 
 import asyncio
@@ -10,12 +11,19 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from dmap.logfmt import logfmt
 
+MASK = "***"
+
 _PIECE_BYTES = 16 * 1024
-_COLOUR = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+_LONGEST_SECRET = 8 * 1024
+"""In bytes: so much more of a long line is read, so that a secret at its end is seen whole."""
+_ACTS = re.compile(
+    "\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|[PX^_][^\x1b]*(?:\x1b\\\\)?|[ -/]*[0-~]|$)"
+)
+"""What a terminal obeys and does not show: sequences of control, titles, strings (ECMA-48, 5.4 to 5.6)."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +53,12 @@ class Log:
         self._lines: deque[str] = deque(maxlen=self.LINES)
         self._clock = clock
         self._may, self._seen_at, self._untold = float(self.BURST), self._clock(), 0
+        self._secrets: re.Pattern[str] | None = None
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Mask *secrets*, and only these, in the lines from now on."""
+        longest_first = sorted(set(secrets), key=len, reverse=True)
+        self._secrets = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
     def since(self, after: int) -> list[str]:
         """Return the lines after the one with the number *after*, oldest first, as far as they are kept."""
@@ -56,20 +70,28 @@ class Log:
         partial = b""
         while chunk := await stream.read(_PIECE_BYTES):
             *whole, partial = (partial + chunk).replace(b"\r", b"\n").split(b"\n")
-            partial = partial[: self.LINE_BYTES]
+            partial = partial[: self.LINE_BYTES + _LONGEST_SECRET]
             for line in filter(None, whole):
                 self.add(line)
         if partial:
             self.add(partial)
 
     def add(self, line: bytes) -> None:
-        """Keep one more line, cut to its bound and without colours."""
-        text = _COLOUR.sub(b"", line[: self.LINE_BYTES]).decode(errors="replace").strip()
+        """Keep one more line, cut to its bound, without secrets and without what a terminal would obey."""
+        text = self._shown(line[: self.LINE_BYTES + _LONGEST_SECRET])
         if text:
             self.last += 1
             self._lines.append(text)
             if self.name and self.telling(text):
                 self._tell(text)
+
+    def _shown(self, line: bytes) -> str:
+        text = line.decode(errors="replace").replace("\t", " ")
+        if not text.isprintable():
+            text = "".join(filter(str.isprintable, _ACTS.sub("", text)))
+        if self._secrets is not None:
+            text = self._secrets.sub(MASK, text)
+        return text.encode()[: self.LINE_BYTES].decode(errors="ignore").strip()
 
     def _tell(self, text: str) -> None:
         now = self._clock()

@@ -53,6 +53,8 @@ async def answer(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: 
         error.__traceback__ = None  # as in `app`: the lease keeps it
         if isinstance(error, BackendDown) and route.device is None:  # a device is its gate's business
             proxy.inventory.report(route.key.backend, error)
+        if not visit.client.may_watch:
+            error.leave_out_lines()
         await reply.fail(error)
     return await reply.end()
 

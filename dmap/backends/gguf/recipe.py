@@ -17,7 +17,7 @@ from dmap.backends.base import Loaded, Target
 from dmap.backends.gguf import engine
 from dmap.backends.gguf.file import ModelFile
 from dmap.backends.resident import ANSWER_BYTES, Recipe
-from dmap.process import Child
+from dmap.process import Child, secrets_in
 
 ANSWER_S = 10.0
 """How long a loaded child may take to answer /health and /props."""
@@ -56,6 +56,7 @@ def recipe_of(file: ModelFile, settings: Mapping[str, Any], environment: Mapping
         "/health",
         lambda what, lines: reason_in(lines) or what,
         place=f" from {file.path}",
+        secrets=[key, *secrets_in({}, ())],
     )
 
 

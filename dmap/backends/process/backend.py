@@ -19,7 +19,7 @@ from dmap.backends.resident import Recipe
 from dmap.backends.residents import Residents
 from dmap.errors import BackendDown, LoadFailed
 from dmap.models import ModelInfo
-from dmap.process import Child, Log, run_once, short_environment
+from dmap.process import Child, Log, run_once, secrets_in, short_environment
 from dmap.sections import ModelSection
 from dmap.sections.command import places
 from dmap.tasks import end, errand
@@ -168,6 +168,7 @@ class ProcessBackend:
             patience=PATIENCE,
             stop=command.stop,
             stop_s=self._section.stop_s,
+            secrets=secrets_in(command.variables, (*command.run, *command.stop)),
             freed=lambda: self._free(port),
         )
 

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from dmap.backends.ask import Unheard, ask, count, decoded
 from dmap.backends.base import Loaded, Target, trouble_of
 from dmap.backends.compatible import LIST_BYTES, listed
-from dmap.errors import LoadFailed
+from dmap.errors import SAID, LoadFailed
 from dmap.sections.command import PORT
 
 ANSWER_S = 5.0
 """How long a server may take to answer a question about itself."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5
 """Between two questions whether it is ready."""
-SAID = 12
+LAST_LINES = 12
 """So many of its last lines are told when it fails."""
-SAID_LETTERS = 160
+LINE_LETTERS = 160
 
 
 class Server:
@@ -56,8 +56,8 @@ class Server:
     def reason(self, what: str, lines: Sequence[str]) -> str:
         """Say why it failed: *what* was seen from outside and its last answer; and its last *lines*."""
         seen = f"{what} ({self._last})" if self._last and what else what
-        said = " | ".join(line[:SAID_LETTERS] for line in lines[-SAID if what else -1 :])
-        return "; its last lines: ".join(filter(None, (seen, said)))
+        said = " | ".join(line[:LINE_LETTERS] for line in lines[-LAST_LINES if what else -1 :])
+        return SAID.join(filter(None, (seen, said)))
 
     async def _takes_connections(self) -> bool:
         try:
