@@ -164,7 +164,7 @@ models:
   leaky:
     backend: box
     cmd: >-
-      {python} -c "import os, sys; print(os.environ['HF_TOKEN'], sys.argv); sys.exit(1)" --api-key sk-of-the-box
+      {python} -c "import os, sys; print(os.environ['HF_TOKEN'], sys.argv); exit(1)" --api-key sk-of-box
     env: {{HF_TOKEN: "${{HF_TOKEN}}"}}
 """
 
@@ -183,7 +183,7 @@ async def test_what_a_server_says_is_its_owners(tmp_path):
     assert "; its last lines: *** ['-c', '--api-key', '***']" in told["owner"]
     assert "'--api-key', '***']" in log["lines"][-1]
     everything = "".join((*process.log, *told.values(), *log["lines"]))
-    assert [secret for secret in ("hf_secret", "sk-of-the-box") if secret in everything] == []
+    assert [secret for secret in ("hf_secret", "sk-of-box") if secret in everything] == []
 
 
 async def refused(process: Process, key: str) -> str:

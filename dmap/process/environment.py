@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
-_SECRET_OPTION = re.compile(r"--?(?:\w+[-_])*(?:key|token|secret|password)(?:=(.*))?", re.IGNORECASE)
+_SECRET_OPTION = re.compile(r"--?(?:[a-z0-9]+[-_])*(?:key|token|secret|password)(?:=(.*))?", re.IGNORECASE)
 _SHORTEST = 4
 """Of a value under a name that says it is a secret, in characters."""
 _SHORTEST_OTHER = 8
