@@ -6,11 +6,13 @@ import os
 import secrets
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from string import Template
 
@@ -182,6 +184,29 @@ def _start_all(ground: Ground) -> Contender:
     return contender
 
 
+def _start_traced(ground: Ground) -> Contender:
+    """Start dmap with the traces of a tenth of its requests, for a collector that takes and drops them."""
+    collector = ThreadingHTTPServer(("127.0.0.1", 0), _Collector)
+    threading.Thread(target=collector.serve_forever, daemon=True).start()
+    port = free_port()
+    plain = _DMAP.substitute(port=port, url=ground.peer.url)
+    traces = f"traces: {{url: 'http://127.0.0.1:{collector.server_port}', share: 0.1}}\n"
+    return _serve("dmap-traced", Door(port), plain + traces, ground)
+
+
+class _Collector(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:  # noqa: N802
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
 def _serve(name: str, door: Door, config: str, ground: Ground) -> Contender:
     folder = ground.folder / str(door.port)
     folder.mkdir()
@@ -221,6 +246,7 @@ def _start_naive(ground: Ground) -> Contender:
 KINDS: dict[str, Callable[[Ground], Contender]] = {
     "dmap": _start_dmap,
     "dmap-all": _start_all,
+    "dmap-traced": _start_traced,
     "dmap-unwatched": _start_unwatched,
     "nginx": _start_nginx,
     "go": _start_go,

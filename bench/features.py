@@ -26,14 +26,16 @@ from peer import Figures, Peer, build
 from report import Result, cost_table, generator_line, objections, ratios
 from run import RESULTS, alone, leave, progress
 
-_STREAMERS = ("dmap", "dmap-all")
-_ASKERS = ("dmap", "dmap-unwatched", "dmap-all", "go")
+_STREAMERS = ("dmap", "dmap-traced", "dmap-all")
+_ASKERS = ("dmap", "dmap-traced", "dmap-unwatched", "dmap-all", "go")
 _OPENING_S = 1.2  # of a stream's life is outside the window; see peer/stream.go
 _WINDOW, _WHOLE, _REQUESTS = "chunks of running streams", "chunks of whole streams", "requests"
 _BARS = (
     (_WHOLE, "dmap-all", "dmap", 1.05),
     (_REQUESTS, "dmap-all", "go", 6.0),
     (_REQUESTS, "dmap", "go", 4.5),
+    (_WHOLE, "dmap-traced", "dmap", 1.02),
+    (_REQUESTS, "dmap-traced", "dmap", 1.08),
 )
 """What one may cost at most, as a multiple of what another one does."""
 
