@@ -85,10 +85,11 @@ def ended(**fields: Any) -> dict[str, Any]:
 
 
 def values(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
-    """Return the samples called *name* by the values of their labels."""
+    """Return the samples called *name* that are not 0, by the values of their labels."""
     return {
         tuple(value for label, value in sample.items() if label != "value"): sample["value"]
         for sample in metrics.as_dict().get(name, ())
+        if sample["value"]
     }
 
 
@@ -206,6 +207,38 @@ class TestRequests:
         assert (len(durations), durations["(other)", "success"]) == (MODELS + 1, 50)
         assert len({client for _, client in tokens}) == CLIENTS + 1
 
+    def test_waits_by_key(self, metrics: Metrics, bus: Bus) -> None:
+        """Waits and first bytes are told by the names of keys, and not of those without one."""
+        bus.tell("request.finished", ended())
+        bus.tell("request.finished", ended(client="10.0.0.1", key=False))
+
+        assert values(metrics, "dmap_client_queue_wait_seconds_sum") == {("webui",): 0.25}
+        assert values(metrics, "dmap_client_first_byte_seconds_sum") == {("webui",): 0.5}
+
+
+class TestTheStart:
+    @pytest.mark.parametrize(
+        ("name", "key"),
+        [
+            ("dmap_switch_failures_total", ("gpu0",)),
+            ("dmap_switches_total", ("gpu0", "patience")),
+            ("dmap_evictions_total", ("gpu0", "ttl")),
+            ("dmap_upstream_errors_total", ("lms", "told_5xx")),
+            ("dmap_refused_total", ("model_not_found",)),
+            ("dmap_timeouts_total", ("wait_expired",)),
+            ("dmap_access_denied_total", ("invalid_api_key",)),
+            ("dmap_config_reloads_total", ("refused",)),
+            ("dmap_outside_changes_total", ("vanished",)),
+            ("dmap_drain_seconds_count", ("gpu0",)),
+            ("dmap_switch_duration_seconds_count", ("gpu0",)),
+        ],
+    )
+    def test_what_can_be_counted_is_there(self, metrics: Metrics, name: str, key: tuple[str]) -> None:
+        """From the first scrape on a series is there at 0, so that its first step up is seen as one."""
+        first = {tuple(one.values())[:-1]: one["value"] for one in metrics.as_dict()[name]}
+
+        assert first[key] == 0
+
 
 class TestSwitches:
     def test_a_switch(self, metrics: Metrics, bus: Bus) -> None:
@@ -303,7 +336,8 @@ class TestThePage:
         page = await scraped(proxy)
 
         assert samples(page, "dmap_request_duration_seconds_count") == {("(none)", "refused"): 1}
-        assert samples(page, "dmap_refused_total") == {("model_not_found",): 1}
+        refused = samples(page, "dmap_refused_total")
+        assert (refused[("model_not_found",)], sum(refused.values())) == (1, 1)
         assert "planted" not in page and "127.0.0.1" not in page
 
     async def test_the_queue_as_it_is(self, start: Any, backend: FakeBackend) -> None:
@@ -357,7 +391,8 @@ class TestThePage:
 
         page = await scraped(proxy, Authorization="Bearer secret")
 
-        assert samples(page, "dmap_access_denied_total") == {("invalid_api_key",): 1}
+        denied = samples(page, "dmap_access_denied_total")
+        assert denied == {("access_denied",): 0, ("invalid_api_key",): 1, ("rate_limit_exceeded",): 0}
         assert "secret" not in page and digest not in page
 
     async def test_a_backend_that_is_down(self, start: Any) -> None:

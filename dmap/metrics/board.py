@@ -6,8 +6,9 @@ a key, and all clients without a key are `ADDRESS`.  `MODELS` and `CLIENTS` boun
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass
+from itertools import product
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,9 +16,9 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from dmap import __version__
-from dmap.arbiter import Snapshot
+from dmap.arbiter import Cause, Snapshot
 from dmap.events import Bus, Event
-from dmap.metrics.outcome import kind_of, status_of
+from dmap.metrics.outcome import DENIED, codes_of, kind_of, kinds_of_upstream_errors, status_of
 from dmap.metrics.series import MODELS, Counter, Histogram, LabelLimit
 
 CLIENTS = 128
@@ -54,6 +55,8 @@ _HISTOGRAMS: Mapping[str, tuple[Sequence[float], str, str]] = {
     "dmap_request_duration_seconds": (ANSWERS_S, "model status", "From arrival to the end of the answer"),
     "dmap_queue_wait_seconds": (WAITS_S, "model", "How long a request waited for its model"),
     "dmap_first_byte_seconds": (FIRST_BYTES_S, "model", "From asking the backend to its first byte"),
+    "dmap_client_queue_wait_seconds": (WAITS_S, "client", "How long requests of a key waited"),
+    "dmap_client_first_byte_seconds": (FIRST_BYTES_S, "client", "The same of the first byte, by key"),
     "dmap_switch_duration_seconds": (SWITCHES_S, "device", "From its begin to the model that answers"),
     "dmap_drain_seconds": (WAITS_S, "device", "How long a switch waited for leases to end"),
     "dmap_load_seconds": (SWITCHES_S, "model", "What loading a model took"),
@@ -93,14 +96,37 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Write down every family; called by the registry."""
+        devices, backends = self.devices(), self.backends()
+        self._start(devices, backends)
         yield from (counter.family() for counter in self._counters.values())
         yield from (histogram.family() for histogram in self._histograms.values())
-        yield from _gauges(self.devices(), self.clock())
-        yield _gauge("dmap_backend_up", "1 if the backend answered last time", "backend", self.backends())
+        yield from _gauges(devices, self.clock())
+        yield _gauge("dmap_backend_up", "1 if the backend answered last time", "backend", backends)
         yield CounterMetricFamily(
             "dmap_activity_lost_total", "Lines that the activity log lacks", self.lost()
         )
         yield _gauge("dmap_build_info", "The version that runs", "version", {__version__: 1})
+
+    def _start(self, devices: Iterable[str], backends: Iterable[str]) -> None:
+        """Have all that can be counted be there from the first scrape on, but for models and clients."""
+        causes = [cause.value for cause in Cause]
+        told = kinds_of_upstream_errors()
+        for name, keys in (
+            ("dmap_switches_total", product(devices, causes)),
+            ("dmap_evictions_total", product(devices, causes)),
+            ("dmap_switch_failures_total", product(devices)),
+            ("dmap_upstream_errors_total", product(backends, told)),
+            ("dmap_refused_total", product(codes_of("refused"))),
+            ("dmap_timeouts_total", product(codes_of("timeout"))),
+            ("dmap_access_denied_total", product(DENIED)),
+            ("dmap_config_reloads_total", product(("reloaded", "refused"))),
+            ("dmap_outside_changes_total", product(("appeared", "vanished"))),
+        ):
+            for key in keys:
+                self._counters[name].start(*key)
+        for name in ("dmap_switch_duration_seconds", "dmap_drain_seconds"):
+            for device in devices:
+                self._histograms[name].start(device)
 
     def as_dict(self) -> dict[str, list[dict[str, Any]]]:
         """Return each sample's name with its label sets and values, the buckets of histograms left out."""
@@ -154,16 +180,23 @@ class Metrics(Collector):
 
     def _measure(self, fields: Mapping[str, Any], model: str) -> None:
         get = fields.get
-        self._histograms["dmap_queue_wait_seconds"].observe(get("queue_s", 0.0), model)
+        for name in ("dmap_mismatches_total", "dmap_retries_total"):
+            self._counters[name].start(model)
+        client = self._clients.of(fields["client"]) if get("key") else ADDRESS
+        self._waited("queue_wait", get("queue_s", 0.0), model, client)
         first_byte_s = get("first_byte_s")
         if first_byte_s is None:
             return  # the backend answered nothing that could be counted
-        self._histograms["dmap_first_byte_seconds"].observe(first_byte_s, model)
+        self._waited("first_byte", first_byte_s, model, client)
         self._counters["dmap_chunks_total"].add(get("chunks", 0), model)
         self._counters["dmap_answer_bytes_total"].add(get("bytes", 0), model)
-        client = self._clients.of(fields["client"]) if get("key") else ADDRESS
         self._counters["dmap_tokens_in_total"].add(get("tokens_in", 0), model, client)
         self._counters["dmap_tokens_out_total"].add(get("tokens_out", 0), model, client)
+
+    def _waited(self, what: str, value: float, model: str, client: str) -> None:
+        self._histograms[f"dmap_{what}_seconds"].observe(value, model)
+        if client != ADDRESS:
+            self._histograms[f"dmap_client_{what}_seconds"].observe(value, client)
 
     def _drained(self, event: Event) -> None:
         fields, device = event.fields, event.fields["device"]

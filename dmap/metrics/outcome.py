@@ -22,6 +22,8 @@ _OUTCOMES = {
     # Ours.
     "error": "internal_error not_saved",
 }
+DENIED = ("access_denied", "invalid_api_key", "rate_limit_exceeded")
+"""The codes of requests that were not let in."""
 STATUS = {outcome: status for status, outcomes in _OUTCOMES.items() for outcome in outcomes.split()}
 """The status of each outcome that dmap itself gives; any other is a code that a backend made up."""
 
@@ -40,3 +42,13 @@ def kind_of(fields: Mapping[str, Any]) -> str:
     if outcome in STATUS and outcome not in ("success", "backend_error"):
         return outcome
     return "told_4xx" if 400 <= fields.get("status", 200) < 500 else "told_5xx"
+
+
+def codes_of(status: str) -> list[str]:
+    """Return the codes that come with *status*."""
+    return _OUTCOMES[status].split()
+
+
+def kinds_of_upstream_errors() -> list[str]:
+    """Return what `kind_of` may say of a backend's failure."""
+    return [*(code for code in codes_of("upstream_error") if code != "backend_error"), "told_4xx", "told_5xx"]

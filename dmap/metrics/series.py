@@ -46,6 +46,10 @@ class Counter:
         """Add *amount* to the value for *key*, one string per label."""
         self._values[key] += amount
 
+    def start(self, *key: str) -> None:
+        """Have *key* be there, at 0: Prometheus sees no increase where there was nothing before."""
+        self._values.setdefault(key, 0.0)
+
     def family(self) -> CounterMetricFamily:
         """Return all values."""
         family = CounterMetricFamily(self._name, self._meaning, labels=self._labels)
@@ -74,6 +78,10 @@ class Histogram:
         row = self._rows[key]
         row[bisect_left(self._bounds, value)] += 1
         row[-1] += value
+
+    def start(self, *key: str) -> None:
+        """Have *key* be there, with nothing counted."""
+        self._rows[key]
 
     def family(self) -> HistogramMetricFamily:
         """Return all histograms."""
