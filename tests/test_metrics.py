@@ -330,7 +330,7 @@ class TestThePage:
         client = await proxy.client()
         await client.send(post(chat(model="planted-model")))
         await client.answer()
-        await client.send(post(chat(), path="/v1/planted-path"))
+        await client.send(post(chat(), path="/planted-path"))
         await client.answer()
 
         page = await scraped(proxy)
