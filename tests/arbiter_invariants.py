@@ -71,6 +71,10 @@ class Watch:
     started: float = 0
     dearest_s: float = GUESS_S
     lists: dict[int, frozenset[str]] = field(default_factory=dict)
+    standby: dict[int, Needs] = field(default_factory=dict)
+    told: dict[int, Needs] = field(default_factory=dict)
+    dismissed: set[int] = field(default_factory=set)
+    busy_at: float | None = None
 
     # Events
 
@@ -81,11 +85,27 @@ class Watch:
         overtaken = Counter() if is_first else None
         self.requests[id] = Request(model, needs, client, priority, self.now, overtaken=overtaken)
         self.lists[model] = needs.together
-        self.heard(self.arbiter.submit(self.now, id, model, client, needs, priority))
+        self.told.pop(model, None)
+        effects = self.arbiter.submit(self.now, id, model, client, needs, priority)
+        reasons = {effect.reason for effect in effects if isinstance(effect, Refuse) and effect.ticket == id}
+        if not reasons - {Reason.WAIT_EXPIRED, Reason.LOAD_FAILED}:
+            self.busy_at = self.now
+            self.dismissed.clear()
+        self.heard(effects)
+
+    def preload(self, models: dict[int, Needs]) -> None:
+        """Name what is to be there before anybody asks."""
+        self.standby = dict(models)
+        self.told.update(models)
+        self.lists.update((model, needs.together) for model, needs in models.items())
+        self.dismissed &= models.keys()
+        self.heard(self.arbiter.preload(self.now, models))
 
     def withdraw(self, id: int) -> None:
         """Withdraw a ticket in any state."""
         request = self.requests[id]
+        if request.state == "leased":
+            self.busy_at = self.now
         if id in self.leases.get(request.model, set()):
             self.leases[request.model].discard(id)
             self.used[request.model] = self.now
@@ -110,6 +130,8 @@ class Watch:
         """Wish a model away."""
         if model in self.loaded or (self.switch is not None and self.switch.load == model):
             self.wishes.setdefault(model, set()).add(cause)
+            if cause is Cause.ASKED and model in self.standby:
+                self.dismissed.add(model)
         self.heard(self.arbiter.unload(self.now, model, cause))
 
     def keep(self, model: int, cause: Cause = Cause.ASKED) -> None:
@@ -132,6 +154,9 @@ class Watch:
 
     def resume(self) -> None:
         """Go on."""
+        if self.drained and self.busy_at is not None:
+            self.busy_at = self.now
+            self.dismissed.clear()
         self.drained = self.emptied = False
         for model in list(self.wishes):
             self.revoke(model, Cause.DRAIN)
@@ -178,10 +203,12 @@ class Watch:
             expired = [effect for effect in effects if isinstance(effect, Refuse)]
             assert len(granted) >= min(room, len(waiting)) - len(expired)
 
-    def observe(self, residents: dict[int, Needs], epoch: int) -> None:
-        """Report what is resident, as read at *epoch*."""
+    def observe(self, residents: dict[int, Needs], epoch: int, taken: frozenset[int] = frozenset()) -> None:
+        """Report what is resident, as read at *epoch*; others have *taken* some of what is gone."""
         if epoch == self.arbiter.epoch and self.switch is None:
             for model in [model for model in self.loaded if model not in residents]:
+                if model in taken and model in self.standby:
+                    self.dismissed.add(model)
                 self.gone(model)
             for model in [model for model in residents if model not in self.loaded]:
                 self.come(model, residents[model])
@@ -190,7 +217,7 @@ class Watch:
                 self.loaded[model] = self.loaded[model]._replace(**told)
                 self.lists[model] = residents[model].together
             self.doubted.clear()
-        self.heard(self.arbiter.observed(self.now, epoch, residents))
+        self.heard(self.arbiter.observed(self.now, epoch, residents, taken))
 
     def advance(self, to: float) -> None:
         """Let time pass, and tick."""
@@ -211,7 +238,8 @@ class Watch:
 
     def newest_needs(self, model: int) -> Needs:
         """Return what the last ticket for *model* said it needs, with its lists as they are by now."""
-        needs = [request.needs for request in self.requests.values() if request.model == model][-1]
+        asked = [request.needs for request in self.requests.values() if request.model == model]
+        needs = self.told.get(model) or asked[-1]
         return needs._replace(together=self.lists[model])
 
     def come(self, model: int, needs: Needs) -> None:
@@ -273,7 +301,10 @@ class Watch:
     def start(self, switch: Switch) -> None:
         """Enter a switch: the only one, wanted, of idle victims, and within the limits."""
         assert self.switch is None, "two switches at once"
-        assert self.waiting(switch.load), "a switch for nobody"
+        if switch.cause in (Cause.PRELOAD, Cause.RETURN):
+            self.check_unasked(switch)
+        else:
+            assert self.waiting(switch.load), "a switch for nobody"
         assert switch.load not in self.loaded, "a second copy"
         assert not any(self.leases[model] for model in switch.unload), "unloaded while serving"
         assert not self.drained, "a switch on a drained device"
@@ -289,6 +320,19 @@ class Watch:
         lists = [need.together for need in needs]
         plain = [need._replace(together=frozenset()) for need in needs]
         return bool(frozenset.intersection(*lists)) or fits(self.limits, plain)
+
+    def check_unasked(self, switch: Switch) -> None:
+        """Look whether a load for nobody is one of those that are to be there, and in nobody's way."""
+        waiting = {request.model for request in self.requests.values() if request.state == "waiting"}
+        assert switch.load in self.standby, "a load that nobody named"
+        assert switch.load not in self.dismissed, "what went by hand came back before anybody asked"
+        assert not waiting - self.loaded.keys(), "a load for nobody before one for somebody"
+        if switch.cause is Cause.RETURN:
+            busy = any(request.state != "over" for request in self.requests.values())
+            assert not busy and self.limits.return_s is not None
+            assert self.busy_at is None or self.now >= self.busy_at + self.limits.return_s, "too soon"
+        else:
+            assert self.busy_at is None or not switch.unload, "evicted what somebody had asked for"
 
     def is_in_vain(self, switch: Switch) -> bool:
         """Tell whether one of those that go could have stayed; what is tried alone is another thing."""
@@ -421,7 +465,7 @@ class Watch:
         self.check_demands()
         snapshot = self.arbiter.snapshot(self.now)
         waiting = {id for id, request in self.requests.items() if request.state == "waiting"}
-        places = self.arbiter.places(self.now)
+        places = self.arbiter.look(self.now).first(1000)
         assert places.keys() == waiting
         assert snapshot.waiting == len(waiting)
         positions = sorted(place.position for place in places.values())

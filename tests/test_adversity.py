@@ -36,7 +36,7 @@ class TestArbiter:
         arbiter.submit(0, 1, "a", "me", ONE)
         arbiter.configure(1, Limits(memory_bytes=5))
 
-        assert arbiter.places(1).keys() == {1}
+        assert arbiter.look(1).first(1000).keys() == {1}
         assert [type(effect) for effect in arbiter.resume(2)] == [Refuse]
 
     def test_drained_to_be_empty(self) -> None:

@@ -897,7 +897,7 @@ def at_most(reckoned_s: float, multiple: float = 1.5) -> float:
 
 def estimates(arbiter: Arbiter, now: float) -> dict[object, tuple[int, float]]:
     """Return position and estimate of each ticket that waits."""
-    return {ticket: place[:2] for ticket, place in arbiter.places(now).items()}
+    return {ticket: place[:2] for ticket, place in arbiter.look(now).first(1000).items()}
 
 
 class TestSnapshot:
@@ -927,7 +927,7 @@ class TestSnapshot:
 
         arbiter.submit(528, "c", "C", "cid", CHAT)
 
-        assert arbiter.places(528)["c"].estimate_s < 60
+        assert arbiter.look(528).first(1000)["c"].estimate_s < 60
 
     def test_tells_who_serves_and_who_leaves(self) -> None:
         """A victim that still serves shows as leaving."""
@@ -996,7 +996,7 @@ class TestSnapshot:
             arbiter.submit(0, ticket, "A", "ann", SINGLE)
         arbiter.submit(0, "b", "B", "bob", CHAT)
 
-        assert arbiter.places(0)["b"].estimate_s == 60 + 5 + 10
+        assert arbiter.look(0).first(1000)["b"].estimate_s == 60 + 5 + 10
 
     def test_expects_a_victim_to_go_after_its_last_answer(self) -> None:
         """While a victim serves, the load of who waits has not begun: it takes all its time."""
@@ -1004,7 +1004,7 @@ class TestSnapshot:
         arbiter.submit(9, "b", "B", "bob", CHAT)
         arbiter.tick(69)
 
-        assert arbiter.places(70)["b"].estimate_s == 5 / 2 + 8
+        assert arbiter.look(70).first(1000)["b"].estimate_s == 5 / 2 + 8
 
     def test_expects_a_model_in_doubt_to_serve_its_line(self) -> None:
         """Who waits behind a model that did not answer waits for all who wait for it, and a load."""
@@ -1014,7 +1014,7 @@ class TestSnapshot:
         arbiter.came_back(3, 1)
         arbiter.submit(3, 3, "B", "bob", CHAT)
 
-        assert arbiter.places(3)[3].estimate_s == 2 * 5 + 10
+        assert arbiter.look(3).first(1000)[3].estimate_s == 2 * 5 + 10
 
     def test_tells_a_full_queue_the_same(self) -> None:
         """Who is refused is told what it would have had to wait, behind those who do."""
@@ -1129,7 +1129,7 @@ class TestComingBack:
         arbiter.submit(2, 2, "A", "bob", SINGLE)
 
         assert arbiter.came_back(3, 1) == []
-        assert [place.position for place in (arbiter.places(3)[1], arbiter.places(3)[2])] == [1, 2]
+        assert [place.position for place in arbiter.look(3).first(1000).values()] == [1, 2]
         assert arbiter.observed(4, arbiter.epoch, {"A": SINGLE}) == [Grant(1)]
         assert arbiter.withdraw(5, 1) == [Grant(2)]
 
@@ -1157,7 +1157,7 @@ class TestComingBack:
         arbiter.came_back(12, 1)
         arbiter.observed(12, arbiter.epoch, {})
 
-        assert [arbiter.places(12)[ticket].position for ticket in (1, 3, 2, 4)] == [1, 2, 3, 4]
+        assert [arbiter.look(12).first(1000)[ticket].position for ticket in (1, 3, 2, 4)] == [1, 2, 3, 4]
         assert arbiter.next_deadline() == 300
 
     def test_its_resident_takes_nobody_until_it_was_seen(self) -> None:
@@ -1317,7 +1317,7 @@ class TestOneLine:
         arbiter.submit(10, 2, "A", "ann", SINGLE)
         arbiter.submit(10, 3, "A", "bob", SINGLE)
 
-        assert arbiter.places(100)[3].estimate_s == 5
+        assert arbiter.look(100).first(1000)[3].estimate_s == 5
 
     def test_estimates_how_long_a_load_is_used_by_its_line(self) -> None:
         """The next model comes when those who wait for the first are served, or its residency is over."""
@@ -1326,9 +1326,9 @@ class TestOneLine:
         arbiter.submit(0, 2, "A", "bob", SINGLE)
         arbiter.submit(0, 3, "B", "cid", SINGLE)
 
-        assert arbiter.places(0)[3].estimate_s == 10 + 3 * 5 + 10
+        assert arbiter.look(0).first(1000)[3].estimate_s == 10 + 3 * 5 + 10
         arbiter.configure(0, Limits(residency=1))
-        assert arbiter.places(0)[3].estimate_s == 10 + 10 + 10
+        assert arbiter.look(0).first(1000)[3].estimate_s == 10 + 10 + 10
 
 
 def test_who_serves() -> None:

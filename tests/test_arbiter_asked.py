@@ -153,7 +153,7 @@ class TestUnload:
         assert snapshot.residents[0].leaving
         plan = snapshot.plan
         assert (plan.load, plan.victims, plan.phase) == (None, ("A",), "unload")
-        assert arbiter.places(2)["a"].estimate_s == 10
+        assert arbiter.look(2).first(1000)["a"].estimate_s == 10
 
     def test_estimates_the_wait_for_what_is_leaving(self) -> None:
         """Who waits for a model that is to go waits for the rest of its last answer and its load."""
@@ -162,7 +162,7 @@ class TestUnload:
         arbiter.unload(2, "A")
         arbiter.submit(3, "a2", "A", "amy", CHAT)
 
-        assert arbiter.places(3)["a2"].estimate_s == 5 - 2 + 10
+        assert arbiter.look(3).first(1000)["a2"].estimate_s == 5 - 2 + 10
 
 
 class TestTtl:
@@ -330,7 +330,7 @@ class TestDrain:
         arbiter.drain(0)
         arbiter.submit(10, "a", "A", "ann", CHAT)
 
-        assert arbiter.places(30)["a"].estimate_s == 80
+        assert arbiter.look(30).first(1000)["a"].estimate_s == 80
         assert arbiter.tick(110) == [Refuse("a", Reason.WAIT_EXPIRED, "", 100)]
 
     def test_forgets_nothing_for_its_age(self) -> None:

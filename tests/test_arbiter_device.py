@@ -8,6 +8,7 @@ from dmap.arbiter import Arbiter, Grant, Limits, Needs, Outcome
 from dmap.arbiter.choice import demands_of
 from dmap.arbiter.device import MODELS, Device
 from dmap.arbiter.estimates import CLIENTS, Averages
+from dmap.arbiter.settlement import reckon
 from dmap.arbiter.state import Resident, Ticket
 
 SINGLE = Needs(parallel=1)
@@ -95,7 +96,7 @@ def loads_another(device: Device) -> None:
     [
         lambda device: device.configure(Limits(wait_s=10)),
         lambda device: device.note("a", Needs(size_bytes=1)),
-        lambda device: device.reckon(1),
+        lambda device: reckon(1, device),
         lambda device: device.try_alone("a", alone=True),
         lambda device: device.waiters.add(2, Ticket(2, "a", "you", 2)),
         lambda device: device.waiters.take(1),

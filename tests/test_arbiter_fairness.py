@@ -244,7 +244,7 @@ class TestPriority:
         queue(arbiter, 0, "bob", "b1")
         queue(arbiter, 0, "cid", "c1", priority=1)
 
-        places = arbiter.places(0)
+        places = arbiter.look(0).first(1000)
 
         assert sorted(places, key=lambda ticket: places[ticket].position) == ["c1", "a1", "b1", "a2"]
 

@@ -27,6 +27,7 @@ LIMITS = st.builds(
     residency=st.integers(0, 4),
     wait_s=st.integers(1, 100),
     queue=st.integers(1, 8),
+    return_s=st.sampled_from([None, 3, 30]),
 )
 
 
@@ -56,6 +57,11 @@ class Life(RuleBasedStateMachine):
         self.needs = {
             model: needs._replace(together=on_lists(lists, model)) for model, needs in MODELS.items()
         }
+
+    @rule(models=st.lists(st.sampled_from(list(MODELS)), max_size=4, unique=True))
+    def preload(self, models: list[int]) -> None:
+        """The owner says anew which models are to be there before anybody asks."""
+        self.watch.preload({model: self.needs[model] for model in models})
 
     @rule(number=st.integers(0, 6), client=st.integers(1, 4), raised=st.integers(-1, 1))
     def submit(self, number: int, client: int, raised: int) -> None:
@@ -145,13 +151,13 @@ class Life(RuleBasedStateMachine):
             return self.watch.refuse_to_go()
         self.watch.finish(Outcome(failed="no", crowded=crowded and self.watch.cleared))
 
-    @rule(models=st.sets(st.sampled_from(list(MODELS))), age=st.integers(0, 3))
-    def observe(self, models: set[int], age: int) -> None:
+    @rule(models=st.sets(st.sampled_from(list(MODELS))), age=st.integers(0, 3), by_hand=st.booleans())
+    def observe(self, models: set[int], age: int, by_hand: bool) -> None:
         """Somebody looks at the backends, perhaps before the last switch."""
         self.epochs.append(self.watch.arbiter.epoch)
-        self.watch.observe(
-            {model: self.needs[model] for model in models}, self.epochs[-1 - age % len(self.epochs)]
-        )
+        found = {model: self.needs[model] for model in models}
+        taken = frozenset(MODELS if by_hand else ())
+        self.watch.observe(found, self.epochs[-1 - age % len(self.epochs)], taken)
 
     @rule(seconds=st.integers(1, 30) | st.floats(0.001, 30))
     def wait(self, seconds: float) -> None:

@@ -2,6 +2,20 @@
 Which switch comes next, or when to look again.  Reads the device, decides nothing else.
 
 The arithmetic of a single choice is in `policy`; this is where it meets the state.
+
+Four rules make switches rare and waits bounded (`policy`).  *Patience*: a serving model takes newcomers while
+those who wait for others have patience: a few times what a switch to each model in use costs, `patience_s` at
+the most; who is of a higher class has less of it.  It is shared by all who serve meanwhile, so equal crowds
+have equal turns.  *Load*: where the work that comes anyhow (`influx`) needs a longer cycle, a few of these
+are added, up to `wait_s`, or to half of it where nobody waits for the resident; shorter turns would mean more
+switches than there is time for.  *Residency*: a switch earns its model `residency` times its cost in serving
+time, patience or not.  *Linger*: an idle model is kept while its clients, by their habit, are about to ask
+again.  Within one model turns go by what each client has received, so asking for more brings nothing
+(`fairness`); but whoever has had nothing for `patience_s` comes first.
+
+A waiter that has lost patience must not be overtaken for ever by others that are easier to please.  So
+while its model waits for its victims, another model may come in only if both could be resident together; and
+no model comes in before it that was resident since.  `bound` says what wait that makes at the most.
 """
 
 import math

@@ -15,12 +15,13 @@ A ticket waits, then holds a lease, then is withdrawn; or it is refused, and ove
 any state and may be called for one that is over already.  `came_back` lets a lease wait again whose resident
 did not answer: as old as it is, and where its age puts it.  Its resident takes nobody until it has been seen.
 
-A settlement has five steps.  Waiters beyond `wait_s` are refused.  A plan that nobody waits for any more, or
+A settlement has six steps.  Waiters beyond `wait_s` are refused.  A plan that nobody waits for any more, or
 that would no longer do, is dropped.  Without a plan, an idle resident that is to go makes one; else the
 waiting models that are not resident are looked at in the order of their turn, and the first one whose
-victims may go becomes the plan.  Each resident that is not leaving takes waiters of its own, up to its
-`parallel`: round by client (`fairness`), higher priority first, and the older a waiter the higher.  A plan
-whose victims hold no lease any more goes out as a `Switch`; it may load nothing.
+victims may go becomes the plan; `choice` has the rules that make switches rare and waits bounded.  If nobody
+waits for another model, one may be loaded that nobody asked for (`standby`).  Each resident that stays takes
+waiters of its own, up to its `parallel`: round by client (`fairness`), higher priority first, and the older a
+waiter the higher.  A plan whose victims hold no lease goes out as a `Switch`; it may load nothing.
 
 Most requests find their model free and nobody waiting.  Then a settlement would change nothing, and
 `submit` and `withdraw` do without it.
@@ -29,20 +30,6 @@ Choosing comes before taking, so that a victim takes nobody from the moment it i
 model that was just loaded are the exception: they get their leases before anyone can think of unloading it;
 so does a client that an idle resident was kept for.  Nobody is ever interrupted: a long answer delays a
 switch, and the victim stays closed meanwhile.
-
-Four rules make switches rare and waits bounded (`policy`).  *Patience*: a serving model takes newcomers while
-those who wait for others have patience: a few times what a switch to each model in use costs, `patience_s` at
-the most; who is of a higher class has less of it.  It is shared by all who serve meanwhile, so equal crowds
-have equal turns.  *Load*: where the work that comes anyhow (`influx`) needs a longer cycle, a few of these
-are added, up to `wait_s`, or to half of it where nobody waits for the resident; shorter turns would mean more
-switches than there is time for.  *Residency*: a switch earns its model `residency` times its cost in serving
-time, patience or not.  *Linger*: an idle model is kept while its clients, by their habit, are about to ask
-again.  Within one model turns go by what each client has received, so asking for more brings nothing
-(`fairness`); but whoever has had nothing for `patience_s` comes first.
-
-A waiter that has lost patience must not be overtaken for ever by others that are easier to please.  So
-while its model waits for its victims, another model may come in only if both could be resident together; and
-no model comes in before it that was resident since.  `bound` says what wait that makes at the most.
 
 The switch itself belongs to the gate, which reports its progress: `unloaded` after each model that went,
 `cleared` when memory is free and the load could begin, `switched` at the end.  If everybody who waited for
@@ -66,14 +53,14 @@ a copy loaded later is another resident.  What was read before a doubt, or befor
 of date: `epoch` tells, and such a report is ignored.
 """
 
-from collections.abc import KeysView, Mapping
+from collections.abc import Collection, KeysView, Mapping
 
-from dmap.arbiter import lengths, outlook
+from dmap.arbiter import lengths, outlook, standby
 from dmap.arbiter.device import Device
 from dmap.arbiter.effects import Cause, ClientId, Effect, Grant, ModelId, Reason, Switch, TicketId
 from dmap.arbiter.forecast import Forecast
 from dmap.arbiter.settlement import Settlement
-from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, Resident, Snapshot, Ticket, Wait
+from dmap.arbiter.state import Limits, Needs, Outcome, Plan, Resident, Snapshot, Ticket, Wait
 
 
 class Arbiter:
@@ -124,7 +111,7 @@ class Arbiter:
         if ticket in self._device.waiters.tickets:
             self._forecast.left(now, self._device.leave(ticket))
         elif ticket in self._device.leases:
-            self._settlement.heed_ttl(self._device.hand_back(now, ticket))
+            self._settlement.heed_idle(self._device.hand_back(now, ticket))
             if self._settlement.is_calm(now):
                 return []
         return self._settlement.settle(now)
@@ -172,6 +159,7 @@ class Arbiter:
         """Go on after `drain`.  Residents that have not gone by now stay."""
         if self._device.drained:
             self._device.resumed_at = now  # who waited until now was kept by the drain, not by a resident
+            self._device.preload.resumed(now)
         self._device.drained = self._device.emptied = False
         for model in list(self._device.wishes):
             self._device.unwish(model, Cause.DRAIN)
@@ -201,15 +189,30 @@ class Arbiter:
             if plan.load is None:
                 self._device.stay(now, *plan.victims)
             elif outcome.failed is not None:
-                self._settlement.fail(now, plan.load, outcome)
+                self._settlement.fail(now, plan, outcome)
             elif not outcome.stopped:
                 self._settlement.welcome(now, plan, outcome, wishes)
         return self._settlement.settle(now)
 
-    def observed(self, now: float, epoch: int, residents: Mapping[ModelId, Needs]) -> list[Effect]:
-        """Hear what is really resident, unless it was read before the last switch or during one."""
+    def observed(
+        self, now: float, epoch: int, residents: Mapping[ModelId, Needs], taken: Collection[ModelId] = ()
+    ) -> list[Effect]:
+        """
+        Hear what is really resident, unless it was read before the last switch or during one.
+
+        Of what is gone, others have *taken* some out.
+        """
         if epoch == self.epoch and self._device.under_way is None:
-            self._device.see(now, residents)
+            self._device.see(now, residents, taken)
+        return self._settlement.settle(now)
+
+    def preload(self, now: float, models: Mapping[ModelId, Needs]) -> list[Effect]:
+        """
+        Hear which *models* are to be there before anybody asks, in what order; in place of those before.
+
+        Those that were not among these are loaded at once, as far as there is room.
+        """
+        standby.name(self._device, models)
         return self._settlement.settle(now)
 
     def configure(self, now: float, limits: Limits) -> list[Effect]:
@@ -220,6 +223,7 @@ class Arbiter:
     def recovered(self, now: float, model: ModelId) -> list[Effect]:
         """Hear that what made the last load of *model* fail is over: it need not back off any longer."""
         self._device.back_off.clear(model)
+        self._device.preload.back_off.clear(model)
         return self._settlement.settle(now)
 
     def tick(self, now: float) -> list[Effect]:
@@ -294,7 +298,3 @@ class Arbiter:
     def look(self, now: float) -> outlook.Outlook:
         """Return what tells the places of waiting tickets; to be asked for as long as it is fresh enough."""
         return outlook.Outlook(now, self._device)
-
-    def places(self, now: float) -> Mapping[TicketId, Place]:
-        """Return the place of each waiting ticket.  It costs a walk over all of them."""
-        return self.look(now).first(len(self.waiting))

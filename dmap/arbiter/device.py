@@ -5,7 +5,7 @@ Nothing here decides: `core` edits it, `choice` and `outlook` read it.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dmap.arbiter import policy
@@ -15,6 +15,7 @@ from dmap.arbiter.effects import Cause, ClientId, ModelId, TicketId
 from dmap.arbiter.estimates import ANSWER_GUESS_S, Averages, BackOff, Strikes, remember
 from dmap.arbiter.habits import EXPECTED, Habits
 from dmap.arbiter.influx import Influx
+from dmap.arbiter.preload import Preload
 from dmap.arbiter.state import Holding, Limits, Needs, Outcome, Plan, Resident, Ticket
 from dmap.arbiter.waiters import Waiters
 
@@ -60,6 +61,7 @@ class Device:
     resumed_at: float = 0.0
     closed: bool = False
     epoch: int = 0
+    preload: Preload = field(default_factory=Preload)
     demands: dict[ModelId, policy.Demand] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -132,6 +134,7 @@ class Device:
         Return the resident of *model* if it was kept idle for *user*.
         """
         resident, cost_s = self.residents.get(model), self.costs.of(model)
+        self.preload.asked(now)
         self.influx.asked(now, model, cost_s)
         self.habits.asked(now, user, model, cost_s)
         kept = resident is not None and not resident.leases and user in resident.expected
@@ -144,8 +147,9 @@ class Device:
         """Let a waiting client go.  If it was the last for a switch under way, remember whose that was."""
         gone = self.take_out(ticket)
         self.influx.given_up(gone.model, gone.since)
-        if self.plan is not None and self.plan.load == gone.model and not self.waiters.count(gone.model):
-            self.plan.abandoned_by = gone.client
+        plan = self.plan
+        if plan is not None and plan.load == gone.model and not self.waiters.count(gone.model):
+            plan.abandoned_by = gone.client if not plan.is_unasked else None
         return gone
 
     def take_out(self, ticket: TicketId) -> Ticket:
@@ -166,7 +170,8 @@ class Device:
         self.waiters.ended(now, lease.ticket, served=True)
         user, model, resident = lease.ticket.user, lease.ticket.model, lease.resident
         resident.leases -= 1
-        resident.used_at = now
+        resident.used_at = self.preload.busy_at = now
+        self.preload.back_off.clear(model)
         self.answers.learn(model, now - lease.since)
         self.influx.answered(now, model, now - lease.since, resident.leases + 1)
         self.habits.ended(user)
@@ -209,13 +214,15 @@ class Device:
         if resident.model in self.needs:  # else nobody has asked for it
             self.influx.moved(resident.since, resident.model)
         self.back_off.clear(resident.model)
+        self.preload.tried(resident.model)
         if self.emptied:
             self.wish(resident.since, resident.model, Cause.DRAIN)
 
-    def see(self, now: float, found: Mapping[ModelId, Needs]) -> None:
-        """Have the residents be those that were *found*."""
+    def see(self, now: float, found: Mapping[ModelId, Needs], taken: Collection[ModelId] = ()) -> None:
+        """Have the residents be those that were *found*; others have *taken* some of those that were not."""
         for gone in [model for model in self.residents if model not in found]:
             self.lose(now, gone)
+            self.preload.lost(now, gone, taken)
         for model, needs in found.items():
             if model in self.residents:
                 self.confirm(model, needs)
@@ -240,6 +247,8 @@ class Device:
 
     def wish(self, now: float, model: ModelId, cause: Cause) -> None:
         """Note that *model* is to go when it is idle, for one more *cause*."""
+        if cause is Cause.ASKED:
+            self.preload.dismiss(model)
         self.wishes.setdefault(model, {}).setdefault(cause, now)
 
     def unwish(self, model: ModelId, cause: Cause) -> None:
@@ -249,27 +258,10 @@ class Device:
         if not causes:
             self.wishes.pop(model, None)
 
-    def reckon(self, now: float) -> None:
-        """
-        Find out how patient those are to be who wait for an absent model.
-
-        A switch to a model and away from it costs its load, and the slots that idle while others drain.
-        """
-        self.demands.clear()
-        self.reckoned_at, costs_s, rho = now, 0.0, 0.0
-        for model, stream in self.influx.in_use(now, self.waiters.lines):
-            parallel = self.needs[model].parallel or math.inf
-            answer_s = stream.answer_s(self.answers.of(model))
-            costs_s += self.costs.of(model) + policy.idle_s(stream.at_once, answer_s)
-            rho += stream.rate * answer_s / parallel
-        rho /= max(len(self.residents), 1)
-        self.patience_s = policy.patience_s(self.limits, costs_s)
-        self.extra_s = policy.extra_s(self.limits, self.patience_s, costs_s, rho)
-
     def _forget(self) -> None:
         """Forget an eighth of the models, those asked for first, but none that is in use."""
         in_use = {*self.residents, *self.waiters.lines}
-        in_use |= {lease.ticket.model for lease in self.leases.values()}
+        in_use |= self.preload.models.keys() | {lease.ticket.model for lease in self.leases.values()}
         if self.plan is not None:
             in_use.add(self.plan.load)
         idle = [model for model in self.needs if model not in in_use]
@@ -281,6 +273,8 @@ class Device:
         """Take a resident out, if it is one, and with it the wishes that it go."""
         if model in self.residents and model in self.needs:
             self.influx.moved(now, model, self.costs.of(model))
+        if self.plan is not None and self.plan.cause is Cause.TTL:
+            self.preload.dismiss(model)
         self.residents.pop(model, None)
         self.wishes.pop(model, None)
 

@@ -27,7 +27,8 @@ class Cause(Enum):
     """
     Why a switch was decided.
 
-    One that loads: there was room, what goes was idle, or a waiter lost patience.  One that only unloads:
+    One that loads: there was room, what goes was idle, or a waiter lost patience; or nobody asked, but the
+    model is to be there from the start, or to come back when nobody needs the device.  One that only unloads:
     somebody asked for it, the model is to have other options, nobody used it for its `ttl_s`, or the device
     is drained.
     """
@@ -35,6 +36,8 @@ class Cause(Enum):
     ROOM = "room"
     IDLE = "idle"
     PATIENCE = "patience"
+    PRELOAD = "preload"
+    RETURN = "return"
     ASKED = "asked"
     OUTDATED = "outdated"
     TTL = "ttl"

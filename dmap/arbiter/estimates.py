@@ -78,14 +78,20 @@ class Strikes:
 
 @dataclass(slots=True)
 class BackOff:
-    """Models whose last load failed: the reason, and when it may be tried again."""
+    """
+    Models whose last load failed: the reason, and when it may be tried again.
 
+    That is after *_first_s*, and after twice as long with each further failure, up to *_cap_s*.
+    """
+
+    _first_s: float = FIRST_BACK_OFF_S
+    _cap_s: float = BACK_OFF_CAP_S
     _failures: dict[ModelId, tuple[int, float, str]] = field(default_factory=dict)
 
     def add(self, now: float, model: ModelId, reason: str) -> float:
         """Note a failure; return the back-off in seconds."""
         count = self._failures.get(model, (0, 0.0, ""))[0]
-        wait_s = min(FIRST_BACK_OFF_S * 2.0 ** min(count, 16), BACK_OFF_CAP_S)
+        wait_s = min(self._first_s * 2.0 ** min(count, 16), self._cap_s)
         remember(self._failures, model, (count + 1, now + wait_s, reason))
         return wait_s
 
@@ -97,3 +103,7 @@ class BackOff:
         """Return the seconds left and the reason, None when the model may be tried."""
         _, until, reason = self._failures.get(model, (0, 0.0, ""))
         return (until - now, reason) if now < until else None
+
+    def until(self, model: ModelId) -> float:
+        """Return when *model* may be tried again, a time past if it may."""
+        return self._failures.get(model, (0, 0.0, ""))[1]

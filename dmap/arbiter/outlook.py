@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from dmap.arbiter import choice, policy
+from dmap.arbiter import choice, policy, standby
 from dmap.arbiter.device import Device
 from dmap.arbiter.effects import ModelId, TicketId
 from dmap.arbiter.state import (
@@ -116,6 +116,7 @@ def snapshot(now: float, device: Device) -> Snapshot:
         len(device.leases),
         now - oldest.since if oldest else 0,
         device.drained,
+        standby.states(now, device),
     )
 
 

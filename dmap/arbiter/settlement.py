@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from dmap.arbiter import choice
+from dmap.arbiter import choice, policy, standby
 from dmap.arbiter.device import Device
 from dmap.arbiter.effects import Cause, Effect, Grant, ModelId, Reason, Refuse, Stop, Switch, TicketId
 from dmap.arbiter.forecast import Forecast
@@ -24,7 +24,7 @@ class Settlement:
     forecast: Forecast
     effects: list[Effect] = field(default_factory=list)
     _wake: float = math.inf
-    _spent_at: float = math.inf
+    _due_at: float = math.inf
 
     def settle(self, now: float) -> list[Effect]:
         """Return all that is to be done now; a second time it is nothing."""
@@ -35,11 +35,12 @@ class Settlement:
         if device.plan is None:
             device.plan = choice.farewell(now, device)
         self._choose(now)
+        returns_at = self._preload(now)
         for resident in device.residents.values():
             self.take(now, resident)
         self._start(now)
         self._stop()
-        self._spent_at = choice.next_spent_at(device)
+        self._due_at = min(choice.next_spent_at(device), returns_at)
         effects, self.effects = self.effects, []
         return effects
 
@@ -52,18 +53,18 @@ class Settlement:
             and not device.wishes
             and not device.drained
             and not device.closed
-            and now < self._spent_at
+            and now < self._due_at
         )
 
-    def heed_ttl(self, resident: Resident) -> None:
-        """Look again when *resident* will have been idle for too long.  A look too many does no harm."""
-        self._spent_at = min(self._spent_at, self._device.spent_at(resident))
+    def heed_idle(self, resident: Resident) -> None:
+        """Look again when *resident*, or the device, has idled for long.  A look too many does no harm."""
+        self._due_at = min(self._due_at, self._device.spent_at(resident), standby.returns_at(self._device))
 
     def next_deadline(self) -> float | None:
         """Return when time alone will change something."""
         oldest = self._device.waiters.oldest()
         expiry = oldest.since + self._device.limits.wait_s if oldest is not None else math.inf
-        due = min(expiry, self._wake, self._spent_at)
+        due = min(expiry, self._wake, self._due_at)
         return due if due < math.inf else None
 
     def admit(self, now: float, ticket: Ticket) -> None:
@@ -112,9 +113,11 @@ class Settlement:
             self.effects.append(Refuse(ticket.id, reason, detail, retry_after_s))
 
     def reconsider(self, now: float, plan: Plan) -> None:
-        """End the switch of *plan* before its load if nobody waits for that any more, or may be served."""
-        if self._device.drained or not self._device.waiters.count(plan.load):
-            self._device.end(now, plan)
+        """End the switch of *plan* before its load if nobody needs that any more, or it is in the way."""
+        device = self._device
+        is_free = plan.is_unasked and not device.closed and not any(True for _ in device.absent())
+        if device.drained or not (is_free or device.waiters.count(plan.load)):
+            device.end(now, plan)
 
     def welcome(self, now: float, plan: Plan, outcome: Outcome, wishes: dict[Cause, float]) -> None:
         """Let in what *plan* has loaded, for those who waited for it; after that it may be wished away."""
@@ -126,12 +129,19 @@ class Settlement:
         resident = Resident(plan.load, needs, now, cost_s, used_at=now)
         device.settle_in(resident)
         self.take(now, resident)
+        if not plan.is_unasked:
+            standby.give_up(device)
         for cause, since in wishes.items():
             device.wish(since, plan.load, cause)
 
-    def fail(self, now: float, model: ModelId, outcome: Outcome) -> None:
-        """Have the load of *model* tried again, alone, if that may help; else refuse all who wait for it."""
-        device, detail = self._device, outcome.failed or ""
+    def fail(self, now: float, plan: Plan, outcome: Outcome) -> None:
+        """Have a load tried again, alone, if that may help; else refuse all who wait for it."""
+        device, model, detail = self._device, plan.load, outcome.failed or ""
+        if plan.is_unasked:
+            device.preload.tried(model)
+            device.preload.back_off.add(now, model, detail)
+            if not device.waiters.count(model):
+                return
         if outcome.crowded and device.residents and model not in device.alone:
             device.try_alone(model, alone=True)
             return
@@ -172,11 +182,17 @@ class Settlement:
         if self._device.plan is not None or self._device.drained or not self._device.waiters.tickets:
             return
         if now >= self._device.reckoned_at + 1 and any(True for _ in self._device.absent()):
-            self._device.reckon(now)
+            reckon(now, self._device)
         chosen = choice.choose(now, self._device)
         self._device.plan, self._wake = chosen.plan, chosen.wake
         for model in chosen.never:
             self.refuse(self._device.waiters.of(model), Reason.NEVER_FITS)
+
+    def _preload(self, now: float) -> float:
+        """Load what is to be there before anybody asks, or return when to look for that again."""
+        chosen = standby.choose(now, self._device)
+        self._device.plan = self._device.plan or chosen.plan
+        return chosen.wake
 
     def _start(self, now: float) -> None:
         plan, residents = self._device.plan, self._device.residents
@@ -201,3 +217,21 @@ class Settlement:
         if is_in_the_way or plan.load in device.wishes:
             plan.stopping = True
             self.effects.append(Stop(plan.load))
+
+
+def reckon(now: float, device: Device) -> None:
+    """
+    Find out how patient those are to be who wait for an absent model.
+
+    A switch to a model and away from it costs its load, and the slots that idle while others drain.
+    """
+    device.demands.clear()
+    device.reckoned_at, costs_s, rho = now, 0.0, 0.0
+    for model, stream in device.influx.in_use(now, device.waiters.lines):
+        parallel = device.needs[model].parallel or math.inf
+        answer_s = stream.answer_s(device.answers.of(model))
+        costs_s += device.costs.of(model) + policy.idle_s(stream.at_once, answer_s)
+        rho += stream.rate * answer_s / parallel
+    rho /= max(len(device.residents), 1)
+    device.patience_s = policy.patience_s(device.limits, costs_s)
+    device.extra_s = policy.extra_s(device.limits, device.patience_s, costs_s, rho)

@@ -1,5 +1,6 @@
 """The arbiter's records: what it hears, what it remembers, what it shows.  No decisions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -26,7 +27,11 @@ class Needs(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a device allows and how its queue is kept; the keys of `devices:` in the configuration."""
+    """
+    What a device allows and how its queue is kept; the keys of `devices:` in the configuration.
+
+    After *return_s* without anything asked, models that were preloaded come back; None is never.
+    """
 
     max_models: int = 1
     memory_bytes: int | None = None
@@ -35,6 +40,7 @@ class Limits:
     residency: float = 4
     wait_s: float = 300
     queue: int = 1024
+    return_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,11 @@ class Plan:
     abandoned_by: ClientId | None = None
 
     @property
+    def is_unasked(self) -> bool:
+        """Whether it was not decided for anybody who waits."""
+        return self.cause in (Cause.PRELOAD, Cause.RETURN)
+
+    @property
     def phase(self) -> str:
         """What is being done: `drain`, `unload` or `load`."""
         if self.switch is None:
@@ -192,7 +203,8 @@ class Snapshot:
     The arbiter at one moment; cheap, however many wait.
 
     *plan* is the switch decided on, the arbiter's own: to be looked at, and at once.  *leases* counts orphans
-    too, whose model vanished under them.
+    too, whose model vanished under them.  *preload* has how those stand that are to be there before anybody
+    asks: `resident`, `loading`, `due`, `failed`, `unloaded` by hand or for its `ttl_s`, or `away`.
     """
 
     residents: tuple[ResidentView, ...]
@@ -201,3 +213,4 @@ class Snapshot:
     leases: int
     oldest_wait_s: float
     drained: bool = False
+    preload: Mapping[ModelId, str] = field(default_factory=dict)
