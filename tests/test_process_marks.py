@@ -1,5 +1,6 @@
 """Children that no dmap owns any more: found by their marks and ended; those of others are left alone."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -75,3 +76,44 @@ def test_nobody_is_signalled_by_mistake():
         marks.send([one.pid, 2**22 - 1], signal.SIGKILL, lambda pid: False)
 
         assert one.poll() is None
+
+
+FORBIDDEN = """
+import ctypes, os, signal, struct, sys
+from dmap.process import marks
+
+PIDFD_OPEN, ALLOW, ERRNO = 434, 0x7FFF0000, 0x00050000
+LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06  # of the number of the call, which comes first (seccomp(2))
+program = b"".join(
+    struct.pack("HBBI", *line)
+    for line in (
+        (LOAD, 0, 0, 0),
+        (EQUAL, 0, 1, PIDFD_OPEN),
+        (RETURN, 0, 0, ERRNO | int(sys.argv[1])),
+        (RETURN, 0, 0, ALLOW),
+    )
+)
+text = ctypes.create_string_buffer(program)
+filter = ctypes.create_string_buffer(struct.pack("HxxxxxxP", 4, ctypes.addressof(text)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0, "no new privileges"
+assert libc.prctl(22, 2, filter) == 0, "seccomp"
+try:
+    os.pidfd_open(os.getpid())
+except OSError as exc:
+    print(exc.errno, flush=True)
+marks.send([int(sys.argv[2])], signal.SIGKILL)
+"""
+"""Sends a signal where the kernel refuses pidfd_open with the error *1*, as containers have it."""
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSYS], ids=errno.errorcode.get)
+def test_where_the_kernel_refuses_pidfds(error):
+    """Some containers forbid pidfd_open, others do as if there were none: the signal is sent all the same."""
+    with sleeping(marks.new()) as one:
+        command = (sys.executable, "-c", FORBIDDEN, str(error), str(one.pid))
+
+        sent = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+        assert (sent.stdout, sent.stderr) == (f"{error}\n", "")
+        assert one.wait(10) == -signal.SIGKILL

@@ -69,7 +69,9 @@ def send(pids: list[int], number: int, is_meant: Callable[[int], bool] = lambda 
 def _send(pid: int, number: int, is_meant: Callable[[int], bool]) -> None:
     try:
         process = os.pidfd_open(pid)
-    except PermissionError:  # some containers forbid it
+    except ProcessLookupError:
+        return
+    except OSError:  # some containers forbid it, others do as if the kernel had none
         if is_meant(pid):
             os.kill(pid, number)
         return
