@@ -230,7 +230,11 @@ def _introduce(daemon: RunningDaemon, by: str | None) -> None:
         where = {"kind": backend.kind, "device": backend.placed_on, "url": proxy.backends[name].url}
         models = proxy.catalog.counted(name) if name in proxy.inventory.answering else None
         engine = proxy.engines.get(name)
-        told = {"engine": engine.name, "devices": ", ".join(engine.devices) or None} if engine else {}
+        told = (
+            {"engine": engine.name, "devices": ", ".join(engine.devices) or None, "hint": engine.hint}
+            if engine
+            else {}
+        )
         _log.info(logfmt("backend", {"name": name, **where, "models": models, **told}))
     _log.info(logfmt("listening", {"url": daemon.url, "by": by, "backends": ",".join(config.backends)}))
 

@@ -38,9 +38,11 @@ def _whole(found: Engine | BaseException) -> Engine:
 
 def said(engine: Engine) -> str:
     """Say what *engine* is and where it would compute."""
-    where = ", ".join(engine.devices) or "unknown"
-    none = "" if engine.on_gpu or engine.trouble else "; it sees no GPU (docs/gpu.md)"
-    return f"{engine.name}, device: {where}{none}"
+    told = f"{engine.name}, device: {', '.join(engine.devices) or 'unknown'}"
+    if engine.on_gpu or engine.trouble:
+        return told
+    hint = f"{engine.hint}; " if engine.hint else ""
+    return f"{told}; it sees no GPU ({hint}docs/gpu.md)"
 
 
 def warnings_of(config: Config, engines: Mapping[str, Engine]) -> Iterator[str]:

@@ -45,7 +45,7 @@ install_program() {
 
 install_files() {
     install -d "$share" "$config" "$units"
-    install -m 644 "$source"/systemd/drop-ins/*.conf "$source/config.example.yaml" "$source/docs/service.md" "$share"
+    install -m 644 "$source"/systemd/drop-ins/*.conf "$source/config.example.yaml" "$source"/docs/*.md "$share"
     for unit in dmap.service dmap.socket dmap-load@.service dmap-load@.timer; do
         sed "s|/opt/dmap|$PREFIX|g" "$source/systemd/$unit" >"$units/$unit"
         chmod 644 "$units/$unit"

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -112,6 +113,7 @@ def test_said():
     """A GPU is named; that there is none is said, too."""
     assert said(ON_GPU) == "xllamacpp 1, device: CUDA0 (Some card, 24.0 GiB)"
     assert said(ON_CPU) == "xllamacpp 1, device: CPU (Some CPU, 8.0 GiB); it sees no GPU (docs/gpu.md)"
+    assert said(replace(ON_CPU, hint="no driver")).endswith("; it sees no GPU (no driver; docs/gpu.md)")
 
 
 @pytest.mark.parametrize(

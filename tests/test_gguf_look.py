@@ -76,6 +76,17 @@ def test_a_gpu():
     assert engine == Engine("xllamacpp 1", ("CUDA0 (Some card, 24.0 GiB)",), on_gpu=True)
 
 
+def test_why_there_is_no_gpu():
+    """What a driver writes is the best hint where no GPU is found; with a GPU it is noise."""
+    said = "ggml_cuda_init: failed to initialize CUDA: CUDA driver version is insufficient"
+
+    without = judged(0, [said, "ENGINE xllamacpp 1", CPU], 30)
+    with_one = judged(0, [said, "ENGINE xllamacpp 1", GPU, CPU], 30)
+
+    assert (without.on_gpu, without.hint) == (False, said)
+    assert (with_one.on_gpu, with_one.hint) == (True, None)
+
+
 def test_no_engine_at_all():
     """An engine that the processor cannot run, as its signal says, cannot be used."""
     with pytest.raises(EngineUnusable, match="the engine cannot be started: it ended with status -4; see"):

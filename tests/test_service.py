@@ -411,6 +411,13 @@ class TestInstall:
             *root
         }
 
+    def test_every_page(self, make, tmp_path):
+        """Whatever page a message, a drop-in or another page names is there."""
+        make("install-service")
+
+        share = tmp_path / "root/opt/dmap/share/dmap"
+        assert {page.name for page in (ROOT / "docs").iterdir()} <= {page.name for page in share.iterdir()}
+
     def test_other_places(self, make, tmp_path):
         """A package may choose its own places; the units follow."""
         make("install-service", PREFIX="/usr/lib/dmap", UNITDIR="/lib/systemd/system")

@@ -20,12 +20,13 @@ class Engine:
     The program of dmap's own installation that computes for a backend.
 
     *name* has its version.  *devices* are those that it would use, each with its memory, and *on_gpu* tells
-    whether these are GPUs.  With *trouble* it did not tell.
+    whether these are GPUs; if not, *hint* is what a driver wrote.  With *trouble* it did not tell.
     """
 
     name: str
     devices: tuple[str, ...] = ()
     on_gpu: bool = False
+    hint: str | None = None
     trouble: str | None = None
 
 

@@ -38,7 +38,9 @@ def judged(status: int | None, lines: Sequence[str], within_s: float) -> Engine:
     if status != engine.ENDED:
         return Engine(names[0], trouble=f"its devices cannot be told: it {ended}{said}; see docs/gpu.md")
     devices = used([json.loads(device) for device in _after(engine.DEVICE, lines)])
-    return Engine(names[0], tuple(map(_written, devices)), any(_is_gpu(device) for device in devices))
+    on_gpu = any(device["type"] != "CPU" for device in devices)
+    hint = rest[-1] if rest and not on_gpu else None
+    return Engine(names[0], tuple(map(_written, devices)), on_gpu, hint)
 
 
 def used(devices: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -47,10 +49,6 @@ def used(devices: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         if found := [device for device in devices if device["type"] == kind]:
             return found
     return [device for device in devices if device["type"] == "CPU"]
-
-
-def _is_gpu(device: Mapping[str, Any]) -> bool:
-    return device["type"] in ("GPU", "IGPU")
 
 
 def _written(device: Mapping[str, Any]) -> str:
