@@ -4,7 +4,9 @@ import asyncio
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -29,6 +31,19 @@ models:
 async def server() -> AsyncGenerator[KeptServer]:
     async with kept_server() as server:
         yield server
+
+
+@pytest.fixture
+async def llama(models: Path) -> AsyncGenerator[str]:
+    """Run llama.cpp's own server; return where it answers."""
+    program = ("-m", "tests.llama_serve", str(models / "tiny-sea.gguf"), "--port", "0", "--alias", "tiny-sea")
+    child = await asyncio.create_subprocess_exec(sys.executable, *program, stdout=asyncio.subprocess.PIPE)
+    assert child.stdout is not None
+    async with asyncio.timeout(60):
+        await child.stdout.readline()
+        yield (await child.stdout.readline()).decode().split()[-1]
+    child.terminate()
+    await child.wait()
 
 
 @pytest.fixture
@@ -106,6 +121,28 @@ class TestOpenAIClient:
             await client.moderations.create(model="gpt-9", input="Hello")
 
         assert server.asked == []
+
+
+class TestLlama:
+    async def test_its_own_routes(self, start: Any, llama: str) -> None:
+        """llama.cpp's server counts tokens at paths that dmap does not know; it cannot be controlled."""
+        proxy = await start(
+            f"backends: {{llama: {{kind: openai, url: '{llama}'}}}}\n"
+            "models: {tiny-sea: {backend: llama, aliases: [sea]}}"
+        )
+        body = {"model": "sea", "messages": [{"role": "user", "content": "Hello"}], "input": "Hello"}
+
+        paths = (
+            "chat/completions/input_tokens",
+            "responses/input_tokens",
+            "chat/completions/control",
+            "nothing",
+        )
+        told = [(await ask(proxy, "POST", f"/v1/{path}", json=body))[:2] for path in paths]
+
+        assert [status for status, _ in told] == [200, 200, 404, 404]
+        assert told[0][1]["input_tokens"] == told[1][1]["input_tokens"] > 0
+        assert ["src" in answer for _, answer in told[2:]] == [True, False]
 
 
 class TestAnswers:

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
 from dmap.config import parse
+from dmap.state import Saved, StateFile
 from dmap.web.reload import reload
 from tests.fakes import FakeBackend, answer, soon
 from tests.lmstudio_emulator import Emulator, Knobs, emulator
@@ -118,6 +120,18 @@ async def test_an_order_to_unload_it(connect: Connect) -> None:
     assert (status, told["status"]) == (200, "cleared")
     assert "dmap cannot switch models there" in told["workflow"][0]
     assert "14 GiB of device 'gpu0' stay counted" in told["workflow"][1]
+
+
+async def test_a_drain_outlasts_a_restart(
+    start: Any, lm: Emulator, backend: FakeBackend, tmp_path: Path
+) -> None:
+    """A device that is drained when dmap starts has its server idle, too."""
+    state = f"state: {tmp_path}/state.json"
+    await StateFile(tmp_path / "state.json").write(Saved(drained=frozenset(("gpu0",))))
+
+    proxy = await start(CONFIG.format(lm=lm.url, server=backend.url, memory="1GiB") + state)
+
+    assert [gate.snapshot().drained for gate in proxy.proxy.gates.values()] == [True, True]
 
 
 async def test_a_drain_keeps_it_idle(connect: Connect, backend: FakeBackend) -> None:

@@ -84,6 +84,19 @@ def test_limits_and_priorities(owner: Owner) -> None:
     assert played.priorities == {"webui": 2}
 
 
+def test_a_server_that_cannot_be_unloaded(config: Path) -> None:
+    """What a server holds of the device is not there for its models."""
+    server = "vllm: {kind: openai, url: 'http://127.0.0.1:1', device: gpu0, memory: 4GiB}"
+    text = CONFIG.replace("backends:\n", f"backends:\n  {server}\n").replace(
+        "gemma: {", "gemma: {backend: studio, "
+    )
+    config.write_text(text)
+
+    played, _ = Owner("config.yaml", load(config)).on_device(asks("A"), "gpu0")
+
+    assert played.bounds().memory_bytes == 18 * 2**30
+
+
 def test_a_device_without_a_backend_is_none(owner: Owner) -> None:
     """Nobody's models compete for it."""
     assert list(owner.devices) == ["gpu0"]

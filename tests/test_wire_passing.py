@@ -88,6 +88,8 @@ def test_what_is_passed_on(method, path):
         "/v1/organization/admin_api_keys",
         "/v1/proxy/chat/completions",
         "/v1/files/reload",
+        "/v1/props",
+        "/v1/slots",
         "/v1/stopGeneration",
         "/v1/clusterDrain",
     ],
@@ -144,6 +146,11 @@ def test_control_is_not_passed_on(path):
 def test_a_path_has_one_spelling(path):
     """Nothing goes on that a server may decode, fold, normalize or cut to another path."""
     assert reason_against("POST", path, KNOWN) == "paths are taken literally"
+
+
+def test_a_base_url_that_is_given_twice():
+    """A client whose base URL ends in /v1 and that adds it again is told so."""
+    assert reason_against("POST", "/v1/v1/chat/completions", KNOWN) == "'/v1' is there twice"
 
 
 @pytest.mark.parametrize(

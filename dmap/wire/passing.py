@@ -49,7 +49,7 @@ like a path names a model that nobody has checked.
 _ORDERS = (
     "abort apply control delete drain exit flush install kill launch param pause pull push quit register "
     "registration release remove reset restart restore resume scale start stop switch uninstall unregister "
-    "config option override setting template"
+    "config option override prop setting slot template"
 )
 """
 What is ordered, and what then holds for everybody.
@@ -87,6 +87,8 @@ def reason_against(method: str, path: str, known: frozenset[str]) -> str | None:
     """
     if len(path) > _LONGEST_PATH or not _PATH.fullmatch(path) or path.lower() in known:
         return "paths are taken literally"
+    if path.startswith("/v1/v1/"):
+        return "'/v1' is there twice"
     word = next(_controls(path), None)
     if word is not None:
         return f"{word!r} stands for control of a server, which is its owner's; it is not passed on"
