@@ -53,6 +53,10 @@ def _parser() -> argparse.ArgumentParser:
         if name == "serve":
             levels = ("debug", "info", "warning", "error")
             command.add_argument("--log-level", choices=levels, help="instead of log.level of the file")
+    command = commands.add_parser("import", help="make a configuration of another switcher's")
+    command.add_argument("switcher", choices=["llama-swap"], metavar="llama-swap", help="whose it is")
+    command.add_argument("config", type=Path, metavar="FILE", help="its configuration; dmap's goes to stdout")
+    command.set_defaults(run=_local, local="import")
     command = commands.add_parser("demo", help="two tiny real models behind one door")
     command.add_argument("--port", type=int, default=8000, help="where to listen on loopback (8000)")
     command.set_defaults(run=_local, local="demo")

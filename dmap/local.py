@@ -3,15 +3,16 @@
 import argparse
 import gc
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import uvloop
 
-from dmap import engines, tls, tokens, traces
+from dmap import engines, moving, tls, tokens, traces
 from dmap.access import keys
-from dmap.config import Config, ConfigProblem, Log, load, warnings_of
+from dmap.config import Config, ConfigProblem, Log, load, read, warnings_of
 from dmap.daemon import serve
 from dmap.extras import how
 from dmap.lines import Lines, write_as
@@ -55,6 +56,15 @@ def _check(options: argparse.Namespace) -> None:
     for name, engine in found.items():
         print(f"backends.{name}: {engines.said(engine)}")
     print(f"{options.config}: ok")
+
+
+def _import(options: argparse.Namespace) -> int:
+    text = moving.imported(read(options.config), os.environ, options.config.name)
+    print(text, end="")
+    problems = moving.problems_of(text, os.environ)
+    for problem in problems:
+        print(f"dmap: not taken over whole: {problem}", file=sys.stderr)
+    return EX_CONFIG if problems else 0
 
 
 def _new_key(options: argparse.Namespace) -> None:
@@ -104,6 +114,7 @@ def _collect_seldom() -> None:
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int | None]] = {
     "serve": _serve,
     "check-config": _check,
+    "import": _import,
     "demo": _demo,
     "simulate": _simulate,
     "key new": _new_key,

@@ -25,7 +25,7 @@ LAYERS = (
     "kinds",  # 2 too: all kinds, found by their folders
     "config",  # 2 too: the whole file
     "state",  # 2 too: it reads its files as config does
-    "access tls sockets metrics tokens traces engines",  # 3
+    "access tls sockets metrics tokens traces engines moving",  # 3
     "activity",  # 3 too: it knows the codes that metrics counts
     "catalog",  # 3 too: it asks an access.Client what it may use
     "inventory gate",  # 4
@@ -57,7 +57,7 @@ HOMES = {
     "tokenizers": {"tokens"},
     "uvloop": {"local"},
     "xllamacpp": {"backends"},
-    "yaml": {"config"},
+    "yaml": {"config", "moving"},
 }
 
 ROOT = Path(dmap.__file__).parent
