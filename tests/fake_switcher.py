@@ -50,7 +50,7 @@ class FakeSwitcher:
         self.residents: set[str] = set()
         self.poor: set[str] = set()
         self.serving: Counter[str] = Counter()
-        self.looking, self.loading, self.unloading = Step(), Step(), Step()
+        self.looking, self.checking, self.loading, self.unloading = Step(), Step(), Step(), Step()
         self.options: list[Mapping[str, Any]] = []
         self.loaded = Loaded()
         self.reports: int | None = None
@@ -79,6 +79,10 @@ class FakeSwitcher:
         await self.looking()
         says = {"parallel": self.reports, "size_bytes": self.weighs, "embedding": self.embeds}
         return [ModelInfo(one, resident=one in self.residents, **says) for one in ("a", "b", "c", "x")]
+
+    async def check(self, model: str) -> None:
+        """Say that it can be loaded, unless the test has said otherwise."""
+        await self.checking(model)
 
     async def load(self, model: str, options: Mapping[str, Any]) -> Loaded:
         """Load, once released."""

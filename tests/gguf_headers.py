@@ -3,8 +3,9 @@
 import struct
 
 
-def gguf(*pairs: bytes, count: int | None = None) -> bytes:
-    return struct.pack("<4sIQQ", b"GGUF", 3, 0, len(pairs) if count is None else count) + b"".join(pairs)
+def gguf(*pairs: bytes, count: int | None = None, tensors: int = 0) -> bytes:
+    counts = (tensors, len(pairs) if count is None else count)
+    return struct.pack("<4sIQQ", b"GGUF", 3, *counts) + b"".join(pairs)
 
 
 def string(text: str) -> bytes:

@@ -886,6 +886,41 @@ async def test_a_look_during_a_switch_is_waited_for(gate: Gate, studio: FakeSwit
     (await switching).release()
 
 
+class TestModelsThatCannotBeLoaded:
+    async def test_nobody_is_unloaded_for_one(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A switch to a model that cannot be loaded ends before anything is unloaded for it."""
+        await gate.load(B, "me")
+        studio.checking.error = LoadFailed("a.gguf is cut off")
+
+        with pytest.raises(LoadFailed, match="cut off"):
+            async with gate.lease(A, "me"):
+                pass
+
+        assert studio.unloading.calls == []
+        assert gate.residents == {B.key}
+
+    async def test_it_is_told_before_anybody_waits(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """Who asks first is told at once, without a place in the queue and without a switch."""
+        studio.checking.error = LoadFailed("a.gguf is cut off")
+
+        with pytest.raises(LoadFailed, match="cut off"):
+            await gate.check(A)
+        with pytest.raises(LoadFailed, match="cut off"):
+            await gate.load(A, "me")
+
+        assert gate.snapshot().plan is None
+        assert studio.loading.calls == []
+
+    async def test_a_resident_is_not_looked_at(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """What is in memory answers, whatever has become of its file."""
+        await gate.load(A, "me")
+        studio.checking.error = LoadFailed("a.gguf is cut off")
+
+        await gate.check(A)
+        async with gate.lease(A, "me"):
+            pass
+
+
 class TestAfterAFailure:
     async def test_the_device_is_looked_at(self, gate: Gate, studio: FakeSwitcher) -> None:
         """Nobody knows what a switch that failed has left behind, so that is looked at unasked."""

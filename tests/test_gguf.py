@@ -432,6 +432,21 @@ async def test_an_empty_folder_is_a_warning(tmp_path, caplog):
     assert "models=0" in record.getMessage() and "NAME.gguf" in record.getMessage()
 
 
+async def test_an_unknown_architecture_is_tried_once(tmp_path, models):
+    """What the engine does not know it is not asked for again: the next check says so."""
+    whole = (models / "tiny-sea.gguf").read_bytes()
+    name = b"\5\0\0\0\0\0\0\0"
+    (tmp_path / "new.gguf").write_bytes(whole.replace(name + b"llama", name + b"lxama", 1))
+    backend = GGUFBackend("engine", section(tmp_path, threads=1))
+    await backend.check("new")
+    with pytest.raises(LoadFailed, match="unknown model architecture"):
+        await backend.load("new", {})
+
+    with pytest.raises(LoadFailed, match="'lxama' is unknown to the engine"):
+        await backend.check("new")
+    await backend.close()
+
+
 async def test_a_missing_folder_is_backend_down(tmp_path):
     """Without its folder the backend has no answer."""
     folder = tmp_path / "nowhere"

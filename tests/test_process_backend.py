@@ -255,6 +255,19 @@ async def test_a_load_can_be_cancelled_at_any_moment(box, moment_s):
     assert box.backend._ports._locks == {}
 
 
+async def test_a_missing_program_is_told_before_a_load(make):
+    """A command whose program is not there has no chance; one in the `PATH` of its `env` has."""
+    box = make()
+    box.give("tiny", "no-such-program {port}")
+    box.give("found", "sh {port}", env={"PATH": "/bin"})
+
+    with pytest.raises(LoadFailed, match="there is no program 'no-such-program'"):
+        await box.backend.check("tiny")
+    await box.backend.check("found")
+    with pytest.raises(LoadFailed, match="no cmd for it any more"):
+        await box.backend.check("never-heard-of")
+
+
 async def test_loads_at_once_start_one_server(box):
     """Two loads of one model end with the same server."""
     box.serve("sea", "tiny-sea")

@@ -135,6 +135,13 @@ class Switcher(Backend, Protocol):
     def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
         """Tell whether the resident *model*, by the last look, is as a load with *options* would make it."""
 
+    async def check(self, model: str) -> None:
+        """
+        Make sure that a load of *model* has a chance, before anything is unloaded for it.  It costs little.
+
+        Raises `LoadFailed` or `ModelNotFound` if it has none for certain.
+        """
+
     async def load(self, model: str, options: Mapping[str, Any]) -> Loaded:
         """
         Make *model* resident; return when it answers.  Idempotent.

@@ -101,6 +101,10 @@ class DeviceModels:
         """Tell whether a load of *key* that is cancelled leaves nothing behind for certain."""
         return self._switchers[key.backend].frees_at_once
 
+    async def check(self, key: ModelKey) -> None:
+        """Raise the reason if a load of *key* cannot but fail."""
+        await self._switchers[key.backend].check(key.model)
+
     async def load(self, key: ModelKey, options: Mapping[str, Any]) -> Loaded:
         """Make a model resident; return when it answers."""
         loaded = self.got[key] = await self._switchers[key.backend].load(key.model, options)

@@ -90,6 +90,15 @@ class Gate:
 
     # Requests
 
+    async def check(self, route: Route) -> None:
+        """
+        Make sure, before a request waits for it, that *route*'s model is resident or can be loaded.
+
+        Raises `LoadFailed` or `ModelNotFound` if it cannot for certain, as far as its backend can tell.
+        """
+        if self._has_device and route.key not in self._arbiter.residents:
+            await self._models.check(route.key)
+
     def lease(
         self, route: Route, client: str, priority: int = 0, name: str = "", user: int | None = None
     ) -> Lease:
@@ -140,8 +149,9 @@ class Gate:
 
         A resident that is not as *route* asks is unloaded first.  None is returned for a model that was
         resident before dmap came, as nothing is known of its load.  Raises what a lease raises, and what
-        `unload` does.
+        `check` and `unload` do.
         """
+        await self.check(route)
         key, switch = route.key, self._arbiter.switch
         if switch is not None and switch.load == key:  # with the options of whoever asked first
             async with self.lease(route, client, priority):

@@ -95,7 +95,9 @@ class Upkeep:
             return self._failure(switch, exc, report)
 
     async def _exchange(self, switch: Switch, report: Report) -> Outcome | None:
-        """Unload, cool down, load."""
+        """Unload, cool down, load; nobody is unloaded for a model that cannot be loaded anyway."""
+        assert switch.load is not None, "there is a model to load"
+        await self._models.check(switch.load)
         arbiter, reading = self._live.arbiter, await self._models.read()
         reading.check(key for key in (*switch.unload, switch.load) if key.backend not in reading.gone)
         for key in self._models.surplus(switch, reading):

@@ -76,6 +76,7 @@ async def _check(proxy: Proxy, visit: Visit, asked: Asked, route: Route) -> None
     _suit(asked.path, route, kind)
     proxy.lacking.check(route.key, asked.path.path)
     proxy.inventory.check(route.key.backend)
+    await proxy.gate(route).check(route)
     if call is not None:
         await proxy.context.check(route, asked.path, call)
 

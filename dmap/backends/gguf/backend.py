@@ -19,17 +19,22 @@ from dmap.backends.gguf.file import ModelFile
 from dmap.backends.gguf.folder import Content, Folder
 from dmap.backends.gguf.recipe import is_error, recipe_of
 from dmap.backends.gguf.section import GGUFSection
+from dmap.backends.gguf.soundness import Soundness
 from dmap.backends.resident import Recipe
 from dmap.backends.residents import Residents
-from dmap.errors import BackendDown, LoadFailed
+from dmap.errors import BackendDown, LoadFailed, ModelNotFound
 from dmap.logfmt import logfmt
 from dmap.models import ModelInfo
 from dmap.sections import ModelSection
 
+CHECK_S = 5.0
+"""A disk that takes longer to show the head of a file leaves it to the load to find out."""
 MOST_TOLD = 10
 """So many files that are left out are told by name at one look."""
 
 _HINT = "no NAME.gguf there, nor in a folder below; put one in, or let path name the folder that has them"
+_UNKNOWN = "unknown model architecture"
+"""What llama.cpp says (src/llama-model-loader.cpp)."""
 _NOTHING = Content()
 _log = logging.getLogger(__name__)
 
@@ -62,6 +67,8 @@ class GGUFBackend:
         self._folder = Folder(section.path)
         self._files: dict[str, ModelFile] = {}
         self._told = _NOTHING
+        self._soundness = Soundness()
+        self._unknown: set[str] = set()
         self._residents = residents = Residents(
             name,
             section.load_s,
@@ -105,7 +112,30 @@ class GGUFBackend:
         async def recipe() -> Recipe:
             return recipe_of(file, self._settings(file, options), self._section.environment())
 
-        return await self._residents.load(model, options, recipe)
+        try:
+            return await self._residents.load(model, options, recipe)
+        except LoadFailed as error:
+            if _UNKNOWN in error.message:
+                self._unknown.add(file.header.architecture)
+            raise
+
+    async def check(self, model: str) -> None:
+        """Look whether the files of *model* are whole, and of an architecture that the engine knows."""
+        file = self._told.models.get(model) or (await self._scan()).models.get(model)
+        try:
+            if file is None:
+                raise FileNotFoundError
+            async with asyncio.timeout(CHECK_S):
+                fault = await asyncio.to_thread(self._soundness.fault_of, file)
+        except FileNotFoundError:
+            text = f"the model {model!r} is gone: its file is there no more"
+            raise ModelNotFound(text, param="model") from None
+        except TimeoutError:
+            return
+        if fault is None and file.header.architecture in self._unknown:
+            fault = f"its architecture {file.header.architecture!r} is unknown to the engine"
+        if fault is not None:
+            raise LoadFailed(f"cannot load model {model!r}: {fault}")
 
     async def confirm(self) -> None:
         """Nobody else starts or ends these engines; one that dies is noticed at once."""
@@ -126,6 +156,7 @@ class GGUFBackend:
     def _tell(self, content: Content) -> None:
         """Log what is there when that changes, and once why a file is left out."""
         before, self._told = self._told, content
+        self._soundness.forget({part.path for file in content.models.values() for part in file.all_parts})
         new = [path for path in content.skipped if path not in before.skipped]
         for path in new[:MOST_TOLD]:
             fields = {"backend": self.name, "path": path, "reason": content.skipped[path]}

@@ -14,6 +14,12 @@ class Part(NamedTuple):
     size: int
     changed_ns: int
 
+    @classmethod
+    def of(cls, path: Path) -> "Part":
+        """Return the file *path* as it is now.  It blocks."""
+        status = path.stat()
+        return cls(path, status.st_size, status.st_mtime_ns)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:

@@ -63,7 +63,7 @@ class Folder:
             raise ValueError("no client could send its name")
         if len(files) != count:
             raise ValueError(f"{len(files)} of its {count} parts are there")
-        parts = tuple(_part(file.path) for file in files)
+        parts = tuple(Part.of(file.path) for file in files)
         header = self._headers.get(parts[0]) or read_header(files[0].path) or UNREADABLE
         if header.type not in (MODEL, PROJECTOR):
             raise ValueError(f"it is no model, but of the type {header.type!r}")
@@ -71,11 +71,6 @@ class Folder:
             raise ValueError("its name is that of a projector, but its header is not")
         cached = all(share_in_memory(file.path) >= CACHED for file in files)
         return ModelFile(model, files[0].place, parts, header, cached)
-
-
-def _part(path: Path) -> Part:
-    status = path.stat()
-    return Part(path, status.st_size, status.st_mtime_ns)
 
 
 def _grouped(files: Iterable[File]) -> list[tuple[str, int, list[File]]]:

@@ -140,6 +140,9 @@ class LMStudioBackend:
             raise BackendDown(words, retry_after_s=1)
         return self._server.client.server.at(path)
 
+    async def check(self, model: str) -> None:
+        """LM Studio does not tell whether a model could be loaded."""
+
     async def confirm(self) -> None:
         """
         Look once more, so that `target` knows what others have unloaded since; for just before a request.

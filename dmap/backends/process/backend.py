@@ -7,6 +7,7 @@ run once, for a container outlives the dmap that started it.
 """
 
 import asyncio
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -90,12 +91,22 @@ class ProcessBackend:
         """Run the command of *model*; return when its server is ready, with what that says it gives."""
         section = self._commands.get(model)
         if section is None:
-            raise LoadFailed(f"cannot load model {model!r}: the configuration has no cmd for it any more")
+            raise _gone(model)
 
         async def recipe() -> Recipe:
             return await self._recipe(model, section, options)
 
         return await self._residents.load(model, self._asked(model, section, options), recipe)
+
+    async def check(self, model: str) -> None:
+        """Look whether the program of the command is there."""
+        section = self._commands.get(model)
+        if section is None:
+            raise _gone(model)
+        command = Command.of(section, self._values(model, section, {}))
+        path = _environment(command).get("PATH")
+        if await asyncio.to_thread(shutil.which, command.run[0], path=path) is None:
+            raise LoadFailed(f"cannot load model {model!r}: there is no program {command.run[0]!r}")
 
     async def confirm(self) -> None:
         """Nobody else starts or ends these servers; one that dies is noticed at once."""
@@ -161,7 +172,7 @@ class ProcessBackend:
         return Recipe(
             model,
             command.run,
-            {**short_environment(), **command.variables},
+            _environment(command),
             come_up,
             command.health,
             server.reason,
@@ -191,3 +202,11 @@ class ProcessBackend:
                 for stop, variables in stops.items()
             )
         )
+
+
+def _environment(command: Command) -> dict[str, str]:
+    return {**short_environment(), **command.variables}
+
+
+def _gone(model: str) -> LoadFailed:
+    return LoadFailed(f"cannot load model {model!r}: the configuration has no cmd for it any more")
