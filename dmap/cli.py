@@ -106,12 +106,19 @@ def _add_key(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     command = commands.add_parser("new", help="make a key, and the line that the configuration needs")
     command.add_argument("name", metavar="NAME", help="what the client is called, in logs and in the queue")
     for option, metavar, help_text in (
-        ("--scopes", "SCOPE,...", "what it may do: inference, debug, admin (inference)"),
+        (
+            "--scopes",
+            "SCOPE,...",
+            "what it may do: inference, debug, admin; or none, to list models (inference)",
+        ),
         ("--models", "MODEL,...", "globs of the models that it may use (*)"),
     ):
         command.add_argument(
             option, action="extend", type=_words, default=[], metavar=metavar, help=help_text
         )
+    command.add_argument("--expires", metavar="DATE", help="refused from this day on, such as 2030-01-31")
+    command.add_argument("--parallel", type=int, metavar="COUNT", help="so many requests at once at most")
+    command.add_argument("--rate", type=int, metavar="COUNT", help="so many may begin in a minute")
     command.set_defaults(run=_local, local="key new", refuse=command.error)
 
 

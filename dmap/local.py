@@ -70,8 +70,10 @@ def _import(options: argparse.Namespace) -> int:
 def _new_key(options: argparse.Namespace) -> None:
     if "" in options.models:
         options.refuse("--models: a name is empty")
+    scopes = [] if options.scopes == ["none"] else options.scopes or None
+    bounds = {"expires": options.expires, "parallel": options.parallel, "rate_per_min": options.rate}
     try:
-        print(keys.notice(options.name, options.scopes, options.models))
+        print(keys.notice(options.name, scopes=scopes, models=options.models or None, **bounds))
     except ConfigProblem as exc:
         options.refuse("; ".join(exc.problems))
 

@@ -36,18 +36,27 @@ def test_the_line_knows_the_key_by_its_hash():
 
 
 def test_the_line_holds_what_was_asked_for():
-    """Scopes and models are read back as they were given."""
-    noted = read(entry("a.b-c_1", "k", ["debug", "admin"], ["qwen*", 'odd "name": x', "größe"]))
+    """Scopes, models and bounds are read back as they were given."""
+    models = ["qwen*", 'odd "name": x', "größe"]
+    bounds = {"expires": "2030-01-31", "parallel": 4, "rate_per_min": None}
+
+    noted = read(entry("a.b-c_1", "k", scopes=["debug", "admin"], models=models, **bounds))
 
     assert noted.scopes == ("debug", "admin")
     assert noted.models == ("qwen*", 'odd "name": x', "größe")
+    assert (noted.parallel, noted.rate_per_min, f"{noted.expires:%Y-%m-%d}") == (4, None, "2030-01-31")
+
+
+def test_a_key_without_a_scope():
+    """A key may be made that can do no more than list models."""
+    assert read(entry("lister", "k", scopes=[])).scopes == ()
 
 
 @pytest.mark.parametrize(("name", "scopes"), [("", ()), ("two words", ()), ("a\nb", ()), ("x", ("root",))])
 def test_what_the_configuration_refuses_is_not_printed(name, scopes):
     """A name or a scope that the configuration would refuse is refused here."""
     with pytest.raises(ConfigProblem, match=r"^(name|scopes\[0\]): "):
-        entry(name, "k", scopes)
+        entry(name, "k", scopes=scopes)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 import dmap
 from dmap.remote.client import Trouble, daemon_of
-from dmap.remote.pages import report, summary
+from dmap.remote.pages import models, report, summary
 from tests.conftest import Proxy
 from tests.fakes import END, SSE, answer, chunk
 from tests.programs import find, why_not
@@ -63,6 +64,11 @@ class TestWhereItIs:
             daemon_of({"DMAP_KEY": key})
 
         assert key not in str(caught.value)
+
+    def test_a_wrong_option(self) -> None:
+        """An address on the command line is told by the option's name."""
+        with pytest.raises(Trouble, match="--url: write it like"):
+            daemon_of({}, "box")
 
     @pytest.mark.parametrize(
         ("environment", "url"),
@@ -146,6 +152,35 @@ class TestStatus:
         assert (code, err) == (0, "")
         assert out.startswith("dmap ") and "\nfake     openai  -       yes" in out
 
+    async def test_again_and_again(self, proxy: Proxy) -> None:
+        """With --watch it is shown again every second, until Ctrl-C."""
+        command = (sys.executable, "-m", "dmap", "status", "--watch", "--url", proxy.url)
+        child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        assert child.stdout is not None
+        async with asyncio.timeout(60):
+            first, second = [await child.stdout.readuntil(b"\x1b[2J") for _ in range(2)]
+        child.send_signal(signal.SIGINT)
+        await child.communicate()
+
+        assert (first, child.returncode) == (b"\x1b[H\x1b[2J", 130)
+        assert second.startswith(b"dmap ") and b"\nfake     openai  -       yes" in second
+
+    def test_it_fits_the_terminal(self) -> None:
+        """In 80 columns long names are cut in the middle, and figures are not."""
+        waiting = {"id": "req_12345678c", "client": "a-client-with-a-long-name", "position": 1}
+        waiting |= {
+            "model": "engine/mistral-small-3.2-24b-instruct-q4",
+            "waited_s": 75.0,
+            "estimate_s": 185.0,
+        }
+        device = {"residents": [], "switch": None, "drained": False, "waiting": [waiting], "more_waiting": 0}
+        told = {"version": "1.2", "uptime_s": 1, "open": 1, "devices": {"gpu0": device}, "backends": {}}
+
+        lines = report("http://a", told, 80).splitlines()
+
+        assert max(map(len, lines)) == 80
+        assert lines[-1] == "gpu0       1  2345678c  a-clien…ong-name  engine/…ruct-q4  1 min 15 s  3 min 5 s"
+
     async def test_as_json(self, proxy: Proxy) -> None:
         """With --json it is all that the daemon tells."""
         code, out, _ = await run(proxy.url, "status", "--json")
@@ -163,9 +198,8 @@ class TestTrouble:
         code, out, err = await run(nobody.url, *command.split())
 
         assert (code, out) == (1, "")
-        assert (
-            err == f"dmap: no dmap answers at {nobody.url} (Connection refused); DMAP_URL says where it is\n"
-        )
+        where = "(Connection refused); --url or DMAP_URL says where it is"
+        assert err == f"dmap: no dmap answers at {nobody.url} {where}\n"
 
     async def test_a_refusal(self, command) -> None:
         """What the daemon refuses is told in its own words, and the key nowhere."""
@@ -192,7 +226,7 @@ class TestTheWrongScheme:
 
         assert (code, out) == (1, "")
         assert err == (
-            f"dmap: the connection to {url} broke: Server disconnected; if it has TLS, DMAP_URL is https://...\n"
+            f"dmap: the connection to {url} broke: Server disconnected; if it has TLS, it is https://...\n"
         )
 
     async def test_https_where_there_is_none(self, command, proxy: Proxy) -> None:
@@ -202,9 +236,7 @@ class TestTheWrongScheme:
         code, out, err = await run(url, command)
 
         assert (code, out) == (1, "")
-        assert err.startswith(f"dmap: no TLS with {url} (") and err.endswith(
-            "); DMAP_URL may be http://...\n"
-        )
+        assert err.startswith(f"dmap: no TLS with {url} (") and err.endswith("); it may be http://...\n")
 
 
 @pytest.mark.parametrize("command", ["status --json", "tail --all", "reload"])
@@ -228,13 +260,29 @@ async def test_a_reader_that_has_seen_enough(command) -> None:
     assert (child.returncode, err) == (0, b"")
 
 
-@pytest.mark.parametrize("command", ["status", "reload"])
+@pytest.mark.parametrize("command", ["status", "reload", "models", "cancel x", "tail", "status --watch"])
 async def test_something_else_answers(command) -> None:
     """What is not dmap is told so, not shown."""
     async with scripted(answer(b"<html>")) as (other, _):
-        code, out, err = await run(other.url, command)
+        code, out, err = await run(other.url, *command.split())
 
     assert (code, out, err) == (1, "", f"dmap: what answers at {other.url} is not dmap\n")
+
+
+@pytest.mark.parametrize("command", ["status", "models", "cancel x"])
+async def test_another_version_answers(command) -> None:
+    """JSON of another form than dmap's is told so, too."""
+    async with scripted(answer(b'{"data": [{}], "open": [{}]}')) as (other, _):
+        code, out, err = await run(other.url, *command.split())
+
+    assert (code, out, err) == (1, "", f"dmap: {other.url} is not dmap, or one of another version\n")
+
+
+async def test_the_address_as_an_option(proxy: Proxy) -> None:
+    """`--url` goes before DMAP_URL."""
+    code, out, err = await run("http://127.0.0.1:1", "status", "--url", f"{proxy.url}/v1")
+
+    assert (code, err, out.startswith("dmap ")) == (0, "", True)
 
 
 @pytest.mark.skipif(bool(why_not("systemd-analyze")), reason=why_not("systemd-analyze"))
@@ -254,6 +302,57 @@ def test_the_units_that_load(tmp_path, kind) -> None:
     )
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+class TestModels:
+    def test_the_table(self) -> None:
+        """Each model with its backend, whether it is loaded, and what it is besides."""
+        one = {"id": "a", "owned_by": "lm", "resident": True, "context_length": 4096, "embedding": False}
+        two = {**one, "id": "gpt-4o", "alias_of": "a", "active": True}
+        three = {**one, "id": "b", "resident": False, "context_length": None, "embedding": True}
+
+        assert models({"data": [one, two, three]}).splitlines() == [
+            "MODEL   BACKEND  LOADED  CONTEXT",
+            "a       lm       yes        4096",
+            "gpt-4o  lm       yes        4096  alias of a, active",
+            "b       lm       -             -  embeddings",
+        ]
+
+    async def test_of_a_running_daemon(self, proxy: Proxy) -> None:
+        """It lists what /v1/models does."""
+        code, out, err = await run(proxy.url, "models")
+
+        assert (code, err) == (0, "")
+        assert out.splitlines()[0].split() == ["MODEL", "BACKEND", "LOADED", "CONTEXT"]
+        assert out.splitlines()[1].split()[:2] == ["m", "fake"]
+
+
+class TestCancel:
+    @pytest.mark.parametrize("end", ["req_one", "ne"])
+    async def test_the_end_of_an_id_will_do(self, end) -> None:
+        """The request whose id ends so is ended."""
+        queue = answer(b'{"open": [{"id": "req_one"}, {"id": "req_two"}]}')
+        done = answer(b'{"status": "cancelled", "id": "req_one"}')
+        async with scripted(queue, done) as (daemon, heads):
+            code, out, err = await run(daemon.url, "cancel", end)
+
+        assert (code, err, out) == (0, "", "cancelled req_one\n")
+        assert heads[1].startswith(b"POST /admin/queue/req_one/cancel HTTP/1.1\r\n")
+
+    async def test_two_that_end_so(self) -> None:
+        """Nothing is ended where it is not clear what is meant."""
+        async with scripted(answer(b'{"open": [{"id": "req_ae"}, {"id": "req_be"}]}')) as (daemon, heads):
+            code, out, err = await run(daemon.url, "cancel", "e")
+
+        assert (code, out, err) == (1, "", "dmap: 2 requests end in 'e': req_ae, req_be\n")
+        assert len(heads) == 1
+
+    async def test_of_a_running_daemon(self, proxy: Proxy) -> None:
+        """An id that no request has is told by the daemon."""
+        code, out, err = await run(proxy.url, "cancel", "nobody")
+
+        assert (code, out) == (1, "")
+        assert err.endswith("refused (404): no request 'nobody' waits or is being answered\n")
 
 
 class TestOrders:

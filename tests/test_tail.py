@@ -73,8 +73,7 @@ class TestLines:
     def test_requests(self, type, fields, said) -> None:
         """What happens to a request is told with the end of its id and its client."""
         assert (
-            shown(type, id="req_0123456789abcdef", client="webui", **fields)
-            == f"89abcdef  webui         {said}"
+            shown(type, id="req_0123456789abcdef", client="webui", **fields) == f"89abcdef  webui     {said}"
         )
 
     @pytest.mark.parametrize(
@@ -107,7 +106,7 @@ class TestLines:
     )
     def test_devices(self, type, fields, said) -> None:
         """What happens on a device is told with its name."""
-        assert shown(type, device="gpu0", **fields) == f"gpu0                    {said}"
+        assert shown(type, device="gpu0", **fields) == f"gpu0                {said}"
 
     @pytest.mark.parametrize(
         ("type", "fields", "said"),
@@ -125,13 +124,24 @@ class TestLines:
         """Everything else is told as well as it can be, also what another version of dmap tells."""
         assert shown(type, **fields).strip() == said
 
+    def test_it_fits_the_terminal(self) -> None:
+        """What is longer than the terminal is wide goes on below, where what there is to say begins."""
+        event = {"number": 1, "at": NOON, "type": "request.failed", "id": "req_0123456789abcdef"}
+        event |= {"client": "webui", "status": 404, "outcome": "model_not_found", "total_s": 0.001}
+        event["reason"] = "it is not here, " * 2
+
+        first, *rest = line(event, colour=False, width=80).splitlines()
+
+        assert first == "12:00:00.123  failed           89abcdef  webui     404 model_not_found, 1 ms, it"
+        assert all(each.startswith(" " * 31) and len(each) <= 80 for each in rest) and len(rest) == 1
+
     def test_colour(self) -> None:
         """Colour sets apart the time and what kind of event it is, and nothing else."""
         event = {"number": 1, "at": NOON, "type": "switch.failed", "model": "m", "reason": "x"}
 
         text = line(event, colour=True)
 
-        assert text.startswith("\x1b[2m12:00:00.123\x1b[0m  \x1b[31mswitch.failed     \x1b[0m  ")
+        assert text.startswith("\x1b[2m12:00:00.123\x1b[0m  \x1b[31mswitch.failed  \x1b[0m  ")
         assert re.sub(r"\x1b\[\d+m", "", text) == line(event, colour=False)
 
     def test_what_a_terminal_would_obey(self) -> None:
@@ -276,12 +286,24 @@ class TestFollow:
         assert [last_id(head) for head in heads[:2]] == [b"0", b"1"]
         assert "ended the stream; trying again" in screen.said[0]
 
+    async def test_events_that_are_not_kept(self) -> None:
+        """That what was asked for is not kept any more is no alarm; a gap later on is."""
+        missed = b'id: %d\n\ndata: {"number":%d,"type":"debug.missed","missed":7}\n\n'
+        begun = b"id: 0\n\n" + missed % (7, 7) + record(8) + missed % (9, 9)
+        screen = Screen(enough=2)
+
+        async with scripted(SSE + chunk(begun) + END) as (daemon, _):
+            await screen.watch(daemon, {}, 0)
+
+        assert screen.said[0] == "older events are not kept"
+        assert screen.events == ['{"number":8}', '{"number":9,"type":"debug.missed","missed":7}']
+
     async def test_nobody_there(self) -> None:
         """A daemon that cannot be reached the first time is a mistake, and told at once."""
         async with scripted(b"") as (daemon, _):
             pass
 
-        with pytest.raises(Gone, match=f"no dmap answers at {daemon.url} .Connection refused.; DMAP_URL"):
+        with pytest.raises(Gone, match=f"no dmap answers at {daemon.url} .Connection refused.; --url"):
             await follow(daemon, {}, None, print, print)
 
     async def test_a_refusal(self) -> None:

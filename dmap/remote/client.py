@@ -85,16 +85,16 @@ class DaemonClient:
                 return Trouble(f"the certificate of {self.url} is not trusted ({why}); {hint}")
             case aiohttp.ClientConnectorSSLError():
                 reason = plain(str(exc.os_error))[:200]
-                return Trouble(f"no TLS with {self.url} ({reason}); DMAP_URL may be http://...")
+                return Trouble(f"no TLS with {self.url} ({reason}); it may be http://...")
             case aiohttp.ClientConnectorError():
                 reason = plain(os.strerror(exc.errno) if exc.errno else str(exc.os_error))
-                return Gone(f"no dmap answers at {self.url} ({reason}); DMAP_URL says where it is")
+                return Gone(f"no dmap answers at {self.url} ({reason}); --url or DMAP_URL says where it is")
         return Gone(f"the connection to {self.url} broke: {plain(str(exc))[:200]}{self._hint(exc)}")
 
     def _hint(self, exc: Exception) -> str:
         """Guess that a server which hangs up without an answer has TLS; it may have other reasons."""
         is_plain = isinstance(exc, aiohttp.ServerDisconnectedError) and self.url.startswith("http:")
-        return "; if it has TLS, DMAP_URL is https://..." if is_plain else ""
+        return "; if it has TLS, it is https://..." if is_plain else ""
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> Trouble:
         reason = _reason(body) or response.reason or "no reason given"
@@ -103,21 +103,22 @@ class DaemonClient:
         return (Gone if response.status in (429, 502, 503, 504) else Trouble)(text)
 
 
-def daemon_of(environment: Mapping[str, str]) -> DaemonClient:
+def daemon_of(environment: Mapping[str, str], url: str | None = None) -> DaemonClient:
     """
-    Find the daemon by `DMAP_URL`, with or without `/v1`, and `DMAP_KEY`.
+    Find the daemon by *url*, or by `DMAP_URL` without one, with or without `/v1`, and `DMAP_KEY`.
 
     Every address to listen at, as the log has it, is this host to ask.  Raises `Trouble` when they cannot be
     used.
     """
-    url = environment.get("DMAP_URL") or URL
+    name = "--url" if url else "DMAP_URL"
+    url = url or environment.get("DMAP_URL") or URL
     try:
         parts = urlsplit(url)
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_url = False
     if not is_url or parts.query or parts.fragment or parts.username is not None:
-        raise Trouble("DMAP_URL: write it like http://127.0.0.1:8000")
+        raise Trouble(f"{name}: write it like http://127.0.0.1:8000")
     key = environment.get("DMAP_KEY", "")
     if not (key.isascii() and key.isprintable()):
         raise Trouble("DMAP_KEY: a key has printable ASCII characters only")

@@ -1,6 +1,7 @@
 """One event as one line for a terminal.  Pure: what is shown depends on the event alone, and on colour."""
 
 import string
+import textwrap
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -21,6 +22,8 @@ _COLOURS = {
     **dict.fromkeys(("failed", "mismatch", "refused", "denied", "missed"), _RED),
 }
 """By the second word of an event's type; others are blue."""
+LEAST = 20
+"""So many columns are left for what there is to say, however narrow the terminal."""
 _LATER = ("number", "at", "type", "id", "client", "device")
 """What has a place of its own in the line."""
 
@@ -75,16 +78,31 @@ what follows a colon.
 """
 
 
-def line(event: _Event, *, colour: bool) -> str:
-    """Write *event* as local time, type, request or device, client, and what there is to say."""
+def line(event: _Event, *, colour: bool, width: int = 0) -> str:
+    """
+    Write *event* as local time, type, request or device, client, and what there is to say.
+
+    `request.` is left out of types.  What is longer than *width* columns goes on in the next line, indented;
+    0 is any width.
+    """
     kind = plain(str(event.get("type", "?")))
     at = event.get("at")
     clock = datetime.fromtimestamp(at).strftime("%H:%M:%S.%f")[:-3] if isinstance(at, (int, float)) else "-"
     whose = str(event.get("id", ""))[-8:] or str(event.get("device", ""))
     client = plain(str(event.get("client", "")))
-    cells = f"{plain(whose):<8}  {client:<12}  {plain(', '.join(_parts(kind, event)))}".rstrip()
-    shade = _COLOURS.get(kind.rpartition(".")[2], _BLUE)
-    return f"{_in(_DIM, clock, colour)}  {_in(shade, f'{kind:<18}', colour)}  {cells}"
+    said = plain(", ".join(_parts(kind, event)))
+    shade, name = _COLOURS.get(kind.rpartition(".")[2], _BLUE), f"{kind.removeprefix('request.'):<15}"
+    first = f"{clock}  {name}  "
+    cells = _folded(f"{plain(whose):<8}  {client:<8}  {said}".rstrip(), len(first), width)
+    return f"{_in(_DIM, clock, colour)}  {_in(shade, name, colour)}  {cells}"
+
+
+def _folded(text: str, before: int, width: int) -> str:
+    """Return *text*, which has *before* columns in front of it, in lines of *width* columns."""
+    if not width or before + len(text) <= width:
+        return text
+    lines = textwrap.wrap(text, max(width - before, LEAST), drop_whitespace=False, break_on_hyphens=False)
+    return f"\n{' ' * before}".join(each.rstrip() for each in lines)
 
 
 def _in(shade: str, text: str, colour: bool) -> str:

@@ -4,14 +4,20 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dmap.remote.client import plain
+from dmap.remote.client import Trouble, plain
 
 _Json = Mapping[str, Any]
 _FIGURE = re.compile(r"-|\d+|\d\S* .*")
+LEAST = 10
+"""A column of words is cut to this width at the least."""
 
 
-def report(url: str, status: _Json) -> str:
-    """Write what `/debug/status` of the daemon at *url* tells.  Raises `KeyError` if that is lacking."""
+def report(url: str, status: _Json, width: int = 0) -> str:
+    """
+    Write what `/debug/status` of the daemon at *url* tells, in *width* columns at most, 0 for any.
+
+    Raises `KeyError` if that is lacking.
+    """
     first = f"dmap {status['version']} at {url}, up {duration(status['uptime_s'])}"
     active = f", active model {plain(status['active'])}" if status.get("active") else ""
     lines = [f"{first}, {count(status['open'], 'open request')}{active}"]
@@ -21,8 +27,25 @@ def report(url: str, status: _Json) -> str:
         (("QUEUE", "PLACE", "REQUEST", "CLIENT", "MODEL", "WAITED", "ABOUT"), list(_queue(status))),
     ):
         if rows:
-            lines += ["", *table(head, [[plain(cell) for cell in row] for row in rows])]
+            lines += ["", *table(head, [[plain(cell) for cell in row] for row in rows], width)]
     return "\n".join(lines)
+
+
+def models(listed: _Json, width: int = 0) -> str:
+    """Write what `/v1/models` tells, in *width* columns at most.  Raises `KeyError` if that is lacking."""
+    rows = [[plain(cell) for cell in _model(each)] for each in listed["data"]]
+    return "\n".join(table(("MODEL", "BACKEND", "LOADED", "CONTEXT", ""), rows, width))
+
+
+def _model(model: _Json) -> list[str]:
+    notes = [
+        f"alias of {model['alias_of']}" if "alias_of" in model else "",
+        f"variant of {model['variant_of']}" if "variant_of" in model else "",
+        "active" if model.get("active") else "",
+        "embeddings" if model.get("embedding") else "",
+    ]
+    loaded, context = "yes" if model["resident"] else "-", str(model.get("context_length") or "-")
+    return [model["id"], model["owned_by"], loaded, context, ", ".join(filter(None, notes))]
 
 
 def _residents(devices: Mapping[str, _Json]) -> Iterator[list[str]]:
@@ -90,6 +113,20 @@ def summary(answer: _Json, argument: str) -> Iterator[str]:
         yield f"  {number}. {step}"
 
 
+def the_one(queue: _Json, end: str) -> str:
+    """
+    Return the id of the one open request in `/admin/queue` whose id ends with *end*, else *end* itself.
+
+    The page does not list all of a very long queue.  Raises `Trouble` where several ids end so.
+    """
+    found = {each["id"] for each in queue["open"] if each["id"].endswith(end)}
+    if len(found) > 1 and end not in found:
+        raise Trouble(
+            f"{count(len(found), 'request')} end in {end!r}: {', '.join(sorted(map(plain, found))[:5])}"
+        )
+    return end if end in found or not found else found.pop()
+
+
 def duration(seconds: float) -> str:
     """Write *seconds* in the units that matter: `85 ms`, `3.4 s`, `2 min 5 s`, `3 h 12 min`, `4 d 2 h`."""
     if seconds < 0.9995:
@@ -109,15 +146,29 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Align *rows* under *head*, two spaces between; columns of figures to the right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int = 0) -> list[str]:
+    """
+    Align *rows* under *head*, two spaces between; columns of figures to the right.
+
+    Where that is wider than *width*, the widest columns of words are cut in the middle; 0 is any width.
+    """
     columns = list(zip(*rows, strict=True))
     to_right = [all(map(_FIGURE.fullmatch, column)) and set(column) != {"-"} for column in columns]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    least = [size if right else min(size, LEAST) for size, right in zip(widths, to_right, strict=True)]
+    while width and sum(widths) + 2 * len(widths) - 2 > width and widths != least:
+        widest = max((size, at) for at, size in enumerate(widths) if size > least[at])[1]
+        widths[widest] -= 1
     return [
         "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, to_right, strict=True)
+            shortened(cell, size).rjust(size) if right else shortened(cell, size).ljust(size)
+            for cell, size, right in zip(row, widths, to_right, strict=True)
         ).rstrip()
         for row in (head, *rows)
     ]
+
+
+def shortened(text: str, width: int) -> str:
+    """Return *text* in *width* columns, with its middle left out if need be: names differ at their ends."""
+    left = width // 2
+    return text if len(text) <= width else f"{text[: width - left - 1]}…{text[len(text) - left :]}"
