@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dmap.config import ConfigProblem, TracesSection
 from dmap.events import Bus, Event
+from dmap.extras import how
 from dmap.record import RequestRecord
 from dmap.traces.spans import SeenSwitch, spans_of
 from dmap.wire.trace import Trace, trace_of
@@ -29,8 +30,7 @@ def check(section: TracesSection | None) -> None:
         if section is not None:
             import dmap.traces.export  # noqa: F401
     except ImportError as exc:
-        how = "pip install -e '.[otel]' in dmap's folder"
-        raise ConfigProblem([f"traces: takes the extra `otel` ({exc.name} is missing): {how}"]) from None
+        raise ConfigProblem([f"traces: {exc.name} is missing; {how('otel')}"]) from None
 
 
 class Headers(Protocol):
