@@ -19,6 +19,8 @@ exit codes: 0 all is well; 1 it could not be done, the last line says why; 2 the
 (http://127.0.0.1:8000) and show it the key in DMAP_KEY.
 """
 
+_FILE = "the configuration, YAML; without it, DMAP_BACKEND_URL, DMAP_LISTEN and DMAP_KEYS are all there is"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that *argv* names; return its exit code."""
@@ -48,8 +50,8 @@ def _parser() -> argparse.ArgumentParser:
         ("check-config", "tell what is wrong with a configuration file; exit 78 if anything is"),
     ):
         command = commands.add_parser(name, help=help_text)
-        command.add_argument("config", type=Path, metavar="FILE", help="the configuration, YAML")
-        command.set_defaults(run=_local, local=name)
+        command.add_argument("config", type=Path, nargs="?", metavar="FILE", help=_FILE)
+        command.set_defaults(run=_local, local=name, refuse=command.error)
         if name == "serve":
             levels = ("debug", "info", "warning", "error")
             command.add_argument("--log-level", choices=levels, help="instead of log.level of the file")

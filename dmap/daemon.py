@@ -20,7 +20,7 @@ from typing import Any
 
 from dmap import engines, tasks
 from dmap.backends import Engine
-from dmap.config import Config, ConfigProblem, warnings_of
+from dmap.config import Config, ConfigProblem, Source, warnings_of
 from dmap.errors import ShuttingDown
 from dmap.lines import write_as
 from dmap.logfmt import logfmt
@@ -127,11 +127,13 @@ async def serve(
     config: Config,
     on_ready: Callable[[str], None] = lambda url: None,
     read_again: Callable[[], Config] | None = None,
+    source: Callable[[], Source] = Source,
 ) -> int:
     """
     Run until SIGTERM or SIGINT; a second one ends it at once.  *on_ready* gets the URL that answers.
 
     On SIGHUP the configuration is taken from *read_again*; if that cannot be used, the old one stays.
+    *source* tells where its keys stand.
     Under systemd the daemon reports its state (`notify`) and uses the sockets that systemd hands over.
     Return 0, or 1 if a bug has stopped the daemon (`tasks`).  Raises `ConfigProblem` for what cannot be used,
     engines included.
@@ -153,11 +155,11 @@ async def serve(
     state = StateFile(config.state or default_path(os.environ))
     async with tasks.running(notifier.beat, "notify"), listening(config, given, state, found) as daemon:
         _introduce(daemon, by="systemd" if given else None)
-        _advise(daemon.proxy)
+        _advise(daemon.proxy, source())
         notifier.status = daemon.status
         notifier.ready()
         if read_again is not None:
-            daemon.proxy.reload = functools.partial(_reload, daemon.proxy, read_again, notifier)
+            daemon.proxy.reload = functools.partial(_reload, daemon.proxy, read_again, source, notifier)
             loop.add_signal_handler(signal.SIGHUP, daemon.proxy.reload)
         on_ready(daemon.url)
         await stop.wait()
@@ -198,11 +200,15 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _reload(proxy: Proxy, read_again: Callable[[], Config], notifier: Notifier) -> list[str]:
+def _reload(
+    proxy: Proxy, read_again: Callable[[], Config], source: Callable[[], Source], notifier: Notifier
+) -> list[str]:
     """Use the file as it is now.  Return its problems, which are logged; with any of them nothing changes."""
     notifier.reloading()
     try:
-        reload(proxy, read_again())
+        config = read_again()
+        with source().located():
+            reload(proxy, config)
     except ConfigProblem as exc:
         for problem in exc.problems:
             _log.error(logfmt("reload_refused", {"reason": problem}))
@@ -211,7 +217,7 @@ def _reload(proxy: Proxy, read_again: Callable[[], Config], notifier: Notifier) 
     else:
         log = proxy.config.log
         write_as(log.level, log.format, stamped=log.stamped)
-        _advise(proxy)
+        _advise(proxy, source())
         _log.info(logfmt("reloaded", {}))
         proxy.bus.tell("config.reloaded", {})
     finally:
@@ -239,7 +245,8 @@ def _introduce(daemon: RunningDaemon, by: str | None) -> None:
     _log.info(logfmt("listening", {"url": daemon.url, "by": by, "backends": ",".join(config.backends)}))
 
 
-def _advise(proxy: Proxy) -> None:
+def _advise(proxy: Proxy, source: Source) -> None:
     config = proxy.config
-    for warning in (*warnings_of(config, datetime.now(UTC)), *engines.warnings_of(config, proxy.engines)):
+    warnings = (*warnings_of(config, datetime.now(UTC)), *engines.warnings_of(config, proxy.engines))
+    for warning in source.locate(warnings):
         _log.warning(logfmt("advice", {"reason": warning}))

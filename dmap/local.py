@@ -6,16 +6,17 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 
 import uvloop
 
-from dmap import engines, moving, tls, tokens, traces
+from dmap import moving
 from dmap.access import keys
-from dmap.config import Config, ConfigProblem, Log, load, read, warnings_of
+from dmap.check import check
+from dmap.config import Config, ConfigProblem, LocatedProblem, Log, Source, read
 from dmap.daemon import serve
 from dmap.extras import how
 from dmap.lines import Lines, write_as
+from dmap.origin import origin_of
 from dmap.simulate import command
 
 EX_CONFIG = 78
@@ -27,39 +28,35 @@ def run(options: argparse.Namespace) -> int:
     try:
         return _COMMANDS[options.local](options) or 0
     except ConfigProblem as exc:
+        before = "" if isinstance(exc, LocatedProblem) else "dmap: "
         for problem in exc.problems:
-            print(f"dmap: {problem}", file=sys.stderr)
+            print(f"{before}{problem}", file=sys.stderr)
         return EX_CONFIG
 
 
 def _serve(options: argparse.Namespace) -> int:
+    origin = origin_of(options)
+
     def read() -> Config:
-        config = load(options.config)
+        config = origin.load()
         level = options.log_level or config.log.level
         return config.model_copy(update={"log": config.log.model_copy(update={"level": level})})
 
     config = read()
     _log_to_stderr(config.log)
     _collect_seldom()
-    return uvloop.run(serve(config, read_again=read))
+    with origin.source.located():
+        return uvloop.run(serve(config, read_again=read, source=lambda: origin.source))
 
 
 def _check(options: argparse.Namespace) -> None:
-    config = load(options.config)
-    if config.listen.tls is not None:
-        tls.check(config.listen.tls)
-    tokens.counters(config)
-    traces.check(config.traces)
-    found = uvloop.run(engines.look_at(config))
-    for warning in (*warnings_of(config, datetime.now(UTC)), *engines.warnings_of(config, found)):
-        print(f"dmap: warning: {warning}", file=sys.stderr)
-    for name, engine in found.items():
-        print(f"backends.{name}: {engines.said(engine)}")
-    print(f"{options.config}: ok")
+    check(origin_of(options))
 
 
 def _import(options: argparse.Namespace) -> int:
-    text = moving.imported(read(options.config), os.environ, options.config.name)
+    with Source(str(options.config)).located():
+        given = read(options.config)
+    text = moving.imported(given, os.environ, options.config.name)
     print(text, end="")
     problems = moving.problems_of(text, os.environ)
     for problem in problems:

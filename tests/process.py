@@ -59,17 +59,22 @@ class Process:
 @asynccontextmanager
 async def daemon(
     folder: Path,
-    config: str,
+    config: str | None,
     program: tuple[str, ...] = ("-m", "dmap"),
     listen: str = "{port: 0}",
     options: tuple[str, ...] = (),
     **environment: str,
 ) -> AsyncGenerator[Process]:
-    """Run `serve` with *options*, *config* and *listen*, in YAML, its state in *folder*; it must end well."""
+    """
+    Run `serve` with *options*, *config* and *listen*, in YAML, its state in *folder*; it must end well.
+
+    With None for *config* there is no file.
+    """
     path = folder / "config.yaml"
     path.write_text(f"listen: {listen}\n{config}")
+    file = () if config is None else (str(path),)
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, *program, "serve", *options, str(path)),
+        *(sys.executable, *program, "serve", *options, *file),
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "STATE_DIRECTORY": str(folder / "state"), **environment},
     )

@@ -12,6 +12,10 @@ from dmap import __version__
 from dmap.cli import main
 
 A = "backends: {a: {kind: openai, url: 'http://127.0.0.1:1'}}\n"
+SILENT = (
+    "{}:1:12: warning: backends.a: could not be asked what models it has: "
+    "the backend 'a' does not list its models: connection refused\n"
+)
 
 
 @pytest.fixture
@@ -47,11 +51,11 @@ def complaints(stderr: str) -> list[str]:
 
 
 def test_a_good_file(written, capsys):
-    """`check-config` says that all is well, and ends with 0."""
+    """`check-config` says that all is well, and ends with 0; a server that is down is no mistake."""
     path = written(A)
 
     assert main(["check-config", path]) == 0
-    assert capsys.readouterr() == (f"{path}: ok\n", "")
+    assert capsys.readouterr() == (f"{path}: ok\n", SILENT.format(path))
 
 
 def test_a_file_with_a_warning(written, capsys):
@@ -61,22 +65,23 @@ def test_a_file_with_a_warning(written, capsys):
     assert main(["check-config", path]) == 0
     assert capsys.readouterr() == (
         f"{path}: ok\n",
-        "dmap: warning: access.open: anyone who reaches this host may use every model\n",
+        SILENT.format(path)
+        + f"{path}:3:10: warning: access.open: anyone who reaches this host may use every model\n",
     )
 
 
 @pytest.mark.parametrize("command", ["check-config", "serve"])
 def test_a_bad_file(written, capsys, command):
-    """All problems are told at once, a line each with its path in the file, and the exit code is 78."""
+    """All problems are told at once, a line each with its place and path, and the exit code is 78."""
     path = written("listen: {port: x, hots: y}\nbackends: {a: {kind: openai, url: ''}}\nfoo: 1")
 
     assert main([command, path]) == 78
     assert capsys.readouterr() == (
         "",
-        "dmap: listen.port: Input should be a valid integer, unable to parse string as an integer\n"
-        "dmap: listen.hots: no such key\n"
-        "dmap: backends.a.url: not an http(s) URL of a server\n"
-        "dmap: foo: no such key\n",
+        f"{path}:1:10: listen.port: must be a whole number\n"
+        f"{path}:1:19: listen.hots: no such key; did you mean host?\n"
+        f"{path}:2:30: backends.a.url: not a URL; write it like http://127.0.0.1:1234, http:// or https:// "
+        f"included\n{path}:3:1: foo: no such key\n",
     )
 
 

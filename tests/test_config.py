@@ -1,6 +1,7 @@
 """The configuration: strict, told of all at once with paths, and never with a secret."""
 
 import itertools
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,7 @@ def test_what_is_no_url(url):
     """A backend's URL has a scheme of the web, a host, perhaps a port and a path, and nothing else."""
     (problem,) = problems_of(f"backends: {{a: {{kind: openai, url: '{url}'}}}}")
 
-    assert problem == "backends.a.url: not an http(s) URL of a server"
+    assert problem.startswith(("backends.a.url: not a URL; ", "backends.a.url: not the URL of a server; "))
 
 
 def test_urls_end_without_a_slash():
@@ -220,17 +221,16 @@ server: {{idle_s: '${{IDLE}}', max_body: huge}}
 
     assert sorted(problems_of(text)) == [
         "access.keys[0].sha256: not a SHA-256; write 64 lower-case hex digits, never the key itself",
-        "access.keys[1].name: Field required",
-        "backends.a.parallel: Input should be greater than or equal to 1",
-        "backends.a.url: not an http(s) URL of a server",
-        "backends.b.kind: 'ollama' is not built; there are: gguf, lmstudio, openai, process",
+        "access.keys[1].name: missing",
+        "backends.a.parallel: must be 1 or more",
+        "backends.a.url: not a URL; write it like http://127.0.0.1:1234, http:// or https:// included",
+        "backends.b.kind: no such kind; there are: gguf, lmstudio, openai, process",
         "backends.c.kind: missing; there are: gguf, lmstudio, openai, process",
-        "backends.openai.url: Field required",
-        "listen.hots: no such key",
-        "listen.port: Input should be less than or equal to 65535",
-        "models.m.defaults.stop[1]: Input should be a valid string",
-        "models.m.load.context: no such key",
-        "server.idle_s: Input should be a valid number, unable to parse string as a number",
+        "backends.openai.url: missing",
+        "listen.hots: no such key; did you mean host?",
+        "listen.port: must be 65535 or less",
+        "models.m.defaults.stop[1]: must be a text; put it in quotes",
+        "models.m.load.context: no such key; did you mean context_length?",
         "server.idle_s: the environment has no variable IDLE",
         "server.max_body: not a size; write it like 64MiB or 22GiB",
     ]
@@ -322,7 +322,9 @@ def test_a_parameter_in_two_spellings(second):
 
 def test_no_spelling_of_a_parameter():
     """A key that means no parameter in any spelling is only unknown."""
-    assert problems_of(A + "defaults: {max_tokens: 5, MaxTokens: 6}") == ["defaults.MaxTokens: no such key"]
+    assert problems_of(A + "defaults: {max_tokens: 5, MaxTokens: 6}") == [
+        "defaults.MaxTokens: no such key; did you mean max_tokens?"
+    ]
 
 
 @pytest.mark.parametrize("gpu", ["1.5", "-0.1", "true", "all", "[0.5]", ".nan", "9" * 99, "1.e+400"])
@@ -350,22 +352,26 @@ def test_when_a_key_expires(text, hour):
 
 def test_a_backend_is_needed():
     """A configuration without a backend is told so."""
-    assert problems_of("") == ["backends: Field required"]
+    assert problems_of("") == [
+        "backends: missing, or all of its lines are comments; name at least one server"
+    ]
     assert problems_of("backends: {}") != []
 
 
 @pytest.mark.parametrize("text", ["- a", "5", "text"])
 def test_a_file_that_is_no_mapping(text):
     """A file that is something else is told in words of the file, not of a library."""
-    assert problems_of(text) == ["the file: must be a mapping (key: value)"]
+    (problem,) = problems_of(text)
+
+    assert problem.startswith("the file: must be a mapping (key: value)")
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("devices: {g: }", "devices.g: must be a mapping (key: value)"),
+        ("devices: {g: }", "devices.g: must be a mapping (key: value), and nothing stands under it"),
         ("models: {m: x}", "models.m: must be a mapping (key: value)"),
-        ("models: []", "models: must be a mapping (key: value)"),
+        ("models: []", "models: must be a mapping (key: value), not a list; write NAME: instead of - NAME"),
     ],
 )
 def test_a_section_that_is_no_mapping(text, problem):
@@ -398,11 +404,11 @@ SHARED = (
         (A + "models: {m: {aliases: [x]}, n: {aliases: [x]}}", "models.n.aliases: 'x' already means 'm'"),
         (
             A + f"access: {{keys: [{{name: k, sha256: {HASH}}}, {{name: k, sha256: {OTHER}}}]}}",
-            "access.keys: two keys have the same name",
+            "access.keys[1].name: that of access.keys[0] too",
         ),
         (
             A + f"access: {{keys: [{{name: k, sha256: {HASH}}}, {{name: l, sha256: {HASH}}}]}}",
-            "access.keys: two keys have the same sha256",
+            "access.keys[1].sha256: that of access.keys[0] too",
         ),
         (
             "backends: {b: {kind: openai, url: 'http://h', device: x}}",
@@ -438,39 +444,41 @@ def test_what_does_not_fit_together(text, problem):
 @pytest.mark.parametrize(
     "text",
     [
-        "a: {b: 1, b: 2}",
+        "{b: 1, b: 2}",
         f"{A}{A}",
         "a: [",
         "\t",
-        "a: !!python/object/apply:os.system [id]",
-        "a: !custom x",
         "--- a\n--- b",
         "a: \x00",
-        "? [a]\n: b",
         "a: *nothing",
-        # what PyYAML's constructors let through as other errors
-        "a: 2024-13-45",
-        "a: 0x_",
         "a: " + "9" * 5000,
-        "a: !!bool x",
-        "a: !!timestamp x",
-        "a: !!map [a]",
         "[" * 5000,
         "a: &a [*a]",
+        # what PyYAML's constructors let through as other errors
+        "!!python/object/apply:os.system [id]",
+        "!custom x",
+        "2024-13-45",
+        "0x_",
+        "!!bool x",
+        "!!timestamp x",
+        "!!map [a]",
     ],
     ids=lambda text: repr(text[:24]),
 )
 def test_what_is_no_yaml(text):
-    """Whatever cannot be read, a key given twice included, is one problem of one line."""
-    (problem,) = problems_of(text)
+    """Whatever cannot be read, a key given twice included, is one problem of one line in our own words."""
+    problem = problems_of(text)[0]
 
-    assert problem.startswith("not YAML: ")
-    assert "\n" not in problem
+    assert re.match(r"line \d+, column \d+: |b: given twice|backends: given twice|the file: ", problem)
+    assert not re.search("found|constructor|expected|\n", problem)
 
 
 def test_a_problem_of_yaml_has_its_place():
     """What YAML cannot read is told with its line and column."""
-    assert problems_of("a: 1\nb: {c: 1, c: 2}") == ["not YAML: line 2, column 4: the key 'c' is given twice"]
+    assert problems_of("a: 1\nb: {c: @x}") == [
+        "line 2, column 8: a text that begins with @, % or ` takes quotes: YAML has a meaning of its own "
+        "for it"
+    ]
 
 
 def test_anchors_and_merges():
@@ -500,7 +508,9 @@ backends:
 )
 def test_what_unfolds_to_too_much_is_refused_unread(text):
     """Values are counted while the text is read, each alias as all that it stands for: nothing is built."""
-    assert problems_of(text) == ["not YAML: its anchors unfold to too much, or it is too long"]
+    (problem,) = problems_of(text)
+
+    assert problem.endswith(": with what its aliases stand for, the file has too many values")
 
 
 def test_a_mapping_of_many_keys_is_read_at_once():
@@ -514,9 +524,9 @@ def test_a_mapping_of_many_keys_is_read_at_once():
     ("text", "problem"),
     [
         ("# " + "x" * 2**20, "the file is longer than 1048576 characters"),
-        ("a: 1" + ":59" * 100_000, "not YAML: line 1, column 4: a number of 300001 characters"),
-        ("a: 0b" + "1" * 1_000_000, "not YAML: line 1, column 4: a number of 1000002 characters"),
-        ("a: 1." + "1" * 1_000_000, "not YAML: line 1, column 4: a number of 1000002 characters"),
+        ("a: 1" + ":59" * 100_000, "line 1, column 4: a number of 300001 characters"),
+        ("a: 0b" + "1" * 1_000_000, "line 1, column 4: a number of 1000002 characters"),
+        ("a: 1." + "1" * 1_000_000, "line 1, column 4: a number of 1000002 characters"),
         ("a: " + "${LONG}" * 20_000, "a: with its variables the file is too long"),
         ("a: [" + "'${LONG}'," * 20_000 + "]", "a[10485]: with its variables the file is too long"),
     ],
@@ -545,7 +555,7 @@ def test_a_bomb_of_anchors_is_refused():
 
     (problem,) = problems_of("\n".join(lines))
 
-    assert problem == "not YAML: its anchors unfold to too much, or it is too long"
+    assert problem.endswith(": with what its aliases stand for, the file has too many values")
 
 
 # Environment and paths
@@ -715,7 +725,7 @@ def test_an_open_door_is_warned_of():
         ("devices: {g: {}}", "devices.g: no backend is on this device"),
         (
             f"access: {{keys: [{{name: old, sha256: {HASH}, expires: 2026-06-01}}]}}",
-            "access.keys: 'old' expired on 2026-06-01",
+            "access.keys[0].expires: 'old' expired on 2026-06-01",
         ),
     ],
 )
@@ -863,12 +873,9 @@ def test_the_activity_log(text: str, bounds: tuple[int, int] | None) -> None:
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ("{size: 1023KiB}", "activity.size: Input should be greater than or equal to 1048576"),
-        ("{days: 0}", "activity.days: Input should be greater than or equal to 1"),
-        (
-            "{days: 0.5}",
-            "activity.days: Input should be a valid integer, got a number with a fractional part",
-        ),
+        ("{size: 1023KiB}", "activity.size: must be 1048576 or more"),
+        ("{days: 0}", "activity.days: must be 1 or more"),
+        ("{days: 0.5}", "activity.days: must be a whole number"),
         ("{file: a.log}", "activity.file: no such key"),
         ("7", "activity: must be a mapping (key: value)"),
     ],

@@ -63,7 +63,7 @@ def test_not_installed(bare, written, command):
     """An engine that is not installed is a wrong configuration, told in one sentence with what to type."""
     ended = dmap(bare, command, written)
 
-    assert ended.stderr == f"dmap: backends.engine0: {NOT_INSTALLED}\n"
+    assert ended.stderr == f"{written}:3:3: backends.engine0: {NOT_INSTALLED}\n"
     assert (ended.returncode, ended.stdout) == (78, "")
 
 
@@ -81,7 +81,8 @@ def test_not_needed(bare, tmp_path):
 
     ended = dmap(bare, "check-config", tmp_path / "config.yaml")
 
-    assert (ended.returncode, ended.stderr, ended.stdout) == (0, "", f"{tmp_path}/config.yaml: ok\n")
+    assert (ended.returncode, ended.stdout) == (0, f"{tmp_path}/config.yaml: ok\n")
+    assert "engine" not in ended.stderr
 
 
 # What they say
@@ -94,7 +95,8 @@ def test_check_config_tells_the_device(written):
     first, last = ended.stdout.splitlines()
     assert first.startswith("backends.engine0: xllamacpp 202") and ", device: CPU (" in first
     assert first.endswith("; it sees no GPU (docs/gpu.md)") and last == f"{written}: ok"
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.returncode, ended.stderr.count("engine0")) == (0, 1)
+    assert ": warning: backends.engine0: no model found there\n" in ended.stderr
 
 
 async def test_all_that_are_wrong(tmp_path, monkeypatch):

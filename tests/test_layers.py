@@ -28,12 +28,14 @@ LAYERS = (
     "access tls sockets metrics tokens traces engines moving",  # 3
     "activity",  # 3 too: it knows the codes that metrics counts
     "catalog",  # 3 too: it asks an access.Client what it may use
-    "inventory gate",  # 4
+    "inventory gate survey",  # 4
     "relay",  # 5 and 6: the client side and the server side of passing an answer on
     "web",  # 7
     "daemon simulate",  # 8
     "demo",  # 9: a daemon with models of its own
     "remote",  # 9: commands that ask a running daemon
+    "origin",  # 9: what a command's configuration is read from
+    "check",  # 9: what is wrong with it
     "local",  # 9: commands that work here
     "cli",  # 9
     "__main__",
@@ -55,7 +57,7 @@ HOMES = {
     "opentelemetry": {"traces"},
     "pydantic_core": {"config"},
     "tokenizers": {"tokens"},
-    "uvloop": {"local"},
+    "uvloop": {"check", "local", "origin"},
     "xllamacpp": {"backends"},
     "yaml": {"config", "moving"},
 }

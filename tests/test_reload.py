@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -46,7 +47,7 @@ class Running:
 
     @property
     def answers(self) -> list[str]:
-        return [line for line in self.process.log if "reload" in line]
+        return [line for line in self.process.log if re.search(r"\breload(ed|_refused)\b", line)]
 
 
 @pytest.fixture
@@ -101,7 +102,8 @@ async def test_a_file_that_is_wrong_changes_nothing(client: AsyncOpenAI, running
     await running.reload(running.text(tokens=9) + "sever: {}\n")
 
     assert await tokens(client) == 5
-    assert "sever: no such key" in running.answers[0]
+    line = len(running.file.read_text().splitlines())
+    assert f"{running.file}:{line}:1: sever: no such key; did you mean server?" in running.answers[0]
 
 
 @pytest.mark.parametrize("more", ["x", "listen"])

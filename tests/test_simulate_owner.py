@@ -137,7 +137,9 @@ def test_the_example_with_a_wrong_file(tmp_path: Path, capsys: pytest.CaptureFix
     path.write_text(CONFIG.replace("patience_s", "patience"))
 
     assert main(["simulate", "--config", str(path)]) == 78
-    assert capsys.readouterr().err == "dmap: devices.gpu0.patience: no such key\n"
+    assert capsys.readouterr().err.endswith(
+        ": devices.gpu0.patience: no such key; did you mean patience_s?\n"
+    )
 
 
 def test_no_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -274,7 +274,7 @@ def test_what_would_have_been(written, capsys: pytest.CaptureFixture[str]) -> No
         ),
         ("cooldown_s=3", "--set cooldown_s=3: write KEY=VALUE; the keys are"),
         ("patience_s", "--set patience_s: write KEY=VALUE"),
-        ("patience_s=0", "--set patience_s: Input should be greater than 0"),
+        ("patience_s=0", "--set patience_s: must be more than 0"),
         ("memory=lots", "--set memory: not a size; write it like 64MiB or 22GiB"),
     ],
 )

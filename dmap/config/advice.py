@@ -1,11 +1,18 @@
 """What the file allows but its owner may not want."""
 
+import math
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
 
 from dmap.config.access import is_loopback
 from dmap.config.residents import doubts
 from dmap.config.schema import Config
+
+_LEAST_MEMORY = 2**20
+"""Bytes; less was meant in a larger unit."""
+_PORTS = {"http": 80, "https": 443}
 
 
 def warnings_of(config: Config, now: datetime, load_s: float = 10) -> list[str]:
@@ -14,7 +21,14 @@ def warnings_of(config: Config, now: datetime, load_s: float = 10) -> list[str]:
 
     *now* has a time zone; *load_s* is the cost of a load that nobody has measured yet.
     """
-    return [*_long_waits(config, load_s), *_idle(config), *doubts(config), *_about_access(config, now)]
+    return [
+        *_long_waits(config, load_s),
+        *_idle(config),
+        *_tiny(config),
+        *doubts(config),
+        *_about_servers(config),
+        *_about_access(config, now),
+    ]
 
 
 def _long_waits(config: Config, load_s: float) -> Iterator[str]:
@@ -27,9 +41,11 @@ def _long_waits(config: Config, load_s: float) -> Iterator[str]:
         longest = rivals * (device.residency + 1) * load_s
         at_once = max(device.max_models, *map(len, device.together), 0)
         if rivals > at_once and longest > device.wait_s:
+            residency = math.floor(10 * (device.wait_s / rivals / load_s - 1)) / 10
             yield (
                 f"devices.{name}: {rivals} models can keep a request waiting {longest:.0f} s "
-                f"(loads of {load_s:.0f} s), longer than wait_s of {device.wait_s:.0f} s"
+                f"(loads of {load_s:.0f} s), longer than wait_s of {device.wait_s:.0f} s; set wait_s to "
+                f"{math.ceil(longest)}" + (f", or residency to {residency:g}" if residency >= 0 else "")
             )
 
 
@@ -46,11 +62,58 @@ def _idle(config: Config) -> Iterator[str]:
             yield f"models.{name}.ttl_s: a pinned model stays, however long nobody asks for it"
 
 
+def _tiny(config: Config) -> Iterator[str]:
+    """Find memory that no model fits into, because its unit was left out."""
+    sections: dict[str, Any] = {"devices": config.devices, "models": config.models}
+    for section, entries in sections.items():
+        for name, entry in entries.items():
+            if entry.memory is not None and entry.memory < _LEAST_MEMORY:
+                yield f"{section}.{name}.memory: these are bytes; with a unit it is {entry.memory}GiB"
+
+
+def _about_servers(config: Config) -> Iterator[str]:
+    """Find backends that are one server, and one that is dmap itself."""
+    own, before = (config.listen.port, ""), dict[tuple[str, int, str], str]()
+    for name, backend in config.backends.items():
+        if (url := getattr(backend, "url", None)) is None:
+            continue
+        host, port, path = _server(url)
+        if (port, path) == own and host in (_LOOPBACK, config.listen.host):
+            yield f"backends.{name}.url: this is where dmap itself listens; it would ask itself for ever"
+        first = before.setdefault((host, port, path), name)
+        if first != name:
+            yield f"backends.{name}.url: the server of backends.{first} too; its models compete unseen"
+
+
+_LOOPBACK = "loopback"
+
+
+def _server(url: str) -> tuple[str, int, str]:
+    """Return the host, the port and the path of a server, each in one spelling."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").removesuffix(".")
+    if is_loopback(host) or host in ("0.0.0.0", "::"):  # noqa: S104 - one asks this host by these, too
+        host = _LOOPBACK
+    return host, parts.port or _PORTS[parts.scheme], parts.path.rstrip("/").removesuffix("/v1")
+
+
 def _about_access(config: Config, now: datetime) -> Iterator[str]:
     """Find that everybody may come in, and who no longer may."""
     access = config.access
-    if not is_loopback(config.listen.host) and access.open and not (access.keys or access.allow):
+    if access.open and (access.keys or access.allow):
+        rest = "everybody needs one" if access.keys else "only these get in"
+        yield f"access.open: has no effect beside {'keys' if access.keys else 'allow'}: {rest}"
+    elif access.open and not is_loopback(config.listen.host):
         yield "access.open: anyone who reaches this host may use every model"
-    for key in access.keys:
+    for at, network in enumerate(access.trusted_proxies):
+        if network.prefixlen == 0:
+            yield (
+                f"access.trusted_proxies[{at}]: everybody is believed; whoever comes may claim any address "
+                "in X-Forwarded-For, so name your proxies alone"
+            )
+    for at, network in enumerate(access.allow):
+        if network.prefixlen == 0:
+            yield f"access.allow[{at}]: these are all addresses there are, so anyone gets in"
+    for at, key in enumerate(access.keys):
         if key.expires is not None and key.expires <= now:
-            yield f"access.keys: {key.name!r} expired on {key.expires:%Y-%m-%d}"
+            yield f"access.keys[{at}].expires: {key.name!r} expired on {key.expires:%Y-%m-%d}"

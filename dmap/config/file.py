@@ -1,61 +1,104 @@
-"""From YAML to the schema: variables, paths, and every problem with its place in the file."""
+"""From a text to the schema: variables, paths, and every problem with its place."""
 
 import os
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from dmap.config.access import Key
+from dmap.config.document import MOST_CHARACTERS, Document, read_document
+from dmap.config.mend import Steps, mended
+from dmap.config.problems import ConfigProblem, Source, path_of, section_of, unique
 from dmap.config.schema import Config
-from dmap.kinds import KINDS
+from dmap.config.secrets import exposed_secrets
+from dmap.config.words import in_our_words, steps_of
 from dmap.sections import Section
-from dmap.sections.models import FURTHER
+from dmap.sections.near import nearest
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_MOST_CHARACTERS = 2**20
-"""Of a whole file, and of all that variables put into it."""
-_MOST_VALUES = 50_000
-"""Of a whole file, with every alias unfolded."""
-_LONGEST_NUMBER = 100
-"""Of a number's characters: to read a long one takes the square of its length, in base 60 or any other."""
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-class ConfigProblem(Exception):
-    """The file cannot be used; *problems* lists why, each line with its path in the file."""
+class ConfigFile:
+    """
+    The file at *path*, which `load` reads anew each time; *source* tells where its keys were the last time.
 
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+    Relative paths in it are taken from its folder, `${NAME}` from *environ*.
+    """
+
+    def __init__(self, path: Path, environ: Mapping[str, str] = os.environ) -> None:
+        self.source = Source(str(path))
+        self._path, self._environ = path, environ
+        self._values: Any = None
+
+    def load(self) -> Config:
+        """Read and check the file; raises `LocatedProblem` with everything that is wrong."""
+        self.source = Source(str(self._path))
+        with self.source.located():
+            document = read_document(read(self._path))
+        self.source = Source(str(self._path), document.places)
+        self._values = document.values
+        with self.source.located():
+            return _parsed(document, self._environ, self._path.parent)
+
+    def exposed(self) -> Iterable[str]:
+        """Return the secrets in the file, as it was loaded, that others may read."""
+        return exposed_secrets(self._path, self._values)
 
 
 def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
-    """
-    Read and check the file at *path*; relative paths in it are taken from its folder.
-
-    Raises `ConfigProblem` with everything that is wrong.
-    """
-    return parse(read(path), environ, base=path.parent)
+    """Read and check the file at *path*, as `ConfigFile` does."""
+    return ConfigFile(path, environ).load()
 
 
 def read(path: Path) -> str:
     """Return the text of the file at *path*, or as much of it as shows that it is too long."""
     try:
-        with path.open(encoding="utf-8") as file:
-            return file.read(_MOST_CHARACTERS + 1)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigProblem([f"{path}: cannot be read: {exc}"]) from exc
+        with path.open("rb") as file:
+            content = file.read(4 * MOST_CHARACTERS + 1)
+        return content.decode("utf-8-sig")[: MOST_CHARACTERS + 1]
+    except UnicodeDecodeError as exc:
+        raise ConfigProblem([f"cannot be read: {_no_text(content, exc.start)}"]) from exc
+    except (OSError, ValueError) as exc:
+        raise ConfigProblem([f"cannot be read: {_why(path, exc)}"]) from exc
+
+
+def _no_text(content: bytes, at: int) -> str:
+    if content.startswith(_UTF_16):
+        return "it is UTF-16; save it as UTF-8"
+    return f"what stands in line {1 + content.count(bytes([10]), 0, at)} is no text in UTF-8"
+
+
+def _why(path: Path, error: OSError | ValueError) -> str:
+    match error:
+        case IsADirectoryError():
+            return "it is a folder; name the file in it"
+        case FileNotFoundError():
+            beside = os.listdir(path.parent) if path.parent.is_dir() else ()
+            near = nearest(path.name, beside)
+            return "there is no such file" + (f"; did you mean {path.parent / near}?" if near else "")
+        case PermissionError():
+            return "this user may not read it"
+        case OSError():
+            return str(error.strerror).lower()
+    return "no file can have this name"
 
 
 def parse(text: str, environ: Mapping[str, str], *, base: Path = Path()) -> Config:
     """Check the configuration in *text*, with `${NAME}` taken from *environ*."""
-    return checked(Config, values_of(text), environ, base)
+    return _parsed(read_document(text), environ, base)
+
+
+def _parsed(document: Document, environ: Mapping[str, str], base: Path) -> Config:
+    """Return the configuration in *document*, unless it is broken where no section is known."""
+    if any(name not in Config.model_fields for name in document.broken):
+        raise ConfigProblem(document.problems)
+    return checked(Config, document.values, environ, base, said=document.problems, broken=document.broken)
 
 
 def check_key(text: str) -> None:
@@ -63,27 +106,61 @@ def check_key(text: str) -> None:
     checked(Key, values_of(text))
 
 
+def values_of(text: str) -> Any:
+    """Read YAML; raises `ConfigProblem`."""
+    document = read_document(text)
+    if document.problems:
+        raise ConfigProblem(document.problems)
+    return document.values
+
+
 _Checked = TypeVar("_Checked", bound=Section)
 
 
 def checked(
-    whole: type[_Checked], values: Any, environ: Mapping[str, str] = MappingProxyType({}), base: Path = Path()
+    whole: type[_Checked],
+    values: Any,
+    environ: Mapping[str, str] = MappingProxyType({}),
+    base: Path = Path(),
+    *,
+    said: Sequence[str] = (),
+    broken: Sequence[str] = (),
 ) -> _Checked:
-    """Return *values*, as YAML has them, as the section *whole*; raises `ConfigProblem`."""
+    """
+    Return *values*, as YAML has them, as the section *whole*; raises `ConfigProblem`.
+
+    Of the values it was *said* already what is wrong; the sections *broken* are not among them.
+    """
     variables = _Variables(environ)
     values = variables.fill(values if values is not None else {}, "")
     found, wrong = _validated(whole, values, base)
-    if wrong and isinstance(values, dict):  # what does not fit together among the rest is told in the same go
-        for error in wrong:
-            _drop(values, error["loc"])
-        found, _ = _validated(whole, values, base)
-    said = [*variables.problems, *map(_said, wrong)]
-    places = {problem.partition(": ")[0] for problem in said}  # what was dropped is not missing
+    if (wrong or broken) and isinstance(values, dict):
+        found = _left(whole, values, base, [*((name,) for name in broken), *_steps(values, wrong)])
+    said = unique([*said, *variables.problems, *in_our_words(whole, values, wrong)])
+    told = {*map(path_of, said), *broken}
     between = found.conflicts() if found is not None else ()
-    problems = [*said, *(each for each in between if each.partition(": ")[0] not in places)]
+    problems = [*said, *(each for each in between if not _is_told(path_of(each), told))]
     if found is None or problems:
-        raise ConfigProblem(problems)
+        raise ConfigProblem(problems, found, frozenset(map(section_of, (*problems, *broken))))
     return found
+
+
+def _left(whole: type[_Checked], values: Any, base: Path, wrong: Sequence[Steps]) -> _Checked | None:
+    """Return what is left of *values* without what is *wrong*, so that the rest is judged in the same go."""
+    left = mended(values, wrong)
+    found, still = _validated(whole, left, base)
+    if still:
+        found, _ = _validated(whole, mended(left, _steps(left, still), entries=True), base)
+    return found
+
+
+def _steps(values: Any, errors: Iterable[ErrorDetails]) -> list[Steps]:
+    return [steps_of(values, error) for error in errors]
+
+
+def _is_told(path: str, told: Iterable[str]) -> bool:
+    """Tell whether something at *path* or below it is told: what was left out is not missing."""
+    return any(each == path or each.startswith((f"{path}.", f"{path}[")) for each in told)
 
 
 def _validated(
@@ -96,87 +173,13 @@ def _validated(
         return None, exc.errors()
 
 
-def _drop(values: dict[Any, Any], place: tuple[int | str, ...]) -> None:
-    """Take the value at *place* out of *values*; the names of kinds in *place* are not in the file."""
-    for step in place[:-1]:
-        inner = values.get(step)
-        values = inner if isinstance(inner, dict) else values
-    if place:
-        values.pop(place[-1], None)
-
-
-def values_of(text: str) -> Any:
-    """Read YAML; what is wrong is said without the text around it, which may be a secret."""
-    if len(text) > _MOST_CHARACTERS:
-        raise ConfigProblem([f"the file is longer than {_MOST_CHARACTERS} characters"])
-    try:
-        return yaml.load(text, Loader=_OneOfEach)
-    except yaml.MarkedYAMLError as exc:
-        problem = re.sub(r"'[^']{2,}'", "...", exc.problem or "unreadable")
-        raise _not_yaml(problem, exc.problem_mark) from exc
-    except yaml.reader.ReaderError as exc:
-        raise _not_yaml(f"{exc.reason} (position {exc.position})") from exc
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as exc:
-        # PyYAML lets through what int(), datetime() and its own tables say to a scalar like 2024-13-45.
-        raise _not_yaml("a value in it has the form of a number or a date but is none") from exc
-
-
-def _not_yaml(problem: str, mark: yaml.Mark | None = None) -> ConfigProblem:
-    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-    return ConfigProblem([f"not YAML: {place}{problem}"])
-
-
-class _OneOfEach(yaml.SafeLoader):
-    """
-    A loader that refuses a key given twice, where YAML would silently take the last.
-
-    It also counts the values while it reads, before anything is made of them.  An alias counts as all that
-    it stands for, in a merge (`<<`) too, because a few lines may unfold to more than a memory holds.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._values = 0
-        self._unfolded: dict[yaml.Node, int] = {}
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        is_alias, before = self.check_event(yaml.AliasEvent), self._values
-        if not is_alias:
-            self._count(1)
-        node = super().compose_node(parent, index)
-        assert node is not None, "an event that is no end has a node"
-        if is_alias:  # one inside the very node that it stands for has no end
-            self._count(self._unfolded.get(node, _MOST_VALUES))
-        else:
-            self._unfolded[node] = self._values - before
-            _check_node(node)
-        return node
-
-    def _count(self, values: int) -> None:
-        self._values += values
-        if self._values > _MOST_VALUES:
-            raise _not_yaml("its anchors unfold to too much, or it is too long")
-
-
-def _check_node(node: yaml.Node) -> None:
-    """Refuse a mapping with a text twice among its keys, and a number that would take long to read."""
-    problem = ""
-    if isinstance(node, yaml.MappingNode):
-        seen = Counter(key.value for key, _ in node.value if key.tag == "tag:yaml.org,2002:str")
-        problem = next((f"the key {key!r} is given twice" for key, count in seen.items() if count > 1), "")
-    elif node.tag.endswith((":int", ":float")) and len(node.value) > _LONGEST_NUMBER:
-        problem = f"a number of {len(node.value)} characters"
-    if problem:
-        raise _not_yaml(problem, node.start_mark)
-
-
 class _Variables:
     """Puts variables of *environ* into texts, and collects *problems*; all that it puts in has one bound."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.problems: list[str] = []
         self._environ = environ
-        self._left = _MOST_CHARACTERS
+        self._left = MOST_CHARACTERS
 
     def fill(self, value: Any, at: str) -> Any:
         """Return *value*, which stands *at* a path in the file, with the variables in its texts replaced."""
@@ -195,20 +198,3 @@ class _Variables:
         if self._left < 0:
             raise ConfigProblem([f"{at}: with its variables the file is too long"])
         return _VARIABLE.sub(lambda match: self._environ.get(match[1], ""), value)
-
-
-def _said(error: ErrorDetails) -> str:
-    """Write one of pydantic's errors as `path: what is wrong`."""
-    loc = error["loc"]
-    # pydantic puts the kind of a backend behind its name.
-    where = [step for at, step in enumerate(loc) if at != 2 or loc[0] != "backends" or step not in KINDS]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
-    if error["type"] == "extra_forbidden":
-        return f"{path}: no such key" + (", or a second spelling of one" if where[-1] in FURTHER else "")
-    if error["type"] == "union_tag_invalid":
-        return f"{path}.kind: {error['ctx']['tag']!r} is not built; there are: {', '.join(KINDS)}"
-    if error["type"] == "union_tag_not_found":
-        return f"{path}.kind: missing; there are: {', '.join(KINDS)}"
-    if error["type"] in ("dict_type", "model_type", "model_attributes_type"):
-        return f"{path or 'the file'}: must be a mapping (key: value)"
-    return f"{path or 'the file'}: {error['msg'].removeprefix('Value error, ')}"

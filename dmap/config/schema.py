@@ -20,6 +20,7 @@ from dmap.config.macros import expanded, misnamed
 from dmap.kinds import KINDS
 from dmap.sections.command import places
 from dmap.sections.models import Defaults, ModelSection
+from dmap.sections.near import meant
 from dmap.sections.section import Section
 from dmap.sections.types import Count, File, Integer, Name, Number, Seconds, Size, Url
 
@@ -152,7 +153,7 @@ class Config(Section):
     listen: Listen = Listen()
     access: AccessSection = AccessSection()
     devices: dict[Name, Device] = {}
-    backends: dict[Name, AnyBackend] = Field(min_length=1)
+    backends: dict[Name, AnyBackend] = {}
     defaults: Defaults = Defaults()
     macros: dict[str, str] = {}
     models: dict[str, ModelSection] = {}
@@ -174,15 +175,19 @@ class Config(Section):
 
     def conflicts(self) -> Iterator[str]:
         """Yield what does not fit together, each line with its path in the file."""
+        if not self.backends:
+            yield "backends: missing, or all of its lines are comments; name at least one server"
         if exposed := exposure(self.listen.host, self.access):
             yield f"listen.host: {exposed}"
         for field in ("name", "sha256"):
             values = [getattr(key, field) for key in self.access.keys]
-            if len(set(values)) < len(values):
-                yield f"access.keys: two keys have the same {field}"
+            for at, value in enumerate(values):
+                if value in values[:at]:
+                    yield f"access.keys[{at}].{field}: that of access.keys[{values.index(value)}] too"
         for name, backend in self.backends.items():
             if backend.device not in (None, *self.devices):
-                yield f"backends.{name}.device: there is no device {backend.device!r} under devices"
+                near = meant(backend.device, self.devices)
+                yield f"backends.{name}.device: there is no device {backend.device!r} under devices{near}"
         yield from self._pinned()
         yield from self._crowded()
         yield from misnamed(self.macros)
@@ -221,7 +226,8 @@ class Config(Section):
     def _impossible(self, model: ModelSection) -> Iterator[str]:
         """Find what would have requests for *model* refused one after the other."""
         if model.backend is not None and model.backend not in self.backends:
-            yield f"backend: there is no backend {model.backend!r} under backends"
+            near = meant(model.backend, self.backends)
+            yield f"backend: there is no backend {model.backend!r} under backends{near}"
         homes, given = self.homes_of(model), model.load.given()
         refused = [home.refuses(given) for home in homes]
         for option in given:

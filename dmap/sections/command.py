@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from dmap.sections.near import meant
+
 BRACES = {"lbrace": "{", "rbrace": "}"}
 """Braces beside a place, or around a word that is none, as in JSON."""
 PLACES = ("port", "model", "context_length", "parallel", *BRACES)
@@ -42,8 +44,11 @@ def places(text: str) -> list[str]:
 def _known(text: str) -> str:
     unknown = [name for name in places(text) if name not in PLACES]
     if unknown:
+        near = meant(unknown[0], PLACES)
         known = ", ".join(f"{{{name}}}" for name in PLACES)
-        raise ValueError(f"there is no {{{unknown[0]}}} here: known are {known}, and what `macros` has above")
+        raise ValueError(
+            f"there is no {{{unknown[0]}}} here: known are {known}, and what `macros` has above{near}"
+        )
     return text
 
 

@@ -16,7 +16,19 @@ from pydantic import (
 
 from dmap.sections.command import PLACES, Text, Told, UrlPath, Variable, Words, fill
 from dmap.sections.section import Section
-from dmap.sections.types import Count, File, Guarded, Integer, Name, Number, Seconds, Size, check_url, several
+from dmap.sections.types import (
+    Count,
+    File,
+    Guarded,
+    Integer,
+    Name,
+    Number,
+    Seconds,
+    Size,
+    check_url,
+    like,
+    several,
+)
 from dmap.wire.parameters import BOUNDS, camel
 from dmap.wire.values import LONGEST_NAME
 
@@ -86,6 +98,10 @@ Parameter = Annotated[str, AfterValidator(_strippable)]
 _GPU_LAYERS = AliasChoices("gpu_layers", "gpuLayers", AliasPath("gpu", "layers"))
 
 
+_NO_IDENTIFIER = "not an identifier: up to 128 letters, digits and . _ / @ -, first a letter or a digit"
+Identifier = Annotated[str, like(r"[A-Za-z0-9][A-Za-z0-9._/@-]{0,127}", _NO_IDENTIFIER)]
+
+
 class Load(Spelled):
     """
     How a model is loaded.
@@ -105,7 +121,7 @@ class Load(Spelled):
     rope_frequency_scale: Number | None = Field(default=None, ge=0)
     parallel: Count | None = None
     ttl_s: Count | None = None
-    identifier: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/@-]{0,127}$")] | None = None
+    identifier: Identifier | None = None
 
 
 def _template(value: str) -> str:

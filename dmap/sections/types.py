@@ -19,6 +19,7 @@ _ORIGIN = r"\*|https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?"
 _NO_NAME = "not a name: up to 64 letters, digits, '.', '_' and '-', first a letter or a digit"
 _NO_ORIGIN = "not an origin; write it like https://app.example:8443, or *"
 _NO_HOST = "not the name of a host, without port; write it like llm.example.com"
+_ROUTE = re.compile("/v1(/(?:chat(?:/completions)?|completions|responses|messages|embeddings|models))/?$")
 _NO_KEY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """The SHA-256 of nothing: what `printf %s "$KEY" | sha256sum` says when the variable is not set."""
 
@@ -40,9 +41,11 @@ def size_text(count: int) -> str:
 
 def _network(value: Any) -> Any:
     try:
-        network = ipaddress.ip_network(str(value))
+        network = ipaddress.ip_network(str(value), strict=False)
     except ValueError:
         raise ValueError("not an address or a network; write it like 192.168.1.0/24") from None
+    if str(network.network_address) != str(ipaddress.ip_interface(str(value)).ip):
+        raise ValueError(f"an address within a network; did you mean {network}?")
     if network.version == 6 and network.subnet_of(_MAPPED):
         raise ValueError("an address of IPv4 in IPv6's form; write it as IPv4, like 192.168.1.0/24")
     return network
@@ -50,12 +53,16 @@ def _network(value: Any) -> Any:
 
 def check_url(value: str) -> str:
     """Take the URL of a server; a password in it is refused, because it would be dropped in silence."""
+    if not re.match("https?://", value):
+        raise ValueError("not a URL; write it like http://127.0.0.1:1234, http:// or https:// included")
+    if found := _ROUTE.search(value):
+        raise ValueError(f"ends in a route; leave {found[1]} out, for dmap puts the routes there itself")
     with suppress(ValueError):
         parts = urlsplit(value)
         is_more = parts.query or parts.fragment or parts.username is not None or re.search(r"\s", value)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not is_more:
+        if parts.hostname and parts.port != 0 and not is_more:
             return value.rstrip("/")
-    raise ValueError("not an http(s) URL of a server")
+    raise ValueError("not the URL of a server; it has a host, perhaps a port and a path, and nothing else")
 
 
 def _file(value: Any, asked: ValidationInfo) -> Any:
@@ -69,7 +76,7 @@ def _file(value: Any, asked: ValidationInfo) -> Any:
 def _number(value: Any) -> Any:
     """Refuse YAML's `on` and `yes`, which pydantic would take for 1."""
     if isinstance(value, bool):
-        raise ValueError("not a number")
+        raise ValueError("must be a number; on, off, yes and no are true and false in YAML")
     return value
 
 
@@ -87,7 +94,7 @@ def _expiry(value: Any) -> datetime:
     return read if read.tzinfo is not None else read.replace(tzinfo=UTC)
 
 
-def _like(pattern: str, complaint: str) -> AfterValidator:
+def like(pattern: str, complaint: str) -> AfterValidator:
     """Take what *pattern* matches as a whole, and make *complaint* of anything else."""
 
     def check(value: str) -> str:
@@ -104,20 +111,22 @@ Number = Annotated[float, BeforeValidator(_number)]
 Seconds = Annotated[Number, Field(gt=0)]
 Count = Annotated[Integer, Field(ge=1)]
 Network = Annotated[ipaddress.IPv4Network | ipaddress.IPv6Network, BeforeValidator(_network)]
-Name = Annotated[str, _like(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", _NO_NAME)]
+Name = Annotated[str, like(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", _NO_NAME)]
 Sha256 = Annotated[
     str,
-    _like(r"[0-9a-f]{64}", "not a SHA-256; write 64 lower-case hex digits, never the key itself"),
-    _like(f"(?!{_NO_KEY}).*", "the SHA-256 of an empty key"),
+    like(r"(?![0-9A-F]*[A-F][0-9A-F]*$).*", "write the digits of a SHA-256 in small letters"),
+    like(r"(?![0-9a-f]{64}\s).*", "only the 64 digits, without what sha256sum writes behind them"),
+    like(r"[0-9a-f]{64}", "not a SHA-256; write 64 lower-case hex digits, never the key itself"),
+    like(f"(?!{_NO_KEY}).*", "the SHA-256 of an empty key"),
 ]
 Expiry = Annotated[datetime, BeforeValidator(_expiry)]
-Origin = Annotated[str, StringConstraints(to_lower=True), _like(_ORIGIN, _NO_ORIGIN)]
+Origin = Annotated[str, StringConstraints(to_lower=True), like(_ORIGIN, _NO_ORIGIN)]
 """What browsers send in `Origin`: scheme, host and port, nothing after them (RFC 6454)."""
-HostName = Annotated[str, _like(r"(?=.{1,253}$)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", _NO_HOST)]
+HostName = Annotated[str, like(r"(?=.{1,253}$)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", _NO_HOST)]
 """A name of DNS, as browsers send it: those with other letters as `xn--...` (RFC 5891)."""
 _Moving = Literal["draft_model", "context_length", "keep_alive", "options"]
 Guarded = Literal[_Moving, "integrations", "image_url", "fallbacks", "background"]
 """The fields of a request that move memory, reach out of the box or past dmap; refused unless permitted."""
-Token = Annotated[str, _like(r"[\x21-\x7e]*", "not a token; it is one word of ASCII, without 'Bearer'")]
+Token = Annotated[str, like(r"[\x21-\x7e]*", "not a token; it is one word of ASCII, without 'Bearer'")]
 Url = Annotated[str, AfterValidator(check_url)]
 File = Annotated[Path, BeforeValidator(_file)]

@@ -5,7 +5,6 @@ Its backends are asked what models they have, once, as the daemon does when it s
 answer is no obstacle: its models are then what the file says of them.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,10 @@ from dmap.backends import ModelInfo
 from dmap.catalog.entries import known_models, routes_of
 from dmap.catalog.names import NameIndex
 from dmap.config import Config, ConfigProblem, Device, checked, load
-from dmap.errors import DmapError
 from dmap.models import ModelKey, Route
 from dmap.simulate.workload import Model, Workload
+from dmap.survey import survey
 
-ANSWER_S = 3.0
-"""So long a backend may take to say what it has."""
 PLAYED = ("max_models", "memory", "embeddings", "patience_s", "residency", "wait_s", "queue")
 """The keys of a device that a simulation goes by."""
 
@@ -137,23 +134,6 @@ def changed(device: Device, words: str) -> Device:
 async def owner_of(path: Path) -> Owner:
     """Read the configuration at *path* and ask its backends; raises `ConfigProblem`."""
     config = load(path)
-    asked = [name for name, backend in config.backends.items() if backend.placed_on is not None]
-    answers = await asyncio.gather(*(_ask(config, name) for name in asked), return_exceptions=True)
-    reports, silent = {}, []
-    for name, answer in zip(asked, answers, strict=True):
-        if isinstance(answer, TimeoutError | DmapError | OSError):
-            silent.append(str(answer) or f"the backend {name!r} does not answer within {ANSWER_S:g} s")
-        elif isinstance(answer, BaseException):
-            raise answer
-        else:
-            reports[name] = answer
-    return Owner(path.name, config, reports, silent)
-
-
-async def _ask(config: Config, name: str) -> Sequence[ModelInfo]:
-    backend = config.kind_of(name).make(name, config.backends[name], config.server.connect_s)
-    try:
-        async with asyncio.timeout(ANSWER_S):
-            return await backend.models()
-    finally:
-        await backend.close()
+    asked = (name for name, backend in config.backends.items() if backend.placed_on is not None)
+    found = await survey(config, asked)
+    return Owner(path.name, config, found.reports, [*found.silent.values()])

@@ -136,9 +136,8 @@ def read_file(path: Path) -> list[Workload]:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[Any, dict[str, Any]]]:
     """Return what all cases of a file have in common, and the cases."""
-    text = read(path)
     try:
-        common = values_of(text)
+        common = values_of(read(path))
     except ConfigProblem as exc:
         raise ConfigProblem([f"{path}: {problem}" for problem in exc.problems]) from exc
     if not isinstance(common, dict):

@@ -1,0 +1,106 @@
+"""
+What the backends of a configuration have, asked once without a daemon, and what of the file fits none of it.
+
+Nothing is loaded, started or changed: each backend is asked for its list, as the daemon does at its start.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from dmap.catalog.entries import known_models
+from dmap.config import BACKEND, BY_URL, Config
+from dmap.errors import DmapError
+from dmap.models import ModelInfo
+from dmap.sections import ModelSection
+from dmap.sections.near import meant
+
+ANSWER_S = 3.0
+"""So long all backends together may take to say what they have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What backends have said they have, by their names; and why the others are *silent*."""
+
+    reports: Mapping[str, Sequence[ModelInfo]] = field(default_factory=dict)
+    silent: Mapping[str, str] = field(default_factory=dict)
+
+
+async def survey(config: Config, backends: Iterable[str], within_s: float = ANSWER_S) -> Survey:
+    """Ask those *backends* of *config*, all at once; takes *within_s* at most."""
+    asked = list(backends)
+    answers = await asyncio.gather(*(_ask(config, name, within_s) for name in asked), return_exceptions=True)
+    reports, silent = dict[str, Sequence[ModelInfo]](), dict[str, str]()
+    for name, answer in zip(asked, answers, strict=True):
+        if isinstance(answer, TimeoutError | DmapError | OSError):
+            silent[name] = str(answer) or f"the backend {name!r} does not answer within {within_s:g} s"
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            reports[name] = answer
+    return Survey(reports, silent)
+
+
+async def kind_of_server(config_of: Callable[[str], Config]) -> str | None:
+    """Return the first kind with whose configuration the backend answers; None if it does with none."""
+    for kind in BY_URL:
+        if (await survey(config_of(kind), [BACKEND])).reports:
+            return kind
+    return None
+
+
+async def _ask(config: Config, name: str, within_s: float) -> Sequence[ModelInfo]:
+    section = config.backends[name]
+    if section.runs_commands:  # its models are those that the file has commands for
+        models = config.models.items()
+        return [ModelInfo(each, resident=False) for each, model in models if model.backend == name]
+    backend = config.kind_of(name).make(name, section, config.server.connect_s)
+    try:
+        async with asyncio.timeout(within_s):
+            return await backend.models()
+    finally:
+        await backend.close()
+
+
+def warnings_of_models(config: Config, found: Survey) -> Iterator[str]:
+    """Yield what the file says of models that nobody has, each line with its path in the file."""
+    for name, reason in found.silent.items():
+        yield f"backends.{name}: could not be asked what models it has: {reason}"
+    named = {model.backend for model in config.models.values()}
+    for name in config.backends:
+        if name in found.reports and not found.reports[name] and name not in named:
+            yield f"backends.{name}: no model found there"
+    yield from _unlisted(config, found)
+    if not found.silent:
+        yield from _unfitting(config, found)
+
+
+def _unlisted(config: Config, found: Survey) -> Iterator[str]:
+    """Find models that no backend has; a server that keeps no list may have any."""
+    listed = {id(info) for infos in found.reports.values() for info in infos}
+    there = {id(each.settings) for each in known_models(config, found.reports) if id(each.info) in listed}
+    for name, model in config.models.items():
+        homes = [model.backend] if model.backend is not None else list(config.backends)
+        if id(model) not in there and all(found.reports.get(home) for home in homes):
+            ids = [info.id for home in homes for info in found.reports[home]]
+            whose = f"the backend {model.backend!r} does not list" if model.backend else "no backend lists"
+            yield f"models.{name}: {whose} this model{meant(name, ids)}"
+
+
+def _unfitting(config: Config, found: Survey) -> Iterator[str]:
+    """Find globs that fit no name that anybody could ask for."""
+    names = [
+        name for entry in known_models(config, found.reports) for name in _names(entry.name, entry.settings)
+    ]
+    lists = {"allow_models": config.allow_models}
+    lists |= {f"access.keys[{at}].models": key.models for at, key in enumerate(config.access.keys)}
+    for path, globs in lists.items():
+        for at, glob in enumerate(globs):
+            if names and not any(fnmatchcase(name, glob) for name in names):
+                yield f"{path}[{at}]: fits no model that there is{meant(glob, names)}"
+
+
+def _names(name: str, model: ModelSection) -> tuple[str, ...]:
+    return (name, *model.aliases)
