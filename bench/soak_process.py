@@ -36,6 +36,7 @@ import aiohttp
 import psutil
 import uvloop
 
+from dmap.process import marks
 from tests.models import make
 
 MODELS = ("tiny-sea", "tiny-kitchen", "tiny-brief", "slow")
@@ -137,10 +138,9 @@ class Dmap:
     def marked(self) -> Iterator[psutil.Process]:
         """Yield what runs and was started by any of its lives."""
         for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                owner = process.environ().get("DMAP_CHILD", "").partition(".")[0]
-                if owner.isdigit() and int(owner) in self.pids and process.status() != psutil.STATUS_ZOMBIE:
-                    yield process
+            mark = marks.mark_of(process.pid)
+            if mark is not None and mark.owner in self.pids:
+                yield process
 
     def servers(self) -> list[psutil.Process]:
         """List the servers among these, past their launcher."""

@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI
 
+from dmap.process import launch, marks
 from tests.process import Process, daemon
 
 CONFIG = """
@@ -25,7 +26,7 @@ backends:
   engine: {{kind: gguf, path: {models}, device: gpu0, parallel: 1, context_length: 2048, threads: 1}}
 """
 HELLO: Any = [{"role": "user", "content": "Hello"}]
-MARK = (sys.executable, "-c", "from dmap.process import marks; print(marks.new())")
+MARK = (sys.executable, "-c", "from dmap.process import marks; print(marks.new().limit)")
 POINTS = random.Random(7).sample(range(1, 120), 10)
 
 
@@ -133,8 +134,11 @@ async def test_nothing_outlives_the_daemon(models: Path, tmp_path: Path) -> None
 async def test_what_a_killed_daemon_left_is_ended(models: Path, tmp_path: Path) -> None:
     """A start ends what the children of a dmap that is dead have left, before it serves anybody."""
     mark = subprocess.run(MARK, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
-    command = (sys.executable, "-c", "import time; time.sleep(300)")
-    with subprocess.Popen(command, env={"DMAP_CHILD": mark}, start_new_session=True) as orphan:
+    launched = (sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), str(marks.LIMIT), mark)
+    command = (*launched, sys.executable, "-c", "print(1, flush=True); import time; time.sleep(300)")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as orphan:
+        assert orphan.stdout is not None
+        orphan.stdout.readline()
         async with daemon(tmp_path, CONFIG.format(models=models)):
             assert orphan.poll() == -signal.SIGKILL
 

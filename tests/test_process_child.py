@@ -17,6 +17,7 @@ from dmap.process import (
     Log,
     clean_environment,
     launch,
+    marks,
     run_once,
     secrets_in,
     short_environment,
@@ -128,11 +129,8 @@ def to_thread(act: Callable[..., None], *args: Any) -> Callable[[], Awaitable[No
 
 def is_sleeper(process: psutil.Process, child: Child) -> bool:
     try:
-        environment, command = process.environ(), process.cmdline()
-        return FOREVER in command and (
-            environment.get("DMAP_CHILD") == child._mark or os.getsid(process.pid) == child.pid
-        )
-    except (psutil.Error, OSError):
+        return FOREVER in process.cmdline() and marks.mark_of(process.pid) == child._mark
+    except psutil.Error:
         return False
 
 
@@ -144,10 +142,11 @@ IN_GROUP = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {FORE
     [
         python(IN_GROUP % "None"),
         python(IN_GROUP % "{}"),
-        python(LEAVER % "**os.environ", FOREVER),
+        python(LEAVER % "**os.environ"),
+        python(LEAVER % ""),
         ["sh", "-c", f"{sys.executable} -c '{FOREVER}'; true"],
     ],
-    ids=["in its group", "without an environment", "in a session of its own", "by a shell"],
+    ids=["in its group", "without an environment", "in another session", "without either", "by a shell"],
 )
 @pytest.mark.parametrize("how", ["end", "kill", "crash"])
 async def test_what_it_starts_ends_with_it(start, command, how):
@@ -162,13 +161,15 @@ async def test_what_it_starts_ends_with_it(start, command, how):
     assert [process for process in left if process.is_running() and process.status() != "zombie"] == []
 
 
-async def test_one_that_forks_and_leaves_has_ended(start):
+@pytest.mark.parametrize("environment", ["**os.environ", ""])
+async def test_one_that_forks_and_leaves_has_ended(start, environment):
     """A program that goes into the background is one that has ended, and what it left is killed."""
-    child = start(python(LEAVER % "**os.environ"))
+    child = start(python(LEAVER % environment))
 
     assert await child.unless_ended(asyncio.Event().wait()) is None
 
     assert (child.status, child.lines) == (0, ["left"])
+    assert marks.left_of(child._mark) == []
 
 
 async def test_what_is_left_has_the_time_that_its_parent_had(start, tmp_path):
@@ -298,7 +299,7 @@ uvloop.run(main())
 
 async def test_an_orphan_does_not_start():
     """A child whose parent died before it could bind itself to it does not run its command."""
-    command = (sys.executable, "-I", "-S", launch.__file__, "1", "echo", "hello")
+    command = (sys.executable, "-I", "-S", launch.__file__, "1", str(marks.LIMIT), "0", "echo", "hello")
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
 
     assert (await process.communicate())[0] == b""

@@ -4,7 +4,7 @@ One child process from its start until nothing of it is left.
 A child is owned by one task that nobody cancels.  Whoever no longer wants the child calls `end`, and the task
 sees it through even when that caller is cancelled too.  So no process is ever left over or left unreaped.
 
-What the command starts belongs to the child: its process group, and whatever bears its mark (`marks`).  The
+What the command starts belongs to the child: whatever bears its mark (`marks`).  The
 child has ended when the command has, and all of that.  Once the command has ended by itself, the others are
 killed at once; after `end` they have the time that the command has.
 """
@@ -32,6 +32,7 @@ LAST_LINES = 40
 
 _LAST_WORDS_S = 0.5
 """How long is read on after the end; a process that cannot be killed may keep the pipes open."""
+_STOP_AGAIN_S = 0.2
 _LOOK_S, _LONGEST_LOOK_S, _SLOWER = 0.02, 0.5, 1.1
 """Between two looks at what is left, each pause so many times the one before: a look may read 1,000 files."""
 
@@ -63,15 +64,16 @@ class Child:
         self.log = log or Log()
         self.ending = False
         self.status: int | None = None
+        self._killed = False
         self._gone = gone
         self._stop_by = tuple(stop)
         self._stop_s = stop_s
         self._mark = marks.new()
-        self._environment = {**environment, marks.VARIABLE: self._mark}
+        self._environment = environment
         self._before = self.log.last
         self._process: asyncio.subprocess.Process | None = None
         self._kill: asyncio.TimerHandle | None = None
-        self._stopping: asyncio.Task[int | None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
         self._first: asyncio.Future[str] = loop.create_future()
         # Its owner is end(): whoever makes a child must call that, unless `gone` was called before.
         self._life = errand(self._live(command), f"child {command[0]}")
@@ -116,7 +118,8 @@ class Child:
         return bool(done)
 
     def kill(self) -> None:
-        """Send a SIGKILL at once.  The end that follows counts as one that nobody asked for."""
+        """Send a SIGKILL at once, also to what is left.  It counts as an end that nobody asked for."""
+        self._killed = True
         self._signal(signal.SIGKILL)
 
     async def ended(self) -> None:
@@ -139,24 +142,35 @@ class Child:
 
     def _run_stop(self) -> None:
         if self._stop_by and self._stopping is None:
-            variables = {**self._environment, "MAINPID": str(self.pid)}
-            work = run_once(self._stop_by, variables, self.log, self._stop_s)
-            self._stopping = errand(work, f"stop {self._stop_by[0]}")
+            self._stopping = errand(self._run_stops(), f"stop {self._stop_by[0]}")
+
+    async def _run_stops(self) -> None:
+        """Run `stop`; again while it fails and the command lives, which may be about to start a container."""
+        clock, variables = asyncio.get_running_loop().time, {**self._environment, "MAINPID": str(self.pid)}
+        until = clock() + self._stop_s
+        while await run_once(self._stop_by, variables, self.log, until - clock()) != 0:
+            if self.status is not None or clock() >= until:
+                return
+            await asyncio.sleep(_STOP_AGAIN_S)
 
     async def _live(self, command: Sequence[str]) -> None:
         try:
             await self._run(command)
-        except OSError as exc:
-            self.log.add(f"cannot start {command[0]}: {exc.strerror}".encode(errors="replace"))
+        except (OSError, ValueError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) else exc
+            self.log.add(f"cannot start {command[0]}: {reason}".encode(errors="replace"))
         finally:
             if self._kill:
                 self._kill.cancel()
             self._gone()
 
     async def _run(self, command: Sequence[str]) -> None:
+        if any("\0" in text for text in (*command, *self._environment.values())):
+            raise ValueError("a NUL in it would end it there")
         pipe = asyncio.subprocess.PIPE
         # -I -S: the launcher imports nothing but the standard library, from nowhere else.
-        launcher = (sys.executable, "-I", "-S", launch.__file__, str(os.getpid()))
+        mark = (str(marks.LIMIT), str(self._mark.limit))
+        launcher = (sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), *mark)
         self._process = process = await asyncio.create_subprocess_exec(
             *(*launcher, *command),
             stdin=pipe,
@@ -174,17 +188,17 @@ class Child:
         ]
         try:
             self.status = await process.wait()
-            await self._clear(process.pid)
+            await self._clear()
             await asyncio.wait(readers, timeout=_LAST_WORDS_S)
         finally:
             process.stdin.close()
             await end(*readers)
 
-    async def _clear(self, session: int) -> None:
+    async def _clear(self) -> None:
         """Have what the command has left end, too; return when nothing is left."""
         self._run_stop()
         number, pause_s = self._last_word(0 if self._stop_by else signal.SIGTERM), _LOOK_S
-        while await asyncio.to_thread(marks.end_left, self._mark, session, number):
+        while await asyncio.to_thread(marks.end_left, self._mark, number):
             await asyncio.sleep(pause_s)
             number, pause_s = self._last_word(0), min(_SLOWER * pause_s, _LONGEST_LOOK_S)
         if self._stopping is not None:
@@ -192,8 +206,9 @@ class Child:
 
     def _last_word(self, gentle: int) -> int:
         """Return the signal for what is left: *gentle* as long as there is time to end."""
-        has_time = self._kill is not None and self._kill.when() > asyncio.get_running_loop().time()
-        return gentle if has_time else signal.SIGKILL
+        is_stopping = self._stopping is not None and not self._stopping.done()
+        is_ending = self._kill is not None and self._kill.when() > asyncio.get_running_loop().time()
+        return gentle if (is_ending or is_stopping) and not self._killed else signal.SIGKILL
 
     async def _listen(self, stdout: asyncio.StreamReader) -> None:
         try:

@@ -1,13 +1,19 @@
 """
-Whose child a process is: a mark in its environment, which all that it starts inherits.
+Whose child a process is: a mark that the kernel hands on to all that it starts.
 
-A process group or a parent can be left by any program; few throw their environment away.  The mark names the
-dmap that started the child.  So after that dmap's death the next one finds what is left over, and does not
-touch the children of another dmap that lives.  Nor does it touch those of a container: ids are of one
-namespace, and the kernel ends all of a namespace with its first process.  It blocks: /proc is read.
+A process group, a session, a parent and an environment can be left by any program, and daemons do.  Limits
+are inherited over all of that.  `RLIMIT_LOCKS` has meant nothing since Linux 2.4.25 (getrlimit(2)), so its
+soft limit can hold a number, which /proc/PID/limits tells.  It names the dmap that started the child: after
+that dmap's death the next one finds what is left over, and does not touch the children of another dmap that
+lives.  A number that is no mark is never taken for one, and ids of processes, which are used again, tell
+nothing by themselves; so no stranger is ever signalled.
+
+Nor are the children of a dmap in a container, whose ids are of another namespace: the kernel ends all of a
+namespace with its first process.  It blocks: /proc is read.
 """
 
 import contextlib
+import itertools
 import os
 import re
 import secrets
@@ -16,45 +22,78 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-VARIABLE = "DMAP_CHILD"
+LIMIT = 10
+"""`RLIMIT_LOCKS` of asm-generic/resource.h."""
 GONE_S = 10.0
 """How long the kernel may take to free what was killed, before a start goes on without."""
 _LOOK_S = 0.02
-_MARK = re.compile(VARIABLE.encode() + rb"=([0-9]+)\.([0-9]+)\.([0-9]+)\.([0-9a-f]+)")
+_SOFT = re.compile(rb"^Max file locks +([0-9]+) ", re.MULTILINE)
+
+_PID_BITS, _TICKS_BITS, _NUMBER_BITS = 22, 20, 11
+"""A process id is below 2^22 (proc(5)); of the start and the number of the child the last bits are kept."""
+_MAGIC = 0b10_1101_1001
+"""What a mark begins with, in the bits that are left of 63: nobody sets such a limit for himself."""
+_numbers = itertools.count(secrets.randbelow(1 << _NUMBER_BITS))
 
 
 class Status(NamedTuple):
-    """What the kernel says of a process: its session, its start in ticks, and whether it runs no more."""
+    """What the kernel says of a process: its start in ticks since boot, and whether it runs no more."""
 
-    session: int
-    started: str
+    started: int
     ended: bool
 
 
-def new() -> str:
+class Mark(NamedTuple):
+    """The mark of one child: of which dmap it is, by id and start, and its *number* there."""
+
+    owner: int
+    ticks: int
+    number: int
+
+    @classmethod
+    def of(cls, limit: int) -> "Mark | None":
+        """Return the mark that *limit* is, if it is one."""
+        rest, owner = divmod(limit, 1 << _PID_BITS)
+        rest, ticks = divmod(rest, 1 << _TICKS_BITS)
+        magic, number = divmod(rest, 1 << _NUMBER_BITS)
+        return cls(owner, ticks, number) if magic == _MAGIC else None
+
+    @property
+    def limit(self) -> int:
+        """The mark as a limit."""
+        head = (_MAGIC << _NUMBER_BITS) + self.number
+        return (((head << _TICKS_BITS) + self.ticks) << _PID_BITS) + self.owner
+
+
+def new() -> Mark:
     """Return a mark for one more child of this process."""
     me = os.getpid()
-    status = status_of(me)
-    return f"{me}.{status.started if status else 0}.{namespace()}.{secrets.token_hex(8)}"
+    return Mark(me, _ticks(me) or 0, next(_numbers) % (1 << _NUMBER_BITS))
 
 
-def namespace() -> int:
-    """Return the number of the namespace that our process ids are of; 0 if nobody tells."""
+def mark_of(pid: int) -> Mark | None:
+    """Return the mark of a process, if it has one and has not ended."""
     try:
-        return os.stat("/proc/self/ns/pid").st_ino
+        with open(f"/proc/{pid}/limits", "rb") as file:
+            found = _SOFT.search(file.read())
     except OSError:
-        return 0
+        return None
+    mark = Mark.of(int(found[1])) if found else None
+    if mark is None:
+        return None
+    status = status_of(pid)
+    return None if status is None or status.ended else mark
 
 
-def left_of(mark: str, session: int) -> list[int]:
+def left_of(mark: Mark) -> list[int]:
     """
-    List the processes that bear *mark*, and those of *session*, whatever their environment.
+    List the processes that bear *mark*.
 
     Where none is seen there is a second look: one that forks and ends while it is looked for is in the list
     of ids, and its child is not.
     """
     for _ in range(2):
-        if pids := [pid for pid in _pids() if _is_of(pid, mark, session)]:
+        if pids := [pid for pid in _pids() if mark_of(pid) == mark]:
             return pids
     return []
 
@@ -82,10 +121,10 @@ def _send(pid: int, number: int, is_meant: Callable[[int], bool]) -> None:
         os.close(process)
 
 
-def end_left(mark: str, session: int, number: int) -> list[int]:
+def end_left(mark: Mark, number: int) -> list[int]:
     """Send the signal *number* to what is left of a child; return what that was."""
-    pids = left_of(mark, session)
-    send(pids, number, lambda pid: _is_of(pid, mark, session))
+    pids = left_of(mark)
+    send(pids, number, lambda pid: mark_of(pid) == mark)
     return pids
 
 
@@ -106,7 +145,7 @@ def status_of(pid: int) -> Status | None:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
-    return Status(int(fields[3]), fields[19].decode(), fields[0] in (b"Z", b"X"))
+    return Status(int(fields[19]), fields[0] in (b"Z", b"X"))
 
 
 def _pids() -> Iterator[int]:
@@ -116,30 +155,23 @@ def _pids() -> Iterator[int]:
                 yield int(name)
 
 
-def _mark_of(pid: int) -> re.Match[bytes] | None:
-    """Return the mark of a process that we may look at, if it has one and has not ended."""
+def _ticks(pid: int) -> int | None:
+    """Return when a process that has not ended began, as marks have it."""
+    status = status_of(pid)
+    return None if status is None or status.ended else status.started % (1 << _TICKS_BITS)
+
+
+def _namespace(pid: int | str) -> int | None:
+    """Return the number of the namespace that a process's id is of; None if nobody tells."""
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            words = file.read().split(b"\0")
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
     except OSError:
         return None
-    return next(filter(None, map(_MARK.fullmatch, words)), None)
-
-
-def _is_of(pid: int, mark: str, session: int) -> bool:
-    status = status_of(pid)
-    if status is None or status.ended:
-        return False
-    if status.session == session:
-        return True
-    found = _mark_of(pid)
-    return found is not None and found[0].decode() == f"{VARIABLE}={mark}"
 
 
 def _is_orphan(pid: int) -> bool:
     """Tell whether the dmap that started *pid*, or what started it, has ended."""
-    found = _mark_of(pid)
-    if found is None or int(found[3]) != namespace():
+    mark = mark_of(pid)
+    if mark is None or _namespace(pid) != _namespace("self"):
         return False
-    owner = status_of(int(found[1]))
-    return owner is None or owner.ended or owner.started != found[2].decode()
+    return _ticks(mark.owner) != mark.ticks
