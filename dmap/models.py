@@ -28,6 +28,7 @@ class ModelInfo:
 
     *size_bytes* is the memory it takes when resident and *parallel* the requests it serves at once, None
     where the backend cannot tell.  *context_length* is the resident's, else what a load would give it.
+    *vision* tells whether it takes images, None where nobody knows.
     A load would find what is *cached* in the system's memory, as far as the backend can tell.
     *names* are other names it answers to there; with *any_quant* it also answers to its id with any `@quant`
     behind it.  *v0* and *v1* are its entries in the older and the native list of LM Studio, or as much of
@@ -40,6 +41,7 @@ class ModelInfo:
     context_length: int | None = None
     parallel: int | None = None
     embedding: bool = False
+    vision: bool | None = None
     cached: bool = False
     names: tuple[str, ...] = ()
     any_quant: bool = False
@@ -55,7 +57,8 @@ class Route:
     *device* is None where the backend's requests pass without arbitration.  *needs* is what the model takes
     of it, as far as anybody knows; with *size_given* its owner told the size, whatever a backend says.
     *load* holds the load options of the configuration, such as `context_length`, and of an activation;
-    *context_length* is the context that a prompt has to fit, None when nobody knows it.  *defaults* are the
+    *context_length* is the context that a prompt has to fit, and *vision* whether it may have images, None
+    when nobody knows.  *defaults* are the
     parameters to inject when absent, *force* those that replace the client's, *strip* the names of its fields
     to take out, *permit* the guarded fields let through.  The server knows the model by *served_model_name*,
     if not by its own.
@@ -67,6 +70,7 @@ class Route:
     size_given: bool = False
     load: Mapping[str, Any] = field(default_factory=dict)
     context_length: int | None = None
+    vision: bool | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     force: Mapping[str, Any] = field(default_factory=dict)
     strip: frozenset[str] = frozenset()

@@ -92,6 +92,7 @@ def _route(config: Config, entry: Entry, activation: Activation, lists: frozense
         size_given=settings.memory is not None,
         load=load,
         context_length=load.get("context_length") or info.context_length,
+        vision=info.vision,
         defaults=defaults,
         force=settings.force.given(),
         strip=frozenset(settings.strip),

@@ -61,6 +61,8 @@ def as_openai(shown: Shown) -> dict[str, Any]:
         "context_length": info.context_length,
         "embedding": info.embedding,
     }
+    if info.vision is not None:
+        listed["vision"] = info.vision
     if shown.is_alias:
         listed["alias_of"] = shown.entry.name
     if shown.active:

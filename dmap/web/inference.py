@@ -18,7 +18,9 @@ from dmap.web.asked import Asked
 from dmap.web.beside import beside
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
+from dmap.wire.body import Call
 from dmap.wire.headers import to_backend
+from dmap.wire.images import shows_images
 from dmap.wire.routes import InferenceRoute
 from dmap.wire.users import user_of
 
@@ -76,9 +78,18 @@ async def _check(proxy: Proxy, visit: Visit, asked: Asked, route: Route) -> None
     _suit(asked.path, route, kind)
     proxy.lacking.check(route.key, asked.path.path)
     proxy.inventory.check(route.key.backend)
+    if call is not None:
+        _check_images(route, call)
     await proxy.gate(route).check(route)
     if call is not None:
         await proxy.context.check(route, asked.path, call)
+
+
+def _check_images(route: Route, call: Call) -> None:
+    """Refuse images for a model that is known to be blind; its server would load it to say so."""
+    if route.vision is False and shows_images(call.fields):
+        those = "GET /v1/models shows vision: true for those that do"
+        raise BadRequest(f"{route.key.model!r} takes no images; {those}", param="messages")
 
 
 def _suit(path: InferenceRoute, route: Route, kind: Kind) -> None:

@@ -183,6 +183,7 @@ class GGUFBackend:
             context_length=gives.context_length,
             parallel=parallel,
             embedding=file.header.embedding,
+            vision=file.vision,
             cached=file.cached,
             names=file.names,
             v1=file.listed(),

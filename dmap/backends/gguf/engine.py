@@ -132,6 +132,7 @@ def _params(settings: Mapping[str, Any], xllamacpp: Any) -> Any:
     params.n_parallel = settings["parallel"]
     params.n_ctx = settings["context_length"] * settings["parallel"]
     params.n_gpu_layers = settings.get("gpu_layers", 0 if settings.get("gpu") in ("off", 0) else ALL_LAYERS)
+    params.mmproj_use_gpu = params.n_gpu_layers != 0
     params.no_kv_offload = settings.get("offload_kv_cache_to_gpu") is False
     params.rope_freq_base = settings.get("rope_frequency_base", BY_MODEL)
     params.rope_freq_scale = settings.get("rope_frequency_scale", BY_MODEL)
