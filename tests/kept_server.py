@@ -122,6 +122,9 @@ class KeptServer:
     async def elsewhere(self, _: web.Request) -> web.Response:
         raise web.HTTPTemporaryRedirect("http://10.0.0.1/secret")
 
+    async def made(self, _: web.Request) -> web.Response:
+        return web.json_response({"id": "x"}, status=201, headers={"Location": "http://10.0.0.1/v1/made/x"})
+
     async def unprocessable(self, _: web.Request) -> web.Response:
         return web.json_response({"detail": [{"msg": "prompt is missing"}]}, status=422)
 
@@ -139,6 +142,7 @@ class KeptServer:
             ("nothing", self.nothing),
             ("page", self.page),
             ("elsewhere", self.elsewhere),
+            ("made", self.made),
             ("unprocessable", self.unprocessable),
         ):
             app.router.add_post(f"/v1/{path}", handler)

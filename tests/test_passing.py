@@ -16,7 +16,7 @@ from openai import AsyncOpenAI
 
 from dmap.web.reload import reload
 from tests.conftest import Proxy
-from tests.fakes import FakeBackend, soon
+from tests.fakes import Exchange, FakeBackend, answer, soon
 from tests.kept_server import KeptServer, kept_server
 
 CONFIG = """
@@ -172,6 +172,12 @@ class TestAnswers:
         status, told, _ = await ask(dmap, "POST", "/v1/unprocessable", json={})
 
         assert (status, "prompt is missing" in told["error"]["message"]) == (422, True)
+
+    async def test_where_it_is(self, dmap: Proxy) -> None:
+        """The address of what was made there is the server's, so it stays behind."""
+        status, _, answered = await ask(dmap, "POST", "/v1/made", json={})
+
+        assert (status, "10.0.0.1" in str(answered.headers)) == (201, False)
 
     @pytest.mark.parametrize("path", ["page", "elsewhere"])
     async def test_no_answer(self, dmap: Proxy, path: str) -> None:
@@ -433,12 +439,13 @@ class TestWhere:
         assert (status, told["error"]["code"]) == (404, "unknown_path")
 
     async def test_a_server_that_is_down(self, start: Any) -> None:
-        """A server that does not answer is down here, too."""
+        """A server that is known to be down is not even asked."""
         proxy = await start("backends: {server: {kind: openai, url: 'http://127.0.0.1:1'}}")
 
         status, told, answered = await ask(proxy, "POST", "/v1/moderations", json={"input": "x"})
 
         assert (status, told["error"]["code"]) == (503, "backend_down")
+        assert "the backend 'server' does not list its models" in told["error"]["message"]
         assert "Retry-After" in answered.headers
 
     async def test_a_path_in_the_url(self, start: Any, server: KeptServer) -> None:
@@ -487,16 +494,32 @@ class TestQueue:
         assert (status, told["error"]["code"]) == (504, "lease_expired")
 
     async def test_it_is_never_sent_twice(self, start: Any, backend: FakeBackend) -> None:
-        """A POST whose connection breaks unanswered may have been done, so it is not tried again."""
+        """A POST may have changed something, so it takes no idle connection, whose end tells nothing."""
         proxy = await start(f"backends: {{server: {{kind: openai, url: '{backend.url}'}}}}")
-        backend.script = cut
+        scripts = [answering, cut, answering]
+        backend.script = lambda exchange: scripts.pop(0)(exchange)
 
         statuses = [(await ask(proxy, "POST", "/v1/files", json={}))[0] for _ in range(2)]
 
-        assert (statuses, len(backend.requests)) == ([502, 502], 2)
+        assert (statuses, len(backend.requests)) == ([200, 502], 2)
+
+    async def test_what_changes_nothing(self, start: Any, backend: FakeBackend) -> None:
+        """What only has a model answer takes an idle connection, and is sent again where that has ended."""
+        proxy = await start(f"backends: {{server: {{kind: openai, url: '{backend.url}'}}}}")
+        scripts = [answering, cut, answering]
+        backend.script = lambda exchange: scripts.pop(0)(exchange)
+
+        statuses = [(await ask(proxy, "POST", "/v1/tokenize", json={}))[0] for _ in range(2)]
+
+        assert (statuses, len(backend.requests)) == ([200, 200], 3)
 
 
-async def cut(exchange: Any) -> None:
+async def answering(exchange: Exchange) -> None:
+    """Answer, and stay connected."""
+    await exchange.write(answer(b"{}"))
+
+
+async def cut(exchange: Exchange) -> None:
     """Break the connection instead of an answer."""
     exchange.cut()
 

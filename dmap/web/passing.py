@@ -3,8 +3,8 @@ What dmap does not know below /v1, passed on as it is to a server whose kind tak
 
 Moderations, tokens, files, batches: the counterpart of `inference`, whose bounds, queue and relay it shares.
 Which paths these are is `wire.passing`'s business.  Nothing is known of what such a request means.  So its
-body is not translated or filled in, it is never sent twice, and a client that may use some models only
-reaches no more than the one that it names.
+body is not translated or filled in, what may have changed something is never sent twice, and a client that
+may use some models only reaches no more than the one that it names.
 """
 
 from aiohttp import web
@@ -36,8 +36,8 @@ async def pass_on(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     inference.note(visit, route)
     asked.check_as_is(route, visit.client.permit)
     check_permits(query.needs, route.permit | visit.client.permit, frozenset())
-    asked.path, asked.acts = _path(record.path + query.written(route.name)), record.method != "GET"
-    record.stream = asked.stream
+    asked.path, record.stream = _path(record.path + query.written(route.name)), asked.stream
+    asked.acts = record.method != "GET" and record.path not in OF_ONE_MODEL
     proxy.inventory.check(route.key.backend)
     return await inference.answer(proxy, visit, reply, asked, route)
 

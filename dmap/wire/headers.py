@@ -20,8 +20,8 @@ _HOP_BY_HOP = ("connection", "keep-alive", "te", "trailer", "transfer-encoding",
 """Headers about one connection (RFC 9110, section 7.6.1), as are those that begin with `proxy-`."""
 _OWN = ("content-length", "date", "server", "x-request-id")
 """Headers that dmap writes itself."""
-_OF_BACKEND = ("set-cookie", "www-authenticate", "x-powered-by")
-"""Headers about the backend or its token, not about the answer."""
+_OF_BACKEND = ("content-location", "location", "set-cookie", "www-authenticate", "x-powered-by")
+"""Headers about the backend, where it is, or its token, not about the answer."""
 _NOT_TO_CLIENT = frozenset((*_HOP_BY_HOP, *_OWN, *_OF_BACKEND))
 
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
