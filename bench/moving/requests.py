@@ -136,10 +136,9 @@ CONTROL: dict[str, tuple[Call, Call]] = {
     ),
     "what the engine is": (Call("GET /props?model=sea"), Call("GET /v1/models/sea")),
     "unload one": (Call("POST /api/models/unload/sea"), Call("POST /admin/models/unload", {"model": "sea"})),
-    "unload all": (Call("GET /unload"), Call("POST /admin/models/unload", {})),
     "what goes on": (Call("GET /api/metrics/activity"), Call("GET /admin/queue")),
     "the version": (Call("GET /api/version"), Call("GET /debug/status")),
-    "the pages": (Call("GET /ui/"), Call("GET /ui/")),
+    "unload all": (Call("GET /unload"), Call("POST /admin/drain", {"unload": True})),
 }
 """By what is wanted: as llama-swap is asked for it, and dmap."""
 

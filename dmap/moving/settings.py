@@ -23,7 +23,7 @@ _NO_EQUAL = {
     "has one model for requests that name none",
     "sendLoadingState": "a stream that waits gets comments with its place in the queue (server.heartbeat_s)",
     "store": "the activity log is kept beside the state file, see activity",
-    "ui": "dmap has no pages to look at; `dmap top` shows who waits and why",
+    "ui": "dmap has no pages; `dmap status` and `dmap tail` show who waits and why",
     "upstream": "dmap has no /upstream; what its models can do is at /v1",
 }
 
