@@ -89,6 +89,11 @@ def test_keys_are_known_by_their_sha256():
         ("filters: {strip_params: 'top_k'}", "", {"strip": ["top_k"]}),
         ("filters: {setParams: {top_p: '${p}'}}", "macros: {p: 0.5}", {"force": {"top_p": 0.5}}),
         ("filters: {setParams: {n_predict: 9}}", "", {"force": {"max_tokens": 9}}),
+        (
+            "filters: {setParams: {chat_template_kwargs: {enable_thinking: false}}}",
+            "",
+            {"force": {"chat_template_kwargs": {"enable_thinking": False}}},
+        ),
         ("unlisted: true, name: x, metadata: {a: 1}, timeouts: {connect: 1}", "", {}),
     ],
 )

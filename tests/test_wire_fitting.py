@@ -360,6 +360,20 @@ def test_a_forced_effort_leaves_its_neighbours():
     assert made == of(reasoning={"effort": "low", "summary": "auto"})
 
 
+@pytest.mark.parametrize(
+    ("path", "given", "made"),
+    [
+        (CHAT, {}, {"chat_template_kwargs": {"enable_thinking": False}}),
+        (CHAT, {"chatTemplateKwargs": {"a": 1}}, {"chat_template_kwargs": {"enable_thinking": False}}),
+        (TEXT, {"seed": 1}, {"seed": 1}),
+        (MESSAGES, {"seed": 1}, {"seed": 1}),
+    ],
+)
+def test_what_the_template_is_told_is_for_chats(path, given, made):
+    """What the chat's template is told can be forced like any parameter, where there is a template."""
+    assert fitted(of(**given), path, force={"chat_template_kwargs": {"enable_thinking": False}}) == of(**made)
+
+
 def test_a_forced_stream_counts():
     """A request that is made to stream, or not to, is one that does, or does not."""
     made = fit(peek(of(stream=True)), wording(CHAT, "openai"), model="m", force={"stream": False})

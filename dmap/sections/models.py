@@ -69,6 +69,7 @@ class Defaults(Spelled):
     presence_penalty: Annotated[Number | None, Field(**BOUNDS["presence_penalty"])] = None
     frequency_penalty: Annotated[Number | None, Field(**BOUNDS["frequency_penalty"])] = None
     reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     stream: bool | None = None
 
 

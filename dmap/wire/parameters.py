@@ -25,6 +25,7 @@ BOUNDS: dict[str, dict[str, Any]] = {
 """The numbers that parameters take, in the words of pydantic and msgspec."""
 
 _TYPES: dict[str, Any] = {"stop": str | list[str], "reasoning_effort": str, "stream": bool}
+_TYPES["chat_template_kwargs"] = dict[str, Any]
 _TYPES |= dict.fromkeys(("top_k", "max_tokens", "seed"), int)
 _KINDS: dict[str, Any] = {
     name: Annotated[_TYPES.get(name, float), msgspec.Meta(**BOUNDS.get(name, {}))] for name in BOUNDS | _TYPES

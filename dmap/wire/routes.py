@@ -59,8 +59,8 @@ class InferenceRoute:
     without: frozenset[str] = frozenset()
 
 
-NO_CHAT = frozenset(("max_completion_tokens", "reasoning_effort", "reasoning"))
-"""Words that OpenAI added to chats, but not to plain completions."""
+NO_CHAT = frozenset(("max_completion_tokens", "reasoning_effort", "reasoning", "chat_template_kwargs"))
+"""Words for chats, but not for plain completions, which have no template."""
 
 _MEDIA = (
     InferenceRoute("/v1/rerank", Dialect.PLAIN, _RANKING),
