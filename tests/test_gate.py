@@ -911,6 +911,18 @@ class TestModelsThatCannotBeLoaded:
         assert gate.snapshot().plan is None
         assert studio.loading.calls == []
 
+    async def test_it_stays_with_other_options(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A resident that could not be loaded again is not unloaded for the sake of other options."""
+        await gate.load(A, "me")
+        studio.poor = {"a"}
+        studio.checking.error = LoadFailed("a.gguf is cut off")
+
+        with pytest.raises(LoadFailed, match="cut off"):
+            await gate.load(A, "me")
+
+        assert studio.unloading.calls == []
+        studio.poor = set()
+
     async def test_a_resident_is_not_looked_at(self, gate: Gate, studio: FakeSwitcher) -> None:
         """What is in memory answers, whatever has become of its file."""
         await gate.load(A, "me")

@@ -157,6 +157,7 @@ class Gate:
             async with self.lease(route, client, priority):
                 pass
         if key in self._arbiter.residents and not self._models.satisfies(key, route):
+            await self._models.check(key)
             await self.unload(key)
         async with self.lease(route, client, priority):
             return self._models.got.get(key)
