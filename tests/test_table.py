@@ -1,5 +1,7 @@
 """The table of routes: what answers a path, and what is said where nothing does."""
 
+import re
+
 import pytest
 
 from dmap.errors import MethodNotAllowed, PathNotFound
@@ -42,6 +44,23 @@ def test_what_is_not(path):
     """Another spelling of a path is another path."""
     with pytest.raises(PathNotFound):
         find("GET", path)
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions? A client's base URL ends in /v1, once"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions? A client's base URL ends in /v1, once"),
+        ("/models", "/v1/models? A client's base URL ends in /v1, once"),
+        ("/v1/chat/completions/", "/v1/chat/completions?"),
+        ("/V1/Chat/Completions", "/v1/chat/completions?"),
+    ],
+)
+@pytest.mark.parametrize("passes", [True, False])
+def test_what_was_meant(path, meant, passes):
+    """A path that is nearly one of ours is told which, wherever else it might go."""
+    with pytest.raises(PathNotFound, match=re.escape(f"did you mean {meant}")):
+        find("POST", path, passes=passes)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ async def test_the_trace_is_told_everywhere(traced: Any, backend: Any, caplog: A
     caplog.set_level("INFO", "dmap.requests")
     backend.script = lambda e: e.end(answer(b"{}"))
 
-    right, wrong = await asked(traced, {}), await asked(traced, {}, "/v1/nothing")
+    right, wrong = await asked(traced, {}), await asked(traced, {}, "/v2/nothing")
 
     ids = [headers["traceresponse"].split("-")[1] for headers in (right, wrong)]
     await soon(lambda: len(caplog.messages) == 2, 5)

@@ -61,12 +61,20 @@ def find(method: str, path: str, *, passes: bool = False) -> tuple[Handler, str]
         reason = reason_against(method, path, _KNOWN) if passes and path.startswith("/v1/") else _LITERAL
         if reason is None:
             return pass_on, ""
-        raise PathNotFound(f"there is no route {method} {path[:256]}; {reason}")
+        raise PathNotFound(f"there is no route {method} {path[:256]}; {_hint(path) or reason}")
     handler = methods.get("GET" if method == "HEAD" else method)
     if handler is None:
         allowed = ", ".join(sorted({*methods, "HEAD"} if "GET" in methods else methods))
         raise MethodNotAllowed(f"{path[:256]} takes {allowed}", allowed=allowed)
     return handler, named
+
+
+def _hint(path: str) -> str:
+    """Tell which path was most likely meant; nothing if that does not show."""
+    for meant in (f"/v1{path}", path.removeprefix("/v1"), path.rstrip("/"), path.lower()):
+        if meant != path and meant in PATHS:
+            return f"did you mean {meant}? A client's base URL ends in /v1, once"
+    return ""
 
 
 def _named(path: str) -> tuple[Mapping[str, Handler] | None, str]:
