@@ -3,6 +3,8 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 CONFIG ?= config.yaml
+# Not `?=`: what others mean by PORT in the environment is not meant for the demo.
+PORT := 8000
 PREFIX ?= /opt/dmap
 UNITDIR ?= /etc/systemd/system
 SERVICE := DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' UNITDIR='$(UNITDIR)' PYTHON='$(PYTHON)' EXTRAS='$(EXTRAS)'
@@ -26,11 +28,11 @@ $(VENV)/.all: $(VENV)/.engine
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
 	touch $@
 
-demo: $(VENV)/.engine ## two tiny real models behind one door, on http://127.0.0.1:8000
-	$(BIN)/dmap demo
+demo: $(VENV)/.engine ## two tiny real models behind one door, on http://127.0.0.1:8000 (PORT=8000)
+	$(BIN)/dmap demo --port $(PORT)
 
 demo-lmstudio: $(VENV)/.engine ## dmap in front of an emulated LM Studio, on the same port
-	$(BIN)/python -m tests.demo_lmstudio
+	$(BIN)/python -m tests.demo_lmstudio --port $(PORT)
 
 run: $(VENV)/.engine ## serve CONFIG (config.yaml)
 	$(BIN)/dmap serve $(CONFIG)

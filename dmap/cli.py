@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("config", type=Path, nargs="?", metavar="FILE", help=_FILE)
         command.set_defaults(run=_local, local=name, refuse=command.error)
         if name == "serve":
+            command.add_argument("--port", type=_port, help="where to listen, instead of listen.port")
             levels = ("debug", "info", "warning", "error")
             command.add_argument("--log-level", choices=levels, help="instead of log.level of the file")
     command = commands.add_parser("import", help="make a configuration of another switcher's")
@@ -60,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("config", type=Path, metavar="FILE", help="its configuration; dmap's goes to stdout")
     command.set_defaults(run=_local, local="import")
     command = commands.add_parser("demo", help="two tiny real models behind one door")
-    command.add_argument("--port", type=int, default=8000, help="where to listen on loopback (8000)")
+    command.add_argument("--port", type=_port, default=8000, help="where to listen on loopback (8000)")
     command.set_defaults(run=_local, local="demo")
     _add_simulate(commands)
     remote.add(commands)
@@ -96,6 +97,12 @@ def _add_simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     command.add_argument("--seed", type=int, default=1, help="the first seed of all chance (1)")
     command.add_argument("--seeds", type=_count, default=1, metavar="COUNT", help="so many seeds (1)")
     command.set_defaults(run=_local, local="simulate", refuse=command.error)
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and len(text) < 6 and int(text) < 65_536):
+        raise argparse.ArgumentTypeError("not a port, 0 to 65535")
+    return int(text)
 
 
 def _count(text: str) -> int:

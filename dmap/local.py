@@ -39,8 +39,11 @@ def _serve(options: argparse.Namespace) -> int:
 
     def read() -> Config:
         config = origin.load()
-        level = options.log_level or config.log.level
-        return config.model_copy(update={"log": config.log.model_copy(update={"level": level})})
+        log = config.log.model_copy(update={"level": options.log_level or config.log.level})
+        port = config.listen.port if options.port is None else options.port
+        return config.model_copy(
+            update={"log": log, "listen": config.listen.model_copy(update={"port": port})}
+        )
 
     config = read()
     _log_to_stderr(config.log)

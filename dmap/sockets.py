@@ -4,6 +4,7 @@ The sockets that dmap listens on: its own, or those that systemd hands over.
 Here is also what the kernel does for their connections, and what this host is called.
 """
 
+import errno
 import os
 import socket
 import threading
@@ -42,7 +43,9 @@ def _listening(family: int, address: Any) -> socket.socket:
     try:
         return socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=is_both)
     except OSError as exc:
-        raise OSError(f"listen: {address[:2]}: {os.strerror(exc.errno or 0).lower()}") from exc
+        at = f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+        hint = "; --port, or listen.port in the file, names another" if exc.errno == errno.EADDRINUSE else ""
+        raise OSError(f"listen: {at}: {os.strerror(exc.errno or 0).lower()}{hint}") from exc
 
 
 def given_to_us(access: AccessSection) -> list[socket.socket]:

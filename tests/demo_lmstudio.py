@@ -6,7 +6,6 @@ name again and again.  The counterpart with real models and no LM Studio is `dma
 """
 
 import argparse
-import contextlib
 import json
 import logging
 import sys
@@ -68,8 +67,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="where to listen on loopback (8000)")
     parser.add_argument("--load-s", type=float, default=2.0, help="seconds that a load takes (2)")
     options = parser.parse_args()
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         uvloop.run(run(options.port, options.load_s))
+    except KeyboardInterrupt:
+        pass
+    except OSError as exc:
+        sys.exit(f"dmap: {exc}")
 
 
 if __name__ == "__main__":

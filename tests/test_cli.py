@@ -1,16 +1,17 @@
 """The command line: exit codes and what is said, to people and to service managers."""
 
-import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from dmap import __version__
 from dmap.cli import main
 
+ROOT = Path(__file__).parents[1]
 A = "backends: {a: {kind: openai, url: 'http://127.0.0.1:1'}}\n"
 SILENT = (
     "{}:1:12: warning: backends.a: could not be asked what models it has: "
@@ -130,12 +131,37 @@ def test_the_version(capsys):
     assert (ended.value.code, capsys.readouterr().out) == (0, f"dmap {__version__}\n")
 
 
+ANOTHER = "; --port, or listen.port in the file, names another"
+
+
+def test_the_port_on_the_command_line(written, taken_port):
+    """`--port` goes before the file's, also where that is taken."""
+    ended = dmap("serve", "--port", str(taken_port), written(f"{A}listen: {{port: 1}}"))
+
+    assert complaints(ended.stderr) == [
+        f"dmap: listen: 127.0.0.1:{taken_port}: address already in use{ANOTHER}"
+    ]
+
+
+@pytest.mark.parametrize("module", [("dmap", "demo"), ("tests.demo_lmstudio",)])
+def test_a_demo_whose_port_is_in_use(taken_port, module):
+    """A demo says in one line that its port is taken."""
+    ended = subprocess.run(
+        (sys.executable, "-m", *module, "--port", str(taken_port)), capture_output=True, text=True, cwd=ROOT
+    )
+
+    assert complaints(ended.stderr) == [
+        f"dmap: listen: 127.0.0.1:{taken_port}: address already in use{ANOTHER}"
+    ]
+    assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
+
+
 def test_a_port_in_use(written, taken_port):
     """A port that somebody else listens at is told in one line with the address; the exit code is 1."""
     ended = dmap("serve", written(f"{A}listen: {{port: {taken_port}}}"))
 
     (line,) = complaints(ended.stderr)
-    assert re.search(rf"127\.0\.0\.1.*{taken_port}.*address already in use", line)
+    assert line == f"dmap: listen: 127.0.0.1:{taken_port}: address already in use{ANOTHER}"
     assert "Traceback" not in ended.stderr
     assert (ended.returncode, ended.stdout) == (1, "")
 
@@ -154,7 +180,7 @@ def test_a_port_in_use_of_every_address(written, taken_port):
     """A port that is taken on one of the addresses is told with where dmap was to listen."""
     ended = dmap("serve", written(f"{A}listen: {{host: '::', port: {taken_port}}}\naccess: {{open: true}}"))
 
-    assert complaints(ended.stderr) == [f"dmap: listen: ('::', {taken_port}): address already in use"]
+    assert complaints(ended.stderr) == [f"dmap: listen: [::]:{taken_port}: address already in use{ANOTHER}"]
     assert ended.returncode == 1
 
 

@@ -67,5 +67,7 @@ def test_make_has_it() -> None:
     """The target starts this very module, and is phony."""
     makefile = (ROOT / "Makefile").read_text()
 
-    assert re.search(r"^demo-lmstudio:.*\n\t\$\(BIN\)/python -m tests.demo_lmstudio$", makefile, re.MULTILINE)
+    assert re.search(
+        r"^demo-lmstudio:.*\n\t\$\(BIN\)/python -m tests.demo_lmstudio --port", makefile, re.MULTILINE
+    )
     assert re.search(r"^\.PHONY:.* demo-lmstudio ", makefile, re.MULTILINE)
