@@ -33,6 +33,8 @@ def asks_for(fields: dict[str, Any]) -> list[str]:
         (b'{"stream": true, "model": "m"}', "m", True),
         (b'{"model": "m", "stream": null}', "m", False),
         (b'{"model": null}', None, False),
+        (b'{"model": ""}', None, False),
+        (b'{"model": " \\t\\u00a0"}', None, False),
         (b"{}", None, False),
         (b'{"model": "\\u006d"}', "m", False),
         (b'{"\\u006dodel": "m"}', "m", False),
@@ -45,7 +47,7 @@ def asks_for(fields: dict[str, Any]) -> list[str]:
     ],
 )
 def test_the_outermost_model_is_read(body, model, stream):
-    """`model` and `stream` are those of the outermost object; null is the same as absent."""
+    """`model` and `stream` are those of the outermost object; null, or an empty model, is as absent."""
     call = peek(body)
 
     assert (call.model, call.stream) == (model, stream)
@@ -63,7 +65,6 @@ def test_the_outermost_model_is_read(body, model, stream):
         b'{"model": "m", "MODEL": "n"}',
         b'{"model": "m", "\\u004dODEL": "n"}',
         b'{"x": {"model": "m"}, "model": "m", "y": ["model"], "model": "n"}',
-        b'{"model": ""}',
         b'{"model": 1}',
         b'{"model": true}',
         b'{"model": ["m"]}',

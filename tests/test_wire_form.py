@@ -47,6 +47,7 @@ UPLOAD = part("file", SOUND, '; filename="a b;c.wav"', "Content-Type: audio/wav\
         (part("file", SOUND, '; filename="Ü 日本.wav"') + part("model", b"m") + END, "m", False),
         (part("file", SOUND, "; filename=a.wav") + part("model", b"m") + END, "m", False),
         (part("model", b"") + END, None, False),
+        (part("model", b" \t") + END, None, False),
         (part("xmodel", b"m") + part("x[model]", b"m") + END, None, False),
         (part("timestamp_granularities[]", b"word") * 2 + part("model", b"m") + END, "m", False),
         (UPLOAD + END, None, False),
@@ -306,10 +307,11 @@ def test_a_broken_form_is_refused(body):
         peek_form(body, KIND)
 
 
+@pytest.mark.parametrize("given", [b"alias", b"", b" "])
 @pytest.mark.parametrize("model", ["real", "a-much-longer/name", "é"])
-def test_the_model_is_replaced_in_place(model):
+def test_the_model_is_replaced_in_place(model, given):
     """A backend sees the model's real name; every other byte of the form stays."""
-    body = UPLOAD + part("model", b"alias") + part("language", b"en") + END
+    body = UPLOAD + part("model", given) + part("language", b"en") + END
 
     changed = peek_form(body, KIND).written(model)
 

@@ -72,10 +72,10 @@ def peek(body: bytes) -> Call:
 
 
 def check_model(name: Any) -> str | None:
-    """Return the *name* of a model as a client gave it, if it is one that a model may have, or None."""
-    if name is None or (isinstance(name, str) and 0 < len(name) <= LONGEST_NAME):
-        return name
-    raise BadRequest(f"'model' must be a string of 1 to {LONGEST_NAME} characters", param="model")
+    """Return the *name* of a model as a client gave it, if a model may have it; None for an empty one."""
+    if name is None or (isinstance(name, str) and len(name) <= LONGEST_NAME):
+        return name if name and not name.isspace() else None
+    raise BadRequest(f"'model' must be a string of up to {LONGEST_NAME} characters", param="model")
 
 
 def check_permits(needs: Collection[Need], permitted: Collection[str], strip: frozenset[str]) -> None:

@@ -95,7 +95,7 @@ def peek_form(body: bytes, content_type: str) -> Form:
         name = own["model"].value.decode(errors="replace")
         if "\ufffd" in name:
             raise BadRequest("'model' is not UTF-8, or too long", param="model")
-        return Form(check_model(name or None), stream, body, needs, own["model"].place)
+        return Form(check_model(name), stream, body, needs, own["model"].place)
     at = body.index(delimiter)
     frame = delimiter + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n'
     return Form(None, stream, body, needs, (at, at), frame)
