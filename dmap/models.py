@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from dmap.arbiter import Needs
@@ -30,6 +31,7 @@ class ModelInfo:
     where the backend cannot tell.  *context_length* is the resident's, else what a load would give it.
     *vision* tells whether it takes images, None where nobody knows.
     A load would find what is *cached* in the system's memory, as far as the backend can tell.
+    *file* is the path of its file, as far as that shows, with `/` and from the folder where models are.
     *names* are other names it answers to there; with *any_quant* it also answers to its id with any `@quant`
     behind it.  *v0* and *v1* are its entries in the older and the native list of LM Studio, or as much of
     these as is known: JSON values that nobody changes.
@@ -43,6 +45,7 @@ class ModelInfo:
     embedding: bool = False
     vision: bool | None = None
     cached: bool = False
+    file: str = ""
     names: tuple[str, ...] = ()
     any_quant: bool = False
     v0: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -60,8 +63,8 @@ class Route:
     *context_length* is the context that a prompt has to fit, and *vision* whether it may have images, None
     when nobody knows.  *defaults* are the
     parameters to inject when absent, *force* those that replace the client's, *strip* the names of its fields
-    to take out, *permit* the guarded fields let through.  The server knows the model by *served_model_name*,
-    if not by its own.
+    to take out, *permit* the guarded fields let through.  *tokenizer* is the file that counts its prompts.
+    The server knows the model by *served_model_name*, if not by its own.
     """
 
     key: ModelKey
@@ -75,6 +78,7 @@ class Route:
     force: Mapping[str, Any] = field(default_factory=dict)
     strip: frozenset[str] = frozenset()
     permit: frozenset[str] = frozenset()
+    tokenizer: Path | None = None
     served_model_name: str | None = None
 
     @property

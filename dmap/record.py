@@ -12,6 +12,7 @@ class RequestRecord:
 
     Times whose names end in `_at` are those of the loop's clock; those that end in `_s` are seconds.
     *device* is None where it passes without arbitration.  *service_s* is how long it held its model.
+    *asked* is the name that the client gave its model, or its beginning.
     *retried* is 1 for a request that took its place in the queue again, because its server was gone.
     *tokens_per_s* is what the server says of its speed.  *key* tells that *client* is the name of an API
     key, *received* that the request was let in.  *committed* is set when the head of the response is out; no
@@ -25,6 +26,7 @@ class RequestRecord:
     method: str = ""
     key: bool = False
     received: bool = False
+    asked: str = ""
     model: str = ""
     backend: str = ""
     device: str | None = None
@@ -52,3 +54,8 @@ class RequestRecord:
     def model_key(self) -> str | None:
         """The model as all events spell it, `backend/id`; None while it is not known."""
         return f"{self.backend}/{self.model}" if self.model else None
+
+    @property
+    def alias(self) -> str | None:
+        """What the client called the model, if that is not the model's own name."""
+        return self.asked if self.asked and self.asked != self.model else None

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from dmap.catalog.entries import known_models
+from dmap.catalog.names import NameIndex
 from dmap.config import BACKEND, BY_URL, Config
 from dmap.errors import DmapError
 from dmap.models import ModelInfo
-from dmap.sections import ModelSection
+from dmap.sections.models import is_glob
 from dmap.sections.near import meant
 
 ANSWER_S = 3.0
@@ -54,7 +55,7 @@ async def kind_of_server(config_of: Callable[[str], Config]) -> str | None:
 async def _ask(config: Config, name: str, within_s: float) -> Sequence[ModelInfo]:
     section = config.backends[name]
     if section.runs_commands:  # its models are those that the file has commands for
-        models = config.models.items()
+        models = config.settings.named.items()
         return [ModelInfo(each, resident=False) for each, model in models if model.backend == name]
     backend = config.kind_of(name).make(name, section, config.server.connect_s)
     try:
@@ -81,26 +82,36 @@ def _unlisted(config: Config, found: Survey) -> Iterator[str]:
     """Find models that no backend has; a server that keeps no list may have any."""
     listed = {id(info) for infos in found.reports.values() for info in infos}
     there = {id(each.settings) for each in known_models(config, found.reports) if id(each.info) in listed}
-    for name, model in config.models.items():
+    for name, model in config.settings.named.items():
         homes = [model.backend] if model.backend is not None else list(config.backends)
         if id(model) not in there and all(found.reports.get(home) for home in homes):
             ids = [info.id for home in homes for info in found.reports[home]]
             whose = f"the backend {model.backend!r} does not list" if model.backend else "no backend lists"
             yield f"models.{name}: {whose} this model{meant(name, ids)}"
+    yield from _without_models(config, found)
+
+
+def _without_models(config: Config, found: Survey) -> Iterator[str]:
+    """Find variants and globs for which there is no model."""
+    if not all(found.reports.get(name) for name in config.backends):
+        return
+    index = NameIndex(known_models(config, found.reports))
+    for name, variant in config.settings.variants.items():
+        if variant.of is not None and index.find(variant.of) is None:
+            yield f"models.{name}.of: no backend lists this model{meant(variant.of, index.entries)}"
+    for glob in filter(is_glob, config.models):
+        if not any(fnmatchcase(each.casefold(), glob.casefold()) for each in index.entries):
+            yield f"models.{glob}: fits no model that there is{meant(glob, index.entries)}"
 
 
 def _unfitting(config: Config, found: Survey) -> Iterator[str]:
     """Find globs that fit no name that anybody could ask for."""
-    names = [
-        name for entry in known_models(config, found.reports) for name in _names(entry.name, entry.settings)
-    ]
+    names = [name for entry in known_models(config, found.reports) for name in entry.names]
+    for name, variant in config.settings.variants.items():
+        names += [name, *variant.aliases]
     lists = {"allow_models": config.allow_models}
     lists |= {f"access.keys[{at}].models": key.models for at, key in enumerate(config.access.keys)}
     for path, globs in lists.items():
         for at, glob in enumerate(globs):
             if names and not any(fnmatchcase(name, glob) for name in names):
                 yield f"{path}[{at}]: fits no model that there is{meant(glob, names)}"
-
-
-def _names(name: str, model: ModelSection) -> tuple[str, ...]:
-    return (name, *model.aliases)

@@ -101,22 +101,23 @@ class TokenCounter:
 
 
 def counters(
-    config: Config, before: Mapping[str, TokenCounter] = MappingProxyType({})
-) -> dict[str, TokenCounter]:
+    config: Config, before: Mapping[Path, TokenCounter] = MappingProxyType({})
+) -> dict[Path, TokenCounter]:
     """
-    Read the tokenizer files of *config*; return what counts by them, under the models' names casefolded.
+    Read the tokenizer files of *config*; return what counts by each of them.
 
     Of those that were read *before*, a file that has not changed is not read again.  Raises `ConfigProblem`
     for every file that cannot be read, and when the package for it is missing.
     """
     read = {counter.stamp: counter for counter in before.values()}
-    found: dict[str, TokenCounter] = {}
+    found: dict[Path, TokenCounter] = {}
     problems = []
     for name, model in config.models.items():
         if model.tokenizer is None:
             continue
         try:
-            found[name.casefold()] = read.get(_stamp(model.tokenizer)) or TokenCounter(model.tokenizer)
+            known = found.get(model.tokenizer) or read.get(_stamp(model.tokenizer))
+            found[model.tokenizer] = known or TokenCounter(model.tokenizer)
         except ImportError:
             problems.append(f"models.{name}.tokenizer: takes the package tokenizers; {how('tokenizer')}")
         except Exception as exc:

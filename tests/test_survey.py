@@ -84,3 +84,19 @@ def test_a_server_that_keeps_no_list() -> None:
     text = "backends: {a: {kind: openai, url: 'http://h'}}\nmodels: {llama: {backend: a}}"
 
     assert [*warnings_of_models(parse(text, {}), Survey({"a": []}))] == []
+
+
+def test_variants_and_globs_of_nobody() -> None:
+    """A variant without its model is told, and a glob that fits none; keys may name variants."""
+    text = """
+backends: {a: {kind: openai, url: 'http://h:1'}}
+models: {'qwen*': {defaults: {seed: 1}}, 'gpt-*': {}, v: {of: qwen3-8b}, w: {of: qwne3-8b}}
+allow_models: ['qwen*', v]
+"""
+
+    warned = warnings_of_models(parse(text, {}), Survey({"a": QWEN}, {}))
+
+    assert list(warned) == [
+        "models.w.of: no backend lists this model; did you mean qwen3-8b?",
+        "models.gpt-*: fits no model that there is",
+    ]

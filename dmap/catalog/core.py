@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from dmap.access import Client
-from dmap.catalog.entries import known_models, routes_of
+from dmap.catalog.entries import known_models, routes_of, variants_of
 from dmap.catalog.lists import Shown
 from dmap.catalog.names import Entry, NameIndex
 from dmap.config import Config
@@ -58,22 +58,23 @@ class Catalog:
         entry = self._active()
         return entry.name if entry is not None else self._saved.active
 
-    def resolve(self, model: str | None, client: Client) -> tuple[Route, ...]:
+    def resolve(self, model: str | None, client: Client, *, or_fallback: bool = False) -> tuple[Route, ...]:
         """
         Return the candidates for a request for *model*, or for the active one when it names none.
 
-        There is at least one, the best first; today a model is at one place only.
+        There is at least one, the best first; today a model is at one place only.  With *or_fallback* a name
+        that nobody knows goes to the model that the file has for such, if the client may use that.
 
         Raises `BadRequest` when none is active either, `ModelNotFound`, or `BackendDown` when a backend that
         may have the model has not answered yet.  A *client* cannot tell a model that it may not use from one
         that does not exist.
         """
         if model is not None:
-            return (self._routes[self._find(model, client).key],)
+            return (self._served[self._find(model, client, or_fallback)],)
         if self._saved.active is None:
             raise BadRequest(self._advice(client), param="model")
         try:
-            return (self._routes[self._find(self._saved.active, client).key],)
+            return (self._served[self._find(self._saved.active, client)],)
         except ModelNotFound:
             raise ModelNotFound(_ACTIVE_GONE, param="model") from None
 
@@ -81,6 +82,18 @@ class Catalog:
         """Return which model *name* means, whoever may use it; None if there is no such model."""
         entry = self._names.find(name)
         return entry.key if entry is not None else None
+
+    def kept_as(self, name: str) -> tuple[str, str]:
+        """
+        Return under which names what is set for the model *name* is kept: for its requests, for its load.
+
+        They differ for a variant, whose model is what is loaded.  A name is short where that is clear.
+        Raises `LookupError` if there is no such model.
+        """
+        entry = self._names.find(name)
+        if entry is None:
+            raise LookupError(name)
+        return self._clear(entry), self._clear(entry.of or entry)
 
     def route_of(self, key: ModelKey) -> Route | None:
         """Return the route of the model *key*, whatever its names; None if no backend has told of it."""
@@ -91,7 +104,11 @@ class Catalog:
         return sum(key.backend == backend for key in self._routes)
 
     def allows(self, client: Client, key: ModelKey) -> bool:
-        """Tell whether *client* may know of the model *key*; one that no list has goes by its key alone."""
+        """
+        Tell whether *client* may know of the model *key*; one that no list has goes by its key alone.
+
+        Who may use a variant of it may not for that reason.
+        """
         listed = (entry.names for entry in self._names.known if entry.key == key)
         return client.may_use(*next(listed, (str(key),)))
 
@@ -99,7 +116,7 @@ class Catalog:
         """Return the models that *client* may use, each under its name and its aliases."""
         loaded = set(residents)
         return [
-            self._shown(name, entry, loaded)
+            self._shown(name, entry, client, loaded)
             for name, entry in self._names.listed()
             if client.may_use(*entry.names)
         ]
@@ -110,13 +127,13 @@ class Catalog:
 
         Raises `ModelNotFound` or `BackendDown` as `resolve` does.
         """
-        entry = self._find(name, client)
+        entry = self._find(name, client, or_fallback=True)
         names = (name,) if name in entry.names else (entry.name, str(entry.key), name)
         chosen = next(each for each in names if self._names.find(each) is entry)
-        return self._shown(chosen, entry, set(residents))
+        return self._shown(chosen, entry, client, set(residents))
 
-    def _find(self, name: str, client: Client) -> Entry:
-        """Find the model called *name*, for *client*."""
+    def _find(self, name: str, client: Client, or_fallback: bool = False) -> Entry:
+        """Find the model called *name*, for *client*; a model that is not for it is one that nobody knows."""
         entry = self._names.find(name)
         if entry is not None and client.may_use(*entry.names):
             return entry
@@ -124,27 +141,43 @@ class Catalog:
         for backend, reason in self._silence.items():
             if client.may_use(name) and self._may_have(backend, name):
                 raise BackendDown(f"{shown} is not known yet: {reason}", retry_after_s=5)
+        fallback = self._names.fallback if or_fallback else None
+        if fallback is not None and client.may_use(*fallback.names):
+            return fallback
         raise ModelNotFound(
             f"the model {shown} does not exist, or is not for this client; "
             "GET /v1/models lists those that are",
             param="model",
         )
 
-    def _shown(self, name: str, entry: Entry, loaded: set[ModelKey]) -> Shown:
+    def _shown(self, name: str, entry: Entry, client: Client, loaded: set[ModelKey]) -> Shown:
         own = (each for each in (entry.name, *entry.info.names) if self._names.find(each) is entry)
         # On a device the arbiter knows; elsewhere the backend's own word has to do.
-        route = self._routes[entry.key]
+        route, base = self._served[entry], entry.of
         resident = entry.key in loaded if route.device is not None else entry.info.resident
-        return Shown(name, entry, route, resident, entry is self._active(), frozenset(own))
+        is_known = base is not None and base in self._names.known and client.may_use(*base.names)
+        variant_of = self._clear(base) if base is not None and is_known else None
+        return Shown(name, entry, route, resident, entry is self._active(), frozenset(own), variant_of)
+
+    def _clear(self, entry: Entry) -> str:
+        """Return the name that means *entry* and nothing else: short where that is clear."""
+        found = self._names.find(entry.name)
+        is_clear = found is entry or (found is not None and found.of is None and found.key == entry.key)
+        return entry.name if is_clear else str(entry.key)
 
     def _active(self) -> Entry | None:
         return self._names.find(self._saved.active) if self._saved.active is not None else None
 
     def _sort(self, config: Config, reports: Mapping[str, Sequence[ModelInfo]], saved: Saved) -> None:
         """Go by these three from now on.  A bug on the way changes nothing, so the next report mends it."""
-        known = known_models(config, reports)
-        names = NameIndex(entry for entry in known if _may_list(config, entry.name))
-        self._routes = routes_of(config, names, saved.models)
+        models = NameIndex(known_models(config, reports))
+        variants = [each for each in variants_of(config, models) if _may_list(config, each.name)]
+        allowed = [each for each in models.known if _may_list(config, each.name)]
+        is_whole = not variants and len(allowed) == len(models.known)
+        names = models if is_whole else NameIndex(allowed, variants)
+        served = routes_of(config, names, saved.models)
+        self._routes = {entry.key: route for entry, route in served.items() if entry.of is None}
+        self._served = served
         self._names, self._config, self._reports, self._saved = names, config, reports, saved
 
     def _advice(self, client: Client) -> str:

@@ -1,10 +1,12 @@
 """What the models are: the file, what each backend said of it, and what was set for it, put together."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from dmap.arbiter import Needs
 from dmap.catalog.names import Entry, NameIndex
-from dmap.config import Config
+from dmap.config import Config, Settings
 from dmap.models import ModelInfo, ModelKey, Route
 from dmap.sections import ModelSection
 from dmap.state import Activation
@@ -19,45 +21,67 @@ def known_models(config: Config, reports: Mapping[str, Sequence[ModelInfo]]) -> 
     *reports* has what each backend last said it has; one that has said nothing is not there.
     """
     listed = {ModelKey(name, info.id): info for name, infos in reports.items() for info in infos}
-    for name, settings in config.models.items():
+    for name, settings in config.settings.named.items():
         if settings.backend is not None and config.backends[settings.backend].placed_on is None:
             # A server that cannot switch need not list a model to answer for it.
             key = ModelKey(settings.backend, name)
             yield Entry(key, listed.get(key) or ModelInfo(name, resident=True), settings)
     for backend in config.backends:
         for info in reports.get(backend, ()):
-            settings = _settings(config, info)
+            settings = _settings(config.settings, info)
             if settings.backend in (None, backend):
                 yield Entry(ModelKey(backend, info.id), info, settings)
 
 
-def routes_of(
-    config: Config, names: NameIndex, activations: Mapping[str, Activation]
-) -> dict[ModelKey, Route]:
-    """
-    Return the routes of all models of *names*.
+def variants_of(config: Config, models: NameIndex) -> Iterator[Entry]:
+    """Yield the variants of the file whose model is among *models*, in the order of the file."""
+    for name, settings in config.settings.variants.items():
+        base = models.find(settings.of or "")
+        if base is not None:
+            yield Entry(base.key, base.info, settings, base, name)
 
-    The *activations* hold for the models that they name, by whatever name; what is set last wins.
+
+def routes_of(config: Config, names: NameIndex, activations: Mapping[str, Activation]) -> dict[Entry, Route]:
     """
-    laid: dict[ModelKey, Activation] = {}
+    Return the routes of all models and variants of *names*, and of the models of these variants.
+
+    The *activations* hold for what they name, by whatever name; what is set last wins.  Where two entries
+    are one model, the first counts.
+    """
+    hidden = NameIndex(variant.of for variant in names.variants if variant.of is not None)
+    laid = _laid(names, hidden, activations)
+    everywhere = config.defaults.given()
+    by_key: dict[ModelKey, Route] = {}
+    routes: dict[Entry, Route] = {}
+    for entry in (*names.known, *hidden.known):
+        if entry.key not in by_key:
+            lists, activation = _lists_of(config, names, entry), laid.get(entry.key, _UNSET)
+            by_key[entry.key] = _route(config, everywhere, entry, activation, lists)
+        routes[entry] = by_key[entry.key]
+    for variant in names.variants:
+        routes[variant] = _varied(by_key[variant.key], variant, laid.get(variant.name, _UNSET))
+    return routes
+
+
+def _settings(settings: Settings, info: ModelInfo) -> ModelSection:
+    """Find what the file says of a model, by its name, one of its `key@quant`, or its file."""
+    path = f"/{info.file}"
+    meant = (name for name in info.names if "@" in name or (info.file and path.endswith(f"/{name}")))
+    return settings.of(info.id, *meant)
+
+
+def _laid(
+    names: NameIndex, hidden: NameIndex, activations: Mapping[str, Activation]
+) -> dict[ModelKey | str, Activation]:
+    """Return what was set for each model, by its key, and for each variant, by its name."""
+    laid: dict[ModelKey | str, Activation] = {}
     for name, later in activations.items():
-        entry = names.find(name)
+        entry = names.find(name) or hidden.find(name)
         if entry is not None:
-            before = laid.get(entry.key, _UNSET)
-            laid[entry.key] = Activation({**before.defaults, **later.defaults}, {**before.load, **later.load})
-    return {
-        entry.key: _route(config, entry, laid.get(entry.key, _UNSET), _lists_of(config, names, entry))
-        for entry in reversed(names.known)  # the first of a model wins
-    }
-
-
-def _settings(config: Config, info: ModelInfo) -> ModelSection:
-    """Find what the file says of a model, in whatever letters it names it, or one of its `key@quant`."""
-    if info.id in config.models:
-        return config.models[info.id]
-    folded = {name.casefold(): settings for name, settings in reversed(config.models.items())}
-    names = (info.id, *(name for name in info.names if "@" in name))
-    return next((folded[name.casefold()] for name in names if name.casefold() in folded), ModelSection())
+            what = entry.key if entry.of is None else entry.name
+            before = laid.get(what, _UNSET)
+            laid[what] = Activation({**before.defaults, **later.defaults}, {**before.load, **later.load})
+    return laid
 
 
 def _lists_of(config: Config, names: NameIndex, entry: Entry) -> frozenset[str]:
@@ -71,13 +95,22 @@ def _lists_of(config: Config, names: NameIndex, entry: Entry) -> frozenset[str]:
     return device.lists_of(is_meant) if device is not None else frozenset()
 
 
-def _route(config: Config, entry: Entry, activation: Activation, lists: frozenset[str]) -> Route:
-    """Return where requests for the model of *entry* go; it is on these *lists* of its device."""
+def _route(
+    config: Config,
+    everywhere: Mapping[str, Any],
+    entry: Entry,
+    activation: Activation,
+    lists: frozenset[str],
+) -> Route:
+    """
+    Return where requests for the model of *entry* go, which is on these *lists* of its device.
+
+    *everywhere* has the defaults of all models.
+    """
     info, settings, backend = entry.info, entry.settings, config.backends[entry.key.backend]
     load = {**settings.load.given(), **activation.load}
     refused = backend.refuses(load) if backend.placed_on is not None else {}
     load = {option: value for option, value in load.items() if option not in refused}
-    defaults = {**config.defaults.given(), **settings.defaults.given(), **activation.defaults}
     return Route(
         key=entry.key,
         device=backend.placed_on,
@@ -93,11 +126,24 @@ def _route(config: Config, entry: Entry, activation: Activation, lists: frozense
         load=load,
         context_length=load.get("context_length") or info.context_length,
         vision=info.vision,
-        defaults=defaults,
+        defaults={**everywhere, **settings.defaults.given(), **activation.defaults},
         force=settings.force.given(),
         strip=frozenset(settings.strip),
         permit=frozenset(settings.permit),
         served_model_name=settings.served_model_name,
+        tokenizer=settings.tokenizer,
+    )
+
+
+def _varied(route: Route, variant: Entry, activation: Activation) -> Route:
+    """Return the *route* of a model as its *variant* has it: the variant's own parameters go first."""
+    own = variant.settings
+    return replace(
+        route,
+        defaults={**route.defaults, **own.defaults.given(), **activation.defaults},
+        force={**route.force, **own.force.given()},
+        strip=route.strip.union(own.strip),
+        permit=route.permit.union(own.permit),
     )
 
 

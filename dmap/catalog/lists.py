@@ -28,7 +28,8 @@ class Shown:
     A model under one of its names.
 
     *own* are those names its server has for it that mean it here, too: of its variants and instances only
-    these are shown, for another might be a model that this client may not use.
+    these are shown, for another might be a model that this client may not use.  *variant_of* is the model
+    whose variant it is, if the client may know.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Shown:
     resident: bool
     active: bool
     own: frozenset[str]
+    variant_of: str | None = None
 
     @property
     def is_alias(self) -> bool:
@@ -65,6 +67,8 @@ def as_openai(shown: Shown) -> dict[str, Any]:
         listed["vision"] = info.vision
     if shown.is_alias:
         listed["alias_of"] = shown.entry.name
+    if shown.variant_of is not None:
+        listed["variant_of"] = shown.variant_of
     if shown.active:
         listed["active"] = True
     return listed
@@ -98,6 +102,8 @@ def v1(shown: Shown) -> dict[str, Any]:
         **_passable(info.v1),
         "key": shown.name,
     }
+    if shown.entry.of is not None:  # or both would be called the same
+        listed["display_name"] = shown.name
     listed["loaded_instances"] = _instances(shown, listed) if shown.resident else []
     if "variants" in listed:
         listed["variants"] = [name for name in _part(listed, "variants", list) if _is_own(shown, name)]

@@ -13,6 +13,7 @@ from dmap.config.environment import BACKEND, BACKEND_KIND, BACKEND_URL, BY_URL, 
 from dmap.config.file import ConfigFile, check_key, checked, load, parse, read, values_of
 from dmap.config.problems import ConfigProblem, LocatedProblem, Source, section_of
 from dmap.config.schema import Activity, Config, Device, Log, Server, TracesSection
+from dmap.config.settings import Settings
 
 __all__ = [
     "BACKEND",
@@ -30,6 +31,7 @@ __all__ = [
     "LocatedProblem",
     "Log",
     "Server",
+    "Settings",
     "Source",
     "TracesSection",
     "Tls",

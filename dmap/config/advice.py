@@ -35,7 +35,7 @@ def _long_waits(config: Config, load_s: float) -> Iterator[str]:
     """Find devices where a waiter may see all other models go first: models x (residency + 1) x cost."""
     for name, device in config.devices.items():
         rivals = max(
-            sum(config.device_of(model) == name for model in config.models.values()),
+            sum(config.device_of(model) == name for model in config.settings.named.values()),
             sum(each.counted() for each in config.backends.values() if each.placed_on == name),
         )
         longest = rivals * (device.residency + 1) * load_s

@@ -1,6 +1,7 @@
 """The whole file: its sections together, and what must hold between them.  Knows no YAML."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import (
@@ -17,6 +18,7 @@ from pydantic_core import CoreSchema
 from dmap.backends import BackendSection, Kind, PassingSection
 from dmap.config.access import AccessSection, Listen, exposure
 from dmap.config.macros import expanded, misnamed
+from dmap.config.settings import Settings, problems_of
 from dmap.kinds import KINDS
 from dmap.sections.command import places
 from dmap.sections.models import Defaults, ModelSection
@@ -173,6 +175,11 @@ class Config(Section):
             return values
         return expanded({name: value for name, value in values.items() if value is not None})
 
+    @cached_property
+    def settings(self) -> Settings:
+        """What `models` says of each model, with its globs."""
+        return Settings(self.models)
+
     def conflicts(self) -> Iterator[str]:
         """Yield what does not fit together, each line with its path in the file."""
         if not self.backends:
@@ -191,20 +198,17 @@ class Config(Section):
         yield from self._pinned()
         yield from self._crowded()
         yield from misnamed(self.macros)
-        owner = {name: name for name in self.models}
+        all_named = all(backend.runs_commands for backend in self.backends.values())
+        yield from problems_of(self.models, all_named=all_named)
         for name, model in self.models.items():
-            for alias in model.aliases:
-                if owner.setdefault(alias, name) != name:
-                    yield f"models.{name}.aliases: {alias!r} already means {owner[alias]!r}"
-            for problem in self._impossible(model):
-                yield f"models.{name}.{problem}"
+            problems = self._impossible(model, self.settings.named.get(name)) if model.of is None else ()
+            yield from (f"models.{name}.{problem}" for problem in problems)
 
     def _pinned(self) -> Iterator[str]:
         """Find devices on which more models are pinned than may be there."""
         for name, device in self.devices.items():
-            pinned = [
-                each for each, model in self.models.items() if model.pin and self.device_of(model) == name
-            ]
+            named = self.settings.named.items()
+            pinned = [each for each, model in named if model.pin and self.device_of(model) == name]
             if len(pinned) > device.max_models and not frozenset.intersection(
                 *(device.lists_of((each, *self.models[each].aliases).__contains__) for each in pinned)
             ):
@@ -223,26 +227,27 @@ class Config(Section):
                 servers = " and ".join(map(repr, left.held))
                 yield f"devices.{name}.memory: nothing of it is left beside {servers}"
 
-    def _impossible(self, model: ModelSection) -> Iterator[str]:
-        """Find what would have requests for *model* refused one after the other."""
-        if model.backend is not None and model.backend not in self.backends:
-            near = meant(model.backend, self.backends)
-            yield f"backend: there is no backend {model.backend!r} under backends{near}"
-        homes, given = self.homes_of(model), model.load.given()
+    def _impossible(self, own: ModelSection, model: ModelSection | None) -> Iterator[str]:
+        """Find why requests would be refused, by an entry's *own* words; *model* is that with its globs."""
+        if own.backend is not None and own.backend not in self.backends:
+            near = meant(own.backend, self.backends)
+            yield f"backend: there is no backend {own.backend!r} under backends{near}"
+        homes, given = self.homes_of(model or own), own.load.given()
         refused = [home.refuses(given) for home in homes]
         for option in given:
             reasons = [each[option] for each in refused if option in each]
             if len(reasons) == len(homes):
                 yield f"load.{option}: {'; '.join(dict.fromkeys(reasons))}"
-        device = self.device_of(model)
-        if model.served_model_name and not any(home.takes_names for home in homes):
+        device = self.device_of(model or own)
+        if own.served_model_name and not any(home.takes_names for home in homes):
             yield "served_model_name: this backend's models go by the names that it has for them"
-        if model.pin and device not in self.devices:
+        if own.pin and model is not None and device not in self.devices:
             yield "pin: name a backend whose models dmap loads"
-        if model.memory is not None:
-            yield from self._too_large(model, model.memory)
-        yield from self._unrunnable(model)
-        if model.ttl_s is not None and not any(home.placed_on for home in homes):
+        if own.memory is not None:
+            yield from self._too_large(model or own, own.memory)
+        if model is not None:
+            yield from self._unrunnable(model)
+        if own.ttl_s is not None and not any(home.placed_on for home in homes):
             yield "ttl_s: dmap cannot unload models on this backend"
 
     def _too_large(self, model: ModelSection, memory: int) -> Iterator[str]:

@@ -98,7 +98,13 @@ class Model:
         taken = {*file.names, *(each.key for each in variants)}
         for name in sorted({*aliases} & {*file.names} - {self._name}):
             self._say(f"aliases: {shown(name)} (a model has this name, and goes before in llama-swap, too)")
-        aliases = [each for each in dict.fromkeys((*aliases, *plain)) if each not in taken]
+        for name in (each for each in aliases if not self._fits("aliases", [each])):
+            self._say(f"aliases: {shown(name)} (no request is for such a name in dmap)")
+        aliases = [
+            each
+            for each in dict.fromkeys((*aliases, *plain))
+            if each not in taken and self._fits("aliases", [each])
+        ]
         self._describe()
         self._set("aliases", aliases or None)
         self._parts.append(Entry("backend", BACKEND))

@@ -136,6 +136,31 @@ FURTHER = frozenset(word for name in _NAMES for word in _spellings(name).choices
 """All spellings of parameters and options of a load but our own."""
 
 
+def _base(name: str) -> str:
+    if not name.strip() or is_glob(name):
+        raise ValueError("names no single model")
+    return name
+
+
+def _alias(name: str) -> str:
+    if not name.strip():
+        raise ValueError("an empty name means no model")
+    if name != ANY and is_glob(name):
+        raise ValueError(f"a glob fits no names here; only '{ANY}' alone takes those that nobody knows")
+    return name
+
+
+def is_glob(name: str) -> bool:
+    """Tell whether *name* stands for many models; `[` alone makes no glob, for names of files have it."""
+    return "*" in name or "?" in name
+
+
+ANY = "*"
+"""The alias of the one model that takes names which nobody knows."""
+Alias = Annotated[str, AfterValidator(_alias)]
+_ADDED_UP = ("strip", "permit")
+
+
 class ModelSection(Section):
     """
     What is particular about one model.
@@ -145,9 +170,12 @@ class ModelSection(Section):
 
     Of a client's request *strip* takes fields out, by any of their spellings; *force* replaces parameters, or
     puts them in; *defaults* fill in what is then missing, also in place of what was stripped.
+
+    With *of* it is no model but a variant of that one: the same resident, asked with other parameters.
     """
 
-    aliases: tuple[str, ...] = ()
+    of: Annotated[str, AfterValidator(_base)] | None = None
+    aliases: tuple[Alias, ...] = ()
     backend: Name | None = None
     defaults: Defaults = Defaults()
     load: Load = Load()
@@ -165,3 +193,20 @@ class ModelSection(Section):
     url: Annotated[Text, AfterValidator(_template)] | None = None
     ready: UrlPath = "/health"
     env: dict[Variable, Told] = Field(default={}, repr=False)
+
+    def over(self, beneath: "ModelSection") -> "ModelSection":
+        """
+        Return this entry with what it does not say taken from *beneath*.
+
+        Of sections that goes key by key; what is stripped or permitted adds up; aliases are nobody else's.
+        """
+        own = self.model_fields_set
+        said = {name: _laid(name, getattr(self, name), getattr(beneath, name)) for name in own}
+        return beneath.model_copy(update=said | {"aliases": self.aliases})
+
+
+def _laid(name: str, value: Any, beneath: Any) -> Any:
+    """Return the *value* that an entry has of the field *name*, over what is said *beneath*."""
+    if isinstance(value, Section):
+        return beneath.model_copy(update={each: getattr(value, each) for each in value.model_fields_set})
+    return tuple(dict.fromkeys((*beneath, *value))) if name in _ADDED_UP else value

@@ -44,7 +44,8 @@ class Owner:
     def routes(self, seen: Mapping[ModelKey, ModelInfo]) -> dict[ModelKey, Route]:
         """Return the routes of all models, those that the file names first; with those *seen* elsewhere."""
         names = self._names(seen)
-        return dict(sorted(routes_of(self.config, names, {}).items(), key=lambda each: self._rank(each[0])))
+        routes = {entry.key: route for entry, route in routes_of(self.config, names, {}).items()}
+        return dict(sorted(routes.items(), key=lambda each: self._rank(each[0])))
 
     def on_device(self, workload: Workload, name: str) -> tuple[Workload, dict[str, str]]:
         """
@@ -84,13 +85,13 @@ class Owner:
         """Return the models that the file names and says where they are."""
         homes = list(self.config.backends)
         found = {}
-        for name, model in self.config.models.items():
+        for name, model in self.config.settings.named.items():
             if model.backend is not None or len(homes) == 1:
                 found[ModelKey(model.backend or homes[0], name)] = ModelInfo(name, resident=False)
         return found
 
     def _rank(self, key: ModelKey) -> int:
-        order = list(self.config.models)
+        order = list(self.config.settings.named)
         return order.index(key.model) if key.model in order else len(order)
 
 

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 from dmap.backends import Backend, Unheard, ask
 from dmap.config import Config
@@ -48,7 +49,7 @@ class ContextGuard:
     """
 
     def __init__(
-        self, config: Config, backends: Mapping[str, Backend], counters: Mapping[str, TokenCounter]
+        self, config: Config, backends: Mapping[str, Backend], counters: Mapping[Path, TokenCounter]
     ) -> None:
         self.counters = counters
         self._backends = backends
@@ -99,7 +100,7 @@ class ContextGuard:
         if not prompt.texts:
             return prompt.ids
         count = await self._asked(route, path, call, prompt) if prompt.size <= LOOK else None
-        counter = self.counters.get(route.key.model.casefold())
+        counter = self.counters.get(route.tokenizer) if route.tokenizer is not None else None
         if count is None and counter is not None:
             loop = asyncio.get_running_loop()
             with suppress(TimeoutError):

@@ -24,13 +24,16 @@ from dmap.wire.images import shows_images
 from dmap.wire.routes import InferenceRoute
 from dmap.wire.users import user_of
 
+SHOWN = 256
+"""So many characters of a name that a client made up are told of it."""
+
 
 async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     """Refuse one inference request, or queue for its model and pass the model's answer on."""
     path = ROUTES[visit.record.path]
     reply = Reply(visit.request, visit.record, path.dialect, proxy.config.server)
     asked = await read(proxy, visit, path)
-    route = await proxy.resolve(asked.model, visit.client)
+    route = await proxy.resolve(asked.model, visit.client, or_fallback=True)
     note(visit, route)
     await _check(proxy, visit, asked, route)
     return await answer(proxy, visit, reply, asked, route)
@@ -67,7 +70,9 @@ async def read(proxy: Proxy, visit: Visit, path: InferenceRoute) -> Asked:
     if proxy.config.debug.capture:
         proxy.captures.note(visit.record, body, proxy.bus.clock())
     content_type = visit.request.headers.get("Content-Type", "")
-    return await beside(len(body), functools.partial(Asked, path, content_type, body))
+    asked = await beside(len(body), functools.partial(Asked, path, content_type, body))
+    visit.record.asked = (asked.model or "")[:SHOWN]
+    return asked
 
 
 async def _check(proxy: Proxy, visit: Visit, asked: Asked, route: Route) -> None:
@@ -145,7 +150,9 @@ async def _granted(proxy: Proxy, reply: Reply, gate: Gate, lease: Lease, ask: Ca
         request_log.tell(bus, record, "request.queued", {"backend": record.backend, **fields})
         await reply.wait(lease.granted, functools.partial(_words, gate, lease))
     record.queue_s, record.switch_s = lease.queue_s, lease.switch_s
-    request_log.tell(bus, record, "request.granted", {"queue_s": lease.queue_s, "switch_s": lease.switch_s})
+    waited = {"queue_s": lease.queue_s, "switch_s": lease.switch_s}
+    asked = {"asked": record.alias} if record.alias is not None else {}
+    request_log.tell(bus, record, "request.granted", waited | asked)
 
 
 def _words(gate: Gate, lease: Lease) -> str:

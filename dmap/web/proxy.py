@@ -13,7 +13,7 @@ from dmap import tasks
 from dmap.access import Access, Client
 from dmap.activity import ActivityLog
 from dmap.backends import Backend, Engine, PassingSection, Switcher
-from dmap.catalog import Catalog
+from dmap.catalog import Catalog, Contexts
 from dmap.config import Config, Device
 from dmap.errors import ModelNotFound, NotSaved
 from dmap.events import Bus
@@ -132,7 +132,7 @@ class Proxy:
         """Have requests go by what was set over the admin API, and by what is being tried."""
         models = {**self.saved.models, **self.trials}
         self.catalog.choose(replace(self.saved, models=models))
-        contexts = _contexts(self.config, models)
+        contexts = Contexts(self.config.settings, models)
         for name, switcher in self.switchers.items():
             switcher.contexts = contexts
             switcher.commands = _commands(self.config, name)
@@ -165,13 +165,17 @@ class Proxy:
         """Tell whether the backend of *key* answers and has no such model."""
         return key.backend in self.inventory.answering and self.catalog.route_of(key) is None
 
-    async def resolve(self, model: str | None, client: Client) -> Route:
-        """Return where a request of *client* for *model* goes; one that nobody knows may be new."""
+    async def resolve(self, model: str | None, client: Client, *, or_fallback: bool = False) -> Route:
+        """
+        Return where a request of *client* for *model* goes; one that nobody knows may be new.
+
+        One that is not new either goes to the alias `*`, with *or_fallback*.
+        """
         try:
             candidates = self.catalog.resolve(model, client)
         except ModelNotFound:
             await self.inventory.refresh()
-            candidates = self.catalog.resolve(model, client)
+            candidates = self.catalog.resolve(model, client, or_fallback=or_fallback)
         return candidates[0]
 
     def gate(self, route: Route) -> Gate:
@@ -206,16 +210,9 @@ def _commands(config: Config, backend: str) -> dict[str, ModelSection]:
     """Return what the file says of those models of *backend* that are commands."""
     return {
         name: model
-        for name, model in config.models.items()
+        for name, model in config.settings.named.items()
         if model.cmd is not None and model.backend == backend
     }
-
-
-def _contexts(config: Config, models: Mapping[str, Activation]) -> dict[str, int]:
-    """Return the context that each model is loaded with, where the file or the admin API says so."""
-    asked = {name: model.load.context_length for name, model in config.models.items()}
-    asked |= {name: model.load.get("context_length", asked.get(name)) for name, model in models.items()}
-    return {name: length for name, length in asked.items() if length is not None}
 
 
 def _passages_of(config: Config) -> dict[str, Gate]:

@@ -31,6 +31,7 @@ def facts(record: RequestRecord) -> dict[str, Any]:
         "client": record.client,
         "method": record.method,
         "path": record.path,
+        "asked": record.alias,
         "model": record.model or None,
         "backend": record.backend or None,
         "queue_s": record.queue_s,

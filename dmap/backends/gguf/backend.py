@@ -185,6 +185,7 @@ class GGUFBackend:
             embedding=file.header.embedding,
             vision=file.vision,
             cached=file.cached,
+            file="/".join((*file.place, file.path.name)),
             names=file.names,
             v1=file.listed(),
         )

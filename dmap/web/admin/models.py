@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
 from dmap.backends import Loaded
-from dmap.catalog import as_openai
+from dmap.catalog import Shown, as_openai
 from dmap.errors import BadRequest, LoadFailed
 from dmap.models import Route
 from dmap.sections.types import size_text
@@ -18,23 +18,38 @@ from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
 
 
+class _Setting(NamedTuple):
+    """
+    What an order sets: *activations* by the names that they are kept under.
+
+    *name* is the model's, or the variant's, and *model* that of what is loaded; *load* are options of the
+    load, and *told* is what the answer says about all that.
+    """
+
+    name: str
+    model: str
+    activations: Mapping[str, Activation]
+    load: Mapping[str, Any]
+    told: dict[str, Any]
+
+
 async def load(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/models/load`: set what is given, load, and make it the active model unless told not to."""
     order, clock = await read_order(proxy, visit, ModelOrder), asyncio.get_running_loop().time
     came_at, key = clock(), (await proxy.resolve(order.model_key, visit.client)).key
     async with proxy.turns.setdefault(key, asyncio.Lock()):
         route = await proxy.resolve(order.model_key, visit.client)
-        name, activation, settings = _understand(proxy, route, order)
+        setting = _understand(proxy, route, order)
         is_activated = _is_activated(route, order.activate)
         loaded, status = {}, "activated" if is_activated else "noted"
         if route.device is not None:
-            loaded, status = await _load(proxy, visit, name, route, activation), "loaded"
-        await _set(proxy, name, activation, name if is_activated else proxy.saved.active)
+            loaded, status = await _load(proxy, visit, setting, route), "loaded"
+        await _set(proxy, setting.activations, setting.name if is_activated else proxy.saved.active)
         if is_activated:
             proxy.bus.tell("model.activated", {"model": str(route.key)})
     spent_s = round(clock() - came_at, 3)
-    note(visit, model=name, load_s=spent_s)
-    answer = _answer(proxy, route, status, activation.load) | settings | loaded
+    note(visit, model=setting.name, load_s=spent_s)
+    answer = _answer(proxy, route, setting.name, status, setting.load) | setting.told | loaded
     return web.json_response(answer | {"took_s": spent_s})
 
 
@@ -42,41 +57,49 @@ async def activate(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/models/activate`: what requests that name no model get; the first of them loads it."""
     order = await read_order(proxy, visit, ModelOrder)
     route = await proxy.resolve(order.model_key, visit.client)
-    name, activation, settings = _understand(proxy, route, order)
+    setting = _understand(proxy, route, order)
     _is_activated(route, True)
-    await _set(proxy, name, activation, name)
+    await _set(proxy, setting.activations, setting.name)
     proxy.bus.tell("model.activated", {"model": str(route.key)})
     proxy.gate(route).changed()
-    note(visit, model=name)
-    return web.json_response(_answer(proxy, route, "activated", activation.load) | settings)
+    note(visit, model=setting.name)
+    return web.json_response(_answer(proxy, route, setting.name, "activated", setting.load) | setting.told)
 
 
 async def unload(proxy: Proxy, visit: Visit) -> web.Response:
-    """`POST /admin/models/unload`: take it out once it is idle, and forget what was set for it here."""
+    """
+    `POST /admin/models/unload`: take it out once it is idle, and forget what was set for it here.
+
+    Nothing that would load it again is active afterwards, be it the model or a variant.
+    """
     order = await read_order(proxy, visit, ModelOrder)
     route = await proxy.resolve(order.model_key, visit.client)
-    name, status = _name(proxy, route), "cleared"
+    (name, model), status = proxy.catalog.kept_as(order.model_key), "cleared"
     if route.device is not None:
         await proxy.gate(route).unload(route.key)
         status = "unloaded"
     active = proxy.saved.active
-    await _set(proxy, name, Activation(), None if active == name else active)
+    is_ended = active is not None and proxy.catalog.key_of(active) == route.key
+    # What a load sets for a variant is forgotten: its parameters, and the options of its model's load.
+    kept = replace(proxy.saved.models.get(model, Activation()), load={})
+    await _set(proxy, {model: kept, name: Activation()}, None if is_ended else active)
     note(visit, model=name)
-    return web.json_response(_answer(proxy, route, status))
+    return web.json_response(_answer(proxy, route, name, status))
 
 
 async def models(proxy: Proxy, visit: Visit) -> web.Response:
     """`GET /admin/models`: every model that this key may use, with all that is set for it."""
     await proxy.inventory.refresh()
     listed = [
-        as_openai(shown) | _settings(proxy, shown.route)
+        as_openai(shown) | _settings(proxy, shown)
         for shown in proxy.catalog.shown(visit.client, proxy.residents())
         if not shown.is_alias
     ]
     return web.json_response({"active": proxy.saved.active, "models": listed})
 
 
-def _settings(proxy: Proxy, route: Route) -> dict[str, Any]:
+def _settings(proxy: Proxy, shown: Shown) -> dict[str, Any]:
+    route = shown.route
     backend = proxy.config.backends[route.key.backend]
     held = proxy.config.device(backend.device).held if backend.device is not None else {}
     return {
@@ -84,7 +107,7 @@ def _settings(proxy: Proxy, route: Route) -> dict[str, Any]:
         "device": backend.device,
         "loadable": route.device is not None,
         "held_bytes": held.get(route.key.backend),
-        "set_here": _name(proxy, route) in proxy.saved.models,
+        "set_here": proxy.catalog.kept_as(shown.name)[0] in proxy.saved.models,
         "default_inference": dict(route.defaults),
         "force": dict(route.force),
         "strip": sorted(route.strip),
@@ -94,30 +117,31 @@ def _settings(proxy: Proxy, route: Route) -> dict[str, Any]:
     }
 
 
-def _name(proxy: Proxy, route: Route) -> str:
-    """Return the name that *route* is kept under: short where that is clear."""
-    return route.key.model if proxy.catalog.key_of(route.key.model) == route.key else str(route.key)
-
-
-def _understand(proxy: Proxy, route: Route, order: ModelOrder) -> tuple[str, Activation, dict[str, Any]]:
+def _understand(proxy: Proxy, route: Route, order: ModelOrder) -> _Setting:
     """
-    Return the model's name, what to set for it, and what the answer says about that.
+    Return what *order* sets: parameters for the model or the variant that it names, the load for the model.
 
-    What *order* lacks stays as it was set before.  Options that the backend refuses are not set, but where
+    What it lacks stays as it was set before.  Options that the backend refuses are not set, but where
     a person does the load, all are kept for the workflow.
     """
-    name = _name(proxy, route)
-    before = proxy.saved.models.get(name, Activation())
-    defaults = before.defaults if order.default_inference is None else order.default_inference.given()
-    asked = before.load if order.load_config is None else order.load_config.given()
+    name, model = proxy.catalog.kept_as(order.model_key)
+    before = {each: proxy.saved.models.get(each, Activation()) for each in (name, model)}
+    given, wanted = order.default_inference, order.load_config
+    defaults = before[name].defaults if given is None else given.given()
+    asked = before[model].load if wanted is None else wanted.given()
     if route.device is not None:
         refused = proxy.config.backends[route.key.backend].refuses(asked)
     else:
         refused = dict.fromkeys(asked, "dmap cannot load models on this server; see workflow")
     applied = {option: value for option, value in asked.items() if option not in refused}
     kept = applied if route.device is not None else asked
-    load_config = {"applied": applied, "not_applied": refused}
-    return name, Activation(defaults, kept), {"default_inference": dict(defaults), "load_config": load_config}
+    before[model] = replace(before[model], load=kept)
+    before[name] = replace(before[name], defaults=defaults)
+    told = {
+        "default_inference": dict(defaults),
+        "load_config": {"applied": applied, "not_applied": refused},
+    }
+    return _Setting(name, model, before, kept, told)
 
 
 def _is_activated(route: Route, activate: bool | None) -> bool:
@@ -127,51 +151,52 @@ def _is_activated(route: Route, activate: bool | None) -> bool:
     return activate is not False and not route.needs.embedding
 
 
-async def _load(
-    proxy: Proxy, visit: Visit, name: str, before: Route, activation: Activation
-) -> dict[str, Any]:
+async def _load(proxy: Proxy, visit: Visit, setting: _Setting, before: Route) -> dict[str, Any]:
     """
-    Load the model called *name* and tell what that gave; one that is resident with other options goes first.
+    Load the model of *setting* and tell what that gave; one that is resident with other options goes first.
 
-    Requests for it go by *activation* meanwhile, but nothing is promised yet.  If the load fails, requests
+    Requests for it go by *setting* meanwhile, but nothing is promised yet.  If the load fails, requests
     for the model as it was *before* need not wait until its back-off is over.
     """
     client = visit.client
-    proxy.trials[name] = activation
+    proxy.trials.update(setting.activations)
     proxy.choose()
     try:
-        route = proxy.catalog.resolve(name, client)[0]
+        route = proxy.catalog.resolve(setting.name, client)[0]
         gate = proxy.gate(route)
         if route.load != before.load:
             # A backend may take a larger context for good enough, but this order asks for exactly that one.
             await gate.unload(route.key)
         loaded = await gate.load(route, client.name, priority=client.priority)
     except LoadFailed:
-        if activation.load != before.load:
+        if setting.load != before.load:
             proxy.gate(before).forgive(before.key)
         raise
     finally:
-        proxy.trials.pop(name, None)
+        for name in setting.activations:
+            proxy.trials.pop(name, None)
         proxy.choose()
     # Of a model that was there already, this is what is known.
     known = Loaded(before.needs.size_bytes, before.context_length, before.needs.parallel)
     return {"loaded": asdict(loaded or known)}
 
 
-async def _set(proxy: Proxy, name: str, activation: Activation, active: str | None) -> None:
-    """Keep *activation* for the model called *name*, and which model is *active*."""
-    rest = {other: kept for other, kept in proxy.saved.models.items() if other != name}
-    given = {name: activation} if activation.defaults or activation.load else {}
-    await proxy.save(replace(proxy.saved, active=active, models=rest | given))
+async def _set(proxy: Proxy, activations: Mapping[str, Activation], active: str | None) -> None:
+    """Keep *activations* for the models that they name, and which model is *active*."""
+    models = {**proxy.saved.models, **activations}
+    given = {name: each for name, each in models.items() if each.defaults or each.load}
+    await proxy.save(replace(proxy.saved, active=active, models=given))
 
 
-def _answer(proxy: Proxy, route: Route, status: str, load: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _answer(
+    proxy: Proxy, route: Route, name: str, status: str, load: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """
-    Say what an order did; where dmap cannot load, also what a person has to do.
+    Say what an order for *name* did; where dmap cannot load, also what a person has to do.
 
     *load* has the options of a load; None is an unload.
     """
-    name, backend = _name(proxy, route), route.key.backend
+    backend = route.key.backend
     answer = {"status": status, "model": name, "backend": backend, "active": proxy.saved.active == name}
     if route.device is not None:
         return answer
