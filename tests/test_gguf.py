@@ -21,6 +21,7 @@ from dmap.backends.gguf.section import GGUFSection
 from dmap.backends.resident import Resident
 from dmap.errors import BackendDown, LoadFailed
 from tests.models import end_token, subjects, tool_call
+from tests.projectors import make_projector
 
 LIMIT_S = 60
 """Only a machine that stands still takes that long."""
@@ -430,6 +431,24 @@ async def test_an_empty_folder_is_a_warning(tmp_path, caplog):
     [record] = [each for each in caplog.records if each.name.startswith("dmap")]
     assert record.levelname == "WARNING"
     assert "models=0" in record.getMessage() and "NAME.gguf" in record.getMessage()
+
+
+async def test_eyes_that_come_later_take_another_load(tmp_path, models):
+    """A resident without the projector that came since is blind still, and is not as it is asked for."""
+    (tmp_path / "tiny-sea.gguf").symlink_to(models / "tiny-sea.gguf")
+    backend = GGUFBackend("engine", section(tmp_path, threads=1))
+    await backend.load("tiny-sea", {})
+    assert backend.satisfies("tiny-sea", {})
+
+    make_projector(tmp_path / "mmproj-tiny-sea.gguf", 64)
+    assert [model.vision for model in await backend.models()] == [False]
+    assert not backend.satisfies("tiny-sea", {})
+
+    await backend.unload("tiny-sea")
+    await backend.load("tiny-sea", {})
+    assert [model.vision for model in await backend.models()] == [True]
+    assert backend.satisfies("tiny-sea", {})
+    await backend.close()
 
 
 async def test_an_unknown_architecture_is_tried_once(tmp_path, models):

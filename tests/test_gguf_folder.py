@@ -6,6 +6,7 @@ import pytest
 
 from dmap.backends.gguf.folder import Folder
 from tests.gguf_headers import LLAMA, gguf, number, text, truth
+from tests.projectors import make_projector
 
 MODEL = gguf(*LLAMA)
 EYES = gguf(
@@ -109,6 +110,21 @@ def test_a_projector_is_a_part_of_its_model(tmp_path):
     assert file.vision
     assert file.file_bytes == len(MODEL) + len(EYES)
     assert file.listed()["capabilities"] == {"vision": True}
+
+
+def test_a_model_can_do_without_a_broken_projector(tmp_path):
+    """Half a download of eyes leaves the model as it was, and is told; once it is whole the model sees."""
+    folder = Folder(tmp_path)
+    whole = make_projector(tmp_path / "mmproj-f32.gguf", 256).read_bytes()
+    put(tmp_path, "m.gguf")
+    put(tmp_path, "mmproj-f32.gguf", content=whole[:-1000])
+
+    before = folder.scan()
+    assert not before.models["m"].vision
+    assert "mmproj-f32.gguf is cut off" in before.skipped[str(tmp_path / "mmproj-f32.gguf")]
+
+    put(tmp_path, "mmproj-f32.gguf", content=whole)
+    assert folder.scan().models["m"].vision
 
 
 @pytest.mark.parametrize("name", ["m.gguf", "m", "r/m.gguf", "p/r/m.gguf", "p/r"])

@@ -78,8 +78,7 @@ class GGUFBackend:
             is_error,
         )
         self.start, self.close, self.log = residents.start, residents.close, residents.log
-        self.satisfies, self.unload, self.target = residents.satisfies, residents.unload, residents.target
-        self.doubt = residents.doubt
+        self.unload, self.target, self.doubt = residents.unload, residents.target, residents.doubt
 
     async def models(self) -> Sequence[ModelInfo]:
         """
@@ -107,17 +106,23 @@ class GGUFBackend:
         file = (await self._scan()).models.get(model)
         if file is None:
             raise LoadFailed(f"cannot load model {model!r}: no such GGUF file in {self._folder.path}")
-        self._files[model] = file
+        if self._residents.loaded(model) is None:
+            self._files[model] = file
 
         async def recipe() -> Recipe:
             return recipe_of(file, self._settings(file, options), self._section.environment())
 
         try:
-            return await self._residents.load(model, options, recipe)
+            return await self._residents.load(model, _asked(file, options), recipe)
         except LoadFailed as error:
             if _UNKNOWN in error.message:
                 self._unknown.add(file.header.architecture)
             raise
+
+    def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
+        """Tell whether *model* was loaded with *options*, and with the projector that it has by now."""
+        file = self._told.models.get(model) or self._files.get(model)
+        return file is not None and self._residents.satisfies(model, _asked(file, options))
 
     async def check(self, model: str) -> None:
         """Look whether the files of *model* are whole, and of an architecture that the engine knows."""
@@ -183,7 +188,7 @@ class GGUFBackend:
             context_length=gives.context_length,
             parallel=parallel,
             embedding=file.header.embedding,
-            vision=file.vision,
+            vision=(self._files[file.id] if loaded is not None else file).vision,
             cached=file.cached,
             file="/".join((*file.place, file.path.name)),
             names=file.names,
@@ -203,6 +208,12 @@ class GGUFBackend:
             "parallel": self._section.parallel,
             "embedding": file.header.embedding,
         }
+
+
+def _asked(file: ModelFile, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a load of *file* is told apart by."""
+    projector = str(file.projector.path) if file.projector is not None else None
+    return {**options, "projector": projector}
 
 
 def default_threads() -> int:

@@ -10,6 +10,7 @@ from dmap.backends.gguf.header import MODEL, PROJECTOR, UNREADABLE, Header, read
 from dmap.backends.gguf.names import is_fit, names_of
 from dmap.backends.gguf.pages import share_in_memory
 from dmap.backends.gguf.projectors import is_projector_name, with_projectors
+from dmap.backends.gguf.soundness import fault_in
 from dmap.backends.gguf.tree import SUFFIX, File, Tree
 
 CACHED = 0.9
@@ -64,13 +65,22 @@ class Folder:
         if len(files) != count:
             raise ValueError(f"{len(files)} of its {count} parts are there")
         parts = tuple(Part.of(file.path) for file in files)
-        header = self._headers.get(parts[0]) or read_header(files[0].path) or UNREADABLE
+        header = self._headers.get(parts[0]) or _header_of(parts[0])
         if header.type not in (MODEL, PROJECTOR):
             raise ValueError(f"it is no model, but of the type {header.type!r}")
         if header.type == MODEL and is_projector_name(files[0].name):
             raise ValueError("its name is that of a projector, but its header is not")
         cached = all(share_in_memory(file.path) >= CACHED for file in files)
         return ModelFile(model, files[0].place, parts, header, cached)
+
+
+def _header_of(part: Part) -> Header:
+    """Read a header; raise ValueError for a projector that is no use, which its model can do without."""
+    header = read_header(part.path) or UNREADABLE
+    fault = fault_in(part.path, part.size) if header.type == PROJECTOR else None
+    if fault is not None:
+        raise ValueError(fault)
+    return header
 
 
 def _grouped(files: Iterable[File]) -> list[tuple[str, int, list[File]]]:
