@@ -179,6 +179,7 @@ def test_no_key_of_a_model_is_dropped_in_silence(key):
         ("{cmd: 'x ${PORT}', proxy: 'ftp://h'}", "url: ftp://h (dmap does not take this here)"),
         ("{cmd: 'x ${PORT}', checkEndpoint: '/ä'}", 'ready: "/ä" (dmap does not take this here)'),
         ("{cmd: 'x ${PORT}', env: ['A B=c', NOTHING]}", "NOTHING has no value"),
+        ("{cmd: 'x ${PORT}', aliases: ['*']}", 'aliases: "*" (here it would take every name'),
         ("{cmd: 'x ${PORT}', aliases: [n]}", 'aliases: "n" (a model has this name'),
         ("{cmd: 'x ${PORT} --api-key y'}", "dmap shows no key to a command"),
         ("{cmd: 'x ${PORT}', filters: {setParams: {dry: 1}}}", "dry: 1 (dmap has no such parameter to set)"),
@@ -191,6 +192,15 @@ def test_what_cannot_be_is_said(model, said):
 
     assert said in " ".join(made.replace("#", "").split())
     assert config.models["n"].cmd == ("x", "{port}")
+
+
+@pytest.mark.parametrize("key", ["api_keys", "nested: {authToken", "models: {m: {cmd: x, password"])
+def test_no_comment_tells_a_secret(key):
+    """What looks like a secret is not told in a comment either, whatever key it is under."""
+    made = imported(f"{key}: sk-7531{'}' * key.count('{')}", {}, "config.yaml")
+
+    assert "sk-7531" not in made
+    assert "..." in made
 
 
 @pytest.mark.parametrize(
@@ -283,6 +293,7 @@ def test_too_many_groups_are_said():
             BOMB,
             "macros: they unfold to too much",
         ),
+        (f"macros: {{{', '.join(f'm{n}: 1' for n in range(501))}}}", "macros: more than 500"),
         (
             "models: {" + ", ".join(f"m{n}: {{cmd: 'x ${{PORT}}', ttl: 5}}" for n in range(10_000)) + "}",
             "its anchors unfold to more than 50000 values, or it is too long",

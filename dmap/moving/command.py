@@ -12,11 +12,12 @@ from dmap.moving import words as forms
 from dmap.moving.macros import MODEL, PID, PORT, Expansion, Macro
 from dmap.moving.source import go_text, written
 from dmap.sections import ModelSection
-from dmap.sections.command import BRACES, PLACES, fill
+from dmap.sections.command import BRACES, LONGEST, PLACES, fill
 
 WIDTH = 96
 """A longer command gets a line for each of its options."""
 
+_USE = re.compile(r"\$\{([^{}]*)\}")
 _OPTION = re.compile(r"--?[A-Za-z]")
 _VALUES = {"port": PORT, "model": MODEL, **BRACES}
 _TERM = (["kill", PID], ["kill", "-TERM", PID], ["kill", "-SIGTERM", PID], ["kill", "-15", PID])
@@ -35,13 +36,16 @@ class Commands:
         self._expansion = expansion
         self._names: dict[str, str] = {}
         self._texts: dict[str, str] = {}
+        self._filled: dict[str, str] = {}
         self._used: set[str] = set()
         for each in shared:
             ours = re.sub(r"[^a-z0-9]+", "_", each.name.lower()).strip("_")
             if re.match("[a-z]", ours) and ours not in (*PLACES, *self._texts):
                 text = forms.braced(" ".join(self._lines(go_text(each.value), (), self._names)))
-                if forms.is_writable(text) and "${" not in text:
+                length = len(text) + sum(len(self._filled[name]) for name in forms.macros_of(text))
+                if length <= LONGEST and forms.is_writable(text) and "${" not in text:
                     self._names[each.name], self._texts[ours] = ours, text
+                    self._filled[ours] = fill(forms.placed(text), self._filled)
 
     @property
     def macros(self) -> Mapping[str, str]:
@@ -76,7 +80,8 @@ class Commands:
         return self._written(text, macros, words)
 
     def _written(self, text: str, macros: Sequence[Macro], words: Sequence[str]) -> str:
-        same = {each.name for each in macros if each in self._shared}
+        shared = {each.name: each for each in self._shared}
+        same = {each.name for each in macros if shared.get(each.name) is each}
         kept = {name: ours for name, ours in self._names.items() if name in same}
         for names in (kept, {}):
             form = forms.braced("\n".join(_layout(list(self._lines(text, macros, names)))))
@@ -91,8 +96,7 @@ class Commands:
             if line.strip().startswith("#"):
                 yield "# " + re.sub(r"[${}]", "", line.strip().lstrip("# "))
                 continue
-            for name, ours in kept.items() if "${" in line else ():
-                line = line.replace(f"${{{name}}}", forms.macro(ours))
+            line = _USE.sub(lambda use: forms.macro(kept[use[1]]) if use[1] in kept else use[0], line)
             whole = forms.joined(self._expanded(line, macros))
             yield from filter(None, map(str.strip, whole.split("\n")))
 
@@ -101,11 +105,8 @@ class Commands:
 
     def _read(self, text: str) -> list[str] | None:
         """Return the words that dmap makes of *text*; None if it refuses it."""
-        filled: dict[str, str] = {}
-        for name, value in self._texts.items():
-            filled[name] = fill(forms.placed(value), filled)
         try:
-            words = ModelSection.model_validate({"cmd": fill(text, filled)}).cmd
+            words = ModelSection.model_validate({"cmd": fill(text, self._filled)}).cmd
         except ValueError:
             return None
         return [fill(word, _VALUES) for word in words or ()]

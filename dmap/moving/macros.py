@@ -15,6 +15,7 @@ from dmap.moving.source import go_text
 PORT, PID, MODEL = "\uf8f2", "\uf8f3", "\uf8f4"
 """Stand in texts for what is only known when a command is run."""
 
+MOST = 500
 MOST_CHARACTERS = 2**20
 """Of all that macros put into a file."""
 
@@ -30,7 +31,9 @@ class Macro(NamedTuple):
 
 
 def listed(values: Any) -> list[Macro]:
-    """Return the macros that *values*, a mapping, has."""
+    """Return the macros that *values*, a mapping, has; raises `ConfigProblem` for more than `MOST`."""
+    if isinstance(values, dict) and len(values) > MOST:
+        raise ConfigProblem([f"macros: more than {MOST}"])
     return [Macro(name, value) for name, value in values.items()] if isinstance(values, dict) else []
 
 

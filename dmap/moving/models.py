@@ -100,10 +100,12 @@ class Model:
             self._say(f"aliases: {shown(name)} (a model has this name, and goes before in llama-swap, too)")
         for name in (each for each in aliases if not self._fits("aliases", [each])):
             self._say(f"aliases: {shown(name)} (no request is for such a name in dmap)")
+        if "*" in aliases:
+            self._say('aliases: "*" (here it would take every name that nobody knows)')
         aliases = [
             each
             for each in dict.fromkeys((*aliases, *plain))
-            if each not in taken and self._fits("aliases", [each])
+            if each not in (*taken, "*") and self._fits("aliases", [each])
         ]
         self._describe()
         self._set("aliases", aliases or None)
@@ -214,7 +216,7 @@ class Model:
             force, lost = forced(mapping(params))
             said = ((name, shown(self._seen(value))) for name, value in lost.items())
             notes = [f"{name}: {value} ({NO_PARAMETER})" for name, value in said]
-            if force and "of" in ModelSection.model_fields:
+            if force:
                 parts: list[Entry | str] = [
                     *notes,
                     Entry("of", self._name),
@@ -234,13 +236,13 @@ class Model:
             if name not in plain:
                 self._say(f"filters.stripParams: {shown(self._seen(name))} (only outermost fields can be)")
         for key, value in filters.rest():
-            self._say(f"filters.{self._seen(key)}: {shown(self._seen(value))} ({NO_KEY})")
+            self._say(f"filters.{self._seen(key)}: {shown(self._seen(value), key)} ({NO_KEY})")
 
     def _rest(self) -> None:
         for key, value in self._raw.rest():
             if value not in (False, {}, [], ""):
                 why = NO_EQUAL.get(key, NO_KEY)
-                self._say(f"{self._seen(key)}: {shown(self._seen(value))} ({why})")
+                self._say(f"{self._seen(key)}: {shown(self._seen(value), key)} ({why})")
 
     def _set(self, key: str, value: Any, why: str = "") -> None:
         """Write *key*, or say that it cannot be."""

@@ -29,7 +29,7 @@ class Peers:
         models, filters = dict.fromkeys(peer.texts("models")), peer.table("filters")
         parts.append("its other models are listed too; allow_models tells which may be")
         for key, value in peer.rest():
-            parts.append(f"{key}: {shown(value)} ({NO_EQUAL.get(key, NO_KEY)})")
+            parts.append(f"{key}: {shown(value, key)} ({NO_EQUAL.get(key, NO_KEY)})")
         settings = list(_settings(filters))
         self.backends.append(Entry(home, Block(parts)))
         for model in models:

@@ -90,4 +90,4 @@ def noted(raw: Table) -> Iterator[str]:
     """Yield a comment for each key that is left in *raw*."""
     for key, value in raw.rest():
         if value not in (False, {}, [], "") or key in _NO_EQUAL:
-            yield f"{key}: {shown(value)} ({_NO_EQUAL.get(key, 'llama-swap has no such key')})"
+            yield f"{key}: {shown(value, key)} ({_NO_EQUAL.get(key, 'llama-swap has no such key')})"

@@ -13,6 +13,7 @@ _PLAIN = re.compile(r"[A-Za-z/][\w./@+=%~:{}-]*(?<!:)(?: [\w./@+=%~{}-][\w./@+=%
 _NUMBERS = re.compile(r"[0-9]+-[0-9]+|[0-9]+(?:\.[0-9]+){3}")
 """A range of ports, or an address: no number in YAML."""
 _FLOW = re.compile(r"[A-Za-z/][\w./@+%~-]*", re.ASCII)
+_SECRET = re.compile("key|secret|token|password", re.IGNORECASE)
 _SPECIAL = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")
 _UNSEEN = re.compile("[\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff0-\uffff]")
 """What YAML takes for the end of a line, or nobody sees."""
@@ -47,9 +48,16 @@ def document(head: Sequence[str], sections: Sequence["Entry | Block"]) -> str:
     return "\n".join([*lines, ""])
 
 
-def shown(value: Any) -> str:
-    """Return *value* in one short line for a comment."""
+def shown(value: Any, key: str = "") -> str:
+    """Return the *value* of *key* in one short line for a comment, but nothing that looks like a secret."""
+    value = _masked(value, key)
     return textwrap.shorten(scalar(value) if isinstance(value, str) else _flow(value), 80, placeholder=" ...")
+
+
+def _masked(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        return {name: _masked(each, str(name)) for name, each in value.items()}
+    return "..." if _SECRET.search(key) else value
 
 
 def _part(part: Entry | str, indent: str) -> Iterator[str]:
