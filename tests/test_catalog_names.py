@@ -317,9 +317,10 @@ def test_one_file_on_two_backends():
     assert route(catalog(TWO, a=[DEEP], b=[DEEP]), "d.Q4.gguf").key.backend == "a"
 
 
-def test_an_entry_may_name_the_file():
-    """The file's name is a model's name under `models`, too; a folder's is not."""
-    text = "'M.Q4.gguf': {parallel: 1}, d.Q4.gguf: {parallel: 2}, pub/repo: {parallel: 3}"
+@pytest.mark.parametrize("name", ["d.Q4.gguf", "d.Q4", "repo/d.Q4.gguf"])
+def test_an_entry_may_name_the_file(name):
+    """The file may be named under `models`, too, with its suffix or without; its folder may not."""
+    text = "'M.Q4.gguf': {parallel: 1}, NAME: {parallel: 2}, pub/repo: {parallel: 3}".replace("NAME", name)
     made = catalog(f"{BOX}models: {{{text}}}", box=[FLAT, DEEP])
 
     assert [route(made, name).needs.parallel for name in ("m.Q4", "d.Q4")] == [1, 2]

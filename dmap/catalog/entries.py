@@ -64,9 +64,9 @@ def routes_of(config: Config, names: NameIndex, activations: Mapping[str, Activa
 
 
 def _settings(settings: Settings, info: ModelInfo) -> ModelSection:
-    """Find what the file says of a model, by its name, one of its `key@quant`, or its file."""
-    path = f"/{info.file}"
-    meant = (name for name in info.names if "@" in name or (info.file and path.endswith(f"/{name}")))
+    """Find what the file says of a model, by its name, one of its `key@quant`, or its file and its place."""
+    paths = (f"/{info.id}", f"/{info.file}") if info.file else ()
+    meant = (name for name in info.names if "@" in name or any(path.endswith(f"/{name}") for path in paths))
     return settings.of(info.id, *meant)
 
 
