@@ -14,6 +14,7 @@ PACKAGES = {
     "node": "nodejs",
     "npm": "npm",
     "openssl": "openssl",
+    "podman": "podman",
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "shellcheck": "shellcheck",

@@ -205,6 +205,35 @@ async def test_it_is_stopped_by_its_command(start, tmp_path):
     assert child.status == 0
 
 
+async def test_a_stop_that_came_too_early_is_run_again(start, tmp_path):
+    """A container that is about to start cannot be stopped yet: the stop fails, and is tried again."""
+    flag, early = tmp_path / "flag", tmp_path / "early"
+    server = python("import os, time", f"while not os.path.exists({str(flag)!r}): time.sleep(0.01)")
+    stop = ["sh", "-c", f"if test -e {early}; then touch {flag}; else touch {early}; exit 1; fi"]
+    child = start(server, stop=stop, stop_s=30)
+    await started(child)
+
+    await child.end()
+
+    assert child.status == 0
+
+
+@pytest.mark.parametrize("ends", ["true", "false"])
+async def test_what_a_stop_has_to_end_is_left_to_it(start, tmp_path, ends):
+    """When the command has died, what it left has the time of its stop, and not more."""
+    done = tmp_path / "done"
+    slow = f"trap 'touch {done}; exit' USR1; while true; do sleep 0.05; done"
+    child = start(
+        ["sh", "-c", f'setsid sh -c "{slow}" & echo $! > {done}.pid; sleep 0.2; exit 1'],
+        stop=["sh", "-c", f"sleep 0.3; if {ends}; then kill -USR1 $(cat {done}.pid); fi"],
+        stop_s=2,
+    )
+
+    await child.ended()
+
+    assert (child.status, done.exists()) == (1, ends == "true")
+
+
 async def test_a_stop_is_run_for_one_that_died(start, tmp_path):
     """What a dead client of a container has left needs its command, too."""
     child = start(["false"], stop=["touch", str(tmp_path / "stopped")])

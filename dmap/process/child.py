@@ -132,16 +132,23 @@ class Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
 
+    def _bound(self) -> None:
+        """Have all of it killed after `stop_s`."""
+        if self._kill is None and not self._killed:
+            self._kill = asyncio.get_running_loop().call_later(self._stop_s, self.kill)
+
     def _stop(self) -> None:
         if self._process and self._process.returncode is None and not self._kill:
-            self._kill = asyncio.get_running_loop().call_later(self._stop_s, self.kill)
+            self._bound()
             if self._stop_by:
                 self._run_stop()
             else:
                 self._signal(signal.SIGTERM)
 
     def _run_stop(self) -> None:
+        """Begin with `stop`; it has all its time, also where the command has died by itself."""
         if self._stop_by and self._stopping is None:
+            self._bound()
             self._stopping = errand(self._run_stops(), f"stop {self._stop_by[0]}")
 
     async def _run_stops(self) -> None:
@@ -206,9 +213,7 @@ class Child:
 
     def _last_word(self, gentle: int) -> int:
         """Return the signal for what is left: *gentle* as long as there is time to end."""
-        is_stopping = self._stopping is not None and not self._stopping.done()
-        is_ending = self._kill is not None and self._kill.when() > asyncio.get_running_loop().time()
-        return gentle if (is_ending or is_stopping) and not self._killed else signal.SIGKILL
+        return gentle if self._kill is not None and not self._killed else signal.SIGKILL
 
     async def _listen(self, stdout: asyncio.StreamReader) -> None:
         try:
