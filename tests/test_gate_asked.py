@@ -662,7 +662,7 @@ class TestEvents:
         self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
     ) -> None:
         """A switch is told as it goes: started when it is decided, drained, unloaded, loaded."""
-        studio.loaded = Loaded(context_length=4096, parallel=2)
+        studio.loaded = Loaded(context_length=4096, parallel=2, placed="33/33 layers on CUDA0")
         lease = await gate.lease(A, "me").__aenter__()
         told.clear()
         task = ask(gate, B)
@@ -693,7 +693,7 @@ class TestEvents:
         assert 0 <= unloaded[1]["unload_s"] < 30
         assert 0 <= unloaded[1]["unload_s"] <= loaded[1]["unload_s"] < 30
         assert 0 <= loaded[1]["load_s"] < 30
-        got = {"context_length": 4096, "parallel": 2}
+        got = {"context_length": 4096, "parallel": 2, "placed": "33/33 layers on CUDA0"}
         assert (loaded[0], loaded[1] | {"unload_s": 0, "load_s": 0}) == (
             "switch.loaded",
             {**whole, "model": "studio/b", "unload_s": 0, "load_s": 0, **got},
