@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from dmap.backends import Backend, ModelInfo
 from dmap.catalog import Catalog
@@ -29,7 +29,11 @@ FRESH_S = 1.0
 
 
 class Inventory:
-    """Reports to *catalog* what *backends* have; `start` and `close` own its tasks."""
+    """
+    Reports to *catalog* what *backends* have; `start` and `close` own its tasks.
+
+    *learnt* is called with a backend that has answered, after the catalog knows what it has.
+    """
 
     def __init__(self, backends: Mapping[str, Backend], catalog: Catalog) -> None:
         self._backends = backends
@@ -38,6 +42,7 @@ class Inventory:
         self._answered_at: dict[str, float] = {}
         self._asking = {name: asyncio.Lock() for name in backends}
         self._tasks: list[asyncio.Task[None]] = []
+        self.learnt: Callable[[str], None] = lambda backend: None
 
     async def start(self) -> None:
         """Ask every backend, and go on asking; one that takes longer than `START_S` is not waited for."""
@@ -105,6 +110,7 @@ class Inventory:
             self.report(name, found)
         else:
             self._catalog.update(name, found)
+            self.learnt(name)
             if self._down.pop(name, None) is not None:
                 _log.warning(logfmt("backend_up", {"backend": name}))
         self._answered_at[name] = asyncio.get_running_loop().time()

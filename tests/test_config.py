@@ -792,6 +792,51 @@ def test_a_list_of_models_that_are_not_there(names, doubt):
     assert warnings_of(config, NOW) == ([f"devices.g.together[0]: {doubt}"] if doubt else [])
 
 
+@pytest.mark.parametrize(
+    ("device", "doubt"),
+    [
+        ("preload: [chat]", None),
+        ("preload: [gpt-4o, embed], together: [[chat, embed]], return_s: 60", None),
+        ("preload: [chat, embed]", "preload: 'embed' does not fit beside those before it, so it is left out"),
+        ("preload: [cat]", "preload: no model is called 'cat' here; is 'chat' meant?"),
+        ("preload: [tts]", "preload: there is no model 'tts'"),
+        ("preload: [far]", "preload: 'far' is on another device"),
+        ("return_s: 60", "return_s: has no effect without preload"),
+        ("preload: [brief]", None),
+        (
+            "preload: [brief], return_s: 60",
+            "preload: 'brief' goes after its ttl_s, and is back only when the device was used again",
+        ),
+    ],
+)
+def test_models_that_cannot_be_there_from_the_start(device, doubt):
+    """Told as far as the file knows: names, what fits together, and what has no effect."""
+    brief = "  brief: {backend: box, cmd: c, ttl_s: 60}"
+    config = parse(f"devices: {{g: {{{device}}}, h: {{}}}}\n{BOX}{brief}", {})
+
+    assert warnings_of(config, NOW) == ([f"devices.g.{doubt}"] if doubt else [])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "doubts"),
+    [
+        ((6, 4), []),
+        ((6, 5), ["'b' does not fit beside those before it, so it is left out"]),
+    ],
+)
+def test_sizes_of_what_is_there_from_the_start(sizes, doubts):
+    """They go by `memory` where the file has it."""
+    text = """
+    devices: {{g: {{memory: 10GiB, max_models: 2, preload: [a, b, c]}}}}
+    backends: {{s: {{kind: lmstudio, url: 'http://h', device: g}}}}
+    models: {{a: {{memory: {}GiB}}, b: {{memory: {}GiB}}}}
+    """
+
+    assert warnings_of(parse(text.format(*sizes), {}), NOW) == [
+        f"devices.g.preload: {each}" for each in doubts
+    ]
+
+
 def test_a_name_that_only_a_server_knows():
     """It may be on a list, for nobody but the server can tell."""
     config = parse(

@@ -113,6 +113,8 @@ def test_values_not_marked_here_are_defaults(example):
     assert changed == {
         ("gpu0", "memory"),
         ("gpu0", "together"),
+        ("gpu0", "preload"),
+        ("gpu0", "return_s"),
         ("engine", "threads"),
         ("engine", "env"),
         ("studio", "api_key"),

@@ -13,7 +13,7 @@ from dmap.backends import Loaded
 from dmap.config import Device
 from dmap.errors import BackendDown, LoadFailed, Overloaded, ShuttingDown, WaitExpired
 from dmap.gate import Gate
-from dmap.gate.gate import limits_of
+from dmap.gate.live import limits_of
 from dmap.models import ModelKey, Route
 from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, running_gate, until
 
@@ -1286,6 +1286,7 @@ def test_the_arbiter_goes_by_the_section() -> None:
         "residency": 5,
         "wait_s": 6,
         "queue": 7,
+        "return_s": 8,
     }
 
     assert limits_of(Device(memory=1, **section)) == Limits(memory_bytes=1, **section)

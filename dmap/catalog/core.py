@@ -99,6 +99,12 @@ class Catalog:
         """Return the route of the model *key*, whatever its names; None if no backend has told of it."""
         return self._routes.get(key)
 
+    def preloads(self, device: str) -> dict[ModelKey, Route]:
+        """Return what is to be there on *device* before anybody asks, in order, as far as it is known."""
+        keys = map(self.key_of, self._config.devices[device].preload)
+        routes = {key: self._routes[key] for key in keys if key is not None}
+        return {key: route for key, route in routes.items() if route.device == device}
+
     def counted(self, backend: str) -> int:
         """Count the models of *backend*."""
         return sum(key.backend == backend for key in self._routes)

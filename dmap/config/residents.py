@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from difflib import get_close_matches
 
+from dmap.arbiter import Limits, Needs, policy
 from dmap.config.schema import Config, Device
 from dmap.sections import ModelSection
 
@@ -15,6 +16,7 @@ def doubts(config: Config) -> Iterator[str]:
             for each in names:
                 yield from (f"{where}: {doubt}" for doubt in _misnamed(config, name, each))
             yield from (f"{where}: {doubt}" for doubt in _in_the_way(config, name, device, names))
+        yield from (f"devices.{name}.{doubt}" for doubt in _preloads(config, name, device))
 
 
 def _misnamed(config: Config, device: str, name: str) -> Iterator[str]:
@@ -41,6 +43,37 @@ def _in_the_way(config: Config, place: str, device: Device, names: tuple[str, ..
         if model.pin and config.device_of(model) == place and not any(model is each for each in listed):
             yield f"{name!r} is pinned and not on this list, which means nothing meanwhile"
             return
+
+
+def _preloads(config: Config, place: str, device: Device) -> Iterator[str]:
+    """Tell what the models that are to be there from the start cannot come to."""
+    if device.return_s is not None and not device.preload:
+        yield "return_s: has no effect without preload"
+    there: list[Needs] = []
+    for name in device.preload:
+        yield from (f"preload: {doubt}" for doubt in _misnamed(config, place, name))
+        model = model_of(config, name)
+        needs = _least(config, device, name)
+        if policy.fits(_most(device), [*there, needs]):
+            there.append(needs)
+        else:
+            yield f"preload: {name!r} does not fit beside those before it, so it is left out"
+        if model is not None and model.ttl_s is not None and device.return_s is not None:
+            yield f"preload: {name!r} goes after its ttl_s, and is back only when the device was used again"
+
+
+def _least(config: Config, device: Device, name: str) -> Needs:
+    """Return what a model takes, at least, as far as the file knows: a command of unknown size all."""
+    model = model_of(config, name) or ModelSection()
+    home = config.backends.get(model.backend or "")
+    size = model.memory if home is not None and home.runs_commands else model.memory or 0
+    lists = device.lists_of(lambda each: each == name or model_of(config, each) is model)
+    return Needs(size, together=lists)
+
+
+def _most(device: Device) -> Limits:
+    """Return the limits of *device* for models of which nobody knows whether they make embeddings."""
+    return Limits(device.max_models + device.embeddings, device.memory)
 
 
 def model_of(config: Config, name: str) -> ModelSection | None:

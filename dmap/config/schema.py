@@ -47,6 +47,7 @@ class Device(Section):
     One memory that models compete for, and how its queue is run.
 
     Models that are on one of the lists of *together* fit beside one another, whatever the other limits say.
+    Those of *preload* are loaded at the start, and again when nobody has asked for anything for *return_s*.
 
     As `Config.device` returns it, *held* has the servers on it that dmap cannot unload, with the bytes that
     each of them holds, None where nobody said; *memory* is then what they leave.
@@ -57,6 +58,8 @@ class Device(Section):
     max_models: Count = 1
     embeddings: Integer = Field(default=1, ge=0)
     together: tuple[Annotated[Models, AfterValidator(_several)], ...] = ()
+    preload: Models = ()
+    return_s: Seconds | None = None
     cooldown_s: Number = Field(default=3, ge=0)
     patience_s: Seconds = 60
     residency: Number = Field(default=4, ge=0)

@@ -43,8 +43,9 @@ class DeviceModels:
     """
     The models of the backends of one device, which its *section* describes.
 
-    *route_of* tells the route of a model as the catalog has it now, None if that has none; *asked* has the
-    route by which each model was asked for last.
+    *route_of* tells the route of a model as the catalog has it now, None if that has none, and *preloads_of*
+    those of the models that are to be there before anybody asks; *asked* has the route by which each model
+    was asked for last.
 
     *got* is what the loads of the residents really gave, *down* are the models whose last switch failed
     because a backend did not answer, and *stuck* has the reason for those whose last unloading failed.
@@ -54,6 +55,7 @@ class DeviceModels:
     _switchers: Mapping[str, Switcher]
     section: Device
     route_of: Callable[[ModelKey], Route | None] = lambda key: None
+    preloads_of: Callable[[], Mapping[ModelKey, Route]] = dict
     asked: dict[ModelKey, Route] = field(default_factory=dict)
     got: dict[ModelKey, Loaded] = field(default_factory=dict)
     down: set[ModelKey] = field(default_factory=set)
@@ -151,6 +153,18 @@ class DeviceModels:
             if key.backend in reading.silent and key.backend not in reading.gone:
                 found[key] = resident.needs
         return found
+
+    def preloads(self) -> dict[ModelKey, Needs]:
+        """Return what is to be there before anybody asks, in order."""
+        routes = self.preloads_of()
+        for key, route in routes.items():
+            self.asked.setdefault(key, route)
+        return {key: route.needs for key, route in routes.items()}
+
+    def taken(self, reading: Reading, found: Mapping[ModelKey, Needs]) -> set[ModelKey]:
+        """Return the residents that others have unloaded; a child of dmap that is gone has crashed."""
+        gone = {key for key in self._arbiter.residents if key not in found and key not in reading.residents}
+        return {key for key in gone if key.backend not in reading.silent and not self.stops_loads(key)}
 
     def outdated(self, reading: Reading) -> set[ModelKey]:
         """Return the residents that serve with other options than their routes ask for by now."""

@@ -9,17 +9,17 @@ withdrawn before the exception goes on.
 import asyncio
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from dmap import tasks
-from dmap.arbiter import Effect, Grant, Limits, Needs, Refuse, Snapshot, Stop, Switch
+from dmap.arbiter import Effect, Grant, Needs, Refuse, Snapshot, Stop, Switch
 from dmap.backends import Loaded, Switcher
 from dmap.config import Device
 from dmap.errors import DmapError, WaitExpired
 from dmap.events import Tell
 from dmap.gate.device_models import DeviceModels
 from dmap.gate.lease import Lease
-from dmap.gate.live import LiveArbiter
+from dmap.gate.live import LiveArbiter, limits_of
 from dmap.gate.queue_view import QueueView
 from dmap.gate.refusals import error_of, not_unloaded
 from dmap.gate.switchlog import SwitchLog
@@ -40,8 +40,9 @@ class Gate:
     Make it inside the loop that runs it, call `start` before the first lease and `close` at the end.
     *section* is the device's in the configuration, and *switchers* are its backends.  None means that there
     is no device: every route passes, at most *parallel* at once.  *tell* hears of switches, and of models
-    that come and go without dmap.  *route_of* tells of models that nobody has asked for yet; call `changed`
-    when it knows more.  *view* has the places of those who wait, *lengths* what loads and answers take.
+    that come and go without dmap.  *route_of* tells of models that nobody has asked for yet, *preloads* of
+    those to be loaded even so; call `changed` when they know more.  *view* has the places of those who wait,
+    *lengths* what loads and answers take.
 
     While its owner has it *drained* it serves nobody, and not before the first look either: until then nobody
     knows what is in the device's memory, and a load might exceed it.
@@ -56,6 +57,7 @@ class Gate:
         parallel: int | None = None,
         tell: Tell = lambda name, fields: None,
         route_of: Callable[[ModelKey], Route | None] = lambda key: None,
+        preloads: Callable[[], Mapping[ModelKey, Route]] = dict,
     ) -> None:
         self.name = name
         self.section = section
@@ -63,7 +65,7 @@ class Gate:
         self._has_device = switchers is not None
         self._live = LiveArbiter(name, limits_of(section), self._carry_out)
         self._arbiter = self._live.arbiter
-        self._models = DeviceModels(self._arbiter, self._switchers, section, route_of)
+        self._models = DeviceModels(self._arbiter, self._switchers, section, route_of, preloads)
         self.view, self.lengths = QueueView(self._arbiter, self._live.now), self._arbiter.lengths
         self._log = SwitchLog(name, tell, self.view.first_of)
         self._upkeep = Upkeep(self._live, self._models, self._log, tell)
@@ -303,9 +305,3 @@ class Gate:
 
     def _in_use(self, backend: str, model: str) -> bool:
         return any(lease.route.key == (backend, model) for lease in self._arbiter.leases)
-
-
-def limits_of(section: Device) -> Limits:
-    """Return the part of a device's section that its arbiter goes by, under the same names but for one."""
-    names = {field.name for field in fields(Limits)}
-    return Limits(memory_bytes=section.memory, **section.model_dump(include=names))

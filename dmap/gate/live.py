@@ -6,10 +6,12 @@ It carries nothing out itself; the counterpart is `gate`, which does.
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from typing import Concatenate, ParamSpec
 
 from dmap import tasks
 from dmap.arbiter import Arbiter, Effect, Limits
+from dmap.config import Device
 
 _Arguments = ParamSpec("_Arguments")
 
@@ -69,3 +71,9 @@ class LiveArbiter:
         self._timer = None
         self.latest = max(self.latest, deadline)
         self.say(self.arbiter.tick)
+
+
+def limits_of(section: Device) -> Limits:
+    """Return the part of a device's section that its arbiter goes by, under the same names but for one."""
+    names = {field.name for field in fields(Limits)}
+    return Limits(memory_bytes=section.memory, **section.model_dump(include=names))

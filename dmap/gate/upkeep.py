@@ -177,7 +177,8 @@ class Upkeep:
         found = self._models.found(reading)
         if not is_late and arbiter.switch is None:
             self._note_strays(reading, found)
-        self._live.say(arbiter.observed, epoch, found)
+        self._live.say(arbiter.observed, epoch, found, self._models.taken(reading, found))
+        self._live.say(arbiter.preload, self._models.preloads())
         for key in self._models.outdated(reading):
             self._live.say(arbiter.unload, key, Cause.OUTDATED)
 

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, PlainValidator
 
 from dmap.arbiter import Limits, Needs
 from dmap.config import ConfigProblem, Device, checked, read, values_of
-from dmap.gate.gate import limits_of
+from dmap.gate.live import limits_of
 from dmap.sections import Section
 from dmap.sections.types import Count, Seconds, Size
 from dmap.simulate.chance import Answer, Times

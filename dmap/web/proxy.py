@@ -1,6 +1,7 @@
 """One proxy: its parts, made from a configuration, started and stopped in order; what requests look up."""
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -109,8 +110,10 @@ class Proxy:
     async def running(self) -> AsyncGenerator[None]:
         """Start the parts, and stop in the opposite order what has been started, even if only a part."""
         try:
+            self.inventory.learnt = self._learnt
             await self.inventory.start()  # first, so that the gates know which of the residents are pinned
             await asyncio.gather(*(gate.start() for gate in self.gates.values()))
+            self._note_unknown()
             for name in self.saved.drained & self.devices.keys():
                 self.drain(name, unload=False)
                 fields = {"device": name, "since": "before this start", "until": "dmap resume"}
@@ -199,7 +202,24 @@ class Proxy:
         sections = self.config.backends
         placed = {name: each for name, each in self.switchers.items() if sections[name].placed_on == device}
         section, route_of = self.config.device(device), self.catalog.route_of
-        return Gate(device, section, placed, tell=self.bus.tell, route_of=route_of)
+        preloads = functools.partial(self.catalog.preloads, device)
+        return Gate(device, section, placed, tell=self.bus.tell, route_of=route_of, preloads=preloads)
+
+    def _learnt(self, backend: str) -> None:
+        """Hear that *backend* has told what it has: models that are to be there may be known only now."""
+        device = self.config.backends[backend].placed_on
+        if device is not None:
+            gate, preloads = self.devices[device], self.catalog.preloads(device)
+            if gate.snapshot().preload.keys() != preloads.keys():
+                gate.changed()
+
+    def _note_unknown(self) -> None:
+        """Log which models are to be there that no backend has told of."""
+        for name, device in self.config.devices.items():
+            known = self.catalog.preloads(name)
+            for model in (each for each in device.preload if self.catalog.key_of(each) not in known):
+                fields = {"device": name, "model": model, "reason": "no backend here has told of it yet"}
+                _log.warning(logfmt("preload_unknown", fields))
 
     def residents(self) -> set[ModelKey]:
         """Return what is resident on the devices."""

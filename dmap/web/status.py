@@ -81,6 +81,7 @@ def state(gate: Gate, may: _May = lambda model: True) -> dict[str, Any]:
         "placed": {str(key): placed for key, placed in gate.placed.items() if may(key)},
         "switch": _switch(view.plan, may),
         "held": dict(gate.section.held),
+        "preload": {str(model): state for model, state in view.preload.items() if may(model)},
         **_queue(view),
     }
 
