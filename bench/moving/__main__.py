@@ -1,7 +1,7 @@
 """
 Compare llama-swap and dmap after `dmap import llama-swap`: the words of commands, then the same requests.
 
-    python -m bench.moving --llama-swap BIN --llama-server BIN     # one minute
+    python -m bench.moving --llama-swap BIN --llama-server BIN     # three minutes on two busy cores
 
 The two tables of requests are those of docs/moving.md.  The exit code is 1 if a command has other words.
 """
