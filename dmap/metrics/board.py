@@ -23,7 +23,7 @@ from dmap.metrics.series import MODELS, Counter, Histogram, LabelLimit
 
 CLIENTS = 128
 NO_MODEL = "(none)"
-"""The model of a request that was refused before it was known."""
+"""The model of a request that was refused before it was known, or passed on without one."""
 ADDRESS = "(address)"
 """The client of all requests without a key; no key can have this name."""
 
