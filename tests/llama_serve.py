@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("-c", type=int, default=2048)
     parser.add_argument("-np", type=int, default=1)
     parser.add_argument("--embeddings", action="store_true")
+    parser.add_argument("--mmproj", default="")
     options = parser.parse_args()
     print(f"serving {options.file} at {options.port}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -43,6 +44,7 @@ def params_of(options: argparse.Namespace) -> "xllamacpp.CommonParams":
     params.n_ctx, params.n_parallel = options.c, options.np
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.embedding = options.embeddings
+    params.mmproj.path = options.mmproj
     params.endpoint_props = True
     params.fit_params, params.offline, params.ui, params.verbosity = False, True, False, 2
     params.cache_ram_mib = 0

@@ -16,8 +16,11 @@ import psutil
 import pytest
 from openai import AsyncOpenAI
 
-from tests.models import subjects
+from tests.models import SPECS, subjects
 from tests.process import Process, daemon
+from tests.projectors import make_projector
+from tests.test_vision import PICTURE
+from tests.test_vision import ask as ask_about
 
 ROOT = Path(__file__).parent.parent
 FIRST = 10_000 + 100 * (os.getpid() % 200)
@@ -112,6 +115,39 @@ async def test_servers_of_another_make(models, tmp_path):
 
     assert spoken.content == b"hear, hear"
     assert heard.text.endswith(" bytes")
+
+
+OTHERS = """\
+  eyes:
+    backend: box
+    cmd: '{{llama}} {models}/tiny-sea.gguf --mmproj {eyes}'
+    env: {{PYTHONPATH: '{root}'}}
+  vectors:
+    backend: box
+    cmd: '{{llama}} {models}/tiny-embed.gguf --embeddings'
+    env: {{PYTHONPATH: '{root}'}}
+"""
+
+
+async def test_pictures_and_vectors(models, tmp_path):
+    """llama.cpp as a command is shown a picture, and makes embeddings, each by OpenAI's client."""
+    eyes = make_projector(tmp_path / "eyes.gguf", SPECS["tiny-sea"].width)
+    text = config(models, tmp_path) + OTHERS.format(models=models, eyes=eyes, root=ROOT)
+    async with (
+        asyncio.timeout(100),
+        daemon(tmp_path, text) as process,
+        AsyncOpenAI(base_url=f"{process.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        seen = [
+            await client.chat.completions.create(model="eyes", messages=ask_about(*images), max_tokens=30)
+            for images in ((), (PICTURE,))
+        ]
+        made = await client.embeddings.create(model="vectors", input=["the sea", "a ship"])
+
+    plain, shown = (answer.usage.prompt_tokens for answer in seen if answer.usage is not None)
+    assert subjects(seen[1].choices[0].message.content) == {"sea"}
+    assert shown - plain >= 4
+    assert [len(each.embedding) for each in made.data] == [SPECS["tiny-embed"].width] * 2
 
 
 async def test_a_route_that_a_server_lacks_is_remembered(models, tmp_path):
