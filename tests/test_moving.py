@@ -115,6 +115,25 @@ def test_what_the_daemon_has():
     assert (config.listen.host, config.listen.port) == ("127.0.0.1", 8080)
 
 
+def test_what_the_device_has():
+    """Groups become lists of models that fit together, what is persistent is pinned, and hooks preload."""
+    _, config = moved(FILES["groups"].text)
+
+    device = config.devices["gpu0"]
+    assert {frozenset(each) for each in device.together} == {frozenset(f"{model}erw") for model in "abc"}
+    assert device.preload == ("w", "a")
+    assert [name for name, model in config.models.items() if model.pin] == ["w"]
+
+
+def test_parameters_by_name_are_variants():
+    """A name with parameters of its own is a variant of the model, so it shares its resident."""
+    _, config = moved(FILES["names, parameters and limits"].text)
+
+    variants = {name: model.of for name, model in config.models.items() if model.of}
+    assert variants == {"m:creative": "m", "gpt-4o": "m"}
+    assert config.models["m:creative"].force.temperature == 1.5
+
+
 def test_peers_are_backends():
     """A peer's models go to it by their own names, or by the peer's in front where that is taken."""
     made, config = moved(FILES["keys and peers"].text)

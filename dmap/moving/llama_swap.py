@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dmap.config import ConfigProblem, Device, parse
+from dmap.config import ConfigProblem, parse
 from dmap.moving.command import Commands
 from dmap.moving.macros import Expansion, listed
 from dmap.moving.models import BACKEND, File, Model, Moved
@@ -188,10 +188,8 @@ def _device(together: Sets, there: Sequence[str], preload: Sequence[str]) -> Ent
     else:
         parts.append("one model at a time; with `memory` here and at the models, dmap has as many as fit")
         parts.append(Entry("max_models", max(1, len(pinned))))
-    if preload and "preload" in Device.model_fields:
+    if preload:
         parts.append(Entry("preload", preload))
-    elif preload:
-        parts.append(f"hooks.on_startup.preload: {', '.join(preload)} (dmap loads a model when it is asked)")
     return Entry(DEVICE, Block(parts))
 
 
