@@ -6,12 +6,16 @@ is told, and is not in the file.
 """
 
 import re
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from dmap.cli import main
+from dmap.config import Config, ConfigProblem, checked
 
 CASES = re.findall(
     r"^=== (.*)\n((?s:.*?))\n--- (.*)$", (Path(__file__).parent / "mistakes.txt").read_text(), re.MULTILINE
@@ -181,6 +185,42 @@ def test_what_is_no_mistake(check: Check, text: str) -> None:
     assert check(A + text)[0] == 0
 
 
+def with_each(values: Any, odd: Any) -> Iterator[Any]:
+    """Yield *values* with *odd* in the place of each value in it, one after the other."""
+    inner = (
+        values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    )
+    for key, value in list(inner):
+        for changed in (odd, *with_each(value, odd)):
+            copied = values.copy()
+            copied[key] = changed
+            yield copied
+
+
+def problems_of(values: Any) -> list[str]:
+    """Return what is wrong with *values*."""
+    try:
+        checked(Config, values, defaultdict(str))
+    except ConfigProblem as exc:
+        return exc.problems
+    return []
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [None, [1], {"a": {"b": 1}}, float("nan"), "x" * 70_000],
+    ids=["nothing", "a list", "a mapping", "no number", "a long text"],
+)
+def test_there_are_words_for_all(odd: Any) -> None:
+    """Whatever stands in the place of whatever value, there are words of dmap's own for it."""
+    example = yaml.safe_load((Path(__file__).parent.parent / "config.example.yaml").read_text())
+
+    told = [problem for values in with_each(example, odd) for problem in problems_of(values)]
+
+    assert len(told) > 100
+    assert [problem for problem in told if LIBRARIES.search(problem) or "cannot be taken" in problem] == []
+
+
 def test_warnings_beside_mistakes(check: Check) -> None:
     """Warnings are told of sections without a mistake, in the same run; of the others there may be more."""
     text = f"listen: {{prot: 1, host: 0.0.0.0}}\naccess: {{open: true}}\ndevices: {{g: {{memory: 22}}}}\n{A}"
@@ -205,3 +245,55 @@ def test_no_warning_rests_on_a_mistake(check: Check) -> None:
     _, broken = check(f"{device}backends:\n\ta: {{kind: lmstudio, url: 'http://h', device: g}}\n")
 
     assert [line for line in (*misspelled, *broken) if "warning" in line] == []
+
+
+P = "devices: {g: {}}\nbackends: {box: {kind: process, device: g}}\n"
+D = "devices: {g: {}}\n"
+PARALLEL = "models: {m: {backend: box, cmd: 'x {parallel}'}}"
+S = "backends: {s: {kind: lmstudio, url: 'http://h', device: g}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (A + "listen: {host: 0.0.0.0}\naccess: {keys: [{name: a, sha256: x}]}", "access.keys[0].sha256"),
+        ("backends: {s: {kind: lmstudio, url: 'http://h'}}\nmodels: {m: {pin: true}}", "backends.s.device"),
+        (S + "devices: [g]\nmodels: {m: {pin: true}}", "devices"),
+        (
+            S + "devices: {g: {max_models: x}}\nmodels: {m: {pin: true}, n: {pin: true}}",
+            "devices.g.max_models",
+        ),
+        (A + "models: {m: {backend: 5, ttl_s: 9}}", "models.m.backend"),
+        ("backends: {a: {kind: opnai}}\nmodels: {m: {backend: a, pin: true}}", "backends.a.kind"),
+        ("backends: {a: {kind: openai, url: x}}\nmodels: {m: {backend: a}}", "backends.a.url"),
+        ("backends: [a]\nmodels: {m: {backend: a}}", "backends"),
+        (P + "models: {m: {backend: box, cmd: [x]}, n: {of: m}}", "models.m.cmd"),
+        (S.replace("g}", "g, lms: /no}") + D + "models: {m: {load: {gpu: max}}}", "backends.s.lms"),
+        (P.replace("g}}", "g, parallel: x}}") + PARALLEL, "backends.box.parallel"),
+    ],
+)
+def test_no_mistake_is_made_of_another(check: Check, text: str, path: str) -> None:
+    """What may only be the consequence of a mistake is not told as one."""
+    _, lines = check(text)
+
+    assert [line.split(": ")[1] for line in lines] == [path]
+
+
+def test_several_mistakes_of_one_entry(check: Check) -> None:
+    """Each mistake of a backend and of its model is told, and those of other models beside them."""
+    backends = "backends: {s: {kind: lmstudio, url: x, parallel: 0}}\n"
+    models = (
+        "models: {m: {backend: s, pin: 5, load: {gpu: 9}}, n: {aliases: [x]}, o: {backend: t}, p: {pni: 1}}"
+    )
+
+    _, lines = check(backends + models)
+
+    assert [line.split(": ")[1] for line in lines] == [
+        "backends.s.device",
+        "backends.s.url",
+        "backends.s.parallel",
+        "models.m.pin",
+        "models.m.load.gpu",
+        "models.o.backend",
+        "models.p.pni",
+    ]

@@ -12,8 +12,8 @@ from typing import Any
 Steps = Sequence[int | str]
 
 _MANY = 10**6
-_ANY = {"url": "http://localhost", "path": "/"}
-"""Values that nothing else rests on, for those that a backend must have."""
+_ANY = {"url": "http://localhost", "path": "/", "parallel": 1}
+"""Values of a backend that nothing else rests on, in place of wrong ones."""
 
 
 def mended(values: Any, wrong: Iterable[Steps], *, entries: bool = False) -> Any:
@@ -24,6 +24,7 @@ def mended(values: Any, wrong: Iterable[Steps], *, entries: bool = False) -> Any
     """
     values = copy.deepcopy(values)
     for path in wrong:
+        _unload(values, path)
         match path:
             case ():
                 pass
@@ -31,12 +32,16 @@ def mended(values: Any, wrong: Iterable[Steps], *, entries: bool = False) -> Any
                 values["access"] = {"open": True}
             case ("devices", *inner):
                 _unbound(values, inner)
-            case ("backends", *inner) if entries or len(inner) < 2:
+            case ("backends", name, *_) if name not in values["backends"]:
+                pass  # it has gone with another mistake
+            case ("backends", name, key) if key in _ANY and not entries:
+                values["backends"][name][key] = _ANY[str(key)]
+            case ("backends", name, key, *_) if key in values["backends"][name] and not entries:
+                del values["backends"][name][key]
+            case ("backends", *inner):
                 _without_backends(values, inner)
-            case ("backends", _, _, key) | ("backends", _, key) if key in _ANY:
-                values["backends"][path[1]][key] = _ANY[str(key)]
             case ("models", name, "backend" | "cmd", *_):
-                values["models"].pop(name, None)
+                _without_model(values["models"], name)
             case _:
                 _cut(values, path[:2] if entries else path)
     return values
@@ -69,6 +74,21 @@ def _without_backends(values: dict[Any, Any], inner: Steps) -> None:
         values.pop("backends", None)
 
 
+def _unload(values: Any, path: Steps) -> None:
+    """Take out the options of loads that a backend with a mistake may have; it may take more of them."""
+    if len(path) > 2 and path[0] == "backends":
+        for model in _mappings(values.get("models")):
+            if model.get("backend") in (None, path[1]):
+                model.pop("load", None)
+
+
+def _without_model(models: dict[Any, Any], gone: int | str) -> None:
+    """Take out a model and its variants."""
+    for name, model in list(models.items()):
+        if name == gone or (isinstance(model, dict) and model.get("of") == gone):
+            del models[name]
+
+
 def _mappings(values: Any) -> list[dict[Any, Any]]:
     return [each for each in values.values() if isinstance(each, dict)] if isinstance(values, dict) else []
 
@@ -78,7 +98,9 @@ def _cut(values: Any, path: Steps) -> None:
     *around, last = path
     inner = values
     for at, step in enumerate(around):
-        if not isinstance(inner.get(step), dict):
+        if step not in inner:
+            return  # it has gone with another mistake
+        if not isinstance(inner[step], dict):
             return _cut(values, path[: at + 1])
         inner = inner[step]
     if last in inner:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, get_args
 
 from pydantic_core import ErrorDetails
@@ -29,6 +30,8 @@ _WORDS = {
     "path_type": _TEXT,
     "string_unicode": "a character in it has no place in UTF-8",
     "string_too_long": "must have {max_length} characters at most",
+    "string_too_short": "must not be empty",
+    "too_long": "must have {max_length} characters at most",
     "tuple_type": _LIST,
     "dict_type": _MAPPING,
     "model_type": _MAPPING,
@@ -165,6 +168,7 @@ def _sections_in(annotation: Any) -> Iterator[type[Section]]:
         yield from _sections_in(argument)
 
 
+@cache
 def _everywhere(whole: type[Section]) -> Mapping[str, str]:
     """Return all keys below *whole*, each with a path of where it belongs."""
     found: dict[str, str] = {}
