@@ -67,6 +67,18 @@ def test_models_that_fit_together_go_by_the_names_of_the_workload(config: Path) 
     assert not fits(played.bounds(), [played.needs_of("A"), played.needs_of("C")])
 
 
+def test_variants_and_globs_are_no_models(config: Path) -> None:
+    """A variant is its model, and a glob is none, but what it says holds for models that fit."""
+    config.write_text(f"{CONFIG}  'qwen:think': {{of: qwen}}\n  'q*': {{parallel: 1}}\n")
+    owner = Owner("config.yaml", load(config))
+
+    played, names = owner.on_device(asks("A", "qwen:think", "C"), "gpu0")
+
+    assert [key.model for key in owner.routes({})] == ["qwen", "gemma"]
+    assert names == {"qwen:think": "qwen", "A": "gemma"}
+    assert played.needs_of("qwen:think").parallel == 1
+
+
 def test_more_models_than_the_device_has(owner: Owner) -> None:
     """The rest is as the workload says."""
     played, names = owner.on_device(asks("A", "B", "C", parallel=7), "gpu0")

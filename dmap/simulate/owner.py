@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dmap.backends import ModelInfo
-from dmap.catalog.entries import known_models, routes_of
+from dmap.catalog.entries import known_models, routes_of, variants_of
 from dmap.catalog.names import NameIndex
 from dmap.config import Config, ConfigProblem, Device, checked, load
 from dmap.models import ModelKey, Route
@@ -44,7 +44,8 @@ class Owner:
     def routes(self, seen: Mapping[ModelKey, ModelInfo]) -> dict[ModelKey, Route]:
         """Return the routes of all models, those that the file names first; with those *seen* elsewhere."""
         names = self._names(seen)
-        routes = {entry.key: route for entry, route in routes_of(self.config, names, {}).items()}
+        found = routes_of(self.config, names, {})
+        routes = {each.key: route for each, route in found.items() if each.of is None}
         return dict(sorted(routes.items(), key=lambda each: self._rank(each[0])))
 
     def on_device(self, workload: Workload, name: str) -> tuple[Workload, dict[str, str]]:
@@ -79,7 +80,8 @@ class Owner:
         for key, info in {**self._named(), **seen}.items():
             if key.backend in reports and all(info.id != other.id for other in reports[key.backend]):
                 reports[key.backend].append(info)
-        return NameIndex(known_models(self.config, reports))
+        models = NameIndex(known_models(self.config, reports))
+        return NameIndex(models.known, variants_of(self.config, models))
 
     def _named(self) -> dict[ModelKey, ModelInfo]:
         """Return the models that the file names and says where they are."""
