@@ -27,6 +27,7 @@ from dmap.arbiter.policy import (
     turns,
     victims,
 )
+from dmap.arbiter.settlement import reckon
 from dmap.arbiter.state import Resident, Ticket
 
 
@@ -246,7 +247,7 @@ def test_slots_that_idle_are_part_of_a_switch(leases: int, at_once: float) -> No
     device.asked(0, "client", "a")
     device.influx.answered(0, "a", ANSWER_GUESS_S, leases)
 
-    device.reckon(0)
+    reckon(0, device)
 
     cost_s = UNKNOWN_GUESS_S + idle_s(at_once, ANSWER_GUESS_S)
     assert device.patience_s == pytest.approx(PATIENCE * cost_s)

@@ -75,9 +75,11 @@ def _has_room(device: Device, demands: list[Demand]) -> bool:
     It may say so of one that does not, but never the other way round.
     """
     staying = [resident.needs for resident in device.residents.values() if not device.is_fixed(resident)]
-    kinds = {(demand.needs.embedding, demand.needs.together) for demand in demands}
-    lightest = (Needs(0, embedding=embedding, together=lists) for embedding, lists in kinds)
-    return any(policy.fits(device.limits, [needs, *staying]) for needs in lightest)
+    kinds = {demand.needs.embedding for demand in demands}
+    if any(policy.fits(device.limits, [Needs(0, embedding=kind), *staying]) for kind in kinds):
+        return True
+    shared = policy.shared_lists(staying)
+    return bool(shared) and any(shared & demand.needs.together for demand in demands)
 
 
 def demands_of(device: Device) -> list[Demand]:

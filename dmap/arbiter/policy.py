@@ -71,7 +71,7 @@ class Turn:
 
 def fits(limits: Limits, needs: Sequence[Needs]) -> bool:
     """Tell whether models of these needs can be resident together: all are on one list, or there is room."""
-    if is_declared(needs):
+    if needs and needs[0].together and shared_lists(needs):
         return True
     sizes = [need.size_bytes for need in needs]
     known = sum(size for size in sizes if size is not None)
@@ -84,10 +84,9 @@ def fits(limits: Limits, needs: Sequence[Needs]) -> bool:
     )
 
 
-def is_declared(needs: Sequence[Needs]) -> bool:
-    """Tell whether the device's owner has said that all of these fit together."""
-    lists = needs[0].together if needs else frozenset()
-    return bool(lists) and bool(lists.intersection(*(need.together for need in needs)))
+def shared_lists(needs: Sequence[Needs]) -> frozenset[str]:
+    """Return the lists that all of these are on: the device's owner has said that they fit together."""
+    return frozenset.intersection(*(need.together for need in needs)) if needs else frozenset()
 
 
 def patience_s(limits: Limits, costs_s: float) -> float:
