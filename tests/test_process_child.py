@@ -98,6 +98,16 @@ async def test_one_that_heeds_no_sigterm_is_killed(start):
     assert (ended, child.status, psutil.pid_exists(child.pid or 0)) == ((True, True), -9, False)
 
 
+async def test_one_that_is_killed_before_it_starts(start):
+    """It is killed as soon as it is there, whatever it heeds."""
+    child = start(python(DEAF))
+    child.kill()
+
+    await child.ended()
+
+    assert (child.status, child.lines) == (-9, [])
+
+
 async def test_one_has_its_own_lines(start):
     """The log of a model goes on with its next child, which answers for its own lines only."""
     log = Log()

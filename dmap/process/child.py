@@ -186,7 +186,9 @@ class Child:
             env=self._environment,
             start_new_session=True,
         )
-        if self.ending:
+        if self._killed:
+            self.kill()
+        elif self.ending:
             self._stop()
         assert process.stdin and process.stdout and process.stderr
         readers = [
