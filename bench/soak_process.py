@@ -51,7 +51,7 @@ SAID = {
     "runs a server": (b"engine_says", b"serving "),
     "has loaded": (b" switch ", b"outcome=ok"),
 }
-"""What dmap logs on its way to the first answer after a start."""
+"""What dmap logs on its way to the first answer after a start; the line of a load may come after that."""
 TWO = 99
 """The exit status of a server that finds another one on the device."""
 ROOT = Path(__file__).parent.parent
@@ -72,11 +72,12 @@ models:
 
 @dataclass
 class Tally:
-    """What the clients saw: kinds of outcomes, and what must not be."""
+    """What the clients saw: kinds of outcomes, answers that have *begun*, and what must not be."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     bad: list[str] = field(default_factory=list)
+    begun: int = 0
 
 
 class Dmap:
@@ -181,13 +182,17 @@ async def _ask(
             tally.errors[f"{answer.status} {error['code']}"] += 1
             await asyncio.sleep(PAUSE_S)
             return "error"
-        events = [event async for event in _events(answer)] if streams else [await answer.json()]
+        events = [event async for event in _events(answer, tally)] if streams else [await answer.json()]
+        tally.begun += not streams
     return _judged(events, model, tokens, streams, tally)
 
 
-async def _events(answer: aiohttp.ClientResponse) -> AsyncGenerator[Any]:
+async def _events(answer: aiohttp.ClientResponse, tally: Tally) -> AsyncGenerator[Any]:
+    has_begun = False
     async for line in answer.content:
         if line.startswith(b"data: "):
+            tally.begun += not has_begun and b'"error"' not in line
+            has_begun = True
             data = line.removeprefix(b"data: ").strip()
             yield data.decode() if data == b"[DONE]" else json.loads(data)
 
@@ -225,22 +230,22 @@ async def kill_servers(dmap: Dmap, tally: Tally, rng: random.Random, options: ar
 
 
 async def kill_dmap(dmap: Dmap, tally: Tally, rng: random.Random, options: argparse.Namespace) -> bool:
-    """Kill dmap and start it again; tell how long it took until the first answer, and where the time went."""
+    """Kill dmap and start it again; tell how long it took until an answer began, and where the time went."""
     took = []
     for _ in range(options.count):
         await asyncio.sleep(rng.uniform(1, 5))
         await dmap.end(signal.SIGKILL)
         began = time.monotonic()
         await dmap.start()
-        before = tally.kinds["answer"]  # what the one before was asked is cut by now
-        while tally.kinds["answer"] == before:
+        before = tally.begun  # what the one before was asked is cut by now
+        while tally.begun == before:
             await asyncio.sleep(LOOK_S)
         marks = (SAID["listens"], SAID["runs a server"], SAID["has loaded"])
         took.append([*(dmap.said_at(*words) - began for words in marks), time.monotonic() - began])
     worst = max(took, key=lambda times: times[-1])
     medians = [statistics.median(times) for times in zip(*took, strict=True)]
     print(f"{len(took)} kills of dmap, seconds from the restart until it")
-    for what, median, last in zip((*SAID, "has answered"), medians, worst, strict=True):
+    for what, median, last in zip((*SAID, "answers"), medians, worst, strict=True):
         print(f"  {what:14} {median:5.2f} median {last:5.2f} in the slowest")
     return worst[-1] < SERVED_S
 
