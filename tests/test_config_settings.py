@@ -43,12 +43,14 @@ def test_which_names_are_globs(name, expected):
         ("qv", 9),
         ("Own", 4),
         ("OWN", 4),
+        ("llama-3", 5),
     ],
 )
 def test_what_holds_for_a_name(name, ttl_s):
     """A glob fits whole names in whatever letters; the longest one goes first, and an entry before all."""
     said = settings(
         "'*': {ttl_s: 9}, 'qwen/*': {ttl_s: 1}, 'qwen/*-7b': {ttl_s: 2}, 'q[v2]': {ttl_s: 3}, Own: {ttl_s: 4}"
+        ", 'LLaMA-*': {ttl_s: 5}"
     )
 
     assert said.of(name).ttl_s == ttl_s

@@ -198,11 +198,11 @@ class ModelSection(Section):
         """
         Return this entry with what it does not say taken from *beneath*.
 
-        Of sections that goes key by key; what is stripped or permitted adds up; aliases are nobody else's.
+        Of sections that goes key by key; what is stripped or permitted adds up.
         """
         own = self.model_fields_set
         said = {name: _laid(name, getattr(self, name), getattr(beneath, name)) for name in own}
-        return beneath.model_copy(update=said | {"aliases": self.aliases})
+        return beneath.model_copy(update=said)
 
 
 def _laid(name: str, value: Any, beneath: Any) -> Any:
