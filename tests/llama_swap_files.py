@@ -166,13 +166,13 @@ models:
     cmd: |
       serve --json '{"port":${PORT},"a":{"b":${PORT}}}' {} {port} {model} {{port}} {x}y{z}
       --kwargs '{"enable_thinking":false}' {"think":true} "{a}" '{{ messages }}' '{% if x %}' {${PORT}}
-      --port=${PORT}
+      {{${PORT}}} --port=${PORT}
 """,
         {
             "m": (
                 *("serve", "--json", '{"port":9500,"a":{"b":9500}}', "{}", "{port}", "{model}", "{{port}}"),
                 *("{x}y{z}", "--kwargs", '{"enable_thinking":false}', "{think:true}", "{a}"),
-                *("{{ messages }}", "{% if x %}", "{9500}", "--port=9500"),
+                *("{{ messages }}", "{% if x %}", "{9500}", "{{9500}}", "--port=9500"),
             )
         },
     ),

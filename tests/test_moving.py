@@ -84,6 +84,7 @@ def test_keys_are_known_by_their_sha256():
         ("env: ['A=${MODEL_ID}:${PORT}', 'B={c}']", "", {"env": {"A": "{model}:{port}", "B": "{lbrace}c}"}}),
         ("cmdStop: 'docker stop ${MODEL_ID}'", "", {"stop": ["docker", "stop", "{model}"]}),
         ("cmdStop: 'kill -15 ${PID}'", "", {}),
+        ("cmdStop: 'kill ${PID}'", "", {}),
         ("cmdStop: 'kill -2 ${PID}'", "", {"stop": ["sh", "-c", 'kill -2 "$MAINPID"']}),
         ("filters: {stripParams: 'top_k, model,,seed'}", "", {"strip": ["top_k", "seed"]}),
         ("filters: {strip_params: 'top_k'}", "", {"strip": ["top_k"]}),

@@ -96,17 +96,7 @@ class Model:
         variants = list(self._variants({key: value for key, value in by_id.items() if key != self._name}))
         plain = [key for key in by_id if key != self._name and key not in {each.key for each in variants}]
         taken = {*file.names, *(each.key for each in variants)}
-        for name in sorted({*aliases} & {*file.names} - {self._name}):
-            self._say(f"aliases: {shown(name)} (a model has this name, and goes before in llama-swap, too)")
-        for name in (each for each in aliases if not self._fits("aliases", [each])):
-            self._say(f"aliases: {shown(name)} (no request is for such a name in dmap)")
-        if "*" in aliases:
-            self._say('aliases: "*" (here it would take every name that nobody knows)')
-        aliases = [
-            each
-            for each in dict.fromkeys((*aliases, *plain))
-            if each not in (*taken, "*") and self._fits("aliases", [each])
-        ]
+        aliases = self._kept(dict.fromkeys((*aliases, *plain)), file, taken)
         self._describe()
         self._set("aliases", aliases or None)
         self._parts.append(Entry("backend", BACKEND))
@@ -133,6 +123,16 @@ class Model:
         return Moved(
             Entry(self._name, Block(self._parts)), variants, [self._name, *aliases, *by_id], unload_s, fixed
         )
+
+    def _kept(self, aliases: Collection[str], file: File, taken: Collection[str]) -> list[str]:
+        """Return those *aliases* that may be, and say why not of the others."""
+        for name in sorted({*aliases} & {*file.names} - {self._name}):
+            self._say(f"aliases: {shown(name)} (a model has this name, and goes before in llama-swap, too)")
+        for name in (each for each in aliases if not self._fits("aliases", [each])):
+            self._say(f"aliases: {shown(name)} (no request is for such a name in dmap)")
+        if "*" in aliases:
+            self._say('aliases: "*" (here it would take every name that nobody knows)')
+        return [each for each in aliases if each not in (*taken, "*") and self._fits("aliases", [each])]
 
     def _problem(self) -> str | None:
         """Tell why it cannot be taken over at all."""
