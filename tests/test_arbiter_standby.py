@@ -78,6 +78,14 @@ class TestStart:
 
         assert arbiter.preload(0, {"A": CHAT, "E": EMBED}) == [load("A", "X")]
 
+    def test_none_of_them_goes_for_another(self) -> None:
+        """Whatever else is there does, though it was used later."""
+        arbiter = Arbiter(Limits(memory_bytes=12))
+        arbiter.observed(0, 0, {"A": CHAT})
+        arbiter.observed(1, 0, {"A": CHAT, "X": Needs(size_bytes=2)})
+
+        assert arbiter.preload(2, {"A": CHAT, "E": EMBED}) == [load("E", "X")]
+
     def test_what_may_not_be_unloaded_stays(self) -> None:
         """A pinned resident, or one that is its owner's, leaves no room for what does not fit beside it."""
         arbiter = Arbiter(Limits(memory_bytes=12))
@@ -228,11 +236,10 @@ class TestReturn:
         """So it does not come and go by turns."""
         arbiter = Arbiter(Limits(return_s=60))
         arbiter.preload(0, {"A": CHAT._replace(ttl_s=20)})
-        carry_out(arbiter, 0)
-        used(arbiter, 10, "A")
-        arbiter.tick(30)
-        arbiter.unloaded(31, "A")
+        carry_out(arbiter, 10)
 
+        assert arbiter.tick(30) == [Switch(None, ("A",), Cause.TTL, 0)]
+        assert arbiter.unloaded(31, "A") == []
         assert arbiter.tick(10_000) == []
 
     def test_what_has_crashed_comes_back(self) -> None:
