@@ -289,6 +289,16 @@ def test_the_environment_has_no_secrets(monkeypatch):
     assert ("MY_PLACE" in short_environment(), short_environment()["PATH"]) == (False, os.environ["PATH"])
 
 
+def test_common_values_are_no_secrets(monkeypatch):
+    """Names that only look like those of secrets do not have every `false` and `4096` masked."""
+    monkeypatch.setattr(os, "environ", {"TOKENIZERS_PARALLELISM": "false", "MAX_TOKENS": "4096"})
+    variables = {"TOKENIZER_MODE": "auto", "KEEP_KEYS": "1", "API_KEY": "falsetto"}
+
+    found = secrets_in(variables, ["serve", "--use-auth-token", "true", "--token", "--verbose"])
+
+    assert found == ["falsetto"]
+
+
 def test_secrets_are_known_by_their_names(monkeypatch):
     """Our own secrets, what a model's `env` holds, and options for keys are secret; paths and numbers not."""
     monkeypatch.setattr(os, "environ", {"OUR_TOKEN": "of-ours", "PLACE": "not-secret"})

@@ -10,6 +10,8 @@ _SECRET_OPTION = re.compile(r"--?(?:[a-z0-9]+[-_])*(?:key|token|secret|password)
 _SHORTEST = 4
 """Of a value under a name that says it is a secret, in characters."""
 _SHORTEST_OTHER = 8
+_COMMON = re.compile("true|false|none|null|auto|default|[0-9]{,6}|--.*", re.IGNORECASE)
+"""Values that are no secret, whatever they stand under: `TOKENIZERS_PARALLELISM=false`, `MAX_TOKENS=4096`."""
 
 SHORT = frozenset(
     (
@@ -38,12 +40,12 @@ def secrets_in(variables: Mapping[str, str], command: Sequence[str]) -> list[str
 
     These are the secrets of our own environment, the values of *variables*, and what follows an option such
     as `--api-key`.  Values of a few characters would be found everywhere, and paths say where an error is:
-    both count only under a name that says what they are.
+    both count only under a name that says what they are.  Common words and small numbers never count.
     """
     named = [(name, value) for name, value in os.environ.items() if _SECRET.search(name)]
     values = (value for name, value in (*named, *variables.items()) if _is_secret(name, value))
-    found = (line for value in (*values, *_of_options(command)) for line in value.splitlines())
-    return [line.strip() for line in found if len(line.strip()) >= _SHORTEST]
+    found = (line.strip() for value in (*values, *_of_options(command)) for line in value.splitlines())
+    return [line for line in found if len(line) >= _SHORTEST and not _COMMON.fullmatch(line)]
 
 
 def _is_secret(name: str, value: str) -> bool:
