@@ -19,8 +19,12 @@ WITHIN_S = 0.1
 """How long a line waits at most.  A process that is killed loses no more of its log."""
 MOST = 256
 """So many lines wait at most."""
-TRACE = 2**13
-"""Of a traceback in a record of JSON, in characters, those at its end."""
+TRACE, MESSAGE = 2**12, 2**10
+"""
+Characters of a record of JSON: of its traceback those at the end, of a text that others wrote the first.
+
+JSON may take 12 for one of them, and a record that is cut at `logfmt.LONGEST` would be none.
+"""
 
 
 class Lines(logging.StreamHandler[TextIO]):
@@ -120,7 +124,8 @@ class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         said: dict[str, Any] = {"time": _stamp(record)} if self._stamped else {}
         said |= {"level": record.levelname, "logger": record.name}
-        said |= record.msg.plain() if isinstance(record.msg, Line) else {"event": record.getMessage()}
+        line = record.msg
+        said |= line.plain() if isinstance(line, Line) else {"event": record.getMessage()[:MESSAGE]}
         if record.exc_info:
             said["traceback"] = self.formatException(record.exc_info)[-TRACE:]
         return json.dumps(said)

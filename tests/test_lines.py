@@ -281,11 +281,22 @@ async def test_a_traceback_in_json(root, stream):
     """A traceback stays within its line, whose text nobody can forge, and the line is whole however long."""
     lines.write_as("info", "json", stamped=False)
 
-    root.error(Line("bug", {"what": "x" * 1000}), exc_info=raised(FORGED[:-1] + "\x1b" * 10**5))
+    root.error(Line("bug", {"what": "x" * 1000}), exc_info=raised(FORGED[:-1] + "\U0001f600" * 10**5))
 
     (line,) = stream.getvalue().splitlines()
     told = json.loads(line)
     assert (told["what"], len(told["traceback"])) == ("x" * 256, lines.TRACE)
+
+
+async def test_a_long_text_in_json(root, stream):
+    """What a library logs may be of any length: its record is whole JSON still, with a traceback too."""
+    lines.write_as("info", "json", stamped=True)
+
+    root.error("\U0001f600" * 10**5, exc_info=raised("\U0001f600" * 10**5))
+
+    (line,) = stream.getvalue().splitlines()
+    told = json.loads(line)
+    assert (len(told["event"]), len(told["traceback"])) == (lines.MESSAGE, lines.TRACE)
 
 
 async def test_the_level_holds(root, stream):
