@@ -69,6 +69,28 @@ async def test_a_driver_that_hangs(with_driver):
         os.waitpid(-1, os.WNOHANG)
 
 
+async def test_a_driver_that_talks(with_driver):
+    """However much a driver writes, and whatever its device is called, the engine is found."""
+    talks = """
+found, name = xllamacpp.get_device_info(), chr(34) + 300 * chr(233)
+def told():
+    os.write(2, b"loader: looking\\n" * 1500)
+    return [device | {"description": name} for device in found]
+xllamacpp.get_device_info = told
+"""
+
+    engine = await look(with_driver(talks))
+
+    assert engine.name.startswith("xllamacpp 202") and engine.trouble is None
+    assert engine.devices[0].startswith('CPU ("\u00e9')
+
+
+def test_a_driver_that_ends_it_without_a_word():
+    """A driver may end the process with whatever status, and say nothing."""
+    with pytest.raises(EngineUnusable, match="the engine cannot be started: it ended with status 3; see"):
+        judged(3, [], 30)
+
+
 def test_a_gpu():
     """Where there is a GPU it is named with its memory, and the CPU is not."""
     engine = judged(0, ["ENGINE xllamacpp 1", "ggml_cuda_init: found 1 devices", CPU, GPU], 30)

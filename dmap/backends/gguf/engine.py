@@ -73,7 +73,7 @@ def look() -> NoReturn:
         _fail(UNUSABLE, f"{name} is not one that dmap can use ({exc}); {INSTALL}")
     os.write(told, f"{ENGINE} {name}\n".encode())
     for device in xllamacpp.get_device_info():
-        words = {"name": device["name"], "what": device["description"][:200]}
+        words = {"name": device["name"], "what": device["description"][:60]}
         numbers = {"bytes": device["memory_total"], "type": device["type"].name.rpartition("_")[2]}
         os.write(told, f"{DEVICE} {json.dumps(words | numbers)}\n".encode())
     os._exit(ENDED)

@@ -18,9 +18,15 @@ LOOK_S = 30.0
 """How long drivers may take: those of several NVIDIA cards without persistence take some seconds each."""
 
 
+class _Said(Log):
+    """What an engine says; a driver that is told to explain itself writes more than a server's last lines."""
+
+    LINES = 4000
+
+
 async def look(section: GGUFSection, within_s: float = LOOK_S) -> Engine:
     """Ask the engine as *section* would run it.  Raises `EngineUnusable` with what to do."""
-    log = Log()
+    log = _Said()
     status = await run_once((sys.executable, "-P", engine.__file__), section.environment(), log, within_s)
     return judged(status, log.since(0), within_s)
 
@@ -30,7 +36,7 @@ def judged(status: int | None, lines: Sequence[str], within_s: float) -> Engine:
     names = _after(engine.ENGINE, lines)
     rest = [line for line in lines if not line.startswith((engine.ENGINE, engine.DEVICE))]
     ended = f"ended with status {status}" if status is not None else f"gave no answer within {within_s:g} s"
-    if status == engine.UNUSABLE:
+    if status == engine.UNUSABLE and rest:
         raise EngineUnusable(rest[-1].removeprefix("dmap.engine: "))
     said = f" ({rest[-1]})" if rest else ""
     if not names:
