@@ -151,7 +151,9 @@ async def serve(
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reload
     given = given_to_us(config.access)
     await _end_orphans()
-    found = await engines.look_at(config)  # after the orphans, which may fill a GPU
+    found = await _looked(config, stop)  # after the orphans, which may fill a GPU
+    if found is None:
+        return 0
     state = StateFile(config.state or default_path(os.environ))
     async with tasks.running(notifier.beat, "notify"), listening(config, given, state, found) as daemon:
         _introduce(daemon, by="systemd" if given else None)
@@ -167,6 +169,17 @@ async def serve(
         _log.info(logfmt("stopping", {"within_s": config.server.shutdown_s}))
         await daemon.drain(hurry)
     return 1 if broken.is_set() else 0
+
+
+async def _looked(config: Config, stop: asyncio.Event) -> dict[str, Engine] | None:
+    """Ask the engines, which a driver may hold for half a minute; None if *stop* is set before that."""
+    looking = tasks.errand(engines.look_at(config), "look at engines", expected=(ConfigProblem,))
+    stopped = tasks.errand(stop.wait(), "stop")
+    try:
+        await asyncio.wait((looking, stopped), return_when=asyncio.FIRST_COMPLETED)
+        return looking.result() if looking.done() else None
+    finally:
+        await tasks.end(looking, stopped)
 
 
 async def _end_orphans() -> None:

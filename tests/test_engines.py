@@ -1,7 +1,9 @@
 """The engines of this installation: what `check-config`, the start and `/ready` make of them."""
 
+import asyncio
 import os
 import re
+import signal
 import subprocess
 import sys
 import venv
@@ -9,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
+import psutil
 import pytest
 
 from dmap.backends import Engine
@@ -145,6 +148,26 @@ def test_the_words_of_the_warning(tmp_path):
         "models.it.load.gpu_layers: has no effect, for xllamacpp 1 sees no GPU here and computes on "
         "CPU (Some CPU, 8.0 GiB); see docs/gpu.md"
     ]
+
+
+@pytest.mark.timeout(60)
+async def test_a_signal_while_a_driver_hangs(tmp_path, written):
+    """Who stops a start that waits for a driver need not wait for it, too, and nothing of it is left."""
+    begun = tmp_path / "begun"
+    os.mkfifo(begun)
+    (tmp_path / "xllamacpp.py").write_text(f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(600)")
+    environment = {**os.environ, "STATE_DIRECTORY": str(tmp_path), "PYTHONPATH": str(tmp_path)}
+    command = (sys.executable, "-m", "dmap", "serve", str(written))
+    pipe = asyncio.subprocess.PIPE
+    start = await asyncio.create_subprocess_exec(*command, env=environment, stderr=pipe)
+    await asyncio.to_thread(begun.read_bytes)
+    (child,) = psutil.Process(start.pid).children()
+
+    start.send_signal(signal.SIGTERM)
+
+    async with asyncio.timeout(15):
+        assert (await start.wait(), await start.stderr.read()) == (0, b"")
+    assert not child.is_running()
 
 
 async def test_a_running_daemon(tmp_path, models):
