@@ -24,6 +24,7 @@ _FILE = "the configuration, YAML; without it, DMAP_BACKEND_URL, DMAP_LISTEN and 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that *argv* names; return its exit code."""
+    _open_standard_files()
     try:
         options = _parser().parse_args(argv)
         code = int(options.run(options))
@@ -37,6 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return EX_INTERRUPTED
+
+
+def _open_standard_files() -> None:
+    """Have files at the descriptors 0, 1 and 2, also when started without them: else sockets get there."""
+    while (file := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(file)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
 import re
 import signal
 import socket
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 
@@ -85,6 +87,26 @@ async def stopping(process: Process, connect: Connect) -> None:
         with contextlib.suppress(ConnectionError):
             while True:
                 (await connect(process)).close()
+
+
+async def test_a_start_without_standard_files(tmp_path):
+    """Started with nothing at 0, 1 and 2 it runs all the same, and no socket gets these numbers."""
+    config, told = tmp_path / "config.yaml", tmp_path / "notify"
+    config.write_text("listen: {port: 0}\nbackends: {fake: {kind: openai, url: 'http://127.0.0.1:9'}}\n")
+    dmap = (sys.executable, "-m", "dmap", "serve", str(config))
+    closing = ("sh", "-c", 'exec "$0" "$@" 0>&- 1>&- 2>&-')
+    environment = {**os.environ, "STATE_DIRECTORY": str(tmp_path), "NOTIFY_SOCKET": str(told)}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as service:
+        service.bind(str(told))
+        service.settimeout(HERE_S)
+        child = await asyncio.create_subprocess_exec(*closing, *dmap, env=environment)
+
+        said = await asyncio.to_thread(service.recv, 4096)
+        files = [os.readlink(f"/proc/{child.pid}/fd/{number}") for number in range(3)]
+
+    tell(Process(child))
+    assert said == b"STATUS=starting" and files == ["/dev/null"] * 3
+    assert await ended(Process(child)) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
