@@ -1,6 +1,7 @@
 """What became of one request: a plain record, filled in as it goes and told once at its end."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from dmap.wire.trace import Trace
 
@@ -17,6 +18,7 @@ class RequestRecord:
     *tokens_per_s* is what the server says of its speed.  *key* tells that *client* is the name of an API
     key, *received* that the request was let in.  *committed* is set when the head of the response is out; no
     HTTP error can be sent after that.  *lacks_route* tells that the server said that it has no such route.
+    *changes* names what dmap filled in, forced and stripped.
     """
 
     id: str
@@ -49,6 +51,7 @@ class RequestRecord:
     committed: bool = False
     lacks_route: bool = False
     trace: Trace | None = None
+    changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def model_key(self) -> str | None:

@@ -47,6 +47,19 @@ def kept(body: object) -> str:
     return captures.fields()[0]["body"]
 
 
+def test_what_was_sent() -> None:
+    """Beside the body stands what its server got of it, without secrets too; nothing before it was sent."""
+    captures, first, second = Captures(), record("a"), record("b")
+    captures.note(first, b'{"model": "m"}', 1.0)
+    captures.note(second, b'{"model": "m"}', 2.0)
+
+    captures.sent(first, b'{"model": "m", "temperature": 0.5, "password": "hush"}')
+    captures.sent(record("c"), b'{"model": "of a request that is not kept"}')
+
+    sent = [each["sent"] for each in captures.fields()]
+    assert sent == ['{"model": "m", "temperature": 0.5, "password": "***"}', None]
+
+
 class TestRedaction:
     @pytest.mark.parametrize("name", NAMES)
     def test_what_is_called_like_a_secret(self, name) -> None:

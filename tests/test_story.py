@@ -122,6 +122,28 @@ async def test_an_answer_of_another_model(
     assert ('dmap_mismatches_total{model="m"} 1.0' in text) is bool(mismatches)
 
 
+async def test_what_was_done_to_it(start: Any, backend: FakeBackend) -> None:
+    """The grant tells what was filled in, forced and stripped; a capture has both bodies."""
+    backend.script = lambda e: e.end(answer(b"{}"))
+    proxy = await start(
+        f"backends: {{fake: {{kind: openai, url: '{backend.url}'}}}}\n"
+        "debug: {capture: true}\ndefaults: {temperature: 0.5}\n"
+        "models: {m: {force: {seed: 7}, strip: [user]}}"
+    )
+    async with aiohttp.ClientSession(proxy.url) as session:
+        asked = {"model": "m", "messages": [], "user": "me"}
+        async with session.post(CHAT, json=asked) as answered:
+            assert answered.status == 200
+        async with session.get("/debug/captures") as page:
+            (capture,) = (await page.json())["captures"]
+
+    (granted,) = [fields for type, fields in events(proxy) if type == "request.granted"]
+    told = {name: granted[name] for name in ("filled", "forced", "stripped")}
+    assert told == {"filled": ["temperature"], "forced": ["seed"], "stripped": ["user"]}
+    assert json.loads(capture["body"]) == asked
+    assert json.loads(capture["sent"]) == {"model": "m", "messages": [], "seed": 7, "temperature": 0.5}
+
+
 @pytest.mark.parametrize("status", [400, 422])
 async def test_an_error_in_anthropics_dialect(proxy: Any, backend: FakeBackend, status: int) -> None:
     """An error that a backend told in OpenAI's shape gets the member by which Anthropic's clients know it."""

@@ -46,6 +46,11 @@ class TestLines:
                 "waits for b, position 2, about 8.0 s",
             ),
             ("request.granted", {"queue_s": 0.0001, "switch_s": 0.0}, "at once"),
+            (
+                "request.granted",
+                {"model": "m", "filled": ["top_p", "seed"], "stripped": ["user"]},
+                "m at once, filled in top_p, seed, stripped user",
+            ),
             ("request.first_byte", {"first_byte_s": 0.12}, "after 120 ms"),
             ("request.retried", {"model": "m", "reason": "it was gone"}, "m, it was gone"),
             (

@@ -12,7 +12,7 @@ from dmap.config import ConfigProblem, parse
 from dmap.errors import BadRequest
 from dmap.kinds import KINDS, ROUTES
 from dmap.wire.body import Call, peek
-from dmap.wire.fitting import fit
+from dmap.wire.fitting import changes, fit
 from dmap.wire.parameters import camel, understood
 from dmap.wire.routes import Wording
 
@@ -527,3 +527,35 @@ def test_any_request_is_fitted_or_refused(fields, to, defaults, force, strip):
                 call, wording(*to), model="m", defaults=defaults, force=force, strip=frozenset(strip)
             ).written()
         )
+
+
+# What was done
+
+
+@pytest.mark.parametrize(
+    ("asked", "options", "told"),
+    [
+        ({}, {}, {}),
+        ({"temperature": 1}, {"defaults": {"temperature": 0.5}}, {}),
+        (
+            {"temperature": None},
+            {"defaults": {"temperature": 0.5, "seed": 7}},
+            {"filled": ["temperature", "seed"]},
+        ),
+        ({"top_p": 1}, {"force": {"top_p": 0.9, "seed": 7}}, {"forced": ["top_p", "seed"]}),
+        ({"logit_bias": {}}, {"strip": frozenset({"logit_bias"})}, {"stripped": ["logit_bias"]}),
+        ({"maxTokens": 5}, {}, {}),
+        ({"topP": 1, "user": "me"}, {"force": {"top_p": 0.9}}, {"forced": ["top_p"]}),
+        (
+            {"logprobs": True, "seed": 1},
+            {"strip": frozenset({"logprobs"}), "force": {"seed": 7}, "defaults": {"top_k": 4}},
+            {"filled": ["top_k"], "forced": ["seed"], "stripped": ["logprobs"]},
+        ),
+    ],
+)
+def test_what_was_done_is_told(asked, options, told):
+    """It is told what was filled in, forced and stripped; another name of the model or a word is neither."""
+    words = wording(CHAT, "openai")
+    made = fit(peek(of(**asked)), words, model="real", **options)
+
+    assert changes(made, options.get("force", {}), words) == told

@@ -47,6 +47,9 @@ _SAID = {
     "request.granted": (
         "{model} after {queue_s:time}|{model} at once|after {queue_s:time}|at once",
         "{switch_s:time} of it for the switch|",
+        "filled in {filled:, }|",
+        "forced {forced:, }|",
+        "stripped {stripped:, }|",
     ),
     "request.retried": ("{model}", "{reason}"),
     "request.first_byte": ("{model} after {first_byte_s:time}|after {first_byte_s:time}",),

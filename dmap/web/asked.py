@@ -1,13 +1,13 @@
 """What one request asks for: its body, read once, and what each server gets of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from dmap.models import ModelKey, Route
 from dmap.wire.acts import acts
 from dmap.wire.body import Call, check_permits, peek
-from dmap.wire.fitting import fit
+from dmap.wire.fitting import changes, fit
 from dmap.wire.form import Form, content_type_of, peek_form
 from dmap.wire.routes import InferenceRoute, Wording
 from dmap.wire.shape import check_shape
@@ -29,7 +29,18 @@ class Asked:
     the body in bytes.
     """
 
-    __slots__ = ("_fitted", "_read", "acts", "content_type", "model", "path", "sample", "size", "stream")
+    __slots__ = (
+        "_fitted",
+        "_read",
+        "acts",
+        "changes",
+        "content_type",
+        "model",
+        "path",
+        "sample",
+        "size",
+        "stream",
+    )
 
     def __init__(self, path: InferenceRoute, content_type: str, body: bytes) -> None:
         self.path = path
@@ -38,6 +49,8 @@ class Asked:
         """What its server was sent, if it is JSON of up to `SAMPLE_BYTES`; `drop` leaves it."""
         self.acts = False
         """Whether it does more than have a model answer, so that it must not be sent twice; after `check`."""
+        self.changes: Mapping[str, Sequence[str]] = {}
+        """Which of its members dmap filled in, forced and stripped; after `check`."""
         self._read: Call | Form | None
         self._fitted: dict[ModelKey, bytes | Callable[[], bytes]] = {}
         if path.form and content_type.lower().startswith("multipart/"):
@@ -72,6 +85,7 @@ class Asked:
         check_permits(read.needs, route.permit | permits, route.strip)
         check_shape(self.path.contents, read.fields)
         self._fitted[route.key], self.stream = call.written, call.stream
+        self.changes = changes(call, route.force, words)
         self.acts = acts(call.fields)
         self.sample = call if self.size <= SAMPLE_BYTES else None
         return call

@@ -1,10 +1,10 @@
 """
 The bodies of the last requests, if `debug.capture` is true; otherwise nothing is looked at or kept.
 
-What is kept is short, and its secrets are taken out before it is kept: the values of fields that are called
-like a secret, at any depth and in JSON within strings; what looks like a credential; and base64 (images,
-sound).  A body that is no JSON is not kept, because nobody can tell where a secret in it ends.  The
-counterpart is `GET /debug/captures`.
+Each is kept as it came, and as it was sent on.  What is kept is short, and its secrets are taken out before
+that: the values of fields that are called like a secret, at any depth and in JSON within strings; what looks
+like a credential; and base64 (images, sound).  A body that is no JSON is not kept, because nobody can tell
+where a secret in it ends.  The counterpart is `GET /debug/captures`.
 """
 
 import json
@@ -49,8 +49,14 @@ class Captures:
     def note(self, record: RequestRecord, body: bytes, at: float) -> None:
         """Keep the *body* of *record*, which came *at*, wall time in seconds since 1970."""
         text, is_cut = _shown(body)
-        fields = {"at": round(at, 3), "size_bytes": len(body), "cut": is_cut, "body": text}
+        fields = {"at": round(at, 3), "size_bytes": len(body), "cut": is_cut, "body": text, "sent": None}
         self._kept.append((record, fields))
+
+    def sent(self, record: RequestRecord, body: bytes) -> None:
+        """Keep the *body* that the server of *record* gets, too."""
+        fields = next((fields for kept, fields in reversed(self._kept) if kept is record), None)
+        if fields is not None:
+            fields["sent"] = _shown(body)[0]
 
     def clear(self) -> None:
         """Forget all of them."""

@@ -79,7 +79,7 @@ async def _check(proxy: Proxy, visit: Visit, asked: Asked, route: Route) -> None
     """Refuse what needs no place in the queue to be refused."""
     kind = proxy.config.kind_of(route.key.backend)
     call = asked.check(route, kind.wording(asked.path), visit.client.permit)
-    visit.record.stream = asked.stream
+    visit.record.stream, visit.record.changes = asked.stream, asked.changes
     _suit(asked.path, route, kind)
     proxy.lacking.check(route.key, asked.path.path)
     proxy.inventory.check(route.key.backend)
@@ -152,7 +152,7 @@ async def _granted(proxy: Proxy, reply: Reply, gate: Gate, lease: Lease, ask: Ca
     record.queue_s, record.switch_s = lease.queue_s, lease.switch_s
     waited = {"queue_s": lease.queue_s, "switch_s": lease.switch_s}
     asked = {"asked": record.alias} if record.alias is not None else {}
-    request_log.tell(bus, record, "request.granted", waited | asked)
+    request_log.tell(bus, record, "request.granted", {**waited, **asked, **record.changes})
 
 
 def _words(gate: Gate, lease: Lease) -> str:
@@ -176,6 +176,8 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
         _begun(proxy, visit.record, backend, route, named)
 
     await beside(asked.size, functools.partial(asked.fitted, route))
+    if proxy.config.debug.capture:
+        proxy.captures.sent(visit.record, asked.fitted(route))
     own = [("X-Request-Id", visit.record.id)]
     if asked.content_type:
         own.append(("Content-Type", asked.content_type))

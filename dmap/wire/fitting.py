@@ -59,6 +59,31 @@ def fit(
     return call._replace(model=model, stream=fields.get("stream") is True, fields=fields)
 
 
+def changes(call: Call, force: Collection[str], words: Wording) -> dict[str, list[str]]:
+    """
+    Tell which members of a fitted *call* dmap `filled` in, `forced` and `stripped`, as far as there are any.
+
+    Its model is none of these, nor is what only got another word.
+    """
+    read, fields = call.read, call.fields
+    if fields is read:
+        return {}
+    own = {_field(word) for name in force for word in words.sent.get(name, ())}
+    foreign = [word for word in read if word in words.foreign and word not in fields]
+    said = {_field(word) for word in foreign for word in words.sent[words.foreign[word]]}
+    new = [word for word, value in fields.items() if value is not read.get(word) and word != "model"]
+    told = {
+        "filled": [word for word in new if word not in own and word not in said],
+        "forced": [word for word in new if word in own],
+        "stripped": [word for word in read if word not in fields and word not in foreign],
+    }
+    return {what: members for what, members in told.items() if members}
+
+
+def _field(word: str) -> str:
+    return word.partition(".")[0]
+
+
 def _strip(fields: dict[str, Any], gone: frozenset[str], kept: Collection[str] = ()) -> None:
     for word in [word for word in fields if _plain(word) in gone and word not in kept]:
         del fields[word]
@@ -66,7 +91,7 @@ def _strip(fields: dict[str, Any], gone: frozenset[str], kept: Collection[str] =
 
 def _force(fields: dict[str, Any], force: _Fields, words: Wording) -> None:
     """Have each parameter of *force* stand once, as the server reads it, or not at all if it does not."""
-    kept = {word.partition(".")[0] for name in force for word in words.sent.get(name, ())}
+    kept = {_field(word) for name in force for word in words.sent.get(name, ())}
     _strip(fields, plain_words(frozenset(force)), kept)
     for name, value in force.items():
         _put(fields, words.sent.get(name, ()), value, words)
