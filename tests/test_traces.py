@@ -1,6 +1,7 @@
 """Where the time of a request went, as a collector gets it."""
 
 import asyncio
+import hashlib
 import re
 import subprocess
 import sys
@@ -85,6 +86,37 @@ async def test_the_trace_is_told_everywhere(traced: Any, backend: Any, caplog: A
     assert [f"trace={id}" in line for id, line in zip(ids, caplog.messages, strict=True)] == [True, True]
     events = [event.fields for event in traced.proxy.bus.since(0, 100)[0] if "id" in event.fields]
     assert {fields["trace"] for fields in events} == {ids[0]}
+
+
+async def test_who_is_not_let_in_has_no_spans(start: Any, backend: Any, otlp: Collector) -> None:
+    """Strangers, who may ask without end, and looks at health or lists make no spans, whatever they say."""
+    access = f"access: {{keys: [{{name: k, sha256: {hashlib.sha256(b'k').hexdigest()}}}]}}"
+    fake = f"backends: {{fake: {{kind: openai, url: '{backend.url}'}}}}"
+    proxy = await start(f"{fake}\n{access}\ntraces: {{url: '{otlp.url}', share: 1}}")
+    backend.script = lambda e: e.end(answer(b"{}"))
+
+    await asked(proxy, SAMPLED)
+    await asked(proxy, SAMPLED | {"x-api-key": "k"}, "/v2/nothing")
+    async with aiohttp.ClientSession(proxy.url) as session:
+        await asyncio.gather(session.get("/health"), session.get("/v1/models", headers={"x-api-key": "k"}))
+    await asked(proxy, SAMPLED | {"x-api-key": "k"})
+
+    await otlp.trace(ID, 2)
+    assert [span.name for span in otlp.spans] == ["POST /v1/chat/completions", "relay"]
+
+
+@pytest.mark.parametrize(("parent", "goes_on"), [(f"00-{ID}-{SPAN}-00", True), ("00-none", False)])
+async def test_the_state_of_a_trace_goes_with_it(
+    traced: Any, backend: Any, parent: str, goes_on: bool
+) -> None:
+    """What tools note in `tracestate` is of their own trace, so a new one begins without (section 3.3)."""
+    backend.script = backend.by_hand
+    asking = asyncio.create_task(asked(traced, {"traceparent": parent, "tracestate": "tool=1"}))
+    exchange = await backend.next()
+    await exchange.end(answer(b"{}"))
+    await asking
+
+    assert (b"tracestate: tool=1" in exchange.head) is goes_on
 
 
 async def test_without_traces_there_is_no_trace(proxy: Any, backend: Any) -> None:

@@ -64,9 +64,13 @@ class Traces:
         return trace_of(headers.getall("traceparent", ()), self._draw)
 
     def end(self, record: RequestRecord, total_s: float) -> None:
-        """Send the trace of a request that has ended after *total_s*, if it is one of the sampled."""
+        """
+        Send the trace of a request that was let in and has ended after *total_s*, if it is one of the sampled.
+
+        Others have none: strangers would fill what waits for the collector, and probes of health the rest.
+        """
         trace = record.trace
-        if trace is not None and trace.sampled and self._exporter is not None:
+        if record.received and trace is not None and trace.sampled and self._exporter is not None:
             switches = (*self._ended, *self._under_way.values())
             self._exporter.take(trace.id, spans_of(record, trace, self._clock(), total_s, switches))
 

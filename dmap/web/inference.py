@@ -181,13 +181,15 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
     own = [("X-Request-Id", visit.record.id)]
     if asked.content_type:
         own.append(("Content-Type", asked.content_type))
+    theirs = visit.request.headers.items()
     if (trace := visit.record.trace) is not None:
         own.append(("traceparent", trace.send()))
+        theirs = [line for line in theirs if trace.parent or line[0].lower() != "tracestate"]
     await relay.run(
         reply,
         proxy.pool,
         where,
-        to_backend(visit.request.headers.items(), own),
+        to_backend(theirs, own),
         functools.partial(asked.fitted, route),
         lease_s=proxy.gate(route).section.lease_s,
         method=visit.record.method,
