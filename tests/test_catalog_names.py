@@ -326,6 +326,16 @@ def test_an_entry_may_name_the_file(name):
     assert [route(made, name).needs.parallel for name in ("m.Q4", "d.Q4")] == [1, 2]
 
 
+@pytest.mark.parametrize("client", [ANYONE, Client("k", ("Speech",))])
+def test_an_alias_of_two_models_is_the_firsts(client):
+    """Where two models, in different letters, are one entry of the file, its alias is the first's."""
+    text = f"{TWO}models: {{Speech: {{backend: a, aliases: [stt, '*']}}}}"
+    made = catalog(text, a=["speech"], b=[])
+
+    assert [route(made, name, client).key.model for name in ("stt", "Speech")] == ["Speech", "Speech"]
+    assert [made.show(name, client, ()).name for name in ("stt", "gpt-4o")] == ["stt", "Speech"]
+
+
 # Names that nobody knows
 
 

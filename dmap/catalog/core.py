@@ -134,7 +134,8 @@ class Catalog:
         Raises `ModelNotFound` or `BackendDown` as `resolve` does.
         """
         entry = self._find(name, client, or_fallback=True)
-        names = (name,) if name in entry.names else (entry.name, str(entry.key), name)
+        own = (name,) if name in entry.names else ()
+        names = (*own, entry.name, str(entry.key), name)
         chosen = next(each for each in names if self._names.find(each) is entry)
         return self._shown(chosen, entry, client, set(residents))
 

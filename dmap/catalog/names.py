@@ -56,8 +56,10 @@ class NameIndex:
         self.entries |= {entry.name: entry for entry in variants}
         self.variants = tuple(entry for entry in self.entries.values() if entry.of is not None)
         self.fallback = next((entry for entry in self.entries.values() if entry.takes_any), None)
-        self._all = {alias: entry for entry in self.entries.values() for alias in entry.names[1:]}
-        for name, entry in (*self.entries.items(), *((str(entry.key), entry) for entry in self.known)):
+        self._all: dict[str, Entry] = {}
+        aliases = ((alias, entry) for entry in self.entries.values() for alias in entry.names[1:])
+        addresses = ((str(entry.key), entry) for entry in self.known)
+        for name, entry in (*aliases, *self.entries.items(), *addresses):
             self._all.setdefault(name, entry)
         for entry in self.known:
             for name in entry.info.names:
