@@ -106,7 +106,7 @@ async def _stream(reply: Reply, exchange: Exchange, by_finish: bool) -> None:
     reply.record.tokens_in, reply.record.tokens_out, reply.record.tokens_per_s = watch.usage()
     if watch.error:
         reply.record.outcome = "backend_error"
-    if readable and not watch.ended(reply.dialect, by_finish=by_finish):
+    if readable and not watch.ended(reply.dialect, by_finish=by_finish, by_eof=exchange.by_eof):
         raise BackendBroke(_NO_MARK)
 
 

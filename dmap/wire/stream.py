@@ -102,15 +102,16 @@ class StreamWatch:
         self.look()
         return bool(self._cut)
 
-    def ended(self, dialect: Dialect, *, by_finish: bool = False) -> bool:
+    def ended(self, dialect: Dialect, *, by_finish: bool = False, by_eof: bool = False) -> bool:
         """
         Tell whether the stream came to its end mark.
 
-        *by_finish* also takes a `finish_reason` for one, since some servers send no `[DONE]`.
+        *by_finish* also takes a `finish_reason` for one, since some servers send no `[DONE]`.  With *by_eof*
+        only the end of the connection tells of the end; where there is no mark, a record is whole by then.
         """
         records = self._tail()
         if not (dialect.done or dialect.last_events):
-            return True
+            return not (by_eof and self._cut)
         if dialect.done:
             is_marked = any(map(_DONE.match, (*records[-1:], self._cut.strip())))
             return is_marked or (by_finish and any(map(_FINISHED.search, records)))
