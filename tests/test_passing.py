@@ -167,6 +167,14 @@ class TestAnswers:
         with pytest.raises(aiohttp.ClientPayloadError):
             await ask(dmap, "POST", "/v1/stream", json={"stream": True, "breaks": True})
 
+    async def test_a_stream_that_ends_inside_a_record(self, start: Any, backend: FakeBackend) -> None:
+        """Where only the connection tells of the end, a record that is cut tells that it was none."""
+        proxy = await start(f"backends: {{server: {{kind: openai, url: '{backend.url}'}}}}")
+        backend.script = torn
+
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await ask(proxy, "POST", "/v1/stream", json={"stream": True})
+
     async def test_an_error(self, dmap: Proxy) -> None:
         """An error in a form of the server's own keeps its status, in OpenAI's shape."""
         status, told, _ = await ask(dmap, "POST", "/v1/unprocessable", json={})
@@ -275,6 +283,7 @@ class TestRequests:
             ("POST", "/v1/models/guard", 405),
             ("DELETE", "/v1/models/guard", 405),
             ("GET", "/v1/model/unload", 404),
+            ("POST", "/v1/hardware/deactivate", 404),
             ("GET", "/v1/moderations", 404),
             ("PUT", "/v1/files/file-0", 404),
             ("HEAD", "/v1/files/file-0", 404),
@@ -517,6 +526,13 @@ class TestQueue:
 async def answering(exchange: Exchange) -> None:
     """Answer, and stay connected."""
     await exchange.write(answer(b"{}"))
+
+
+async def torn(exchange: Exchange) -> None:
+    """Send an event stream without a length, and end in its second record."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+    await exchange.write(head, b'data: 1\n\ndata: {"a')
+    exchange.close()
 
 
 async def cut(exchange: Exchange) -> None:

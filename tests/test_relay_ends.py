@@ -30,7 +30,7 @@ IN_RESPONSES = (
     b'event: error\ndata: {"type": "error", "code": "backend_broke", "message": "%b", "param": null}\n\n'
 )
 IN_MESSAGES = (
-    b'event: error\ndata: {"type": "error", "error": {"type": "backend_error", "message": "%b"}}\n\n'
+    b'event: error\ndata: {"type": "error", "error": {"type": "api_error", "message": "%b"}}\n\n'
 )
 ROUTES = pytest.mark.parametrize(
     ("route", "form"),

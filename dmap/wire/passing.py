@@ -47,15 +47,16 @@ extensions/openai/script.py); Xinference has /v1/cluster, /v1/workers and /v1/ca
 like a path names a model that nobody has checked.
 """
 _ORDERS = (
-    "abort apply control delete drain exit flush install kill launch param pause pull push quit register "
-    "registration release remove reset restart restore resume scale start stop switch uninstall unregister "
+    "abort activate apply clear control deactivate delete disable drain eject enable evict exit flush free "
+    "install kill launch param pause pull purge push quit register registration release remove reset restart "
+    "restore resume scale start stop switch uninstall unregister "
     "config option override prop setting slot template"
 )
 """
 What is ordered, and what then holds for everybody.
 
 llama.cpp has /v1/chat/completions/control (tools/server/server.cpp), TabbyAPI /v1/template/switch and
-/v1/sampling/override/unload, Lemonade /v1/pull, /v1/delete and /v1/install.
+/v1/sampling/override/unload, Lemonade /v1/pull, /v1/delete and /v1/install, Cortex /v1/hardware/activate.
 """
 _RIGHTS = (
     "admin auth credential debug key license login mcp passthrough permission profile profiler proxy rpc"
