@@ -29,9 +29,7 @@ IN_CHAT = (
 IN_RESPONSES = (
     b'event: error\ndata: {"type": "error", "code": "backend_broke", "message": "%b", "param": null}\n\n'
 )
-IN_MESSAGES = (
-    b'event: error\ndata: {"type": "error", "error": {"type": "api_error", "message": "%b"}}\n\n'
-)
+IN_MESSAGES = b'event: error\ndata: {"type": "error", "error": {"type": "api_error", "message": "%b"}}\n\n'
 ROUTES = pytest.mark.parametrize(
     ("route", "form"),
     [(CHAT, IN_CHAT), (COMPLETIONS, IN_CHAT), (RESPONSES, IN_RESPONSES), (MESSAGES, IN_MESSAGES)],

@@ -65,7 +65,7 @@ class Traces:
 
     def end(self, record: RequestRecord, total_s: float) -> None:
         """
-        Send the trace of a request that was let in and has ended after *total_s*, if it is one of the sampled.
+        Send the trace of a request that was let in, and ended after *total_s*, if it is one of the sampled.
 
         Others have none: strangers would fill what waits for the collector, and probes of health the rest.
         """

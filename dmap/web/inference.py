@@ -181,7 +181,7 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
     own = [("X-Request-Id", visit.record.id)]
     if asked.content_type:
         own.append(("Content-Type", asked.content_type))
-    theirs = visit.request.headers.items()
+    theirs = list(visit.request.headers.items())
     if (trace := visit.record.trace) is not None:
         own.append(("traceparent", trace.send()))
         theirs = [line for line in theirs if trace.parent or line[0].lower() != "tracestate"]
