@@ -23,6 +23,7 @@ from dmap.gate.live import LiveArbiter, limits_of
 from dmap.gate.queue_view import QueueView
 from dmap.gate.refusals import error_of, not_unloaded
 from dmap.gate.switchlog import SwitchLog
+from dmap.gate.unloads import Unloads
 from dmap.gate.upkeep import Upkeep
 from dmap.models import ModelKey, Route
 
@@ -69,7 +70,7 @@ class Gate:
         self.view, self.lengths = QueueView(self._arbiter, self._live.now), self._arbiter.lengths
         self._log = SwitchLog(name, tell, self.view.first_of)
         self._upkeep = Upkeep(self._live, self._models, self._log, tell)
-        self._unloads: dict[asyncio.Future[DmapError | None], ModelKey] = {}
+        self._unloads = Unloads()
         self.drained = False
         self._first_look: asyncio.Task[None] | None = None
         self._closed = False
@@ -178,8 +179,7 @@ class Gate:
         """
         if self._closed:
             raise not_unloaded(key)
-        wait_s, outcome = self.section.wait_s, asyncio.get_running_loop().create_future()
-        self._unloads[outcome] = key
+        wait_s, outcome = self.section.wait_s, self._unloads.order(key)
         self._live.say(self._arbiter.unload, key)
         try:
             async with asyncio.timeout(wait_s):
@@ -188,7 +188,7 @@ class Gate:
             text = f"{key} on {self.name!r} still serves after {wait_s:g} s and was not unloaded"
             raise WaitExpired(text, retry_after_s=5) from None
         finally:
-            if self._unloads.pop(outcome, None) and key not in self._unloads.values():
+            if self._unloads.take_back(outcome):
                 self._live.say(self._arbiter.keep, key)
         if error is not None:
             raise error
@@ -217,8 +217,8 @@ class Gate:
         await tasks.end(self._first_look)
         await self._upkeep.close()
         self._log.heed(self._live.now(), None)
-        for key in dict.fromkeys(self._unloads.values()):
-            self._answer_unloads(key, not_unloaded(key))
+        for key in self._unloads:
+            self._unloads.answer(key, not_unloaded(key))
         self._live.close()
 
     # Questions
@@ -277,16 +277,10 @@ class Gate:
 
     def _note_unloads(self) -> None:
         """Answer the orders whose unloading is over."""
-        for key in dict.fromkeys(self._unloads.values()):
+        for key in self._unloads:
             if not self._arbiter.is_leaving(key):
                 stays = key in self._arbiter.residents
-                self._answer_unloads(key, self._models.stuck.pop(key, None) if stays else None)
-
-    def _answer_unloads(self, key: ModelKey, error: DmapError | None) -> None:
-        for outcome in [outcome for outcome, model in self._unloads.items() if model == key]:
-            del self._unloads[outcome]
-            if not outcome.done():  # else whoever waits for it is leaving right now
-                outcome.set_result(error)
+                self._unloads.answer(key, self._models.stuck.pop(key, None) if stays else None)
 
     def _submit(self, now: float, lease: Lease) -> Iterable[Effect]:
         lease.since = now
