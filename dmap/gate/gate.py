@@ -1,9 +1,8 @@
 """
 The asyncio side of the arbiter: `async with gate.lease(route, client)`, one gate per device.
 
-The gate decides nothing.  A lease is its own ticket with the arbiter; switches and looks are carried out by
-`upkeep`.  A request that leaves while it waits, by an error or a cancellation at any await, is
-withdrawn before the exception goes on.
+It decides nothing.  A lease is its own ticket with the arbiter; `upkeep` carries switches and looks out.  A
+request that leaves while it waits, by an error or a cancellation at any await, is withdrawn before that.
 """
 
 import asyncio
