@@ -184,3 +184,15 @@ def test_what_is_no_file_is_not_opened(tmp_path):
     (tmp_path / "folder.gguf").mkdir()
 
     assert found(tmp_path) == []
+
+
+def test_a_pipe_for_a_ref_names_nothing(tmp_path):
+    """A pipe where Hugging Face's cache has a file does not hold the look; the newest revision counts."""
+    repository = tmp_path / "models--org--name"
+    model = repository / "snapshots" / "abc" / "m.gguf"
+    for folder in (model.parent, repository / "blobs", repository / "refs"):
+        folder.mkdir(parents=True)
+    model.touch()
+    os.mkfifo(repository / "refs" / "main")
+
+    assert found(tmp_path) == ["org/name/m.gguf"]

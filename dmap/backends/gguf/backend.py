@@ -12,9 +12,11 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from dmap.backends.base import Loaded, ignore, is_alike
+from dmap.backends.gguf.disk import Disk
 from dmap.backends.gguf.file import ModelFile
 from dmap.backends.gguf.folder import Content, Folder
 from dmap.backends.gguf.recipe import is_error, recipe_of
@@ -29,6 +31,8 @@ from dmap.sections import ModelSection
 
 CHECK_S = 5.0
 """A disk that takes longer to show the head of a file leaves it to the load to find out."""
+SCAN_S = 15.0
+"""A disk that sleeps takes ten seconds to wake up; one that takes longer for a folder counts as down."""
 MOST_TOLD = 10
 """So many files that are left out are told by name at one look."""
 
@@ -46,7 +50,8 @@ class GGUFBackend:
     As many requests as *parallel* says are served at once per model, each with up to *context_length* tokens
     (less where the model was trained for less).  *threads* are the CPU threads that compute per model, by
     default half of what this process may use: they spin while they wait for each other, and the proxy needs
-    room.  *load_s* bounds one load; every *health_s* each resident has to show that it does not hang.
+    room.  *load_s* bounds one load; every *health_s* each resident has to show that it does not hang.  A
+    folder that takes longer than *scan_s* to read counts as one that cannot be read.
     Nothing is started or read before the first call.
 
     *contexts* tells the context length that a model will be loaded with, by id, where that is not
@@ -56,7 +61,9 @@ class GGUFBackend:
     frees_at_once = True
     url = None
 
-    def __init__(self, name: str, section: GGUFSection, *, health_s: float = 10.0) -> None:
+    def __init__(
+        self, name: str, section: GGUFSection, *, health_s: float = 10.0, scan_s: float = SCAN_S
+    ) -> None:
         self.name = name
         self.changed: Callable[[], None] = ignore
         self.in_use: Callable[[str], bool] = lambda model: False
@@ -68,6 +75,8 @@ class GGUFBackend:
         self._files: dict[str, ModelFile] = {}
         self._told = _NOTHING
         self._soundness = Soundness()
+        self._folders, self._heads = Disk(), Disk()
+        self._scan_s = scan_s
         self._unknown: set[str] = set()
         self._residents = residents = Residents(
             name,
@@ -131,7 +140,7 @@ class GGUFBackend:
             if file is None:
                 raise FileNotFoundError
             async with asyncio.timeout(CHECK_S):
-                fault = await asyncio.to_thread(self._soundness.fault_of, file)
+                fault = await self._heads.read(partial(self._soundness.fault_of, file))
         except FileNotFoundError:
             text = f"the model {model!r} is gone: its file is there no more"
             raise ModelNotFound(text, param="model") from None
@@ -151,9 +160,10 @@ class GGUFBackend:
 
     async def _scan(self) -> Content:
         try:
-            content = await asyncio.to_thread(self._folder.scan)
-        except OSError as exc:
-            reason = exc.strerror or str(exc)
+            async with asyncio.timeout(self._scan_s):
+                content = await self._folders.read(self._folder.scan)
+        except OSError as exc:  # a TimeoutError is one
+            reason = exc.strerror or str(exc) or f"no answer within {self._scan_s:g} s"
             raise BackendDown(f"cannot read the model folder {self._folder.path}: {reason}") from exc
         self._tell(content)
         return content

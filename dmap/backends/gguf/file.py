@@ -1,5 +1,8 @@
 """One model on disk, as far as its files tell."""
 
+import errno
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +19,10 @@ class Part(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> "Part":
-        """Return the file *path* as it is now.  It blocks."""
+        """Return the file *path* as it is now; a pipe, whose reader waits for ever, is none.  It blocks."""
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         return cls(path, status.st_size, status.st_mtime_ns)
 
 

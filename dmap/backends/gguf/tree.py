@@ -221,10 +221,15 @@ def _revision(path: str, folders: tuple[str, ...]) -> str | None:
     return os.path.join(snapshots, named) if named else None
 
 
+def _at_once(path: str, flags: int) -> int:
+    """Open a file, also a pipe that nobody writes to."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _main(path: str) -> str:
     """Return what `refs/main` says, if anything; it is only ever compared."""
     try:
-        with open(os.path.join(path, "refs", "main"), "rb") as file:
+        with open(os.path.join(path, "refs", "main"), "rb", opener=_at_once) as file:
             return file.read(REVISION_BYTES).decode(errors="replace").strip()
     except OSError:
         return ""

@@ -1,0 +1,121 @@
+"""A disk that hangs: what touches it waits, and nothing else does."""
+
+import asyncio
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dmap.backends.gguf.backend import GGUFBackend
+from dmap.backends.gguf.disk import Disk
+from dmap.backends.gguf.section import GGUFSection
+from dmap.errors import BackendDown, ModelNotFound
+from tests.gguf_headers import LLAMA, gguf
+from tests.process import daemon
+
+LIMIT_S = 20
+
+
+class Held:
+    """The model at *path*; until `let_go` whoever opens it waits for the end of a lease (fcntl(2))."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.write_bytes(gguf(*LLAMA))
+        self._file = os.open(path, os.O_RDONLY)
+        fcntl.fcntl(self._file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+    def let_go(self) -> None:
+        fcntl.fcntl(self._file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Held]:
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # by which the kernel asks for the lease
+    folder = tmp_path / "models"
+    folder.mkdir()
+    held = Held(folder / "held.gguf")
+    yield held
+    held.close()
+    signal.signal(signal.SIGIO, before)
+
+
+def over(folder: Path, scan_s: float = LIMIT_S) -> GGUFBackend:
+    section = GGUFSection(kind="gguf", device="gpu0", path=folder)
+    return GGUFBackend("engine", section, scan_s=scan_s)
+
+
+async def test_a_folder_that_hangs_is_down(held: Held) -> None:
+    """However often it is asked, one thread waits for it; each who asks is told, and others go on."""
+    engine, before = over(held.path.parent, 0.2), threading.active_count()
+
+    said = await asyncio.gather(*(engine.models() for _ in range(100)), return_exceptions=True)
+
+    assert threading.active_count() - before == 1
+    assert {type(each) for each in said} == {BackendDown}
+    assert "no answer within 0.2 s" in str(said[0])
+
+
+async def test_it_comes_back(held: Held) -> None:
+    """Once the disk answers, the next look finds what is there."""
+    engine = over(held.path.parent, 0.2)
+    with pytest.raises(BackendDown):
+        await engine.models()
+    held.let_go()
+
+    (model,) = await engine.models()
+
+    assert model.id == "held"
+
+
+@pytest.mark.timeout(90)
+async def test_a_daemon_ends_though_a_disk_hangs(held: Held, tmp_path: Path) -> None:
+    """The end of the process waits for no read."""
+    backends = f"backends: {{engine: {{kind: gguf, path: {held.path.parent}, device: gpu0}}}}"
+
+    async with daemon(tmp_path, f"devices: {{gpu0: {{}}}}\n{backends}") as process:
+        pass
+
+    assert "task_left" not in "".join(process.log)
+
+
+async def test_a_pipe_in_place_of_a_model(tmp_path: Path) -> None:
+    """A model that has become a pipe since the last look is gone, and nobody waits for who would write it."""
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf(*LLAMA))
+    engine = over(tmp_path)
+    await engine.models()
+    path.unlink()
+    os.mkfifo(path)
+
+    async with asyncio.timeout(2):
+        with pytest.raises(ModelNotFound):
+            await engine.check("m")
+
+
+async def test_one_at_a_time() -> None:
+    """Reads take turns, errors are their callers', and who leaves while he waits takes no turn."""
+    disk, going, turns = Disk(), threading.Event(), list[str]()
+
+    def first() -> str:
+        going.wait(LIMIT_S)
+        return "first"
+
+    def wrong() -> None:
+        raise OSError("broken")
+
+    reads = [asyncio.create_task(disk.read(what)) for what in (first, lambda: turns.append("left"), wrong)]
+    await asyncio.sleep(0)
+    reads[1].cancel()
+    going.set()
+    said = await asyncio.gather(*reads, return_exceptions=True)
+
+    assert said[0] == "first" and isinstance(said[2], OSError)
+    assert isinstance(said[1], asyncio.CancelledError) and turns == []
