@@ -326,6 +326,14 @@ def test_an_entry_may_name_the_file(name):
     assert [route(made, name).needs.parallel for name in ("m.Q4", "d.Q4")] == [1, 2]
 
 
+@pytest.mark.parametrize("entry", ["pub/repo/d.Q4", "PUB/repo/d.q4", "d.Q4.gguf", "d.Q4"])
+def test_a_glob_fits_the_model_however_its_entry_names_it(entry):
+    """What a glob says of a model holds also where the model's own entry names it by its file."""
+    made = catalog(f"{BOX}models: {{'pub/*': {{strip: [user]}}, {entry}: {{strip: [n]}}}}", box=[DEEP])
+
+    assert route(made, "d.Q4.gguf").strip == {"user", "n"}
+
+
 @pytest.mark.parametrize("client", [ANYONE, Client("k", ("Speech",))])
 def test_an_alias_of_two_models_is_the_firsts(client):
     """Where two models, in different letters, are one entry of the file, its alias is the first's."""

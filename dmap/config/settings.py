@@ -43,7 +43,8 @@ class Settings:
         self._families: dict[tuple[int, ...], ModelSection] = {(): ModelSection()}
         own = {name: model for name, model in models.items() if not is_glob(name)}
         self.variants = {name: model for name, model in own.items() if model.of is not None}
-        self.named = {name: model.over(self._family(name)) for name, model in own.items() if model.of is None}
+        self._own = {name: model for name, model in own.items() if model.of is None}
+        self.named = {name: model.over(self._family(name)) for name, model in self._own.items()}
         self._folded = {name.casefold(): name for name in reversed(self.named)}
         self._known: dict[tuple[str, ...], ModelSection] = {}
 
@@ -60,8 +61,8 @@ class Settings:
         if names[0] in self.named:
             return self.named[names[0]]
         own = (self._folded[name.casefold()] for name in names if name.casefold() in self._folded)
-        name = next(own, None)
-        return self.named[name] if name is not None else self._family(names[0])
+        name, family = next(own, None), self._family(names[0])
+        return self._own[name].over(family) if name is not None else family
 
     def _family(self, name: str) -> ModelSection:
         """Return what the globs that fit *name* say; models that the same ones fit share one section."""
