@@ -128,6 +128,34 @@ async def test_a_key_sees_no_models_but_its_own(connect: Connect, lm: Emulator) 
     assert refusal["error"]["message"].startswith("the key 'tiny' lacks the scope 'debug' or the use of all")
 
 
+async def test_an_admin_of_some_models_sees_no_others(connect: Connect, lm: Emulator) -> None:
+    """A key with the scope `admin` may be for some models, too: no other is named to it."""
+    sha = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("all", "tiny")}
+    client = await connect(
+        f"""
+        devices: {{gpu0: {{cooldown_s: 0}}}}
+        backends: {{studio: {{kind: lmstudio, url: '{lm.url}', device: gpu0}}}}
+        models: {{{SMALL}: {{aliases: [tiny]}}}}
+        access:
+          keys:
+            - {{name: all, sha256: {sha["all"]}, scopes: [admin, inference]}}
+            - {{name: tiny, sha256: {sha["tiny"]}, models: [tiny], scopes: [admin]}}
+        """
+    )
+    client.session.headers["Authorization"] = "Bearer all"
+    await client.post("/admin/models/load", modelKey=OTHER)
+    _, everything = await client.get("/admin/models")
+
+    client.session.headers["Authorization"] = "Bearer tiny"
+    _, own = await client.get("/admin/models")
+    _, drained = await client.post("/admin/drain", device="gpu0")
+    await client.post("/admin/models/activate", modelKey="tiny")
+    _, activated = await client.get("/admin/models")
+
+    assert (everything["active"], own["active"], activated["active"]) == (OTHER, None, SMALL)
+    assert ([each["id"] for each in own["models"]], OTHER in str(drained)) == ([SMALL], False)
+
+
 class TestLoad:
     async def test_it_really_loads(self, studio: Client, lm: Emulator) -> None:
         """A load is a load: the server has the model, with the options, before the answer comes."""

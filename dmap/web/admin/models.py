@@ -90,12 +90,10 @@ async def unload(proxy: Proxy, visit: Visit) -> web.Response:
 async def models(proxy: Proxy, visit: Visit) -> web.Response:
     """`GET /admin/models`: every model that this key may use, with all that is set for it."""
     await proxy.inventory.refresh()
-    listed = [
-        as_openai(shown) | _settings(proxy, shown)
-        for shown in proxy.catalog.shown(visit.client, proxy.residents())
-        if not shown.is_alias
-    ]
-    return web.json_response({"active": proxy.saved.active, "models": listed})
+    active, seen = proxy.saved.active, proxy.catalog.shown(visit.client, proxy.residents())
+    listed = [as_openai(shown) | _settings(proxy, shown) for shown in seen if not shown.is_alias]
+    is_known = any(shown.active for shown in seen) or (active is not None and visit.client.may_use(active))
+    return web.json_response({"active": active if is_known else None, "models": listed})
 
 
 def _settings(proxy: Proxy, shown: Shown) -> dict[str, Any]:

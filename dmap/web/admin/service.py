@@ -1,6 +1,7 @@
 """`/admin/queue`, `/admin/drain`, `/admin/resume` and `/admin/reload`: what is served, and where."""
 
 import asyncio
+import functools
 from dataclasses import replace
 
 from aiohttp import web
@@ -81,5 +82,6 @@ async def _drained(
     """Save which devices are *drained*, and answer for *gates*, which the order was for."""
     await proxy.save(replace(proxy.saved, drained=drained))
     note(visit, devices=",".join(gates))
-    devices = {name: state(gate) for name, gate in gates.items()}
+    may = functools.partial(proxy.catalog.allows, visit.client)
+    devices = {name: state(gate, may) for name, gate in gates.items()}
     return web.json_response({"status": status, "devices": devices})
