@@ -82,6 +82,8 @@ def test_keys_are_known_by_their_sha256():
         ("proxy: 'http://localhost:${PORT}'", "", {}),
         ("proxy: 'https://h:1/api'", "", {"url": "https://h:1/api"}),
         ("env: ['A=${MODEL_ID}:${PORT}', 'B={c}']", "", {"env": {"A": "{model}:{port}", "B": "{lbrace}c}"}}),
+        ("env: ['A=${env.MODELS}/x', 'B=${env.PORT_0}']", "", {"env": {"A": "/srv/models/x", "B": "9500"}}),
+        ("proxy: 'http://h:${env.PORT_0}'", "", {"url": "http://h:9500"}),
         ("cmdStop: 'docker stop ${MODEL_ID}'", "", {"stop": ["docker", "stop", "{model}"]}),
         ("cmdStop: 'kill -15 ${PID}'", "", {}),
         ("cmdStop: 'kill ${PID}'", "", {}),

@@ -1,7 +1,7 @@
 """One model of llama-swap as dmap's file has it."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ from dmap.moving import words as forms
 from dmap.moving.command import Commands
 from dmap.moving.filters import NO_PARAMETER, forced, mapping
 from dmap.moving.macros import MODEL, PORT, Expansion, Macro, listed, of_model, unknown
-from dmap.moving.source import Table, go_text, written
+from dmap.moving.source import Table, anything, go_text, written
 from dmap.moving.text import Block, Entry, shown
 from dmap.sections import ModelSection
 
@@ -197,7 +197,7 @@ class Model:
             if not is_set:
                 self._say(f"env: {shown(self._seen(name))} has no value, so it changes nothing")
             elif self._fits("env", {name: self._placed(value)}):
-                variables[name] = self._placed(value)
+                variables[name] = written(self._placed(value))
             else:
                 self._say(f"env: {shown(self._seen(name))} cannot be written here")
         if variables:
@@ -248,40 +248,49 @@ class Model:
         """Write *key*, or say that it cannot be."""
         if value is None:
             return
-        value = self._written(self._placed(value) if isinstance(value, str) and key == "url" else value)
+        value = self._named(self._placed(value) if isinstance(value, str) and key == "url" else value)
         if self._fits(key, value):
-            self._parts.append(Entry(key, value, why))
+            self._parts.append(Entry(key, self._written(value), why))
         else:
             self._say(f"{key}: {shown(self._seen(value))} (dmap does not take this here)")
 
     def _fits(self, key: str, value: Any) -> bool:
-        """Tell whether dmap's file takes *value*, also behind its look at variables of the environment."""
+        """Tell whether dmap's file takes *value*, whatever the variables hold for which it has marks."""
         if not forms.is_writable(go_text(value)) or re.search(r"\$\{(?![A-Za-z_]\w*\})", go_text(value)):
             return False
         try:
-            ModelSection.model_validate({key: value})
+            ModelSection.model_validate({key: _changed(value, anything)})
         except ValueError:
             return False
         return True
 
     def _placed(self, text: str) -> str:
-        return written(forms.placed(forms.braced(text)))
+        return forms.placed(forms.braced(text))
+
+    def _named(self, value: Any) -> Any:
+        """Return *value* with what it means where there are no places."""
+        return _changed(value, lambda text: text.replace(MODEL, self._name).replace(PORT, "${PORT}"))
 
     def _written(self, value: Any) -> Any:
         """Return *value* with its marks as dmap's file has them, where there are no places."""
-        match value:
-            case str():
-                return written(value.replace(MODEL, self._name).replace(PORT, "${PORT}"))
-            case dict():
-                return {written(key): self._written(each) for key, each in value.items()}
-            case list() | tuple():
-                return [self._written(each) for each in value]
-        return value
+        return _changed(self._named(value), written)
 
     _seen = _written
 
     def _say(self, text: str) -> None:
         self._parts.append(text)
+
+
+def _changed(value: Any, change: Callable[[str], str]) -> Any:
+    """Return *value* with all its texts changed."""
+    match value:
+        case str():
+            return change(value)
+        case dict():
+            return {change(key): _changed(each, change) for key, each in value.items()}
+        case list() | tuple():
+            return [_changed(each, change) for each in value]
+    return value
 
 
 def _reason(exc: ValueError) -> str:

@@ -53,6 +53,11 @@ def written(text: str) -> str:
     return _MARK.sub(r"${\1}", text)
 
 
+def anything(text: str) -> str:
+    """Return *text* with a 1 for each variable: what it holds shows only when dmap starts."""
+    return _MARK.sub("1", text)
+
+
 def variable(text: str) -> str | None:
     """Return the name of the variable that *text* is; None if it is anything else."""
     found = _MARK.fullmatch(text)
