@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from dmap.catalog.entries import known_models
 from dmap.catalog.names import NameIndex
-from dmap.config import BACKEND, BY_URL, Config
+from dmap.config import BACKEND, BY_URL, Config, model_of
 from dmap.errors import DmapError
 from dmap.models import ModelInfo
 from dmap.sections.models import is_glob
@@ -84,24 +84,44 @@ def _unlisted(config: Config, found: Survey) -> Iterator[str]:
     there = {id(each.settings) for each in known_models(config, found.reports) if id(each.info) in listed}
     for name, model in config.settings.named.items():
         homes = [model.backend] if model.backend is not None else list(config.backends)
-        if id(model) not in there and all(found.reports.get(home) for home in homes):
+        if id(model) not in there and all(_has_list(config, found, home) for home in homes):
             ids = [info.id for home in homes for info in found.reports[home]]
             whose = f"the backend {model.backend!r} does not list" if model.backend else "no backend lists"
             yield f"models.{name}: {whose} this model{meant(name, ids)}"
     yield from _without_models(config, found)
 
 
+def _has_list(config: Config, found: Survey, name: str) -> bool:
+    """Tell whether all models of a backend are known; a server that lists none may have any."""
+    return config.backends[name].runs_commands or bool(found.reports.get(name))
+
+
 def _without_models(config: Config, found: Survey) -> Iterator[str]:
-    """Find variants and globs for which there is no model."""
-    if not all(found.reports.get(name) for name in config.backends):
+    """Find variants, globs and names at devices for which there is no model."""
+    if not all(_has_list(config, found, name) for name in config.backends):
         return
     index = NameIndex(known_models(config, found.reports))
     for name, variant in config.settings.variants.items():
         if variant.of is not None and index.find(variant.of) is None:
             yield f"models.{name}.of: no backend lists this model{meant(variant.of, index.entries)}"
+    yield from _unplaced(config, index)
     for glob in filter(is_glob, config.models):
         if not any(fnmatchcase(each.casefold(), glob.casefold()) for each in index.entries):
             yield f"models.{glob}: fits no model that there is{meant(glob, index.entries)}"
+
+
+def _unplaced(config: Config, index: NameIndex) -> Iterator[str]:
+    """Find names at devices that mean no model there; `warnings_of` has told what the file alone shows."""
+    for place, device in config.devices.items():
+        if all(home.runs_commands for home in config.backends.values() if home.placed_on == place):
+            continue
+        there = [each for each in index.known if config.backends[each.key.backend].placed_on == place]
+        known = [name for each in there for name in each.names]
+        lists = {f"together[{at}]": names for at, names in enumerate(device.together)}
+        for path, names in {**lists, "preload": device.preload}.items():
+            for name in (each for each in names if model_of(config, each) is None):
+                if index.find(name) not in there:
+                    yield f"devices.{place}.{path}: no model here is called {name!r}{meant(name, known)}"
 
 
 def _unfitting(config: Config, found: Survey) -> Iterator[str]:

@@ -146,8 +146,8 @@ def test_a_command_needs_a_backend_that_runs_it():
         parse(text, {})
 
     assert caught.value.problems == [
-        "models.n.cmd: set backend to one that runs commands; 'x' does not",
-        "models.o.cmd: set backend to one that runs commands; None does not",
+        "models.n.cmd: set backend to one that runs commands",
+        "models.o.cmd: set backend to one that runs commands",
         "models.p.env: has no effect without cmd",
         "models.p.stop: has no effect without cmd",
         "models.p.url: has no effect without cmd",

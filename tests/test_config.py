@@ -754,9 +754,9 @@ def test_what_servers_leave_of_a_device():
 BOX = """
 backends: {box: {kind: process, device: g}, other: {kind: process, device: h}, out: {kind: openai, url: "http://h"}}
 models:
-  chat: {backend: box, cmd: c, aliases: [gpt-4o]}
-  embed: {backend: box, cmd: c}
-  far: {backend: other, cmd: c}
+  chat: {backend: box, cmd: 'c {port}', aliases: [gpt-4o]}
+  embed: {backend: box, cmd: 'c {port}'}
+  far: {backend: other, cmd: 'c {port}'}
   outside: {backend: out}
 """
 
@@ -779,7 +779,7 @@ def test_lists_that_say_nothing(lists, problem):
         ("chat, embed", None),
         ("gpt-4o, embed", None),
         ("box/chat, EMBED", None),
-        ("chat, embde", "no model is called 'embde' here; is 'embed' meant?"),
+        ("chat, embde", "there is no model 'embde'; did you mean embed?"),
         ("chat, tts", "there is no model 'tts'"),
         ("chat, far", "'far' is on another device"),
         ("chat, outside", "'outside' is not on this device"),
@@ -798,7 +798,7 @@ def test_a_list_of_models_that_are_not_there(names, doubt):
         ("preload: [chat]", None),
         ("preload: [gpt-4o, embed], together: [[chat, embed]], return_s: 60", None),
         ("preload: [chat, embed]", "preload: 'embed' does not fit beside those before it, so it is left out"),
-        ("preload: [cat]", "preload: no model is called 'cat' here; is 'chat' meant?"),
+        ("preload: [cat]", "preload: there is no model 'cat'; did you mean chat?"),
         ("preload: [tts]", "preload: there is no model 'tts'"),
         ("preload: [far]", "preload: 'far' is on another device"),
         ("return_s: 60", "return_s: has no effect without preload"),
@@ -811,7 +811,7 @@ def test_a_list_of_models_that_are_not_there(names, doubt):
 )
 def test_models_that_cannot_be_there_from_the_start(device, doubt):
     """Told as far as the file knows: names, what fits together, and what has no effect."""
-    brief = "  brief: {backend: box, cmd: c, ttl_s: 60}"
+    brief = "  brief: {backend: box, cmd: 'c {port}', ttl_s: 60}"
     config = parse(f"devices: {{g: {{{device}}}, h: {{}}}}\n{BOX}{brief}", {})
 
     assert warnings_of(config, NOW) == ([f"devices.g.{doubt}"] if doubt else [])
@@ -837,6 +837,32 @@ def test_sizes_of_what_is_there_from_the_start(sizes, doubts):
     ]
 
 
+@pytest.mark.parametrize(
+    ("rest", "is_told"),
+    [
+        ("", False),
+        (", env: {PORT: '{port}'}", True),
+        (", url: 'http://h:1'", True),
+        (", url: 'http://h:{port}'", False),
+    ],
+)
+def test_a_command_is_told_where_to_listen(rest, is_told):
+    """By its words or its variables, unless it has a place of its own."""
+    text = f"models: {{m: {{backend: box, cmd: serve{rest}}}}}"
+    config = parse(f"devices: {{g: {{}}}}\nbackends: {{box: {{kind: process, device: g}}}}\n{text}", {})
+
+    assert [each for each in warnings_of(config, NOW) if "{port}" in each] == [
+        "models.m.cmd: is not told {port}, so nobody finds its server; say it, or set url"
+    ] * (not is_told)
+
+
+def test_an_alias_that_is_taken_is_told_once():
+    """However often it stands there."""
+    text = "backends: {a: {kind: openai, url: 'http://h'}}\nmodels: {x: {aliases: [n]}, y: {aliases: [n, n]}}"
+
+    assert problems_of(text) == ["models.y.aliases: 'n' already means 'x'"]
+
+
 def test_a_name_that_only_a_server_knows():
     """It may be on a list, for nobody but the server can tell."""
     config = parse(
@@ -848,7 +874,7 @@ def test_a_name_that_only_a_server_knows():
 
 def test_a_pinned_model_in_the_way_of_a_list():
     """A list is whole: beside a pinned model that is not on it its models do not fit together."""
-    tts = "  tts: {backend: box, cmd: c, pin: true}"
+    tts = "  tts: {backend: box, cmd: 'c {port}', pin: true}"
     text = f"devices: {{g: {{together: [[chat, embed]]}}, h: {{}}}}\n{BOX}{tts}"
 
     assert warnings_of(parse(text, {}), NOW) == [
@@ -858,7 +884,7 @@ def test_a_pinned_model_in_the_way_of_a_list():
 
 def test_pinned_models_that_fit_together():
     """More may be pinned than `max_models` allows, if all are on one list."""
-    pins = BOX.replace("cmd: c", "cmd: c, pin: true")
+    pins = BOX.replace("'c {port}'", "c, pin: true")
 
     assert parse(f"devices: {{g: {{together: [[gpt-4o, embed]]}}, h: {{}}}}\n{pins}", {})
     assert problems_of(f"devices: {{g: {{together: [[chat, x], [embed, y]]}}, h: {{}}}}\n{pins}") == [

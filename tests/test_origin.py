@@ -86,10 +86,17 @@ def test_all_is_told_at_once() -> None:
     }
 
 
-def test_a_kind_that_is_not_there() -> None:
-    """A kind that is none is told with its variable."""
-    with pytest.raises(ConfigProblem, match="^DMAP_BACKEND_KIND: no such kind; .* did you mean lmstudio?"):
-        from_environment(URL, "lmstduio")
+@pytest.mark.parametrize(
+    ("kind", "guess"), [("lmstduio", "; did you mean lmstudio?"), ("gguf", ""), ("process", ""), ("", "")]
+)
+def test_a_kind_that_is_not_there(kind: str, guess: str) -> None:
+    """A kind that is none, or takes more than a URL, is told with its variable, and nothing else is."""
+    with pytest.raises(ConfigProblem) as caught:
+        from_environment(URL, kind)
+
+    assert caught.value.problems == [
+        f"DMAP_BACKEND_KIND: must be lmstudio or openai; any other takes a file{guess}"
+    ]
 
 
 @pytest.mark.parametrize("command", ["serve", "check-config"])

@@ -100,3 +100,21 @@ allow_models: ['qwen*', v]
         "models.w.of: no backend lists this model; did you mean qwen3-8b?",
         "models.gpt-*: fits no model that there is",
     ]
+
+
+def test_names_at_devices_that_no_server_has() -> None:
+    """A list of residents, or what is to be there from the start, may name what only a server knows."""
+    text = """
+devices: {g: {together: [[qwen3-8b, qwne3-8b]], preload: [qwen3-8b, c, nobody]}}
+backends: {e: {kind: lmstudio, url: 'http://h:1', device: g}, box: {kind: process, device: g}}
+models: {qwen3-8: {aliases: [c]}}
+"""
+
+    warned = warnings_of_models(parse(text, {}), Survey({"e": QWEN, "box": []}))
+
+    assert list(warned) == [
+        "backends.box: no model found there",
+        "models.qwen3-8: no backend lists this model; did you mean qwen3-8b?",
+        "devices.g.together[0]: no model here is called 'qwne3-8b'; did you mean qwen3-8b?",
+        "devices.g.preload: no model here is called 'nobody'",
+    ]

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from dmap.config.access import is_loopback
 from dmap.config.residents import doubts
 from dmap.config.schema import Config
+from dmap.sections.command import PORT, places
 
 _LEAST_MEMORY = 2**20
 """Bytes; less was meant in a larger unit."""
@@ -25,6 +26,7 @@ def warnings_of(config: Config, now: datetime, load_s: float = 10) -> list[str]:
         *_long_waits(config, load_s),
         *_idle(config),
         *_tiny(config),
+        *_unheard(config),
         *doubts(config),
         *_about_servers(config),
         *_about_access(config, now),
@@ -69,6 +71,14 @@ def _tiny(config: Config) -> Iterator[str]:
         for name, entry in entries.items():
             if entry.memory is not None and entry.memory < _LEAST_MEMORY:
                 yield f"{section}.{name}.memory: these are bytes; with a unit it is {entry.memory}GiB"
+
+
+def _unheard(config: Config) -> Iterator[str]:
+    """Find commands that are not told where to listen, by a URL that has that port."""
+    for name, model in config.settings.named.items():
+        told = {place for text in (*(model.cmd or ()), *model.env.values()) for place in places(text)}
+        if model.cmd and PORT not in told and (model.url is None or PORT in places(model.url)):
+            yield f"models.{name}.cmd: is not told {{port}}, so nobody finds its server; say it, or set url"
 
 
 def _about_servers(config: Config) -> Iterator[str]:

@@ -13,7 +13,7 @@ from dmap.config.file import checked
 from dmap.config.problems import Source
 from dmap.config.schema import Config
 from dmap.kinds import KINDS
-from dmap.sections.near import nearest
+from dmap.sections.near import meant, nearest
 
 BACKEND_URL, BACKEND_KIND = "DMAP_BACKEND_URL", "DMAP_BACKEND_KIND"
 LISTEN, KEYS = "DMAP_LISTEN", "DMAP_KEYS"
@@ -55,12 +55,15 @@ def from_environment(environ: Mapping[str, str], kind: str) -> Config:
     Raises `LocatedProblem` with everything that is wrong.
     """
     said: list[str] = []
+    if kind not in _BY_URL:
+        takes = f"must be {' or '.join(BY_URL)}; any other takes a file{meant(kind, BY_URL)}"
+        kind, said = BY_URL[0], [f"backends.{BACKEND}.kind: {takes}"]
     values: dict[str, Any] = {
         "backends": {BACKEND: {"kind": kind, "url": environ.get(BACKEND_URL, "")}},
         "listen": _listen(environ.get(LISTEN), said),
         "access": {"keys": _keys(environ.get(KEYS), said)},
     }
-    if kind in _BY_URL and issubclass(_BY_URL[kind], SwitchingSection):
+    if issubclass(_BY_URL[kind], SwitchingSection):
         values["devices"], values["backends"][BACKEND]["device"] = {_DEVICE: {}}, _DEVICE
     with Variables().located():
         return checked(Config, values, said=[*said, *_misspelled(environ)])

@@ -139,7 +139,7 @@ def checked(
     said = unique([*said, *variables.problems, *in_our_words(whole, values, wrong)])
     told = {*map(path_of, said), *broken}
     between = found.conflicts() if found is not None else ()
-    problems = [*said, *(each for each in between if not _is_told(path_of(each), told))]
+    problems = [*said, *dict.fromkeys(each for each in between if not _is_told(path_of(each), told))]
     if found is None or problems:
         raise ConfigProblem(problems, found, frozenset(map(section_of, (*problems, *broken))))
     return found

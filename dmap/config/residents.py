@@ -1,11 +1,11 @@
 """What the file says of several residents, and what that cannot come to: its lists and who is on them."""
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 
 from dmap.arbiter import Limits, Needs, policy
 from dmap.config.schema import Config, Device
 from dmap.sections import ModelSection
+from dmap.sections.near import meant
 
 
 def doubts(config: Config) -> Iterator[str]:
@@ -28,12 +28,9 @@ def _misnamed(config: Config, device: str, name: str) -> Iterator[str]:
         elif not any(home.placed_on == device for home in config.homes_of(model)):
             yield f"{name!r} is not on this device"
         return
-    known = [each for own, section in config.models.items() for each in (own, *section.aliases)]
-    near = get_close_matches(name, known, 1, cutoff=0.8)
-    if near:
-        yield f"no model is called {name!r} here; is {near[0]!r} meant?"
-    elif all(home.runs_commands for home in config.backends.values() if home.placed_on == device):
-        yield f"there is no model {name!r}"
+    if all(home.runs_commands for home in config.backends.values() if home.placed_on == device):
+        known = [each for own, section in config.models.items() for each in (own, *section.aliases)]
+        yield f"there is no model {name!r}{meant(name, known)}"
 
 
 def _in_the_way(config: Config, place: str, device: Device, names: tuple[str, ...]) -> Iterator[str]:

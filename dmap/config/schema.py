@@ -272,7 +272,7 @@ class Config(Section):
             for field in sorted(_OF_COMMANDS & model.model_fields_set):
                 yield f"{field}: has no effect without cmd"
         elif home is None or not home.runs_commands:
-            yield f"cmd: set backend to one that runs commands; {model.backend!r} does not"
+            yield "cmd: set backend to one that runs commands"
         else:
             told = {name for word in model.cmd for name in places(word)}
             if "parallel" in told and not (model.load.parallel or model.parallel or home.parallel):
