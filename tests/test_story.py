@@ -158,6 +158,18 @@ async def test_an_error_in_anthropics_dialect(proxy: Any, backend: FakeBackend, 
         assert answered.status == status
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens", "/v1/messages/batches"])
+async def test_anthropics_routes_have_anthropics_errors(proxy: Any, path: str) -> None:
+    """Whatever of Anthropic's API a client asks for, it reads why that was refused."""
+    async with (
+        aiohttp.ClientSession(proxy.url) as session,
+        session.post(path, json={"model": "nobody", "messages": []}) as answered,
+    ):
+        told = await answered.json()
+
+    assert (told["type"], told["error"]["type"]) == ("error", "not_found_error")
+
+
 async def test_an_error_that_the_backend_told(proxy: Any, backend: FakeBackend) -> None:
     """An error that goes down as the backend told it is no success."""
     body = b'{"error": {"message": "no", "type": "x", "param": null, "code": null}}'

@@ -135,6 +135,8 @@ def _refusal(record: RequestRecord, error: DmapError) -> web.Response:
     record.outcome, record.reason = error.code, error.message
     route = ROUTES.get(record.path)
     dialect = route.dialect if route is not None else Dialect.PLAIN
+    if record.path.startswith("/v1/messages/"):  # counts and batches: no messages, but for the same clients
+        dialect = Dialect.MESSAGES
     body = envelope(error, dialect, record.id)
     return web.json_response(body, status=error.status, headers=error.headers())
 
