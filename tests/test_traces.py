@@ -209,6 +209,17 @@ def test_who_never_got_its_turn() -> None:
     assert (own.error, own.about["error.type"]) == ("it took too long", "wait_expired")
 
 
+def test_a_path_that_a_client_made_up() -> None:
+    """It is in no name of a span, by which collectors count; it is told beside that."""
+    [own] = spans_of(record(path="/v1/files/file-17"), trace_of([], lambda: True), 100.0, 90.0, ())
+
+    assert (own.name, own.about.get("http.route"), own.about["url.path"]) == (
+        "POST",
+        None,
+        "/v1/files/file-17",
+    )
+
+
 def test_who_was_sent_twice() -> None:
     """A request that took its place again has each wait and each sending by itself."""
     made = waited(20, 30)

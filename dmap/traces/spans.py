@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dmap.kinds import ROUTES
 from dmap.record import RequestRecord
 from dmap.wire.trace import Step, Trace, new_span
 
@@ -46,10 +47,14 @@ class SeenSwitch:
 def spans_of(
     record: RequestRecord, trace: Trace, now: float, total_s: float, switches: Sequence[SeenSwitch]
 ) -> list[Span]:
-    """Return the spans of a request that has ended *now*, after *total_s*; *switches* are the last ones."""
+    """
+    Return the spans of a request that has ended *now*, after *total_s*; *switches* are the last ones.
+
+    A path that dmap does not know is in no name: a client made it up, and collectors count by names.
+    """
     began = now - total_s
     own = Span(
-        f"{record.method} {record.path}",
+        f"{record.method} {record.path}" if record.path in ROUTES else record.method,
         trace.span,
         trace.parent,
         began,
@@ -66,7 +71,8 @@ def _about(record: RequestRecord) -> dict[str, Any]:
     """Return what is told of the whole, by OpenTelemetry's names where it has one (HTTP and GenAI)."""
     told = {
         "http.request.method": record.method,
-        "http.route": record.path,
+        "http.route": record.path if record.path in ROUTES else None,
+        "url.path": record.path,
         "http.response.status_code": record.status or None,
         "gen_ai.request.model": record.model or None,
         "gen_ai.usage.input_tokens": record.tokens_in,
