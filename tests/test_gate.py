@@ -992,6 +992,22 @@ class TestAfterAFailure:
 
         await gate.load(A, "me")
 
+    async def test_a_backend_that_only_breaks_its_loads_off_is_not_back(self, studio: FakeSwitcher) -> None:
+        """One that answers looks and no load was never silent: its model backs off, or it would not end."""
+        studio.loading.error = BackendDown("the connection was reset")
+        device = Device(cooldown_s=0, preload=("a",), return_s=0.01)
+        gate = Gate("gpu0", device, {"studio": studio}, preloads=lambda: {A.key: A})
+        await gate.start()
+        await until(lambda: len(studio.loading.calls) == 1)
+        await idle(gate)
+
+        await gate.recheck()
+        await turned(asyncio.get_running_loop(), 0.05)
+
+        assert studio.loading.calls == ["a"]
+        assert gate.snapshot().preload == {A.key: "failed"}
+        await gate.close()
+
     async def test_each_failure_is_told_as_what_it_was(self, gate: Gate, studio: FakeSwitcher) -> None:
         """That a backend was down at the last try is no reason to say so of a load that it refuses now."""
         studio.looking.error = BackendDown("studio does not answer")

@@ -48,7 +48,8 @@ class DeviceModels:
     was asked for last.
 
     *got* is what the loads of the residents really gave, *down* are the models whose last switch failed
-    because a backend did not answer, and *stuck* has the reason for those whose last unloading failed.
+    because a backend did not answer, each with whether it was silent when asked for its models, too; and
+    *stuck* has the reason for those whose last unloading failed.
     """
 
     _arbiter: Arbiter
@@ -58,7 +59,7 @@ class DeviceModels:
     preloads_of: Callable[[], Mapping[ModelKey, Route]] = dict
     asked: dict[ModelKey, Route] = field(default_factory=dict)
     got: dict[ModelKey, Loaded] = field(default_factory=dict)
-    down: set[ModelKey] = field(default_factory=set)
+    down: dict[ModelKey, bool] = field(default_factory=dict)
     stuck: dict[ModelKey, DmapError] = field(default_factory=dict)
     _freed_at: float = -math.inf
     _silent_since: dict[str, float] = field(default_factory=dict)
@@ -110,8 +111,17 @@ class DeviceModels:
     async def load(self, key: ModelKey, options: Mapping[str, Any]) -> Loaded:
         """Make a model resident; return when it answers."""
         loaded = self.got[key] = await self._switchers[key.backend].load(key.model, options)
-        self.down.discard(key)
+        self.down.pop(key, None)
         return loaded
+
+    def note_down(self, key: ModelKey) -> None:
+        """Note that a backend did not answer when *key* was to be loaded."""
+        self.down[key] = key.backend in self._silent_since
+
+    def back(self, reading: Reading) -> list[ModelKey]:
+        """List those that are *down* no more: their backends were silent and are not now."""
+        silent = (key for key, was_silent in self.down.items() if was_silent)
+        return [key for key in silent if key.backend not in reading.silent]
 
     def doubt(self, key: ModelKey) -> None:
         """Have the next reading make sure of a model that did not answer a request."""
@@ -191,6 +201,7 @@ class DeviceModels:
     def _note_silence(self, silent: Mapping[str, Exception]) -> frozenset[str]:
         now = asyncio.get_running_loop().time()
         self._silent_since = {name: self._silent_since.get(name, now) for name in silent}
+        self.down = {key: was or key.backend in silent for key, was in self.down.items()}
         gone_s = self.section.backend_gone_s
         return frozenset(name for name, since in self._silent_since.items() if now - since >= gone_s)
 

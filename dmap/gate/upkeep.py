@@ -145,9 +145,9 @@ class Upkeep:
             error = BackendDown(text, retry_after_s=5) if is_down else BackendBroke(text)
             self._models.stuck[report.model] = error
         elif is_down:
-            self._models.down.add(switch.load)
+            self._models.note_down(switch.load)
         else:
-            self._models.down.discard(switch.load)
+            self._models.down.pop(switch.load, None)
         return Outcome(failed=cause, crowded=report.loading_since is not None and not is_down)
 
     # The look
@@ -171,8 +171,8 @@ class Upkeep:
         """Tell the arbiter what was read from *epoch* on."""
         arbiter = self._live.arbiter
         is_late = epoch != arbiter.epoch
-        for key in [key for key in self._models.down if key.backend not in reading.silent]:
-            self._models.down.discard(key)  # the backend that was down answers now
+        for key in self._models.back(reading):
+            del self._models.down[key]
             self._live.say(arbiter.recovered, key)
         found = self._models.found(reading)
         if not is_late and arbiter.switch is None:
