@@ -26,6 +26,15 @@ def test_each_model_has_a_turn_for_each_visit(own: Use, others: list[Use], cycle
     assert bound_s(Limits(), own, others) == 60 + cycles * TURN_S
 
 
+def test_a_load_that_is_tried_twice_makes_a_turn_longer_and_serves_no_more() -> None:
+    """What a visit serves goes by the load that worked."""
+    twice = Use(8, 2, clients=3, tries=2)
+
+    assert bound_s(Limits(), twice, [CHAT]) == 60 + 2 * (TURN_S + 8 + TURN_S)
+    assert bound_s(Limits(), CHAT, [twice]) == 60 + TURN_S + 8 + TURN_S
+    assert bound_s(Limits(), twice) == 60 + 2 * 8 + 4 * 2
+
+
 def test_answers_of_next_to_no_time_are_all_given_in_one_visit() -> None:
     """However short they are."""
     assert bound_s(Limits(), Use(8, 5e-324, clients=9), [CHAT]) == 60 + 8 + 32 * 5 / 4 + 8 + TURN_S

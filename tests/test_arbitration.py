@@ -40,6 +40,18 @@ def test_crowds_of_two_models_do_not_starve_a_third() -> None:
     assert play(Scene((Model(2),) * 3, crowds, Limits(wait_s=100_000, queue=1000))) <= 1
 
 
+def test_a_load_that_fails_beside_others_is_in_the_bound() -> None:
+    """It takes longer by that, but what it earns its model, and who is served meanwhile, is no more."""
+    models = (Model(2, Needs(4, 1), fails=2), Model(8, Needs(4, 1)))
+    crowds = (
+        Crowd((1,), (120,), 50, think_s=0.1, start_s=65, priority=3, every_s=100),
+        Crowd((0,), (1,), 2, think_s=3, start_s=188, priority=-10, every_s=100),
+    )
+    limits = Limits(max_models=3, memory_bytes=6, embeddings=0, wait_s=1000, queue=100_000)
+
+    assert 0.8 < play(Scene(models, crowds, limits)) <= 1
+
+
 @pytest.mark.parametrize("case", ["120 s beside 3", "60 s beside 16"])
 def test_a_long_answer_is_not_paid_for_for_ever(case: str) -> None:
     """Who had a long answer while others waited is served after its patience, not refused after `wait_s`."""

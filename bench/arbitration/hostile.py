@@ -14,7 +14,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dmap.arbiter import Arbiter, Effect, Grant, Limits, Needs, Outcome, Refuse, Switch
 from dmap.arbiter.bound import Use, bound_s
@@ -68,12 +68,12 @@ class Scene:
         model = self.models[number]
         crowds = [crowd for crowd in self.crowds if number in crowd.models]
         has_company = self.limits.max_models > 1 or bool(model.needs.together)
-        tries = 2 if model.fails and has_company else 1
         return Use(
-            tries * model.load_s,
+            model.load_s,
             max((max(crowd.answers) for crowd in crowds), default=0.0),
             sum(1 if crowd.one_key else crowd.clients for crowd in crowds),
             model.needs.parallel,
+            tries=2 if model.fails and has_company else 1,
         )
 
     def bound_s(self, crowd: Crowd, number: int, extra_s: float) -> float:
@@ -84,7 +84,7 @@ class Scene:
         opened = crowd.opened * (crowd.clients if crowd.one_key else 1)
         if crowd.leaves_s is not None or (opened > 1 and own.clients > 1):
             return math.inf
-        use = Use(own.cost_s, own.answer_s, own.clients, own.parallel, opened)
+        use = replace(own, open=opened)
         return bound_s(self.limits, use, others, crowd.priority, top, extra_s)
 
 

@@ -21,8 +21,9 @@ class Use:
     """
     What is asked of one model by so many *clients*, one request of each at a time.
 
-    A client that is alone may have more requests *open*.  *cost_s* is what a switch to the model takes at the
-    most, *answer_s* its longest answer.
+    A client that is alone may have more requests *open*.  *cost_s* is what a load of the model takes,
+    *answer_s* its longest answer.  A load that may fail beside others takes two *tries*: a turn is longer by
+    that, but a visit serves no more, for residency goes by the load that worked.
     """
 
     cost_s: float
@@ -30,6 +31,7 @@ class Use:
     clients: int
     parallel: int | None = 1
     open: int = 1
+    tries: int = 1
 
 
 def bound_s(
@@ -54,7 +56,7 @@ def bound_s(
     answers = own.clients * own.open
     slots = min(own.parallel or answers, answers)
     if not others:
-        return patience_s + own.cost_s + (math.ceil(answers / slots) + 1) * own.answer_s
+        return patience_s + own.tries * own.cost_s + (math.ceil(answers / slots) + 1) * own.answer_s
     rounds = math.ceil(min(policy.LEAST_SHARE * limits.residency * own.cost_s / own.answer_s, answers))
     visits = math.ceil(answers / (slots * max(rounds, 1)))
     return patience_s + visits * sum(turn_s(limits, use) for use in (own, *others))
@@ -63,4 +65,4 @@ def bound_s(
 def turn_s(limits: Limits, use: Use) -> float:
     """Return how long a turn of a model takes at the most, once somebody else has lost patience."""
     residency_s = policy.MOST_SHARE * limits.residency * use.cost_s
-    return use.cost_s + residency_s + use.cost_s + use.answer_s
+    return use.tries * use.cost_s + residency_s + use.cost_s + use.answer_s
