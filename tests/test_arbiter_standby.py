@@ -1,5 +1,7 @@
 """What is loaded though nobody asks: at the start and after idling, and never in anybody's way."""
 
+import pytest
+
 from dmap.arbiter import Arbiter, Cause, Effect, Grant, Limits, Needs, Outcome, Reason, Refuse, Stop, Switch
 from dmap.arbiter.preload import FIRST_RETRY_S, RETRY_CAP_S
 
@@ -112,6 +114,33 @@ class TestStart:
 
         assert arbiter.unloaded(2, "X") == [Switch("B", (), Cause.ROOM, 0)]
 
+    def test_who_wants_one_that_is_about_to_go_keeps_it(self) -> None:
+        """Of several that were to go, none goes any more once somebody waits for one of them."""
+        arbiter = Arbiter(Limits(memory_bytes=12, max_models=2))
+        arbiter.observed(0, 0, {"X": Needs(size_bytes=5), "Y": Needs(size_bytes=5)})
+        arbiter.preload(0, {"A": Needs(size_bytes=12)})
+        assert arbiter.submit(1, "y", "Y", "bob", Needs(size_bytes=5)) == []
+
+        assert arbiter.unloaded(2, "X") == [Grant("y")]
+
+    def test_what_a_load_really_took_counts(self) -> None:
+        """What is larger than thought leaves no room, and what is smaller leaves some."""
+        arbiter, _ = started("A", "E")
+        assert carry_out(arbiter, 8, Outcome(size_bytes=11)) == []
+        assert arbiter.snapshot(8).preload == {"A": "resident", "E": "away"}
+
+        arbiter = Arbiter(Limits(memory_bytes=12))
+        arbiter.preload(0, {"A": Needs(), "E": EMBED})
+        assert carry_out(arbiter, 8, Outcome(size_bytes=10)) == [load("E")]
+
+    def test_a_load_for_nobody_is_followed_by_no_stay(self) -> None:
+        """Who comes meanwhile is told of the rest of that load and of its own, and of nothing between."""
+        arbiter, _ = started("A")
+        arbiter.cleared(0)
+        arbiter.submit(0.5, "b", "B", "bob", CHAT)
+
+        assert arbiter.foretold(0.5, "b").estimate_s == 1.5
+
     def test_a_request_for_the_model_waits_for_its_load(self) -> None:
         """As for any other; the one who leaves it has caused no switch."""
         arbiter, _ = started("A")
@@ -211,6 +240,32 @@ class TestReturn:
         assert arbiter.tick(200) == []
         assert arbiter.withdraw(200, "b") == []
         assert arbiter.next_deadline() == 260
+
+    def test_what_is_kept_for_a_client_that_is_due_stays_for_it(self) -> None:
+        """However short the time is, a client that asks again after each answer pays for no switch."""
+        arbiter = idle("A", return_s=0.5)
+        arbiter.submit(10, "b", "B", "bob", CHAT)
+        carry_out(arbiter, 18)
+        arbiter.withdraw(19, "b")
+        arbiter.submit(19.4, "b2", "B", "bob", CHAT)
+        arbiter.withdraw(20, "b2")
+
+        assert arbiter.tick(20.5) == []
+        assert arbiter.next_deadline() == pytest.approx(22)
+        assert arbiter.tick(22.1) == [load("A", "B", cause=Cause.RETURN)]
+
+    def test_it_says_nothing_of_how_long_others_keep_somebody_waiting(self) -> None:
+        """Nobody waited for what goes then to go."""
+        arbiter = idle("A", return_s=60)
+        arbiter.submit(10, "a", "A", "ann", CHAT)
+        arbiter.submit(10, "b", "B", "bob", CHAT)
+        arbiter.withdraw(40, "a")
+        carry_out(arbiter, 40)
+        before = arbiter._device.stays.values.copy()
+        arbiter.withdraw(41, "b")
+
+        assert arbiter.tick(101) == [load("A", "B", cause=Cause.RETURN)]
+        assert arbiter._device.stays.values == before
 
     def test_what_was_unloaded_by_hand_stays_away_until_somebody_asks(self) -> None:
         """However long that is; then it comes back as ever."""

@@ -110,6 +110,10 @@ class Device:
         """Tell whether *model* is on its way out, and takes nobody."""
         return model in self.wishes or (self.plan is not None and model in self.plan.victims)
 
+    def serves(self, model: ModelId) -> bool:
+        """Tell whether *model* is resident, and not on its way out."""
+        return model in self.residents and not self.is_leaving(model)
+
     def can_ever_hold(self, model: ModelId) -> bool:
         """Tell whether *model* fits beside the pinned residents, which never go."""
         pinned = [resident.needs for resident in self.residents.values() if self.is_fixed(resident)]

@@ -122,7 +122,7 @@ def snapshot(now: float, device: Device) -> Snapshot:
 
 def situation(device: Device, model: ModelId) -> Situation:
     """Tell what a newcomer for *model* waits behind."""
-    if model in device.residents and not device.is_leaving(model):
+    if device.serves(model):
         return Situation.LINE
     return Situation.LOAD if device.plan is not None and device.plan.load == model else Situation.TURN
 
@@ -165,7 +165,9 @@ def slot_s(now: float, device: Device, resident: Resident) -> float:
 
 
 def _stay_s(device: Device, model: ModelId) -> float:
-    """Return how long *model*, once loaded, will serve before the next one comes in."""
+    """Return how long *model*, once loaded, serves before the next one comes in: for nobody not at all."""
+    if not device.waiters.count(model):
+        return 0.0
     in_all_s = in_line_s(device, model, device.waiters.count(model)) + device.answers.of(model)
     return max(min(device.limits.residency * device.costs.of(model), in_all_s), device.stays.of(model))
 

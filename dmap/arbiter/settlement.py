@@ -115,7 +115,7 @@ class Settlement:
     def reconsider(self, now: float, plan: Plan) -> None:
         """End the switch of *plan* before its load if nobody needs that any more, or it is in the way."""
         device = self._device
-        is_free = plan.is_unasked and not device.closed and not any(True for _ in device.absent())
+        is_free = plan.is_unasked and not device.closed and all(map(device.serves, device.waiters.lines))
         if device.drained or not (is_free or device.waiters.count(plan.load)):
             device.end(now, plan)
 
@@ -203,7 +203,7 @@ class Settlement:
             return
         plan.started = now
         plan.switch = Switch(plan.load, plan.victims, plan.cause, now - plan.since)
-        for model in plan.victims if plan.load is not None else ():
+        for model in plan.victims if plan.load is not None and not plan.is_unasked else ():
             self._device.stays.learn(model, choice.contended_s(now, self._device, residents[model]))
         self._device.epoch += 1
         self.effects.append(plan.switch)

@@ -46,7 +46,7 @@ def choose(now: float, device: Device) -> Choice:
 
     It waits for all who wait for another model.  At the start it may have others unloaded as long as nobody
     has asked for anything, and then takes what room there is.  When the device has idled for `return_s` it
-    may have all others unloaded.
+    may have all others unloaded, but for one that is kept for a client that is about to ask again.
     """
     preload, found = device.preload, Choice()
     is_idle = not device.leases and not device.waiters.tickets
@@ -58,12 +58,13 @@ def choose(now: float, device: Device) -> Choice:
     away = (model for model in wanted if model not in device.residents)
     for model in (model for model in away if model not in preload.dismissed):
         is_fresh = model in preload.fresh
-        due_at = max(now if is_fresh else returns_at(device), preload.back_off.until(model))
         leaving = _making_room(device, model, wanted)
         if leaving is None or (not is_idle and (leaving or not is_fresh)):
             continue
         if is_fresh and leaving and not preload.untouched:
             continue
+        kept_until = (until for resident in leaving for until in device.due(now, resident))
+        due_at = max(now if is_fresh else returns_at(device), preload.back_off.until(model), *kept_until)
         if due_at <= now:
             cause = Cause.PRELOAD if is_fresh else Cause.RETURN
             return Choice(Plan(model, tuple(resident.model for resident in leaving), cause, now))
@@ -94,7 +95,8 @@ def _wanted(device: Device) -> list[ModelId]:
     """List those that are to be there, as far as they fit together and beside what never goes."""
     chosen = {model: each.needs for model, each in device.residents.items() if device.is_fixed(each)}
     for model in device.preload.models:
-        needs = device.needs_of(model)
+        resident = device.residents.get(model)
+        needs = resident.needs if resident is not None else device.needs_of(model)
         if model not in chosen and policy.fits(device.limits, [needs, *chosen.values()]):
             chosen[model] = needs
     return [model for model in device.preload.models if model in chosen]
