@@ -370,7 +370,7 @@ class Watch:
             assert self.now >= self.spent_at(model), "unloaded before its time"
         else:
             assert switch.cause in self.wishes[model], "unloaded for nobody"
-        self.switch, self.started, self.unloaded = switch, self.now, 0
+        self.switch, self.started, self.unloaded, self.stopping = switch, self.now, 0, False
 
     def going(self) -> tuple[int, ...]:
         """Return what the switch under way takes out."""
