@@ -170,6 +170,7 @@ async def test_another_command_is_another_resident(box):
     box.serve("sea", "tiny-sea", env={"PYTHONPATH": str(ROOT), "A": "b"})
 
     assert (same, other, box.backend.satisfies("sea", {})) == ((True, True), False, False)
+    box.backend.in_use = lambda model: True
     box.backend.commands = {}
     assert box.backend.satisfies("sea", {}) is False
     assert await box.resident() == ["sea"]
@@ -615,6 +616,19 @@ async def test_another_command_during_a_load(box):
     await box.backend.unload("m")
     await box.backend.load("m", {})
     assert await said(box, "m") == {"kitchen"}
+
+
+async def test_no_command_any_more_during_a_load(box):
+    """The load fails at its end, and nothing of it is left, for nobody could ask for its model."""
+    box.serve("m", "tiny-sea")
+    load = asyncio.ensure_future(box.backend.load("m", {}))
+    await until(lambda: bool(box.children()))
+
+    box.backend.commands = {}
+
+    with pytest.raises(LoadFailed, match="no cmd for it any more"):
+        await load
+    assert (box.children(), await box.resident(), box.backend._ports._locks) == ([], [], {})
 
 
 async def test_one_that_forks_and_serves_on_is_ended(make):

@@ -307,6 +307,22 @@ async def test_another_command_takes_no_restart(models, tmp_path):
         assert await said(client, "sea") == {"kitchen"}
 
 
+async def test_a_model_taken_out_is_ended(models, tmp_path):
+    """After a reload nothing is left of a model that the file has no more, and no list has it."""
+    async with running(models, tmp_path) as (process, client):
+        assert await said(client, "sea") == {"sea"}
+        (server,) = map(psutil.Process, process.engines)
+        path = tmp_path / "config.yaml"
+        path.write_text(path.read_text().replace("  sea:", "  lake:"))
+
+        process.child.send_signal(signal.SIGHUP)
+
+        assert await asyncio.to_thread(psutil.wait_procs, [server], 20) == ([server], [])
+        while "sea" in (listed := [model.id async for model in client.models.list()]):
+            await asyncio.sleep(0.05)
+        assert "lake" in listed and await said(client, "lake") == {"sea"}
+
+
 async def test_nothing_outlives_a_killed_daemon(models, tmp_path):
     """A kill -9 of dmap ends its servers at once, and the next dmap serves the same ports."""
     text = config(models, tmp_path)

@@ -60,6 +60,7 @@ class ProcessBackend:
             name, section.load_s, health_s, lambda: self.changed(), lambda model: self.in_use(model)
         )
         self._sweep: asyncio.Task[None] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
         self.start, self.log, self.doubt = residents.start, residents.log, residents.doubt
         self.unload, self.target = residents.unload, residents.target
 
@@ -73,6 +74,11 @@ class ProcessBackend:
         self._commands = commands
         if self._sweep is not None and self._sweep.done():
             self.report(self._described())
+        for model in {each.recipe.model for each in self._residents if each.is_up} - commands.keys():
+            if not self.in_use(model):  # else it goes after its last request
+                task = errand(self._retire(model), f"retire {model}", expected=(BackendDown,))
+                self._retiring.add(task)
+                task.add_done_callback(self._retiring.discard)
 
     def satisfies(self, model: str, options: Mapping[str, Any]) -> bool:
         """Tell whether the resident *model* runs by the very command that a load with *options* would run."""
@@ -96,7 +102,11 @@ class ProcessBackend:
         async def recipe() -> Recipe:
             return await self._recipe(model, section, options)
 
-        return await self._residents.load(model, self._asked(model, section, options), recipe)
+        loaded = await self._residents.load(model, self._asked(model, section, options), recipe)
+        if model not in self._commands:
+            await self._residents.unload(model)
+            raise _gone(model)
+        return loaded
 
     async def check(self, model: str) -> None:
         """Look whether the program of the command is there."""
@@ -117,7 +127,13 @@ class ProcessBackend:
 
     async def close(self) -> None:
         """End all servers at once; loads under way fail, later ones too."""
-        await asyncio.gather(end(self._sweep), self._residents.close())
+        await asyncio.gather(end(self._sweep, *self._retiring), self._residents.close())
+
+    async def _retire(self, model: str) -> None:
+        """End the server of a model that the configuration has no more: nobody can ask for it again."""
+        await self._residents.unload(model)
+        self.report(self._described())
+        self.changed()
 
     def _described(self) -> list[ModelInfo]:
         ids = dict.fromkeys((*self._commands, *(each.recipe.model for each in self._residents)))
