@@ -169,9 +169,10 @@ async def test_ready_with_a_backend(serve):
     answer = await get(await serve(), "/ready")
 
     assert answer.status == 200
+    queue = {"drained": False, "waiting": 0, "leases": 0, "oldest_wait_s": 0}
     assert json.loads(answer.body) == {
         "ready": True,
-        "backends": {"fake": {"answers": True, "waiting": 0, "leases": 0, "oldest_wait_s": 0}},
+        "backends": {"fake": {"answers": True, **queue}},
         "devices": {},
     }
 
