@@ -15,7 +15,13 @@ class File(NamedTuple):
     words: Mapping[str, tuple[str, ...]]
 
 
-ENVIRONMENT = {"MODELS": "/srv/models", "FLAGS": "-a  -b", "KEY": "sk-from-the-environment", "PORT_0": "9500"}
+ENVIRONMENT = {
+    "MODELS": "/srv/models",
+    "FLAGS": "-a  -b",
+    "KEY": "sk-from-the-environment",
+    "PORT_0": "9500",
+    "SERVER": "http://h:9500",
+}
 
 LONG = " ".join(f"--override-kv key.{number}=int:{number}" for number in range(700))
 

@@ -43,6 +43,21 @@ def test_the_same_words(name):
     assert words == FILES[name].words
 
 
+def test_variables_that_only_the_service_has():
+    """What they hold is not judged, wherever they stand; what is wrong beside them is told."""
+    text = """
+apiKeys: ["${env.A}", "${env.B}"]
+models:
+  m: {cmd: "x ${PORT}", proxy: "${env.URL}", env: ["X=${env.C}"]}
+  n: {cmd: "x ${PORT}", proxy: "http://h:${env.D}"}
+peers: {p: {proxy: h, models: [o]}}
+"""
+
+    assert problems_of(imported(text, {}, "config.yaml"), {}) == [
+        "backends.p.url: not a URL; write it like http://127.0.0.1:1234, http:// or https:// included"
+    ]
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_nothing_secret_is_written(name):
     """No key of the source stands in what is made of it."""
@@ -84,6 +99,9 @@ def test_keys_are_known_by_their_sha256():
         ("env: ['A=${MODEL_ID}:${PORT}', 'B={c}']", "", {"env": {"A": "{model}:{port}", "B": "{lbrace}c}"}}),
         ("env: ['A=${env.MODELS}/x', 'B=${env.PORT_0}']", "", {"env": {"A": "/srv/models/x", "B": "9500"}}),
         ("proxy: 'http://h:${env.PORT_0}'", "", {"url": "http://h:9500"}),
+        ("proxy: '${env.SERVER}'", "", {"url": "http://h:9500"}),
+        ("cmdStop: 'stop ${env.MODELS}'", "", {"stop": ["stop", "/srv/models"]}),
+        ("cmdStop: 'end ${env.MODELS} ${PID}'", "", {"stop": ["sh", "-c", "end '/srv/models' \"$MAINPID\""]}),
         ("cmdStop: 'docker stop ${MODEL_ID}'", "", {"stop": ["docker", "stop", "{model}"]}),
         ("cmdStop: 'kill -15 ${PID}'", "", {}),
         ("cmdStop: 'kill ${PID}'", "", {}),

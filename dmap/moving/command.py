@@ -67,19 +67,19 @@ class Commands:
 
     def start(self, text: str, macros: Sequence[Macro]) -> str:
         """Return the command *text* for `cmd`."""
-        return self._written(text, macros, self.words(text, macros))
+        return written(self._form(text, macros, self.words(text, macros)))
 
     def stop(self, text: str, macros: Sequence[Macro]) -> str | None:
-        """Return the command *text* for `stop`; None if it only does what dmap does anyhow."""
+        """Return *text* for `stop`, marks of variables in it; None if it only does what dmap does anyhow."""
         text = text.replace("${PID}", PID)
         words = self.words(text, macros)
         if words in _TERM:
             return None
         if any(PID in word for word in words):
             return _laid_out(forms.quoted(forms.as_script(words)))
-        return self._written(text, macros, words)
+        return self._form(text, macros, words)
 
-    def _written(self, text: str, macros: Sequence[Macro], words: Sequence[str]) -> str:
+    def _form(self, text: str, macros: Sequence[Macro], words: Sequence[str]) -> str:
         shared = {each.name: each for each in self._shared}
         same = {each.name for each in macros if shared.get(each.name) is each}
         kept = {name: ours for name, ours in self._names.items() if name in same}
@@ -87,7 +87,7 @@ class Commands:
             form = forms.braced("\n".join(_layout(list(self._lines(text, macros, names)))))
             if forms.is_writable(form) and self._read(forms.placed(form)) == words:
                 self._use(forms.macros_of(form))
-                return written(forms.placed(form))
+                return forms.placed(form)
         return _laid_out(forms.quoted(words))
 
     def _lines(self, text: str, macros: Sequence[Macro], kept: Mapping[str, str]) -> Iterator[str]:
@@ -129,4 +129,4 @@ def _laid_out(words: Sequence[str]) -> str:
     text = " ".join(words)
     if len(text) > WIDTH and words[0] != "sh":
         text = words[0] + "".join(f"\n{each}" if _OPTION.match(each) else f" {each}" for each in words[1:])
-    return written(forms.placed(text))
+    return forms.placed(text)

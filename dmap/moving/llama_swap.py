@@ -37,12 +37,20 @@ def problems_of(text: str, environ: Mapping[str, str]) -> list[str]:
     """
     Return what dmap will not take of *text*, which `imported` has made.
 
-    Variables that *environ* lacks count as set: they may be in that of the service.
+    Variables that *environ* lacks may be in that of the service, and hold what is wanted there.
     """
     names = re.findall(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", text)
-    unset = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in names}
+    first, *others = (
+        _refused(text, {**unset, **environ})
+        for unset in (digests, dict.fromkeys(names, "1"), dict.fromkeys(names, "http://h"))
+    )
+    return [each for each in first if all(each in other for other in others)]
+
+
+def _refused(text: str, environ: Mapping[str, str]) -> list[str]:
     try:
-        parse(text, {**unset, **environ})
+        parse(text, environ)
     except ConfigProblem as exc:
         return exc.problems
     return []

@@ -9,7 +9,7 @@ from dmap.moving import words as forms
 from dmap.moving.command import Commands
 from dmap.moving.filters import NO_PARAMETER, forced, mapping
 from dmap.moving.macros import MODEL, PORT, Expansion, Macro, listed, of_model, unknown
-from dmap.moving.source import Table, anything, go_text, written
+from dmap.moving.source import Table, anything, go_text, variable, written
 from dmap.moving.text import Block, Entry, shown
 from dmap.sections import ModelSection
 
@@ -256,6 +256,8 @@ class Model:
 
     def _fits(self, key: str, value: Any) -> bool:
         """Tell whether dmap's file takes *value*, whatever the variables hold for which it has marks."""
+        if isinstance(value, str) and variable(value):
+            return True
         if not forms.is_writable(go_text(value)) or re.search(r"\$\{(?![A-Za-z_]\w*\})", go_text(value)):
             return False
         try:
