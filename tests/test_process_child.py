@@ -253,6 +253,16 @@ async def test_a_stop_is_run_for_one_that_died(start, tmp_path):
     assert (child.status, (tmp_path / "stopped").exists()) == (1, True)
 
 
+async def test_a_stop_is_not_told_of_a_dead_process(start, tmp_path):
+    """Once the command has ended by itself, its id may be another process's, so `stop` does not get it."""
+    told = tmp_path / "told"
+    child = start(["false"], stop=["sh", "-c", f"echo ${{MAINPID-none}} > {told}"])
+
+    await child.ended()
+
+    assert told.read_text() == "none\n"
+
+
 @pytest.mark.parametrize("stop", [["sleep", "300"], ["false"], ["/nonexistent"]])
 async def test_a_stop_that_does_nothing_is_bounded(start, stop):
     """Whatever its command to stop does, the child and the command are gone within the time to stop."""

@@ -46,8 +46,8 @@ class Child:
     *gone* is called from the loop when nothing is left of it, whatever ended it.  `status` is then its exit
     status, negative for a signal.  Its standard input stays open until then.  What it writes goes to *log*,
     which may have lines of other children.  It is asked to end by the command *stop*, or by a SIGTERM if
-    there is none, and killed after *stop_s*.  *stop* is run too if the command ends by itself; it finds the
-    command's process id as `MAINPID` in its environment, as systemd's `ExecStop=` does.
+    there is none, and killed after *stop_s*.  *stop* is run too if the command ends by itself; while that
+    lives it finds its process id as `MAINPID` in its environment, as systemd's `ExecStop=` does.
     """
 
     def __init__(
@@ -153,7 +153,8 @@ class Child:
 
     async def _run_stops(self) -> None:
         """Run `stop`; again while it fails and the command lives, which may be about to start a container."""
-        clock, variables = asyncio.get_running_loop().time, {**self._environment, "MAINPID": str(self.pid)}
+        pid = {"MAINPID": str(self.pid)} if self.status is None else {}  # of a dead one it may be another's
+        clock, variables = asyncio.get_running_loop().time, {**self._environment, **pid}
         until = clock() + self._stop_s
         while await run_once(self._stop_by, variables, self.log, until - clock()) != 0:
             if self.status is not None or clock() >= until:
