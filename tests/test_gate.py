@@ -992,8 +992,8 @@ class TestAfterAFailure:
 
         await gate.load(A, "me")
 
-    async def test_a_backend_that_only_breaks_its_loads_off_is_not_back(self, studio: FakeSwitcher) -> None:
-        """One that answers looks and no load was never silent: its model backs off, or it would not end."""
+    async def test_a_backend_that_breaks_a_load_off_is_not_back_at_once(self, studio: FakeSwitcher) -> None:
+        """Whether it goes on or is started anew: the load may break it each time, so its model backs off."""
         studio.loading.error = BackendDown("the connection was reset")
         device = Device(cooldown_s=0, preload=("a",), return_s=0.01)
         gate = Gate("gpu0", device, {"studio": studio}, preloads=lambda: {A.key: A})
@@ -1001,6 +1001,10 @@ class TestAfterAFailure:
         await until(lambda: len(studio.loading.calls) == 1)
         await idle(gate)
 
+        await gate.recheck()
+        studio.looking.error = BackendDown("studio does not answer")
+        await gate.recheck()
+        studio.looking.error = None
         await gate.recheck()
         await turned(asyncio.get_running_loop(), 0.05)
 

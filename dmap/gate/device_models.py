@@ -48,7 +48,7 @@ class DeviceModels:
     was asked for last.
 
     *got* is what the loads of the residents really gave, *down* are the models whose last switch failed
-    because a backend did not answer, each with whether it was silent when asked for its models, too; and
+    because a backend did not answer, each with whether the look before found it silent already; and
     *stuck* has the reason for those whose last unloading failed.
     """
 
@@ -119,7 +119,7 @@ class DeviceModels:
         self.down[key] = key.backend in self._silent_since
 
     def back(self, reading: Reading) -> list[ModelKey]:
-        """List those that are *down* no more: their backends were silent and are not now."""
+        """List those whose backends were silent before their loads and are not now: it was not the load."""
         silent = (key for key, was_silent in self.down.items() if was_silent)
         return [key for key in silent if key.backend not in reading.silent]
 
@@ -201,7 +201,6 @@ class DeviceModels:
     def _note_silence(self, silent: Mapping[str, Exception]) -> frozenset[str]:
         now = asyncio.get_running_loop().time()
         self._silent_since = {name: self._silent_since.get(name, now) for name in silent}
-        self.down = {key: was or key.backend in silent for key, was in self.down.items()}
         gone_s = self.section.backend_gone_s
         return frozenset(name for name, since in self._silent_since.items() if now - since >= gone_s)
 
