@@ -1,6 +1,8 @@
 """Looking for files at any depth: caches of other programs, links in circles, and trees without an end."""
 
 import os
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from dmap.backends.gguf.tree import DEEPEST, Bounds, Tree
 
 OLD, NEW = "a" * 40, "b" * 40
+NOBODY = 65_534
 
 
 def put(folder: Path, *names: str) -> None:
@@ -144,17 +147,35 @@ def test_a_bound_that_is_reached_is_told(tmp_path, bounds):
     assert "3" in look.skipped[str(tmp_path)]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_an_unreadable_folder_is_told(tmp_path):
-    """A folder that may not be read is left out with the reason, and the others are read."""
-    put(tmp_path, "a/m.gguf", "b/m.gguf")
-    (tmp_path / "a").chmod(0)
+@pytest.fixture
+def open_folder():
+    """A folder that everybody may read; `tmp_path` is its owner's."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
-    look = Tree(tmp_path).look()
-    (tmp_path / "a").chmod(0o700)
+
+@contextmanager
+def as_nobody():
+    """Go on without the rights of root, which reads everything."""
+    mine = os.geteuid()
+    os.seteuid(NOBODY if mine == 0 else mine)
+    try:
+        yield
+    finally:
+        os.seteuid(mine)
+
+
+def test_an_unreadable_folder_is_told(open_folder):
+    """A folder that may not be read is left out with the reason, and the others are read."""
+    put(open_folder, "a/m.gguf", "b/m.gguf")
+    (open_folder / "a").chmod(0)
+
+    with as_nobody():
+        look = Tree(open_folder).look()
 
     assert [file.name for file in look.files] == ["m.gguf"]
-    assert look.skipped == {str(tmp_path / "a"): "cannot be read: Permission denied"}
+    assert look.skipped == {str(open_folder / "a"): "cannot be read: Permission denied"}
 
 
 def test_a_folder_that_is_gone_is_told(tmp_path):
