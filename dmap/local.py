@@ -59,7 +59,7 @@ def _check(options: argparse.Namespace) -> None:
 def _import(options: argparse.Namespace) -> int:
     with Source(str(options.config)).located():
         given = read(options.config)
-    text = moving.imported(given, os.environ, options.config.name)
+        text = moving.imported(given, os.environ, options.config.name)
     print(text, end="")
     problems = moving.problems_of(text, os.environ)
     for problem in problems:

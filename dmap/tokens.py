@@ -118,6 +118,9 @@ def counters(
         try:
             known = found.get(model.tokenizer) or read.get(_stamp(model.tokenizer))
             found[model.tokenizer] = known or TokenCounter(model.tokenizer)
+        except OSError as exc:
+            reason = str(exc.strerror or exc).lower()
+            problems.append(f"models.{name}.tokenizer: {model.tokenizer} cannot be read: {reason}")
         except ImportError:
             problems.append(f"models.{name}.tokenizer: takes the package tokenizers; {how('tokenizer')}")
         except Exception as exc:

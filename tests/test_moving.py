@@ -386,6 +386,7 @@ class TestCommand:
         missing = self.run("llama-swap", str(tmp_path / "b.yaml"))
 
         assert (wrong.returncode, wrong.stdout) == (78, "")
+        assert wrong.stderr.startswith(f"{tmp_path / 'a.yaml'}: not a configuration of llama-swap")
         assert (missing.returncode, missing.stdout) == (78, "")
         assert "cannot be read" in missing.stderr
 

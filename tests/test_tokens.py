@@ -361,7 +361,7 @@ def test_a_tokenizer_file_that_is_none(tmp_path, content):
 
 def test_a_tokenizer_file_that_is_missing(tmp_path):
     """A tokenizer file that is not there is told, too."""
-    with pytest.raises(ConfigProblem, match="No such file"):
+    with pytest.raises(ConfigProblem, match="nothing.json cannot be read: no such file or directory$"):
         counters(config(tmp_path / "nothing.json"))
 
 
