@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_writer import StreamWriter
 
 from dmap.errors import BadRequest
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 from dmap.wire.headers import request_id
 from dmap.wire.trace import Trace
 
@@ -249,7 +249,7 @@ def _refusal(request: web.BaseRequest, words: str) -> web.Response:
     """Refuse what the application does not get to see, and end its connection."""
     assert isinstance(request, Request), "the server makes no others"
     refusal = BadRequest(words)
-    _log.info(logfmt("bad_http", {"id": request.id, "client": request.remote, "reason": words}))
+    _log.info(Line("bad_http", {"id": request.id, "client": request.remote, "reason": words}))
     response = web.json_response(refusal.body(), status=refusal.status)
     response.force_close()
     return response

@@ -23,7 +23,7 @@ from dmap.backends import Engine
 from dmap.config import Config, ConfigProblem, Source, warnings_of
 from dmap.errors import ShuttingDown
 from dmap.lines import write_as
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 from dmap.notify import Notifier
 from dmap.process import end_orphans
 from dmap.sockets import find_vanished, given_to_us, taken
@@ -166,7 +166,7 @@ async def serve(
         on_ready(daemon.url)
         await stop.wait()
         notifier.tell(STOPPING="1")
-        _log.info(logfmt("stopping", {"within_s": config.server.shutdown_s}))
+        _log.info(Line("stopping", {"within_s": config.server.shutdown_s}))
         await daemon.drain(hurry)
     return 1 if broken.is_set() else 0
 
@@ -185,7 +185,7 @@ async def _looked(config: Config, stop: asyncio.Event) -> dict[str, Engine] | No
 async def _end_orphans() -> None:
     """End what a dmap that was killed has left, for that still has its memory on the devices."""
     if orphans := await asyncio.to_thread(end_orphans):
-        _log.warning(logfmt("orphans_ended", {"pids": ",".join(map(str, orphans))}))
+        _log.warning(Line("orphans_ended", {"pids": ",".join(map(str, orphans))}))
 
 
 def _heed_bugs(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> asyncio.Event:
@@ -200,7 +200,7 @@ def _heed_bugs(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> asyncio.
         if context.get(tasks.STOPS):  # `tasks` has logged it
             broken.set()
             return stop.set()
-        _log.error(logfmt("bug", {"what": context["message"]}), exc_info=context.get("exception"))
+        _log.error(Line("bug", {"what": context["message"]}), exc_info=context.get("exception"))
 
     loop.set_exception_handler(heed)
     return broken
@@ -224,14 +224,14 @@ def _reload(
             reload(proxy, config)
     except ConfigProblem as exc:
         for problem in exc.problems:
-            _log.error(logfmt("reload_refused", {"reason": problem}))
+            _log.error(Line("reload_refused", {"reason": problem}))
         proxy.bus.tell("config.refused", {"problems": exc.problems})
         return exc.problems
     else:
         log = proxy.config.log
         write_as(log.level, log.format, stamped=log.stamped)
         _advise(proxy, source())
-        _log.info(logfmt("reloaded", {}))
+        _log.info(Line("reloaded", {}))
         proxy.bus.tell("config.reloaded", {})
     finally:
         notifier.ready()
@@ -244,7 +244,7 @@ def _introduce(daemon: RunningDaemon, by: str | None) -> None:
     for name, device in config.devices.items():
         residents = ",".join(sorted(map(str, proxy.devices[name].residents)))
         bounds = {"memory": device.memory, "max_models": device.max_models}
-        _log.info(logfmt("device", {"name": name, **bounds, "resident": residents or None}))
+        _log.info(Line("device", {"name": name, **bounds, "resident": residents or None}))
     for name, backend in config.backends.items():
         where = {"kind": backend.kind, "device": backend.placed_on, "url": proxy.backends[name].url}
         models = proxy.catalog.counted(name) if name in proxy.inventory.answering else None
@@ -254,12 +254,12 @@ def _introduce(daemon: RunningDaemon, by: str | None) -> None:
             if engine
             else {}
         )
-        _log.info(logfmt("backend", {"name": name, **where, "models": models, **told}))
-    _log.info(logfmt("listening", {"url": daemon.url, "by": by, "backends": ",".join(config.backends)}))
+        _log.info(Line("backend", {"name": name, **where, "models": models, **told}))
+    _log.info(Line("listening", {"url": daemon.url, "by": by, "backends": ",".join(config.backends)}))
 
 
 def _advise(proxy: Proxy, source: Source) -> None:
     config = proxy.config
     warnings = (*warnings_of(config, datetime.now(UTC)), *engines.warnings_of(config, proxy.engines))
     for warning in source.locate(warnings):
-        _log.warning(logfmt("advice", {"reason": warning}))
+        _log.warning(Line("advice", {"reason": warning}))

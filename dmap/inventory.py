@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dmap.backends import Backend, ModelInfo
 from dmap.catalog import Catalog
 from dmap.errors import BackendDown
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 from dmap.tasks import end, errand, spawn
 
 _log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Inventory:
         """Take note that a request found *backend* down, and have it probed."""
         if backend not in self._down:
             url = self._backends[backend].url  # which the reason, for clients, leaves out
-            _log.warning(logfmt("backend_down", {"backend": backend, "url": url, "reason": error.message}))
+            _log.warning(Line("backend_down", {"backend": backend, "url": url, "reason": error.message}))
         self._down[backend] = error.message
 
     @property
@@ -112,5 +112,5 @@ class Inventory:
             self._catalog.update(name, found)
             self.learnt(name)
             if self._down.pop(name, None) is not None:
-                _log.warning(logfmt("backend_up", {"backend": name}))
+                _log.warning(Line("backend_up", {"backend": name}))
         self._answered_at[name] = asyncio.get_running_loop().time()

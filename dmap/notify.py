@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, MutableMapping
 
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Notifier:
             self._unsent.clear()
         except OSError as exc:
             if self._is_heard:
-                _log.warning(logfmt("notify_failed", {"reason": str(exc)}))
+                _log.warning(Line("notify_failed", {"reason": str(exc)}))
         self._is_heard = not self._unsent
 
     async def beat(self) -> None:

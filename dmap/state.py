@@ -30,7 +30,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from dmap.errors import NotSaved
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 from dmap.sections import Defaults, Load
 
 _log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def _lenient(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
     try:
         return read(value)
     except ValidationError as exc:
-        _log.warning(logfmt("durations_not_understood", {"reason": _reason(exc)}))
+        _log.warning(Line("durations_not_understood", {"reason": _reason(exc)}))
         return {}
 
 
@@ -140,7 +140,7 @@ class StateFile:
             except FileNotFoundError:
                 pass
             except OSError as exc:
-                _log.error(logfmt("state_unreadable", {"path": self.path, "reason": exc.strerror}))
+                _log.error(Line("state_unreadable", {"path": self.path, "reason": exc.strerror}))
             except ValueError as exc:  # as pydantic's are
                 _put_aside(self.path, _reason(exc))
         return NOTHING_SAVED
@@ -178,7 +178,7 @@ def _put_aside(path: Path, reason: str) -> None:
     now_at = None
     with contextlib.suppress(OSError):
         now_at = path.replace(path.with_name(path.name + ".bad"))
-    _log.error(logfmt("state_not_understood", {"path": path, "reason": reason, "now_at": now_at}))
+    _log.error(Line("state_not_understood", {"path": path, "reason": reason, "now_at": now_at}))
 
 
 def _reason(exc: ValueError) -> str:

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ async def end(*tasks: asyncio.Task[Any] | None, within_s: float = END_S) -> None
     if started:
         _, left = await asyncio.wait(started, timeout=within_s)
         for task in left:
-            _log.error(logfmt("task_left", {"name": task.get_name(), "after_s": within_s}))
+            _log.error(Line("task_left", {"name": task.get_name(), "after_s": within_s}))
 
 
 def attempt(name: str, act: Callable[..., object], *args: object, vital: bool = False) -> None:
@@ -93,7 +93,7 @@ def attempt(name: str, act: Callable[..., object], *args: object, vital: bool = 
 def report(name: str, exc: BaseException, *, vital: bool = False) -> None:
     """Log that a bug in *name* raised *exc*; stop the daemon if *name* is *vital*."""
     fields = {"what": name, "error": type(exc).__name__, "then": "stop" if vital else None}
-    _log.error(logfmt("bug", fields), exc_info=exc)
+    _log.error(Line("bug", fields), exc_info=exc)
     if vital:
         context = {"message": f"dmap has to stop: a bug in {name}", "exception": exc, STOPS: True}
         asyncio.get_running_loop().call_exception_handler(context)

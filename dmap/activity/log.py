@@ -20,7 +20,7 @@ from dmap.activity.facts import REQUESTS, SWITCHES, entry_of
 from dmap.activity.files import Bounds, Files
 from dmap.config import Activity
 from dmap.events import Bus, Event
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 
 PAUSE_S = 1.0
 """Between two writes: what a process that is killed loses of its log."""
@@ -114,14 +114,14 @@ class ActivityLog:
         """Count what is lost, and log why, the first time."""
         if self._lost_before is None:
             self._lost_before = self.lost
-            _log.error(logfmt("activity_not_written", {"path": self._path, "reason": reason}))
+            _log.error(Line("activity_not_written", {"path": self._path, "reason": reason}))
         self.lost += count
 
     def _recover(self) -> None:
         if self._lost_before is not None:
             fields = {"path": self._path, "lost": self.lost - self._lost_before}
             self._lost_before = None
-            _log.warning(logfmt("activity_written_again", fields))
+            _log.warning(Line("activity_written_again", fields))
 
 
 def _add(files: Files, batch: Sequence[Event], now: float, bounds: Bounds) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from dmap.backends.ask import Unheard, ask
 from dmap.backends.base import Loaded, Target
 from dmap.errors import LoadFailed
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 from dmap.process import END_S, Child, Log
 
 ANSWER_BYTES = 4 * 2**20
@@ -131,7 +131,7 @@ class Resident:
         child = self.child
         if self.misses >= most and not child.ending and child.status is None:
             fields = {"backend": backend, "model": self.recipe.model, "pid": child.pid, "misses": self.misses}
-            _log.error(logfmt("engine_hung", fields))
+            _log.error(Line("engine_hung", fields))
             child.kill()
 
     async def make_sure(self) -> None:

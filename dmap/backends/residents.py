@@ -14,7 +14,7 @@ from typing import Any
 from dmap.backends.base import Loaded, Target
 from dmap.backends.resident import Recipe, Resident
 from dmap.errors import BackendDown
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 from dmap.process import Log
 from dmap.tasks import end, spawn
 
@@ -167,5 +167,5 @@ class Residents:
         if resident.loaded and not child.ending:
             reason = resident.reason("")
             fields = {"model": model, "pid": child.pid, "status": child.status, "reason": reason}
-            _log.error(logfmt("engine_died", fields))
+            _log.error(Line("engine_died", fields))
             self._changed()

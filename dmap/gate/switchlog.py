@@ -12,7 +12,7 @@ from typing import Any
 from dmap.arbiter import Plan
 from dmap.backends import Loaded
 from dmap.events import Tell
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 from dmap.models import ModelKey
 
 log = logging.getLogger("dmap.gate")
@@ -131,7 +131,7 @@ class Report:
 
     def _log(self, level: int, event: str, fields: Mapping[str, Any]) -> None:
         models = {"unload": ",".join(self._unload) or "-", "load": self._load or "-"}
-        log.log(level, logfmt(event, {"device": self._device, **models, **fields}))
+        log.log(level, Line(event, {"device": self._device, **models, **fields}))
 
     @property
     def _load(self) -> str | None:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 
 MASK = "***"
 
@@ -102,4 +102,4 @@ class Log:
             return
         self._may -= 1
         skipped, self._untold = self._untold or None, 0
-        _log.info(logfmt("engine_says", {"model": self.name, "line": text, "skipped_before": skipped}))
+        _log.info(Line("engine_says", {"model": self.name, "line": text, "skipped_before": skipped}))

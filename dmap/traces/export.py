@@ -17,7 +17,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from dmap import __version__
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 from dmap.traces.spans import Span
 
 MOST = 4096
@@ -67,7 +67,7 @@ class Exporter:
                 await ended.wait()
         except TimeoutError:
             left = self._taken - self._sender.done
-            _log.warning(logfmt("traces_lost", {"spans": left, "reason": "no answer at the end"}))
+            _log.warning(Line("traces_lost", {"spans": left, "reason": "no answer at the end"}))
 
     def _readable(self, trace: int, span: Span) -> ReadableSpan:
         def context(id: str) -> SpanContext:
@@ -104,14 +104,14 @@ class _Sender(SpanExporter):
             self.lose(len(spans), "the collector does not take them")
         elif self._losing:
             self._losing = False
-            _log.warning(logfmt("traces_sent_again", {"url": self._at}))
+            _log.warning(Line("traces_sent_again", {"url": self._at}))
         return result
 
     def lose(self, count: int, reason: str) -> None:
         """Tell that spans are lost, once until it is over."""
         if not self._losing:
             self._losing = True
-            _log.warning(logfmt("traces_lost", {"spans": count, "url": self._at, "reason": reason}))
+            _log.warning(Line("traces_lost", {"spans": count, "url": self._at, "reason": reason}))
 
     def shutdown(self) -> None:
         """End."""

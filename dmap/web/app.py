@@ -14,7 +14,7 @@ from dmap.access import scope_of
 from dmap.aiohttp_insides import HttpServer, Request
 from dmap.errors import BadRequest, DmapError, EncodedBody, Internal, NotBuilt, PathNotFound
 from dmap.kinds import ROUTES
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 from dmap.record import RequestRecord
 from dmap.web import cors, request_log
 from dmap.web.inference import infer
@@ -79,7 +79,7 @@ async def _respond(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     except (asyncio.CancelledError, ConnectionError):
         raise
     except Exception:
-        _log.exception(logfmt("bug", {"id": record.id, "path": record.path}))
+        _log.exception(Line("bug", {"id": record.id, "path": record.path}))
         if record.committed and request.transport is not None:
             request.transport.abort()
         return _refusal(

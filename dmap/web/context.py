@@ -16,7 +16,7 @@ from pathlib import Path
 from dmap.backends import Backend, Unheard, ask
 from dmap.config import Config
 from dmap.errors import BackendDown, ContextExceeded
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 from dmap.models import ModelKey, Route
 from dmap.tokens import TokenCounter, WordBound, units
 from dmap.web.beside import beside
@@ -132,7 +132,7 @@ class ContextGuard:
         except (Unheard, TimeoutError) as exc:
             self._silent[name] = now + ASK_AGAIN_S
             reason = str(exc) or "no answer in time"
-            _log.warning(logfmt("not_counted", {"backend": name, "model": model, "reason": reason}))
+            _log.warning(Line("not_counted", {"backend": name, "model": model, "reason": reason}))
             return None
         finally:
             self._turns.release()

@@ -16,7 +16,7 @@ from typing import Any
 
 from dmap import tasks
 from dmap.aiohttp_insides import HttpServer
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 from dmap.tls import Certificate
 
 PAUSE_S = 0.1
@@ -105,7 +105,7 @@ class Listener:
         """
         if not self._is_full:
             self._is_full = True
-            _log.warning(logfmt("clients_wait", {"reason": reason, "connections": len(self._http)}))
+            _log.warning(Line("clients_wait", {"reason": reason, "connections": len(self._http)}))
         self._make_room()
         self._loop.remove_reader(self._sock)
         self._timer = self._loop.call_later(PAUSE_S, self.start)

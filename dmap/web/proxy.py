@@ -20,7 +20,7 @@ from dmap.errors import ModelNotFound, NotSaved
 from dmap.events import Bus
 from dmap.gate import Gate
 from dmap.inventory import Inventory
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 from dmap.metrics.board import Metrics
 from dmap.models import ModelKey, Route
 from dmap.relay import Pool
@@ -117,7 +117,7 @@ class Proxy:
             for name in self.saved.drained & self.devices.keys():
                 self.drain(name, unload=False)
                 fields = {"device": name, "since": "before this start", "until": "dmap resume"}
-                _log.warning(logfmt("drained", fields))
+                _log.warning(Line("drained", fields))
             async with (
                 tasks.running(self.visits.watch, "visits"),
                 tasks.running(self._keep_durations, "durations"),
@@ -162,7 +162,7 @@ class Proxy:
             except (NotSaved, TimeoutError) as exc:
                 self.saved = replace(self.saved, durations=before)  # so that the next time tries again
                 reason = str(exc) or "the disk does not answer"
-                _log.warning(logfmt("durations_not_saved", {"reason": reason}))
+                _log.warning(Line("durations_not_saved", {"reason": reason}))
 
     def _is_gone(self, key: ModelKey) -> bool:
         """Tell whether the backend of *key* answers and has no such model."""
@@ -219,7 +219,7 @@ class Proxy:
             known = self.catalog.preloads(name)
             for model in (each for each in device.preload if self.catalog.key_of(each) not in known):
                 fields = {"device": name, "model": model, "reason": "no backend here has told of it yet"}
-                _log.warning(logfmt("preload_unknown", fields))
+                _log.warning(Line("preload_unknown", fields))
 
     def residents(self) -> set[ModelKey]:
         """Return what is resident on the devices."""

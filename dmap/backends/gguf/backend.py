@@ -25,7 +25,7 @@ from dmap.backends.gguf.soundness import Soundness
 from dmap.backends.resident import Recipe
 from dmap.backends.residents import Residents
 from dmap.errors import BackendDown, LoadFailed, ModelNotFound
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 from dmap.models import ModelInfo
 from dmap.sections import ModelSection
 
@@ -175,14 +175,14 @@ class GGUFBackend:
         new = [path for path in content.skipped if path not in before.skipped]
         for path in new[:MOST_TOLD]:
             fields = {"backend": self.name, "path": path, "reason": content.skipped[path]}
-            _log.warning(logfmt("model_skipped", fields))
+            _log.warning(Line("model_skipped", fields))
         now = len(content.models), len(content.skipped)
         if before is _NOTHING or now != (len(before.models), len(before.skipped)):
             told = {"backend": self.name, "models": now[0], "skipped": now[1], "path": self._folder.path}
             if content.models:
-                _log.info(logfmt("models_found", told))
+                _log.info(Line("models_found", told))
             else:
-                _log.warning(logfmt("models_found", told | {"hint": _HINT}))
+                _log.warning(Line("models_found", told | {"hint": _HINT}))
 
     def _loaded(self) -> dict[str, ModelFile]:
         return {each.recipe.model: self._files[each.recipe.model] for each in self._residents}
@@ -210,7 +210,7 @@ class GGUFBackend:
         asked = wanted.get("context_length", self._section.context_length)
         context_length = file.context_length(asked)
         if "context_length" in wanted and context_length < asked:
-            _log.warning(logfmt("context_cut", {"model": file.id, "asked": asked, "given": context_length}))
+            _log.warning(Line("context_cut", {"model": file.id, "asked": asked, "given": context_length}))
         return {
             "cpu_threads": self._section.threads or default_threads(),
             **wanted,

@@ -17,7 +17,7 @@ from dmap.backends.lmstudio.client import Fault, RestClient
 from dmap.backends.lmstudio.known import LOADED, LOADING, Known, State
 from dmap.backends.lmstudio.models import Instance, Listed, Look, read_v0, read_v1
 from dmap.errors import BackendDown
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 from dmap.models import ModelInfo
 
 V1, V0 = "/api/v1/models", "/api/v0/models"
@@ -115,7 +115,7 @@ class Server:
 
     def warn(self, event: str, model: str | None = None, **fields: Any) -> None:
         """Log a warning about this server, or about a *model* of it."""
-        _log.warning(logfmt(event, {"backend": self.client.name, "model": model, **fields}))
+        _log.warning(Line(event, {"backend": self.client.name, "model": model, **fields}))
 
     async def _look(self) -> Look:
         """

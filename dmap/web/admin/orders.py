@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import AliasChoices, Field, ValidationError
 
 from dmap.errors import BodyTooLarge, Invalid
-from dmap.logfmt import logfmt
+from dmap.logfmt import Line
 from dmap.sections import Defaults, Load, Spelled
 from dmap.web import upload
 from dmap.web.proxy import Proxy
@@ -93,4 +93,4 @@ def _problem(error: Any) -> str:
 def note(visit: Visit, **fields: Any) -> None:
     """Log one line for each change, with the client that made it."""
     action = visit.record.path.rpartition("/")[2]
-    _log.info(logfmt("admin", {"action": action, "client": visit.client.name, **fields}))
+    _log.info(Line("admin", {"action": action, "client": visit.client.name, **fields}))
