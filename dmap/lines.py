@@ -91,8 +91,8 @@ def write_as(level: str, form: str, *, stamped: bool | None) -> None:
     They are *stamped* with the time, or not; None means that they are unless journald does so.
     """
     root = logging.getLogger()
-    root.setLevel(level.upper())
     for lines in (handler for handler in root.handlers if isinstance(handler, Lines)):
+        root.setLevel(level.upper())
         has_time = not is_journal(lines.stream, os.environ) if stamped is None else stamped
         lines.setFormatter(_Json(has_time) if form == "json" else _Logfmt(has_time))
 

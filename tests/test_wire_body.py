@@ -470,12 +470,18 @@ def accepted(body: bytes) -> Call:
 @_bounded
 @given(_pairs, st.booleans(), st.booleans())
 def test_peek_reads_what_any_parser_reads(pairs, escape, indent):
-    """For any JSON object, peek refuses, or its model is what `json` reads, be it the first or the last."""
+    """
+    For any JSON object, peek refuses, or its model is what `json` reads, be it the first or the last.
+
+    A blank name is none.
+    """
     body = _written(pairs, escape, indent)
 
     call = accepted(body)
 
-    assert call.model == json.loads(body).get("model") == dict(reversed(pairs)).get("model")
+    named = json.loads(body).get("model")
+    assert named == dict(reversed(pairs)).get("model")
+    assert call.model == (named if named and named.strip() else None)
     assert call.stream is bool(json.loads(body).get("stream"))
 
 
