@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import functools
 import json
 import os
 import shutil
@@ -121,7 +122,7 @@ def _status(options: argparse.Namespace) -> int:
         return json.dumps(status, indent=2) if options.json else report(daemon.url, status, _width())
 
     if options.watch:
-        asyncio.run(watch(daemon, "/debug/status", show, print, _say))
+        asyncio.run(watch(daemon, "/debug/status", show, functools.partial(print, flush=True), _say))
     print(_said(daemon, "/debug/status", show))
     return 0
 
