@@ -157,15 +157,15 @@ async def load(process: Process) -> AsyncGenerator[None]:
             for model, key in (("tiny-sea", "k"), ("tiny-kitchen", "k"), ("nobody", "k"), ("tiny-sea", "x")):
                 await asked(process, model, key)
 
-    tasks = [asyncio.create_task(go_on()) for _ in range(3)]
+    task = asyncio.create_task(go_on())
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
+@pytest.mark.soak
 async def test_the_board_and_an_alert(models: Path, tmp_path: Path, free_port: int) -> None:
     """Under load every expression of the board shows something; an alert fires, and ends when it is over."""
     text = WHOLE.format(models=models, sha256=hashlib.sha256(b"k").hexdigest(), port=free_port)

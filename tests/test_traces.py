@@ -249,6 +249,12 @@ traces: {{url: '{url}'}}
 """
 
 
+async def told(session: aiohttp.ClientSession) -> int:
+    """Return how many requests wait."""
+    async with session.get("/debug/status") as answered:
+        return len((await answered.json())["devices"]["gpu0"]["waiting"])
+
+
 async def test_why_a_request_waited(models: Path, tmp_path: Path, otlp: Collector) -> None:
     """The trace of a request that waited tells behind what, and the switches that it saw, its own or not."""
     async with daemon(tmp_path, CONFIG.format(models=models, url=otlp.url)) as process:
@@ -260,14 +266,27 @@ async def test_why_a_request_waited(models: Path, tmp_path: Path, otlp: Collecto
                 async with session.post(CHAT, json=body, headers=headers) as answered:
                     return answered.status
 
+            async def order(path: str) -> None:
+                async with session.post(path, json={}) as answered:
+                    assert answered.status == 200
+
+            async def waiting(count: int) -> None:
+                async with asyncio.timeout(20):
+                    while (await told(session)) != count:
+                        await asyncio.sleep(0.01)
+
+            await order("/admin/drain")
             first = asyncio.create_task(ask("tiny-sea", "a"))
-            await soon(lambda: any("switch_begun" in line for line in process.log), 10)
-            assert [await ask("tiny-kitchen", "b"), await first] == [200, 200]
+            await waiting(1)
+            second = asyncio.create_task(ask("tiny-kitchen", "b"))
+            await waiting(2)
+            await order("/admin/resume")
+            assert [await first, await second] == [200, 200]
 
         own, wait, *switches, relay = await otlp.trace("b" * 32, 4)
 
     assert [span.name for span in (own, wait, relay)] == ["POST /v1/chat/completions", "queue", "relay"]
-    assert about(wait)["dmap.behind"] == "switch to engine/tiny-sea"
+    assert about(wait)["dmap.behind"] == "drain"
     seen = [(span.name, about(span)["dmap.load"], about(span)["dmap.for"]) for span in switches]
     assert seen == [("switch", "engine/tiny-sea", "a"), ("switch", "engine/tiny-kitchen", "b")]
     assert {span.parent_span_id for span in switches} == {wait.span_id}
