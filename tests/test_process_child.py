@@ -36,7 +36,8 @@ if os.fork() == 0:
 os.wait()
 print("left", flush=True)
 """
-"""A program that starts another one in a session of its own, as a daemon does, and lives on."""
+"""A program that starts another one in a session of its own, as a daemon does."""
+STAYING = "import signal; signal.pause()"
 
 
 def python(*lines: str) -> list[str]:
@@ -152,8 +153,8 @@ IN_GROUP = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {FORE
     [
         python(IN_GROUP % "None"),
         python(IN_GROUP % "{}"),
-        python(LEAVER % "**os.environ"),
-        python(LEAVER % ""),
+        python(LEAVER % "**os.environ", STAYING),
+        python(LEAVER % "", STAYING),
         ["sh", "-c", f"{sys.executable} -c '{FOREVER}'; true"],
     ],
     ids=["in its group", "without an environment", "in another session", "without either", "by a shell"],
