@@ -133,22 +133,15 @@ async def serve(
     Run until SIGTERM or SIGINT; a second one ends it at once.  *on_ready* gets the URL that answers.
 
     On SIGHUP the configuration is taken from *read_again*; if that cannot be used, the old one stays.
-    *source* tells where its keys stand.
-    Under systemd the daemon reports its state (`notify`) and uses the sockets that systemd hands over.
+    *source* tells where its keys stand.  Under systemd the daemon reports its state (`notify`) and uses the
+    sockets that systemd hands over.
     Return 0, or 1 if a bug has stopped the daemon (`tasks`).  Raises `ConfigProblem` for what cannot be used,
     engines included.
     """
     _raise_file_limit()
-    stop, hurry = asyncio.Event(), asyncio.Event()
     loop, notifier = asyncio.get_running_loop(), Notifier(os.environ, os.getpid())
-
-    def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
-
+    stop, hurry = _heed_signals(loop)
     broken = _heed_bugs(loop, stop)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reload
     given = given_to_us(config.access)
     await _end_orphans()
     found = await _looked(config, stop)  # after the orphans, which may fill a GPU
@@ -169,6 +162,19 @@ async def serve(
         _log.info(Line("stopping", {"within_s": config.server.shutdown_s}))
         await daemon.drain(hurry)
     return 1 if broken.is_set() else 0
+
+
+def _heed_signals(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.Event, asyncio.Event]:
+    """Return what the first SIGTERM or SIGINT sets, and what the second does.  SIGHUP does nothing yet."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reload
+    return stop, hurry
 
 
 async def _looked(config: Config, stop: asyncio.Event) -> dict[str, Engine] | None:

@@ -26,7 +26,8 @@ class Origin(Protocol):
     """What a configuration is read from; *source* tells where its keys were when that was done last."""
 
     @property
-    def source(self) -> Source: ...
+    def source(self) -> Source:
+        """Where its keys were."""
 
     def load(self) -> Config:
         """Read it; raises `LocatedProblem` with everything that is wrong."""

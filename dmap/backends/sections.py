@@ -47,6 +47,7 @@ class SwitchingSection(BackendSection):
 
     @property
     def placed_on(self) -> str | None:
+        """*device*."""
         return self.device
 
 

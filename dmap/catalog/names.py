@@ -36,6 +36,7 @@ class Entry:
 
     @property
     def takes_any(self) -> bool:
+        """Whether it answers to names that nobody knows."""
         return ANY in self.settings.aliases
 
 

@@ -49,8 +49,7 @@ class Device(Section):
     Models that are on one of the lists of *together* fit beside one another, whatever the other limits say.
     Those of *preload* are loaded at the start, and again when nobody has asked for anything for *return_s*.
 
-    As `Config.device` returns it, *held* has the servers on it that dmap cannot unload, with the bytes that
-    each of them holds, None where nobody said; *memory* is then what they leave.
+    As `Config.device` returns it, it is *held* in part by servers, and *memory* is what they leave.
     """
 
     _held: Mapping[str, int | None] = PrivateAttr(default_factory=dict)
@@ -75,6 +74,7 @@ class Device(Section):
 
     @property
     def held(self) -> Mapping[str, int | None]:
+        """The servers that dmap cannot unload, with the bytes that each holds; None where nobody said."""
         return self._held
 
     def beside(self, held: Mapping[str, int | None]) -> "Device":

@@ -2,7 +2,7 @@
 The asyncio side of the arbiter: `async with gate.lease(route, client)`, one gate per device.
 
 It decides nothing.  A lease is its own ticket with the arbiter; `upkeep` carries switches and looks out.  A
-request that leaves while it waits, by an error or a cancellation at any await, is withdrawn before that.
+request that leaves while it waits, by an error or a cancellation at any await, is withdrawn at once.
 """
 
 import asyncio

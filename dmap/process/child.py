@@ -4,9 +4,9 @@ One child process from its start until nothing of it is left.
 A child is owned by one task that nobody cancels.  Whoever no longer wants the child calls `end`, and the task
 sees it through even when that caller is cancelled too.  So no process is ever left over or left unreaped.
 
-What the command starts belongs to the child: whatever bears its mark (`marks`).  The
-child has ended when the command has, and all of that.  Once the command has ended by itself, the others are
-killed at once; after `end` they have the time that the command has.
+What the command starts belongs to the child: whatever bears its mark (`marks`).  The child has ended when the
+command has, and all of that.  Once the command has ended by itself, the others are killed at once; after
+`end` they have the time that the command has.
 """
 
 import asyncio

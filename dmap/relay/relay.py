@@ -55,10 +55,8 @@ async def run(
     bounds = Bounds(reply.server.first_byte_s, reply.server.idle_s, lease_s)
 
     async def ask(*, fresh: bool) -> Exchange:
-        target = await where()
-        return await _first(
-            reply, await pool.send(target, headers, body(), bounds, method=method, fresh=fresh)
-        )
+        sent = await pool.send(await where(), headers, body(), bounds, method=method, fresh=fresh)
+        return await _first(reply, sent)
 
     try:
         begun = await ask(fresh=fresh)

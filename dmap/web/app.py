@@ -133,12 +133,15 @@ def _refuse_form(request: web.BaseRequest) -> None:
 
 def _refusal(record: RequestRecord, error: DmapError) -> web.Response:
     record.outcome, record.reason = error.code, error.message
-    route = ROUTES.get(record.path)
-    dialect = route.dialect if route is not None else Dialect.PLAIN
-    if record.path.startswith("/v1/messages/"):  # counts and batches: no messages, but for the same clients
-        dialect = Dialect.MESSAGES
-    body = envelope(error, dialect, record.id)
+    body = envelope(error, _dialect(record.path), record.id)
     return web.json_response(body, status=error.status, headers=error.headers())
+
+
+def _dialect(path: str) -> Dialect:
+    """Tell what the clients of *path* speak; those of /v1/messages also count tokens and have batches."""
+    if path.startswith("/v1/messages/"):
+        return Dialect.MESSAGES
+    return ROUTES[path].dialect if path in ROUTES else Dialect.PLAIN
 
 
 def _sign(proxy: Proxy, request: Request, response: web.StreamResponse) -> None:

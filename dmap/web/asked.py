@@ -15,7 +15,6 @@ from dmap.wire.shape import check_shape
 SAMPLE_BYTES = 64 * 1024
 """A request with a body up to this size is kept until its answer has ended, for `ContextGuard.learn`."""
 
-
 _NOTHING = Call(None, False, b"", {}, {})
 
 
@@ -25,8 +24,7 @@ class Asked:
 
     *model* is None if it names none, *stream* tells whether it wants a stream.  *content_type* is what a
     server is told of the body, in dmap's own words, so that it can read it no other way; it is empty where
-    there is no body.  *size* is that of
-    the body in bytes.
+    there is no body.  *size* is that of the body in bytes.
     """
 
     __slots__ = (

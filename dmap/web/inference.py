@@ -178,18 +178,11 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
     await beside(asked.size, functools.partial(asked.fitted, route))
     if proxy.config.debug.capture:
         proxy.captures.sent(visit.record, asked.fitted(route))
-    own = [("X-Request-Id", visit.record.id)]
-    if asked.content_type:
-        own.append(("Content-Type", asked.content_type))
-    theirs = list(visit.request.headers.items())
-    if (trace := visit.record.trace) is not None:
-        own.append(("traceparent", trace.send()))
-        theirs = [line for line in theirs if trace.parent or line[0].lower() != "tracestate"]
     await relay.run(
         reply,
         proxy.pool,
         where,
-        to_backend(theirs, own),
+        _headers(visit, asked),
         functools.partial(asked.fitted, route),
         lease_s=proxy.gate(route).section.lease_s,
         method=visit.record.method,
@@ -197,6 +190,18 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
         on_answer=begun,
         by_finish=proxy.config.kind_of(backend.name).ends_by_finish,
     )
+
+
+def _headers(visit: Visit, asked: Asked) -> list[tuple[str, str]]:
+    """Return what a server is told in headers, the span that is its parent too."""
+    own = [("X-Request-Id", visit.record.id)]
+    if asked.content_type:
+        own.append(("Content-Type", asked.content_type))
+    trace = visit.record.trace
+    if trace is not None:
+        own.append(("traceparent", trace.send()))
+    begins = trace is not None and trace.parent is None
+    return to_backend(visit.request.headers.items(), own, drop="tracestate" if begins else "")
 
 
 def _begun(proxy: Proxy, record: RequestRecord, backend: Backend, route: Route, named: str | None) -> None:

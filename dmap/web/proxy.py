@@ -52,10 +52,10 @@ class Proxy:
 
     *switchers* are those of *backends* whose models dmap can load and unload.  *devices* has the gate of each
     device and *passages* that of each backend without one, of which those in *passing* get what dmap does not
-    know; *gates* has all of them under the names that
-    metrics and the queue show.  *saved* is what was set over the admin API, kept in *state*.  *trials* is
-    what an order sets that is being carried out, and *turns* keeps orders for one model apart.  *visits* are
-    the requests under way.  *reload* reads the file again and returns its problems.
+    know; *gates* has all of them under the names that metrics and the queue show.  *saved* is what was set
+    over the admin API, kept in *state*.  *trials* is what an order sets that is being carried out, *turns*
+    keeps orders for one model apart, and *visits* are the requests under way.  *reload* reads the file again
+    and returns its problems.
     """
 
     def __init__(
@@ -65,8 +65,7 @@ class Proxy:
         engines: Mapping[str, Engine] = MappingProxyType({}),
     ) -> None:
         server, listen = config.server, config.listen
-        self.config = config
-        self.engines = engines
+        self.config, self.engines = config, engines
         self.state = state or StateFile(config.state)
         self.saved: Saved = self.state.read()
         self.bus = Bus(config.debug.ring, time.time)  # noqa: TID251 - people read its times
@@ -79,8 +78,7 @@ class Proxy:
             name: config.kind_of(name).make(name, section, config.server.connect_s)
             for name, section in config.backends.items()
         }
-        placed = (name for name, section in config.backends.items() if section.placed_on is not None)
-        self.switchers = {name: cast(Switcher, self.backends[name]) for name in placed}
+        self.switchers = {name: cast(Switcher, self.backends[name]) for name in _placed(config)}
         self.catalog = Catalog(config)
         self.inventory = Inventory(self.backends, self.catalog)
         self.devices = {name: self._gate_of(name) for name in config.devices}
@@ -224,6 +222,11 @@ class Proxy:
     def residents(self) -> set[ModelKey]:
         """Return what is resident on the devices."""
         return {key for gate in self.devices.values() for key in gate.residents}
+
+
+def _placed(config: Config) -> list[str]:
+    """Return the backends whose models dmap can load and unload."""
+    return [name for name, section in config.backends.items() if section.placed_on is not None]
 
 
 def _commands(config: Config, backend: str) -> dict[str, ModelSection]:

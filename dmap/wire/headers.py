@@ -8,7 +8,7 @@ answer is for the client.
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from multidict import CIMultiDict, MultiMapping
@@ -32,10 +32,11 @@ _REMEMBERED = 256
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-def to_backend(theirs: Iterable[tuple[str, str]], own: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the headers of a request to a backend: our *own*, and others of *theirs* that may go on."""
-    own = [*own]
-    passed = _TO_BACKEND.difference(name.lower() for name, _ in own)
+def to_backend(
+    theirs: Iterable[tuple[str, str]], own: Sequence[tuple[str, str]], drop: str = ""
+) -> list[tuple[str, str]]:
+    """Return the headers of a request to a backend: our *own*, and others of *theirs* but for *drop*."""
+    passed = _TO_BACKEND.difference((drop, *(name.lower() for name, _ in own)))
     kept = [line for line in theirs if line[0].lower() in passed]
     # Encoded answers could not be searched for their end mark.
     return [*kept, ("Accept-Encoding", "identity"), *own]

@@ -46,6 +46,7 @@ class ModelFile:
 
     @property
     def path(self) -> Path:
+        """Its first file, which is the one that an engine is told of."""
         return self.parts[0].path
 
     @property

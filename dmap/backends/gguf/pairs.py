@@ -100,8 +100,10 @@ def text(file: BinaryIO) -> str:
 
 
 def number(file: BinaryIO, form: str) -> Any:
+    """Read the one value of *form*."""
     return unpack(file, form)[0]
 
 
 def unpack(file: BinaryIO, form: str) -> tuple[Any, ...]:
+    """Read little-endian values of *form*, as `struct` writes it; `struct.error` if the file ends before."""
     return struct.unpack("<" + form, file.read(struct.calcsize("<" + form)))

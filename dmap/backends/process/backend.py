@@ -71,6 +71,7 @@ class ProcessBackend:
 
     @commands.setter
     def commands(self, commands: Mapping[str, ModelSection]) -> None:
+        """Go by other *commands*; a model that has none any more is ended."""
         self._commands = commands
         if self._sweep is not None and self._sweep.done():
             self.report(self._described())
