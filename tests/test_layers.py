@@ -15,7 +15,7 @@ import pytest
 import dmap
 
 LAYERS = (
-    "errors extras logfmt arbiter",  # 0, pure
+    "errors extras logfmt arbiter placement",  # 0, pure
     "tasks",  # 0 too: asyncio and nothing else
     "wire",  # 0 too, pure: its refusals are errors
     "models record notify events lines aiohttp_insides",  # 1
@@ -40,7 +40,7 @@ LAYERS = (
     "cli",  # 9
     "__main__",
 )
-PURE = ("errors", "extras", "logfmt", "arbiter", "wire")
+PURE = ("errors", "extras", "logfmt", "arbiter", "placement", "wire")
 IMPURE = {"asyncio", "logging", "random", "time", "socket", "threading", "os"}
 HOMES = {
     "aiohttp": {"aiohttp_insides", "relay", "web", "daemon", "remote"},

@@ -1,0 +1,115 @@
+"""
+The rule by which places are ranked: the shortest wait first, and among equals always the same one.
+
+Each place says itself how long a request would wait there, with the load that it may take.  So a model gets
+a second copy when its queue is longer than a load elsewhere, and nobody has to decide about copies.  Among
+places whose waits are about equal, rendezvous hashing decides (Thaler and Ravishankar, "Using name-based
+mappings to increase hit rates", 1998): all who rank come to the same place without a word to each other, and
+a place that goes takes only its own requests along.
+
+Where nobody knows a wait, rendezvous hashing alone would pile a hot model up in one place.  So a place that
+has more than its share is passed over (Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded
+loads", 2018).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from hashlib import blake2b
+
+TICK_S = 0.5
+"""Waits are compared in steps of this: what is finer is noise, and would undo the hash."""
+AFFINITY_S = 2.0
+"""So much longer a wait is worth a prompt that the engine has seen: about the prefill of a long chat."""
+SHARE = 1.25
+"""More than this times its share of requests is too much for a place."""
+NEVER_S = 1e9
+"""A longer wait is not told from this one."""
+
+
+class Standing(IntEnum):
+    """How far a place is to be trusted; of a worse standing comes later, whatever it says."""
+
+    SOUND = 0
+    DOUBTFUL = 1
+    """Its estimate is old."""
+    LAST = 2
+    """It is drained, or full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """
+    A place where a model may be asked for, by its *name*, which no other place has.
+
+    *wait_s* is the seconds until an answer would begin there, a load included, as the place says itself; None
+    if nobody knows.  We have *sent* so many requests for the model there since it said so; each takes
+    *answer_s*, and *parallel* of them are answered at once, None for any number.  The model may be *resident*
+    there.  *in_flight* are our requests there now, for any model.
+    """
+
+    name: str
+    wait_s: float | None
+    resident: bool = False
+    sent: int = 0
+    answer_s: float = 0.0
+    parallel: int | None = None
+    in_flight: int = 0
+    standing: Standing = Standing.SOUND
+
+    @property
+    def score_s(self) -> float:
+        """The wait to be expected: what the place said, and what we have sent there since."""
+        rounds = self.sent // self.parallel if self.parallel else 0
+        said_s = NEVER_S if self.wait_s is None else self.wait_s
+        return min(NEVER_S, said_s + rounds * self.answer_s)
+
+
+def ranked(model: str, affinity: str, places: Sequence[Place]) -> list[Place]:
+    """
+    Return *places*, the best one for a request for *model* first.
+
+    *affinity* names what the request has in common with others, such as a conversation: of several places
+    that have the model, and where the wait is about the same, requests of one affinity prefer the same one.
+    The order depends on nothing else, so whoever knows the same of the places ranks them alike.
+    """
+    if len(places) < 2:
+        return list(places)
+    best_s = {
+        standing: min(place.score_s for place in places if place.standing is standing)
+        for standing in {place.standing for place in places}
+    }
+    weight = _rendezvous(model, affinity)
+    has_room = _bound(places)
+
+    def rank(place: Place) -> tuple[float, ...]:
+        if place.wait_s is None:
+            return place.standing, 1, not has_room(place), -weight(place)
+        score_s = place.score_s
+        if place.resident and score_s <= best_s[place.standing] + AFFINITY_S:
+            return place.standing, 0, -1, 0, -weight(place)
+        return place.standing, 0, round(score_s / TICK_S), not place.resident, -weight(place)
+
+    return sorted(places, key=rank)
+
+
+def _rendezvous(model: str, affinity: str) -> Callable[[Place], int]:
+    """Return what gives a place its weight for *model* and *affinity*: the highest wins."""
+    asked = blake2b(f"{model}\0{affinity}".encode(errors="surrogatepass"), digest_size=32).digest()
+
+    def weight(place: Place) -> int:
+        return int.from_bytes(blake2b(place.name.encode(), key=asked, digest_size=8).digest())
+
+    return weight
+
+
+def _bound(places: Sequence[Place]) -> Callable[[Place], bool]:
+    """Return what tells whether a place may have one more: no more than its share.  One always may."""
+    total = sum(place.in_flight for place in places) + 1
+    most = math.ceil(SHARE * total / max(len(places), 1))
+
+    def has_room(place: Place) -> bool:
+        return place.in_flight < most
+
+    return has_room
