@@ -12,8 +12,9 @@ from dmap.config.advice import warnings_of
 from dmap.config.environment import BACKEND, BACKEND_KIND, BACKEND_URL, BY_URL, Variables, from_environment
 from dmap.config.file import ConfigFile, check_key, checked, load, parse, read, values_of
 from dmap.config.problems import ConfigProblem, LocatedProblem, Source, section_of
+from dmap.config.process import Activity, Log, Server, TracesSection
 from dmap.config.residents import model_of
-from dmap.config.schema import Activity, Config, Device, Log, Server, TracesSection
+from dmap.config.schema import Config, Device
 from dmap.config.settings import Settings
 
 __all__ = [

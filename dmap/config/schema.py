@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     GetCoreSchemaHandler,
     GetPydanticSchema,
@@ -18,13 +17,14 @@ from pydantic_core import CoreSchema
 from dmap.backends import BackendSection, Kind, PassingSection
 from dmap.config.access import AccessSection, Listen, exposure
 from dmap.config.macros import expanded, misnamed
+from dmap.config.process import Activity, ActivityOrOff, Debug, Log, Server, TracesSection
 from dmap.config.settings import Settings, problems_of
 from dmap.kinds import KINDS
 from dmap.sections.command import places
 from dmap.sections.models import Defaults, ModelSection
 from dmap.sections.near import meant
 from dmap.sections.section import Section
-from dmap.sections.types import Count, File, Integer, Name, Number, Seconds, Size, Url
+from dmap.sections.types import Count, File, Integer, Name, Number, Seconds, Size
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -85,62 +85,6 @@ class Device(Section):
         return left
 
 
-class Server(Section):
-    """The bounds of the proxy itself."""
-
-    max_body: Size = 64 * 2**20
-    bodies: Size = 2**30
-    buffer: Size = 256 * 2**10
-    body_s: Seconds = 60
-    heartbeat_s: Seconds = 15
-    client_stall_s: Seconds = 60
-    connect_s: Seconds = 5
-    first_byte_s: Seconds = 300
-    idle_s: Seconds = 120
-    shutdown_s: Seconds = 20
-
-
-class Debug(Section):
-    """What dmap keeps to be looked at: the last *ring* events; with *capture* the bodies of requests too."""
-
-    ring: Annotated[Integer, Field(ge=1, le=100_000)] = 2000
-    capture: bool = False
-
-
-class Log(Section):
-    """What is logged to stderr, and how; *timestamps* are `auto`: there unless journald adds its own."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["logfmt", "json"] = "logfmt"
-    timestamps: bool | Literal["auto"] = "auto"
-
-    @property
-    def stamped(self) -> bool | None:
-        """Whether lines begin with the time; None leaves that to where they go."""
-        return None if self.timestamps == "auto" else self.timestamps
-
-
-class TracesSection(Section):
-    """Where OpenTelemetry's collector listens (OTLP over HTTP), and the share of requests it hears of."""
-
-    url: Url
-    share: Annotated[Number, Field(ge=0, le=1)] = 0.1
-
-
-class Activity(Section):
-    """The log of requests and switches: how many bytes it may take, and how many *days* a line may stay."""
-
-    size: Annotated[Size, Field(ge=2**20)] = 64 * 2**20
-    days: Count = 7
-
-
-def _or_off(value: Any) -> Any:
-    """Read `false` as off, and `true` as the defaults."""
-    if isinstance(value, bool):
-        return {} if value else None
-    return value
-
-
 def _tagged(_: Any, schema_of: GetCoreSchemaHandler) -> CoreSchema:
     """Have a backend's `kind` choose among the sections of all kinds."""
     sections = tuple(kind.section for kind in KINDS.values())
@@ -165,7 +109,7 @@ class Config(Section):
     allow_models: tuple[str, ...] = ("*",)
     server: Server = Server()
     state: File | None = None
-    activity: Annotated[Activity | None, BeforeValidator(_or_off)] = Activity()
+    activity: ActivityOrOff = Activity()
     log: Log = Log()
     traces: TracesSection | None = None
     debug: Debug = Debug()
