@@ -24,6 +24,12 @@ _log = logging.getLogger(__name__)
 START_S = 1.0
 LOOK_S = 30.0
 PROBE_S = 2.0
+GONE_S = 300.0
+"""
+A backend that is silent for longer is not waited for: names that it may have do not exist until it answers.
+
+That is how long a box may take to boot with its servers, and `wait_s` unless the file says otherwise.
+"""
 FRESH_S = 1.0
 """How old an answer may be when a client asks for a model that is not in it."""
 
@@ -32,14 +38,16 @@ class Inventory:
     """
     Reports to *catalog* what *backends* have; `start` and `close` own its tasks.
 
-    *learnt* is called with a backend that has answered, after the catalog knows what it has.
+    *learnt* is called with a backend that has answered, after the catalog knows what it has.  One that has
+    been silent for *gone_s* counts as gone.
     """
 
-    def __init__(self, backends: Mapping[str, Backend], catalog: Catalog) -> None:
-        self._backends = backends
+    def __init__(self, backends: Mapping[str, Backend], catalog: Catalog, *, gone_s: float = GONE_S) -> None:
+        self._backends, self._gone_s = backends, gone_s
         self._catalog = catalog
         self._down: dict[str, str] = {}
         self._answered_at: dict[str, float] = {}
+        self._silent_since: dict[str, float] = {}
         self._asking = {name: asyncio.Lock() for name in backends}
         self._tasks: list[asyncio.Task[None]] = []
         self.learnt: Callable[[str], None] = lambda backend: None
@@ -105,12 +113,15 @@ class Inventory:
 
     def _take(self, name: str, found: Sequence[ModelInfo] | BackendDown) -> None:
         """Take what *name* has, or why it does not answer."""
+        now = asyncio.get_running_loop().time()
         if isinstance(found, BackendDown):
-            self._catalog.silent(name, found.message)
+            is_gone = now - self._silent_since.setdefault(name, now) >= self._gone_s
+            self._catalog.silent(name, found.message, is_gone=is_gone)
             self.report(name, found)
         else:
             self._catalog.update(name, found)
+            self._silent_since.pop(name, None)
             self.learnt(name)
             if self._down.pop(name, None) is not None:
                 _log.warning(Line("backend_up", {"backend": name}))
-        self._answered_at[name] = asyncio.get_running_loop().time()
+        self._answered_at[name] = now

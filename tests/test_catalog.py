@@ -11,7 +11,7 @@ from dmap.catalog import Catalog, as_openai, v0, v1
 from dmap.config import parse
 from dmap.errors import BackendDown, BadRequest, DmapError, ModelNotFound
 from dmap.models import ModelInfo, ModelKey, Route
-from dmap.state import Activation, Saved
+from dmap.state import Activation, Durations, Saved
 
 ANYONE = Client("anyone")
 TWO = "backends: {a: {kind: openai, url: 'http://a'}, b: {kind: openai, url: 'http://b'}}\n"
@@ -537,6 +537,82 @@ def test_a_backend_that_never_answered_may_have_it(name):
         made.resolve(name, ANYONE)
 
     assert (refused.value.status, refused.value.headers()) == (503, {"Retry-After": "5"})
+
+
+def refused(made, name, client=ANYONE):
+    """Return what a client is told that asks for *name* in vain."""
+    with pytest.raises(DmapError) as error:
+        made.resolve(name, client)
+    return error.value.status, error.value.message
+
+
+NOT_ASKED = "; the backend 'b' cannot be asked: there is no answer from it"
+
+
+@pytest.mark.parametrize("name", ["qwen3-8", "Qwen_3-8B ", "qwn3-8b"])
+def test_a_typo_beside_a_silent_backend(name):
+    """A typo is no model that may come: it is 404 at once, with what was meant and who could not be asked."""
+    status, message = refused(catalog(TWO, a=["qwen3-8b"]), name)
+
+    assert (status, message) == (
+        404,
+        f"the model {name!r} does not exist, or is not for this client; "
+        f"did you mean 'qwen3-8b'? GET /v1/models lists those that are{NOT_ASKED}",
+    )
+
+
+@pytest.mark.parametrize("name", ["qwen3-4b", "qwen3-8b-q4", "llama-3", "b/qwen3-8"])
+def test_no_typo(name):
+    """Another number is another model, and so is what is asked of the silent backend itself."""
+    assert refused(catalog(TWO, a=["qwen3-8b", "llava-3"]), name)[0] == 503
+
+
+def test_a_typo_of_what_is_not_for_this_client():
+    """Nobody is told what others may use."""
+    made = catalog(TWO, a=["qwen3-8b"], b=[])
+
+    assert "did you mean" not in refused(made, "qwen3-8", Client("k", ("qwen3-8", "llama")))[1]
+
+
+def test_an_unknown_name_beside_a_backend_that_died():
+    """What a backend has is known from its last answer, so nobody is told to wait for another name."""
+    made = catalog(TWO, a=["m"], b=["n"])
+    made.silent("b", "it hung up")
+
+    status, message = refused(made, "other")
+
+    assert (status, NOT_ASKED in message) == (404, True)
+    made.update("b", [_info("n")])
+    assert NOT_ASKED not in refused(made, "other")[1]
+
+
+GONE = {
+    "models: {m: {aliases: [other]}}": Saved(),
+    "models: {'oth*': {backend: b}}": Saved(),
+    "": Saved(active="other"),
+    " ": Saved(models={"other": Activation({"seed": 1})}),
+    "  ": Saved(durations={"gpu0": Durations({"b/other": 2.0})}),
+}
+
+
+@pytest.mark.parametrize(("text", "saved"), GONE.items())
+def test_a_name_that_was_heard_of(text, saved):
+    """What the file or an earlier start knows comes with its backend, however long that takes."""
+    made = catalog(TWO + text, a=["qwen"])
+    made.choose(saved)
+    made.silent("b", "it is off", is_gone=True)
+
+    assert refused(made, "other") == (503, "'other' is not known yet: it is off")
+
+
+def test_a_backend_that_is_off_for_weeks():
+    """Nobody is told to come back for a name that only a backend may have which counts as gone."""
+    made = catalog(TWO, a=["qwen"])
+    made.silent("b", "it is off", is_gone=True)
+
+    status, message = refused(made, "other")
+
+    assert (status, NOT_ASKED in message) == (404, True)
 
 
 @pytest.mark.parametrize("name", ["llama", "b/llama", "a/m"])

@@ -404,6 +404,14 @@ def test_a_star_does_not_swallow_what_may_come():
         any_route(catalog(TWO + ANY, a=["qwen"]), "gpt-4o")
 
 
+def test_a_star_takes_names_beside_a_backend_that_is_off():
+    """Whoever is not waited for any more keeps no name from it."""
+    made = catalog(TWO + ANY, a=["qwen"])
+    made.silent("b", "it is off", is_gone=True)
+
+    assert any_route(made, "gpt-4o").key == QWEN
+
+
 @pytest.mark.parametrize("text", [ANY + "\nallow_models: [llama]", "models: {gone: {aliases: ['*']}}"])
 def test_a_star_of_a_model_that_is_not_there(text):
     """`allow_models` holds for the model behind `*`; one that is gone takes nothing."""

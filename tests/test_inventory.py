@@ -12,7 +12,7 @@ from dmap.backends import ModelInfo, Target
 from dmap.backends.lmstudio.backend import LMStudioBackend
 from dmap.catalog import Catalog
 from dmap.config import parse
-from dmap.errors import BackendDown
+from dmap.errors import BackendDown, ModelNotFound
 from dmap.inventory import Inventory
 from tests.lmstudio_emulator import Knobs, Traps, emulator, section
 
@@ -93,6 +93,20 @@ async def test_one_that_is_down_stops_nobody(house):
     with pytest.raises(BackendDown, match="no answer from a") as refused:
         house.inventory.check("a")
     assert refused.value.headers() == {"Retry-After": "2"}
+
+
+@pytest.mark.parametrize(("gone_s", "error"), [(3600.0, BackendDown), (0.0, ModelNotFound)])
+async def test_one_that_is_silent_for_long_counts_as_gone(gone_s, error):
+    """Who asks for what only such a backend may have is not told to come back."""
+    house = House()
+    house.a.has = None
+    inventory = Inventory({"a": house.a, "b": house.b}, house.catalog, gone_s=gone_s)
+
+    await inventory.start()
+
+    with pytest.raises(error, match="no answer from"):
+        house.catalog.resolve("other", Client("c"))
+    await inventory.close()
 
 
 async def test_a_slow_one_delays_nobodys_answer(house):

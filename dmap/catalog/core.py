@@ -7,6 +7,7 @@ from dmap.access import Client
 from dmap.catalog.entries import known_models, routes_of, variants_of
 from dmap.catalog.lists import Shown
 from dmap.catalog.names import Entry, NameIndex
+from dmap.catalog.unknown import Silence, is_heard_of, meant_by
 from dmap.config import Config
 from dmap.errors import BackendDown, BadRequest, ModelNotFound
 from dmap.models import ModelInfo, ModelKey, Route
@@ -30,7 +31,7 @@ class Catalog:
     """
 
     def __init__(self, config: Config) -> None:
-        self._silence = {name: f"the backend {name!r} has not answered" for name in config.backends}
+        self._silence = {name: Silence(f"the backend {name!r} has not answered") for name in config.backends}
         self._sort(config, {}, NOTHING_SAVED)
 
     def configure(self, config: Config) -> None:
@@ -43,10 +44,13 @@ class Catalog:
             self._sort(self._config, {**self._reports, backend: models}, self._saved)
         self._silence.pop(backend, None)
 
-    def silent(self, backend: str, reason: str) -> None:
-        """Take note why *backend* does not answer; what it last said stays."""
-        if backend in self._silence:
-            self._silence[backend] = reason
+    def silent(self, backend: str, reason: str, *, is_gone: bool = False) -> None:
+        """
+        Take note why *backend* does not answer; what it last said stays.
+
+        One that *is_gone* is not waited for: nobody is told to come back for what it may have.
+        """
+        self._silence[backend] = Silence(reason, is_gone)
 
     def choose(self, saved: Saved) -> None:
         """Take what was set over the admin API, in place of what was before."""
@@ -144,16 +148,33 @@ class Catalog:
         entry = self._names.find(name)
         if entry is not None and client.may_use(*entry.names):
             return entry
-        shown = repr(name[:_SHOWN])
-        for backend, reason in self._silence.items():
-            if client.may_use(name) and self._may_have(backend, name):
-                raise BackendDown(f"{shown} is not known yet: {reason}", retry_after_s=5)
+        known = (each for each, one in self._names.entries.items() if client.may_use(*one.names))
+        meant = meant_by(name, known)
+        may_have = [each for each in self._silence if client.may_use(name) and self._may_have(each, name)]
+        for backend in may_have:
+            if self._may_come(backend, name, is_typo=meant is not None):
+                reason = self._silence[backend].reason
+                raise BackendDown(f"{name[:_SHOWN]!r} is not known yet: {reason}", retry_after_s=5)
         fallback = self._names.fallback if or_fallback else None
         if fallback is not None and client.may_use(*fallback.names):
             return fallback
-        raise ModelNotFound(
-            f"the model {shown} does not exist, or is not for this client; "
-            "GET /v1/models lists those that are",
+        raise self._not_found(name, meant, may_have)
+
+    def _may_come(self, backend: str, name: str, *, is_typo: bool) -> bool:
+        """Tell whether *backend*, which does not answer, may have *name* once it does."""
+        if backend in self._reports:
+            return False
+        is_new = not is_typo and not self._silence[backend].is_gone
+        return is_new or is_heard_of(self._config, self._saved, backend, name)
+
+    def _not_found(self, name: str, meant: str | None, may_have: Sequence[str]) -> ModelNotFound:
+        """Return the error for *name*, which a silent backend *may_have* all the same, if it is new there."""
+        guess = f"did you mean {meant[:_SHOWN]!r}? " if meant is not None else ""
+        silent = ", ".join(f"the backend {each!r}" for each in may_have)
+        unasked = f"; {silent} cannot be asked: there is no answer from it" if silent else ""
+        return ModelNotFound(
+            f"the model {name[:_SHOWN]!r} does not exist, or is not for this client; "
+            f"{guess}GET /v1/models lists those that are{unasked}",
             param="model",
         )
 
