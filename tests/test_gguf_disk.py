@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from dmap.backends.gguf.backend import GGUFBackend
-from dmap.backends.gguf.disk import Disk
 from dmap.backends.gguf.section import GGUFSection
 from dmap.errors import BackendDown, ModelNotFound
 from tests.gguf_headers import LLAMA, gguf
@@ -98,24 +97,3 @@ async def test_a_pipe_in_place_of_a_model(tmp_path: Path) -> None:
     async with asyncio.timeout(2):
         with pytest.raises(ModelNotFound):
             await engine.check("m")
-
-
-async def test_one_at_a_time() -> None:
-    """Reads take turns, errors are their callers', and who leaves while he waits takes no turn."""
-    disk, going, turns = Disk(), threading.Event(), list[str]()
-
-    def first() -> str:
-        going.wait(LIMIT_S)
-        return "first"
-
-    def wrong() -> None:
-        raise OSError("broken")
-
-    reads = [asyncio.create_task(disk.read(what)) for what in (first, lambda: turns.append("left"), wrong)]
-    await asyncio.sleep(0)
-    reads[1].cancel()
-    going.set()
-    said = await asyncio.gather(*reads, return_exceptions=True)
-
-    assert said[0] == "first" and isinstance(said[2], OSError)
-    assert isinstance(said[1], asyncio.CancelledError) and turns == []

@@ -9,12 +9,13 @@ backend brings its own section along.
 
 from dmap.config.access import AccessSection, Key, Listen, Tls, exposure
 from dmap.config.advice import warnings_of
+from dmap.config.device import Device
 from dmap.config.environment import BACKEND, BACKEND_KIND, BACKEND_URL, BY_URL, Variables, from_environment
 from dmap.config.file import ConfigFile, check_key, checked, load, parse, read, values_of
 from dmap.config.problems import ConfigProblem, LocatedProblem, Source, section_of
 from dmap.config.process import Activity, Log, Server, TracesSection
 from dmap.config.residents import model_of
-from dmap.config.schema import Config, Device
+from dmap.config.schema import Config
 from dmap.config.settings import Settings
 
 __all__ = [

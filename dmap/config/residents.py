@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from dmap.arbiter import Limits, Needs, policy
-from dmap.config.schema import Config, Device
+from dmap.config.device import Device
+from dmap.config.schema import Config
 from dmap.sections import ModelSection
 from dmap.sections.near import meant
 

@@ -1,21 +1,15 @@
 """The whole file: its sections together, and what must hold between them.  Knows no YAML."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Union
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    GetCoreSchemaHandler,
-    GetPydanticSchema,
-    PrivateAttr,
-    model_validator,
-)
+from pydantic import Field, GetCoreSchemaHandler, GetPydanticSchema, model_validator
 from pydantic_core import CoreSchema
 
 from dmap.backends import BackendSection, Kind, PassingSection
 from dmap.config.access import AccessSection, Listen, exposure
+from dmap.config.device import Device
 from dmap.config.macros import expanded, misnamed
 from dmap.config.process import Activity, ActivityOrOff, Debug, Log, Server, TracesSection
 from dmap.config.settings import Settings, problems_of
@@ -24,65 +18,7 @@ from dmap.sections.command import places
 from dmap.sections.models import Defaults, ModelSection
 from dmap.sections.near import meant
 from dmap.sections.section import Section
-from dmap.sections.types import Count, File, Integer, Name, Number, Seconds, Size
-
-
-def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(names)) < len(names):
-        raise ValueError("a model is named twice")
-    return names
-
-
-def _several(names: tuple[str, ...]) -> tuple[str, ...]:
-    if len(names) < 2:
-        raise ValueError("name two models or more that fit together; one fits by itself")
-    return names
-
-
-Models = Annotated[tuple[str, ...], AfterValidator(_distinct)]
-
-
-class Device(Section):
-    """
-    One memory that models compete for, and how its queue is run.
-
-    Models that are on one of the lists of *together* fit beside one another, whatever the other limits say.
-    Those of *preload* are loaded at the start, and again when nobody has asked for anything for *return_s*.
-
-    As `Config.device` returns it, it is *held* in part by servers, and *memory* is what they leave.
-    """
-
-    _held: Mapping[str, int | None] = PrivateAttr(default_factory=dict)
-    memory: Size | None = None
-    max_models: Count = 1
-    embeddings: Integer = Field(default=1, ge=0)
-    together: tuple[Annotated[Models, AfterValidator(_several)], ...] = ()
-    preload: Models = ()
-    return_s: Seconds | None = None
-    cooldown_s: Number = Field(default=3, ge=0)
-    patience_s: Seconds = 60
-    residency: Number = Field(default=4, ge=0)
-    wait_s: Seconds = 300
-    lease_s: Seconds = 1800
-    queue: Count = 1024
-    adopt: Literal["evict", "respect"] = "evict"
-    backend_gone_s: Seconds = 60
-
-    def lists_of(self, is_meant: Callable[[str], bool]) -> frozenset[str]:
-        """Return those lists of *together* on which a name *is_meant*, each as its names in one text."""
-        return frozenset(", ".join(names) for names in self.together if any(map(is_meant, names)))
-
-    @property
-    def held(self) -> Mapping[str, int | None]:
-        """The servers that dmap cannot unload, with the bytes that each holds; None where nobody said."""
-        return self._held
-
-    def beside(self, held: Mapping[str, int | None]) -> "Device":
-        """Return it as it is beside the servers of *held*."""
-        taken = sum(filter(None, held.values()))
-        left = self.model_copy(update={"memory": self.memory - taken if self.memory else None})
-        left._held = held
-        return left
+from dmap.sections.types import File, Name
 
 
 def _tagged(_: Any, schema_of: GetCoreSchemaHandler) -> CoreSchema:

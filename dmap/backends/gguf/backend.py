@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 from dmap.backends.base import Loaded, ignore, is_alike
-from dmap.backends.gguf.disk import Disk
 from dmap.backends.gguf.file import ModelFile
 from dmap.backends.gguf.folder import Content, Folder
 from dmap.backends.gguf.recipe import is_error, recipe_of
@@ -27,6 +26,7 @@ from dmap.backends.residents import Residents
 from dmap.errors import BackendDown, LoadFailed, ModelNotFound
 from dmap.logfmt import Line
 from dmap.models import ModelInfo
+from dmap.reads import Reads
 from dmap.sections import ModelSection
 
 CHECK_S = 5.0
@@ -75,7 +75,7 @@ class GGUFBackend:
         self._files: dict[str, ModelFile] = {}
         self._told = _NOTHING
         self._soundness = Soundness()
-        self._folders, self._heads = Disk(), Disk()
+        self._folders, self._heads = Reads(), Reads()
         self._scan_s = scan_s
         self._unknown: set[str] = set()
         self._residents = residents = Residents(
