@@ -227,10 +227,18 @@ async def ask_for_body(request: web.BaseRequest) -> None:
     """
     Send `100 Continue` (RFC 9110 section 10.1.1).
 
+    """
+    await write_before(request, b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+async def write_before(request: web.BaseRequest, head: bytes) -> None:
+    """
+    Send *head*, that of an answer in between (1xx), before the answer to *request*; wait for nobody.
+
     aiohttp counts these bytes as the head of the answer, and would then tell no error, so its count begins
     anew.
     """
-    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    await write(request.writer, head)
     request.writer.output_size = 0
 
 

@@ -128,7 +128,7 @@ def _add_key(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         (
             "--scopes",
             "SCOPE,...",
-            "what it may do: inference, debug, admin; or none, to list models (inference)",
+            "what it may do: inference, front, debug, admin; or none, to list models (inference)",
         ),
         ("--models", "MODEL,...", "globs of the models that it may use (*)"),
     ):

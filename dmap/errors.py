@@ -8,6 +8,7 @@ DmapError
     Invalid 400             ModelNotFound 404       EncodedBody 415
     ContextExceeded 400     RequestNotFound 404     Overloaded 429
                             MethodNotAllowed 405
+                            Misdirected 421
   backend's fault
     LoadFailed 502          BackendBroke 502        BackendSlow 504
     BackendDown 503         Unanswered 502          Relayed (as it was told)
@@ -144,6 +145,12 @@ class ModelNotFound(DmapError):
     """No backend has this model."""
 
     status, type, code = 404, "invalid_request_error", "model_not_found"
+
+
+class Misdirected(DmapError):
+    """A front asked a node for what that has not, or has from others only (RFC 9110 section 15.5.20)."""
+
+    status, type, code = 421, "invalid_request_error", "misdirected"
 
 
 class UploadTimeout(Final):

@@ -194,6 +194,28 @@ def test_a_key_without_the_scope_may_not(name, scope):
 
 
 @pytest.mark.parametrize(
+    ("scopes", "path"),
+    [
+        (("front",), "/v1/chat/completions"),
+        (("front",), "/node/view"),
+        (("debug",), "/node/view"),
+    ],
+)
+def test_what_opens_to_a_front(scopes, path):
+    """A front may ask models, and see how the node stands; who debugs sees that, too."""
+    door = access(keys=(key("k", scopes=scopes),))
+
+    assert door.admit(LAN, sent(bearer("k")), scope=scope_of(path)).is_front is ("front" in scopes)
+
+
+@pytest.mark.parametrize(("scope", "path"), [("inference", "/node/view"), ("front", "/debug/status")])
+def test_what_does_not_open_to_or_for_a_front(scope, path):
+    """Nobody else sees how a node stands, and a front sees nothing more."""
+    with pytest.raises(AccessDenied, match="scope"):
+        access(keys=(key("k", scopes=(scope,)),)).admit(LAN, sent(bearer("k")), scope=scope_of(path))
+
+
+@pytest.mark.parametrize(
     "reader", [key("k"), key("k", scopes=("admin",)), key("k", models=("qwen*",), scopes=("debug",))]
 )
 def test_who_may_know_all_models_reads_the_metrics(reader):
@@ -252,6 +274,7 @@ def test_a_refusal_does_not_tell_the_key(lists, peer, headers, scope):
         ("/debug/stream", "debug"),
         ("/administrator", None),
         ("/", None),
+        ("/node/view", "front"),
         ("", None),
     ],
 )
@@ -271,7 +294,7 @@ def test_without_keys_who_asks_from_this_host_may_watch(peer, headers, may_watch
     assert door.admit(peer, sent(*headers), scope="inference").may_watch is may_watch
 
 
-@pytest.mark.parametrize("scope", ["admin", "debug"])
+@pytest.mark.parametrize("scope", ["admin", "debug", "front"])
 def test_without_keys_what_is_private_is_for_this_host(scope):
     """Without keys `/admin` and `/debug` are served to loopback only, by the address that speaks."""
     door = access(open=True, trusted_proxies=(LOOPBACK,))

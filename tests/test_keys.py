@@ -84,8 +84,8 @@ def test_the_command(capsys, words):
     [
         (["two words"], "name: not a name: up to 64 letters, digits,"),
         (["--scopes", "admin", "x,y"], "name: not a name: up to 64 letters, digits,"),
-        (["x", "--scopes", "admin,root"], "scopes[1]: must be 'inference', 'debug' or 'admin'"),
-        (["x", "--scopes", ""], "scopes[0]: must be 'inference', 'debug' or 'admin'"),
+        (["x", "--scopes", "admin,root"], "scopes[1]: must be 'inference', 'front', 'debug' or 'admin'"),
+        (["x", "--scopes", ""], "scopes[0]: must be 'inference', 'front', 'debug' or 'admin'"),
         (["x", "--models", ""], "--models: a name is empty"),
         (["x", "--models", "a,"], "--models: a name is empty"),
         (["--scopes", "admin"], "the following arguments are required: NAME"),

@@ -22,19 +22,25 @@ from dmap.access.pages import Pages
 from dmap.access.quota import Failures, Usage
 from dmap.errors import AccessDenied, InvalidKey, Overloaded
 from dmap.events import Tell
+from dmap.wire.hop import Hop
 
 _LISTS = frozenset(("/v1/models", "/api/v0/models", "/api/v1/models"))
+_VIEW = "/node/view"
 _METRICS = "metrics"
 """The scope of keys that may know all models: those that may use them all, and those with `debug`."""
 _SCOPES = {"v1": "inference", "api": "inference", "debug": "debug", "admin": "admin", "metrics": _METRICS}
 """What a key needs for the paths below each first step."""
+_OPENS = {"inference": ("inference", "front"), "front": ("front", "debug")}
+"""The scopes of a key that open what needs one, where that is not the same scope alone."""
+_PRIVATE = ("admin", "debug", "front")
+"""What can change things or tells of everything: without keys it is for this host alone."""
 
 
 def scope_of(path: str) -> str | None:
     """Return the scope that a key needs for *path*; None where any will do (lists, `/ready`)."""
     if path in _LISTS or path.startswith(("/v1/models/", "/api/v0/models/")):
         return None
-    return _SCOPES.get(path[1:].partition("/")[0])
+    return "front" if path == _VIEW else _SCOPES.get(path[1:].partition("/")[0])
 
 
 class Client(NamedTuple):
@@ -43,6 +49,7 @@ class Client(NamedTuple):
 
     *models* are globs, *permit* the guarded fields that it may use with any model.  A client with
     a higher *priority* waits in front.  One that *may_watch* may read what models' servers have written.
+    One that *is_front* may ask for others.
     """
 
     name: str
@@ -51,12 +58,17 @@ class Client(NamedTuple):
     priority: int = 0
     permit: frozenset[str] = frozenset()
     may_watch: bool = False
+    is_front: bool = False
 
     @classmethod
     def of(cls, key: config.Key) -> "Client":
         """Return the client that has *key*."""
         permit, may_watch = frozenset(key.permit), "debug" in key.scopes
-        return cls(key.name, key.models, key, key.priority, permit, may_watch)
+        return cls(key.name, key.models, key, key.priority, permit, may_watch, "front" in key.scopes)
+
+    def asking_for(self, hop: Hop) -> "Client":
+        """Return the client of *hop* for whom this front asks; the front has counted what its key may do."""
+        return self._replace(name=hop.client, key=None, priority=hop.priority, permit=hop.permit)
 
     def may_use(self, *names: str) -> bool:
         """Tell whether any of a model's *names* is on this client's list."""
@@ -139,7 +151,7 @@ class Access:
 
     def _keyless(self, place: Address, headers: MultiMapping[str], scope: str | None) -> Client:
         """Admit an address without a key.  Only this host may use what can change things."""
-        is_private = scope in ("admin", "debug")
+        is_private = scope in _PRIVATE
         if is_private and not place.ip.is_loopback:
             raise AccessDenied(f"without keys, {scope} is for this host alone; see access.keys")
         self._pages.refuse_foreign(headers, private=is_private)
@@ -186,7 +198,8 @@ def _lack(key: config.Key, scope: str | None) -> str:
     if scope == _METRICS:
         may = "*" in key.models or "debug" in key.scopes
         return "" if may else "the scope 'debug' or the use of all models"
-    return "" if scope is None or scope in key.scopes else f"the scope {scope!r}"
+    opens = () if scope is None else _OPENS.get(scope, (scope,))
+    return "" if scope is None or not set(opens).isdisjoint(key.scopes) else f"the scope {scope!r}"
 
 
 def _credentials(headers: MultiMapping[str]) -> str:

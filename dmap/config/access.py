@@ -40,7 +40,7 @@ class Key(Section):
 
     name: Name
     sha256: Sha256 = Field(repr=False)
-    scopes: tuple[Literal["inference", "debug", "admin"], ...] = ("inference",)
+    scopes: tuple[Literal["inference", "front", "debug", "admin"], ...] = ("inference",)
     models: tuple[str, ...] = ("*",)
     priority: Integer = Field(default=0, ge=-10, le=10)
     parallel: Count | None = None

@@ -13,8 +13,8 @@ _OUTCOMES = {
     "cancelled": "client_left cancelled",
     # The caller's fault, or no place for it.
     "refused": "access_denied body_too_large encoded_body context_length_exceeded invalid_api_key"
-    " invalid_request model_not_found not_implemented rate_limit_exceeded request_not_found shutting_down"
-    " unknown_path",
+    " invalid_request misdirected model_not_found not_implemented rate_limit_exceeded request_not_found"
+    " shutting_down unknown_path",
     # A bound in seconds that the configuration names ran out.
     "timeout": "backend_slow client_stalled lease_expired upload_timeout wait_expired",
     # The backend's fault.

@@ -166,7 +166,7 @@ def _judge(reply: Reply, exchange: Exchange, body: bytes) -> None:
 
 def _refuse_plain(reply: Reply, exchange: Exchange) -> None:
     """Refuse a plain answer to a request for a stream: clients would read no event and think it empty."""
-    if reply.beats and exchange.status < 400:
+    if reply.streams and exchange.status < 400:
         raise BackendBroke(f"the backend answered {_kind(exchange) or 'nothing'} to a request for a stream")
 
 

@@ -35,14 +35,22 @@ class Reply:
 
     `keep` replaces all of that for an answer that is small and whole; `fail` ends it with an error.
     *server* has the bounds, *record* takes the facts, *dialect* says how an error looks inside a stream.
+    A client that is *silent* gets no comments.
     """
 
     def __init__(
-        self, request: web.BaseRequest, record: RequestRecord, dialect: Dialect, server: Server
+        self,
+        request: web.BaseRequest,
+        record: RequestRecord,
+        dialect: Dialect,
+        server: Server,
+        *,
+        silent: bool = False,
     ) -> None:
         self.record = record
         self.server = server
         self.dialect = dialect
+        self._is_silent = silent
         self._request = request
         self._response: web.StreamResponse | None = None
         self._writer: AbstractStreamWriter | None = None
@@ -53,9 +61,14 @@ class Reply:
         """Whether the stream stands inside a record, which an error has to end first."""
 
     @property
-    def beats(self) -> bool:
-        """Whether comments can keep this client alive: it asked for an event stream."""
+    def streams(self) -> bool:
+        """Whether the client asked for an event stream."""
         return self.record.stream and self.dialect is not Dialect.PLAIN
+
+    @property
+    def beats(self) -> bool:
+        """Whether comments can keep this client alive."""
+        return self.streams and not self._is_silent
 
     # While nothing has come.
 

@@ -18,6 +18,7 @@ from dmap.logfmt import Line
 from dmap.record import RequestRecord
 from dmap.web import cors, request_log
 from dmap.web.inference import infer
+from dmap.web.node import take_hop
 from dmap.web.passing import pass_on
 from dmap.web.proxy import Proxy
 from dmap.web.table import find
@@ -104,8 +105,9 @@ def _admit(proxy: Proxy, visit: Visit) -> None:
     if path == "/health":
         return
     scope = scope_of(path)
-    client = proxy.access.admit(record.client, request.headers, scope=scope, path=path)
-    visit.client, record.client, record.key = client, client.name, client.key is not None
+    visit.client = proxy.access.admit(record.client, request.headers, scope=scope, path=path)
+    take_hop(visit)
+    record.client, record.key = visit.client.name, visit.client.key is not None
     if request.headers.get("Upgrade", "").lower() == "websocket":
         raise NotBuilt("dmap does not pass WebSockets on yet; 'lms --host' and LM Studio's SDKs need one")
     if sum(map(len, chain.from_iterable(request.raw_headers))) > MAX_HEAD_BYTES:

@@ -7,13 +7,22 @@ from aiohttp import web
 
 from dmap import relay
 from dmap.backends import Backend, Kind, Target
-from dmap.errors import BackendBroke, BackendDown, BadRequest, DmapError, PathNotFound, Unanswered
+from dmap.errors import (
+    BackendBroke,
+    BackendDown,
+    BadRequest,
+    DmapError,
+    Misdirected,
+    ModelNotFound,
+    PathNotFound,
+    Unanswered,
+)
 from dmap.gate import Gate, Lease
 from dmap.kinds import ROUTES, kinds_with
 from dmap.models import Route
 from dmap.record import RequestRecord
 from dmap.relay import Reply
-from dmap.web import request_log, upload
+from dmap.web import node, request_log, upload
 from dmap.web.asked import Asked
 from dmap.web.beside import beside
 from dmap.web.proxy import Proxy
@@ -31,12 +40,21 @@ SHOWN = 256
 async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     """Refuse one inference request, or queue for its model and pass the model's answer on."""
     path = ROUTES[visit.record.path]
-    reply = Reply(visit.request, visit.record, path.dialect, proxy.config.server)
+    reply = reply_to(proxy, visit, path)
     asked = await read(proxy, visit, path)
-    route = await proxy.resolve(asked.model, visit.client, or_fallback=True)
+    try:
+        route = await proxy.resolve(asked.model, visit.client, or_fallback=visit.hop is None)
+    except ModelNotFound as error:
+        raise error if visit.hop is None else Misdirected(error.message) from None
     note(visit, route)
     await _check(proxy, visit, asked, route)
     return await answer(proxy, visit, reply, asked, route)
+
+
+def reply_to(proxy: Proxy, visit: Visit, path: InferenceRoute) -> Reply:
+    """Return what answers *visit*; a front makes the comments for its client itself."""
+    silent = visit.hop is not None
+    return Reply(visit.request, visit.record, path.dialect, proxy.config.server, silent=silent)
 
 
 def note(visit: Visit, route: Route) -> None:
@@ -120,7 +138,7 @@ async def _serve(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: 
     user = user_of(visit.request.headers, asked.fields)
     lease = gate.lease(route, client.name, client.priority, record.id, user)
     try:
-        await _granted(proxy, reply, gate, lease, lease.ask)
+        await _granted(proxy, visit, gate, reply, lease, lease.ask)
         try:
             return await _send(proxy, visit, reply, asked, route)
         except (BackendDown, Unanswered) as error:
@@ -128,7 +146,7 @@ async def _serve(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: 
                 raise
             record.retried = 1
             request_log.tell(proxy.bus, record, "request.retried", {"reason": error.message})
-        await _granted(proxy, reply, gate, lease, lease.come_back)
+        await _granted(proxy, visit, gate, reply, lease, lease.come_back)
         await _send(proxy, visit, reply, asked, route)
     finally:
         lease.release()
@@ -138,18 +156,24 @@ async def _serve(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: 
         record.service_s = lease.service_s
 
 
-async def _granted(proxy: Proxy, reply: Reply, gate: Gate, lease: Lease, ask: Callable[[], None]) -> None:
-    """Have *lease* ask, and wait until it is granted."""
+async def _granted(
+    proxy: Proxy, visit: Visit, gate: Gate, reply: Reply, lease: Lease, ask: Callable[[], None]
+) -> None:
+    """Have *lease* ask, and wait until it is granted.  A front is told both."""
     bus, record = proxy.bus, reply.record
     ask()
     if lease.granted is not None:
         position, estimate_s, p80_s = gate.view.of_newcomer(lease)
         behind = gate.view.obstacle(lease)
-        wait = {"estimate_s": round(estimate_s, 3), "p80_s": round(p80_s, 3)}
-        fields = {"position": position, **wait, "behind": behind}
+        told = {"estimate_s": round(estimate_s, 3), "p80_s": round(p80_s, 3)}
+        fields = {"position": position, **told, "behind": behind}
         request_log.tell(bus, record, "request.queued", {"backend": record.backend, **fields})
-        await reply.wait(lease.granted, functools.partial(_words, gate, lease))
+        words = functools.partial(_words, gate, lease)
+        wait = reply.wait if visit.hop is None else functools.partial(node.wait, visit)
+        await wait(lease.granted, words)
     record.queue_s, record.switch_s = lease.queue_s, lease.switch_s
+    if visit.hop is not None:
+        await node.tell_granted(visit)
     waited = {"queue_s": lease.queue_s, "switch_s": lease.switch_s}
     asked = {"asked": record.alias} if record.alias is not None else {}
     request_log.tell(bus, record, "request.granted", {**waited, **asked, **record.changes})

@@ -12,7 +12,6 @@ from aiohttp import web
 from dmap.errors import AccessDenied, BadRequest, PathNotFound
 from dmap.kinds import kinds_that_pass_on
 from dmap.models import ModelKey, Route
-from dmap.relay import Reply
 from dmap.web import inference
 from dmap.web.asked import Asked
 from dmap.web.proxy import Proxy
@@ -27,7 +26,7 @@ async def pass_on(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     """Refuse one request for a path that dmap does not know, or pass it and its answer on."""
     request, record = visit.request, visit.record
     query = read_query(request.raw_path.partition("?")[2])
-    reply = Reply(request, record, Dialect.PLAIN, proxy.config.server)
+    reply = inference.reply_to(proxy, visit, _path(record.path))
     asked = await inference.read(proxy, visit, _path(record.path))
     if asked.size and record.method != "POST":
         raise BadRequest(f"{record.method} {record.path} takes no body")

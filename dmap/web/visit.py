@@ -22,6 +22,7 @@ from dmap.access import Client
 from dmap.config import Server
 from dmap.errors import BodyTooLarge, DmapError, Overloaded
 from dmap.record import RequestRecord
+from dmap.wire.hop import Hop
 
 LOOK_S = 1.0
 _ESTABLISHED = 1
@@ -33,7 +34,8 @@ class Visit:
     """
     One request.
 
-    *client* is who asks, once that is known.  *named* is what its path names, of a model or a request.
+    *client* is who asks, once that is known, and *hop* what a front says that asks for it.  *named* is what
+    its path names, of a model or a request.
     *body_bytes* is its share of the memory for bodies.  It is open from entering the context to leaving it:
     it then waits for a model or is answered by one, and `cancel` ends it.
     """
@@ -41,6 +43,7 @@ class Visit:
     request: web.BaseRequest
     record: RequestRecord
     client: Client = field(init=False)
+    hop: Hop | None = None
     named: str = ""
     body_bytes: int = 0
     unread_since: float | None = None

@@ -1,0 +1,108 @@
+"""
+What a front and a node tell each other beside a request and its answer.  Pure.
+
+A front is a dmap that has others answer, its nodes; a node is a dmap beside its devices.  A front says in
+headers for whom it asks.  While the request waits, its node sends `102` now and then, and `103` once it has
+its model, before any server is asked: until then the front may send it elsewhere, and never after.  The
+status carries the meaning, so a proxy in between that drops the headers of such an answer harms nothing.
+Nobody but a front is sent one: some clients take it for the answer (RFC 9110 section 15.2, RFC 8297).
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from dmap.errors import BadRequest
+
+MARK = "Dmap-Hop"
+"""In each request of a front: it has made its hop, and a node that would send it on refuses it."""
+WAITS, GRANTED = 102, 103
+PLACE = "Dmap-Place"
+PLACE_S = 2.5
+"""A node tells this often that a request waits, so that a node that stands still is noticed soon."""
+SILENT_S = 10.0
+"""A request of which a node has told nothing for so long, and that is not granted, may go elsewhere."""
+LONGEST_WAIT_S = 86400.0
+"""Nobody has waited for longer, whatever a front says."""
+
+_NAME = re.compile(r"[A-Za-z0-9._:/%-]{1,128}")
+_PRIORITIES = range(-10, 11)
+_WORDS = re.compile(r"[ -~]{1,128}")
+
+
+class Hop(NamedTuple):
+    """
+    For whom a front asks: a *client* by its name there, with its *priority* and the fields that it may use.
+
+    The request has *waited_s* already, there or at other nodes.  *device* is where the front expects it to be
+    answered first, if the node has that and sees no better one.
+    """
+
+    client: str
+    priority: int = 0
+    permit: frozenset[str] = frozenset()
+    waited_s: float = 0.0
+    device: str = ""
+
+    def headers(self) -> list[tuple[str, str]]:
+        """Return what tells a node of it."""
+        told = [(MARK, "1"), ("Dmap-Client", self.client), ("Dmap-Waited", f"{self.waited_s:.3f}")]
+        if self.priority:
+            told.append(("Dmap-Priority", str(self.priority)))
+        if self.permit:
+            told.append(("Dmap-Permit", ",".join(sorted(self.permit))))
+        if self.device:
+            told.append(("Dmap-Device", self.device))
+        return told
+
+
+def hop_of(headers: Mapping[str, str]) -> Hop | None:
+    """
+    Read what a front says in *headers*; None if it asks for itself.
+
+    Only a front's own headers may be given here.  Raises `BadRequest` for what no front says.
+    """
+    if MARK not in headers:
+        return None
+    permit = frozenset(filter(None, headers.get("Dmap-Permit", "").split(",")))
+    device = headers.get("Dmap-Device", "")
+    priority, waited_s = headers.get("Dmap-Priority", "0"), headers.get("Dmap-Waited", "0")
+    if not _NAME.fullmatch(client := headers.get("Dmap-Client", "")):
+        raise BadRequest("Dmap-Client: not the name of a client or its address")
+    if device and not _NAME.fullmatch(device):
+        raise BadRequest("Dmap-Device: not the name of a device")
+    return Hop(client, _priority(priority), permit, _waited_s(waited_s), device)
+
+
+def _priority(text: str) -> int:
+    try:
+        return _PRIORITIES[_PRIORITIES.index(int(text))]
+    except ValueError:
+        raise BadRequest("Dmap-Priority: not a number from -10 to 10") from None
+
+
+def _waited_s(text: str) -> float:
+    try:
+        waited_s = float(text)
+    except ValueError:
+        waited_s = math.nan
+    if not 0 <= waited_s < math.inf:
+        raise BadRequest("Dmap-Waited: not a number of seconds")
+    return min(waited_s, LONGEST_WAIT_S)
+
+
+def waits(words: str) -> bytes:
+    """Return the answer in between that tells of a request's place, in *words* for its client."""
+    return f"HTTP/1.1 {WAITS} Processing\r\n{PLACE}: {words}\r\n\r\n".encode()
+
+
+def granted(device: str) -> bytes:
+    """Return the answer in between that tells that the request has its model, on *device*."""
+    return f"HTTP/1.1 {GRANTED} Early Hints\r\nDmap-Granted: {device}\r\n\r\n".encode()
+
+
+def place_in(headers: Mapping[str, str]) -> str:
+    """Return the words for the client in the *headers* of such an answer; a middlebox may have lost them."""
+    words = headers.get(PLACE, "")
+    return words if _WORDS.fullmatch(words) else "waiting for the model"
