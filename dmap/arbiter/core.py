@@ -123,13 +123,7 @@ class Arbiter:
         The resident takes nobody until `observed` has found it.  Nothing happens if *ticket* has no lease.
         """
         if ticket in self._device.leases:
-            returned = self._device.take_back(now, ticket)
-            refusal = self._settlement.objection(now, ticket, returned.model)
-            if refusal is None:
-                self._device.waiters.add(now, returned)
-            else:
-                self._device.habits.ended(returned.user)
-                self._settlement.effects.append(refusal)
+            self._settlement.readmit(now, self._device.take_back(now, ticket))
         return self._settlement.settle(now)
 
     def unload(self, now: float, model: ModelId, cause: Cause = Cause.ASKED) -> list[Effect]:
@@ -150,19 +144,12 @@ class Arbiter:
 
     def drain(self, now: float, *, unload: bool = False) -> list[Effect]:
         """Grant nothing and begin no switch until `resume`; with *unload* let all residents go when idle."""
-        self._device.drained, self._device.emptied = True, unload
-        for model in self._device.residents if unload else ():
-            self._device.wish(now, model, Cause.DRAIN)
+        self._settlement.drain(now, unload=unload)
         return self._settlement.settle(now)
 
     def resume(self, now: float) -> list[Effect]:
         """Go on after `drain`.  Residents that have not gone by now stay."""
-        if self._device.drained:
-            self._device.resumed_at = now  # who waited until now was kept by the drain, not by a resident
-            self._device.preload.resumed(now)
-        self._device.drained = self._device.emptied = False
-        for model in list(self._device.wishes):
-            self._device.unwish(model, Cause.DRAIN)
+        self._settlement.resume(now)
         return self._settlement.settle(now)
 
     def unloaded(self, now: float, model: ModelId) -> list[Effect]:
@@ -185,13 +172,7 @@ class Arbiter:
         """Hear how the switch under way ended.  A resident that was to go and could not stays."""
         plan = self._device.under_way
         if plan is not None:
-            wishes = self._device.end(now, plan)
-            if plan.load is None:
-                self._device.stay(now, *plan.victims)
-            elif outcome.failed is not None:
-                self._settlement.fail(now, plan, outcome)
-            elif not outcome.stopped:
-                self._settlement.welcome(now, plan, outcome, wishes)
+            self._settlement.end(now, plan, outcome)
         return self._settlement.settle(now)
 
     def observed(

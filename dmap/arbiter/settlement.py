@@ -79,6 +79,15 @@ class Settlement:
         if kept is not None:
             self.take(now, kept)
 
+    def readmit(self, now: float, ticket: Ticket) -> None:
+        """Let *ticket*, which was `Device.take_back`, wait once more, or refuse it."""
+        refusal = self.objection(now, ticket.id, ticket.model)
+        if refusal is None:
+            self._device.waiters.add(now, ticket)
+            return
+        self._device.habits.ended(ticket.user)
+        self.effects.append(refusal)
+
     def objection(self, now: float, ticket: TicketId, model: ModelId) -> Refuse | None:
         """Return the refusal of a *ticket* whose *model* cannot be had now; None if it may wait."""
         device = self._device
@@ -118,6 +127,33 @@ class Settlement:
         is_free = plan.is_unasked and not device.closed and all(map(device.serves, device.waiters.lines))
         if device.drained or not (is_free or device.waiters.count(plan.load)):
             device.end(now, plan)
+
+    def drain(self, now: float, *, unload: bool) -> None:
+        """Have nobody served until `resume`, and with *unload* wish all residents away."""
+        device = self._device
+        device.drained, device.emptied = True, unload
+        for model in device.residents if unload else ():
+            device.wish(now, model, Cause.DRAIN)
+
+    def resume(self, now: float) -> None:
+        """End a drain."""
+        device = self._device
+        if device.drained:
+            device.resumed_at = now  # who waited until now was kept by the drain, not by a resident
+            device.preload.resumed(now)
+        device.drained = device.emptied = False
+        for model in list(device.wishes):
+            device.unwish(model, Cause.DRAIN)
+
+    def end(self, now: float, plan: Plan, outcome: Outcome) -> None:
+        """End the switch of *plan*: its model is there, or it failed, or its victim would not go."""
+        wishes = self._device.end(now, plan)
+        if plan.load is None:
+            self._device.stay(now, *plan.victims)
+        elif outcome.failed is not None:
+            self.fail(now, plan, outcome)
+        elif not outcome.stopped:
+            self.welcome(now, plan, outcome, wishes)
 
     def welcome(self, now: float, plan: Plan, outcome: Outcome, wishes: dict[Cause, float]) -> None:
         """Let in what *plan* has loaded, for those who waited for it; after that it may be wished away."""
