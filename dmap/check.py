@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import uvloop
 
-from dmap import engines, tls, tokens, traces
+from dmap import engines, shared, tls, tokens, traces
 from dmap.backends import Engine
 from dmap.config import Config, ConfigProblem, LocatedProblem, section_of, warnings_of
 from dmap.origin import Origin
@@ -61,7 +61,7 @@ async def _ask(config: Config) -> tuple[Survey, Mapping[str, Engine]]:
 def _check_files(config: Config) -> None:
     """Read the files that *config* names; raises `ConfigProblem` with what is wrong with any of them."""
     problems: list[str] = []
-    for read in (_read_certificate, tokens.counters, _check_traces):
+    for read in (_read_certificate, tokens.counters, _check_traces, _check_redis):
         try:
             read(config)
         except ConfigProblem as exc:
@@ -77,6 +77,10 @@ def _read_certificate(config: Config) -> None:
 
 def _check_traces(config: Config) -> None:
     traces.check(config.traces)
+
+
+def _check_redis(config: Config) -> None:
+    shared.check(config.redis)
 
 
 def _unwritable(config: Config) -> Iterator[str]:

@@ -17,6 +17,7 @@ PACKAGES = {
     "podman": "podman",
     "prometheus": "prometheus",
     "promtool": "prometheus",
+    "redis-server": "redis-server",
     "shellcheck": "shellcheck",
     "systemd-analyze": "systemd",
     "systemd-socket-activate": "systemd",

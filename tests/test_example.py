@@ -15,7 +15,12 @@ from dmap.config import Config, load, warnings_of
 from dmap.kinds import KINDS
 
 EXAMPLE = Path(dmap.__file__).parent.parent / "config.example.yaml"
-ENVIRONMENT = {"SERVER_API_KEY": "sk-server", "LM_API_TOKEN": "sk-lm-1", "WEBUI_KEY_SHA256": "5e" * 32}
+ENVIRONMENT = {
+    "REDIS_PASSWORD": "pw",
+    "SERVER_API_KEY": "sk-server",
+    "LM_API_TOKEN": "sk-lm-1",
+    "WEBUI_KEY_SHA256": "5e" * 32,
+}
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ LAYERS = (
     "kinds",  # 2 too: all kinds, found by their folders
     "config",  # 2 too: the whole file
     "state",  # 2 too: it reads its files as config does
-    "access tls sockets metrics tokens traces engines moving",  # 3
+    "access tls sockets metrics tokens traces engines moving shared",  # 3
     "activity",  # 3 too: it knows the codes that metrics counts
     "catalog",  # 3 too: it asks an access.Client what it may use
     "inventory gate survey",  # 4
@@ -56,6 +56,7 @@ HOMES = {
     "pydantic": {"backends", "config", "sections", "simulate", "state", "web"},
     "opentelemetry": {"traces"},
     "pydantic_core": {"config"},
+    "redis": {"shared"},
     "tokenizers": {"tokens"},
     "uvloop": {"check", "local", "origin"},
     "xllamacpp": {"backends"},

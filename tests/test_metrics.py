@@ -448,7 +448,10 @@ def test_documented(bus: Bus, clock: Clock) -> None:
     """`docs/metrics.md` has every metric of the page with its type and labels, and no other."""
     one = ResidentView(ModelKey("lms", "a"), leases=1, waiting=0, since=0.0, leaving=False)
     view = replace(EMPTY, residents=(one,))
-    metrics = Metrics(bus, clock=clock, devices=lambda: {"gpu0": view}, backends=lambda: {"lms": True})
+    metrics = Metrics(
+        bus, clock=clock, devices=lambda: {"gpu0": view}, backends=lambda: {"lms": True}, redis=lambda: True
+    )
+    metrics.redis_s.observe(0.001, "quota")
     one_of_each(bus)
     row = re.compile(r"^\| `(\w+)` \| (\w+) \| ([^|]*) \| [^|]+ \|$", re.MULTILINE)
 

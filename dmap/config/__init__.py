@@ -17,6 +17,7 @@ from dmap.config.process import Activity, Log, Server, TracesSection
 from dmap.config.residents import model_of
 from dmap.config.schema import Config
 from dmap.config.settings import Settings
+from dmap.config.shared import RedisSection
 
 __all__ = [
     "BACKEND",
@@ -33,6 +34,7 @@ __all__ = [
     "Listen",
     "LocatedProblem",
     "Log",
+    "RedisSection",
     "Server",
     "Settings",
     "Source",

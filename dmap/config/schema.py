@@ -13,6 +13,7 @@ from dmap.config.device import Device
 from dmap.config.macros import expanded, misnamed
 from dmap.config.process import Activity, ActivityOrOff, Debug, Log, Server, TracesSection
 from dmap.config.settings import Settings, problems_of
+from dmap.config.shared import RedisSection
 from dmap.kinds import KINDS
 from dmap.sections.command import places
 from dmap.sections.models import Defaults, ModelSection
@@ -48,6 +49,7 @@ class Config(Section):
     activity: ActivityOrOff = Activity()
     log: Log = Log()
     traces: TracesSection | None = None
+    redis: RedisSection | None = None
     debug: Debug = Debug()
 
     @model_validator(mode="before")
@@ -78,6 +80,7 @@ class Config(Section):
             if backend.device not in (None, *self.devices):
                 near = meant(backend.device, self.devices)
                 yield f"backends.{name}.device: there is no device {backend.device!r} under devices{near}"
+        yield from (f"redis.{problem}" for problem in (self.redis.conflicts() if self.redis else ()))
         yield from self._pinned()
         yield from self._crowded()
         yield from misnamed(self.macros)

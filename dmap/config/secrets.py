@@ -7,6 +7,8 @@ from typing import Any
 
 _NAMES = re.compile("(?i)(api_?key|token|secret|password|passwd)$")
 _OPTIONS = re.compile(r"--(api-?key|token|hf-token|password)[ =][^\s$]")
+_IN_URL = re.compile(r"//[^/@]*:[^/@]+@")
+"""A password in a URL, as that of Redis has it."""
 _READERS = 0o044
 """The group and all others."""
 
@@ -23,6 +25,11 @@ def _plain(values: Any, path: str) -> Iterator[str]:
     items = values.items() if isinstance(values, dict) else ()
     for name, value in items:
         inner = f"{path}.{name}".lstrip(".")
-        if isinstance(value, str) and "${" not in value and (_NAMES.search(name) or _OPTIONS.search(value)):
+        if isinstance(value, str) and "${" not in value and _tells(name, value):
             yield inner
         yield from _plain(value, inner)
+
+
+def _tells(name: str, value: str) -> bool:
+    """Tell whether *value* is or has a secret."""
+    return any(found for found in (_NAMES.search(name), _OPTIONS.search(value), _IN_URL.search(value)))

@@ -31,6 +31,7 @@ ANSWERS_S = (0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 30, 60, 120, 300, 60
 FIRST_BYTES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 WAITS_S = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)
 SWITCHES_S = (0.5, 1, 2, 4, 6, 8, 10, 15, 20, 30, 45, 60, 90, 120, 300)
+REDIS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 LAGS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 _COUNTERS = {
@@ -61,6 +62,7 @@ _HISTOGRAMS: Mapping[str, tuple[Sequence[float], str, str]] = {
     "dmap_drain_seconds": (WAITS_S, "device", "How long a switch waited for leases to end"),
     "dmap_load_seconds": (SWITCHES_S, "model", "What loading a model took"),
     "dmap_loop_lag_seconds": (LAGS_S, "", "How late a timer of the event loop was"),
+    "dmap_redis_seconds": (REDIS_S, "op", "From asking Redis to its answer, by what was asked"),
     "dmap_scrape_duration_seconds": (LAGS_S, "", "What one answer of /metrics took"),
 }
 """The upper ends of the buckets, the labels and the meaning of each histogram."""
@@ -72,8 +74,8 @@ class Metrics(Collector):
     Everything that `/metrics` shows, in a *registry* of its own.
 
     It listens to *bus* from the start.  *devices* is asked at each scrape for what waits and is resident
-    where, *backends* for which of them answer, *lost* for how many lines the activity log lacks; *clock* is
-    the one that the snapshots go by.
+    where, *backends* for which of them answer, *lost* for how many lines the activity log lacks, *redis*
+    whether that answers, None where there is none; *clock* is the one that the snapshots go by.
     """
 
     bus: InitVar[Bus]
@@ -82,6 +84,7 @@ class Metrics(Collector):
     devices: Callable[[], Mapping[str, Snapshot]]
     backends: Callable[[], Mapping[str, bool]]
     lost: Callable[[], int] = lambda: 0
+    redis: Callable[[], bool | None] = lambda: None
 
     def __post_init__(self, bus: Bus) -> None:
         self._counters = {name: Counter(name, *about) for name, about in _COUNTERS.items()}
@@ -89,6 +92,7 @@ class Metrics(Collector):
         self._models, self._clients = LabelLimit(MODELS), LabelLimit(CLIENTS)
         self.lag = self._histograms["dmap_loop_lag_seconds"]
         self.scrape = self._histograms["dmap_scrape_duration_seconds"]
+        self.redis_s = self._histograms["dmap_redis_seconds"]
         self._listen(bus)
         self.registry = CollectorRegistry(auto_describe=True)
         self.registry.register(self)
@@ -105,6 +109,8 @@ class Metrics(Collector):
         yield CounterMetricFamily(
             "dmap_activity_lost_total", "Lines that the activity log lacks", self.lost()
         )
+        if (is_up := self.redis()) is not None:
+            yield GaugeMetricFamily("dmap_redis_up", "1 if Redis answers", is_up)
         yield _gauge("dmap_build_info", "The version that runs", "version", {__version__: 1})
 
     def _start(self, devices: Iterable[str], backends: Iterable[str]) -> None:

@@ -5,7 +5,7 @@ import functools
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from types import MappingProxyType
 from typing import cast
@@ -25,6 +25,7 @@ from dmap.metrics.board import Metrics
 from dmap.models import ModelKey, Route
 from dmap.relay import Pool
 from dmap.sections import ModelSection
+from dmap.shared import join
 from dmap.sockets import names_of
 from dmap.state import DEVICES, Activation, Saved, StateFile
 from dmap.tls import Certificate
@@ -55,7 +56,7 @@ class Proxy:
     know; *gates* has all of them under the names that metrics and the queue show.  *saved* is what was set
     over the admin API, kept in *state*.  *trials* is what an order sets that is being carried out, *turns*
     keeps orders for one model apart, and *visits* are the requests under way.  *reload* reads the file again
-    and returns its problems.
+    and returns its problems.  *shared* is what other dmaps have too, by Redis; None without `redis`.
     """
 
     def __init__(
@@ -91,12 +92,14 @@ class Proxy:
         self.context = ContextGuard(config, self.backends, counters(config))
         self.captures = Captures()
         self.lacking = Lacking()
+        self.shared = join(config.redis, lambda seconds, op: self.metrics.redis_s.observe(seconds, op))
         self.metrics = Metrics(
             self.bus,
             clock=asyncio.get_running_loop().time,
             devices=lambda: {name: gate.snapshot() for name, gate in self.gates.items()},
             backends=lambda: {name: name in self.inventory.answering for name in self.backends},
             lost=lambda: self.activity.lost,
+            redis=lambda: self.shared.is_up if self.shared is not None else None,
         )
         self.trials: dict[str, Activation] = {}
         self.turns: dict[ModelKey, asyncio.Lock] = {}
@@ -117,6 +120,7 @@ class Proxy:
                 fields = {"device": name, "since": "before this start", "until": "dmap resume"}
                 _log.warning(Line("drained", fields))
             async with (
+                self.shared.running() if self.shared is not None else nullcontext(),
                 tasks.running(self.visits.watch, "visits"),
                 tasks.running(self._keep_durations, "durations"),
             ):

@@ -53,6 +53,7 @@ def _lasting(config: Config) -> dict[str, Any]:
         "listen.tls: with TLS or without": listen.tls is not None,
         "state: another file": config.state,
         "traces: a change here": config.traces,
+        "redis: a change here": config.redis,
         "devices: one more or less": config.devices.keys(),
         **{f"backends.{name}: a change here": section.lasting for name, section in config.backends.items()},
     }

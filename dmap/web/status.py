@@ -43,7 +43,7 @@ async def ready(proxy: Proxy, visit: Visit) -> web.Response:
         backends[name] |= _passage(gate)
     may = functools.partial(proxy.catalog.allows, visit.client)
     devices = {name: state(gate, may) for name, gate in proxy.devices.items()}
-    answer = {"ready": bool(answering), "backends": backends, "devices": devices}
+    answer = {"ready": bool(answering), "backends": backends, "devices": devices, **_redis(proxy)}
     return web.json_response(answer, status=200 if answering else 503)
 
 
@@ -64,12 +64,18 @@ async def status(proxy: Proxy, visit: Visit) -> web.Response:
             for name, gate in proxy.devices.items()
         },
         "backends": backends,
+        **_redis(proxy),
         "active": proxy.catalog.active,
         "open": sum(1 for _ in proxy.visits.open()),
         "readers": proxy.bus.readers,
         "last_event": proxy.bus.last,
     }
     return web.json_response(answer)
+
+
+def _redis(proxy: Proxy) -> dict[str, str]:
+    """Tell whether Redis answers, where there is one; nothing that clients ask depends on it."""
+    return {} if proxy.shared is None else {"redis": "up" if proxy.shared.is_up else "down"}
 
 
 def state(gate: Gate, may: _May = lambda model: True) -> dict[str, Any]:

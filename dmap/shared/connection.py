@@ -1,0 +1,193 @@
+"""
+One connection to Redis, and the breaker in front of it.
+
+What is asked while a round trip is under way goes out together with the next one, in the order in which it
+was asked (Redis, "Pipelining").  So one connection is enough, a crowd costs a few round trips, and nobody
+who asks can be cancelled in the middle of a command: the answer to it is read by the one task that sent it,
+whether somebody still wants it or not.  An answer under a wrong key (redis-py #2624) cannot come about.
+
+There are two states.  Up: commands are sent; `FAILURES` round trips in a row that fail lead down.  Down:
+each command fails at once with `Away`, and only the probe is sent; the first one that is answered leads up.
+Before the first probe the state is down, so no request ever waits for a connection to be made.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from dmap.config import RedisSection
+from dmap.logfmt import Line
+
+FAILURES = 3
+"""So many round trips in a row fail before it counts as down."""
+BATCH = 128
+"""Commands in one round trip; a script takes Redis some 60 us, so that leaves most of the 50 ms."""
+QUEUE = 4096
+"""Commands that wait for a round trip; with more the newest fail at once."""
+CONNECT_S = 1.0
+"""What a probe may take, which has to connect, with TLS and a password, beside a loop that is busy."""
+
+_log = logging.getLogger(__name__)
+
+
+class Away(Exception):
+    """Redis does not answer, or not in time.  What was asked may have been done all the same."""
+
+
+class _Asked(NamedTuple):
+    """One command: *op* is what metrics call it, *answer* is None where nobody wants one."""
+
+    op: str
+    command: tuple[Any, ...]
+    at: float
+    answer: "asyncio.Future[Any] | None"
+
+
+class Connection:
+    """
+    The connection that *section* describes.  It is made by `running`, as long as that is open.
+
+    *observe* is called with what was asked (`op`) and the seconds until its answer.
+    """
+
+    def __init__(
+        self, section: RedisSection, observe: Callable[[float, str], None] = lambda seconds, op: None
+    ) -> None:
+        self.is_up = False
+        self.reason = "not asked yet"
+        self._observe = observe
+        self._place, self._within_s = section.place, section.timeout_ms / 1000
+        tls: dict[str, Any] = {"ssl_ca_certs": str(section.ca)} if section.ca is not None else {}
+        self._redis = Redis.from_url(
+            section.url,
+            socket_timeout=CONNECT_S,
+            socket_connect_timeout=CONNECT_S,
+            retry=Retry(NoBackoff(), 0),
+            driver_info=None,
+            max_connections=1,
+            **tls,
+        )
+        self._waiting = deque[_Asked]()
+        self._bell = asyncio.Event()
+        self._failures = 0
+        self._was_told = False
+
+    async def ask(self, op: str, *command: Any) -> Any:
+        """
+        Return Redis's answer to *command*; raises `Away`.
+
+        Whoever is cancelled meanwhile takes nothing back: the command is done, in its turn.
+        """
+        if not self.is_up or len(self._waiting) >= QUEUE:
+            raise Away(self.reason)
+        answer = asyncio.get_running_loop().create_future()
+        self._put(_Asked(op, command, asyncio.get_running_loop().time(), answer))
+        return await answer
+
+    def tell(self, op: str, *command: Any) -> bool:
+        """Have *command* done soon, and return whether that can be; nobody hears what becomes of it."""
+        if not self.is_up or len(self._waiting) >= QUEUE:
+            return False
+        self._put(_Asked(op, command, asyncio.get_running_loop().time(), None))
+        return True
+
+    async def probe(self, op: str, *command: Any) -> Any:
+        """Return the answer to *command*, also in the state down, which an answer ends; raises `Away`."""
+        if self.is_up:
+            return await self.ask(op, *command)
+        began = asyncio.get_running_loop().time()
+        answers = await self._round_trip([_Asked(op, command, began, None)], CONNECT_S)
+        return answers[0]
+
+    async def run(self) -> None:
+        """Send what is asked, for ever."""
+        while True:
+            await self._bell.wait()
+            self._bell.clear()
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                await self._exchange(batch)
+
+    async def close(self) -> None:
+        """Close the connection; what waits fails."""
+        self.is_up, self.reason = False, "dmap is shutting down"
+        self._refuse(Away(self.reason))
+        await self._redis.aclose()
+
+    def _put(self, asked: _Asked) -> None:
+        self._waiting.append(asked)
+        self._bell.set()
+
+    async def _exchange(self, batch: list[_Asked]) -> None:
+        """Send *batch* and hand out the answers."""
+        try:
+            answers = await self._round_trip(batch, self._within_s)
+            for asked, answer in zip(batch, answers, strict=True):
+                _settle(asked, answer)
+        except Away as error:
+            for asked in batch:
+                _settle(asked, error)
+        finally:
+            for asked in batch:  # those whose answer a bug or the end has taken
+                _settle(asked, Away("dmap is shutting down"))
+
+    async def _round_trip(self, batch: list[_Asked], within_s: float) -> list[Any]:
+        """Return the answers to *batch*, all of them good; raises `Away`."""
+        clock = asyncio.get_running_loop().time
+        pipeline = self._redis.pipeline(transaction=False)
+        for asked in batch:
+            pipeline.execute_command(*asked.command)
+        try:
+            async with asyncio.timeout(within_s):
+                answers: list[Any] = await pipeline.execute()
+        except (RedisError, OSError, TimeoutError) as exc:
+            # redis-py has closed a connection whose answer was not read to its end.
+            raise self._failed(_why(exc)) from exc
+        now = clock()
+        for asked in batch:
+            self._observe(now - asked.at, asked.op)
+        self._answered()
+        return answers
+
+    def _answered(self) -> None:
+        self._failures = 0
+        if not self.is_up:
+            self.is_up, self.reason, self._was_told = True, "", False
+            _log.info(Line("redis_up", {"at": self._place}))
+
+    def _failed(self, reason: str) -> Away:
+        self._failures += 1
+        if self.is_up and self._failures < FAILURES:
+            return Away(reason)
+        self.is_up, self.reason = False, reason
+        self._refuse(Away(reason))
+        if not self._was_told:
+            self._was_told = True
+            told = {"at": self._place, "reason": reason, "then": "each dmap counts by itself"}
+            _log.warning(Line("redis_down", told))
+        return Away(reason)
+
+    def _refuse(self, error: Away) -> None:
+        while self._waiting:
+            _settle(self._waiting.popleft(), error)
+
+
+def _settle(asked: _Asked, outcome: Any) -> None:
+    if asked.answer is None or asked.answer.done():
+        return
+    if isinstance(outcome, Away):
+        asked.answer.set_exception(outcome)
+    else:
+        asked.answer.set_result(outcome)
+
+
+def _why(exc: BaseException) -> str:
+    """Return what happened, in short; no error of redis-py tells the password."""
+    return f"{type(exc).__name__}: {exc}"[:200] if str(exc) else "no answer in time"

@@ -1,0 +1,64 @@
+"""What a dmap does with Redis: it beats, and its parts share what they share."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator, Callable
+
+from dmap import tasks
+from dmap.config import RedisSection
+from dmap.shared.connection import Away, Connection
+
+BEAT_S = 0.5
+"""How often each dmap says that it is there; also how soon Redis is noticed to be gone or back."""
+GONE_S = 6
+"""A dmap that has not been heard of for so long is not counted any more."""
+
+_BEAT = """
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('EXPIRE', KEYS[1], ARGV[2] * 2)
+return redis.call('ZCARD', KEYS[1])
+"""
+
+
+class Shared:
+    """
+    What is shared through the Redis of *section*, as long as this is `running`.
+
+    *dmaps* is how many there were when Redis was last heard of, this one among them.
+    """
+
+    def __init__(self, section: RedisSection, observe: Callable[[float, str], None]) -> None:
+        self.dmaps = 1
+        self.connection = Connection(section, observe)
+        self._name = secrets.token_hex(8)
+        self._prefix = section.prefix
+
+    @property
+    def is_up(self) -> bool:
+        """Whether Redis answers."""
+        return self.connection.is_up
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Share as long as the context is open; the start waits for the first answer, or for none."""
+        try:
+            async with tasks.running(self.connection.run, "redis"):
+                await self._beat()
+                async with tasks.running(self._keep_beating, "beat of redis"):
+                    yield
+        finally:
+            await self.connection.close()
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            await self._beat()
+
+    async def _beat(self) -> None:
+        """Say that this dmap is there, and count all of them."""
+        with contextlib.suppress(Away):
+            command = ("EVAL", _BEAT, 1, f"{self._prefix}dmaps", self._name, GONE_S)
+            self.dmaps = max(1, int(await self.connection.probe("beat", *command)))

@@ -1,0 +1,302 @@
+"""One connection to a real Redis, behind its breaker: what it does when that hangs, dies, is full or slow."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from dmap import tasks
+from dmap.config import ConfigProblem, RedisSection, parse
+from dmap.shared.connection import BATCH, FAILURES, Away, Connection
+from dmap.shared.core import BEAT_S
+from tests.fakes import answer, chat, soon
+from tests.programs import why_not
+from tests.redis_server import RedisServer, redis_server
+from tests.slow_line import slow_line
+
+LACKS = why_not("redis-server")
+needs_redis = pytest.mark.skipif(bool(LACKS), reason=LACKS)
+CHAT = "/v1/chat/completions"
+PING = ("PING",)
+LONG_S = 5.0
+"""Longer than all bounds in front of a request together, on a machine that is busy."""
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncGenerator[RedisServer]:
+    """Run a Redis."""
+    async with redis_server(tmp_path) as made:
+        yield made
+
+
+@asynccontextmanager
+async def connected(port: int, **keys: Any) -> AsyncGenerator[Connection]:
+    """Run a connection to *port* of loopback that was answered once."""
+    connection = Connection(RedisSection(url=f"redis://127.0.0.1:{port}", **keys))
+    try:
+        async with tasks.running(connection.run, "redis"):
+            await connection.probe("test", *PING)
+            yield connection
+    finally:
+        await connection.close()
+
+
+async def refused(connection: Connection, times: int) -> list[str]:
+    """Ask one after the other; return why none was answered."""
+    reasons = []
+    for _ in range(times):
+        with pytest.raises(Away) as caught:
+            await connection.ask("test", *PING)
+        reasons.append(str(caught.value))
+    return reasons
+
+
+# One connection
+
+
+@needs_redis
+async def test_everybody_gets_the_own_answer(server: RedisServer) -> None:
+    """Whoever asks gets the answer to that, however many ask at once, over one connection."""
+    async with slow_line(server.port) as line, connected(line.port, timeout_ms=1000) as connection:
+        asked = [connection.ask("test", "ECHO", str(number)) for number in range(3 * BATCH)]
+
+        answers = await asyncio.gather(*asked)
+
+        assert [int(each) for each in answers] == list(range(3 * BATCH))
+        assert line.connections == 1
+
+
+@needs_redis
+async def test_who_leaves_takes_no_answer_along(server: RedisServer) -> None:
+    """Of 10,000 who ask a slow Redis two thirds leave at once or later; the others get their own answers."""
+    async with slow_line(server.port) as line, connected(line.port, timeout_ms=1000) as connection:
+        line.delay_s = 0.01
+        right = 0
+        for start in range(0, 10_000, 500):
+            numbers = range(start, start + 500)
+            asked = [asyncio.create_task(connection.ask("test", "ECHO", str(each))) for each in numbers]
+            await asyncio.sleep(0.002 * (start % 7))
+            _ = [task.cancel() for number, task in zip(numbers, asked, strict=True) if number % 3]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            right += sum(answers[each - start] == b"%d" % each for each in numbers if each % 3 == 0)
+
+        assert right == len(range(0, 10_000, 3))
+
+
+@needs_redis
+async def test_what_is_told_is_done(server: RedisServer) -> None:
+    """What nobody waits for is done all the same, in its turn."""
+    async with connected(server.port) as connection:
+        told = connection.tell("test", "SET", "key", "value")
+
+        assert (told, await connection.ask("test", "GET", "key")) == (True, b"value")
+
+
+# The breaker
+
+
+@needs_redis
+async def test_a_redis_that_hangs_is_asked_no_more(server: RedisServer) -> None:
+    """A Redis that stands still costs a few bounded waits; then nobody waits, and its return is noticed."""
+    async with connected(server.port) as connection:
+        clock = asyncio.get_running_loop().time
+        server.stop()
+        began = clock()
+
+        await refused(connection, FAILURES)
+        spent_s = clock() - began
+        began = clock()
+        await refused(connection, 1000)
+        later_s = clock() - began
+        server.go_on()
+        await connection.probe("test", *PING)
+
+        assert FAILURES * 0.05 <= spent_s < FAILURES * LONG_S
+        assert later_s / 1000 < 0.001
+        assert await connection.ask("test", *PING) in (True, b"PONG")
+
+
+@needs_redis
+async def test_a_slip_does_not_open_it(server: RedisServer) -> None:
+    """One round trip that is late is no outage."""
+    async with slow_line(server.port) as line, connected(line.port) as connection:
+        line.delay_s = 0.5
+
+        await refused(connection, 1)
+
+        assert connection.is_up
+
+
+@needs_redis
+async def test_a_crowd_waits_no_longer_than_one(server: RedisServer) -> None:
+    """All who ask a Redis that hangs know after two bounds, not one after the other."""
+    async with connected(server.port) as connection:
+        server.stop()
+        clock = asyncio.get_running_loop().time
+        began = clock()
+
+        asked = [connection.ask("test", *PING) for _ in range(20 * BATCH)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+
+        assert {type(each) for each in answers} == {Away}
+        assert clock() - began < (FAILURES + 1) * 0.05 + LONG_S
+
+
+@needs_redis
+async def test_down_and_up_are_told_once(server: RedisServer, caplog: Any) -> None:
+    """The log has one line when Redis goes and one when it is back, without its password."""
+    caplog.set_level("INFO", "dmap.shared.connection")
+    async with connected(server.port) as connection:
+        await server.kill()
+        await refused(connection, 2 * FAILURES)
+        await refused(connection, 1)
+        await server.start()
+        await connection.probe("test", *PING)
+
+    assert [line.split()[0] for line in caplog.messages] == ["redis_up", "redis_down", "redis_up"]
+
+
+async def test_nobody_listens_there() -> None:
+    """Where no Redis is, nobody ever waits for one."""
+    connection = Connection(RedisSection(url="redis://u:secret@127.0.0.1:1/0"))
+
+    with pytest.raises(Away) as caught:
+        await connection.probe("test", *PING)
+
+    assert not connection.is_up
+    assert "secret" not in str(caught.value)
+    assert not connection.tell("test", *PING)
+    await connection.close()
+
+
+# The daemon
+
+
+@pytest.fixture
+async def shared(start: Any, backend: Any, server: RedisServer) -> AsyncGenerator[Any]:
+    """Run a proxy with a Redis."""
+    backend.script = lambda e: e.end(answer(b"{}"))
+    proxy = await start(
+        f"backends: {{fake: {{kind: openai, url: '{backend.url}'}}}}\nredis: {{url: '{server.url}'}}"
+    )
+    yield proxy
+    await proxy.close()
+    backend.cut_all()
+    await proxy.settled()
+
+
+async def ready(proxy: Any) -> tuple[int, Any]:
+    """Return the status of `/ready`, and what it says of Redis."""
+    async with aiohttp.ClientSession(proxy.url) as session, session.get("/ready") as answered:
+        return answered.status, (await answered.json()).get("redis")
+
+
+async def status_of_chat(proxy: Any) -> int:
+    """Ask for one answer; return its status."""
+    async with (
+        aiohttp.ClientSession(proxy.url) as session,
+        session.post(CHAT, json=chat(stream=False)) as answered,
+    ):
+        await answered.read()
+        return answered.status
+
+
+@needs_redis
+@pytest.mark.parametrize("fate", ["kill", "stop", "fill"])
+async def test_requests_go_on_without(shared: Any, server: RedisServer, fate: str) -> None:
+    """Whatever becomes of Redis, requests are answered, `/ready` stays 200, and says it."""
+    up = await ready(shared)
+    happened = getattr(server, fate)()
+    await (happened if fate == "kill" else asyncio.sleep(0))
+
+    await soon(lambda: not shared.proxy.shared.is_up, 10 * BEAT_S)
+
+    assert up == (200, "up")
+    assert await ready(shared) == (200, "down")
+    assert await status_of_chat(shared) == 200
+    assert shared.proxy.metrics.as_dict()["dmap_redis_up"] == [{"value": 0.0}]
+
+
+@needs_redis
+async def test_it_is_back(shared: Any, server: RedisServer) -> None:
+    """A Redis that comes back is used again, without a request that has to try."""
+    server.fill()
+    await soon(lambda: not shared.proxy.shared.is_up, 10 * BEAT_S)
+
+    server.empty()
+
+    await soon(lambda: shared.proxy.shared.is_up, 10 * BEAT_S)
+    assert await ready(shared) == (200, "up")
+
+
+@needs_redis
+async def test_dmaps_count_each_other(shared: Any, start: Any, backend: Any, server: RedisServer) -> None:
+    """Each dmap knows how many share the Redis."""
+    text = f"backends: {{fake: {{kind: openai, url: '{backend.url}'}}}}\nredis: {{url: '{server.url}'}}"
+
+    second = await start(text)
+
+    await soon(lambda: shared.proxy.shared.dmaps == second.proxy.shared.dmaps == 2, 10 * BEAT_S)
+
+
+async def test_without_redis_nothing_is_told(proxy: Any) -> None:
+    """A dmap by itself says nothing of Redis."""
+    assert await ready(proxy) == (200, None)
+    assert "dmap_redis_up" not in proxy.proxy.metrics.as_dict()
+
+
+def test_without_redis_nothing_is_imported() -> None:
+    """A daemon without `redis` imports nothing of it."""
+    code = (
+        "import sys, dmap.daemon, dmap.shared; print([m for m in sys.modules if m.split('.')[0] == 'redis'])"
+    )
+
+    said = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True).stdout
+
+    assert said.strip() == "[]"
+
+
+# The configuration
+
+
+@pytest.mark.parametrize(
+    ("section", "complaint"),
+    [
+        ("{url: 'redis://10.0.0.5:6379/0'}", "redis.url: plain text beyond this host"),
+        ("{url: 'http://127.0.0.1'}", "redis.url: not the URL of a Redis"),
+        ("{url: 'redis://127.0.0.1/0?socket_timeout=9'}", "redis.url: not the URL of a Redis"),
+        ("{url: 'redis://127.0.0.1/zero'}", "redis.url: not the URL of a Redis"),
+        ("{url: 'redis://127.0.0.1', ca: ca.pem}", "redis.ca: has no effect"),
+        ("{url: 'redis://127.0.0.1', timeout_ms: 1}", "redis.timeout_ms: must be 5 or more"),
+        ("{url: 'redis://127.0.0.1', prefix: 'a b'}", "redis.prefix: not a prefix"),
+    ],
+)
+def test_a_section_that_cannot_be_meant_is_refused(section: str, complaint: str) -> None:
+    """What would be unsafe, or mean nothing, is told with its path and never with the URL."""
+    with pytest.raises(ConfigProblem) as caught:
+        parse(f"backends: {{s: {{kind: openai, url: 'http://h'}}}}\nredis: {section}", {})
+
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "{url: 'rediss://u:p@10.0.0.5:6379/0', ca: ca.pem}",
+        "{url: 'redis://10.0.0.5', insecure: true}",
+        "{url: 'redis://localhost:6379'}",
+        "{url: 'unix:///run/redis.sock'}",
+    ],
+)
+def test_sections_that_are_fine(section: str) -> None:
+    """TLS, this host, a socket, and plain text where its owner takes it upon himself."""
+    config = parse(f"backends: {{s: {{kind: openai, url: 'http://h'}}}}\nredis: {section}", {})
+
+    assert config.redis is not None
+    assert "p@" not in repr(config)
