@@ -21,6 +21,11 @@ class ModelKey(NamedTuple):
     def __str__(self) -> str:
         return f"{self.backend}/{self.model}" if self.model else self.backend
 
+    @property
+    def told(self) -> dict[str, str]:
+        """What events, pages and log lines say of it: its own id as `model`, and its `backend`."""
+        return {"model": self.model, "backend": self.backend}
+
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:

@@ -54,11 +54,6 @@ class RequestRecord:
     changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
-    def model_key(self) -> str | None:
-        """The model as all events spell it, `backend/id`; None while it is not known."""
-        return f"{self.backend}/{self.model}" if self.model else None
-
-    @property
     def alias(self) -> str | None:
         """What the client called the model, if that is not the model's own name."""
         return self.asked if self.asked and self.asked != self.model else None

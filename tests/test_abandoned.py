@@ -31,6 +31,6 @@ async def test_a_load_that_everybody_left(start: Any, models: Path) -> None:
         assert (await second)[0] == 200
         assert not child.is_running()
         (given_up,) = told(engine, "switch.cancelled")
-        assert given_up["model"] == "engine/tiny-sea"
+        assert given_up["model"] == "tiny-sea"
         assert told(engine, "switch.failed") == []
         assert (await answered(session, "tiny-sea"))[0] == 200

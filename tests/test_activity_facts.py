@@ -15,7 +15,7 @@ ENDED: dict[str, Any] = {
     "key": True,
     "method": "POST",
     "path": "/v1/chat/completions",
-    "model": "studio/qwen/qwen3",
+    "model": "qwen/qwen3",
     "backend": "studio",
     "device": "gpu0",
     "priority": 3,
@@ -32,7 +32,7 @@ ENDED: dict[str, Any] = {
 }
 SWITCHED: dict[str, Any] = {
     "device": "gpu0",
-    "model": "studio/qwen/qwen3",
+    "model": "qwen/qwen3",
     "load": "studio/qwen/qwen3",
     "unload": ["studio/a", "engine/b"],
     "cause": "patience",

@@ -500,7 +500,7 @@ class TestQueue:
 
         _, told = await client.get("/admin/queue")
         [waiting] = told["waiting"]["backend server"]
-        assert (waiting["model"], waiting["position"]) == ("server/m", 1)
+        assert (waiting["model"], waiting["backend"], waiting["position"]) == ("m", "server", 1)
         assert len(told["open"]) == 2
         for entry in told["open"]:
             assert (await client.post(f"/admin/queue/{entry['id']}/cancel"))[0] == 200

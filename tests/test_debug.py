@@ -181,7 +181,7 @@ class TestStream:
             "request.first_byte",
             "request.finished",
         ]
-        assert {event["model"] for event in events} == {"fake/m"}
+        assert {event["model"] for event in events} == {"m"}
 
     async def test_a_sign_of_life(self, quick: Proxy) -> None:
         """Every `server.heartbeat_s` there is a comment."""
@@ -331,14 +331,14 @@ class TestFilter:
             ("client=web*", "request.received", {"client": "webui"}, True),
             ("client=web", "request.received", {"client": "webui"}, False),
             ("client=web*", "switch.started", {"load": "b/m"}, False),
-            ("model=qwen/*", "request.granted", {"model": "qwen/qwen3"}, True),
-            ("model=qwen3", "request.granted", {"model": "studio/qwen3"}, True),
+            ("model=qwen/*", "request.granted", {"model": "qwen/qwen3", "backend": "b"}, True),
+            ("model=qwen3", "request.granted", {"model": "qwen3", "backend": "studio"}, True),
             ("model=studio/*", "switch.started", {"load": "studio/qwen3"}, True),
             ("model=a", "switch.started", {"load": "s/b", "unload": ["s/c", "s/a"]}, True),
             ("model=a", "switch.started", {"load": "s/b", "unload": []}, False),
             ("model=a", "switch.started", {"load": None}, False),
-            ("model=a&client=b", "request.granted", {"model": "a", "client": "c"}, False),
-            ("model=a%2Cb", "request.granted", {"model": "b"}, True),
+            ("model=a&client=b", "request.granted", {"model": "a", "backend": "b", "client": "c"}, False),
+            ("model=a%2Cb", "request.granted", {"model": "b", "backend": "s"}, True),
         ],
     )
     def test_it_passes(self, query, type, fields, passes) -> None:

@@ -688,7 +688,7 @@ class TestEvents:
             "cause": "patience",
             "drain_s": drain_s,
         }
-        went = {**whole, "model": "studio/a", "reason": "patience", "unload_s": 0, "load_s": 0}
+        went = {**whole, "model": "a", "backend": "studio", "reason": "patience", "unload_s": 0, "load_s": 0}
         assert unloaded[1] | {"unload_s": 0} == went
         assert 0 <= unloaded[1]["unload_s"] < 30
         assert 0 <= unloaded[1]["unload_s"] <= loaded[1]["unload_s"] < 30
@@ -696,7 +696,7 @@ class TestEvents:
         got = {"context_length": 4096, "parallel": 2, "placed": "33/33 layers on CUDA0"}
         assert (loaded[0], loaded[1] | {"unload_s": 0, "load_s": 0}) == (
             "switch.loaded",
-            {**whole, "model": "studio/b", "unload_s": 0, "load_s": 0, **got},
+            {**whole, "model": "b", "backend": "studio", "unload_s": 0, "load_s": 0, **got},
         )
 
     async def test_of_a_switch_that_only_unloads(
@@ -737,7 +737,7 @@ class TestEvents:
             await gate.load(A, "me")
 
         name, fields = told[-1]
-        assert (name, fields["model"], fields["reason"]) == ("switch.failed", "studio/a", "no such file")
+        assert (name, fields["model"], fields["reason"]) == ("switch.failed", "a", "no such file")
         assert fields["unload_s"] >= 0
         assert fields["load_s"] >= 0
 
@@ -844,8 +844,8 @@ class TestEvents:
         await gate.recheck()
 
         assert told == [
-            ("model.appeared", {"device": "gpu0", "model": "studio/x"}),
-            ("model.vanished", {"device": "gpu0", "model": "studio/a"}),
+            ("model.appeared", {"device": "gpu0", "model": "x", "backend": "studio"}),
+            ("model.vanished", {"device": "gpu0", "model": "a", "backend": "studio"}),
         ]
 
     async def test_not_of_what_a_look_saw_that_a_switch_overtook(

@@ -67,7 +67,7 @@ def ended(**fields: Any) -> dict[str, Any]:
         "key": True,
         "method": "POST",
         "path": "/v1/chat/completions",
-        "model": "lms/qwen",
+        "model": "qwen",
         "backend": "lms",
         "stream": True,
         "queue_s": 0.25,
@@ -198,9 +198,9 @@ class TestRequests:
     def test_too_many_models_and_clients(self, metrics: Metrics, bus: Bus) -> None:
         """However many models and clients there are, there are only so many series."""
         for n in range(MODELS + 50):
-            bus.tell("request.finished", ended(model=f"lms/m{n}"))
+            bus.tell("request.finished", ended(model=f"m{n}"))
         for n in range(CLIENTS + 50):
-            bus.tell("request.finished", ended(model="lms/m0", client=f"c{n}"))
+            bus.tell("request.finished", ended(model="m0", client=f"c{n}"))
 
         durations = values(metrics, "dmap_request_duration_seconds_count")
         tokens = values(metrics, "dmap_tokens_out_total")
@@ -245,10 +245,8 @@ class TestSwitches:
         """A switch is counted by its reason, and timed from its start to the model that answers."""
         told = {"device": "gpu0", "load": "lms/b", "unload": ["lms/a"], "reason": "patience", "drain_s": 4.0}
         bus.tell("switch.drained", told)
-        bus.tell(
-            "switch.unloaded", {"device": "gpu0", "model": "lms/a", "reason": "patience", "unload_s": 1.0}
-        )
-        bus.tell("switch.loaded", {"device": "gpu0", "model": "lms/b", "unload_s": 2.0, "load_s": 7.0})
+        bus.tell("switch.unloaded", {"device": "gpu0", "model": "a", "reason": "patience", "unload_s": 1.0})
+        bus.tell("switch.loaded", {"device": "gpu0", "model": "b", "unload_s": 2.0, "load_s": 7.0})
 
         assert values(metrics, "dmap_switches_total") == {("gpu0", "patience"): 1}
         assert values(metrics, "dmap_evictions_total") == {("gpu0", "patience"): 1}
@@ -260,7 +258,7 @@ class TestSwitches:
         """What only unloads is an eviction, but no switch: nobody waited for it."""
         told = {"device": "gpu0", "load": None, "unload": ["lms/a"], "reason": "ttl", "drain_s": 0.0}
         bus.tell("switch.drained", told)
-        bus.tell("switch.unloaded", {"device": "gpu0", "model": "lms/a", "reason": "ttl", "unload_s": 1.0})
+        bus.tell("switch.unloaded", {"device": "gpu0", "model": "a", "reason": "ttl", "unload_s": 1.0})
 
         assert values(metrics, "dmap_switches_total") == {}
         assert values(metrics, "dmap_evictions_total") == {("gpu0", "ttl"): 1}
@@ -271,7 +269,7 @@ class TestSwitches:
             "switch.drained",
             {"device": "gpu0", "load": "lms/b", "unload": [], "reason": "room", "drain_s": 0.0},
         )
-        bus.tell("switch.failed", {"device": "gpu0", "model": "lms/b", "reason": "no such file: /x"})
+        bus.tell("switch.failed", {"device": "gpu0", "model": "b", "reason": "no such file: /x"})
 
         assert values(metrics, "dmap_switch_failures_total") == {("gpu0",): 1}
         assert values(metrics, "dmap_switch_duration_seconds_count") == {}
@@ -434,14 +432,14 @@ def one_of_each(bus: Bus) -> None:
     bus.tell("request.failed", ended(outcome="backend_broke"))
     told = {"device": "gpu0", "load": "lms/b", "unload": ["lms/a"], "reason": "idle", "drain_s": 0.0}
     bus.tell("switch.drained", told)
-    bus.tell("switch.unloaded", {"device": "gpu0", "model": "lms/a", "reason": "idle", "unload_s": 1.0})
-    bus.tell("switch.loaded", {"device": "gpu0", "model": "lms/b", "unload_s": 1.0, "load_s": 1.0})
-    bus.tell("switch.failed", {"device": "gpu0", "model": "lms/b", "reason": "why"})
-    bus.tell("request.mismatch", {"id": "1", "model": "lms/b", "answered": "c"})
-    bus.tell("request.retried", {"id": "1", "model": "lms/b", "reason": "gone"})
+    bus.tell("switch.unloaded", {"device": "gpu0", "model": "a", "reason": "idle", "unload_s": 1.0})
+    bus.tell("switch.loaded", {"device": "gpu0", "model": "b", "unload_s": 1.0, "load_s": 1.0})
+    bus.tell("switch.failed", {"device": "gpu0", "model": "b", "reason": "why"})
+    bus.tell("request.mismatch", {"id": "1", "model": "b", "answered": "c"})
+    bus.tell("request.retried", {"id": "1", "model": "b", "reason": "gone"})
     bus.tell("access.denied", {"client": "x", "path": "/", "status": 401, "code": "invalid_api_key"})
     bus.tell("config.reloaded", {})
-    bus.tell("model.appeared", {"device": "gpu0", "model": "lms/c"})
+    bus.tell("model.appeared", {"device": "gpu0", "model": "c"})
 
 
 def test_documented(bus: Bus, clock: Clock) -> None:

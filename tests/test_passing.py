@@ -479,7 +479,9 @@ class TestQueue:
         asked = len(server.asked)
         held.set()
 
-        assert [waiting["model"] for waiting in queue["waiting"]["backend server"]] == ["server"]
+        assert [(waiting["model"], waiting["backend"]) for waiting in queue["waiting"]["backend server"]] == [
+            ("", "server")
+        ]
         assert (asked, (await first)[0], (await second)[0]) == (1, 200, 200)
 
     async def test_a_client_that_leaves(self, dmap: Proxy, server: KeptServer) -> None:

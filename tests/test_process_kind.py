@@ -244,8 +244,8 @@ async def test_the_log_of_a_model(models, tmp_path):
         lines = await followed(process, client)
 
     assert (first, none) == (
-        {"model": "box/speech", "last": 1, "lines": ["speech"]},
-        {"model": "box/speech", "last": 1, "lines": []},
+        {"model": "speech", "backend": "box", "last": 1, "lines": ["speech"]},
+        {"model": "speech", "backend": "box", "last": 1, "lines": []},
     )
     assert [answer["error"]["code"] for answer in absent] == [
         "model_not_found",

@@ -69,17 +69,17 @@ async def test_our_log_gets_some(caplog: pytest.LogCaptureFixture):
     """A burst of lines goes into our log, the rest of a flood is counted there; no line is forged."""
     caplog.set_level(logging.INFO, "dmap")
     now = [0.0]
-    log = Log("box/m", clock=lambda: now[0])
+    log = Log({"model": "m", "backend": "box"}, clock=lambda: now[0])
     await fed(b"ready\nlistening port=1\n", *[b"flood\n"] * 10_000, log=log)
     now[0] += 1
     log.add(b"later")
 
     told = [record.getMessage() for record in caplog.records]
     assert told[:2] == [
-        "engine_says model=box/m line=ready",
-        'engine_says model=box/m line="listening port=1"',
+        "engine_says model=m backend=box line=ready",
+        'engine_says model=m backend=box line="listening port=1"',
     ]
     assert (len(told), told[-1]) == (
         log.BURST + 1,
-        "engine_says model=box/m line=later skipped_before=9902",
+        "engine_says model=m backend=box line=later skipped_before=9902",
     )

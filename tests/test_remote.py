@@ -96,10 +96,10 @@ class TestStatus:
         A device's waiters are counted together, those not listed too; one that serves nobody has no
         estimate for them.
         """
-        waiting = {"id": "req_12345678c", "client": "webui", "model": "lm/b", "position": 1}
+        waiting = {"id": "req_12345678c", "client": "webui", "model": "b", "backend": "lm", "position": 1}
         waiting |= {"waited_s": 4.0, "estimate_s": 0.5}
         alone, nobody = {"waiting": [waiting], "more_waiting": 0}, {"waiting": [], "more_waiting": 0}
-        resident = {"model": "lm/a", "leases": 2, "waiting": 0, "for_s": 200.0, "leaving": True}
+        resident = {"model": "a", "backend": "lm", "leases": 2, "waiting": 0, "for_s": 200.0, "leaving": True}
         switch = {"load": "lm/b", "unload": ["lm/a"], "phase": "drain", "for_s": 1.5}
         told = {
             "version": "1.2",
@@ -108,7 +108,7 @@ class TestStatus:
             "active": "lm/a",
             "devices": {
                 "gpu0": {
-                    "residents": [resident, resident | {"model": "lm/e", "leaving": False}],
+                    "residents": [resident, resident | {"model": "e", "leaving": False}],
                     "switch": switch,
                     "drained": False,
                     "held": {"vllm": 14 * 2**30, "far": None},
@@ -169,7 +169,8 @@ class TestStatus:
         """In 80 columns long names are cut in the middle, and figures are not."""
         waiting = {"id": "req_12345678c", "client": "a-client-with-a-long-name", "position": 1}
         waiting |= {
-            "model": "engine/mistral-small-3.2-24b-instruct-q4",
+            "model": "mistral-small-3.2-24b-instruct-q4",
+            "backend": "engine",
             "waited_s": 75.0,
             "estimate_s": 185.0,
         }

@@ -40,7 +40,7 @@ async def test_one_stream(proxy: Any, backend: FakeBackend, caplog: pytest.LogCa
     assert {
         name: told[-1][1][name] for name in ("model", "chunks", "tokens_in", "tokens_out", "outcome")
     } == {
-        "model": "fake/m",
+        "model": "m",
         "chunks": 1,
         "tokens_in": 3,
         "tokens_out": 4,
@@ -85,7 +85,7 @@ async def test_who_has_to_wait(start: Any, backend: FakeBackend) -> None:
     await second.answer()
 
     [queued] = [fields for type, fields in events(proxy) if type == "request.queued"]
-    assert (queued["model"], queued["backend"], queued["position"]) == ("fake/m", "fake", 1)
+    assert (queued["model"], queued["backend"], queued["position"]) == ("m", "fake", 1)
     assert queued["behind"] == "parallel"
     assert [type for type, fields in events(proxy) if fields["id"] == queued["id"]][:4] == [
         "request.received",
@@ -115,7 +115,7 @@ async def test_an_answer_of_another_model(
             text = await page.text()
 
     told = [fields for type, fields in events(proxy) if type == "request.mismatch"]
-    expected = [("127.0.0.1", "fake/m", named)] * mismatches
+    expected = [("127.0.0.1", "m", named)] * mismatches
     assert [(fields["client"], fields["model"], fields["answered"]) for fields in told] == expected
     reasons = [fields.get("reason") for type, fields in events(proxy) if type == "request.finished"]
     assert reasons == [f"answered as {named!r}" if mismatches else None]

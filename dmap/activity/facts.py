@@ -39,7 +39,7 @@ def _request(event: Event, salt: bytes) -> Request:
         at=max(0.0, round(event.at - total_s, _DIGITS)),
         client=client if fields["key"] else _hash(client, salt),
         path=fields["path"],
-        model=_id_of(fields["model"]),
+        model=fields["model"],
         backend=fields["backend"],
         device=get("device"),
         priority=fields["priority"],
@@ -76,7 +76,7 @@ def _switch(event: Event) -> Switch:
 
 
 def _id_of(model: str) -> str:
-    """Return the id of *model*, which events spell `backend/id`; no backend's name has a slash."""
+    """Return the id of *model*, a `backend/id`; no backend's name has a slash."""
     return model.partition("/")[2]
 
 

@@ -15,6 +15,7 @@ from dmap.backends.base import Loaded, Target
 from dmap.backends.resident import Recipe, Resident
 from dmap.errors import BackendDown
 from dmap.logfmt import Line
+from dmap.models import ModelKey
 from dmap.process import Log
 from dmap.tasks import end, spawn
 
@@ -142,7 +143,7 @@ class Residents:
         await asyncio.gather(end(self._watch), *ends)
 
     def _log_of(self, model: str) -> Log:
-        log = self._logs.pop(model, None) or Log(f"{self._name}/{model}", telling=self._telling)
+        log = self._logs.pop(model, None) or Log(ModelKey(self._name, model).told, telling=self._telling)
         self._logs[model] = log
         while len(self._logs) > LOGS:
             del self._logs[next(iter(self._logs))]

@@ -97,7 +97,7 @@ class Report:
     def unloaded(self, now: float, key: ModelKey, unload_s: float) -> None:
         """Tell that a model went, in *unload_s*."""
         what = {**self._whole(now), "reason": self.plan.cause.value, "unload_s": unload_s}
-        self._event("switch.unloaded", model=str(key), **what)
+        self._event("switch.unloaded", **key.told, **what)
         if self.plan.load is None:
             self._outcome = "ok"
 
@@ -109,18 +109,18 @@ class Report:
             "parallel": loaded.parallel,
             "placed": loaded.placed,
         }
-        self._event("switch.loaded", model=str(self.model), **self._whole(now), **got)
+        self._event("switch.loaded", **self.model.told, **self._whole(now), **got)
 
     def failed(self, now: float, reason: str) -> None:
         """Tell that the switch failed."""
         self._outcome, self._error = "failed", reason
-        self._event("switch.failed", model=str(self.model), reason=reason, **self._whole(now))
+        self._event("switch.failed", **self.model.told, reason=reason, **self._whole(now))
 
     def close(self, now: float) -> None:
         """Log how a switch that was out has ended; one without an ending was given up."""
         what = {**self._why(now), **self._times(now)}
         if self._outcome == "given_up":
-            self._event("switch.cancelled", model=str(self.model), **self._whole(now), reason=what["reason"])
+            self._event("switch.cancelled", **self.model.told, **self._whole(now), reason=what["reason"])
         if self.is_out:
             level = logging.WARNING if self._outcome == "failed" else logging.INFO
             ending = {"outcome": self._outcome, "placed": self._placed, "error": self._error or None}

@@ -188,6 +188,6 @@ class Upkeep:
         went = [key for key in known if key not in found and key not in reading.residents]
         for event, keys in (("model.appeared", came), ("model.vanished", went)):
             for key in keys:
-                self._tell(event, {"device": self._live.name, "model": str(key)})
+                self._tell(event, {"device": self._live.name, **key.told})
         self._models.forget(reading)
         self._has_looked = True

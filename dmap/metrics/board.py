@@ -165,8 +165,8 @@ class Metrics(Collector):
         return self._model(value) if label == "model" else value
 
     def _model(self, model: str) -> str:
-        """Return the label of *model*, which events spell `backend/id`: its id alone."""
-        return self._models.of(model.partition("/")[2])
+        """Return the label of *model*."""
+        return self._models.of(model)
 
     def _ended(self, event: Event) -> None:
         fields = event.fields

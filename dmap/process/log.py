@@ -11,7 +11,8 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from dmap.logfmt import Line
 
@@ -32,8 +33,8 @@ class Log:
     """
     The last `LINES` that were said, each cut to `LINE_BYTES`; `last` is the number of the last one.
 
-    Lines are numbered from 1.  With a *name* those that are *telling* go into our log too, `PER_S` a second
-    and at first `BURST`; the others of these are counted there.
+    Lines are numbered from 1.  With *whose*, the first fields of a log line, those that are *telling* go into
+    our log too, `PER_S` a second and at first `BURST`; the others of these are counted there.
     """
 
     LINES = 400
@@ -43,11 +44,11 @@ class Log:
 
     def __init__(
         self,
-        name: str = "",
+        whose: Mapping[str, str] = MappingProxyType({}),
         clock: Callable[[], float] = time.monotonic,
         telling: Callable[[str], bool] = lambda line: True,
     ) -> None:
-        self.name = name
+        self.whose = whose
         self.telling = telling
         self.last = 0
         self._lines: deque[str] = deque(maxlen=self.LINES)
@@ -82,7 +83,7 @@ class Log:
         if text:
             self.last += 1
             self._lines.append(text)
-            if self.name and self.telling(text):
+            if self.whose and self.telling(text):
                 self._tell(text)
 
     def _shown(self, line: bytes) -> str:
@@ -102,4 +103,4 @@ class Log:
             return
         self._may -= 1
         skipped, self._untold = self._untold or None, 0
-        _log.info(Line("engine_says", {"model": self.name, "line": text, "skipped_before": skipped}))
+        _log.info(Line("engine_says", {**self.whose, "line": text, "skipped_before": skipped}))

@@ -56,7 +56,7 @@ def _residents(devices: Mapping[str, _Json]) -> Iterator[list[str]]:
         for resident in device["residents"]:
             note = "leaving" if resident["leaving"] else drained
             since = f"{duration(resident['for_s'])} ago"
-            yield [first, resident["model"], str(resident["leases"]), waiting, since, note]
+            yield [first, _place(resident), str(resident["leases"]), waiting, since, note]
             first, waiting = "", "-"
         for server, size in device.get("held", {}).items():
             much = f"holds {size / 2**30:.3g} GiB" if size is not None else "shares it"
@@ -74,6 +74,11 @@ def _backends(backends: Mapping[str, _Json]) -> Iterator[list[str]]:
         yield [name, backend["kind"], backend["device"] or "-", answers, *queue]
 
 
+def _place(one: _Json) -> str:
+    """Write which model *one* is about, and where that is."""
+    return "/".join(filter(None, (one["backend"], one["model"])))
+
+
 def _depth(place: _Json) -> str:
     return str(len(place["waiting"]) + place["more_waiting"])
 
@@ -84,7 +89,7 @@ def _queue(status: _Json) -> Iterator[list[str]]:
             # On a drained device the estimate is the time to the refusal.
             about = "-" if place.get("drained") else duration(waiting["estimate_s"])
             times = [duration(waiting["waited_s"]), about]
-            who = [waiting["id"][-8:], waiting["client"], waiting["model"]]
+            who = [waiting["id"][-8:], waiting["client"], _place(waiting)]
             yield [name, str(waiting["position"]), *who, *times]
         if more := place.get("more_waiting"):
             yield [name, "-", f"and {more} more", *["-"] * 4]

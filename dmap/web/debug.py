@@ -59,9 +59,8 @@ def wanted(query: MultiMapping[str]) -> Callable[[Event], bool]:
         fields = event.fields
         if event.type not in types or (clients and not _meet(clients, [fields.get("client")])):
             return False
-        return not models or _meet(
-            models, [fields.get("model"), fields.get("load"), *fields.get("unload", ())]
-        )
+        whole = f"{fields['backend']}/{fields['model']}" if "model" in fields else None
+        return not models or _meet(models, [whole, fields.get("load"), *fields.get("unload", ())])
 
     return passes
 

@@ -27,7 +27,7 @@ async def log(proxy: Proxy, visit: Visit) -> web.Response:
         raise BadRequest(f"not the number of a line: {asked[:64]!r}", param="after")
     key, kept = _log_of(proxy, visit.named)
     after = int(asked) if int(asked) <= kept.last else 0  # a number that is yet to come is of another log
-    return web.json_response({"model": str(key), "last": kept.last, "lines": kept.since(after)})
+    return web.json_response({**key.told, "last": kept.last, "lines": kept.since(after)})
 
 
 def _log_of(proxy: Proxy, name: str) -> tuple[ModelKey, Log]:

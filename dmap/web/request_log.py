@@ -16,8 +16,9 @@ _ENDS = {"success": "request.finished", "client_left": "request.cancelled", "can
 def tell(bus: Bus, record: RequestRecord, event: str, fields: Mapping[str, Any]) -> None:
     """Tell that *event* happened to the request; its client and its model come before *fields*."""
     who: dict[str, Any] = {"id": record.id, "client": record.client}
-    if record.model:
-        who["model"] = record.model_key
+    if record.backend:
+        who |= {"model": record.model} if record.model else {}
+        who["backend"] = record.backend
     if record.trace is not None:
         who["trace"] = record.trace.id
         record.trace.note(bus.clock(), event, fields)
@@ -61,7 +62,6 @@ def ended(bus: Bus, record: RequestRecord, total_s: float) -> None:
     _log.log(logging.DEBUG if record.path in _QUIET else logging.INFO, Line("request", fields))
     if record.received:
         more = {
-            "model": record.model_key,
             "device": record.device,
             "key": record.key,
             "priority": record.priority,

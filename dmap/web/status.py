@@ -114,7 +114,7 @@ def waiting(gate: Gate) -> list[dict[str, Any]]:
         {
             "id": lease.name,
             "client": lease.client,
-            "model": str(lease.route.key),
+            **lease.route.key.told,
             "position": place.position,
             "estimate_s": round(place.estimate_s, 3),
             "p80_s": round(place.p80_s, 3),
@@ -128,7 +128,7 @@ def _residents(gate: Gate) -> list[dict[str, Any]]:
     now = asyncio.get_running_loop().time()
     return [
         {
-            "model": str(resident.model),
+            **resident.model.told,
             "leases": resident.leases,
             "waiting": resident.waiting,
             "for_s": round(now - resident.since, 3),

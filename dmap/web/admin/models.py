@@ -46,7 +46,7 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
             loaded, status = await _load(proxy, visit, setting, route), "loaded"
         await _set(proxy, setting.activations, setting.name if is_activated else proxy.saved.active)
         if is_activated:
-            proxy.bus.tell("model.activated", {"model": str(route.key)})
+            proxy.bus.tell("model.activated", dict(route.key.told))
     spent_s = round(clock() - came_at, 3)
     note(visit, model=setting.name, load_s=spent_s)
     answer = _answer(proxy, route, setting.name, status, setting.load) | setting.told | loaded
@@ -60,7 +60,7 @@ async def activate(proxy: Proxy, visit: Visit) -> web.Response:
     setting = _understand(proxy, route, order)
     _is_activated(route, True)
     await _set(proxy, setting.activations, setting.name)
-    proxy.bus.tell("model.activated", {"model": str(route.key)})
+    proxy.bus.tell("model.activated", dict(route.key.told))
     proxy.gate(route).changed()
     note(visit, model=setting.name)
     return web.json_response(_answer(proxy, route, setting.name, "activated", setting.load) | setting.told)
