@@ -10,6 +10,7 @@ from dmap.arbiter.effects import Cause, Effect, Grant, Reason, Refuse, Stop, Swi
 from dmap.arbiter.lengths import Learnt, Lengths
 from dmap.arbiter.outlook import Outlook
 from dmap.arbiter.state import Limits, Needs, Outcome, Place, Plan, Snapshot, Wait
+from dmap.arbiter.view import ModelView, View
 
 __all__ = [
     "Arbiter",
@@ -19,6 +20,7 @@ __all__ = [
     "Learnt",
     "Lengths",
     "Limits",
+    "ModelView",
     "Needs",
     "Outcome",
     "Outlook",
@@ -29,5 +31,6 @@ __all__ = [
     "Snapshot",
     "Stop",
     "Switch",
+    "View",
     "Wait",
 ]

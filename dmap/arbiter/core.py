@@ -61,6 +61,7 @@ from dmap.arbiter.effects import Cause, ClientId, Effect, Grant, ModelId, Reason
 from dmap.arbiter.forecast import Forecast
 from dmap.arbiter.settlement import Settlement
 from dmap.arbiter.state import Limits, Needs, Outcome, Plan, Resident, Snapshot, Ticket, Wait
+from dmap.arbiter.view import View, view
 
 
 class Arbiter:
@@ -275,6 +276,14 @@ class Arbiter:
     def snapshot(self, now: float) -> Snapshot:
         """Return what others may know."""
         return outlook.snapshot(now, self._device)
+
+    def view(self, now: float) -> View:
+        """Return what newcomers would wait, for whoever chooses between devices; to be kept a moment."""
+        return view(now, self._device)
+
+    def load_s(self, model: ModelId) -> float:
+        """Return what a load of *model* takes, as far as is known; of any model, asked for before or not."""
+        return self._device.costs.of(model)
 
     def look(self, now: float) -> outlook.Outlook:
         """Return what tells the places of waiting tickets; to be asked for as long as it is fresh enough."""

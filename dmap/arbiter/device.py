@@ -88,8 +88,8 @@ class Device:
             self.demands.pop(model, None)
 
     def needs_of(self, model: ModelId) -> Needs:
-        """Return what *model* takes, as far as is known by now."""
-        needs = self.needs[model]
+        """Return what *model* takes, as far as is known by now; what is usual, if nobody has asked for it."""
+        needs = self.needs.get(model) or policy.usual(self.needs.values())
         return needs._replace(size_bytes=None, together=frozenset()) if self.alone.get(model) else needs
 
     def absent(self) -> Iterator[ModelId]:

@@ -104,6 +104,10 @@ class BackOff:
         _, until, reason = self._failures.get(model, (0, 0.0, ""))
         return (until - now, reason) if now < until else None
 
+    def refused(self, now: float) -> list[ModelId]:
+        """List the models that may not be tried now."""
+        return [model for model, (_, until, _) in self._failures.items() if now < until]
+
     def until(self, model: ModelId) -> float:
         """Return when *model* may be tried again, a time past if it may."""
         return self._failures.get(model, (0, 0.0, ""))[1]

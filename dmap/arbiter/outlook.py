@@ -130,7 +130,7 @@ def situation(device: Device, model: ModelId) -> Situation:
 def in_line_s(device: Device, model: ModelId, ahead: int) -> float:
     """Return how long those *ahead* in the line of *model* will take."""
     resident = device.residents.get(model)
-    parallel = resident.needs.parallel if resident else device.needs[model].parallel
+    parallel = (resident.needs if resident else device.needs_of(model)).parallel
     answer_s = device.influx.answer_s(model, device.answers.of(model))
     return 0.0 if parallel is None else ahead // parallel * answer_s
 

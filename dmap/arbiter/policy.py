@@ -8,6 +8,7 @@ number.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median_low
 
 from dmap.arbiter.effects import ModelId
 from dmap.arbiter.state import Limits, Needs, Resident, Ticket
@@ -82,6 +83,12 @@ def fits(limits: Limits, needs: Sequence[Needs]) -> bool:
         and (limits.memory_bytes is None or known <= limits.memory_bytes)
         and (None not in sizes or len(sizes) == 1)
     )
+
+
+def usual(needs: Iterable[Needs]) -> Needs:
+    """Return what a model of the usual size takes; the whole device, where no size is known."""
+    sizes = [need.size_bytes for need in needs if need.size_bytes is not None]
+    return Needs(median_low(sizes) if sizes else None)
 
 
 def shared_lists(needs: Sequence[Needs]) -> frozenset[str]:
