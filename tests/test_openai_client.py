@@ -131,6 +131,14 @@ class TestAnswers:
         assert text.choices[0].text
         assert (events[0], events[-1]) == ("response.created", "response.completed")
 
+    async def test_tokens_are_counted(self, client: AsyncOpenAI) -> None:
+        """The client learns how many tokens a prompt has: as many as the answer to it says that it had."""
+        counted = await client.responses.input_tokens.count(model="tiny-sea", input="Hello there")
+        answer = await client.responses.create(model="tiny-sea", input="Hello there", max_output_tokens=1)
+
+        assert answer.usage is not None
+        assert counted.input_tokens == answer.usage.input_tokens > 2
+
     async def test_list_of_models(self, client: AsyncOpenAI) -> None:
         """The list has every model and alias, and tells which is resident."""
         await client.chat.completions.create(model="tiny-sea", messages=HELLO, max_tokens=1)

@@ -134,6 +134,7 @@ def test_each_server_has_its_words(path, kind, added):
         "/v1/audio/speech",
         "/v1/images/generations",
         "/v1/messages/count_tokens",
+        "/v1/responses/input_tokens",
         "/api/v0/embeddings",
     ],
 )

@@ -30,6 +30,7 @@ def check(path, **fields):
         ("/api/v0/chat/completions", {}, "messages"),
         (MESSAGES, {"system": "a"}, "messages"),
         ("/v1/messages/count_tokens", {}, "messages"),
+        ("/v1/responses/input_tokens", {}, "input"),
         (COMPLETIONS, {"messages": []}, "prompt"),
         (COMPLETIONS, {"prompt": 5}, "prompt"),
         (COMPLETIONS, {"prompt": True}, "prompt"),

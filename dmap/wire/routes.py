@@ -74,12 +74,16 @@ _MEDIA = (
 MEDIA = frozenset(route.path for route in _MEDIA)
 """Images, speech and ranking, which many kinds of servers do not have."""
 
+RESPONSE_TOKENS = "/v1/responses/input_tokens"
+"""How many tokens a prompt has, in OpenAI's API: https://platform.openai.com/docs/api-reference/responses"""
+
 ROUTES = {
     route.path: route
     for route in (
         InferenceRoute("/v1/chat/completions", Dialect.CHAT, CHAT),
         InferenceRoute("/v1/completions", Dialect.CHAT, COMPLETION, without=NO_CHAT),
         InferenceRoute("/v1/responses", Dialect.RESPONSES, _RESPONSE),
+        InferenceRoute(RESPONSE_TOKENS, Dialect.PLAIN, Contents(_RESPONSE.needed)),
         InferenceRoute("/v1/messages", Dialect.MESSAGES, _MESSAGES),
         InferenceRoute("/v1/messages/count_tokens", Dialect.PLAIN, Contents(CHAT.needed)),
         InferenceRoute("/v1/embeddings", Dialect.PLAIN, EMBEDDING),

@@ -4,7 +4,17 @@ from dmap.backends.kind import Kind
 from dmap.backends.lmstudio.backend import LMStudioBackend
 from dmap.backends.lmstudio.section import LMStudioSection
 from dmap.wire.dialects import Dialect, same
-from dmap.wire.routes import CHAT, COMPLETION, EMBEDDING, MEDIA, NO_CHAT, Contents, InferenceRoute, KindWords
+from dmap.wire.routes import (
+    CHAT,
+    COMPLETION,
+    EMBEDDING,
+    MEDIA,
+    NO_CHAT,
+    RESPONSE_TOKENS,
+    Contents,
+    InferenceRoute,
+    KindWords,
+)
 from dmap.wire.verdict import Phrases
 
 NATIVE = Dialect(
@@ -52,7 +62,7 @@ KIND = Kind(
     substitutes=True,  # a model that is alone answers to any name (bug-tracker #366, #619)
     embeds_apart=True,  # a chat model loads a copy of its own for each embedding (#902)
     routes=ROUTES,
-    lacks=MEDIA,
+    lacks=MEDIA | {RESPONSE_TOKENS},
     words=KindWords(read={Dialect.CHAT: ("reasoning",)}),
     phrases=PHRASES,
 )
