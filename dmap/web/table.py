@@ -45,6 +45,10 @@ PATHS: Mapping[str, Mapping[str, Handler]] = {
 """What each path takes; `{id}` stands for any text."""
 
 _KNOWN = frozenset(PATHS)
+_BASES = (
+    "A client's base URL ends in /v1, once",
+    "The base URL of Anthropic's clients ends before /v1, which they add",
+)
 _LITERAL = "paths are taken literally"
 _NAMING = [(path.partition("{id}"), methods) for path, methods in PATHS.items() if "{id}" in path]
 
@@ -71,9 +75,9 @@ def find(method: str, path: str, *, passes: bool = False) -> tuple[Handler, str]
 
 def _hint(path: str) -> str:
     """Tell which path was most likely meant; nothing if that does not show."""
-    for meant in (f"/v1{path}", path.removeprefix("/v1"), path.rstrip("/"), path.lower()):
+    for meant in (f"/v1{path}", f"/v1{path.rpartition('/v1')[2]}", path.rstrip("/"), path.lower()):
         if meant != path and meant in PATHS:
-            return f"did you mean {meant}? A client's base URL ends in /v1, once"
+            return f"did you mean {meant}? {_BASES[meant.startswith('/v1/messages')]}"
     return ""
 
 
