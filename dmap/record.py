@@ -14,6 +14,7 @@ class RequestRecord:
     Times whose names end in `_at` are those of the loop's clock; those that end in `_s` are seconds.
     *device* is None where it passes without arbitration.  *service_s* is how long it held its model.
     *asked* is the name that the client gave its model, or its beginning.
+    *waits* tells that it is in the queue right now.
     *retried* is 1 for a request that took its place in the queue again, because its server was gone.
     *tokens_per_s* is what the server says of its speed.  *key* tells that *client* is the name of an API
     key, *received* that the request was let in.  *committed* is set when the head of the response is out; no
@@ -37,6 +38,7 @@ class RequestRecord:
     queue_s: float = 0.0
     switch_s: float = 0.0
     service_s: float = 0.0
+    waits: bool = False
     retried: int = 0
     first_byte_s: float | None = None
     bytes_out: int = 0

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -181,6 +182,35 @@ class TestStatus:
 
         assert max(map(len, lines)) == 80
         assert lines[-1] == "gpu0       1  2345678c  a-clien…ong-name  engine/…ruct-q4  1 min 15 s  3 min 5 s"
+
+    def test_who_is_served(self) -> None:
+        """Requests that have a model are listed with ids that `cancel` takes, and what they got so far."""
+        one = {"id": "req_12345678c", "client": "webui", "model": "lm/a", "backend": "lm", "device": "gpu0"}
+        one |= {"for_s": 2.0, "bytes": 321}
+        served = [one, one | {"id": "req_12345678d", "device": None}]
+        told = {"version": "1.2", "uptime_s": 1, "open": 9, "devices": {}, "backends": {}}
+
+        lines = report("http://a", told | {"served": served, "more_served": 7}).splitlines()
+
+        assert lines[2:] == [
+            "SERVED      REQUEST   CLIENT  MODEL    FOR  BYTES",
+            "gpu0        2345678c  webui   lm/a   2.0 s    321",
+            "lm          2345678d  webui   lm/a   2.0 s    321",
+            "and 7 more  -         -       -          -      -",
+        ]
+
+    @pytest.mark.parametrize("width", [0, 80, 79])
+    def test_wide_characters(self, width) -> None:
+        """A name takes as many columns as a terminal gives it, two for each of these; none is cut in two."""
+        names = ("模型" * 12, "a" * 40, "🦙 llama")
+        one = {"id": "req_12345678c", "client": "客户" * 9, "backend": "lm", "device": "gpu0"}
+        served = [one | {"model": name, "for_s": 2.0, "bytes": 321} for name in names]
+        told = {"version": "1.2", "uptime_s": 1, "open": 9, "devices": {}, "backends": {}}
+
+        lines = report("http://a", told | {"served": served}, width).splitlines()[2:]
+
+        wide = [len(each) + len(re.findall("[模型客户🦙]", each)) for each in lines]
+        assert len(set(wide)) == 1 and (not width or wide[0] <= width)
 
     async def test_as_json(self, proxy: Proxy) -> None:
         """With --json it is all that the daemon tells."""

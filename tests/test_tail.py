@@ -140,6 +140,16 @@ class TestLines:
         assert first == "12:00:00.123  failed           89abcdef  webui     404 model_not_found, 1 ms, it"
         assert all(each.startswith(" " * 31) and len(each) <= 80 for each in rest) and len(rest) == 1
 
+    def test_it_fits_with_wide_characters(self) -> None:
+        """Characters that take two columns count as two."""
+        event = {"number": 1, "at": NOON, "type": "request.failed", "id": "req_0123456789abcdef"}
+        event |= {"client": "webui", "status": 404, "outcome": "x", "reason": "没有这个模型 " * 9}
+
+        lines = line(event, colour=False, width=80).splitlines()
+
+        assert max(len(each) + len(re.findall("[没有这个模型]", each)) for each in lines) <= 80
+        assert re.sub(r"\s", "", "".join(lines)).count("没有这个模型") == 9
+
     def test_colour(self) -> None:
         """Colour sets apart the time and what kind of event it is, and nothing else."""
         event = {"number": 1, "at": NOON, "type": "switch.failed", "model": "m", "reason": "x"}

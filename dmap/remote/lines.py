@@ -1,14 +1,13 @@
 """One event as one line for a terminal.  Pure: what is shown depends on the event alone, and on colour."""
 
 import string
-import textwrap
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from dmap.remote.client import plain
-from dmap.remote.pages import count, duration
+from dmap.remote.pages import count, duration, folded
 
 _Event = Mapping[str, Any]
 
@@ -22,8 +21,6 @@ _COLOURS = {
     **dict.fromkeys(("failed", "mismatch", "refused", "denied", "missed"), _RED),
 }
 """By the second word of an event's type; others are blue."""
-LEAST = 20
-"""So many columns are left for what there is to say, however narrow the terminal."""
 _LATER = ("number", "at", "type", "id", "client", "device")
 """What has a place of its own in the line."""
 
@@ -96,16 +93,8 @@ def line(event: _Event, *, colour: bool, width: int = 0) -> str:
     said = plain(", ".join(_parts(kind, event)))
     shade, name = _COLOURS.get(kind.rpartition(".")[2], _BLUE), f"{kind.removeprefix('request.'):<15}"
     first = f"{clock}  {name}  "
-    cells = _folded(f"{plain(whose):<8}  {client:<8}  {said}".rstrip(), len(first), width)
+    cells = folded(f"{plain(whose):<8}  {client:<8}  {said}".rstrip(), width, len(first))
     return f"{_in(_DIM, clock, colour)}  {_in(shade, name, colour)}  {cells}"
-
-
-def _folded(text: str, before: int, width: int) -> str:
-    """Return *text*, which has *before* columns in front of it, in lines of *width* columns."""
-    if not width or before + len(text) <= width:
-        return text
-    lines = textwrap.wrap(text, max(width - before, LEAST), drop_whitespace=False, break_on_hyphens=False)
-    return f"\n{' ' * before}".join(each.rstrip() for each in lines)
 
 
 def _in(shade: str, text: str, colour: bool) -> str:

@@ -1,15 +1,21 @@
 """The daemon's answers for a terminal: how it stands as tables, what an order did as lines.  Pure."""
 
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from unicodedata import east_asian_width
 
 from dmap.remote.client import Trouble, plain
 
 _Json = Mapping[str, Any]
 _FIGURE = re.compile(r"-|\d+|\d\S* .*")
+_FILL = "\0"
+"""Stands behind a character that takes two columns, so that a length is a width; nothing else has it."""
 LEAST = 10
 """A column of words is cut to this width at the least."""
+FOLD_LEAST = 20
+"""So many columns are left for what goes on in the next line, however narrow the terminal."""
 
 
 def report(url: str, status: _Json, width: int = 0) -> str:
@@ -20,10 +26,11 @@ def report(url: str, status: _Json, width: int = 0) -> str:
     """
     first = f"dmap {status['version']} at {url}, up {duration(status['uptime_s'])}"
     active = f", active model {plain(status['active'])}" if status.get("active") else ""
-    lines = [f"{first}, {count(status['open'], 'open request')}{active}"]
+    lines = [folded(f"{first}, {count(status['open'], 'open request')}{active}", width)]
     for head, rows in (
         (("DEVICE", "RESIDENT", "LEASES", "WAITING", "SINCE", ""), list(_residents(status["devices"]))),
         (("BACKEND", "KIND", "DEVICE", "ANSWERS", "LEASES", "WAITING"), list(_backends(status["backends"]))),
+        (("SERVED", "REQUEST", "CLIENT", "MODEL", "FOR", "BYTES"), list(_served(status))),
         (("QUEUE", "PLACE", "REQUEST", "CLIENT", "MODEL", "WAITED", "ABOUT"), list(_queue(status))),
     ):
         if rows:
@@ -95,6 +102,14 @@ def _queue(status: _Json) -> Iterator[list[str]]:
             yield [name, "-", f"and {more} more", *["-"] * 4]
 
 
+def _served(status: _Json) -> Iterator[list[str]]:
+    for each in status.get("served", ()):
+        who = [each["id"][-8:], each["client"], each["model"]]
+        yield [each["device"] or each["backend"], *who, duration(each["for_s"]), str(each["bytes"])]
+    if more := status.get("more_served"):
+        yield [f"and {more} more", *["-"] * 5]
+
+
 def summary(answer: _Json, argument: str) -> Iterator[str]:
     """Yield the lines that sum up an answer: what was done, with what, what was not, what is left."""
     about = [str(answer.get("model", argument))]
@@ -157,9 +172,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int = 0) ->
 
     Where that is wider than *width*, the widest columns of words are cut in the middle; 0 is any width.
     """
-    columns = list(zip(*rows, strict=True))
-    to_right = [all(map(_FIGURE.fullmatch, column)) and set(column) != {"-"} for column in columns]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [[stretched(cell) for cell in row] for row in (head, *rows)]
+    columns = list(zip(*lines, strict=True))
+    to_right = [all(map(_FIGURE.fullmatch, cells)) and set(cells) != {"-"} for _, *cells in columns]
+    widths = [max(map(len, column)) for column in columns]
     least = [size if right else min(size, LEAST) for size, right in zip(widths, to_right, strict=True)]
     while width and sum(widths) + 2 * len(widths) - 2 > width and widths != least:
         widest = max((size, at) for at, size in enumerate(widths) if size > least[at])[1]
@@ -167,13 +183,43 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int = 0) ->
     return [
         "  ".join(
             shortened(cell, size).rjust(size) if right else shortened(cell, size).ljust(size)
-            for cell, size, right in zip(row, widths, to_right, strict=True)
-        ).rstrip()
-        for row in (head, *rows)
+            for cell, size, right in zip(line, widths, to_right, strict=True)
+        )
+        .rstrip()
+        .replace(_FILL, "")
+        for line in lines
     ]
 
 
+def stretched(text: str) -> str:
+    """Return *text* as long as it is wide: two for a character that takes two columns (UAX #11)."""
+    if text.isascii():
+        return text
+    return "".join(f"{each}{_FILL}" if east_asian_width(each) in "WF" else each for each in text)
+
+
+def folded(text: str, width: int, before: int = 0) -> str:
+    """Return *text*, after *before* columns of others, in lines of *width* columns; 0 is any width."""
+    text = stretched(text)
+    if width and before + len(text) > width:
+        room = max(width - before, FOLD_LEAST)
+        lines = textwrap.wrap(text, room, drop_whitespace=False, break_on_hyphens=False)
+        text = f"\n{' ' * before}".join(each.rstrip() for each in lines)
+    return text.replace(_FILL, "")
+
+
 def shortened(text: str, width: int) -> str:
-    """Return *text* in *width* columns, with its middle left out if need be: names differ at their ends."""
+    """
+    Return *text* in *width* columns, with its middle left out if need be: names differ at their ends.
+
+    Both are `stretched`; of a wide character that is cut in two a space is left.
+    """
+    if len(text) <= width:
+        return text
     left = width // 2
-    return text if len(text) <= width else f"{text[: width - left - 1]}…{text[len(text) - left :]}"
+    begin, end = text[: width - left - 1], text[len(text) - left :]
+    if text[len(begin)] == _FILL:
+        begin = f"{begin[:-1]} "
+    if end.startswith(_FILL):
+        end = f" {end[1:]}"
+    return f"{begin}…{end}"

@@ -169,7 +169,9 @@ async def _granted(
         request_log.tell(bus, record, "request.queued", {**told, "behind": behind})
         words = functools.partial(_words, gate, lease)
         wait = reply.wait if visit.hop is None else functools.partial(node.wait, visit)
+        record.waits = True
         await wait(lease.granted, words)
+        record.waits = False
     record.queue_s, record.switch_s = lease.queue_s, lease.switch_s
     if visit.hop is not None:
         await node.tell_granted(visit)

@@ -56,6 +56,8 @@ async def status(proxy: Proxy, visit: Visit) -> web.Response:
     }
     for name, gate in proxy.passages.items():
         backends[name] |= _passage(gate) | _waiting(gate)
+    opened = list(proxy.visits.open())
+    served, more_served = _served(opened)
     answer = {
         "version": __version__,
         "uptime_s": round(proxy.bus.clock() - proxy.bus.started_at, 3),
@@ -66,7 +68,9 @@ async def status(proxy: Proxy, visit: Visit) -> web.Response:
         "backends": backends,
         **_redis(proxy),
         "active": proxy.catalog.active,
-        "open": sum(1 for _ in proxy.visits.open()),
+        "open": len(opened),
+        "served": served,
+        "more_served": more_served,
         "readers": proxy.bus.readers,
         "last_event": proxy.bus.last,
     }
@@ -122,6 +126,17 @@ def waiting(gate: Gate) -> list[dict[str, Any]]:
         }
         for lease, place in gate.view.first(SHOWN).items()
     ]
+
+
+def _served(opened: Iterable[Visit]) -> tuple[list[dict[str, Any]], int]:
+    """Describe the requests that have a model, oldest first, `SHOWN` at the most; return how many more."""
+    now = asyncio.get_running_loop().time()
+    served = [visit for visit in opened if not visit.record.waits]
+    listed = [
+        visit.fields(now) | {"model": visit.record.model_key, "device": visit.record.device}
+        for visit in served[:SHOWN]
+    ]
+    return listed, len(served) - len(listed)
 
 
 def _residents(gate: Gate) -> list[dict[str, Any]]:

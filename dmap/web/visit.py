@@ -86,6 +86,7 @@ class Visit:
             "model": record.model,
             "backend": record.backend,
             "stream": record.stream,
+            "waits": record.waits,
             "for_s": round(now - record.arrived_at, 3),
             "answering": record.first_byte_s is not None,
             "bytes": record.bytes_out,
