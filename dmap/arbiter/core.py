@@ -14,6 +14,7 @@ asked for by `next_deadline`: call `tick` then.
 A ticket waits, then holds a lease, then is withdrawn; or it is refused, and over.  `withdraw` ends it in
 any state and may be called for one that is over already.  `came_back` lets a lease wait again whose resident
 did not answer: as old as it is, and where its age puts it.  Its resident takes nobody until it has been seen.
+One that has waited at another device keeps its age, too, and is not refused because others wait for long.
 
 A settlement has six steps.  Waiters beyond `wait_s` are refused.  A plan that nobody waits for any more, or
 that would no longer do, is dropped.  Without a plan, an idle resident that is to go makes one; else the
@@ -89,15 +90,18 @@ class Arbiter:
         needs: Needs,
         priority: int = 0,
         user: ClientId | None = None,
+        since: float | None = None,
     ) -> list[Effect]:
         """
         Let a new *ticket* wait for *model*, before lower *priority*.  Its id is never used twice.
 
-        *user* is who of *client* asks, where that is known: turns go by *client*, habits by *user*.
+        *user* is who of *client* asks, where that is known: turns go by *client*, habits by *user*.  One that
+        has waited elsewhere comes with *since* when: its place goes by that, and so does its `wait_s`.
         """
         device, held_until = self._device, self._device.strikes.held_until(client)
         device.note(model, needs)
-        new = Ticket(ticket, model, client, now, held_until, priority, client if user is None else user)
+        began = now if since is None else min(since, now)
+        new = Ticket(ticket, model, client, began, held_until, priority, client if user is None else user)
         if self._settlement.is_calm(now):
             resident = device.residents.get(model)
             if resident is not None and device.takes(resident):

@@ -160,7 +160,9 @@ def ready_times(
 
 
 def slot_s(now: float, device: Device, resident: Resident) -> float:
-    """Return in how many seconds *resident* can take one more."""
+    """Return in how many seconds *resident* can take one more; one that is doubted may have to be loaded."""
+    if resident.doubted:
+        return device.costs.of(resident.model)
     return _drain_s(now, device, resident) if resident.is_full else 0.0
 
 

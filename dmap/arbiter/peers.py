@@ -10,7 +10,7 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 
 from dmap.arbiter.effects import ClientId, TicketId
 from dmap.arbiter.fairness import Ledger
@@ -26,8 +26,11 @@ def put(queue: Queue, ticket: Ticket) -> None:
     last = next(reversed(queue.values()), ticket)
     queue[ticket.id] = ticket
     if last.since > ticket.since:
-        for id in [id for id, other in queue.items() if other.since > ticket.since]:
-            queue[id] = queue.pop(id)
+        younger = takewhile(
+            lambda other: other is ticket or other.since > ticket.since, reversed(queue.values())
+        )
+        for other in list(younger)[:0:-1]:
+            queue[other.id] = queue.pop(other.id)
 
 
 @dataclass(slots=True)

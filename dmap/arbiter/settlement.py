@@ -200,6 +200,8 @@ class Settlement:
             return Refuse(ticket.id, Reason.QUEUE_FULL, retry_after_s=wait.p80_s)
         if device.drained:
             return None
+        if ticket.since < now:
+            return None  # what it was told elsewhere is over, and nobody waits twice for nothing
         ticket.reckoned = self.forecast.reckon(now, ticket)
         if not self.forecast.is_hopeless(now, ticket):
             return None

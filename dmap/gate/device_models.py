@@ -127,6 +127,10 @@ class DeviceModels:
         """Have the next reading make sure of a model that did not answer a request."""
         self._switchers[key.backend].doubt(key.model)
 
+    def is_silent(self, key: ModelKey) -> bool:
+        """Tell whether the backend of *key* did not answer the last look."""
+        return key.backend in self._silent_since
+
     # Judging
 
     def satisfies(self, key: ModelKey, route: Route | None) -> bool:

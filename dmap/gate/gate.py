@@ -19,12 +19,13 @@ from dmap.events import Tell
 from dmap.gate.device_models import DeviceModels
 from dmap.gate.lease import Lease
 from dmap.gate.live import LiveArbiter, limits_of
-from dmap.gate.queue_view import QueueView
+from dmap.gate.queue_view import QueueView, place_of
 from dmap.gate.refusals import error_of, not_unloaded
 from dmap.gate.switchlog import SwitchLog
 from dmap.gate.unloads import Unloads
 from dmap.gate.upkeep import Upkeep
 from dmap.models import ModelKey, Route
+from dmap.placement import Place
 
 START_S = 1.0
 """How long a start waits for the first look; a backend may take far longer to answer, or to be given up."""
@@ -42,10 +43,8 @@ class Gate:
     is no device: every route passes, at most *parallel* at once.  *tell* hears of switches, and of models
     that come and go without dmap.  *route_of* tells of models that nobody has asked for yet, *preloads* of
     those to be loaded even so; call `changed` when they know more.  *view* has the places of those who wait,
-    *lengths* what loads and answers take.
-
-    While its owner has it *drained* it serves nobody, and not before the first look either: until then nobody
-    knows what is in the device's memory, and a load might exceed it.
+    *lengths* what loads and answers take.  While *drained* it serves nobody, nor before the first look: until
+    then nobody knows what is in the device's memory, and a load might exceed it.
     """
 
     def __init__(
@@ -77,11 +76,7 @@ class Gate:
             self._live.say(self._arbiter.observed, self._arbiter.epoch, {_ANY: Needs(parallel=parallel)})
 
     async def start(self) -> None:
-        """
-        Ask each backend what is resident.  One that is down counts as having nothing.
-
-        It returns when that is known, and after `START_S` in any case.
-        """
+        """Ask each backend what is resident, for `START_S` at most; one that is down has nothing."""
         for name, switcher in self._switchers.items():
             switcher.changed = self.changed
             switcher.in_use = functools.partial(self._in_use, name)
@@ -93,28 +88,36 @@ class Gate:
     # Requests
 
     async def check(self, route: Route) -> None:
-        """
-        Make sure, before a request waits for it, that *route*'s model is resident or can be loaded.
-
-        Raises `LoadFailed` or `ModelNotFound` if it cannot for certain, as far as its backend can tell.
-        """
+        """Raise `LoadFailed` or `ModelNotFound` if *route*'s model is not resident and cannot be loaded."""
         if self._has_device and route.key not in self._arbiter.residents:
             await self._models.check(route.key)
 
     def lease(
-        self, route: Route, client: str, priority: int = 0, name: str = "", user: int | None = None
+        self,
+        route: Route,
+        client: str,
+        priority: int = 0,
+        name: str = "",
+        user: int | None = None,
+        waited_s: float = 0.0,
     ) -> Lease:
         """
         Return a context that waits for *route*'s model on entering and gives it back on leaving.
 
         Higher *priority* is served before lower.  *name* is what `view` knows it by.  *user* tells the users
-        of *client* apart, by whom it is known who may come back soon; they have one share of the turns.
+        of *client* apart, by whom it is known who may come back soon; they have one share of the turns.  For
+        one that has *waited_s* at other gates, that counts.
         """
-        return Lease(self, route, client, priority, name, user)
+        return Lease(self, route, client, priority, name, user, waited_s)
+
+    def place(self, route: Route) -> Place:
+        """Return how a request for *route* would stand here now; for whoever chooses among several gates."""
+        arbiter, queue, is_silent = self._arbiter, self.section.queue, self._models.is_silent(route.key)
+        return place_of(arbiter, self._live.now(), route, self._seat(route), queue, is_silent=is_silent)
 
     def enter(self, lease: Lease) -> None:
         """Let *lease* wait for its model; for the lease to call."""
-        lease.seat = lease.route.key if self._has_device else _ANY
+        lease.seat = self._seat(lease.route)
         self._models.asked[lease.route.key] = lease.route
         self._live.say(self._submit, lease)
 
@@ -150,8 +153,7 @@ class Gate:
         Have *route*'s model loaded as *route* says, waiting for it like any request; return what it got.
 
         A resident that is not as *route* asks is unloaded first.  None is returned for a model that was
-        resident before dmap came, as nothing is known of its load.  Raises what a lease raises, and what
-        `check` and `unload` do.
+        resident before dmap came.  Raises what a lease raises, and what `check` and `unload` do.
         """
         await self.check(route)
         key, switch = route.key, self._arbiter.switch
@@ -272,21 +274,17 @@ class Gate:
                     self._upkeep.stop_load()
         self._log.heed(self._live.latest, None if self._closed else self._arbiter.plan)
         if self._unloads:
-            self._note_unloads()
-
-    def _note_unloads(self) -> None:
-        """Answer the orders whose unloading is over."""
-        for key in self._unloads:
-            if not self._arbiter.is_leaving(key):
-                stays = key in self._arbiter.residents
-                self._unloads.answer(key, self._models.stuck.pop(key, None) if stays else None)
+            self._unloads.note(self._arbiter, self._models.stuck)
 
     def _submit(self, now: float, lease: Lease) -> Iterable[Effect]:
-        lease.since = now
+        since = lease.since = now - lease.waited_s
         self._begin_wait(lease, now)
         user = None if lease.user is None else (lease.client, lease.user)
         needs, priority = lease.route.needs, lease.priority
-        return self._arbiter.submit(now, lease, lease.seat, lease.client, needs, priority, user)
+        return self._arbiter.submit(now, lease, lease.seat, lease.client, needs, priority, user, since)
+
+    def _seat(self, route: Route) -> ModelKey | str:
+        return route.key if self._has_device else _ANY
 
     def _begin_wait(self, lease: Lease, now: float) -> None:
         lease.queue_s -= now

@@ -31,7 +31,8 @@ class Lease:
     """
     A request's hold on a resident model: `ask`, wait for `granted`, and `release` it in the end.
 
-    `async with` does all of that.  *granted* is the future of a wait, None for a lease that need not wait.
+    `async with` does all of that.  What it *waited_s* at other gates counts for its place and for `wait_s`,
+    but not in *queue_s*.  *granted* is the future of a wait, None for a lease that need not wait.
     *queue_s* is how long it waited in all, *switch_s* the part of it in which its own model's switch was
     under way; neither means anything while it waits.  *service_s* is how long it held the model, which means
     nothing while it does.  After `release` all are right in any case.
@@ -46,6 +47,7 @@ class Lease:
     priority: int = 0
     name: str = ""
     user: int | None = None
+    waited_s: float = 0.0
     seat: Any = None
     since: float = 0.0
     queue_s: float = 0.0

@@ -1,11 +1,13 @@
-"""Who waits at a gate, at what place, for about how long, and behind what.  It only looks."""
+"""Who waits at a gate, at what place, for about how long, behind what, and who would.  It only looks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from dmap import placement
 from dmap.arbiter import Arbiter, Outlook, Place
 from dmap.gate.lease import Lease
-from dmap.models import ModelKey
+from dmap.models import ModelKey, Route
+from dmap.placement import Standing
 
 FRESH_S = 1.0
 """Leases share one look at the queue for this long, because it takes walks over those that wait."""
@@ -57,3 +59,23 @@ class QueueView:
             return "unload" if switch.load is None else f"switch to {switch.load}"
         residents = self._arbiter.residents
         return "parallel" if lease.seat in residents else ", ".join(sorted(map(str, residents)))
+
+
+def place_of(
+    arbiter: Arbiter, now: float, route: Route, seat: ModelKey | str, queue: int, *, is_silent: bool
+) -> placement.Place:
+    """
+    Return how a newcomer for *route* would stand with *arbiter*, which knows it by its *seat*.
+
+    It comes last where nobody is served, *queue* wait already, or the backend *is_silent*.
+    """
+    view = arbiter.view(now)
+    is_last = view.drained or is_silent or len(arbiter.waiting) >= queue
+    known = view.models.get(seat)
+    return placement.Place(
+        str(route.key),
+        view.wait_s(seat, arbiter.load_s(seat)),
+        resident=known is not None and known.resident,
+        in_flight=len(arbiter.leases) + len(arbiter.waiting),
+        standing=Standing.LAST if is_last else Standing.SOUND,
+    )

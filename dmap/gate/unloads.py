@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 
+from dmap.arbiter import Arbiter
 from dmap.errors import DmapError
 from dmap.models import ModelKey
 
@@ -31,6 +32,12 @@ class Unloads:
         """Forget one order; tell whether it was not answered, and was the last for its model."""
         key = self._ordered.pop(outcome, None)
         return key is not None and key not in self._ordered.values()
+
+    def note(self, arbiter: Arbiter, stuck: dict[ModelKey, DmapError]) -> None:
+        """Answer the orders whose unloading is over, those for a model that is *stuck* with its reason."""
+        for key in self:
+            if not arbiter.is_leaving(key):
+                self.answer(key, stuck.pop(key, None) if key in arbiter.residents else None)
 
     def answer(self, key: ModelKey, error: DmapError | None) -> None:
         """Answer all orders for *key*."""
