@@ -50,6 +50,10 @@ install_files() {
         sed "s|/opt/dmap|$PREFIX|g" "$source/systemd/$unit" >"$units/$unit"
         chmod 644 "$units/$unit"
     done
+    # A second dmap on one host: the same unit, with a file and a state of its own.
+    sed -e '/^Description=/s|$|, %i|' -e 's|/etc/dmap/config\.yaml|/etc/dmap/%i.yaml|' \
+        -e 's|/etc/dmap/environment|/etc/dmap/%i.environment|' -e 's|^StateDirectory=dmap$|&-%i|' \
+        -e 's|/var/lib/dmap$|&-%i|' "$units/dmap.service" >"$units/dmap@.service"
     # It is its owner's from then on.
     [ -e "$config/config.yaml" ] || install -m 644 "$source/systemd/config.yaml" "$config"
 }
@@ -67,7 +71,7 @@ install_all() {
 # The timers of models, which `systemctl enable` has made links to, in /etc whatever UNITDIR is.
 uninstall_timers() {
     if on_this_host; then
-        systemctl stop 'dmap-load@*'
+        systemctl stop 'dmap-load@*' 'dmap@*'
     fi
     for link in "$DESTDIR"/etc/systemd/system/timers.target.wants/dmap-load@*.timer; do
         [ ! -L "$link" ] || rm "$link"
@@ -81,7 +85,9 @@ uninstall_all() {
             [ ! -e "$units/$unit" ] || systemctl disable --now "$unit"
         done
     fi
-    rm -f "$units/dmap.service" "$units/dmap.socket" "$units/dmap-load@.service" "$units/dmap-load@.timer"
+    for unit in dmap.service dmap@.service dmap.socket dmap-load@.service dmap-load@.timer; do
+        rm -f "$units/$unit"
+    done
     if [ -e "$program/pyvenv.cfg" ] && [ -d "$share" ]; then # nothing but what was installed by this
         rm -rf "$program"
     fi

@@ -10,6 +10,7 @@ import shutil
 
 PACKAGES = {
     "curl": "curl",
+    "haproxy": "haproxy",
     "nginx": "nginx-light",
     "node": "nodejs",
     "npm": "npm",

@@ -467,6 +467,22 @@ def test_an_address_has_no_bounds_of_its_own():
     assert not door.usages
 
 
+# Load balancers
+
+
+def test_a_load_balancer_is_told_without_a_key():
+    """An address that may connect needs no key for `/ready`, and may use nothing; a wrong key is refused."""
+    door = Access(config.AccessSection(keys=KEYS, allow=("192.168.1.0/24",)))
+
+    assert door.admit(LAN, sent(), scope=None, path="/ready") == Client(LAN, models=())
+    with pytest.raises(AccessDenied):
+        door.admit(STRANGER, sent(), scope=None, path="/ready")
+    with pytest.raises(InvalidKey):
+        door.admit(LAN, sent(bearer("PLANTED")), scope=None, path="/ready")
+    with pytest.raises(InvalidKey):
+        door.admit(LAN, sent(), scope=None, path="/v1/models")
+
+
 # What is told
 
 

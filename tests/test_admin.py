@@ -122,9 +122,12 @@ async def test_a_key_sees_no_models_but_its_own(connect: Connect, lm: Emulator) 
     status, refusal = await client.get("/metrics")
     client.session.headers["Authorization"] = "Bearer watch"
     watched = (await client.session.get("/metrics")).status
+    del client.session.headers["Authorization"]
+    keyless = await client.get("/ready")
 
     assert (sorted(everything), own) == (sorted([f"studio/{SMALL}", f"studio/{OTHER}"]), [f"studio/{SMALL}"])
     assert (all_metrics, status, watched) == (200, 403, 200)
+    assert keyless == (200, {"ready": True})
     assert refusal["error"]["message"].startswith("the key 'tiny' lacks the scope 'debug' or the use of all")
 
 

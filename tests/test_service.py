@@ -426,6 +426,27 @@ class TestInstall:
         assert "ExecStart=/usr/lib/dmap/bin/python -P -m dmap serve /etc/dmap/config.yaml" in unit
         assert "/opt/dmap" not in unit
 
+    @needs_analyze
+    def test_a_second_one(self, make, tmp_path):
+        """`dmap@front` is the same service, with a file, secrets and a state of its own; systemd takes it."""
+        make("install-service", PREFIX="/opt/dmap")
+        unit = tmp_path / "root/etc/systemd/system/dmap@.service"
+        text = unit.read_text()
+        first = (SYSTEMD / "dmap.service").read_text().splitlines()
+        differing = [line for line in text.splitlines() if line not in first and not line.startswith("#")]
+        unit.write_text(text.replace("/opt/dmap/bin/python", sys.executable))
+
+        ended = analyzed("verify", "--man=no", unit.rename(unit.with_name("dmap@front.service")))
+
+        assert differing == [
+            "Description=dmap, the model arbitration proxy, %i",
+            "ExecStart=/opt/dmap/bin/python -P -m dmap serve /etc/dmap/%i.yaml",
+            "ExecReload=/opt/dmap/bin/python -P -m dmap check-config /etc/dmap/%i.yaml",
+            "EnvironmentFile=-/etc/dmap/%i.environment",
+            "StateDirectory=dmap-%i",
+        ]
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
     def test_the_owners_configuration_stays(self, make, tmp_path):
         """Neither installing again nor uninstalling touches the configuration; the rest goes."""
         make("install-service")

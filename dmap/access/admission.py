@@ -26,6 +26,8 @@ from dmap.wire.hop import Hop
 
 _LISTS = frozenset(("/v1/models", "/api/v0/models", "/api/v1/models"))
 _VIEW = "/node/view"
+_READY = "/ready"
+"""Its status is for all who may connect; what else it tells is for keys."""
 _METRICS = "metrics"
 """The scope of keys that may know all models: those that may use them all, and those with `debug`."""
 _SCOPES = {"v1": "inference", "api": "inference", "debug": "debug", "admin": "admin", "metrics": _METRICS}
@@ -119,6 +121,8 @@ class Access:
                 raise AccessDenied(
                     f"the address {place.ip} is not allowed; see access.allow in the configuration"
                 )
+            if self._keys and path == _READY and not _credentials(headers):
+                return Client(place.name, models=())  # a load balancer, which has no key
             admitted = self._with_key if self._keys else self._keyless
             return admitted(place, headers, scope)
         except (AccessDenied, InvalidKey, Overloaded) as error:

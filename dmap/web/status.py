@@ -33,9 +33,12 @@ async def ready(proxy: Proxy, visit: Visit) -> web.Response:
     """
     `GET /ready`: 200 if some backend answers, else 503; with the state of each device and backend.
 
-    It names the models that the client may use, and no others.
+    It names the models that the client may use, and no others.  Without a key, where there are keys, it
+    tells nothing but whether.
     """
     answering = proxy.inventory.answering
+    if visit.client.key is None and proxy.config.access.keys:
+        return web.json_response({"ready": bool(answering)}, status=200 if answering else 503)
     backends: dict[str, dict[str, Any]] = {name: {"answers": name in answering} for name in proxy.backends}
     for name, engine in proxy.engines.items():
         backends[name]["engine"] = {"name": engine.name, "devices": engine.devices}

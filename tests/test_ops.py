@@ -1,0 +1,80 @@
+"""The files of `ops/`: each is what the program that reads it takes."""
+
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dmap.config import parse
+
+ROOT = Path(__file__).parents[1]
+OPS = ROOT / "ops"
+COMPOSE = sorted(OPS.glob("compose*.yaml"))
+CONFIGS = sorted((OPS / "config").glob("*.yaml"))
+
+
+def services(path: Path) -> dict[str, dict[str, Any]]:
+    """The services of a compose file, with what they share."""
+    return dict(yaml.safe_load(path.read_text())["services"])
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_it_is_a_compose_file(path: Path) -> None:
+    """It fits the schema of the Compose specification."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(path)]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_all_services_are_bounded(path: Path) -> None:
+    """Each has a bound of memory and CPU and comes back after a crash; none is beyond loopback by itself."""
+    for name, service in services(path).items():
+        limits = service["deploy"]["resources"]["limits"]
+        assert limits["memory"] and limits["cpus"] and service["restart"] == "unless-stopped", name
+        assert all(":-127.0.0.1:" in port for port in service.get("ports", ())), name
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_what_it_mounts_is_there(path: Path) -> None:
+    """Each file of ours that a container gets exists."""
+    mounts = [mount for service in services(path).values() for mount in service.get("volumes", ())]
+    ours = [mount.partition(":")[0] for mount in mounts if mount.startswith("./")]
+
+    assert ours and [each for each in ours if not (OPS / each).exists()] == []
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_its_settings_are_told(path: Path) -> None:
+    """Each variable that it takes is told at its head."""
+    text = path.read_text()
+    head = text.partition("\nname:")[0]
+    secrets = re.findall(r"environment: ([A-Z_]+)}", text)
+    taken = {*re.findall(r"(?<!\$)\$\{([A-Z0-9_]+)", text), *secrets}
+
+    assert {name for name in taken if not re.search(rf"\b{name}\b", head)} == set()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_its_configurations(path: Path, tmp_path: Path) -> None:
+    """Each is one, with what the compose file gives it."""
+    text = path.read_text().replace("/models", str(tmp_path))
+    given = dict.fromkeys(re.findall(r"\$\{(\w+)}", text), "secret")
+    given |= {name: hashlib.sha256(name.encode()).hexdigest() for name in given if name.endswith("SHA256")}
+
+    assert parse(text, given).listen.port == 8000
+
+
+def test_the_image_has_what_it_is_made_of() -> None:
+    """Whatever the Dockerfile copies is let through by .dockerignore, and exists."""
+    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line.startswith("!")}
+    lines = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    copied = {name for line in lines for name in line.split()}
+
+    assert copied == let_through and all((ROOT / name).exists() for name in copied)
