@@ -369,7 +369,7 @@ class TestStatus:
         assert [waiting[name] for name in ("id", "client", "position")] == ["the-second", "127.0.0.1", 1]
         assert (status["devices"], status["open"], status["readers"]) == ({}, 2, 0)
         (served,) = status["served"]
-        assert (served["model"], served["waits"], status["more_served"]) == ("fake/m", False, 0)
+        assert (served["model"], served["waits"], status["more_served"]) == ("m", False, 0)
         first.close(), second.close()
         await exchange.abandoned()
 

@@ -135,10 +135,7 @@ def _served(opened: Iterable[Visit]) -> tuple[list[dict[str, Any]], int]:
     """Describe the requests that have a model, oldest first, `SHOWN` at the most; return how many more."""
     now = asyncio.get_running_loop().time()
     served = [visit for visit in opened if not visit.record.waits]
-    listed = [
-        visit.fields(now) | {"model": visit.record.model_key, "device": visit.record.device}
-        for visit in served[:SHOWN]
-    ]
+    listed = [visit.fields(now) | {"device": visit.record.device} for visit in served[:SHOWN]]
     return listed, len(served) - len(listed)
 
 

@@ -5,9 +5,9 @@ A trace id is 32 hex digits, a span id 16.  The flag 01 tells that the trace is 
 """
 
 import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from random import getrandbits
 from typing import Any, NamedTuple
 
 STEPS = 64
@@ -68,10 +68,11 @@ def trace_of(given: Sequence[str], draw: Callable[[], bool]) -> Trace:
     """
     match = _PARENT.fullmatch(given[0]) if len(given) == 1 else None
     if match is None or (match[1] == "00" and match[5]):
-        return Trace(f"{getrandbits(128) or 1:032x}", new_span(), None, draw())
+        both = secrets.token_hex(24)  # the kernel is asked once
+        return Trace(both[:32], both[32:], None, draw())
     return Trace(match[2], new_span(), match[3], bool(int(match[4], 16) & 1))
 
 
 def new_span() -> str:
-    """Return an id that no other span has; it is no secret, and the kernel would take longer."""
-    return f"{getrandbits(64) or 1:016x}"
+    """Return an id that no other span has."""
+    return secrets.token_hex(8)
