@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -131,6 +133,112 @@ async def arrived(backend: FakeBackend) -> Exchange:
                 return await backend.next()
 
 
+Kit = Callable[..., tuple[str, ...]]
+
+
+@pytest.fixture(params=["python", "typescript"])
+def kit(request: pytest.FixtureRequest) -> Kit:
+    """The command of one of the kits, given its arguments."""
+    if request.param == "python":
+        return python
+    return functools.partial(node, request.getfixturevalue("built"))
+
+
+def refusal(status: str, *headers: str) -> bytes:
+    """A backend's refusal, with more headers."""
+    body = b'{"error": {"message": "no", "code": "c"}}'
+    more = "".join(f"{header}\r\n" for header in headers)
+    return answer(body, status=status).replace(b"\r\n\r\n", f"\r\n{more}\r\n".encode(), 1)
+
+
+class TestBoth:
+    async def test_tried_again(self, serve: Any, backend: FakeBackend, run: Run, kit: Kit) -> None:
+        """A 503 is tried again, not before the second that `Retry-After` says, and answered then."""
+        proxy = await serve(backend_options="parallel: 1, wait_s: 0.05")
+        clock, came, refused = asyncio.get_running_loop().time, [], asyncio.Queue[float]()
+        proxy.proxy.bus.listen(lambda event: refused.put_nowait(clock()), "request.failed")
+        proxy.proxy.bus.listen(lambda event: came.append(clock()), "request.granted")
+        await soon_done(proxy, backend)
+        other = await proxy.client()
+        await other.send(post(chat(stream=False)))
+        held = await backend.next()
+
+        program = await run(proxy.url, *kit("m", "--whole", "Hello"))
+        async with asyncio.timeout(30):
+            refused_at = await refused.get()
+        backend.script = lambda exchange: exchange.write(whole("Hello"))
+        await held.end(whole("Hello"))
+
+        assert await program.end() == (0, "Hello\n", "")
+        assert came[-1] - refused_at > 1 - TIMER_S
+
+    @pytest.mark.parametrize("status", ["429 Busy", "502 Bad", "503 Away"])
+    @pytest.mark.parametrize("option", [(), ("--whole",)], ids=["streamed", "whole"])
+    async def test_as_retry_after_says(
+        self, backend: FakeBackend, run: Run, kit: Kit, status: str, option: tuple[str, ...]
+    ) -> None:
+        """What may pass is asked again, not before it was told to, and within the same trace."""
+        backend.script, clock = backend.by_hand, asyncio.get_running_loop().time
+        program = await run(backend.url, *kit("m", *option, "Hello"))
+        first = await arrived(backend)
+        refused_at = clock()
+        await first.end(refusal(status, "Retry-After: 1"))
+
+        second = await arrived(backend)
+        waited = clock() - refused_at
+        await second.end(refusal("400 Bad"))
+
+        ended, _, err = await program.end()
+        spans = [exchange.headers["traceparent"].split("-") for exchange in (first, second)]
+        assert waited > 1 - TIMER_S
+        assert spans[0][1] == spans[1][1] and spans[0][2] != spans[1][2]
+        assert ended == 1 and f"trace {spans[0][1]}" in err
+
+    @pytest.mark.parametrize(
+        "refused",
+        [
+            *(refusal(status) for status in ("400 Bad", "408 Slow", "409 Conflict", "500 Bug", "504 Slow")),
+            refusal("502 Bad", "x-should-retry: false"),
+        ],
+        ids=["400", "408", "409", "500", "504", "502 for good"],
+    )
+    async def test_not_tried_again(self, backend: FakeBackend, run: Run, kit: Kit, refused: bytes) -> None:
+        """What would only fail again, or may have been done, is asked once."""
+        backend.script = lambda exchange: exchange.write(refused)
+
+        status, _, err = await (await run(backend.url, *kit("m", "--whole", "Hello"))).end()
+
+        assert (status, len(backend.requests)) == (1, 1)
+        assert refused[9:12].decode() in err
+
+    async def test_not_after_the_first_word(
+        self, serve: Any, backend: FakeBackend, run: Run, kit: Kit
+    ) -> None:
+        """An answer that breaks off is not begun again: its words have been said."""
+        program = await run((await serve()).url, *kit("m", "Hello"))
+        exchange = await arrived(backend)
+        await exchange.write(SSE, chunk(delta("one ")))
+        await program.until("one ")
+
+        exchange.cut()
+        exchange.done.set()
+
+        assert (await program.end())[0] == 1
+        assert len(backend.requests) == 1
+
+    async def test_counted_before_it_is_sent(self, start: Any, models: Path, run: Run, kit: Kit) -> None:
+        """A prompt that does not fit is not sent; one whose bytes alone would be too many, but fits, is."""
+        proxy = await start(ENGINE.format(models=models))
+
+        too_long = await (await run(proxy.url, *kit("tiny-sea", "sail " * 2000))).end()
+        long = await (await run(proxy.url, *kit("tiny-sea", "sail " * 300))).end()
+
+        assert too_long[:2] == (1, "")
+        assert re.fullmatch(r"the prompt has \d+ tokens, and tiny-sea takes 1024\n", too_long[2])
+        assert (long[0], long[2]) == (0, "")
+        assert long[1].split()
+
+
 class TestPython:
     async def test_a_real_model(self, start: Any, models: Path, run: Run) -> None:
         """The answer of a model is printed."""
@@ -238,40 +346,6 @@ class TestTypeScript:
         status, out, err = await program.end()
         assert (status, out) == (1, "")
         assert err.startswith("the answer is not what it had to be: ")
-
-    async def test_tried_again(self, serve: Any, backend: FakeBackend, run: Run, built: Path) -> None:
-        """A 503 is tried again, not before the second that `Retry-After` says, and answered then."""
-        proxy = await serve(backend_options="parallel: 1, wait_s: 0.05")
-        clock, came, refused = asyncio.get_running_loop().time, [], asyncio.Queue[float]()
-        proxy.proxy.bus.listen(lambda event: refused.put_nowait(clock()), "request.failed")
-        proxy.proxy.bus.listen(lambda event: came.append(clock()), "request.granted")
-        await soon_done(proxy, backend)
-        other = await proxy.client()
-        await other.send(post(chat(stream=False)))
-        held = await backend.next()
-
-        program = await run(proxy.url, *node(built, "m", "--whole", "Hello"))
-        async with asyncio.timeout(30):
-            refused_at = await refused.get()
-        backend.script = lambda exchange: exchange.write(whole("Hello"))
-        await held.end(whole("Hello"))
-
-        assert await program.end() == (0, "Hello\n", "")
-        assert came[-1] - refused_at > 1 - TIMER_S
-
-    @pytest.mark.parametrize("status", ["400 Bad", "408 Slow", "409 Conflict", "429 Busy"])
-    async def test_not_tried_again(
-        self, serve: Any, backend: FakeBackend, run: Run, built: Path, status: str
-    ) -> None:
-        """What is no failure of the server is not tried again, be it one that the client would repeat."""
-        backend_says = answer(b'{"error": {"message": "no", "code": "c"}}', status=status)
-        proxy = await serve()
-        backend.script = lambda exchange: exchange.write(backend_says)
-
-        status_, _, err = await (await run(proxy.url, *node(built, "m", "--whole", "Hello"))).end()
-
-        assert (status_, len(backend.requests)) == (1, 1)
-        assert status[:3] in err
 
     async def test_never_twice(self, serve: Any, backend: FakeBackend, run: Run, built: Path) -> None:
         """A 502 after which the work may have been done is not tried again: dmap says so."""

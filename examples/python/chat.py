@@ -1,53 +1,49 @@
-"""One question to a model behind dmap, by OpenAI's own client; the answer comes as it is made."""
+"""One question to a model behind dmap: as the answer is made, or all at once.  Ctrl-C stops the model."""
 
 import argparse
 import os
 import sys
 
-from openai import APIConnectionError, APIError, APIStatusError, OpenAI
-
-TRY_S = 120
-"""How long a try may take to begin; dmap keeps a stream that waits for its model alive."""
-RETRIES = 3
-"""Tries after the first, for 429 and 5xx; `Retry-After` and `x-should-retry` are obeyed by the client."""
+from client import Client, TooLong, new_trace
+from openai import APIConnectionError, APIError, APIStatusError
 
 
 def main() -> int:
     """Print the answer to standard output, and what went wrong to standard error."""
-    asked = _arguments()
-    client = OpenAI(
-        base_url=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1"),
-        api_key=os.environ.get("OPENAI_API_KEY", "none"),
-        timeout=TRY_S,
-        max_retries=RETRIES,
-    )
+    asked, trace = _arguments(), new_trace()
+    url = os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1")
+    client = Client(url, os.environ.get("OPENAI_API_KEY", "none"))
     try:
-        speak(client, asked.model, asked.prompt)
+        speak(client, asked, trace)
+    except TooLong as error:
+        return _complain(str(error))
     except APIStatusError as error:  # refused, before anything was answered
-        return _complain(f"{error.status_code} {error.code}: {error.message} ({error.request_id})")
+        return _complain(
+            f"{error.status_code} {error.code}: {error.message} ({error.request_id}, trace {trace})"
+        )
     except APIConnectionError as error:
-        return _complain(f"no connection to {client.base_url}: {error}")
+        return _complain(f"no answer from {url}: {error} (trace {trace})")
     except APIError as error:  # told inside the stream
-        return _complain(f"the answer broke off: {error.message}")
+        return _complain(f"the answer broke off: {error.message} (trace {trace})")
     except KeyboardInterrupt:
         return 130
     return 0
 
 
-def speak(client: OpenAI, model: str, prompt: str) -> None:
-    """Print each piece of the answer as it comes; leaving early stops the model."""
-    with client.chat.completions.create(
-        model=model, messages=[{"role": "user", "content": prompt}], stream=True
-    ) as stream:
-        for chunk in stream:
-            for choice in chunk.choices:
-                print(choice.delta.content or "", end="", flush=True)
+def speak(client: Client, asked: argparse.Namespace, trace: str) -> None:
+    """Print the answer, each piece as it comes unless all of it was asked for."""
+    if asked.whole:
+        print(client.whole(asked.model, asked.prompt, trace))
+        return
+    for piece in client.stream(asked.model, asked.prompt, trace):
+        print(piece, end="", flush=True)
     print()
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="one of GET /v1/models, or an alias")
+    parser.add_argument("--whole", action="store_true", help="the answer at once")
     parser.add_argument("prompt")
     return parser.parse_args()
 

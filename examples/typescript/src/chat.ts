@@ -5,7 +5,7 @@ import { parseArgs } from "node:util";
 import OpenAI from "openai";
 import { z } from "zod";
 
-import { Client, WrongAnswer } from "./client.js";
+import { Client, newTrace, TooLong, WrongAnswer } from "./client.js";
 
 const Harbour = z.object({ port: z.enum(["Bergen", "Porto"]) });
 
@@ -15,18 +15,20 @@ const { values, positionals } = parseArgs({
 });
 const [prompt] = positionals;
 const stop = new AbortController();
+const trace = newTrace();
 process.once("SIGINT", () => stop.abort());
 
 async function main(model: string, prompt: string): Promise<void> {
   const url = process.env["OPENAI_BASE_URL"] ?? "http://127.0.0.1:8000/v1";
   const client = new Client(url, process.env["OPENAI_API_KEY"] ?? "none");
+  const asked = { model, prompt, trace, signal: stop.signal };
   if (values.port) {
-    const { port } = await client.value(model, prompt, "harbour", Harbour, stop.signal);
+    const { port } = await client.value(asked, "harbour", Harbour);
     console.log(port);
   } else if (values.whole) {
-    console.log(await client.whole(model, prompt, stop.signal));
+    console.log(await client.whole(asked));
   } else {
-    for await (const piece of client.stream(model, prompt, stop.signal)) process.stdout.write(piece);
+    for await (const piece of client.stream(asked)) process.stdout.write(piece);
     console.log();
   }
 }
@@ -35,7 +37,9 @@ async function main(model: string, prompt: string): Promise<void> {
 function complain(error: unknown): number {
   if (stop.signal.aborted) return 130;
   if (error instanceof WrongAnswer) console.error(`the answer is not what it had to be: ${error.message}`);
-  else if (error instanceof OpenAI.APIError) console.error(`${error.message} (${error.code}, ${error.requestID})`);
+  else if (error instanceof TooLong) console.error(error.message);
+  else if (error instanceof OpenAI.APIError)
+    console.error(`${error.message} (${error.code}, ${error.requestID}, trace ${trace})`);
   else throw error;
   return 1;
 }
