@@ -1,8 +1,7 @@
 """
 dmap before real llama.cpp servers as commands, under a crowd, while servers or dmap itself are killed.
 
-Four models of which one fits, 24 clients, streams and whole answers.  Each server says its own name in what
-it answers, and how many tokens that had, so an answer of another model, or one that is short, shows.
+Four models of which one fits, 24 clients, streams and whole answers, judged by `bench.crowd`.
 
     python -m bench.soak_process servers --seconds 300    # a server gets a SIGKILL every few seconds
     python -m bench.soak_process dmap --count 20          # dmap gets it, and is started again at once
@@ -16,7 +15,6 @@ code is 1 if something was as it must not be.
 import argparse
 import asyncio
 import contextlib
-import json
 import math
 import os
 import random
@@ -25,17 +23,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import psutil
 import uvloop
 
+from bench.crowd import Crowd, Tally
 from dmap import lines
 from dmap.process import marks
 from tests.models import make
@@ -44,8 +38,6 @@ MODELS = ("tiny-sea", "tiny-kitchen", "tiny-brief", "slow")
 CLIENTS = 24
 SERVED_S = 5.0
 """How long after its restart dmap may take to serve again."""
-PAUSE_S = 0.2
-"""After an error; the official clients wait for half a second and more."""
 LOOK_S = 0.02
 SAID = {
     "listens": (b"listening url=",),
@@ -69,16 +61,6 @@ macros:
     {python} -m {program} --port {{port}} --alias {{model}} -c 8192 -np {{parallel}}
 models:
 """
-
-
-@dataclass
-class Tally:
-    """What the clients saw: kinds of outcomes, answers that have *begun*, and what must not be."""
-
-    kinds: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
-    bad: list[str] = field(default_factory=list)
-    begun: int = 0
 
 
 class Dmap:
@@ -155,68 +137,6 @@ def _is_server(process: psutil.Process) -> bool:
     return False
 
 
-async def client(dmap: Dmap, tally: Tally, rng: random.Random, stop: asyncio.Event) -> None:
-    """Ask one model after the other until *stop*."""
-    timeout = aiohttp.ClientTimeout(total=120)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        while not stop.is_set():
-            model, tokens, streams = rng.choice(MODELS), rng.randint(5, 150), rng.random() < 0.6
-            try:
-                kind = await _ask(session, dmap.url, model, tokens, streams, tally)
-            except (aiohttp.ClientError, TimeoutError, OSError) as exc:
-                kind = "cut" if not isinstance(exc, aiohttp.ClientConnectorError) else "refused"
-                tally.errors[f"{type(exc).__name__}"] += 1
-                await asyncio.sleep(PAUSE_S)
-            tally.kinds[kind] += 1
-
-
-async def _ask(
-    session: aiohttp.ClientSession, url: str, model: str, tokens: int, streams: bool, tally: Tally
-) -> str:
-    messages = [{"role": "user", "content": f"what is new at {random.random()}"}]
-    body = {"model": model, "messages": messages, "max_tokens": tokens, "stream": streams}
-    if streams:
-        body["stream_options"] = {"include_usage": True}
-    async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
-        if answer.status != 200:
-            error = (await answer.json())["error"]
-            tally.errors[f"{answer.status} {error['code']}"] += 1
-            await asyncio.sleep(PAUSE_S)
-            return "error"
-        events = [event async for event in _events(answer, tally)] if streams else [await answer.json()]
-        tally.begun += not streams
-    return _judged(events, model, tokens, streams, tally)
-
-
-async def _events(answer: aiohttp.ClientResponse, tally: Tally) -> AsyncGenerator[Any]:
-    has_begun = False
-    async for line in answer.content:
-        if line.startswith(b"data: "):
-            tally.begun += not has_begun and b'"error"' not in line
-            has_begun = True
-            data = line.removeprefix(b"data: ").strip()
-            yield data.decode() if data == b"[DONE]" else json.loads(data)
-
-
-def _judged(events: list[Any], model: str, tokens: int, streams: bool, tally: Tally) -> str:
-    """Tell what became of an answer that looks whole: right, an error inside it, or bad."""
-    errors = [event["error"] for event in events if isinstance(event, dict) and event.get("error")]
-    if errors:
-        tally.errors[f"in the stream: {errors[0]['code']}"] += 1
-        return "error"
-    told = [event for event in events if isinstance(event, dict)]
-    names = {event["model"] for event in told}
-    usage = next((event["usage"] for event in reversed(told) if event.get("usage")), {})
-    reasons = {c["finish_reason"] for event in told for c in event["choices"] if c.get("finish_reason")}
-    is_whole = not streams or events[-1] == "[DONE]"
-    right = reasons == {"stop"} or (reasons == {"length"} and usage.get("completion_tokens") == tokens)
-    if names != {model}:
-        tally.bad.append(f"{model} asked, {names} answered")
-    elif not (is_whole and right):
-        tally.bad.append(f"{model}: {reasons}, {usage}, {tokens} asked, ends with {str(events[-1])[:80]}")
-    return "answer"
-
-
 async def kill_servers(dmap: Dmap, tally: Tally, rng: random.Random, options: argparse.Namespace) -> bool:
     """Kill a server now and then."""
     until, kills = time.monotonic() + options.seconds, 0
@@ -253,29 +173,15 @@ async def kill_dmap(dmap: Dmap, tally: Tally, rng: random.Random, options: argpa
     return worst[-1] < SERVED_S
 
 
-@asynccontextmanager
-async def crowd(dmap: Dmap, tally: Tally, seed: int) -> AsyncGenerator[None]:
-    """Have the clients ask meanwhile."""
-    stop = asyncio.Event()
-    clients = [client(dmap, tally, random.Random(seed + number), stop) for number in range(CLIENTS)]
-    tasks = [asyncio.create_task(work) for work in clients]
-    try:
-        yield
-    finally:
-        stop.set()
-        await asyncio.gather(*tasks)
-
-
 async def main(options: argparse.Namespace) -> bool:
     """Run what *options* name."""
     run = {"servers": kill_servers, "dmap": kill_dmap}[options.run]
-    tally = Tally()
     with tempfile.TemporaryDirectory() as folder:
         dmap = Dmap(Path(folder), options.port)
         await dmap.start()
         await dmap.end(signal.SIGTERM)  # what it imports is compiled by now
         await dmap.start()
-        async with crowd(dmap, tally, options.seed):
+        async with Crowd(dmap.url, MODELS).asking(options.seed, CLIENTS) as tally:
             fine = await run(dmap, tally, random.Random(options.seed), options)
         status = await dmap.end(signal.SIGTERM)
         left = [process.pid for process in dmap.marked()]
