@@ -11,7 +11,8 @@ DmapError
                             Misdirected 421
   backend's fault
     LoadFailed 502          BackendBroke 502        BackendSlow 504
-    BackendDown 503         Unanswered 502          Relayed (as it was told)
+    BackendDown 503         Unanswered 502          BackendDied 502
+                                                    Relayed (as it was told)
   ours
     WaitExpired 503         ShuttingDown 503        NotBuilt 501
     LeaseExpired 504        ClientStalled 504       Internal 500
@@ -37,13 +38,15 @@ class DmapError(Exception):
     A failure with a status, told in OpenAI's shape.
 
     *message* says what was tried, on what, and what to do.  *param* names the field of the body at fault.
-    *retry_after_s* is an estimate in seconds; it is told rounded up and kept within `RETRY_AFTER_S`.
+    *retry_after_s* is an estimate in seconds; it is told rounded up and kept within `RETRY_AFTER_S`.  With
+    *elsewhere* nobody has begun to answer the request, so another place may.
     """
 
     status: int = 500
     type: str = "server_error"
     code: str = "internal_error"
     should_retry: bool | None = None
+    elsewhere: bool = False
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -197,10 +200,18 @@ class Unanswered(BackendBroke):
     """A backend closed the connection without a byte of its answer."""
 
 
+class BackendDied(DmapError):
+    """A node was lost that had begun with the request, and nothing of its answer had come."""
+
+    status, type, code = 502, "backend_error", "backend_died"
+    should_retry = True
+
+
 class BackendDown(DmapError):
     """A backend does not answer, or a model is in back-off after a failed load."""
 
     status, type, code = 503, "backend_error", "backend_down"
+    elsewhere = True
 
 
 class BackendSlow(Final):

@@ -13,6 +13,7 @@ class RequestRecord:
 
     Times whose names end in `_at` are those of the loop's clock; those that end in `_s` are seconds.
     *device* is None where it passes without arbitration.  *service_s* is how long it held its model.
+    *away_s* is how long it waited at other boxes, which *queue_s* has in it at its end.
     *asked* is the name that the client gave its model, or its beginning.
     *waits* tells that it is in the queue right now.
     *retried* is 1 for a request that took its place in the queue again, because its server was gone.
@@ -39,6 +40,7 @@ class RequestRecord:
     switch_s: float = 0.0
     service_s: float = 0.0
     waits: bool = False
+    away_s: float = 0.0
     retried: int = 0
     first_byte_s: float | None = None
     bytes_out: int = 0

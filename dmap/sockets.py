@@ -18,6 +18,7 @@ from dmap.notify import listen_fds
 _BACKLOG = 4096
 """Connections that the kernel holds until they are accepted; systemd's own number for its sockets."""
 _PROBE_AFTER_S, _PROBE_EVERY_S, _PROBES = 15, 5, 3
+_NODE_PROBE_S = 5
 _NAME_S = 2.0
 """How long DNS may take to tell what this host is called."""
 
@@ -82,6 +83,15 @@ def find_vanished(sock: socket.socket, stall_s: float) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
     patience_ms = int(1000 * (stall_s + _PROBE_AFTER_S + _PROBES * _PROBE_EVERY_S))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
+
+
+def watch_node(sock: socket.socket) -> None:
+    """Have the kernel notice that a node has vanished: within 20 s, or 10 s if it has to acknowledge."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _NODE_PROBE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _NODE_PROBE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * 2 * _NODE_PROBE_S)
 
 
 def names_of(listen: Listen) -> frozenset[str]:

@@ -68,11 +68,11 @@ async def _ask(config: Config, name: str, within_s: float) -> Sequence[ModelInfo
 def warnings_of_models(config: Config, found: Survey) -> Iterator[str]:
     """Yield what the file says of models that nobody has, each line with its path in the file."""
     for name, reason in found.silent.items():
-        yield f"backends.{name}: could not be asked what models it has: {reason}"
+        yield f"{config.where(name)}: could not be asked what models it has: {reason}"
     named = {model.backend for model in config.models.values()}
     for name in config.backends:
         if name in found.reports and not found.reports[name] and name not in named:
-            yield f"backends.{name}: no model found there"
+            yield f"{config.where(name)}: no model found there"
     yield from _unlisted(config, found)
     if not found.silent:
         yield from _unfitting(config, found)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dmap.wire.view import At, line_of, read
 from tests.conftest import Proxy
 from tests.fakes import DONE, END, SSE, FakeBackend, chunk, delta, soon
 
@@ -126,3 +127,33 @@ async def test_refusals(node, request_, status, code):
 
     assert answer.head.status == status
     assert json.loads(answer.body)["error"]["code"] == code
+
+
+def view(key: str, known: str = "") -> bytes:
+    """Write a request for the view, of a front that knows the list with the tag *known*."""
+    return f"GET /node/view?tag={known} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+
+
+async def test_a_view_tells_how_a_node_stands(node, backend):
+    """What a newcomer would wait, and which models there are; the list only if the front has another."""
+    client, asks = await node.client(), await node.client()
+    await asks.send(ask("front", *HOP))
+    await backend.next()
+    await client.send(view("front"))
+    first = read((await client.answer()).body)
+    await client.send(view("front", first.models_tag))
+    again = read((await client.answer()).body)
+
+    assert [(one.id, one.at) for one in first.models] == [("m", [At("backend fake", "*", 0.0)])]
+    assert again.models is None
+    assert (again.run, again.models_tag) == (first.run, first.models_tag)
+    line, serves = line_of(again, first.models[0])
+    assert (line.resident, line.parallel, line.wait_s > 0, serves) == (True, 1, True, True)
+
+
+async def test_a_view_is_for_fronts(node):
+    """Who may only ask models does not learn how the node stands."""
+    client = await node.client()
+    await client.send(view("plain"))
+
+    assert (await client.answer()).head.status == 403

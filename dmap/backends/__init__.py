@@ -7,7 +7,7 @@ servers is in that folder and nowhere else.  Nobody outside names a kind, and no
 """
 
 from dmap.backends.ask import Unheard, ask
-from dmap.backends.base import Backend, Loaded, Switcher, Target, trouble_of
+from dmap.backends.base import Backend, Forwarding, Loaded, Switcher, Target, trouble_of
 from dmap.backends.kind import Engine, EngineUnusable, Kind
 from dmap.backends.sections import BackendSection, PassingSection
 from dmap.models import ModelInfo
@@ -17,6 +17,7 @@ __all__ = [
     "BackendSection",
     "Engine",
     "EngineUnusable",
+    "Forwarding",
     "Kind",
     "Loaded",
     "ModelInfo",

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from dmap.errors import BackendDown
 from dmap.models import ModelInfo
+from dmap.placement import Place
 from dmap.process import Log
 from dmap.sections import ModelSection
 
@@ -34,22 +35,27 @@ class Loaded:
 
 
 class Target(NamedTuple):
-    """Where an inference request goes: *headers* are the backend's own, such as its token."""
+    """
+    Where an inference request goes: *headers* are the backend's own, such as its token.
+
+    *ca* is a file of certificates to check the server's with, in place of the system's.
+    """
 
     host: str
     port: int
     tls: bool
     path: str
     headers: tuple[tuple[str, str], ...] = ()
+    ca: str | None = None
 
     @classmethod
-    def of(cls, url: str, api_key: str | None) -> "Target":
+    def of(cls, url: str, api_key: str | None, ca: str | None = None) -> "Target":
         """Return the server at *url* (with or without a closing `/v1`), which is asked with *api_key*."""
         parts = urlsplit(url)
         tls = parts.scheme == "https"
         port = parts.port or (443 if tls else 80)
         headers = (("Authorization", f"Bearer {api_key}"),) if api_key else ()
-        return cls(parts.hostname or "", port, tls, parts.path.rstrip("/").removesuffix("/v1"), headers)
+        return cls(parts.hostname or "", port, tls, parts.path.rstrip("/").removesuffix("/v1"), headers, ca)
 
     def at(self, path: str) -> "Target":
         """Return our route *path* on this server."""
@@ -58,7 +64,7 @@ class Target(NamedTuple):
     @property
     def context(self) -> ssl.SSLContext | None:
         """What its connections need for TLS, if it has that."""
-        return _context() if self.tls else None
+        return _context(self.ca) if self.tls else None
 
     def head(self, method: str, headers: Iterable[tuple[str, str]]) -> bytes:
         """Return the head of a request with *headers* and the backend's own."""
@@ -101,6 +107,16 @@ class Backend(Protocol):
 
     async def close(self) -> None:
         """Let go of everything the backend owns, child processes included.  Idempotent."""
+
+
+class Forwarding(Backend, Protocol):
+    """A backend that is another dmap: it tells what a request would wait there."""
+
+    def place(self, model: str, in_flight: int) -> Place:
+        """Return what is known of a request for *model* there, where *in_flight* of ours are."""
+
+    def sent(self, model: str) -> None:
+        """Hear that one more request for *model* goes there."""
 
 
 class Switcher(Backend, Protocol):
@@ -174,9 +190,9 @@ def trouble_of(exc: OSError, connect_s: float | None) -> str:
     return str(known or type(exc).__name__).lower()
 
 
-@lru_cache(maxsize=1)
-def _context() -> ssl.SSLContext:
-    return ssl.create_default_context()
+@lru_cache(maxsize=16)
+def _context(ca: str | None) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=ca)
 
 
 def ignore(*_: object) -> None:

@@ -44,6 +44,7 @@ class Kind:
     *ends_by_finish*: a stream may end with a `finish_reason` instead of `[DONE]`.
     *embeds_apart*: models are made either for embeddings or for everything else.
 
+    *forwards*: such a server is another dmap, which has a queue of its own and knows for whom we ask.
     *passes_on*: what dmap does not know below /v1 is passed on to such a server.
 
     *routes* are its own inference routes.  *lacks* holds the paths of those common ones that it does not
@@ -61,6 +62,7 @@ class Kind:
     substitutes: bool = False
     ends_by_finish: bool = False
     embeds_apart: bool = False
+    forwards: bool = False
     passes_on: bool = False
     routes: tuple[InferenceRoute, ...] = ()
     lacks: frozenset[str] = frozenset()
@@ -70,7 +72,9 @@ class Kind:
     tokenizes_at: str | None = None
 
     def has(self, path: str) -> bool:
-        """Tell whether such a server has the inference route *path*."""
+        """Tell whether such a server has the inference route *path*; one that forwards may have any."""
+        if self.forwards:
+            return True
         is_common = path in ROUTES and path not in self.lacks
         return is_common or any(route.path == path for route in self.routes)
 

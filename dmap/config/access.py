@@ -1,12 +1,23 @@
 """Where dmap listens, and who may ask: the sections `listen` and `access`."""
 
-import ipaddress
 from typing import Literal
 
 from pydantic import Field
 
 from dmap.sections.section import Section
-from dmap.sections.types import Count, Expiry, File, Guarded, HostName, Integer, Name, Network, Origin, Sha256
+from dmap.sections.types import (
+    Count,
+    Expiry,
+    File,
+    Guarded,
+    HostName,
+    Integer,
+    Name,
+    Network,
+    Origin,
+    Sha256,
+    is_loopback,
+)
 
 
 class Tls(Section):
@@ -58,14 +69,6 @@ class AccessSection(Section):
     keys: tuple[Key, ...] = ()
     failures_per_min: Count = 20
     cors: tuple[Origin, ...] = ()
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this host can reach *host*, an address or a name."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def exposure(host: str, access: AccessSection) -> str | None:

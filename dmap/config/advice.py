@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from dmap.config.access import is_loopback
 from dmap.config.residents import doubts
 from dmap.config.schema import Config
 from dmap.sections.command import PORT, places
+from dmap.sections.types import is_loopback
 
 _LEAST_MEMORY = 2**20
 """Bytes; less was meant in a larger unit."""
@@ -89,10 +89,11 @@ def _about_servers(config: Config) -> Iterator[str]:
             continue
         host, port, path = _server(url)
         if (port, path) == own and host in (_LOOPBACK, config.listen.host):
-            yield f"backends.{name}.url: this is where dmap itself listens; it would ask itself for ever"
+            yield f"{config.where(name)}.url: this is where dmap itself listens; it would ask itself for ever"
         first = before.setdefault((host, port, path), name)
         if first != name:
-            yield f"backends.{name}.url: the server of backends.{first} too; its models compete unseen"
+            seen = config.where(first)
+            yield f"{config.where(name)}.url: the server of {seen} too; its models compete unseen"
 
 
 _LOOPBACK = "loopback"

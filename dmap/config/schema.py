@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Self, Union
 
 from pydantic import Field, GetCoreSchemaHandler, GetPydanticSchema, model_validator
 from pydantic_core import CoreSchema
@@ -28,18 +28,25 @@ def _tagged(_: Any, schema_of: GetCoreSchemaHandler) -> CoreSchema:
     return schema_of(Annotated[Union[sections], Field(discriminator="kind")])  # noqa: UP007
 
 
+def _as_node(_: Any, schema_of: GetCoreSchemaHandler) -> CoreSchema:
+    """Take the section of the kind of servers that are other dmaps."""
+    return schema_of(next(kind.section for kind in KINDS.values() if kind.forwards))
+
+
 _OF_COMMANDS = frozenset(("stop", "url", "ready", "env"))
 
 AnyBackend = Annotated[BackendSection, GetPydanticSchema(_tagged)]
+Node = Annotated[BackendSection, GetPydanticSchema(_as_node)]
 
 
 class Config(Section):
-    """The whole file."""
+    """The whole file.  Its *nodes* are among its *backends*, too."""
 
     listen: Listen = Listen()
     access: AccessSection = AccessSection()
     devices: dict[Name, Device] = {}
     backends: dict[Name, AnyBackend] = {}
+    nodes: dict[Name, Node] = {}
     defaults: Defaults = Defaults()
     macros: dict[str, str] = {}
     models: dict[str, ModelSection] = {}
@@ -59,6 +66,15 @@ class Config(Section):
         if not isinstance(values, dict):
             return values
         return expanded({name: value for name, value in values.items() if value is not None})
+
+    @model_validator(mode="after")
+    def _with_nodes(self) -> Self:
+        object.__setattr__(self, "backends", {**self.nodes, **self.backends})
+        return self
+
+    def where(self, backend: str) -> str:
+        """Return the path in the file of what describes the backend called *backend*."""
+        return f"{'nodes' if backend in self.nodes else 'backends'}.{backend}"
 
     @cached_property
     def settings(self) -> Settings:
@@ -80,6 +96,8 @@ class Config(Section):
             if backend.device not in (None, *self.devices):
                 near = meant(backend.device, self.devices)
                 yield f"backends.{name}.device: there is no device {backend.device!r} under devices{near}"
+        for name in (name for name, node in self.nodes.items() if self.backends[name] is not node):
+            yield f"nodes.{name}: a backend has this name, too"
         yield from (f"redis.{problem}" for problem in (self.redis.conflicts() if self.redis else ()))
         yield from self._pinned()
         yield from self._crowded()

@@ -6,9 +6,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from dmap.config.access import is_loopback
 from dmap.sections.section import Section
-from dmap.sections.types import File, Integer, like
+from dmap.sections.types import File, Integer, is_loopback, like
 
 _NO_URL = "not the URL of a Redis; write it like redis://10.0.0.5:6379/0, rediss:// for TLS, or unix:///PATH"
 _NO_PREFIX = "not a prefix of keys: up to 64 letters, digits and : . _ -"

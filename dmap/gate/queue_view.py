@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dmap import placement
-from dmap.arbiter import Arbiter, Outlook, Place
+from dmap.arbiter import Arbiter, Outlook, Place, View
 from dmap.gate.lease import Lease
 from dmap.models import ModelKey, Route
 from dmap.placement import Standing
@@ -44,6 +44,14 @@ class QueueView:
     def first_of(self, key: ModelKey) -> str | None:
         """Return the name of the lease that has waited for *key* the longest."""
         return next((lease.name or None for lease in self._arbiter.waiting if lease.seat == key), None)
+
+    def of_newcomers(self) -> View:
+        """Return what those would wait who come now, for each model."""
+        return self._arbiter.view(self._now())
+
+    def load_s(self, key: ModelKey) -> float:
+        """Return what a load of *key* takes, as far as is known."""
+        return self._arbiter.load_s(key)
 
     def _look(self) -> Outlook:
         now, seen = self._now(), self._seen

@@ -18,7 +18,7 @@ _OUTCOMES = {
     # A bound in seconds that the configuration names ran out.
     "timeout": "backend_slow client_stalled lease_expired upload_timeout wait_expired",
     # The backend's fault.
-    "upstream_error": "backend_broke backend_down backend_error model_load_failed",
+    "upstream_error": "backend_broke backend_died backend_down backend_error model_load_failed",
     # Ours.
     "error": "internal_error not_saved",
 }

@@ -1,12 +1,8 @@
 """
 One TCP connection to a backend, its answers parsed by `httptools`.
 
-A connection serves one exchange after another.  Each answer moves it along this line, and only `_turn` takes
-a step::
-
-    IDLE -> SENT -> HEAD -> BODY -> COMPLETE -> IDLE
-                         -> UNFRAMED
-
+A connection serves one exchange after another; each answer moves it along the line of `states`, and only
+`_turn` takes a step.
 It goes back to the pool only when nothing is left on it: the answer is complete and keeps the connection
 alive, the request is written whole, and no byte follows the answer.  Anything else closes it in any state.
 
@@ -17,7 +13,6 @@ rest of the loop has its turn before the next one.
 """
 
 import asyncio
-import enum
 import logging
 import socket
 from collections.abc import Callable
@@ -27,6 +22,7 @@ import httptools
 
 from dmap.errors import BackendBroke, DmapError, Internal, Unanswered
 from dmap.relay.exchange import Exchange, Stale
+from dmap.relay.states import NEXT, State
 
 MAX_HEAD_BYTES = MAX_BESIDE_BYTES = 64 * 1024
 """The headers of an answer, and what may come without a byte of its body in between."""
@@ -43,35 +39,6 @@ _Callback: TypeAlias = "Callable[[BackendConnection], None]"
 _log = logging.getLogger(__name__)
 
 
-class State(enum.IntEnum):
-    """
-    The state of a connection.
-
-    IDLE: nothing is on it.  SENT: a request is written, and nothing of its answer has come.  HEAD: the head
-    of the answer is coming, or a 1xx before it.  BODY: the body is coming, and its framing will tell its end.
-    UNFRAMED: the body is coming, and ends where the connection does.  COMPLETE: the answer is whole, and
-    another request may follow.  SPENT: it is whole, and none may follow.  CLOSED: the connection has ended,
-    or is about to.
-    """
-
-    IDLE = 0
-    SENT = 1
-    HEAD = 2
-    BODY = 3
-    UNFRAMED = 4
-    COMPLETE = 5
-    SPENT = 6
-    CLOSED = 7
-
-
-_NEXT: dict[State, tuple[State, ...]] = {
-    State.IDLE: (State.SENT,),
-    State.SENT: (State.HEAD,),
-    State.HEAD: (State.BODY, State.UNFRAMED),
-    State.BODY: (State.COMPLETE, State.SPENT),
-    State.COMPLETE: (State.IDLE, State.SPENT),
-    State.SPENT: (State.SPENT,),
-}
 _BODY = State.BODY  # looked up for each chunk
 
 
@@ -141,7 +108,7 @@ class BackendConnection(asyncio.Protocol):
         self.transport.abort()
 
     def _turn(self, to: State) -> None:
-        assert to is State.CLOSED or to in _NEXT.get(self.state, ()), f"from {self.state!r} to {to!r}"
+        assert to is State.CLOSED or to in NEXT.get(self.state, ()), f"from {self.state!r} to {to!r}"
         self.state = to
 
     # What asyncio calls.
@@ -226,6 +193,8 @@ class BackendConnection(asyncio.Protocol):
             raise BackendBroke(f"the backend's answer is not HTTP: its status is {status}")
         headers = exchange.headers
         if status < 200:
+            if exchange.hear(status):
+                self._beside_bytes = 0
             headers.clear()
             return
         exchange.status = status

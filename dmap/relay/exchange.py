@@ -14,8 +14,9 @@ from typing import NamedTuple, Protocol, Self
 
 from multidict import CIMultiDict
 
-from dmap.errors import BackendSlow, DmapError, LeaseExpired
+from dmap.errors import BackendDown, BackendSlow, DmapError, LeaseExpired
 from dmap.relay.sweep import Sweep
+from dmap.wire import hop
 
 HOLD_BYTES = 64 * 1024
 """What is held of a body until somebody takes it; beyond that, its stream is paused."""
@@ -61,12 +62,15 @@ class Exchange:
     Body bytes go to *sink*, which starts out collecting them in *held*.  *halted* is set while the answer is
     paused, and when it has ended.  *broken* is then None if the answer is complete; else it says why not,
     which may be that one of the *bounds* is over.  A backend that is paused is not silent.
+
+    At a node it *waits* first, in *place*; the bounds are those of an answer, so they hold from its grant on.
     """
 
     stream: Stream | None
     loop: InitVar[asyncio.AbstractEventLoop]
     bounds: Bounds
     under_way: "Sweep[Exchange]"
+    at_node: bool = False
     first: asyncio.Future[None] = field(init=False)
     halted: asyncio.Event = field(default_factory=asyncio.Event)
     look_s: float = field(init=False)
@@ -81,15 +85,32 @@ class Exchange:
     ended: bool = False
     broken: DmapError | None = None
     by_eof: bool = False
+    waits: bool = field(init=False)
+    waited_s: float = 0.0
+    place: str = "waiting for the first token"
+    _now: Callable[[], float] = field(init=False)
+    _heard_at: float = field(init=False)
     _seen: int = 0
     _silent_since: float = field(init=False)
 
     def __post_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.first = loop.create_future()
-        self.look_s = min(self.bounds) / _LOOKS
-        self.sent_at = self._silent_since = loop.time()
+        self.waits, self._now = self.at_node, loop.time
+        self.look_s = min((*self.bounds, hop.SILENT_S) if self.at_node else self.bounds) / _LOOKS
+        self.sent_at = self._silent_since = self._heard_at = loop.time()
         self.sink = self.hold
         self.under_way.add(self)
+
+    def hear(self, status: int) -> bool:
+        """Take the head of an answer in between (1xx); tell whether it means anything, as a node's does."""
+        if not self.waits:
+            return False
+        self._heard_at = self._now()
+        if status == hop.WAITS:
+            self.place = hop.place_in(self.headers)
+        elif status == hop.GRANTED:
+            self._granted()
+        return True
 
     def hold(self, data: bytes) -> None:
         """Keep a piece of the body in `held`, and pause when that is enough; it is the first sink."""
@@ -129,7 +150,9 @@ class Exchange:
     def look(self, now: float) -> None:
         """End the answer if one of its bounds is over; for the sweep."""
         first_byte_s, idle_s, lease_s = self.bounds
-        if now - self.sent_at >= lease_s:
+        if self.waits:
+            self._look_at_node(now)
+        elif now - self.sent_at >= lease_s:
             self.stop(LeaseExpired(f"the request held its model for {lease_s:g} s (lease_s of the device)"))
         elif not self.first.done():
             if now - self.sent_at >= first_byte_s:
@@ -139,6 +162,17 @@ class Exchange:
             self._seen, self._silent_since = self.chunks, now
         elif now - self._silent_since >= idle_s:
             self.stop(BackendSlow(f"silence from the backend for {idle_s:g} s (server.idle_s)"))
+
+    def _granted(self) -> None:
+        """Let the bounds begin: the model is this request's from now on."""
+        now = self._now()
+        self.waits, self.place, self.waited_s = False, "waiting for the first token", now - self.sent_at
+        self.sent_at = self._silent_since = now
+
+    def _look_at_node(self, now: float) -> None:
+        """Give up a node that has said nothing for long: its process may stand still."""
+        if now - self._heard_at >= hop.SILENT_S or now - self.sent_at >= hop.LONGEST_WAIT_S:
+            self.stop(BackendDown(f"its node has told nothing for {now - self._heard_at:.0f} s"))
 
     def finish(self, broken: DmapError | Stale | None = None) -> None:
         """Mark the answer complete, or *broken*; called by the connection."""
@@ -162,6 +196,8 @@ class Exchange:
 
     def _release(self) -> Stream | None:
         stream, self.stream = self.stream, None
+        if self.waits and not self.ended:
+            self.waited_s = self._now() - self.sent_at
         self.ended = True
         self.halted.set()
         self.under_way.discard(self)

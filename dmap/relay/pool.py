@@ -6,9 +6,11 @@ from collections import deque
 
 from dmap.backends import Target, trouble_of
 from dmap.errors import BackendDown, DmapError, Overloaded
-from dmap.relay.connection import Address, BackendConnection, State
+from dmap.relay.connection import Address, BackendConnection
 from dmap.relay.exchange import Bounds, Exchange
+from dmap.relay.states import State
 from dmap.relay.sweep import Sweep
+from dmap.sockets import watch_node
 
 MAX_IDLE_S = 3.5
 """LM Studio and llama-server close an idle connection after 5 s (`Keep-Alive: timeout=5`)."""
@@ -39,17 +41,21 @@ class Pool:
         *,
         method: str = "POST",
         fresh: bool = False,
+        at_node: bool = False,
     ) -> Exchange:
         """
-        Send one request; the exchange then owns the connection and has to be ended by `with`.
+        Send one request, *at_node* to one; the exchange owns the connection and has to be ended by `with`.
 
         With *fresh* no idle connection is used.  Raises `BackendDown` when no connection can be had, and
         nothing was sent then.
         """
         head = target.head(method, (*headers, ("Content-Length", str(len(body)))))
         connection = None if fresh else self._take((target.host, target.port, target.tls))
-        connection = connection or await self._open(target)
-        exchange = Exchange(connection, self.loop, bounds, self.under_way)
+        if connection is None:
+            connection = await self._open(target)
+            if at_node:
+                watch_node(connection.transport.get_extra_info("socket"))
+        exchange = Exchange(connection, self.loop, bounds, self.under_way, at_node)
         connection.write(exchange, head, body)
         return exchange
 

@@ -14,9 +14,10 @@ from multidict import CIMultiDict
 
 from dmap.aiohttp_insides import nothing
 from dmap.backends import Target
-from dmap.errors import BackendBroke, Relayed
+from dmap.errors import BackendBroke, DmapError, Relayed
 from dmap.kinds import PHRASES
 from dmap.record import RequestRecord
+from dmap.relay import nodes
 from dmap.relay.exchange import Bounds, Exchange, Stale
 from dmap.relay.pool import Pool
 from dmap.relay.reply import Reply
@@ -38,6 +39,7 @@ async def run(
     method: str = "POST",
     fresh: bool = False,
     by_finish: bool = False,
+    at_node: bool = False,
     on_answer: Callable[[str | None], None] = lambda named: None,
 ) -> None:
     """
@@ -49,21 +51,25 @@ async def run(
     *on_answer* is called when the answer begins, with the model that it names, or None.  It may raise, before
     anything of the answer is passed on; from then on nothing of the request's body is kept.
 
-    *by_finish* takes a `finish_reason` for the end of a stream that lacks `[DONE]`.  Raises a `DmapError` for
-    whatever keeps the answer from being whole.  When this is cancelled, the backend is cut off at once.
+    *by_finish* takes a `finish_reason` for the end of a stream that lacks `[DONE]`.  *at_node* the request
+    may wait first, and what fails before it is granted is an error with `elsewhere`.  Raises a `DmapError`
+    for whatever keeps the answer from being whole.  When this is cancelled, the backend is cut off at once.
     """
     bounds = Bounds(reply.server.first_byte_s, reply.server.idle_s, lease_s)
 
-    async def ask(*, fresh: bool) -> Exchange:
-        sent = await pool.send(await where(), headers, body(), bounds, method=method, fresh=fresh)
-        return await _first(reply, sent)
+    async def ask(*, anew: bool) -> Exchange:
+        sent = await pool.send(
+            await where(), headers, body(), bounds, method=method, fresh=anew, at_node=at_node
+        )
+        return await _first(reply, sent, acts=fresh)
 
     try:
-        begun = await ask(fresh=fresh)
+        begun = await ask(anew=fresh)
     except Stale:
-        begun = await ask(fresh=True)
+        begun = await ask(anew=True)
     with begun as exchange:
         try:
+            await nodes.check(exchange)
             on_answer(_named(exchange))
             if exchange.status == 200 and _kind(exchange) == "text/event-stream":
                 await _stream(reply, exchange, by_finish)
@@ -73,13 +79,17 @@ async def run(
             reply.record.chunks = exchange.chunks
 
 
-async def _first(reply: Reply, exchange: Exchange) -> Exchange:
+async def _first(reply: Reply, exchange: Exchange, *, acts: bool) -> Exchange:
     """Wait for the first byte of the answer's body."""
     try:
-        await reply.wait(exchange.first, lambda: "waiting for the first token")
+        await reply.wait(exchange.first, lambda: exchange.place)
+    except DmapError as error:
+        raise nodes.verdict(exchange, error, acts=acts) from None
     except BaseException:
         exchange.abort()
         raise
+    finally:
+        reply.record.away_s += exchange.waited_s
     reply.record.first_byte_s = asyncio.get_running_loop().time() - exchange.sent_at
     return exchange
 

@@ -51,6 +51,14 @@ def _network(value: Any) -> Any:
     return network
 
 
+def is_loopback(host: str) -> bool:
+    """Tell whether only this host can reach *host*, an address or a name."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def check_url(value: str) -> str:
     """Take the URL of a server; a password in it is refused, because it would be dropped in silence."""
     if not re.match("https?://", value):

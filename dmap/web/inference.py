@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Callable
+from typing import cast
 
 from aiohttp import web
 
 from dmap import relay
-from dmap.backends import Backend, Kind, Target
+from dmap.backends import Backend, Forwarding, Kind, Target
 from dmap.errors import (
     BackendBroke,
     BackendDown,
@@ -25,6 +26,7 @@ from dmap.relay import Reply
 from dmap.web import node, request_log, upload
 from dmap.web.asked import Asked
 from dmap.web.beside import beside
+from dmap.web.front import hop_to
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
 from dmap.wire.body import Call
@@ -46,6 +48,7 @@ async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
         route = await proxy.resolve(asked.model, visit.client, or_fallback=visit.hop is None)
     except ModelNotFound as error:
         raise error if visit.hop is None else Misdirected(error.message) from None
+    node.refuse_another_hop(proxy, visit, route)
     note(visit, route)
     await _check(proxy, visit, asked, route)
     return await answer(proxy, visit, reply, asked, route)
@@ -152,8 +155,8 @@ async def _serve(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: 
         lease.release()
         if record.lacks_route and route.device is not None:
             proxy.lacking.note(route.key, asked.path.path)
-        record.queue_s, record.switch_s = lease.queue_s, lease.switch_s
-        record.service_s = lease.service_s
+        record.queue_s, record.switch_s = lease.queue_s + record.away_s, lease.switch_s
+        record.service_s = lease.service_s - record.away_s
 
 
 async def _granted(
@@ -190,6 +193,10 @@ def _words(gate: Gate, lease: Lease) -> str:
 async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: Route) -> None:
     """Send the request to its backend, and pass the answer on."""
     backend, path = proxy.backends[route.key.backend], asked.path.path
+    kind, headers = proxy.config.kind_of(backend.name), _headers(visit, asked)
+    if kind.forwards:
+        cast(Forwarding, backend).sent(route.key.model)
+        headers += hop_to(visit, route)
 
     async def where() -> Target:
         await backend.confirm()
@@ -207,13 +214,14 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
         reply,
         proxy.pool,
         where,
-        _headers(visit, asked),
+        headers,
         functools.partial(asked.fitted, route),
         lease_s=proxy.gate(route).section.lease_s,
         method=visit.record.method,
         fresh=asked.acts,
         on_answer=begun,
-        by_finish=proxy.config.kind_of(backend.name).ends_by_finish,
+        by_finish=kind.ends_by_finish,
+        at_node=kind.forwards,
     )
 
 

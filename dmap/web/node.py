@@ -1,5 +1,5 @@
 """
-What a node tells a front that asks for others: that a request waits, and that it has its model.
+What a node tells a front that asks for others: how it stands, that a request waits, that it has its model.
 
 Such answers in between go to fronts and to nobody else.  Comments in a stream go to all but them: a comment
 commits to an answer, and the front could send the request nowhere else.  `wire.hop` has what is said.
@@ -8,10 +8,15 @@ commits to an answer, and the front could send the request nowhere else.  `wire.
 import asyncio
 from collections.abc import Callable
 
+from aiohttp import web
+
 from dmap.aiohttp_insides import write_before
-from dmap.errors import BadRequest
+from dmap.errors import BadRequest, Misdirected
+from dmap.models import Route
+from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
 from dmap.wire import hop
+from dmap.wire.view import written
 
 
 def take_hop(visit: Visit) -> None:
@@ -23,6 +28,19 @@ def take_hop(visit: Visit) -> None:
         if visit.request.version < (1, 1):
             raise BadRequest("a front speaks HTTP/1.1, which has answers in between")
         visit.hop, visit.client = asks, visit.client.asking_for(asks)
+
+
+def refuse_another_hop(proxy: Proxy, visit: Visit, route: Route) -> None:
+    """Refuse a front a *route* to yet another box: two that have each other as nodes would ask for ever."""
+    if visit.hop is not None and proxy.config.kind_of(route.key.backend).forwards:
+        raise Misdirected(f"{route.key.model!r} is at other boxes only, and a request makes one hop")
+
+
+async def view(proxy: Proxy, visit: Visit) -> web.Response:
+    """`GET /node/view`: how this dmap stands, for a front; its models only if `?tag=` is not theirs."""
+    known = visit.request.query.get("tag", "")
+    body = written(proxy.views.of(visit.client, known))
+    return web.Response(body=body, content_type="application/json")
 
 
 async def wait(visit: Visit, future: "asyncio.Future[None]", words: Callable[[], str]) -> None:

@@ -14,7 +14,7 @@ from dmap import tasks
 from dmap.access import Access, Client
 from dmap.activity import ActivityLog
 from dmap.backends import Backend, Engine, PassingSection, Switcher
-from dmap.catalog import Catalog, Contexts
+from dmap.catalog import Catalog, Contexts, Shown
 from dmap.config import Config, Device
 from dmap.errors import ModelNotFound, NotSaved
 from dmap.events import Bus
@@ -35,6 +35,7 @@ from dmap.web import durations
 from dmap.web.capture import Captures
 from dmap.web.context import ContextGuard
 from dmap.web.lacking import Lacking
+from dmap.web.view import Views
 from dmap.web.visit import Visits
 
 _log = logging.getLogger(__name__)
@@ -87,6 +88,9 @@ class Proxy:
         self.passing = [name for name in config.backends if config.kind_of(name).passes_on]
         passages = {f"backend {name}": gate for name, gate in self.passages.items()}
         self.gates: Mapping[str, Gate] = self.devices | passages
+        self.views = Views(
+            self.gates, lambda client: self.catalog.shown(client, self.residents()), self._gate_here
+        )
         self.pool = Pool(connect_s=server.connect_s)
         self.visits = Visits(server)
         self.context = ContextGuard(config, self.backends, counters(config))
@@ -186,6 +190,13 @@ class Proxy:
     def gate(self, route: Route) -> Gate:
         """Return the gate that *route* passes through."""
         return self.devices[route.device] if route.device is not None else self.passages[route.key.backend]
+
+    def _gate_here(self, shown: Shown) -> str | None:
+        """Return the name of the gate that requests for a model pass here, as `Views` has it."""
+        backend = shown.entry.key.backend
+        if self.config.kind_of(backend).forwards:
+            return None
+        return (shown.route.device or f"backend {backend}") if backend in self.inventory.answering else ""
 
     def drain(self, device: str, *, unload: bool) -> None:
         """Have *device* serve nobody until `resume`, and no server on it; with *unload* its models go."""

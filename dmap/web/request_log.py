@@ -9,7 +9,9 @@ from dmap.logfmt import Line
 from dmap.record import RequestRecord
 
 _log = logging.getLogger("dmap.requests")
-_QUIET = frozenset(("/health", "/ready", "/metrics", "/debug/status", "/debug/metrics", "/admin/queue"))
+_QUIET = frozenset(
+    ("/health", "/ready", "/metrics", "/debug/status", "/debug/metrics", "/admin/queue", "/node/view")
+)
 _ENDS = {"success": "request.finished", "client_left": "request.cancelled", "cancelled": "request.cancelled"}
 
 

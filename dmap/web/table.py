@@ -7,7 +7,7 @@ from aiohttp import web
 
 from dmap.errors import MethodNotAllowed, PathNotFound
 from dmap.kinds import ROUTES
-from dmap.web import debug, listing, logs, metrics, status
+from dmap.web import debug, listing, logs, metrics, node, status
 from dmap.web.admin import models, service
 from dmap.web.inference import infer
 from dmap.web.passing import pass_on
@@ -41,6 +41,7 @@ PATHS: Mapping[str, Mapping[str, Handler]] = {
     "/debug/captures": {"GET": debug.captures},
     "/debug/logs/{id}": {"GET": logs.log},
     "/metrics": {"GET": metrics.page},
+    "/node/view": {"GET": node.view},
 }
 """What each path takes; `{id}` stands for any text."""
 

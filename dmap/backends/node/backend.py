@@ -1,0 +1,180 @@
+"""
+One node, as this front knows it: what it said last of itself, and since when it has said nothing.
+
+A view is a hint.  One that is old or wrong costs a wait, and nothing else: what is truly free there is known
+by its own gates alone.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from dmap.backends.ask import Unheard, ask
+from dmap.backends.base import Target, ignore
+from dmap.backends.compatible import LIST_BYTES
+from dmap.backends.node.section import NodeSection
+from dmap.errors import BackendDown
+from dmap.logfmt import Line
+from dmap.models import ModelInfo
+from dmap.placement import Place, Standing
+from dmap.tasks import end, spawn
+from dmap.wire.view import Listed, NodeView, line_of, read
+
+VIEW_S = 0.5
+"""So often a node is asked how it stands."""
+ANSWER_S = 1.0
+DOUBTFUL_S, GONE_S = 1.5, 3.0
+"""A node that has said nothing for so long comes after all others, and then takes no request at all."""
+MISSING_S = 0.5
+"""A node that is missed is asked more often and given less time, so that 1 s after its return it is known."""
+
+_log = logging.getLogger(__name__)
+
+
+class NodeBackend:
+    """The node that *section* describes; a connection for a request may take *connect_s*."""
+
+    def __init__(self, name: str, section: NodeSection, connect_s: float) -> None:
+        self.name, self.url = name, section.url
+        self.report: Callable[[Sequence[ModelInfo] | BackendDown], None] = ignore
+        self._server = Target.of(section.url, section.api_key, str(section.ca) if section.ca else None)
+        self._view: NodeView | None = None
+        self._models: dict[str, Listed] = {}
+        self._tag = ""
+        self._sent = Counter[str]()
+        self._seen_at = 0.0
+        self._trouble: str | None = "it has not been asked yet"
+        self._watching: asyncio.Task[None] | None = None
+
+    # What the inventory asks
+
+    async def models(self) -> Sequence[ModelInfo]:
+        """
+        Ask how it stands; from the first time on it is asked again and again, until `close`.
+
+        Raises `BackendDown` when it does not answer as a node.
+        """
+        await self._ask()
+        if self._watching is None:
+            self._watching = spawn(self._watch, f"view {self.name}")
+        self._check()
+        return self._infos()
+
+    def target(self, model: str, path: str) -> Target:
+        """Tell where a request for our route *path* goes.  Raises `BackendDown` if it is gone."""
+        self._check()
+        return self._server.at(path)
+
+    async def confirm(self) -> None:
+        """Check nothing: what is loaded there is the node's business."""
+
+    def means(self, model: str, named: str) -> bool:
+        """Take any name: the node has compared it."""
+        return True
+
+    async def close(self) -> None:
+        """Ask no more."""
+        await end(self._watching)
+
+    # What a request asks
+
+    def place(self, model: str, in_flight: int) -> Place:
+        """Return what a request for *model* would meet here, by the last view."""
+        listed, view, age_s = self._models.get(model), self._view, self.age_s
+        if listed is None or view is None:
+            return Place(self.name, None, in_flight=in_flight, standing=Standing.LAST)
+        line, serves = line_of(view, listed)
+        standing = Standing.DOUBTFUL if age_s >= DOUBTFUL_S else Standing.SOUND
+        return Place(
+            self.name,
+            line.wait_s if standing is Standing.SOUND else None,
+            line.resident,
+            self._sent[model],
+            line.answer_s,
+            line.parallel,
+            in_flight,
+            standing if serves else Standing.LAST,
+        )
+
+    def sent(self, model: str) -> None:
+        """Count a request that goes here, until the next view has it."""
+        self._sent[model] += 1
+
+    @property
+    def age_s(self) -> float:
+        """How old the last view is, in seconds."""
+        return asyncio.get_running_loop().time() - self._seen_at
+
+    @property
+    def _is_missing(self) -> bool:
+        return self._trouble is not None or self.age_s >= DOUBTFUL_S
+
+    # The view
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(MISSING_S / 2 if self._is_missing else VIEW_S)
+            was, had = self._trouble, self._infos()
+            await self._ask()
+            if self._trouble is not None and was is None:
+                self.report(self._down())
+            elif self._trouble is None and (was is not None or self._infos() != had):
+                self.report(self._infos())
+
+    async def _ask(self) -> None:
+        """Ask once.  What was sent while it was asked counts as not seen yet."""
+        sent, target = self._sent.copy(), self._server.at(f"/node/view?tag={self._tag}")
+        within_s = MISSING_S if self._is_missing else ANSWER_S
+        try:
+            status, body = await ask(target, within_s=within_s, most_bytes=LIST_BYTES)
+            if status != 200:
+                raise Unheard(_REFUSED.get(status, f"status {status} for /node/view"))
+            self._take(read(body))
+            self._sent -= sent
+        except (Unheard, ValueError, TimeoutError) as exc:
+            self._miss(exc)
+
+    def _take(self, view: NodeView) -> None:
+        if self._view is not None and view.run == self._view.run and view.seq < self._view.seq:
+            return
+        if view.models is not None:
+            self._models, self._tag = {one.id: one for one in view.models}, view.models_tag
+        if self._view is not None and view.run != self._view.run:
+            self._sent.clear()
+        self._view, self._trouble = view, None
+        self._seen_at = asyncio.get_running_loop().time()
+
+    def _miss(self, exc: Exception) -> None:
+        """Note a view that did not come; one is no reason to give the node up, unless it refused."""
+        reason = "no answer in time" if isinstance(exc, TimeoutError) else str(exc)
+        if isinstance(exc, Unheard | ValueError) or self.age_s >= GONE_S or self._view is None:
+            self._trouble = reason
+        _log.debug(Line("view_missed", {"node": self.name, "reason": reason}))
+
+    def _infos(self) -> list[ModelInfo]:
+        return [self._info(one) for one in self._models.values()]
+
+    def _info(self, one: Listed) -> ModelInfo:
+        return ModelInfo(
+            one.id,
+            resident=self._view is not None and line_of(self._view, one)[0].resident,
+            context_length=one.context_length,
+            embedding=one.embedding,
+            vision=one.vision,
+            names=tuple(one.names),
+        )
+
+    def _check(self) -> None:
+        if self._trouble is not None:
+            raise self._down()
+
+    def _down(self) -> BackendDown:
+        return BackendDown(f"the node {self.name!r} does not answer: {self._trouble}", retry_after_s=2)
+
+
+_REFUSED = {
+    401: "it refuses our key; see its access.keys",
+    403: "our key lacks the scope 'front' there",
+    404: "it is no dmap, or an older one",
+}

@@ -1,0 +1,162 @@
+"""A front and its node, as their client and the node's server see them."""
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+from tests.conftest import Proxy
+from tests.fakes import DONE, END, SSE, FakeBackend, chunk, delta, soon
+
+FRONT = hashlib.sha256(b"front").hexdigest()
+ANNA = hashlib.sha256(b"anna").hexdigest()
+SECONDS = 10
+
+
+@pytest.fixture
+async def node(start: Any, backend: FakeBackend) -> Proxy:
+    """Run a node with one place, at which the test answers by hand."""
+    backend.script = backend.by_hand
+    proxy: Proxy = await start(
+        f"""
+        access: {{keys: [{{name: fronts, sha256: {FRONT}, scopes: [front]}}]}}
+        backends: {{fake: {{kind: openai, url: '{backend.url}', parallel: 1, queue: 1}}}}
+        """
+    )
+    return proxy
+
+
+@pytest.fixture
+async def front(start: Any, node: Proxy) -> Proxy:
+    """Run a front of that node."""
+    proxy: Proxy = await start(
+        f"""
+        access: {{keys: [{{name: anna, sha256: {ANNA}, priority: 2, permit: [keep_alive]}}]}}
+        nodes: {{box1: {{url: '{node.url}', api_key: front}}}}
+        server: {{heartbeat_s: 0.1}}
+        """
+    )
+    return proxy
+
+
+def ask(path: str = "/v1/chat/completions", *headers: str, **fields: Any) -> bytes:
+    """Write a request of Anna's for *path*."""
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields})
+    lines = (f"POST {path} HTTP/1.1", "Host: x", "Authorization: Bearer anna", *headers)
+    return "\r\n".join((*lines, f"Content-Length: {len(body)}", "", body)).encode()
+
+
+def get(path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer anna\r\n\r\n".encode()
+
+
+async def test_a_front_lists_what_its_node_has(front):
+    """The models of a node are the front's, each with the node that has it."""
+    client = await front.client()
+    await client.send(get("/v1/models"))
+
+    (listed,) = json.loads((await client.answer()).body)["data"]
+
+    assert (listed["id"], listed["owned_by"], listed["resident"]) == ("m", "box1", True)
+
+
+async def test_an_answer_through_a_front(front, node, backend):
+    """The node's server gets the very bytes that the client wrote, and the client those that it answers."""
+    client = await front.client()
+    request = ask("/v1/chat/completions", "x-request-id: mine", stream=True, max_completion_tokens=7)
+    await client.send(request)
+
+    asked = await backend.next()
+    await asked.end(SSE, chunk(delta("hello")), chunk(DONE), END)
+    answer = await client.answer()
+
+    assert request.endswith(asked.body)
+    assert asked.headers["x-request-id"] == "mine"
+    assert not {name for name in asked.headers if name.startswith("dmap-")}
+    assert answer.body == delta("hello") + DONE
+    assert answer.head.headers["x-request-id"] == "mine"
+
+
+async def test_a_node_knows_for_whom_a_front_asks(front, node, backend):
+    """Name, priority and permits of a front's client hold at the node."""
+    client = await front.client()
+    await client.send(ask(keep_alive=5))
+    await backend.next()
+
+    (visit,) = node.proxy.visits.open()
+
+    assert (visit.record.client, visit.record.priority) == ("anna", 2)
+    assert visit.client.permit == {"keep_alive"}
+    assert 0 <= visit.hop.waited_s < SECONDS
+
+
+async def test_a_front_tells_its_client_of_the_wait(front, node, backend):
+    """What a node tells of the wait becomes comments for the client, and the wait is the request's."""
+    first, second = await front.client(), await front.client()
+    await first.send(ask(stream=True))
+    under_way = await backend.next()
+    await second.send(ask("/v1/chat/completions", "x-request-id: second", stream=True))
+
+    await second.until(b": dmap: position 1 in the queue, ")
+    await under_way.end(SSE, chunk(delta("a")), chunk(DONE), END)
+    await (await backend.next()).end(SSE, chunk(delta("b")), chunk(DONE), END)
+    await second.until(DONE)
+    await front.settled()
+
+    assert node.leftovers == 0
+    ended = [event for event in front.proxy.bus.since(0, 99)[0] if event.type == "request.finished"]
+    (waited,) = [event.fields["queue_s"] for event in ended if event.fields["id"] == "second"]
+    assert waited > 1
+
+
+async def test_a_client_that_leaves_the_front_leaves_the_node(front, node, backend):
+    """A ticket at a node goes with the front's client."""
+    first, second = await front.client(), await front.client()
+    await first.send(ask(stream=True))
+    await backend.next()
+    await second.send(ask(stream=True))
+    gate = node.proxy.gates["backend fake"]
+    await soon(lambda: gate.snapshot().waiting == 1, SECONDS)
+
+    second.close()
+
+    await soon(lambda: gate.snapshot().waiting == 0, SECONDS)
+    assert gate.snapshot().leases == 1
+
+
+async def test_what_a_node_refuses_is_told(front, node, backend):
+    """A refusal of the node's own reaches the client with its status, its code, its words and its time."""
+    first, second, third = await front.client(), await front.client(), await front.client()
+    await first.send(ask(stream=True))
+    await backend.next()
+    await second.send(ask(stream=True))
+    await soon(lambda: node.proxy.gates["backend fake"].snapshot().waiting == 1, SECONDS)
+    await third.send(ask(stream=True))
+
+    answer = await third.answer()
+
+    error = json.loads(answer.body)["error"]
+    assert (answer.head.status, error["code"]) == (429, "rate_limit_exceeded")
+    assert error["message"].startswith("the queue of 'fake' is full")
+    assert answer.head.headers["retry-after"].isdecimal()
+
+
+async def test_no_request_makes_two_hops(start, front, node):
+    """A front that is somebody's node serves its own models to it, and no other box's."""
+    client = await front.client()
+    await client.send(get("/v1/models"))
+    await client.answer()
+    further = await start(
+        f"""
+        access: {{keys: [{{name: fronts, sha256: {FRONT}, scopes: [front]}}]}}
+        nodes: {{box1: {{url: '{node.url}', api_key: front}}}}
+        """
+    )
+    outer = await further.client()
+    await outer.send(ask("/v1/chat/completions", "Dmap-Hop: 1", "Dmap-Client: x").replace(b"anna", b"front"))
+
+    answer = await outer.answer()
+
+    assert answer.head.status == 421
+    assert json.loads(answer.body)["error"]["code"] == "misdirected"
