@@ -3,5 +3,6 @@ Which clients may ask, and how much: addresses, keys, scopes, quotas, over plain
 """
 
 from dmap.access.admission import Access, Client, scope_of
+from dmap.access.quota import Verdict
 
-__all__ = ["Access", "Client", "scope_of"]
+__all__ = ["Access", "Client", "Verdict", "scope_of"]

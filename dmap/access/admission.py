@@ -19,7 +19,7 @@ from multidict import MultiMapping
 from dmap import config
 from dmap.access.address import Address, Networks
 from dmap.access.pages import Pages
-from dmap.access.quota import Failures, Usage
+from dmap.access.quota import Failures, Usage, Verdict
 from dmap.errors import AccessDenied, InvalidKey, Overloaded
 from dmap.events import Tell
 from dmap.wire.hop import Hop
@@ -82,7 +82,9 @@ class Access:
     The lists of the configuration's `access`, parsed once.
 
     *names* are the names of this host that a request without a key may use, see `Pages`.  *tell* is called
-    with every refusal, without its key.  *clock* counts seconds, *now* gives the wall time.
+    with every refusal, without its key.  *guessed* may be set: it is called with an address that has tried a
+    wrong key, how many it may try in a minute, and what is to hear when all of them, here and elsewhere, are
+    made up for.  *clock* counts seconds, *now* gives the wall time.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Access:
     ) -> None:
         self.usages = defaultdict[str, Usage](Usage)
         self.failures = Failures()
+        self.guessed: Callable[[str, int, Callable[[str, float], None]], None] = lambda *_: None
         self._tell, self._clock, self._now = tell, clock, now
         self.configure(access, names)
 
@@ -129,9 +132,11 @@ class Access:
             self._deny(name, path, error)
             raise
 
-    def begin(self, client: Client, path: str) -> None:
+    def begin(self, client: Client, path: str, said: Verdict | None = None, among: int = 1) -> None:
         """
         Count a request of *client* as under way; one `end` follows.
+
+        *said* is what all dmaps together let it do; None leaves that to this one, and its share *among* all.
 
         Raises `Overloaded` where its key has too many at once or in a minute.  Addresses have no bound of
         their own; they share the queues.
@@ -139,7 +144,7 @@ class Access:
         if client.key is None:
             return
         try:
-            self.usages[client.name].begin(client.key, self._clock())
+            self.usages[client.name].begin(client.key, self._clock(), said, among)
         except Overloaded as error:
             self._deny(client.name, path, error)
             raise
@@ -148,6 +153,9 @@ class Access:
         """Count a request of *client* no more, *lasted_s* after it came."""
         if client.key is not None:
             self.usages[client.name].end(lasted_s)
+
+    def _learn(self, address: str, ahead_s: float) -> None:
+        self.failures.learn(address, ahead_s, self._clock())
 
     def _deny(self, client: str, path: str, error: AccessDenied | InvalidKey | Overloaded) -> None:
         fields = {"client": client, "path": path, "status": error.status, "code": error.code}
@@ -192,6 +200,7 @@ class Access:
             return known[0]
         if credentials:  # none at all is no guess
             self.failures.count(place.name, self._failures_per_min, self._clock())
+            self.guessed(place.name, self._failures_per_min, self._learn)
         raise InvalidKey(
             "no valid API key was given; send it as 'Authorization: Bearer KEY' or as 'x-api-key'"
         )

@@ -7,6 +7,7 @@ each call, so that a reload changes limits and forgets no count.
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from dmap.config import Key
 from dmap.errors import Overloaded
@@ -36,8 +37,19 @@ class Pace:
         return ahead_s if ahead_s > _SLACK_S else 0.0
 
     def take(self, per_min: int, now: float) -> None:
-        """Count one that begins."""
-        self._even_at = max(self._even_at, now) + MINUTE_S / per_min
+        """Count one that begins, whoever has let it: a minute's worth at the most, for no pause is longer."""
+        self._even_at = min(max(self._even_at, now) + MINUTE_S / per_min, now + MINUTE_S)
+
+    def learn(self, ahead_s: float, now: float) -> None:
+        """Take note that others have counted, too: all is made up for in *ahead_s*."""
+        self._even_at = max(self._even_at, now + ahead_s)
+
+
+class Verdict(NamedTuple):
+    """Why a request may not begin yet: so many of its key are *running*, or it has to wait; else 0, 0."""
+
+    running: int = 0
+    wait_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -48,33 +60,49 @@ class Usage:
     _mean_s: float = 0.0
     _pace: Pace = field(default_factory=Pace)
 
-    def begin(self, key: Key, now: float) -> None:
+    def begin(self, key: Key, now: float, said: Verdict | None = None, among: int = 1) -> None:
         """
         Count a request of *key* that begins.
 
-        At most `parallel` are under way at once, and `rate_per_min` begin in a minute.  Raises `Overloaded`
-        with the seconds until the next may begin.
+        At most `parallel` are under way at once, and `rate_per_min` begin in a minute.  That is what all
+        dmaps together have *said*; without that it is judged here, by a share of the bounds where they are
+        shared *among* several.  Raises `Overloaded` with the seconds until the next may begin.
         """
-        name, parallel, per_min = key.name, key.parallel, key.rate_per_min
-        if parallel is not None and self.running >= parallel:
+        parallel, per_min = _share(key.parallel, among), _share(key.rate_per_min, among)
+        if said is None:
+            said = self._judge(parallel, per_min, now)
+            shared = f", of which this dmap has its share of {among} while Redis is away" if among > 1 else ""
+        else:
+            shared = ""
+        if said.running:
             raise Overloaded(
-                f"the key {name!r} has {self.running} under way, its most is {parallel} at once (parallel)",
-                retry_after_s=self._mean_s / parallel,
+                f"the key {key.name!r} has {said.running} under way, its most is {key.parallel} at once"
+                f" (parallel){shared}",
+                retry_after_s=self._mean_s / (key.parallel or 1),
+            )
+        if said.wait_s:
+            raise Overloaded(
+                f"the key {key.name!r} may begin {key.rate_per_min} in a minute (rate_per_min){shared}",
+                retry_after_s=said.wait_s,
             )
         if per_min is not None:
-            wait_s = self._pace.wait_s(per_min, now)
-            if wait_s:
-                raise Overloaded(
-                    f"the key {name!r} may begin {per_min} in a minute (rate_per_min)",
-                    retry_after_s=wait_s,
-                )
             self._pace.take(per_min, now)
         self.running += 1
+
+    def _judge(self, parallel: int | None, per_min: int | None, now: float) -> Verdict:
+        if parallel is not None and self.running >= parallel:
+            return Verdict(running=self.running)
+        return Verdict(wait_s=self._pace.wait_s(per_min, now) if per_min is not None else 0.0)
 
     def end(self, lasted_s: float) -> None:
         """Count a request that has ended after *lasted_s*."""
         self.running -= 1
         self._mean_s += (lasted_s - self._mean_s) / 8
+
+
+def _share(bound: int | None, among: int) -> int | None:
+    """Return what each *among* several may do by itself of a *bound*; at least one, or nobody could."""
+    return None if bound is None else max(1, bound // among)
 
 
 @dataclass(slots=True)
@@ -95,3 +123,8 @@ class Failures:
         self.paces.move_to_end(address)
         if len(self.paces) > self.most:
             self.paces.popitem(last=False)
+
+    def learn(self, address: str, ahead_s: float, now: float) -> None:
+        """Take note that *address* has tried wrong keys elsewhere, too; one that is forgotten stays so."""
+        if address in self.paces:
+            self.paces[address].learn(ahead_s, now)

@@ -85,11 +85,16 @@ class Connection:
 
         Whoever is cancelled meanwhile takes nothing back: the command is done, in its turn.
         """
+        return await self.post(op, *command)
+
+    def post(self, op: str, *command: Any) -> "asyncio.Future[Any]":
+        """Return what will be the answer to *command*, or `Away`, which is raised if that is known now."""
         if not self.is_up or len(self._waiting) >= QUEUE:
             raise Away(self.reason)
-        answer = asyncio.get_running_loop().create_future()
-        self._put(_Asked(op, command, asyncio.get_running_loop().time(), answer))
-        return await answer
+        loop = asyncio.get_running_loop()
+        answer = loop.create_future()
+        self._put(_Asked(op, command, loop.time(), answer))
+        return answer
 
     def tell(self, op: str, *command: Any) -> bool:
         """Have *command* done soon, and return whether that can be; nobody hears what becomes of it."""

@@ -8,9 +8,12 @@ from collections.abc import AsyncGenerator, Callable
 from dmap import tasks
 from dmap.config import RedisSection
 from dmap.shared.connection import Away, Connection
+from dmap.shared.quota import Quotas
 
 BEAT_S = 0.5
 """How often each dmap says that it is there; also how soon Redis is noticed to be gone or back."""
+RENEW_S = 10.0
+"""How often each says what runs there."""
 GONE_S = 6
 """A dmap that has not been heard of for so long is not counted any more."""
 
@@ -27,7 +30,8 @@ class Shared:
     """
     What is shared through the Redis of *section*, as long as this is `running`.
 
-    *dmaps* is how many there were when Redis was last heard of, this one among them.
+    *dmaps* is how many there were when Redis was last heard of, this one among them.  *quotas* are the
+    bounds of keys over all of them.
     """
 
     def __init__(self, section: RedisSection, observe: Callable[[float, str], None]) -> None:
@@ -35,6 +39,8 @@ class Shared:
         self.connection = Connection(section, observe)
         self._name = secrets.token_hex(8)
         self._prefix = section.prefix
+        self.quotas = Quotas(self.connection, section.prefix, self._name)
+        self._renewed_at = 0.0
 
     @property
     def is_up(self) -> bool:
@@ -58,7 +64,11 @@ class Shared:
             await self._beat()
 
     async def _beat(self) -> None:
-        """Say that this dmap is there, and count all of them."""
+        """Say that this dmap is there, and what runs there; count all of them."""
+        was_up, now = self.is_up, asyncio.get_running_loop().time()
         with contextlib.suppress(Away):
             command = ("EVAL", _BEAT, 1, f"{self._prefix}dmaps", self._name, GONE_S)
             self.dmaps = max(1, int(await self.connection.probe("beat", *command)))
+            if not was_up or now - self._renewed_at >= RENEW_S:
+                self._renewed_at = now
+                self.quotas.renew()

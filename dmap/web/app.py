@@ -56,6 +56,8 @@ async def _answer(proxy: Proxy, request: Request) -> web.StreamResponse:
         total_s = clock() - record.arrived_at
         if record.received:
             proxy.access.end(visit.client, total_s)
+        if visit.slot and proxy.shared is not None:
+            proxy.shared.quotas.end(visit.slot)
         request_log.ended(proxy.bus, record, total_s)
         proxy.traces.end(record, total_s)
 
@@ -72,6 +74,8 @@ async def _respond(proxy: Proxy, visit: Visit) -> web.StreamResponse:
         path = request.raw_path.partition("?")[0]
         handler, visit.named = find(request.method, path, passes=bool(proxy.passing))
         if handler is infer or handler is pass_on:
+            if proxy.shared is not None:
+                await _ask_all(proxy, visit)
             _begin(proxy, visit)
         return await handler(proxy, visit)
     except DmapError as error:
@@ -119,9 +123,18 @@ def _admit(proxy: Proxy, visit: Visit) -> None:
         _refuse_form(request)
 
 
+async def _ask_all(proxy: Proxy, visit: Visit) -> None:
+    """Ask what all dmaps together let the request do, where its key has a bound."""
+    key, shared = visit.client.key, proxy.shared
+    if shared is not None and key is not None and (key.parallel or key.rate_per_min):
+        visit.slot = shared.quotas.place(key)
+        visit.said = await shared.quotas.begin(key, visit.slot)
+
+
 def _begin(proxy: Proxy, visit: Visit) -> None:
     """Let in a request for a model.  From now on it counts for the bounds of its key."""
-    proxy.access.begin(visit.client, visit.record.path)
+    among = proxy.shared.dmaps if proxy.shared is not None else 1
+    proxy.access.begin(visit.client, visit.record.path, visit.said, among)
     record = visit.record
     record.received = True
     request_log.tell(proxy.bus, record, "request.received", {"method": record.method, "path": record.path})

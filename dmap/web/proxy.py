@@ -105,6 +105,8 @@ class Proxy:
             lost=lambda: self.activity.lost,
             redis=lambda: self.shared.is_up if self.shared is not None else None,
         )
+        if self.shared is not None:
+            self.access.guessed = self.shared.quotas.guessed
         self.trials: dict[str, Activation] = {}
         self.turns: dict[ModelKey, asyncio.Lock] = {}
         self.reload: Callable[[], list[str]] | None = None

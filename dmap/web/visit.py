@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from dmap.access import Client
+from dmap.access import Client, Verdict
 from dmap.config import Server
 from dmap.errors import BodyTooLarge, DmapError, Overloaded
 from dmap.record import RequestRecord
@@ -35,7 +35,8 @@ class Visit:
     One request.
 
     *client* is who asks, once that is known, and *hop* what a front says that asks for it.  *named* is what
-    its path names, of a model or a request.
+    its path names, of a model or a request.  *slot* is what it is counted as over all dmaps, and *said* what
+    these let it do; they have no say where there is no Redis.
     *body_bytes* is its share of the memory for bodies.  It is open from entering the context to leaving it:
     it then waits for a model or is answered by one, and `cancel` ends it.
     """
@@ -44,6 +45,8 @@ class Visit:
     record: RequestRecord
     client: Client = field(init=False)
     hop: Hop | None = None
+    slot: str = ""
+    said: Verdict | None = None
     named: str = ""
     body_bytes: int = 0
     unread_since: float | None = None
