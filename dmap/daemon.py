@@ -25,6 +25,7 @@ from dmap.errors import ShuttingDown
 from dmap.lines import write_as
 from dmap.logfmt import Line
 from dmap.notify import Notifier
+from dmap.owner import owning, servers_of, told_of
 from dmap.process import end_orphans
 from dmap.sockets import find_vanished, given_to_us, taken
 from dmap.state import StateFile, default_path
@@ -136,19 +137,22 @@ async def serve(
     *source* tells where its keys stand.  Under systemd the daemon reports its state (`notify`) and uses the
     sockets that systemd hands over.
     Return 0, or 1 if a bug has stopped the daemon (`tasks`).  Raises `ConfigProblem` for what cannot be used,
-    engines included.
+    engines included, and for a server whose models another dmap of this host switches.
     """
     _raise_file_limit()
     loop, notifier = asyncio.get_running_loop(), Notifier(os.environ, os.getpid())
     stop, hurry = _heed_signals(loop)
     broken = _heed_bugs(loop, stop)
     given = given_to_us(config.access)
-    await _end_orphans()
-    found = await _looked(config, stop)  # after the orphans, which may fill a GPU
-    if found is None:
-        return 0
-    state = StateFile(config.state or default_path(os.environ))
-    async with tasks.running(notifier.beat, "notify"), listening(config, given, state, found) as daemon:
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(owning(servers_of(config), told_of(source().name)))
+        await _end_orphans()
+        found = await _looked(config, stop)  # after the orphans, which may fill a GPU
+        if found is None:
+            return 0
+        state = StateFile(config.state or default_path(os.environ))
+        await stack.enter_async_context(tasks.running(notifier.beat, "notify"))
+        daemon = await stack.enter_async_context(listening(config, given, state, found))
         _introduce(daemon, by="systemd" if given else None)
         _advise(daemon.proxy, source())
         notifier.status = daemon.status

@@ -25,7 +25,8 @@ LAYERS = (
     "kinds",  # 2 too: all kinds, found by their folders
     "config",  # 2 too: the whole file
     "state",  # 2 too: it reads its files as config does
-    "access tls sockets metrics tokens traces engines moving shared",  # 3
+    "access tls sockets metrics tokens traces engines moving owner",  # 3
+    "shared",  # 3 too: it counts what access knows, and holds what owner names
     "activity",  # 3 too: it knows the codes that metrics counts
     "catalog",  # 3 too: it asks an access.Client what it may use
     "inventory gate survey",  # 4

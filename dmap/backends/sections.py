@@ -26,6 +26,11 @@ class BackendSection(Section):
         return None
 
     @property
+    def switched_at(self) -> str | None:
+        """The URL of a server whose models dmap loads and unloads, and others could, too; else None."""
+        return None
+
+    @property
     def lasting(self) -> "BackendSection":
         """What of it only a restart can change."""
         return self

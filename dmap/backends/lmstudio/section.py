@@ -39,6 +39,11 @@ class LMStudioSection(SwitchingSection):
     api_key: Token | None = Field(default=None, repr=False)
     lms: File | None = None
 
+    @property
+    def switched_at(self) -> str:
+        """*url*."""
+        return self.url
+
     @field_validator("lms")
     @classmethod
     def _command(cls, lms: Path | None, so_far: ValidationInfo) -> Path | None:

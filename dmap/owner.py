@@ -1,0 +1,162 @@
+"""
+Whose a model server is: two dmaps that switch the models of one would unload them under each other.
+
+On one host the kernel keeps the order.  Each server that a dmap switches stands for a name in the abstract
+namespace of sockets (unix(7)): only one process can have it, whoever it runs as and whatever folders it may
+see, no file is left over, and the kernel frees the name however the process ends.  The namespace is that of
+the network, so containers with one of their own do not see each other; the lease in Redis does (`shared`).
+It is a guard against mistakes, not a fence.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import AsyncGenerator, Mapping
+from urllib.parse import urlsplit
+
+from dmap.config import Config, ConfigProblem
+from dmap.config.access import is_loopback
+
+WAIT_S = 2.0
+"""How long the end of the one before is waited for: it may be about to end."""
+ASK_S = 0.5
+"""How long the other dmap may take to say which one it is."""
+TOLD = 512
+"""Bytes of that, at the most."""
+
+_PORTS = {"http": 80, "https": 443}
+_TURN_S = 0.05
+
+
+def servers_of(config: Config) -> dict[str, str]:
+    """Return the URLs of servers that others could switch, too, by the backends of *config*."""
+    sections = config.backends.items()
+    return {name: section.switched_at for name, section in sections if section.switched_at is not None}
+
+
+def is_here(host: str) -> bool:
+    """Tell whether *host* is this host: by loopback, its name, or an address that is its own."""
+    if is_loopback(host) or host.lower() == socket.gethostname().lower():
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind((host, 0))  # an address of another host cannot be taken
+        except OSError:
+            return False
+    return not address.is_unspecified
+
+
+def place_of(url: str) -> tuple[str, int]:
+    """Return host and port of *url*; every spelling of this host is `localhost`."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    return "localhost" if is_here(host) else host, parts.port or _PORTS.get(parts.scheme, 0)
+
+
+@contextlib.asynccontextmanager
+async def owning(servers: Mapping[str, str], told: str) -> AsyncGenerator[None]:
+    """
+    Be the one dmap of this host that switches *servers*, URLs by their backends, while the context is open.
+
+    Others learn by *told* which one this is.  Raises `ConfigProblem` that names the other one, if that does
+    not end within `WAIT_S`.
+    """
+    loop, held = asyncio.get_running_loop(), list[socket.socket]()
+    try:
+        for place in dict.fromkeys(map(place_of, servers.values())):
+            backends = [name for name, url in servers.items() if place_of(url) == place]
+            sock = await _held(place, backends[0])
+            held.append(sock)
+            loop.add_reader(sock, _introduce, sock, told)
+        yield
+    finally:
+        for sock in held:
+            loop.remove_reader(sock)
+            sock.close()
+
+
+async def _held(place: tuple[str, int], backend: str) -> socket.socket:
+    """Return the socket that has the name of *place*."""
+    name = b"\0dmap/" + hashlib.sha256(f"{place[0]}:{place[1]}".encode()).hexdigest()[:32].encode()
+    clock = asyncio.get_running_loop().time
+    until = clock() + WAIT_S
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.bind(name)
+            sock.listen()
+            return sock
+        except OSError:
+            sock.close()
+        if clock() >= until:
+            other = await asyncio.to_thread(_ask, name)
+            problem = f"another dmap on this host switches the models of this server: {other}"
+            raise ConfigProblem([f"backends.{backend}.url: {problem}; only one may"])
+        await asyncio.sleep(_TURN_S)
+
+
+def _introduce(sock: socket.socket, told: str) -> None:
+    """Tell the one who asks at *sock* which dmap this is."""
+    with contextlib.suppress(OSError):
+        asker, _ = sock.accept()
+        with asker:
+            asker.send(told.encode(errors="replace")[:TOLD])
+
+
+def _ask(name: bytes) -> str:
+    """Return which process has *name*, and what it says of itself if it says anything."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(ASK_S)
+        try:
+            sock.connect(name)
+        except OSError:
+            return "one that is about to end"
+        pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        told = ""
+        with contextlib.suppress(OSError):
+            told = sock.recv(TOLD).decode(errors="replace")
+    words = "".join(each for each in told if each.isprintable())
+    return f"pid {pid}, {words}" if words else f"pid {pid}"
+
+
+def own_name() -> str:
+    """Return what this host is called, with what tells it from another one of the same name."""
+    try:
+        with open("/etc/machine-id", encoding="ascii") as file:
+            number = file.read(32)
+    except (OSError, ValueError):
+        number = ""
+    return f"{socket.gethostname()}/{hashlib.sha256(number.encode()).hexdigest()[:8]}"
+
+
+def names_of(url: str) -> list[str]:
+    """Return what this and other hosts may call the server at *url*: its host by name and by address."""
+    host, port = place_of(url)
+    if host != "localhost":
+        return [f"{host}:{port}"]
+    return [f"{each}:{port}" for each in (socket.gethostname().lower(), *_own_address())]
+
+
+def _own_address() -> list[str]:
+    """Return the address that others reach this host by, as far as the routes tell; no packet is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1", 9))  # RFC 5737: nobody's address
+        except OSError:
+            return []
+        address: str = sock.getsockname()[0]
+        return [address]
+
+
+def told_of(file: str) -> str:
+    """Return what others are told of this process, whose configuration is *file*."""
+    return f"{file or 'configured by its environment'} (on {socket.gethostname()}, pid {os.getpid()})"

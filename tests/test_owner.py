@@ -1,0 +1,124 @@
+"""Two dmaps on one LM Studio of a host: the second does not start, and says which one is the first."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from dmap.config import ConfigProblem, parse
+from dmap.owner import is_here, names_of, owning, place_of, servers_of
+from tests.lmstudio_emulator import Emulator, emulator
+from tests.process import daemon
+
+PORT = 65533
+"""Nobody asks this server; its name is what counts."""
+
+
+@pytest.fixture
+async def lm() -> AsyncGenerator[Emulator]:
+    """Run an LM Studio."""
+    async with emulator() as lm:
+        yield lm
+
+
+def config_of(url: str) -> str:
+    """Return the configuration of a dmap that switches the models of the LM Studio at *url*."""
+    return f"devices: {{gpu0: {{}}}}\nbackends: {{studio: {{kind: lmstudio, url: '{url}', device: gpu0}}}}"
+
+
+async def started(folder: Path, config: str) -> tuple[int, str]:
+    """Start a daemon that is expected to end by itself; return its exit code and what it said."""
+    (folder / "config.yaml").write_text(f"listen: {{port: 0}}\n{config}")
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dmap", "serve", str(folder / "config.yaml")),
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "STATE_DIRECTORY": str(folder / "state")},
+    )
+    _, said = await child.communicate()
+    assert child.returncode is not None
+    return child.returncode, said.decode()
+
+
+async def test_the_second_does_not_start(lm: Emulator, tmp_path: Path) -> None:
+    """A second dmap for the same LM Studio ends with 78, and says which process and file the first one is."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    _ = [folder.mkdir() for folder in (one, two)]
+    async with daemon(one, config_of(lm.url)) as first:
+        code, said = await started(two, config_of(lm.url.replace("127.0.0.1", "localhost")))
+
+    assert code == 78
+    assert f"pid {first.child.pid}, {one / 'config.yaml'}" in said
+    assert "backends.studio.url: another dmap on this host" in said
+
+
+async def test_a_killed_one_is_in_nobodys_way(lm: Emulator, tmp_path: Path) -> None:
+    """After a kill the next one starts at once, however the first one ended."""
+    for _ in range(2):
+        async with daemon(tmp_path, config_of(lm.url)) as process:
+            process.ends_with = -signal.SIGKILL
+            process.child.kill()
+
+
+async def test_a_fast_restart_overlaps() -> None:
+    """A dmap that starts while the one before is about to end waits for that."""
+    servers, told = {"studio": f"http://127.0.0.1:{PORT}"}, list[str]()
+    stack = AsyncExitStack()
+    await stack.enter_async_context(owning(servers, "the first"))
+    second = asyncio.create_task(hold(servers, told))
+    await asyncio.sleep(0)
+
+    await stack.aclose()
+
+    await second
+    assert told == ["held"]
+
+
+async def hold(servers: dict[str, str], told: list[str]) -> None:
+    async with owning(servers, "the second"):
+        told.append("held")
+
+
+async def test_others_are_in_nobodys_way() -> None:
+    """Other servers, of this host or another, are free; two backends of one file may have the same."""
+    async with (
+        owning({"a": f"http://127.0.0.1:{PORT}", "b": f"http://[::1]:{PORT}/v1"}, "one"),
+        owning({"a": f"http://127.0.0.1:{PORT - 1}"}, "two"),
+        owning({"a": f"http://studio.example:{PORT}"}, "three"),
+    ):
+        with pytest.raises(ConfigProblem, match=rf"pid {os.getpid()}, one; only one may"):
+            await hold({"c": f"http://localhost:{PORT}"}, [])
+
+
+def test_only_servers_that_dmap_switches() -> None:
+    """A server that runs its models by itself, or a child of dmap, is no reason to refuse anything."""
+    text = f"""
+devices: {{gpu0: {{}}}}
+backends:
+  studio: {{kind: lmstudio, url: 'http://127.0.0.1:{PORT}', device: gpu0}}
+  other: {{kind: openai, url: 'http://127.0.0.1:{PORT - 1}'}}
+"""
+
+    assert servers_of(parse(text, {})) == {"studio": f"http://127.0.0.1:{PORT}"}
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.8.8", "[::1]", "LOCALHOST"])
+def test_spellings_of_this_host(host: str) -> None:
+    """However this host is spelled, it is one place; others call it by its name."""
+    assert place_of(f"http://{host}:1234/v1") == ("localhost", 1234)
+    assert all(name.endswith(":1234") and "localhost" not in name for name in names_of(f"http://{host}:1234"))
+
+
+@pytest.mark.parametrize("host", ["192.0.2.7", "studio.example", "0.0.0.0"])
+def test_what_is_not_this_host(host: str) -> None:
+    """Neither another address nor another name is this host."""
+    assert not is_here(host)
+
+
+def test_ports_that_go_without_saying() -> None:
+    """A URL without a port means that of its scheme."""
+    assert (place_of("http://h"), place_of("https://h")) == (("h", 80), ("h", 443))
