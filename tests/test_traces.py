@@ -213,6 +213,13 @@ def test_who_never_got_its_turn() -> None:
     assert (own.error, own.about["error.type"]) == ("it took too long", "wait_expired")
 
 
+def test_nothing_begins_before_the_whole() -> None:
+    """The time of the end is read a moment after its length, and everything else lies within the whole."""
+    own, *others = spans_of(made := waited(9.5, 40), made.trace, 100.0, 90.0, ())
+
+    assert [own.since, *(span.since for span in others)] == [9.5, 9.5, 40]
+
+
 def test_a_path_that_a_client_made_up() -> None:
     """It is in no name of a span, by which collectors count; it is told beside that."""
     [own] = spans_of(record(path="/v1/files/file-17"), trace_of([], lambda: True), 100.0, 90.0, ())

@@ -52,7 +52,8 @@ def spans_of(
 
     A path that dmap does not know is in no name: a client made it up, and collectors count by names.
     """
-    began = now - total_s
+    # The two clocks were not read at one moment; no span begins before the one that it is below.
+    began = min((now - total_s, *(step.at for step in trace.steps[:1])))
     own = Span(
         f"{record.method} {record.path}" if record.path in ROUTES else record.method,
         trace.span,
