@@ -39,6 +39,8 @@ TYPES = (
     "model.appeared",
     "model.vanished",
     "model.activated",
+    "model.loaded",
+    "model.unloaded",
     "config.reloaded",
     "config.refused",
     "access.denied",

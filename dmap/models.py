@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dmap.arbiter import Needs
+from dmap.wire.parameters import camel
 
 
 class ModelKey(NamedTuple):
@@ -87,6 +88,20 @@ class Route:
     served_model_name: str | None = None
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """
+        What its model is loaded with and what its requests are given, as events tell it.
+
+        `loadConfig` and `defaultInference` are in LM Studio's words, so that an order may be made of them.
+        """
+        return {"loadConfig": _sdk(self.load), "defaultInference": _sdk(self.defaults)}
+
+    @property
     def name(self) -> str:
         """What its server calls the model."""
         return self.served_model_name or self.key.model
+
+
+def _sdk(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *values* under the names that LM Studio's SDK has for them."""
+    return {"stopStrings" if name == "stop" else camel(name): value for name, value in values.items()}

@@ -271,8 +271,9 @@ class TestActivate:
 
         assert (status, loaded["status"], cleared["status"]) == (200, "activated", "cleared")
         assert list(loaded["load_config"]["not_applied"]) == ["context_length"]
-        assert "context_length = 8192" in " ".join(loaded["workflow"])
-        assert cleared["workflow"] and not cleared["active"]
+        assert list(loaded["workflow"]) == list(cleared["workflow"]) == ["step1", "step2", "step3"]
+        assert loaded["workflow"]["step2"] == "Load it with contextLength = 8192."
+        assert not cleared["active"]
 
 
 @pytest.mark.parametrize(
@@ -341,8 +342,12 @@ class TestUnload:
         assert (lm.world.cuts(), lm.world.instances) == ([], {})
 
     async def test_what_is_not_loaded(self, studio: Client) -> None:
-        """To unload what is not loaded is no error."""
-        assert (await studio.post("/admin/models/unload", modelKey=SMALL))[0] == 200
+        """To unload what is not loaded is no error, and the answer and the event say so."""
+        status, told = await studio.post("/admin/models/unload", modelKey=SMALL)
+
+        assert (status, told["status"], told["changed"]) == (200, "not_loaded", False)
+        assert told["message"] == f"{SMALL!r} was not loaded. What was set for it here is forgotten."
+        assert orders(studio) == [("model.unloaded", SMALL, "not loaded", False)]
 
 
 async def test_the_embedded_engine(connect: Connect, models: Path) -> None:
@@ -393,7 +398,7 @@ class TestOrders:
             "loadConfig.contextLength",
             "loadConfig.gpu",
             "loadConfig.turbo",
-            "model_key",
+            "modelKey",
         ]
 
     @pytest.mark.parametrize(
@@ -415,6 +420,23 @@ class TestOrders:
         _, told = await plain.post("/admin/models/activate", model="m", **{section: {field: value}})
 
         assert told["error"]["param"] == f"{section}.{field}"
+
+    @pytest.mark.parametrize(
+        ("order", "missing"),
+        [
+            ({}, "modelKey"),
+            ({"loadConfig": {}}, "modelKey"),
+            ({"load_config": {}}, "model_key"),
+            ({"activate": True, "default_inference": {}}, "model_key"),
+        ],
+    )
+    async def test_what_is_missing_is_named_as_the_others(
+        self, plain: Client, order: dict[str, Any], missing: str
+    ) -> None:
+        """A field that is not there has the name that it would have beside the others."""
+        _, told = await plain.post("/admin/models/load", **order)
+
+        assert told["error"]["problems"] == [f"{missing}: is missing"]
 
     async def test_a_problem_with_a_part_of_gpu(self, plain: Client) -> None:
         """So has one inside LM Studio's own `gpu`, and the model's name."""
@@ -535,6 +557,103 @@ class TestQueue:
         assert (status, told["error"]["code"]) == (404, "request_not_found")
 
 
+class TestEvents:
+    async def test_of_a_server_that_dmap_switches(self, studio: Client) -> None:
+        """Each order is told: what was loaded, what was there already, and what became the active model."""
+        setting = {"defaultInference": {"temperature": 0.3}, "loadConfig": {"contextLength": 8192}}
+        await studio.post("/admin/models/load", modelKey=SMALL, activate=False, **setting)
+        await studio.post("/admin/models/load", modelKey=SMALL, activate=False)
+        await studio.post("/admin/models/load", modelKey=SMALL)
+        await studio.post("/admin/models/activate", modelKey=OTHER)
+        await studio.post("/admin/models/unload", modelKey=SMALL)
+
+        assert orders(studio) == [
+            ("model.loaded", SMALL, "room", True),
+            ("model.loaded", SMALL, "already loaded", False),
+            ("model.loaded", SMALL, "already loaded", False),
+            ("model.activated", SMALL, None, None),
+            ("model.activated", OTHER, None, None),
+            ("model.unloaded", SMALL, "asked", True),
+        ]
+        assert [settings_of(fields) for _, fields in models_told(studio)] == [
+            *[({"contextLength": 8192}, {"temperature": 0.3})] * 4,
+            ({}, {}),
+            ({"contextLength": 8192}, {"temperature": 0.3}),
+        ]
+        assert {fields["by"] for _, fields in models_told(studio)} == {"127.0.0.1"}
+
+    async def test_of_a_server_that_dmap_cannot_switch(self, plain: Client) -> None:
+        """Where a person has to load the model, the orders are told all the same, also without activation."""
+        setting = {"defaultInference": {"topP": 0.9}, "loadConfig": {"contextLength": 8192}}
+        _, noted = await plain.post("/admin/models/load", modelKey="m", activate=False, **setting)
+        _, activated = await plain.post("/admin/models/load", modelKey="m")
+        _, again = await plain.post("/admin/models/activate", modelKey="m")
+        _, cleared = await plain.post("/admin/models/unload", modelKey="m")
+
+        assert orders(plain) == [
+            ("model.loaded", "m", "by hand", False),
+            ("model.loaded", "m", "by hand", False),
+            ("model.activated", "m", None, None),
+            ("model.activated", "m", None, None),
+            ("model.unloaded", "m", "by hand", False),
+        ]
+        settings = [settings_of(fields) for _, fields in models_told(plain)]
+        assert settings == [({"contextLength": 8192}, {"topP": 0.9})] * 5
+        assert [each["status"] for each in (noted, activated, again, cleared)] == [
+            "noted",
+            "activated",
+            "activated",
+            "cleared",
+        ]
+
+    async def test_of_a_load_that_takes_another_out(self, studio: Client) -> None:
+        """A model that has to go for an order is told with that order."""
+        await studio.chat(OTHER)
+        await studio.post("/admin/models/load", modelKey=SMALL)
+
+        (loaded, unloaded, came, _) = models_told(studio)
+
+        assert (loaded[0], unloaded[0], came[0]) == ("model.loaded", "model.unloaded", "model.loaded")
+        assert (unloaded[1]["model"], unloaded[1]["reason"]) == (OTHER, "idle")
+        assert unloaded[1]["for"] == came[1]["for"] != loaded[1]["for"]
+
+    async def test_what_could_not_be_saved(self, plain: Client, tmp_path: Path) -> None:
+        """What is in effect is told, on the disk or not."""
+        (tmp_path / "state.json.new").mkdir()
+
+        assert (await plain.post("/admin/models/activate", modelKey="m"))[0] == 500
+
+        assert orders(plain) == [("model.activated", "m", None, None)]
+
+
+async def test_every_answer_has_a_message(studio: Client) -> None:
+    """What was done is said in plain words, whatever was asked."""
+    orders = [
+        ("models/load", {"modelKey": "tiny"}),
+        ("models/load", {"modelKey": SMALL, "activate": False, "loadConfig": {"cpuThreads": 2}}),
+        ("models/activate", {"modelKey": SMALL}),
+        ("models/activate", {"modelKey": OTHER}),
+        ("models/unload", {"modelKey": SMALL}),
+        ("drain", {"device": "gpu0", "unload": True}),
+        ("resume", {}),
+    ]
+    answers = [await studio.post(f"/admin/{path}", **order) for path, order in orders]
+    answers += [await studio.get("/admin/models"), await studio.get("/admin/queue")]
+
+    assert [told["message"] for _, told in answers] == [
+        f"{SMALL!r} is loaded. Requests that name no model get it.",
+        f"{SMALL!r} was loaded already. Requests that name no model get it. "
+        "Not applied: cpu_threads; load_config says why.",
+        f"Requests that name no model get {SMALL!r} from now on, and it is loaded.",
+        f"Requests that name no model get {OTHER!r} from now on; the first of them has it loaded.",
+        f"{SMALL!r} was unloaded. What was set for it here is forgotten.",
+        "'gpu0': nobody is served there until it is resumed; its models go once they are idle.",
+        "'gpu0': requests are served again.",
+        f"{len(answers[7][1]['models'])} models for this key; requests that name no model get {OTHER!r}.",
+        "0 open requests, 0 of them waiting.",
+    ]
+
+
 class TestDrain:
     async def test_a_drained_device_serves_nobody(self, studio: Client, lm: Emulator) -> None:
         """Who comes while a device is drained waits, and is served when it is resumed."""
@@ -624,6 +743,25 @@ async def test_the_models(studio: Client) -> None:
         True,
     )
     assert small["default_inference"] == {"top_k": 5}
+
+
+def models_told(client: Client) -> list[tuple[str, dict[str, Any]]]:
+    """Return the events so far that are about models."""
+    events = client.proxy.proxy.bus.since(0, 1000)[0]
+    return [(event.type, dict(event.fields)) for event in events if event.type.startswith("model.")]
+
+
+def orders(client: Client) -> list[tuple[str, str, str | None, bool | None]]:
+    """Return their types, models, reasons, and whether they changed what is loaded."""
+    return [
+        (kind, fields["model"], fields.get("reason"), fields.get("changed"))
+        for kind, fields in models_told(client)
+    ]
+
+
+def settings_of(fields: dict[str, Any]) -> tuple[Any, Any]:
+    """Return what was set, for the load and for requests."""
+    return fields["loadConfig"], fields["defaultInference"]
 
 
 def contexts(lm: Emulator) -> list[int]:

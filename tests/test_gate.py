@@ -1148,9 +1148,9 @@ async def test_the_log_tells_a_switch(
         pass
 
     begun, line = caplog.messages
-    assert begun == "switch_begun device=gpu0 unload=studio/a load=studio/b reason=idle drain_s=0.000"
+    assert begun == "switch_begun device=gpu0 unload=studio/a load=studio/b by=me reason=idle drain_s=0.000"
     assert line.startswith(
-        "switch device=gpu0 unload=studio/a load=studio/b reason=idle drain_s=0.000 unload_s="
+        "switch device=gpu0 unload=studio/a load=studio/b by=me reason=idle drain_s=0.000 unload_s="
     )
     assert line.endswith(" outcome=ok")
 
@@ -1163,15 +1163,16 @@ async def test_the_log_tells_how_a_switch_ended(
     await gate.load(A, "me")
     caplog.clear()
 
-    await gate.unload(A.key)
+    await gate.unload(A.key, {"for": "req_1", "by": "owner"})
     studio.loading.error = LoadFailed("no such file")
     with pytest.raises(LoadFailed):
         await gate.load(B, "me")
 
     _, unloading, _, failed = caplog.messages
-    assert unloading.startswith("switch device=gpu0 unload=studio/a load=- reason=asked drain_s=0.000 ")
+    orders = "for=req_1 by=owner reason=asked"
+    assert unloading.startswith(f"switch device=gpu0 unload=studio/a load=- {orders} drain_s=0.000 ")
     assert unloading.endswith(" load_s=0.000 outcome=ok")
-    assert failed.startswith("switch device=gpu0 unload=- load=studio/b reason=room drain_s=0.000 ")
+    assert failed.startswith("switch device=gpu0 unload=- load=studio/b by=me reason=room drain_s=0.000 ")
     assert failed.endswith(' outcome=failed error="no such file"')
     assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "INFO", "WARNING"]
 

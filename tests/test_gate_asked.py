@@ -673,9 +673,9 @@ class TestEvents:
         await unloading
         (await task).release()
 
-        (started, drained, unloaded, loaded) = told
+        (started, drained, unloaded, _, loaded, _) = told
 
-        what = {"device": "gpu0", "load": "studio/b", "reason": "patience"}
+        what = {"device": "gpu0", "load": "studio/b", "by": "me", "reason": "patience"}
         drain_s = drained[1]["drain_s"]
         assert started == ("switch.started", {**what, "unload": ["studio/a"], "drain_s": 0})
         assert drain_s > 0
@@ -685,6 +685,7 @@ class TestEvents:
             "device": "gpu0",
             "load": "studio/b",
             "unload": ["studio/a"],
+            "by": "me",
             "cause": "patience",
             "drain_s": drain_s,
         }
@@ -708,9 +709,41 @@ class TestEvents:
 
         await gate.unload(A.key)
 
-        assert [name for name, _ in told] == ["switch.started", "switch.drained", "switch.unloaded"]
+        assert [name for name, _ in told] == [
+            "switch.started",
+            "switch.drained",
+            "switch.unloaded",
+            "model.unloaded",
+        ]
         assert told[0][1]["load"] is None
         assert told[0][1]["reason"] == "asked"
+
+    async def test_of_each_model_with_what_is_set_for_it(
+        self, gate: Gate, told: list[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """A model that comes or goes is told in LM Studio's words, with who wanted it and why."""
+        route = replace(A, load={"context_length": 8192}, defaults={"top_p": 0.9, "stop": ("#",)})
+        settings = {
+            "loadConfig": {"contextLength": 8192},
+            "defaultInference": {"topP": 0.9, "stopStrings": ("#",)},
+        }
+        model = {"device": "gpu0", "model": "a", "backend": "studio"}
+
+        await gate.load(route, "me", name="req_1")
+        was_there = await gate.unload(A.key, {"for": "req_2", "by": "owner"})
+        was_there_again = await gate.unload(A.key, {"for": "req_3", "by": "owner"})
+
+        assert (was_there, was_there_again) == (True, False)
+        assert [(name, fields) for name, fields in told if name.startswith("model.")] == [
+            (
+                "model.loaded",
+                {**model, "for": "req_1", "by": "me", "reason": "room", "changed": True, **settings},
+            ),
+            (
+                "model.unloaded",
+                {**model, "for": "req_2", "by": "owner", "reason": "asked", "changed": True, **settings},
+            ),
+        ]
 
     async def test_of_a_copy_with_other_options(
         self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
@@ -868,7 +901,12 @@ class TestEvents:
         (await task).release()
         await gate.recheck()
 
-        assert [name for name, _ in told] == ["switch.started", "switch.drained", "switch.loaded"]
+        assert [name for name, _ in told] == [
+            "switch.started",
+            "switch.drained",
+            "switch.loaded",
+            "model.loaded",
+        ]
 
     async def test_not_of_what_a_look_saw_before_a_switch(
         self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
@@ -889,7 +927,12 @@ class TestEvents:
         studio.looking.release.set()
         await gate.recheck()
 
-        assert [name for name, _ in told] == ["switch.started", "switch.drained", "switch.loaded"]
+        assert [name for name, _ in told] == [
+            "switch.started",
+            "switch.drained",
+            "switch.loaded",
+            "model.loaded",
+        ]
         assert gate.residents == {A.key}
 
     async def test_not_of_what_was_there_before(self, studio: FakeSwitcher) -> None:

@@ -5,6 +5,10 @@ from dmap.gate.lease import Lease
 from dmap.gate.queue_view import FEW, FRESH_S, QueueView
 from tests.fake_switcher import A
 
+NEEDS = Needs(size_bytes=4)
+TWO = Limits(max_models=2, memory_bytes=9)
+"""What two models of that size fit in."""
+
 
 class Clock:
     """A clock that stands where the test has put it."""
@@ -15,10 +19,10 @@ class Clock:
         return self.now
 
 
-def asked(arbiter: Arbiter, now: float, model: str, client: str = "me") -> Lease:
+def asked(arbiter: Arbiter, now: float, model: str, client: str = "me", needs: Needs = NEEDS) -> Lease:
     """Return a lease that asks *arbiter* for *model* at the time *now*."""
     lease = Lease(None, A, client, seat=model)
-    arbiter.submit(now, lease, model, client, Needs())
+    arbiter.submit(now, lease, model, client, needs)
     return lease
 
 
@@ -82,17 +86,75 @@ def test_only_so_many_are_listed() -> None:
 
 def test_what_a_lease_waits_behind() -> None:
     """In a word or two: a full model, other models, a switch that only unloads, a drain."""
-    arbiter = Arbiter(Limits(max_models=2))
+    arbiter = Arbiter(TWO)
     view = QueueView(arbiter, lambda: 4.0)
-    arbiter.observed(0, 0, {"b": Needs(), "a": Needs(parallel=1)})
-    asked(arbiter, 1, "a")
+    arbiter.observed(0, 0, {"b": NEEDS, "a": NEEDS._replace(parallel=1)})
+    asked(arbiter, 1, "a"), asked(arbiter, 1, "b")
     same, other = asked(arbiter, 2, "a"), asked(arbiter, 2, "c")
 
     assert view.obstacle(same) == "parallel"
-    assert view.obstacle(other) == "a, b"
+    assert view.obstacle(other) == "b"  # which nobody waits for
 
-    arbiter.unload(3, "b")
-    assert view.obstacle(other) == "unload"
+    arbiter.unload(3, "a")
+    assert (view.obstacle(same), view.obstacle(other)) == ("switch to c", "a")
 
     arbiter.drain(4)
     assert view.obstacle(other) == "drain"
+    assert view.obstacle(other, drained=False) == "first look"
+
+
+def test_a_switch_is_in_the_way_of_others_only() -> None:
+    """Who waits for a model that is full does not wait behind a switch beside it."""
+    arbiter = Arbiter(TWO)
+    view = QueueView(arbiter, lambda: 4.0)
+    arbiter.observed(0, 0, {"a": NEEDS._replace(parallel=1)})
+    asked(arbiter, 1, "a")
+    full, coming, next_one = asked(arbiter, 2, "a"), asked(arbiter, 2, "b"), asked(arbiter, 3, "c")
+
+    assert [view.obstacle(lease) for lease in (full, coming, next_one)] == [
+        "parallel",
+        "switch to b",
+        "switch to b",
+    ]
+
+
+def test_what_need_not_go_is_in_nobodys_way() -> None:
+    """Of the residents those are named that have to go: not one that is pinned, nor the embeddings'."""
+    arbiter = Arbiter(TWO)
+    view = QueueView(arbiter, lambda: 4.0)
+    embed, pin = Needs(size_bytes=1, embedding=True), Needs(size_bytes=4, pinned=True)
+    arbiter.observed(0, 0, {"pin": pin, "busy": NEEDS, "embed": embed})
+    asked(arbiter, 1, "busy")
+    other = asked(arbiter, 2, "c")
+
+    assert view.obstacle(other) == "busy"
+
+
+def test_a_model_that_drains_is_in_the_way() -> None:
+    """Once it is decided what goes, that is what is waited for until it is idle."""
+    arbiter = Arbiter(Limits(patience_s=1, residency=0))
+    view = QueueView(arbiter, lambda: 60.0)
+    arbiter.observed(0, 0, {"a": NEEDS})
+    asked(arbiter, 1, "a")
+    other = asked(arbiter, 2, "b")
+
+    arbiter.tick(60)
+
+    assert arbiter.plan is not None and arbiter.switch is None
+    assert view.obstacle(other) == "a"
+    assert view.obstacle(asked(arbiter, 60, "c")) == "switch to b"
+
+
+def test_an_unloading_is_named() -> None:
+    """It is in the way of whoever waits for that model, and of others while it is carried out."""
+    arbiter = Arbiter(TWO)
+    view = QueueView(arbiter, lambda: 4.0)
+    arbiter.observed(0, 0, {"a": NEEDS, "b": NEEDS})
+    first = asked(arbiter, 1, "a")
+    arbiter.unload(1, "a")
+    again = asked(arbiter, 2, "a")
+
+    assert view.obstacle(again) == "unload of a"
+
+    arbiter.withdraw(3, first)
+    assert view.obstacle(again) == view.obstacle(asked(arbiter, 4, "c")) == "unload of a"

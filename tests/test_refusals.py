@@ -193,7 +193,7 @@ TABLE = {
     ),
     "an order with several mistakes": (
         post(b'{"x": 1}', "/admin/models/load", headers=f"{lines()}Content-Type: application/json\r\n"),
-        replace(INVALID, param="model_key", words=("model_key: ", "x: no such field")),
+        replace(INVALID, param="modelKey", words=("modelKey: is missing", "x: no such field")),
     ),
     "an unknown path": (ask(path="/v2/chat"), Refusal(404, WRONG, "unknown_path", words=("/v2/chat",))),
     "another method": (get(CHAT), Refusal(405, WRONG, "invalid_request", words=("POST",))),

@@ -413,6 +413,7 @@ class TestOrders:
         """The answer is summed up: what was done, what the model got, what was not applied, what is left."""
         told = {
             "status": "loaded",
+            "message": "Well done.",
             "model": "m",
             "backend": "lm",
             "active": True,
@@ -420,11 +421,12 @@ class TestOrders:
             "loaded": {"context_length": 4096, "parallel": None},
             "load_config": {"applied": {"context_length": 4096}, "not_applied": {"gpu": "not over REST"}},
             "default_inference": {"temperature": 0.5, "top_p": 1},
-            "workflow": ["Do this.", "Then that."],
+            "workflow": {"step1": "Do this.", "step2": "Then that."},
         }
 
         assert list(summary(told, "alias")) == [
             "loaded m on lm in 1 min 15 s",
+            "  Well done.",
             "  got: context_length 4096",
             "  applied: context_length 4096",
             "  defaults: temperature 0.5, top_p 1",

@@ -118,8 +118,8 @@ async def test_an_order_to_unload_it(connect: Connect) -> None:
     status, told = await client.post("/admin/models/unload", modelKey="m")
 
     assert (status, told["status"]) == (200, "cleared")
-    assert "dmap cannot switch models there" in told["workflow"][0]
-    assert "14 GiB of device 'gpu0' stay counted" in told["workflow"][1]
+    assert "dmap cannot switch models there" in told["workflow"]["step1"]
+    assert "14 GiB of device 'gpu0' stay counted" in told["workflow"]["step2"]
 
 
 async def test_a_drain_outlasts_a_restart(

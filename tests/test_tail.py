@@ -117,6 +117,8 @@ class TestLines:
         ("type", "fields", "said"),
         [
             ("model.activated", {"model": "b/m", "by": "owner"}, "b/m, by owner"),
+            ("model.loaded", {"model": "m", "by": "webui", "reason": "room"}, "m, by webui, room"),
+            ("model.unloaded", {"model": "m", "reason": "ttl"}, "m, ttl"),
             ("config.refused", {"problems": ["a: no", "b: no"]}, "a: no, b: no"),
             ("config.reloaded", {"by": "SIGHUP"}, "by=SIGHUP"),
             ("debug.missed", {"missed": 7}, "7 events lost: the reader was too slow, or too long away"),

@@ -123,6 +123,17 @@ def releases(now: float, device: Device, demands: list[Demand]) -> dict[ModelId,
     return released
 
 
+def in_the_way(now: float, device: Device, model: ModelId) -> list[ModelId]:
+    """List the residents that have to go before *model*, which somebody waits for, can come in."""
+    plan, demands = device.plan, demands_of(device)
+    if plan is not None and plan.load == model:
+        return [victim for victim in plan.victims if victim in device.residents]
+    if not demands:
+        return []
+    leaving = _victims(now, device, device.needs_of(model), releases(now, device, demands))
+    return [resident.model for resident in leaving or ()]
+
+
 def is_stale(now: float, device: Device, plan: Plan) -> bool:
     """Tell whether *plan*, while its victims drain, is to be dropped and decided again."""
     if plan.switch is not None:

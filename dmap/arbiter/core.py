@@ -56,7 +56,7 @@ of date: `epoch` tells, and such a report is ignored.
 
 from collections.abc import Collection, KeysView, Mapping
 
-from dmap.arbiter import lengths, outlook, standby
+from dmap.arbiter import choice, lengths, outlook, standby
 from dmap.arbiter.device import Device
 from dmap.arbiter.effects import Cause, ClientId, Effect, Grant, ModelId, Reason, Switch, TicketId
 from dmap.arbiter.forecast import Forecast
@@ -263,6 +263,10 @@ class Arbiter:
     def drained(self) -> bool:
         """Whether nobody is served until `resume`."""
         return self._device.drained
+
+    def in_the_way(self, now: float, model: ModelId) -> list[ModelId]:
+        """List the residents that have to go before *model*, which somebody waits for, can come in."""
+        return choice.in_the_way(now, self._device, model)
 
     @property
     def extra_s(self) -> float:

@@ -14,15 +14,15 @@ from dmap import tasks
 from dmap.arbiter import Effect, Grant, Needs, Refuse, Snapshot, Stop, Switch
 from dmap.backends import Loaded, Switcher
 from dmap.config import Device
-from dmap.errors import DmapError, WaitExpired
+from dmap.errors import DmapError
 from dmap.events import Tell
 from dmap.gate.device_models import DeviceModels
 from dmap.gate.lease import Lease
 from dmap.gate.live import LiveArbiter, limits_of
 from dmap.gate.queue_view import QueueView, place_of
-from dmap.gate.refusals import error_of, not_unloaded
+from dmap.gate.refusals import error_of, not_unloaded, still_serves
 from dmap.gate.switchlog import SwitchLog
-from dmap.gate.unloads import Unloads
+from dmap.gate.unloads import NOBODY, Unloads
 from dmap.gate.upkeep import Upkeep
 from dmap.models import ModelKey, Route
 from dmap.placement import Place
@@ -58,17 +58,16 @@ class Gate:
         route_of: Callable[[ModelKey], Route | None] = lambda key: None,
         preloads: Callable[[], Mapping[ModelKey, Route]] = dict,
     ) -> None:
-        self.name = name
-        self.section = section
+        self.name, self.section = name, section
         self._switchers = switchers or {}
         self._has_device = switchers is not None
         self._live = LiveArbiter(name, limits_of(section), self._carry_out)
         self._arbiter = self._live.arbiter
         self._models = DeviceModels(self._arbiter, self._switchers, section, route_of, preloads)
         self.view, self.lengths = QueueView(self._arbiter, self._live.now), self._arbiter.lengths
-        self._log = SwitchLog(name, tell, self.view.first_of)
-        self._upkeep = Upkeep(self._live, self._models, self._log, tell)
         self._unloads = Unloads()
+        self._log = SwitchLog(name, tell, self.view.first_of, self._unloads.first_of)
+        self._upkeep = Upkeep(self._live, self._models, self._log, tell)
         self.drained = False
         self._first_look: asyncio.Task[None] | None = None
         self._closed = False
@@ -148,7 +147,7 @@ class Gate:
 
     # Orders
 
-    async def load(self, route: Route, client: str, *, priority: int = 0) -> Loaded | None:
+    async def load(self, route: Route, client: str, *, priority: int = 0, name: str = "") -> Loaded | None:
         """
         Have *route*'s model loaded as *route* says, waiting for it like any request; return what it got.
 
@@ -158,41 +157,42 @@ class Gate:
         await self.check(route)
         key, switch = route.key, self._arbiter.switch
         if switch is not None and switch.load == key:  # with the options of whoever asked first
-            async with self.lease(route, client, priority):
+            async with self.lease(route, client, priority, name):
                 pass
         if key in self._arbiter.residents and not self._models.satisfies(key, route):
             await self._models.check(key)
-            await self.unload(key)
-        async with self.lease(route, client, priority):
+            await self.unload(key, {"for": name, "by": client})
+        async with self.lease(route, client, priority, name):
             return self._models.got.get(key)
 
     def forgive(self, key: ModelKey) -> None:
         """Let *key* be tried again at once, whatever its last load came to."""
         self._live.say(self._arbiter.recovered, key)
 
-    async def unload(self, key: ModelKey) -> None:
+    async def unload(self, key: ModelKey, who: Mapping[str, str] = NOBODY) -> bool:
         """
-        Have a resident unloaded, pinned or not, once its last lease has ended; return when it is gone.
+        Have a resident unloaded, pinned or not, once its last lease has ended; tell, when it is gone, if it
+        was there at all.  *who* wants it, `for` and `by`, is told with it.
 
-        It takes nobody from now on.  Nothing happens for a model that is not resident.  Raises `WaitExpired`
-        after `wait_s`, and `BackendDown` or `BackendBroke` if it will not go; the model then stays, and so it
-        does if the caller is cancelled while it still serves.
+        It takes nobody from now on.  Raises `WaitExpired` after `wait_s`, and `BackendDown` or `BackendBroke`
+        if it will not go; the model then stays, and so it does if the caller is cancelled while it serves.
         """
         if self._closed:
             raise not_unloaded(key)
-        wait_s, outcome = self.section.wait_s, self._unloads.order(key)
+        wait_s, outcome = self.section.wait_s, self._unloads.order(key, who)
         self._live.say(self._arbiter.unload, key)
+        is_there = not outcome.done()
         try:
             async with asyncio.timeout(wait_s):
                 error = await outcome
         except TimeoutError:
-            text = f"{key} on {self.name!r} still serves after {wait_s:g} s and was not unloaded"
-            raise WaitExpired(text, retry_after_s=5) from None
+            raise still_serves(key, self.name, wait_s) from None
         finally:
             if self._unloads.take_back(outcome):
                 self._live.say(self._arbiter.keep, key)
         if error is not None:
             raise error
+        return is_there
 
     def drain(self, *, unload: bool) -> None:
         """Serve nobody and begin no switch until `resume`; with *unload* let all residents go when idle."""
@@ -230,9 +230,9 @@ class Gate:
         return frozenset(self._arbiter.residents if self._has_device else ())
 
     @property
-    def placed(self) -> dict[ModelKey, str]:
-        """Where the residents compute that dmap has loaded, in the words of their servers, if they tell."""
-        return {key: got.placed for key, got in self._models.got.items() if got.placed}
+    def got(self) -> Mapping[ModelKey, Loaded]:
+        """What those residents got that dmap has loaded, as their servers tell it."""
+        return self._models.got
 
     def snapshot(self) -> Snapshot:
         """Return how many wait, what is resident and what is changing; cheap, however many wait."""

@@ -41,9 +41,10 @@ class QueueView:
         """Return the same for a *lease* that has just begun to wait, with the wait as it was foretold."""
         return Place(self.of(lease).position, *self._arbiter.foretold(self._now(), lease))
 
-    def first_of(self, key: ModelKey) -> str | None:
-        """Return the name of the lease that has waited for *key* the longest."""
-        return next((lease.name or None for lease in self._arbiter.waiting if lease.seat == key), None)
+    def first_of(self, key: ModelKey) -> Mapping[str, str]:
+        """Return `for` which request and `by` which client *key* has been waited for the longest."""
+        first = next((lease for lease in self._arbiter.waiting if lease.seat == key), None)
+        return {"for": first.name, "by": first.client} if first is not None else {}
 
     def of_newcomers(self) -> View:
         """Return what those would wait who come now, for each model."""
@@ -59,14 +60,23 @@ class QueueView:
             seen = self._seen = self._arbiter.look(now)
         return seen
 
-    def obstacle(self, lease: Lease) -> str:
-        """Tell in a word or two what *lease* waits behind: a drain, a switch, other models, or its own."""
-        if self._arbiter.drained:
-            return "drain"
-        if (switch := self._arbiter.switch) is not None:
-            return "unload" if switch.load is None else f"switch to {switch.load}"
-        residents = self._arbiter.residents
-        return "parallel" if lease.seat in residents else ", ".join(sorted(map(str, residents)))
+    def obstacle(self, lease: Lease, *, drained: bool = True) -> str:
+        """
+        Tell in a word or two what *lease* waits behind, and nothing that is not in its way.
+
+        That is a drain, or the first look if nobody has *drained* the device; the switch under way; the end
+        of its own model, or the other requests for it; else the residents that have to go for it.
+        """
+        arbiter, key, plan = self._arbiter, lease.seat, self._arbiter.plan
+        if arbiter.drained:
+            return "drain" if drained else "first look"
+        if key in arbiter.residents and not arbiter.is_leaving(key):
+            return "parallel"
+        if plan is not None and (plan.switch is not None or plan.load != key):
+            return f"unload of {plan.victims[0]}" if plan.load is None else f"switch to {plan.load}"
+        if key in arbiter.residents:
+            return f"unload of {key}"
+        return ", ".join(sorted(map(str, arbiter.in_the_way(self._now(), key))))
 
 
 def place_of(

@@ -38,6 +38,13 @@ def error_of(refusal: Refuse, key: ModelKey, name: str, device: Device, *, is_do
             return BackendDown(text, retry_after_s=retry_after_s)
 
 
+def still_serves(key: ModelKey, name: str, wait_s: float) -> WaitExpired:
+    """Return the error for an order to unload *key* that has waited for *wait_s* on *name*."""
+    return WaitExpired(
+        f"{key} on {name!r} still serves after {wait_s:g} s and was not unloaded", retry_after_s=5
+    )
+
+
 def not_unloaded(key: ModelKey) -> ShuttingDown:
     """Return the error for an order to unload *key* while dmap stops."""
     return ShuttingDown(f"dmap is shutting down; {key} was not unloaded", retry_after_s=5)

@@ -13,9 +13,11 @@ from dmap.arbiter import Plan
 from dmap.backends import Loaded
 from dmap.events import Tell
 from dmap.logfmt import Line
-from dmap.models import ModelKey
+from dmap.models import ModelKey, Route
 
 log = logging.getLogger("dmap.gate")
+
+_Who = Callable[[ModelKey], Mapping[str, str]]
 
 
 @dataclass(slots=True)
@@ -23,13 +25,15 @@ class SwitchLog:
     """
     Reports on the switches of the device *name*, one by one, and keeps how long they have taken.
 
-    *wanted_by* returns the request that a model is loaded for, if it is for one.  *report* is that of the
+    *wanted_by* returns who waits for a model that is to be loaded, and *ordered_by* who has ordered one away:
+    the request `for` which, and the client `by` whom; nothing where it is nobody.  *report* is that of the
     arbiter's plan, None without one.
     """
 
     _name: str
     _tell: Tell
-    _wanted_by: Callable[[ModelKey], str | None] = lambda key: None
+    _wanted_by: _Who = lambda key: {}
+    _ordered_by: _Who = lambda key: {}
     report: "Report | None" = None
     _spent_s: dict[ModelKey, float] = field(default_factory=dict)
 
@@ -41,8 +45,9 @@ class SwitchLog:
             report.close(now)
             report = None
         if report is None and plan is not None:
-            wanted_by = self._wanted_by(plan.load) if plan.load is not None else None
-            report = Report(self._name, plan, self._tell, wanted_by)
+            load, first = plan.load, plan.victims[:1]
+            who = self._ordered_by(*first) if load is None else self._wanted_by(load)
+            report = Report(self._name, plan, self._tell, who)
             report.start(now)
         if report is not None and report.plan.switch is not None and not report.is_out:
             report.out(now)
@@ -60,14 +65,14 @@ class Report:
     """
     One switch, from the *plan* to its end: call `start`, `out`, one of the endings, then `close`.
 
-    It is told for which request it is.  It *is_out* when its victims are idle and it is being carried out.
+    It is told for *whom* it is.  It *is_out* when its victims are idle and it is being carried out.
     *unload_s* includes the look before the unloading and the cool-down after it.
     """
 
     _device: str
     plan: Plan
     _tell: Tell
-    _for: str | None = None
+    _whom: Mapping[str, str] = field(default_factory=dict)
     is_out: bool = False
     loading_since: float | None = None
     _outcome: str = "given_up"
@@ -94,15 +99,16 @@ class Report:
         self._event("switch.drained", load=self._load, **self._why(now))
         self._log(logging.INFO, "switch_begun", self._why(now))
 
-    def unloaded(self, now: float, key: ModelKey, unload_s: float) -> None:
-        """Tell that a model went, in *unload_s*."""
+    def unloaded(self, now: float, key: ModelKey, unload_s: float, route: Route | None) -> None:
+        """Tell that a model went, in *unload_s*, and what was set for it, if anybody has asked for it."""
         what = {**self._whole(now), "reason": self.plan.cause.value, "unload_s": unload_s}
         self._event("switch.unloaded", **key.told, **what)
+        self._changed("model.unloaded", now, route or Route(key))
         if self.plan.load is None:
             self._outcome = "ok"
 
-    def loaded(self, now: float, loaded: Loaded) -> None:
-        """Tell that the model answers, and what it got."""
+    def loaded(self, now: float, loaded: Loaded, route: Route) -> None:
+        """Tell that the model answers, what it got, and what is set for it."""
         self._outcome, self._placed = "ok", loaded.placed
         got = {
             "context_length": loaded.context_length,
@@ -110,6 +116,7 @@ class Report:
             "placed": loaded.placed,
         }
         self._event("switch.loaded", **self.model.told, **self._whole(now), **got)
+        self._changed("model.loaded", now, route)
 
     def failed(self, now: float, reason: str) -> None:
         """Tell that the switch failed."""
@@ -125,6 +132,11 @@ class Report:
             level = logging.WARNING if self._outcome == "failed" else logging.INFO
             ending = {"outcome": self._outcome, "placed": self._placed, "error": self._error or None}
             self._log(level, "switch", {**what, **ending})
+
+    def _changed(self, event: str, now: float, route: Route) -> None:
+        """Tell of one model, beside the switch that it is a part of."""
+        why = {name: value for name, value in self._why(now).items() if name != "drain_s"}
+        self._event(event, **route.key.told, **why, changed=True, **route.settings)
 
     def _event(self, name: str, **fields: Any) -> None:
         self._tell(name, {"device": self._device, **fields})
@@ -149,8 +161,8 @@ class Report:
 
     def _why(self, now: float) -> dict[str, Any]:
         drained_at = self.plan.started if self.is_out else now
-        why = {"for": self._for, "reason": self.plan.cause.value, "drain_s": drained_at - self.plan.since}
-        return {name: value for name, value in why.items() if value is not None}
+        who = {name: value for name, value in self._whom.items() if value}
+        return {**who, "reason": self.plan.cause.value, "drain_s": drained_at - self.plan.since}
 
     def _times(self, now: float) -> dict[str, float]:
         load_s = self._load_s(now)

@@ -115,7 +115,7 @@ class Upkeep:
         began = self._live.now()
         await self._models.unload(key)
         now = self._live.now()
-        report.unloaded(now, key, now - began)
+        report.unloaded(now, key, now - began, self._models.route(key))
         self._live.say(self._live.arbiter.unloaded, key)
 
     async def _load(self, report: Report) -> Outcome:
@@ -133,7 +133,7 @@ class Upkeep:
             return Outcome(stopped=True)
         finally:
             self._load_bound = None
-        report.loaded(self._live.now(), loaded)
+        report.loaded(self._live.now(), loaded, route)
         size = None if route.size_given else loaded.size_bytes
         return Outcome(size_bytes=size, parallel=loaded.parallel)
 

@@ -66,6 +66,7 @@ _SAID = {
     "model.appeared": _MODEL,
     "model.vanished": _MODEL,
     "model.activated": _MODEL,
+    **dict.fromkeys(("model.loaded", "model.unloaded"), (*_MODEL, "{reason}|")),
     "config.refused": ("{problems:, }",),
     "access.denied": ("{status} {code} for {path}", "{reason}"),
     "debug.missed": ("{missed:event} lost: the reader was too slow, or too long away",),

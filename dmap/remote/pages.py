@@ -118,6 +118,8 @@ def summary(answer: _Json, argument: str) -> Iterator[str]:
     if "took_s" in answer:
         about.append(f"in {duration(answer['took_s'])}")
     yield f"{answer.get('status', 'done')} {' '.join(about)}".rstrip()
+    if answer.get("message"):
+        yield f"  {answer['message']}"
     config = answer.get("load_config") or {}
     for title, fields in (
         ("got", answer.get("loaded")),
@@ -129,7 +131,8 @@ def summary(answer: _Json, argument: str) -> Iterator[str]:
             yield f"  {title}: {', '.join(given)}"
     for option, reason in (config.get("not_applied") or {}).items():
         yield f"  not applied: {option}: {reason}"
-    for number, step in enumerate(answer.get("workflow") or (), 1):
+    steps = answer.get("workflow") or {}
+    for number, step in enumerate(steps.values() if isinstance(steps, Mapping) else steps, 1):
         yield f"  {number}. {step}"
 
 

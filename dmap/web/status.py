@@ -91,7 +91,7 @@ def state(gate: Gate, may: _May = lambda model: True) -> dict[str, Any]:
     return {
         "drained": view.drained,
         "residents": _names((resident.model for resident in view.residents), may),
-        "placed": {str(key): placed for key, placed in gate.placed.items() if may(key)},
+        "placed": {str(key): got.placed for key, got in gate.got.items() if got.placed and may(key)},
         "switch": _switch(view.plan, may),
         "held": dict(gate.section.held),
         "preload": {str(model): state for model, state in view.preload.items() if may(model)},
@@ -148,7 +148,7 @@ def _residents(gate: Gate) -> list[dict[str, Any]]:
             "waiting": resident.waiting,
             "for_s": round(now - resident.since, 3),
             "leaving": resident.leaving,
-            "placed": gate.placed.get(resident.model),
+            "placed": got.placed if (got := gate.got.get(resident.model)) is not None else None,
         }
         for resident in gate.snapshot().residents
     ]

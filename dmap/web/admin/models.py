@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -11,8 +12,8 @@ from dmap.backends import Loaded
 from dmap.catalog import Shown, as_openai
 from dmap.errors import BadRequest, LoadFailed
 from dmap.models import Route
-from dmap.sections.types import size_text
 from dmap.state import Activation
+from dmap.web.admin import words
 from dmap.web.admin.orders import ModelOrder, note, read_order
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
@@ -23,34 +24,46 @@ class _Setting(NamedTuple):
     What an order sets: *activations* by the names that they are kept under.
 
     *name* is the model's, or the variant's, and *model* that of what is loaded; *load* are options of the
-    load, and *told* is what the answer says about all that.
+    load, *refused* those that its backend does not take, and *told* is what the answer says about all that.
     """
 
     name: str
     model: str
     activations: Mapping[str, Activation]
     load: Mapping[str, Any]
+    refused: tuple[str, ...]
     told: dict[str, Any]
 
 
 async def load(proxy: Proxy, visit: Visit) -> web.Response:
-    """`POST /admin/models/load`: set what is given, load, and make it the active model unless told not to."""
+    """
+    `POST /admin/models/load`: set what is given, load, and make it the active model unless told not to.
+
+    Where dmap cannot load, that is all of it: the model is `activated`, or what was set is `noted`.
+    """
     order, clock = await read_order(proxy, visit, ModelOrder), asyncio.get_running_loop().time
     came_at, key = clock(), (await proxy.resolve(order.model_key, visit.client)).key
     async with proxy.turns.setdefault(key, asyncio.Lock()):
         route = await proxy.resolve(order.model_key, visit.client)
         setting = _understand(proxy, route, order)
         is_activated = _is_activated(route, order.activate)
-        loaded, status = {}, "activated" if is_activated else "noted"
+        loaded: dict[str, Any] = {}
+        changed, status = False, "activated" if is_activated else "noted"
         if route.device is not None:
-            loaded, status = await _load(proxy, visit, setting, route), "loaded"
-        await _set(proxy, setting.activations, setting.name if is_activated else proxy.saved.active)
-        if is_activated:
-            proxy.bus.tell("model.activated", dict(route.key.told))
+            (loaded, changed), status = await _load(proxy, visit, setting, route), "loaded"
+        try:
+            await _set(proxy, setting.activations, setting.name if is_activated else proxy.saved.active)
+        finally:  # it is in effect, saved or not
+            if not changed:
+                reason = "by hand" if route.device is None else "already loaded"
+                _tell(proxy, visit, setting, "model.loaded", {"reason": reason, "changed": False})
+            if is_activated:
+                _tell(proxy, visit, setting, "model.activated")
     spent_s = round(clock() - came_at, 3)
-    note(visit, model=setting.name, load_s=spent_s)
-    answer = _answer(proxy, route, setting.name, status, setting.load) | setting.told | loaded
-    return web.json_response(answer | {"took_s": spent_s})
+    note(visit, **route.key.told, status=status, load_s=spent_s)
+    done = words.Done(setting.name, route, status, changed, _is_active(proxy, setting.name), setting.refused)
+    answer = _answer(proxy, done, words.of_load(done)) | setting.told | loaded
+    return web.json_response(answer | _by_hand(proxy, route, setting) | {"took_s": spent_s})
 
 
 async def activate(proxy: Proxy, visit: Visit) -> web.Response:
@@ -59,11 +72,16 @@ async def activate(proxy: Proxy, visit: Visit) -> web.Response:
     route = await proxy.resolve(order.model_key, visit.client)
     setting = _understand(proxy, route, order)
     _is_activated(route, True)
-    await _set(proxy, setting.activations, setting.name)
-    proxy.bus.tell("model.activated", dict(route.key.told))
+    try:
+        await _set(proxy, setting.activations, setting.name)
+    finally:  # it is in effect, saved or not
+        _tell(proxy, visit, setting, "model.activated")
     proxy.gate(route).changed()
-    note(visit, model=setting.name)
-    return web.json_response(_answer(proxy, route, setting.name, "activated", setting.load) | setting.told)
+    note(visit, **route.key.told, status="activated")
+    done = words.Done(setting.name, route, "activated", False, True, setting.refused)
+    message = words.of_activation(done, resident=route.key in proxy.residents())
+    answer = _answer(proxy, done, message) | setting.told | _by_hand(proxy, route, setting)
+    return web.json_response(answer)
 
 
 async def unload(proxy: Proxy, visit: Visit) -> web.Response:
@@ -76,15 +94,21 @@ async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     route = await proxy.resolve(order.model_key, visit.client)
     (name, model), status = proxy.catalog.kept_as(order.model_key), "cleared"
     if route.device is not None:
-        await proxy.gate(route).unload(route.key)
-        status = "unloaded"
+        is_gone = await proxy.gate(route).unload(route.key, _who(visit))
+        status = "unloaded" if is_gone else "not_loaded"
+    if status != "unloaded":
+        reason = "by hand" if status == "cleared" else "not loaded"
+        told = _told(visit, name, model, route)
+        proxy.bus.tell("model.unloaded", told | {"reason": reason, "changed": False})
     active = proxy.saved.active
     is_ended = active is not None and proxy.catalog.key_of(active) == route.key
     # What a load sets for a variant is forgotten: its parameters, and the options of its model's load.
     kept = replace(proxy.saved.models.get(model, Activation()), load={})
     await _set(proxy, {model: kept, name: Activation()}, None if is_ended else active)
-    note(visit, model=name)
-    return web.json_response(_answer(proxy, route, name, status))
+    note(visit, **route.key.told, status=status)
+    done = words.Done(name, route, status, status == "unloaded", _is_active(proxy, name))
+    answer = _answer(proxy, done, words.of_unload(done, ended=is_ended))
+    return web.json_response(answer | _by_hand(proxy, route, ended=is_ended))
 
 
 async def models(proxy: Proxy, visit: Visit) -> web.Response:
@@ -93,7 +117,11 @@ async def models(proxy: Proxy, visit: Visit) -> web.Response:
     active, seen = proxy.saved.active, proxy.catalog.shown(visit.client, proxy.residents())
     listed = [as_openai(shown) | _settings(proxy, shown) for shown in seen if not shown.is_alias]
     is_known = any(shown.active for shown in seen) or (active is not None and visit.client.may_use(active))
-    return web.json_response({"active": active if is_known else None, "models": listed})
+    shown_active = active if is_known else None
+    count = f"{len(listed)} model{'s' if len(listed) != 1 else ''} for this key"
+    none = "requests that name no model get none" if active is None else "the active one is not for this key"
+    said = f"requests that name no model get {shown_active!r}" if is_known else none
+    return web.json_response({"message": f"{count}; {said}.", "active": shown_active, "models": listed})
 
 
 def _settings(proxy: Proxy, shown: Shown) -> dict[str, Any]:
@@ -139,7 +167,7 @@ def _understand(proxy: Proxy, route: Route, order: ModelOrder) -> _Setting:
         "default_inference": dict(defaults),
         "load_config": {"applied": applied, "not_applied": refused},
     }
-    return _Setting(name, model, before, kept, told)
+    return _Setting(name, model, before, kept, tuple(refused), told)
 
 
 def _is_activated(route: Route, activate: bool | None) -> bool:
@@ -149,23 +177,25 @@ def _is_activated(route: Route, activate: bool | None) -> bool:
     return activate is not False and not route.needs.embedding
 
 
-async def _load(proxy: Proxy, visit: Visit, setting: _Setting, before: Route) -> dict[str, Any]:
+async def _load(proxy: Proxy, visit: Visit, setting: _Setting, before: Route) -> tuple[dict[str, Any], bool]:
     """
-    Load the model of *setting* and tell what that gave; one that is resident with other options goes first.
+    Load the model of *setting*; one that is resident with other options goes first.
+
+    Return what that gave, and whether it was loaded for this.
 
     Requests for it go by *setting* meanwhile, but nothing is promised yet.  If the load fails, requests
     for the model as it was *before* need not wait until its back-off is over.
     """
-    client = visit.client
+    client, gate = visit.client, proxy.gate(before)
+    found = gate.got.get(before.key)
     proxy.trials.update(setting.activations)
     proxy.choose()
     try:
         route = proxy.catalog.resolve(setting.name, client)[0]
-        gate = proxy.gate(route)
         if route.load != before.load:
             # A backend may take a larger context for good enough, but this order asks for exactly that one.
-            await gate.unload(route.key)
-        loaded = await gate.load(route, client.name, priority=client.priority)
+            await gate.unload(route.key, _who(visit))
+        loaded = await gate.load(route, client.name, priority=client.priority, name=visit.record.id)
     except LoadFailed:
         if setting.load != before.load:
             proxy.gate(before).forgive(before.key)
@@ -176,7 +206,7 @@ async def _load(proxy: Proxy, visit: Visit, setting: _Setting, before: Route) ->
         proxy.choose()
     # Of a model that was there already, this is what is known.
     known = Loaded(before.needs.size_bytes, before.context_length, before.needs.parallel)
-    return {"loaded": asdict(loaded or known)}
+    return {"loaded": asdict(loaded or known)}, loaded is not None and loaded is not found
 
 
 async def _set(proxy: Proxy, activations: Mapping[str, Activation], active: str | None) -> None:
@@ -186,35 +216,60 @@ async def _set(proxy: Proxy, activations: Mapping[str, Activation], active: str 
     await proxy.save(replace(proxy.saved, active=active, models=given))
 
 
-def _answer(
-    proxy: Proxy, route: Route, name: str, status: str, load: Mapping[str, Any] | None = None
+def _who(visit: Visit) -> dict[str, str]:
+    """Return for which request, and by which client, something is done."""
+    return {"for": visit.record.id, "by": visit.client.name}
+
+
+def _told(visit: Visit, name: str, model: str, route: Route) -> dict[str, Any]:
+    """Return what every event tells of an order for *name*, a variant where that is not its *model*."""
+    device = {"device": route.device} if route.device is not None else {}
+    variant = {"variant": name} if name != model else {}
+    return {**device, **route.key.told, **variant, **_who(visit), **route.settings}
+
+
+def _tell(
+    proxy: Proxy,
+    visit: Visit,
+    setting: _Setting,
+    event: str,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Tell *event* of what *setting* is about, as it is set now."""
+    route = proxy.catalog.resolve(setting.name, visit.client)[0]
+    proxy.bus.tell(event, {**_told(visit, setting.name, setting.model, route), **more})
+
+
+def _is_active(proxy: Proxy, name: str) -> bool | None:
+    return None if proxy.saved.active is None else proxy.saved.active == name
+
+
+def _answer(proxy: Proxy, done: words.Done, message: str) -> dict[str, Any]:
+    """Return what every answer to an order for a model says."""
+    return {
+        "status": done.status,
+        "message": message,
+        "model": done.name,
+        "backend": done.route.key.backend,
+        "active": bool(done.active),
+        "changed": done.changed,
+    }
+
+
+def _by_hand(
+    proxy: Proxy, route: Route, setting: _Setting | None = None, *, ended: bool = False
 ) -> dict[str, Any]:
     """
-    Say what an order for *name* did; where dmap cannot load, also what a person has to do.
+    Return what a person has to do where dmap cannot switch, after a load, or an unload if nothing is set.
 
-    *load* has the options of a load; None is an unload.
+    With *ended* the model was the active one.
     """
-    backend = route.key.backend
-    answer = {"status": status, "model": name, "backend": backend, "active": proxy.saved.active == name}
     if route.device is not None:
-        return answer
+        return {}
+    (backend, model), section = route.key, proxy.config.backends[route.key.backend]
     url = proxy.backends[backend].url or "this host"
-    by_hand = f"{route.key.model!r} in the server at {url} by hand: dmap cannot switch models there."
-    if load is None:
-        rest = "Until another model is activated, requests have to name their model."
-        return answer | {"workflow": [f"Unload {by_hand}", *_held(proxy, backend), rest]}
-    wanted = ", ".join(f"{option} = {value}" for option, value in load.items())
-    steps = [f"Load {by_hand}", *([f"Load it with {wanted}."] if wanted else [])]
-    return answer | {"workflow": [*steps, "Check with GET /v1/models that the server lists it."]}
-
-
-def _held(proxy: Proxy, backend: str) -> list[str]:
-    """Say what the server of *backend* goes on to hold of its device, whatever it unloads."""
-    section = proxy.config.backends[backend]
+    if setting is not None:
+        return {"workflow": words.steps_to_load(model, url, setting.load)}
     size = proxy.config.device(section.device).held.get(backend) if section.device is not None else None
-    if size is None:
-        return []
-    return [
-        f"{size_text(size)} of device {section.device!r} stay counted for that server; to give them to other "
-        f"models, lower backends.{backend}.memory in the configuration and have it read again."
-    ]
+    held = (section.device, size) if section.device is not None and size is not None else None
+    return {"workflow": words.steps_to_unload(model, url, backend, held, ended=ended)}

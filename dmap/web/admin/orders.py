@@ -13,6 +13,7 @@ from dmap.sections import Defaults, Load, Spelled
 from dmap.web import upload
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
+from dmap.wire.parameters import camel
 
 _log = logging.getLogger("dmap.admin")
 
@@ -65,11 +66,13 @@ async def read_order(proxy: Proxy, visit: Visit, kind: type[T]) -> T:
         raise BodyTooLarge(f"an order is at most {MAX_ORDER_BYTES} bytes")
     try:
         # Python's own decoder can tell that a key is there twice.
-        return kind.model_validate(json.loads(body.decode() or "{}", object_pairs_hook=_once))
-    except ValidationError as exc:
-        raise Invalid([_problem(error) for error in exc.errors()]) from exc
+        order = json.loads(body.decode() or "{}", object_pairs_hook=_once)
     except (ValueError, RecursionError) as exc:
         raise Invalid([f"the body: not JSON: {exc}"]) from exc
+    try:
+        return kind.model_validate(order)
+    except ValidationError as exc:
+        raise Invalid([_problem(error, order) for error in exc.errors()]) from exc
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -80,9 +83,16 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _problem(error: Any) -> str:
-    """Write one of pydantic's errors as `path: what is wrong`, the path as the order spells it."""
+def _problem(error: Any, order: Any) -> str:
+    """
+    Write one of pydantic's errors as `path: what is wrong`, the path as the *order* spells it.
+
+    What is missing is spelled as its other fields are: in camelCase unless one of them is in snake_case.
+    """
     path = ".".join(map(str, error["loc"])) or "the body"
+    if error["type"] == "missing":
+        path = path if any("_" in name for name in order) else camel(path)
+        return f"{path}: is missing"
     if error["type"] == "extra_forbidden":
         return f"{path}: no such field, or a second spelling of one"
     if error["type"] == "model_type":
@@ -93,4 +103,5 @@ def _problem(error: Any) -> str:
 def note(visit: Visit, **fields: Any) -> None:
     """Log one line for each change, with the client that made it."""
     action = visit.record.path.rpartition("/")[2]
-    _log.info(Line("admin", {"action": action, "client": visit.client.name, **fields}))
+    who = {"client": visit.client.name, "id": visit.record.id}
+    _log.info(Line("admin", {"action": action, **who, **fields}))

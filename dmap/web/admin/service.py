@@ -21,8 +21,10 @@ async def queue(proxy: Proxy, visit: Visit) -> web.Response:
     more = {name: proxy.gates[name].snapshot().waiting - len(listed) for name, listed in waits.items()}
     opened = list(proxy.visits.open())
     shown = [each.fields(now) for each in opened[:SHOWN]]
-    answer = {"waiting": waits, "more_waiting": more, "open": shown, "more_open": len(opened) - len(shown)}
-    return web.json_response(answer)
+    count = sum(map(len, waits.values())) + sum(more.values())
+    message = f"{len(opened)} open request{'s' if len(opened) != 1 else ''}, {count} of them waiting."
+    waiting_and_open = {"waiting": waits, "more_waiting": more, "open": shown}
+    return web.json_response({"message": message, **waiting_and_open, "more_open": len(opened) - len(shown)})
 
 
 async def cancel(proxy: Proxy, visit: Visit) -> web.Response:
@@ -34,8 +36,9 @@ async def cancel(proxy: Proxy, visit: Visit) -> web.Response:
         raise RequestNotFound(f"no request {id[:128]!r} waits or is being answered")
     for each in found:
         each.cancel(Cancelled("the request was ended by whoever runs dmap"))
-    note(visit, id=id)
-    return web.json_response({"status": "cancelled", "id": id})
+    note(visit, request=id)
+    message = f"The request {id} was ended; its client is told so."
+    return web.json_response({"status": "cancelled", "message": message, "id": id})
 
 
 async def drain(proxy: Proxy, visit: Visit) -> web.Response:
@@ -44,7 +47,9 @@ async def drain(proxy: Proxy, visit: Visit) -> web.Response:
     gates = _gates(proxy, order.device)
     for name in gates:
         proxy.drain(name, unload=order.unload)
-    return await _drained(proxy, visit, "drained", gates, proxy.saved.drained | gates.keys())
+    models = "; its models go once they are idle" if order.unload else ""
+    message = f"{_names(gates)}: nobody is served there until it is resumed{models}."
+    return await _drained(proxy, visit, "drained", message, gates, proxy.saved.drained | gates.keys())
 
 
 async def resume(proxy: Proxy, visit: Visit) -> web.Response:
@@ -53,7 +58,8 @@ async def resume(proxy: Proxy, visit: Visit) -> web.Response:
     gates = _gates(proxy, order.device)
     for name in gates:
         proxy.resume(name)
-    return await _drained(proxy, visit, "resumed", gates, proxy.saved.drained - gates.keys())
+    message = f"{_names(gates)}: requests are served again."
+    return await _drained(proxy, visit, "resumed", message, gates, proxy.saved.drained - gates.keys())
 
 
 async def reload(proxy: Proxy, visit: Visit) -> web.Response:
@@ -64,7 +70,8 @@ async def reload(proxy: Proxy, visit: Visit) -> web.Response:
     if problems := proxy.reload():
         raise Invalid(problems)
     note(visit)
-    return web.json_response({"status": "reloaded"})
+    message = "The configuration was read again and is in effect."
+    return web.json_response({"status": "reloaded", "message": message})
 
 
 def _gates(proxy: Proxy, device: str | None) -> dict[str, Gate]:
@@ -76,12 +83,16 @@ def _gates(proxy: Proxy, device: str | None) -> dict[str, Gate]:
     return {device: proxy.devices[device]}
 
 
+def _names(gates: dict[str, Gate]) -> str:
+    return ", ".join(map(repr, gates)) or "no device"
+
+
 async def _drained(
-    proxy: Proxy, visit: Visit, status: str, gates: dict[str, Gate], drained: frozenset[str]
+    proxy: Proxy, visit: Visit, status: str, message: str, gates: dict[str, Gate], drained: frozenset[str]
 ) -> web.Response:
-    """Save which devices are *drained*, and answer for *gates*, which the order was for."""
+    """Save which devices are *drained*, and answer for *gates*, which the order was for, with *message*."""
     await proxy.save(replace(proxy.saved, drained=drained))
     note(visit, devices=",".join(gates))
     may = functools.partial(proxy.catalog.allows, visit.client)
     devices = {name: state(gate, may) for name, gate in gates.items()}
-    return web.json_response({"status": status, "devices": devices})
+    return web.json_response({"status": status, "message": message, "devices": devices})
