@@ -332,7 +332,8 @@ class Emulator:
         instance = await self._instance(body)
         text = json.dumps(body.get("messages") or body.get("prompt"))
         self._check_length(instance, text)
-        form = Form("chat" in request.path, instance, request.path.startswith("/api/v0"))
+        usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        form = Form("chat" in request.path, instance, request.path.startswith("/api/v0"), usage)
         tokens = self._tokens(instance, body, text, body.get("max_tokens"))
         if body.get("stream"):
             return await self._stream(request, form.records(tokens))

@@ -5,6 +5,7 @@ Sources are named as in `backends.md` section 1.  The server that speaks them is
 """
 
 import contextlib
+import itertools
 import json
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
@@ -39,39 +40,59 @@ def data(payload: Mapping[str, Any], event: str | None = None) -> bytes:
 
 @dataclass(frozen=True)
 class Form:
-    """How the completions routes put tokens into words; `model` names the instance that answers."""
+    """
+    How the completions routes put tokens into words; `model` names the instance that answers.
+
+    The fields of a chunk are those of [lmstudio-js #320], those of a whole answer of [#601].  With *usage*,
+    which is `stream_options.include_usage`, a stream has one more chunk [DOC api-changelog.md 0.3.18].
+    """
 
     chat: bool
     instance: Instance
     v0: bool = False
+    usage: bool = False
 
     async def records(self, tokens: AsyncGenerator[str]) -> AsyncGenerator[bytes]:
         """Stream; an error comes in a record of a 200 [DOC api-changelog.md 0.3.18; odysseus #736]."""
+        count = 0
         try:
             async with contextlib.aclosing(tokens):
                 async for token in tokens:
+                    count += 1
                     yield data(self._chunk(token, None))
         except Unloaded as why:  # whether `[DONE]` follows is UNCONFIRMED; it does not here
             yield data({"error": {"message": str(why), "type": "model_load_failed"}})
             return
         yield data(self._chunk("", "stop"))
+        if self.usage:
+            yield data({**self._envelope(".chunk"), "choices": [], "usage": _usage(count)})
         yield b"data: [DONE]\n\n"
 
     def whole(self, words: list[str]) -> dict[str, Any]:
         text = "".join(words)
-        said = {"message": {"role": "assistant", "content": text}} if self.chat else {"text": text}
-        usage = {"prompt_tokens": 1, "completion_tokens": len(words), "total_tokens": 1 + len(words)}
-        answer = {**self._envelope(""), "choices": [{"index": 0, **said, "finish_reason": "stop"}]}
+        message = {"role": "assistant", "content": text, "tool_calls": []}
+        said = {"message": message} if self.chat else {"text": text}
         stats = {"tokens_per_second": 51.4, "time_to_first_token": 0.1, "stop_reason": "eosFound"}
-        return {**answer, "usage": usage, "stats": stats if self.v0 else {}}
+        told = {"usage": _usage(len(words)), "stats": stats if self.v0 else {}}
+        return {**self._envelope(""), "choices": [_choice(said, "stop")], **told}
 
     def _chunk(self, text: str, finish: str | None) -> dict[str, Any]:
-        said = {"delta": {"content": text}} if self.chat else {"text": text}
-        return {**self._envelope(".chunk"), "choices": [{"index": 0, **said, "finish_reason": finish}]}
+        delta = {"role": "assistant", "content": text} if text else {}
+        said = {"delta": delta} if self.chat else {"text": text}
+        return {**self._envelope(".chunk"), "choices": [_choice(said, finish)]}
 
     def _envelope(self, suffix: str) -> dict[str, Any]:
         kind = f"chat.completion{suffix}" if self.chat else "text_completion"
-        return {"id": "chatcmpl-1", "object": kind, "created": 1, "model": self.instance.id}
+        id = self.instance.id
+        return {"id": "chatcmpl-1", "object": kind, "created": 1, "model": id, "system_fingerprint": id}
+
+
+def _choice(said: Mapping[str, Any], finish: str | None) -> dict[str, Any]:
+    return {"index": 0, **said, "logprobs": None, "finish_reason": finish}
+
+
+def _usage(tokens: int) -> dict[str, Any]:
+    return {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": 1 + tokens}
 
 
 async def native_events(instance: Instance, tokens: AsyncGenerator[str]) -> AsyncGenerator[bytes]:
@@ -100,42 +121,77 @@ def native_result(instance: Instance, words: list[str]) -> dict[str, Any]:
 
 
 async def response_events(instance: Instance, tokens: AsyncGenerator[str]) -> AsyncGenerator[bytes]:
+    """
+    `/v1/responses`, with the events around a text and the indices that OpenAI's helpers put it together by.
+
+    LM Studio keeps to Open Responses, as it says [#1420 on its announcement, 0.4.0]; these are its events.
+    """
     words: list[str] = []
-    created = response_of(instance, words, "in_progress")
-    yield data({"type": "response.created", "response": created}, "response.created")
+    at, part = {"output_index": 0}, {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    numbers = itertools.count()
+
+    def event(kind: str, **fields: Any) -> bytes:
+        return data({"type": kind, "sequence_number": next(numbers), **fields}, kind)
+
+    begun = response_of(instance, words, "in_progress")
+    yield event("response.created", response=begun)
+    yield event("response.in_progress", response=begun)
+    yield event("response.output_item.added", **at, item=_item([], "in_progress"))
+    yield event("response.content_part.added", **part, part=_text(words))
     try:
         async with contextlib.aclosing(tokens):
             async for token in tokens:
                 words.append(token)
-                kind = "response.output_text.delta"
-                yield data({"type": kind, "delta": token}, kind)
+                yield event("response.output_text.delta", **part, delta=token, logprobs=[])
     except Unloaded as why:
-        yield data({"type": "error", "code": "server_error", "message": str(why), "param": None}, "error")
+        yield event("error", code="server_error", message=str(why), param=None)
         return
-    completed = response_of(instance, words)
-    yield data({"type": "response.completed", "response": completed}, "response.completed")
+    yield event("response.output_text.done", **part, text="".join(words), logprobs=[])
+    yield event("response.content_part.done", **part, part=_text(words))
+    yield event("response.output_item.done", **at, item=_item([_text(words)]))
+    yield event("response.completed", response=response_of(instance, words))
 
 
 def response_of(instance: Instance, words: list[str], status: str = "completed") -> dict[str, Any]:
-    content = [{"type": "output_text", "text": "".join(words), "annotations": []}]
-    output = [{"type": "message", "id": "msg_1", "role": "assistant", "status": status, "content": content}]
-    return {"id": "resp_1", "object": "response", "status": status, "model": instance.id, "output": output}
+    """The whole answer; its fields are those of [#1420], with `usage` as Open Responses has it."""
+    count, done = len(words), status == "completed"
+    details = {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
+    usage = {"input_tokens": 1, "output_tokens": count, "total_tokens": 1 + count, **details}
+    unset = ("incomplete_details", "previous_response_id", "instructions", "error")
+    return {
+        **{"id": "resp_1", "object": "response", "created_at": 1, "status": status, "model": instance.id},
+        **dict.fromkeys(unset),
+        **{"tools": [], "tool_choice": "auto", "parallel_tool_calls": True},
+        **{"output": [_item([_text(words)])] if done else [], "usage": usage if done else None},
+    }
+
+
+def _item(content: list[dict[str, Any]], status: str = "completed") -> dict[str, Any]:
+    return {"type": "message", "id": "msg_1", "role": "assistant", "status": status, "content": content}
+
+
+def _text(words: list[str]) -> dict[str, Any]:
+    return {"type": "output_text", "text": "".join(words), "annotations": [], "logprobs": []}
 
 
 async def message_events(instance: Instance, tokens: AsyncGenerator[str]) -> AsyncGenerator[bytes]:
     yield data({"type": "message_start", "message": message_of(instance, [])}, "message_start")
     block = {"type": "text", "text": ""}
     yield data({"type": "content_block_start", "index": 0, "content_block": block}, "content_block_start")
+    count = 0
     try:
         async with contextlib.aclosing(tokens):
             async for token in tokens:
+                count += 1
                 delta = {"type": "text_delta", "text": token}
                 yield data({"type": "content_block_delta", "index": 0, "delta": delta}, "content_block_delta")
     except Unloaded as why:  # the form is Anthropic's; LM Studio's own is UNCONFIRMED
         yield data({"type": "error", "error": {"type": "api_error", "message": str(why)}}, "error")
         return
     yield data({"type": "content_block_stop", "index": 0}, "content_block_stop")
-    yield data({"type": "message_delta", "delta": {"stop_reason": "end_turn"}}, "message_delta")
+    ended = {"stop_reason": "end_turn", "stop_sequence": None}
+    usage = {"output_tokens": count}
+    yield data({"type": "message_delta", "delta": ended, "usage": usage}, "message_delta")
     yield data({"type": "message_stop"}, "message_stop")
 
 
@@ -144,5 +200,6 @@ def message_of(instance: Instance, words: list[str]) -> dict[str, Any]:
     usage = {"input_tokens": 1, "output_tokens": len(words)}
     return {
         **{"id": "msg_1", "type": "message", "role": "assistant", "model": instance.id},
-        **{"content": content, "stop_reason": "end_turn" if words else None, "usage": usage},
+        **{"content": content, "stop_reason": "end_turn" if words else None, "stop_sequence": None},
+        **{"usage": usage},
     }

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
+from openai import AsyncOpenAI
 
 from tests.lmstudio_emulator import Emulator, Knobs, Traps, emulator
 
@@ -410,6 +411,33 @@ async def test_a_stream_ends_with_done(studio):
 
     assert text.endswith("data: [DONE]\n\n")
     assert text.count(f"{SMALL} ") == 2
+
+
+async def test_the_helpers_of_openai_put_answers_together(studio):
+    """OpenAI's client has what it builds an answer from: indices, usage, null where there is nothing."""
+    async with AsyncOpenAI(base_url=f"{studio.lm.url}/v1", api_key="none", max_retries=0) as client:
+        async with client.responses.stream(model=SMALL, input="Hello", max_output_tokens=3) as events:
+            response = await events.get_final_response()
+        async with client.chat.completions.stream(
+            model=SMALL, messages=[{"role": "user", "content": "Hello"}], max_tokens=3,
+            stream_options={"include_usage": True},
+        ) as events:  # fmt: skip
+            chat = await events.get_final_completion()
+
+    assert len(response.output_text.split()) == len(chat.choices[0].message.content.split()) == 3
+    assert response.usage.output_tokens == chat.usage.completion_tokens == 3
+    assert (chat.choices[0].finish_reason, chat.system_fingerprint) == ("stop", SMALL)
+
+
+async def test_anthropics_events_have_what_its_client_adds_up(studio):
+    """Anthropic's client reads the usage of `message_delta`; without it it raises."""
+    fields = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3, "stream": True}
+    async with studio.session.post("/v1/messages", json={"model": SMALL, **fields}) as answer:
+        records = [json.loads(line[6:]) async for line in answer.content if line.startswith(b"data: ")]
+
+    (delta,) = [record for record in records if record["type"] == "message_delta"]
+    assert delta["usage"] == {"output_tokens": 3}
+    assert delta["delta"] == {"stop_reason": "end_turn", "stop_sequence": None}
 
 
 async def test_a_crash_is_told_inside_the_stream(studio):
