@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Mapping
 from urllib.parse import urlsplit
 
 from dmap.config import Config, ConfigProblem
-from dmap.config.access import is_loopback
+from dmap.sections.types import is_loopback
 
 WAIT_S = 2.0
 """How long the end of the one before is waited for: it may be about to end."""
