@@ -325,9 +325,16 @@ def test_an_activation_goes_before_the_file():
     assert made.resolve("n", ANYONE)[0].defaults == {"temperature": 0.1, "top_p": 0.1, "top_k": 1}
 
 
-@pytest.mark.parametrize("name", ["m", "gpt", "M", "a/m", "m:2"])
-def test_an_activation_finds_its_model_by_any_name(name):
-    """What was set for a model under any of its names holds for all of them, until something else is set."""
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [("m", {"seed": 1}), ("gpt", {"seed": 1}), ("M", {"seed": 1}), ("a/m", {}), ("m:2", {})],
+)
+def test_an_activation_finds_its_model_by_any_name(name, there):
+    """
+    What was set for a model under any of its names holds for all of them, until something else is set.
+
+    It holds for all copies, unless the name means one of them.
+    """
     text = TWO + "models: {m: {aliases: [gpt]}}"
     made = catalog(text, a=[ModelInfo("m", resident=True, names=("m:2",))], b=["m"])
 
@@ -335,7 +342,7 @@ def test_an_activation_finds_its_model_by_any_name(name):
     set_for = [made.resolve(each, ANYONE)[0].defaults for each in ("gpt", "a/m", "b/m")]
     made.choose(Saved())
 
-    assert set_for == [{"seed": 1}, {"seed": 1}, {}]
+    assert set_for == [{"seed": 1}, {"seed": 1}, there]
     assert made.resolve("m", ANYONE)[0].defaults == {}
 
 
@@ -818,3 +825,96 @@ def test_a_record_that_makes_no_sense(odd):
 
     assert [v1(one)["key"] for one in shown] == [v0(one)["id"] for one in shown] == ["m", "n"]
     assert [len(v1(one)["loaded_instances"]) for one in shown] == [1, 1]
+
+
+def keys(made: Catalog, name: str) -> list[str]:
+    """Return where requests for *name* may go, in order."""
+    return [str(route.key) for route in made.resolve(name, ANYONE)]
+
+
+QUANT = {"quantization": {"name": "Q4_K_M"}}
+STUDIOS = (
+    "devices: {gpu0: {}, gpu1: {}}\n"
+    "backends: {a: {kind: lmstudio, url: 'http://a', device: gpu0},"
+    " b: {kind: lmstudio, url: 'http://b', device: gpu1}}\n"
+)
+
+
+class TestCopies:
+    def test_a_name_means_all_copies(self):
+        """The model of one name on two servers of one kind is one model, by whatever name it is asked."""
+        made = catalog(STUDIOS + "models: {m: {aliases: [gpt]}, v: {of: m}}", a=["m"], b=["n", "m"])
+
+        assert keys(made, "m") == keys(made, "gpt") == keys(made, "M") == keys(made, "v") == ["a/m", "b/m"]
+        assert keys(made, "n") == ["b/n"]
+
+    def test_an_address_means_one(self):
+        """So whoever wants that very place gets it."""
+        made = catalog(STUDIOS, a=["m"], b=["m"])
+
+        assert keys(made, "a/m") == ["a/m"]
+        assert keys(made, "b/m") == ["b/m"]
+
+    def test_the_list_has_each_name_once(self):
+        """It is resident if any copy is."""
+        made = catalog(STUDIOS, a=["m"], b=["m"])
+
+        (listed,) = listing(made, [ModelKey("b", "m")])
+
+        assert (listed["id"], listed["resident"]) == ("m", True)
+
+    @pytest.mark.parametrize(
+        ("there", "reason"),
+        [
+            ({"v1": {"quantization": {"name": "Q8_0"}}}, "quantization 'Q8_0', not 'Q4_K_M'"),
+            ({"v1": {**QUANT, "size_bytes": 7}}, "bytes 7, not 5"),
+            ({"embedding": True}, "use 'embeddings', not 'answers'"),
+            ({"file": "x/m-Q8_0.gguf"}, "file 'm-q8_0.gguf', not 'm-q4_k_m.gguf'"),
+        ],
+    )
+    def test_what_differs_is_no_copy(self, there, reason):
+        """The first of the file has the name, the other one its address; somebody may be told why."""
+        one = ModelInfo("m", resident=True, v1={**QUANT, "size_bytes": 5}, file="m-Q4_K_M.gguf")
+        made = catalog(STUDIOS, a=[one], b=[ModelInfo("m", resident=True, **there)])
+
+        assert keys(made, "m") == ["a/m"]
+        assert keys(made, "b/m") == ["b/m"]
+        assert [(str(entry.key), why) for entry, why in made.differing.items()] == [("b/m", reason)]
+
+    def test_what_nobody_tells_contradicts_nothing(self):
+        """A server that says less of its model has a copy all the same; how it is loaded is no difference."""
+        one = ModelInfo("m", resident=True, v1=QUANT, file="deep/m.gguf", context_length=4096)
+        made = catalog(STUDIOS, a=[one], b=[ModelInfo("m", resident=False, context_length=8192)])
+
+        assert keys(made, "m") == ["a/m", "b/m"]
+
+    def test_servers_of_another_kind_have_no_copies(self):
+        """A request must not go out of the house because somebody there has a model of that name."""
+        text = STUDIOS.replace(
+            "b: {kind: lmstudio, url: 'http://b', device: gpu1}", "b: {kind: openai, url: 'http://b'}"
+        )
+        made = catalog(text, a=["m"], b=["m"])
+
+        assert keys(made, "m") == ["a/m"]
+        assert made.differing == {}
+
+    def test_a_glob_places_a_family(self):
+        """What is said of a family to be on one backend holds for each model of it."""
+        made = catalog(STUDIOS + 'models: {"qwen/*": {backend: b}}', a=["qwen/x", "m"], b=["qwen/x", "m"])
+
+        assert keys(made, "qwen/x") == ["b/qwen/x"]
+        assert keys(made, "m") == ["a/m", "b/m"]
+
+    def test_each_device_is_preloaded_with_its_own(self):
+        """The name on a device's list means the copy there."""
+        text = STUDIOS.replace("gpu1: {}", "gpu1: {preload: [m]}")
+        made = catalog(text, a=["m"], b=["m"])
+
+        assert list(made.preloads("gpu1")) == [ModelKey("b", "m")]
+        assert list(made.preloads("gpu0")) == []
+
+    def test_a_name_of_one_server_only_means_its_copy(self):
+        """An instance or a quantization that one server alone has is there only."""
+        made = catalog(STUDIOS, a=["m"], b=[ModelInfo("m", resident=True, names=("m@q8",))])
+
+        assert keys(made, "m@q8") == ["b/m"]

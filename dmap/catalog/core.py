@@ -28,6 +28,7 @@ class Catalog:
     The models of all backends under the names that clients use.
 
     A backend is silent until it has said what it has; whoever asks for a model that it may have learns why.
+    *differing* are the models that have the name of one on a backend before theirs, and are no copies of it.
     """
 
     def __init__(self, config: Config) -> None:
@@ -66,19 +67,20 @@ class Catalog:
         """
         Return the candidates for a request for *model*, or for the active one when it names none.
 
-        There is at least one, the best first; today a model is at one place only.  With *or_fallback* a name
-        that nobody knows goes to the model that the file has for such, if the client may use that.
+        There is at least one: a route for each copy of the model, in the order of the file.  With
+        *or_fallback* a name that nobody knows goes to the model that the file has for such, if the client may
+        use that.
 
         Raises `BadRequest` when none is active either, `ModelNotFound`, or `BackendDown` when a backend that
         may have the model has not answered yet.  A *client* cannot tell a model that it may not use from one
         that does not exist.
         """
         if model is not None:
-            return (self._served[self._find(model, client, or_fallback)],)
+            return self._candidates(model, client, or_fallback)
         if self._saved.active is None:
             raise BadRequest(self._advice(client), param="model")
         try:
-            return (self._served[self._find(self._saved.active, client)],)
+            return self._candidates(self._saved.active, client)
         except ModelNotFound:
             raise ModelNotFound(_ACTIVE_GONE, param="model") from None
 
@@ -105,8 +107,8 @@ class Catalog:
 
     def preloads(self, device: str) -> dict[ModelKey, Route]:
         """Return what is to be there on *device* before anybody asks, in order, as far as it is known."""
-        keys = map(self.key_of, self._config.devices[device].preload)
-        routes = {key: self._routes[key] for key in keys if key is not None}
+        named = map(self._names.places, self._config.devices[device].preload)
+        routes = {entry.key: self._routes[entry.key] for entries in named for entry in entries}
         return {key: route for key, route in routes.items() if route.device == device}
 
     def counted(self, backend: str) -> int:
@@ -142,6 +144,11 @@ class Catalog:
         names = (*own, entry.name, str(entry.key), name)
         chosen = next(each for each in names if self._names.find(each) is entry)
         return self._shown(chosen, entry, client, set(residents))
+
+    def _candidates(self, name: str, client: Client, or_fallback: bool = False) -> tuple[Route, ...]:
+        entry = self._find(name, client, or_fallback)
+        places = self._names.places(name) or self._names.copies(entry)
+        return tuple(self._served[place] for place in (places if entry in places else (entry,)))
 
     def _find(self, name: str, client: Client, or_fallback: bool = False) -> Entry:
         """Find the model called *name*, for *client*; a model that is not for it is one that nobody knows."""
@@ -182,7 +189,10 @@ class Catalog:
         own = (each for each in (entry.name, *entry.info.names) if self._names.find(each) is entry)
         # On a device the arbiter knows; elsewhere the backend's own word has to do.
         route, base = self._served[entry], entry.of
-        resident = entry.key in loaded if route.device is not None else entry.info.resident
+        resident = any(
+            copy.key in loaded if self._served[copy].device is not None else copy.info.resident
+            for copy in self._names.copies(entry)
+        )
         is_known = base is not None and base in self._names.known and client.may_use(*base.names)
         variant_of = self._clear(base) if base is not None and is_known else None
         return Shown(name, entry, route, resident, entry is self._active(), frozenset(own), variant_of)
@@ -205,7 +215,7 @@ class Catalog:
         names = models if is_whole else NameIndex(allowed, variants)
         served = routes_of(config, names, saved.models)
         self._routes = {entry.key: route for entry, route in served.items() if entry.of is None}
-        self._served = served
+        self._served, self.differing = served, models.differing
         self._names, self._config, self._reports, self._saved = names, config, reports, saved
 
     def _advice(self, client: Client) -> str:

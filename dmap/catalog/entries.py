@@ -25,20 +25,20 @@ def known_models(config: Config, reports: Mapping[str, Sequence[ModelInfo]]) -> 
         if settings.backend is not None and config.backends[settings.backend].placed_on is None:
             # A server that cannot switch need not list a model to answer for it.
             key = ModelKey(settings.backend, name)
-            yield Entry(key, listed.get(key) or ModelInfo(name, resident=True), settings)
-    for backend in config.backends:
+            info = listed.get(key) or ModelInfo(name, resident=True)
+            yield Entry(key, info, settings, kind=config.backends[settings.backend].kind)
+    for backend, section in config.backends.items():
         for info in reports.get(backend, ()):
             settings = _settings(config.settings, info)
-            if settings.backend in (None, backend):
-                yield Entry(ModelKey(backend, info.id), info, settings)
+            if settings.lives_on(backend):
+                yield Entry(ModelKey(backend, info.id), info, settings, kind=section.kind)
 
 
 def variants_of(config: Config, models: NameIndex) -> Iterator[Entry]:
-    """Yield the variants of the file whose model is among *models*, in the order of the file."""
+    """Yield the variants of the file, in its order: one for each copy of their model among *models*."""
     for name, settings in config.settings.variants.items():
-        base = models.find(settings.of or "")
-        if base is not None:
-            yield Entry(base.key, base.info, settings, base, name)
+        for base in models.places(settings.of or ""):
+            yield Entry(base.key, base.info, settings, base, name, base.kind)
 
 
 def routes_of(config: Config, names: NameIndex, activations: Mapping[str, Activation]) -> dict[Entry, Route]:
@@ -76,8 +76,7 @@ def _laid(
     """Return what was set for each model, by its key, and for each variant, by its name."""
     laid: dict[ModelKey | str, Activation] = {}
     for name, later in activations.items():
-        entry = names.find(name) or hidden.find(name)
-        if entry is not None:
+        for entry in names.places(name) or hidden.places(name):
             what = entry.key if entry.of is None else entry.name
             before = laid.get(what, _UNSET)
             laid[what] = Activation({**before.defaults, **later.defaults}, {**before.load, **later.load})
@@ -88,8 +87,7 @@ def _lists_of(config: Config, names: NameIndex, entry: Entry) -> frozenset[str]:
     """Return the lists of its device on which the model of *entry* is, by any of its names."""
 
     def is_meant(name: str) -> bool:
-        found = names.find(name)
-        return found is not None and found.key == entry.key
+        return any(found.key == entry.key for found in names.places(name))
 
     device = config.devices.get(config.backends[entry.key.backend].placed_on or "")
     return device.lists_of(is_meant) if device is not None else frozenset()

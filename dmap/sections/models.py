@@ -159,6 +159,8 @@ ANY = "*"
 """The alias of the one model that takes names which nobody knows."""
 Alias = Annotated[str, AfterValidator(_alias)]
 _ADDED_UP = ("strip", "permit")
+ON = "@"
+"""Between the name of a backend and the device it is on, where it is on several; no name has it."""
 
 
 class ModelSection(Section):
@@ -193,6 +195,10 @@ class ModelSection(Section):
     url: Annotated[Text, AfterValidator(_template)] | None = None
     ready: UrlPath = "/health"
     env: dict[Variable, Told] = Field(default={}, repr=False)
+
+    def lives_on(self, backend: str) -> bool:
+        """Tell whether it may be a model of *backend*."""
+        return self.backend in (None, backend, backend.partition(ON)[0])
 
     def over(self, beneath: "ModelSection") -> "ModelSection":
         """
