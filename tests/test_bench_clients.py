@@ -14,7 +14,6 @@ from bench.clients.table import BEGIN, END, table, written
 from bench.clients.verdict import TASKS, Cell, Seen, judged
 from tests.programs import why_not
 
-PAGE = (Path(__file__).parent.parent / "docs/clients.md").read_text()
 SEA = " anchor of mast"
 CURL = next(program for program in PROGRAMS if program.environment == {"HTTP": "1.1"})
 
@@ -65,17 +64,9 @@ def test_only_what_is_between_the_marks_is_written() -> None:
         written("a page", ["new"])
 
 
-def test_the_page_has_all_clients_and_columns() -> None:
-    """No client and no column of the script is missing on the page."""
-    rows = PAGE.partition(BEGIN)[2].partition(END)[0].split("\n1. ")[0].strip().splitlines()
-
-    assert rows[0] == f"| client | version | {' | '.join(TASKS)} |"
-    assert [row.split(" | ")[0].removeprefix("| ") for row in rows[2:]] == [each.title for each in PROGRAMS]
-
-
 @pytest.fixture
-async def running(tmp_path: Path) -> AsyncGenerator[Place]:
-    async with place(tmp_path) as running:
+async def running(models: Path, tmp_path: Path) -> AsyncGenerator[Place]:
+    async with place(tmp_path, models) as running:
         yield running
 
 

@@ -1,0 +1,42 @@
+"""The table in `docs/clients.md`, and the notes below it, between the page's marks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from bench.clients.verdict import TASKS, Cell
+
+BEGIN = "<!-- what python -m bench.clients saw -->"
+END = "<!-- until here -->"
+Row = tuple[str, str, Mapping[str, Cell]]
+"""A client's title, its version, and its cells by task."""
+
+
+def table(rows: list[Row]) -> list[str]:
+    """Return the lines of the table, and a line for each cell that needs more words."""
+    lines = [f"| client | version | {' | '.join(TASKS)} |", "|---" * (len(TASKS) + 2) + "|"]
+    notes: list[str] = []
+    for title, version, cells in rows:
+        words = [_worded(title, task, cells[task], notes) for task in TASKS]
+        lines.append(f"| {title} | {version} | {' | '.join(words)} |")
+    return [*lines, "", *notes] if notes else lines
+
+
+def _worded(title: str, task: str, cell: Cell, notes: list[str]) -> str:
+    if not cell.note:
+        return cell.word
+    notes.append(f"{len(notes) + 1}. {title}, {task}: `{cell.note.replace('`', chr(39))}`")
+    return f"{cell.word} ({len(notes)})"
+
+
+def written(page: str, lines: list[str]) -> str:
+    """Return *page* with *lines* between its marks."""
+    before, _, rest = page.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise ValueError(f"the page lacks {BEGIN!r} and {END!r}")
+    return "\n".join([before + BEGIN, "", *lines, "", END + after])
+
+
+def write(path: Path, lines: list[str]) -> None:
+    """Write *lines* into the page at *path*."""
+    path.write_text(written(path.read_text(), lines))
