@@ -1,6 +1,8 @@
 """The alerts and the dashboard: they hold to what they say, and ask for nothing that is not there."""
 
+import functools
 import json
+import operator
 import re
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ import aiohttp
 import pytest
 import yaml
 
+from tests.grafana import wrong
 from tests.programs import find, why_not
 
 OPS = Path(__file__).parent.parent / "ops"
@@ -126,3 +129,27 @@ class TestTheDashboard:
         assert max(x for x, _ in places) < 24
         assert all(panel["title"] and panel["description"] for panel in panels())
         assert len({panel["id"] for panel in panels()}) == len(panels())
+
+
+def test_grafana_takes_the_board() -> None:
+    """Grafana's own types (11.6) know every member of the board, and take its value."""
+    assert wrong(json.loads(BOARD.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "found"),
+    [
+        (("refresh",), 30, "board.refresh: 30"),
+        (("graphToolTip",), 1, "board.graphToolTip: 1"),
+        (("panels", 0, "gridPos", "w"), "8", "w: '8'"),
+        (("panels", 0, "targets", 0, "legend"), "{{model}}", "legend: '{{model}}'"),
+        (("panels", 0, "fieldConfig", "defaults", "custom", "showPoints"), "no", "show_points: 'no'"),
+    ],
+)
+def test_what_grafana_would_not_take(path: tuple[Any, ...], value: Any, found: str) -> None:
+    """A member of another name, or with another type, is found."""
+    board = json.loads(BOARD.read_text())
+    *steps, last = path
+    functools.reduce(operator.getitem, steps, board)[last] = value
+
+    assert any(found in each for each in wrong(board))
