@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from datetime import date
 
 import uvloop
 
@@ -73,9 +74,12 @@ def _new_key(options: argparse.Namespace) -> None:
     scopes = [] if options.scopes == ["none"] else options.scopes or None
     bounds = {"expires": options.expires, "parallel": options.parallel, "rate_per_min": options.rate}
     try:
-        print(keys.notice(options.name, scopes=scopes, models=options.models or None, **bounds))
+        text = keys.notice(options.name, scopes=scopes, models=options.models or None, **bounds)
     except ConfigProblem as exc:
         options.refuse("; ".join(exc.problems))
+    if options.expires is not None and date.fromisoformat(options.expires) <= date.today():
+        options.refuse(f"--expires: the key would be refused from the first, for {options.expires} is here")
+    print(text)
 
 
 def _demo(options: argparse.Namespace) -> None:

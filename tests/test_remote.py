@@ -292,6 +292,20 @@ async def test_a_reader_that_has_seen_enough(command) -> None:
 
 
 @pytest.mark.parametrize("command", ["status", "reload", "models", "cancel x", "tail", "status --watch"])
+async def test_something_else_has_no_such_page(command) -> None:
+    """A 404 of another server is told to be no refusal of dmap's."""
+    async with scripted(answer(b'{"error": "no such page"}', status="404 Not Found")) as (other, _):
+        code, out, err = await run(other.url, *command.split())
+
+    hint = "--url or DMAP_URL says where it is"
+    assert (code, out, err) == (
+        1,
+        "",
+        f"dmap: what answers at {other.url} is not dmap (404 Not Found); {hint}\n",
+    )
+
+
+@pytest.mark.parametrize("command", ["status", "reload", "models", "cancel x", "tail", "status --watch"])
 async def test_something_else_answers(command) -> None:
     """What is not dmap is told so, not shown."""
     async with scripted(answer(b"<html>")) as (other, _):

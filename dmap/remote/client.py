@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +14,8 @@ URL = "http://127.0.0.1:8000"
 CONNECT_S = 5.0
 ANSWER_S = 30.0
 """What a question takes at most, but for one that waits for a model."""
+_OF_OTHERS = (301, 302, 307, 308, 404, 405, 501)
+"""What servers say that have no such page; dmap signs its own refusals."""
 MOST_BYTES = 16 * 1024 * 1024
 """Of an answer."""
 
@@ -98,6 +101,11 @@ class DaemonClient:
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> Trouble:
         reason = _reason(body) or response.reason or "no reason given"
+        if response.status in _OF_OTHERS and _signed(body) is None:
+            told = plain(f"{response.status} {reason}")[:200]
+            return Trouble(
+                f"what answers at {self.url} is not dmap ({told}); --url or DMAP_URL says where it is"
+            )
         hint = "; DMAP_KEY holds the key" if response.status == 401 else ""
         text = f"{self.url} refused ({response.status}): {plain(reason)[:2000]}{hint}"
         return (Gone if response.status in (429, 502, 503, 504) else Trouble)(text)
@@ -134,6 +142,9 @@ async def _whole(response: aiohttp.ClientResponse) -> bytes:
         if len(body) > MOST_BYTES:
             raise Trouble(f"the answer of {response.url.origin()} is over {MOST_BYTES} bytes")
     return bytes(body)
+
+
+_signed = re.compile(rb'"src": ?"dmap"').search
 
 
 def _reason(body: bytes) -> str:
