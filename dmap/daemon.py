@@ -115,6 +115,8 @@ async def listening(
             stack.callback(listener.close)
         await stack.enter_async_context(proxy.activity.running())  # it hears of all that ends below
         await stack.enter_async_context(proxy.traces.running())
+        if proxy.shared is not None:  # before anything is loaded on a server that another dmap has
+            await stack.enter_async_context(proxy.shared.running())
         await stack.enter_async_context(proxy.running())
         await stack.enter_async_context(tasks.running(lag, "loop lag"))
         stack.push_async_callback(http.shutdown, _CANCEL_S)

@@ -157,6 +157,6 @@ def _own_address() -> list[str]:
         return [address]
 
 
-def told_of(file: str) -> str:
+def told_of(file: str = "") -> str:
     """Return what others are told of this process, whose configuration is *file*."""
-    return f"{file or 'configured by its environment'} (on {socket.gethostname()}, pid {os.getpid()})"
+    return f"{f'{file} ' if file else ''}on {socket.gethostname()}, pid {os.getpid()}"

@@ -6,7 +6,7 @@ request waits for it longer than a bound.  This is the only room that imports `r
 configuration has that section.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from dmap.config import ConfigProblem, RedisSection
@@ -19,20 +19,22 @@ __all__ = ["check", "join"]
 
 
 def join(
-    section: RedisSection | None, observe: Callable[[float, str], None] = lambda seconds, op: None
+    section: RedisSection | None,
+    servers: Mapping[str, str],
+    observe: Callable[[float, str], None] = lambda seconds, op: None,
 ) -> "Shared | None":
     """
     Return what is shared through the Redis of *section*; None where there is none.
 
-    *observe* is called with the seconds that each answer of Redis took, and what was asked.  Raises
-    what `check` does.
+    *servers* are URLs by the backends that dmap switches.  *observe* is called with the seconds that each
+    answer of Redis took, and what was asked.  Raises what `check` does.
     """
     check(section)
     if section is None:
         return None
     from dmap.shared.core import Shared  # it takes the extra `fleet`
 
-    return Shared(section, observe)
+    return Shared(section, observe, servers)
 
 
 def check(section: RedisSection | None) -> None:

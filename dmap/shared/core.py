@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 from dmap import tasks
 from dmap.config import RedisSection
+from dmap.owner import own_name, told_of
 from dmap.shared.connection import Away, Connection
+from dmap.shared.leases import Leases
 from dmap.shared.quota import Quotas
 
 BEAT_S = 0.5
@@ -31,15 +33,23 @@ class Shared:
     What is shared through the Redis of *section*, as long as this is `running`.
 
     *dmaps* is how many there were when Redis was last heard of, this one among them.  *quotas* are the
-    bounds of keys over all of them.
+    bounds of keys over all of them, *leases* those of *servers*, URLs by the backends that dmap switches, and
+    *owner* is what this dmap is called there.
     """
 
-    def __init__(self, section: RedisSection, observe: Callable[[float, str], None]) -> None:
+    def __init__(
+        self,
+        section: RedisSection,
+        observe: Callable[[float, str], None],
+        servers: Mapping[str, str],
+        owner: str | None = None,
+    ) -> None:
         self.dmaps = 1
         self.connection = Connection(section, observe)
         self._name = secrets.token_hex(8)
         self._prefix = section.prefix
         self.quotas = Quotas(self.connection, section.prefix, self._name)
+        self.leases = Leases(self.connection, section.prefix, servers, owner or own_name(), told_of())
         self._renewed_at = 0.0
 
     @property
@@ -49,14 +59,29 @@ class Shared:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Share as long as the context is open; the start waits for the first answer, or for none."""
+        """
+        Share as long as the context is open; the start waits for the first answer, or for none.
+
+        Raises `ConfigProblem` where another dmap has one of the servers.
+        """
         try:
             async with tasks.running(self.connection.run, "redis"):
                 await self._beat()
-                async with tasks.running(self._keep_beating, "beat of redis"):
+                await self.leases.take()
+                async with (
+                    tasks.running(self._keep_beating, "beat of redis"),
+                    tasks.running(self.leases.keep, "leases of servers"),
+                ):
                     yield
+                self.leases.release()
+                await self._said()
         finally:
             await self.connection.close()
+
+    async def _said(self) -> None:
+        """Wait until what was told last has been sent."""
+        with contextlib.suppress(Away):
+            await self.connection.ask("beat", "PING")
 
     async def _keep_beating(self) -> None:
         while True:

@@ -5,7 +5,7 @@ import functools
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import MappingProxyType
 from typing import cast
@@ -23,6 +23,7 @@ from dmap.inventory import Inventory
 from dmap.logfmt import Line
 from dmap.metrics.board import Metrics
 from dmap.models import ModelKey, Route
+from dmap.owner import servers_of
 from dmap.relay import Pool
 from dmap.sections import ModelSection
 from dmap.shared import join
@@ -35,6 +36,7 @@ from dmap.web import durations
 from dmap.web.capture import Captures
 from dmap.web.context import ContextGuard
 from dmap.web.lacking import Lacking
+from dmap.web.rivals import Rivals
 from dmap.web.view import Views
 from dmap.web.visit import Visits
 
@@ -96,7 +98,10 @@ class Proxy:
         self.context = ContextGuard(config, self.backends, counters(config))
         self.captures = Captures()
         self.lacking = Lacking()
-        self.shared = join(config.redis, lambda seconds, op: self.metrics.redis_s.observe(seconds, op))
+        self.rivals = Rivals(self.bus, self._is_busy)
+        self.shared = join(
+            config.redis, servers_of(config), lambda seconds, op: self.metrics.redis_s.observe(seconds, op)
+        )
         self.metrics = Metrics(
             self.bus,
             clock=asyncio.get_running_loop().time,
@@ -126,7 +131,6 @@ class Proxy:
                 fields = {"device": name, "since": "before this start", "until": "dmap resume"}
                 _log.warning(Line("drained", fields))
             async with (
-                self.shared.running() if self.shared is not None else nullcontext(),
                 tasks.running(self.visits.watch, "visits"),
                 tasks.running(self._keep_durations, "durations"),
             ):
@@ -171,6 +175,14 @@ class Proxy:
                 self.saved = replace(self.saved, durations=before)  # so that the next time tries again
                 reason = str(exc) or "the disk does not answer"
                 _log.warning(Line("durations_not_saved", {"reason": reason}))
+
+    def _redis_took(self, seconds: float, op: str) -> None:
+        self.metrics.redis_s.observe(seconds, op)
+
+    def _is_busy(self, device: str) -> bool:
+        """Tell whether requests run or wait on *device*."""
+        view = self.devices[device].snapshot()
+        return view.leases + view.waiting > 0
 
     def _is_gone(self, key: ModelKey) -> bool:
         """Tell whether the backend of *key* answers and has no such model."""

@@ -44,6 +44,8 @@ async def ready(proxy: Proxy, visit: Visit) -> web.Response:
         backends[name]["engine"] = {"name": engine.name, "devices": engine.devices}
     for name, gate in proxy.passages.items():
         backends[name] |= _passage(gate)
+    for name, warning in _others(proxy).items():
+        backends[name]["warning"] = warning
     may = functools.partial(proxy.catalog.allows, visit.client)
     devices = {name: state(gate, may) for name, gate in proxy.devices.items()}
     answer = {"ready": bool(answering), "backends": backends, "devices": devices, **_redis(proxy)}
@@ -78,6 +80,13 @@ async def status(proxy: Proxy, visit: Visit) -> web.Response:
         "last_event": proxy.bus.last,
     }
     return web.json_response(answer)
+
+
+def _others(proxy: Proxy) -> dict[str, str]:
+    """Return a warning for each backend whose models something else switches, too."""
+    shared = proxy.shared
+    told = dict.fromkeys(sorted(proxy.rivals.suspected()), "something else switches its models, too")
+    return told | dict.fromkeys(shared.leases.others if shared is not None else (), "another dmap has it")
 
 
 def _redis(proxy: Proxy) -> dict[str, str]:

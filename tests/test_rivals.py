@@ -1,0 +1,125 @@
+"""Two dmaps that nothing keeps apart in front of one LM Studio: it shows, and nobody is refused for it."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from dmap.events import Bus
+from dmap.web.rivals import TOLD_S, WITHIN_S, Rivals
+from tests.fakes import soon
+from tests.lmstudio_emulator import Emulator, emulator
+
+OURS = ("qwen/qwen3-8b", "google/gemma-3-12b")
+THEIRS = ("openai/gpt-oss-20b", "mistralai/mistral-small-3.2")
+GONE = {"device": "gpu0", "backend": "studio", "model": "a"}
+
+
+class Clock:
+    """Time that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def bus(clock: Clock) -> Bus:
+    return Bus(100, clock)
+
+
+@pytest.mark.parametrize(
+    ("types", "is_busy", "told"),
+    [
+        (("model.vanished", "model.appeared"), True, {"studio"}),
+        (("model.vanished", "model.vanished"), True, {"studio"}),
+        (("model.vanished", "model.appeared"), False, set()),
+        (("model.vanished",), True, set()),
+        (("model.appeared",) * 20, True, set()),
+    ],
+)
+def test_what_counts(bus: Bus, types: tuple[str, ...], is_busy: bool, told: set[str]) -> None:
+    """A model that goes and another change count, beside requests; twenty loads by hand do not."""
+    rivals = Rivals(bus, lambda device: is_busy)
+
+    _ = [bus.tell(each, GONE) for each in types]
+
+    assert rivals.suspected() == told
+
+
+def test_changes_that_are_far_apart(bus: Bus, clock: Clock) -> None:
+    """Changes count together within a while, and what was told is over some time after the last."""
+    rivals = Rivals(bus, lambda device: True)
+    bus.tell("model.vanished", GONE)
+    clock.now += WITHIN_S + 1
+    bus.tell("model.appeared", GONE)
+    apart = rivals.suspected()
+    bus.tell("model.vanished", GONE)
+
+    assert (apart, rivals.suspected()) == (set(), {"studio"})
+    clock.now += TOLD_S
+    assert rivals.suspected() == set()
+
+
+def test_requests_that_have_just_failed(bus: Bus) -> None:
+    """A request that a rival's unload has just ended counts as one that runs."""
+    rivals = Rivals(bus, lambda device: False)
+    bus.tell("request.failed", {"device": "gpu0"})
+
+    _ = [bus.tell(each, GONE) for each in ("model.vanished", "model.appeared")]
+
+    assert rivals.suspected() == {"studio"}
+
+
+@pytest.fixture
+async def lm() -> AsyncGenerator[Emulator]:
+    """Run an LM Studio."""
+    async with emulator() as lm:
+        yield lm
+
+
+def config_of(lm: Emulator) -> str:
+    """Return the configuration of a dmap that switches the models of *lm*."""
+    studio = f"{{kind: lmstudio, url: '{lm.url}', device: gpu0}}"
+    return f"devices: {{gpu0: {{cooldown_s: 0}}}}\nbackends: {{studio: {studio}}}"
+
+
+async def ask_on(proxy: Any, model: str, stop: asyncio.Event) -> None:
+    """Ask *proxy* for answers of *model*, one after the other, until *stop*."""
+    async with aiohttp.ClientSession(proxy.url) as session:
+        while not stop.is_set():
+            body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 200}
+            async with session.post("/v1/chat/completions", json=body) as answered:
+                await answered.read()
+
+
+async def test_two_dmaps_on_one_server(start: Any, lm: Emulator, caplog: Any) -> None:
+    """Within 10 s one of two dmaps that take each other's models out says so, in the log and in `/ready`."""
+    one, two = await start(config_of(lm)), await start(config_of(lm))
+    stop = asyncio.Event()
+    wanted = [*((one, model) for model in OURS), *((two, model) for model in THEIRS)]
+    asking = [asyncio.create_task(ask_on(*each, stop)) for each in wanted]
+
+    await soon(lambda: bool(one.proxy.rivals.suspected() | two.proxy.rivals.suspected()), 10)
+
+    said = [await warnings(each) for each in (one, two)]
+    stop.set()
+    await asyncio.gather(*asking)
+    assert "something else switches its models, too" in str(said)
+    assert any("switched_by_others backend=studio" in line for line in caplog.messages)
+
+
+async def warnings(proxy: Any) -> Any:
+    """Return what `/ready` says of the backend."""
+    async with aiohttp.ClientSession(proxy.url) as session, session.get("/ready") as answered:
+        assert answered.status == 200
+        return (await answered.json())["backends"]["studio"]

@@ -1,0 +1,102 @@
+"""Two dmaps of different hosts that are meant for one LM Studio: the lease in a real Redis."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmap.config import ConfigProblem, RedisSection
+from dmap.shared.core import Shared
+from dmap.shared.leases import KEEP_S, LEASE_S
+from tests.fakes import soon
+from tests.programs import why_not
+from tests.redis_server import RedisServer, redis_server
+
+LACKS = why_not("redis-server")
+pytestmark = pytest.mark.skipif(bool(LACKS), reason=LACKS)
+SERVERS = {"studio": "http://studio.example:1234"}
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncGenerator[RedisServer]:
+    """Run a Redis."""
+    async with redis_server(tmp_path) as made:
+        yield made
+
+
+@asynccontextmanager
+async def shared_by(host: str, server: RedisServer) -> AsyncGenerator[Shared]:
+    """Run what a dmap of *host* shares."""
+    shared = Shared(RedisSection(url=server.url, timeout_ms=1000), lambda *_: None, SERVERS, host)
+    async with shared.running():
+        yield shared
+
+
+async def test_the_second_host_does_not_start(server: RedisServer) -> None:
+    """Where another host's dmap has the server and lives, a second one is refused, and told which."""
+    async with shared_by("box1", server):
+        with pytest.raises(
+            ConfigProblem, match=r"^backends.studio.url: another dmap .* pid \d+; only one may"
+        ):
+            async with shared_by("box2", server):
+                pass
+
+
+async def test_the_next_host_may_start_at_once(server: RedisServer) -> None:
+    """A dmap that ends gives its lease back."""
+    async with shared_by("box1", server):
+        pass
+
+    began = asyncio.get_running_loop().time()
+    async with shared_by("box2", server):
+        assert asyncio.get_running_loop().time() - began < LEASE_S / 2
+
+
+async def test_a_restart_on_the_same_host(server: RedisServer) -> None:
+    """A killed dmap is followed by the next one of its host at once, and by another host's in time."""
+    killed = await left_behind("box1", server)
+    began = asyncio.get_running_loop().time()
+
+    async with shared_by("box1", server):
+        same_s = asyncio.get_running_loop().time() - began
+    await left_behind("box1", server)
+    async with shared_by("box2", server) as other:
+        other_s = asyncio.get_running_loop().time() - began - same_s
+
+    assert same_s < LEASE_S / 2 < other_s
+    assert (killed.leases.others, other.leases.others) == ({}, {})
+
+
+async def left_behind(host: str, server: RedisServer) -> Shared:
+    """Leave a lease behind as a killed dmap does."""
+    async with shared_by(host, server) as shared:
+        fields = server("HGETALL", "dmap:owner:studio.example:1234")
+        pairs = [each for pair in fields.items() for each in pair]
+    server("HSET", "dmap:owner:studio.example:1234", *pairs)
+    server("EXPIRE", "dmap:owner:studio.example:1234", LEASE_S)
+    return shared
+
+
+async def test_who_loses_it_goes_on_and_says_so(server: RedisServer, caplog: Any) -> None:
+    """A dmap whose lease went to another one while it was cut off goes on, with a warning."""
+    async with shared_by("box1", server) as first:
+        server("HSET", "dmap:owner:studio.example:1234", "owner", "box2", "told", "on box2, pid 7")
+
+        await soon(lambda: bool(first.leases.others), 3 * KEEP_S)
+
+        assert first.leases.others == {"studio": "on box2, pid 7"}
+        assert any("server_of_another backend=studio" in line for line in caplog.messages)
+
+
+async def test_without_redis_it_is_unchecked(server: RedisServer, caplog: Any) -> None:
+    """Where Redis does not answer nobody is refused; the log says that nothing was checked."""
+    await server.kill()
+
+    async with shared_by("box1", server) as shared:
+        assert not shared.is_up
+
+    assert any("server_unchecked backend=studio" in line for line in caplog.messages)
+    await server.start()
