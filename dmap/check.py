@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import uvloop
 
-from dmap import engines, shared, tls, tokens, traces
+from dmap import engines, memory, shared, tls, tokens, traces
 from dmap.backends import Engine
 from dmap.config import Config, ConfigProblem, LocatedProblem, section_of, warnings_of
 from dmap.origin import Origin
@@ -26,17 +26,20 @@ def check(origin: Origin) -> None:
         raise
     with origin.source.located():
         _check_files(config)
-        found, looked_at = uvloop.run(_ask(config))
+        found, looked_at, gpus = uvloop.run(_ask(config))
     warnings = [
         *warnings_of(config, datetime.now(UTC)),
         *warnings_of_models(config, found),
         *engines.warnings_of(config, looked_at),
+        *memory.warnings_of(config, gpus),
         *_unwritable(config),
         *origin.exposed(),
     ]
     _warn(origin, warnings)
     for name, engine in looked_at.items():
         print(f"backends.{name}: {engines.said(engine)}")
+    for name, each in gpus.items():
+        print(f"devices.{name}: {memory.said(each)}")
     print(f"{origin.source.name or 'the environment'}: ok")
 
 
@@ -54,14 +57,15 @@ def _of_the_rest(refused: LocatedProblem) -> list[str]:
     return [each for each in warnings if section_of(each) not in wrong]
 
 
-async def _ask(config: Config) -> tuple[Survey, Mapping[str, Engine]]:
-    return await survey(config, config.backends), await engines.look_at(config)
+async def _ask(config: Config) -> tuple[Survey, Mapping[str, Engine], Mapping[str, memory.Finding]]:
+    found = await survey(config, config.backends)
+    return found, await engines.look_at(config), await memory.look_at(config)
 
 
 def _check_files(config: Config) -> None:
     """Read the files that *config* names; raises `ConfigProblem` with what is wrong with any of them."""
     problems: list[str] = []
-    for read in (_read_certificate, tokens.counters, _check_traces, _check_redis):
+    for read in (_read_certificate, tokens.counters, _check_traces, _check_redis, memory.check):
         try:
             read(config)
         except ConfigProblem as exc:

@@ -256,7 +256,8 @@ def _introduce(daemon: RunningDaemon, by: str | None) -> None:
     for name, device in config.devices.items():
         residents = ",".join(sorted(map(str, proxy.devices[name].residents)))
         bounds = {"memory": device.memory, "max_models": device.max_models}
-        _log.info(Line("device", {"name": name, **bounds, "resident": residents or None}))
+        gpus = ",".join(map(str, device.gpus)) or None
+        _log.info(Line("device", {"name": name, **bounds, "gpus": gpus, "resident": residents or None}))
     for name, backend in config.backends.items():
         where = {"kind": backend.kind, "device": backend.placed_on, "url": proxy.backends[name].url}
         models = proxy.catalog.counted(name) if name in proxy.inventory.answering else None

@@ -31,6 +31,8 @@ RETRY_AFTER_S = (1, 60)
 
 SAID = "; its last lines: "
 """In a message, before what a server has written itself: that may be for its owner alone."""
+OTHERS = " are used by others: "
+"""In a message, behind a size: before processes of the host, which may be for its owner alone, too."""
 
 
 class DmapError(Exception):
@@ -60,8 +62,10 @@ class DmapError(Exception):
         return {"error": error, "src": "dmap"}
 
     def leave_out_lines(self) -> None:
-        """Make it an error for those who may not read the logs of models."""
+        """Make it an error for those who may not read the logs of models, nor know what runs on the host."""
         seen, said, _ = self.message.partition(SAID)
+        seen, others, _ = seen.partition(OTHERS)
+        seen += others.rstrip(": ")
         self.message = f"{seen}; 'dmap logs' shows dmap's owner what its server has written" if said else seen
 
     def headers(self) -> dict[str, str]:

@@ -120,6 +120,7 @@ def test_values_not_marked_here_are_defaults(example):
 
     assert changed == {
         ("gpu0", "memory"),
+        ("gpu0", "gpus"),
         ("gpu0", "together"),
         ("gpu0", "preload"),
         ("gpu0", "return_s"),

@@ -25,6 +25,7 @@ LAYERS = (
     "kinds",  # 2 too: all kinds, found by their folders
     "config",  # 2 too: the whole file
     "state",  # 2 too: it reads its files as config does
+    "memory",  # 3: metrics show it
     "access tls sockets metrics tokens traces engines moving owner",  # 3
     "shared",  # 3 too: it counts what access knows, and holds what owner names
     "activity",  # 3 too: it knows the codes that metrics counts
@@ -56,6 +57,7 @@ HOMES = {
     "prometheus_client": {"metrics", "web"},
     "pydantic": {"backends", "config", "sections", "simulate", "state", "web"},
     "opentelemetry": {"traces"},
+    "pynvml": {"memory"},
     "pydantic_core": {"config"},
     "redis": {"shared"},
     "tokenizers": {"tokens"},

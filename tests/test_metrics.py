@@ -16,6 +16,7 @@ from dmap.arbiter import Snapshot
 from dmap.arbiter.state import ResidentView
 from dmap.errors import DmapError
 from dmap.events import Bus
+from dmap.memory import Balance
 from dmap.metrics.board import CLIENTS, Metrics
 from dmap.metrics.outcome import STATUS, kind_of, status_of
 from dmap.metrics.series import MODELS, Histogram, LabelLimit
@@ -254,6 +255,17 @@ class TestSwitches:
         assert values(metrics, "dmap_switch_duration_seconds_sum") == {("gpu0",): 9.0}
         assert values(metrics, "dmap_load_seconds_sum") == {("b",): 7.0}
 
+    def test_memory(self, bus: Bus, clock: Clock) -> None:
+        """What is known of the memory of devices is there; a device of which nothing is known is not."""
+        known = {"gpu0": Balance(24, 5, models=3), "gpu1": None}
+        metrics = Metrics(bus, clock=clock, devices=dict, backends=dict, memory=lambda: known)
+
+        assert metrics.as_dict()["dmap_device_memory_bytes"] == [
+            {"device": "gpu0", "kind": "total", "value": 24},
+            {"device": "gpu0", "kind": "used", "value": 5},
+            {"device": "gpu0", "kind": "models", "value": 3},
+        ]
+
     def test_an_unloading_alone(self, metrics: Metrics, bus: Bus) -> None:
         """What only unloads is an eviction, but no switch: nobody waited for it."""
         told = {"device": "gpu0", "load": None, "unload": ["lms/a"], "reason": "ttl", "drain_s": 0.0}
@@ -447,7 +459,12 @@ def test_documented(bus: Bus, clock: Clock) -> None:
     one = ResidentView(ModelKey("lms", "a"), leases=1, waiting=0, since=0.0, leaving=False)
     view = replace(EMPTY, residents=(one,))
     metrics = Metrics(
-        bus, clock=clock, devices=lambda: {"gpu0": view}, backends=lambda: {"lms": True}, redis=lambda: True
+        bus,
+        clock=clock,
+        devices=lambda: {"gpu0": view},
+        backends=lambda: {"lms": True},
+        memory=lambda: {"gpu0": Balance(24, 5)},
+        redis=lambda: True,
     )
     metrics.redis_s.observe(0.001, "quota")
     one_of_each(bus)

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from aiohttp import web
 
+from tests import nvml
 from tests.fakes import chat
 from tests.process import Process, daemon
 from tests.programs import find, why_not
@@ -31,7 +32,7 @@ backends: {box: {kind: process, device: gpu0}}
 models: {broken: {backend: box, cmd: "false"}}
 """
 WHOLE = """
-devices: {{gpu0: {{max_models: 1, cooldown_s: 0, patience_s: 1}}}}
+devices: {{gpu0: {{max_models: 1, cooldown_s: 0, patience_s: 1, gpus: [0]}}}}
 backends:
   engine: {{kind: gguf, path: {models}, device: gpu0, parallel: 1, context_length: 2048, threads: 1}}
   away: {{kind: openai, url: "http://127.0.0.1:{port}"}}
@@ -172,7 +173,12 @@ async def test_the_board_and_an_alert(models: Path, tmp_path: Path, free_port: i
     alert = 'ALERTS{alertname="DmapBackendDown", backend="away", alertstate="firing"}'
     expressions = [target["expr"] for panel in panels() for target in panel["targets"]]
 
-    async with daemon(tmp_path, text) as process, prometheus(tmp_path, process, "k") as server, load(process):
+    variables = nvml.described(tmp_path, nvml.gpu(2**30, children=1))
+    async with (
+        daemon(tmp_path, text, **variables) as process,
+        prometheus(tmp_path, process, "k") as server,
+        load(process),
+    ):
         for expression in expressions:
             await server.until(expression.replace("$__rate_interval", "15s").replace("$model", ".*"))
         await server.until(alert)

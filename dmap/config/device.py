@@ -1,9 +1,10 @@
 """The section of a device: what models compete for, and how its queue is run."""
 
+import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PrivateAttr
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr
 
 from dmap.sections.section import Section
 from dmap.sections.types import Count, Integer, Number, Seconds, Size
@@ -21,6 +22,27 @@ def _several(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _gpu(value: Any) -> Any:
+    """Take the number of a GPU, its UUID, or the name that the kernel has for a card."""
+    if isinstance(value, bool) or not _GPU.fullmatch(str(value)):
+        raise ValueError("not a GPU; write its number as nvidia-smi has it, its UUID, or card0 for AMD")
+    return int(value) if str(value).isdecimal() else value
+
+
+def _listed(value: Any) -> Any:
+    """Take one GPU for a list of one."""
+    return (value,) if isinstance(value, int | str) else value
+
+
+def _apart(gpus: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    if len(set(gpus)) < len(gpus):
+        raise ValueError("a GPU is there twice")
+    return gpus
+
+
+_GPU = re.compile(r"[0-9]{1,3}|card[0-9]{1,3}|(?:GPU|MIG)-[0-9A-Za-z/-]{4,90}")
+
+GPU = Annotated[int | str, BeforeValidator(_gpu)]
 Models = Annotated[tuple[str, ...], AfterValidator(_distinct)]
 
 
@@ -30,12 +52,14 @@ class Device(Section):
 
     Models that are on one of the lists of *together* fit beside one another, whatever the other limits say.
     Those of *preload* are loaded at the start, and again when nobody has asked for anything for *return_s*.
+    How much of the memory of *gpus* is used is measured.
 
     As `Config.device` returns it, it is *held* in part by servers, and *memory* is what they leave.
     """
 
     _held: Mapping[str, int | None] = PrivateAttr(default_factory=dict)
     memory: Size | None = None
+    gpus: Annotated[tuple[GPU, ...], BeforeValidator(_listed), AfterValidator(_apart)] = ()
     max_models: Count = 1
     embeddings: Integer = Field(default=1, ge=0)
     together: tuple[Annotated[Models, AfterValidator(_several)], ...] = ()

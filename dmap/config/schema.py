@@ -99,6 +99,7 @@ class Config(Section):
         for name in (name for name, node in self.nodes.items() if self.backends[name] is not node):
             yield f"nodes.{name}: a backend has this name, too"
         yield from (f"redis.{problem}" for problem in (self.redis.conflicts() if self.redis else ()))
+        yield from self._gpus_of_two()
         yield from self._pinned()
         yield from self._crowded()
         yield from misnamed(self.macros)
@@ -107,6 +108,14 @@ class Config(Section):
         for name, model in self.models.items():
             problems = self._impossible(model, self.settings.named.get(name)) if model.of is None else ()
             yield from (f"models.{name}.{problem}" for problem in problems)
+
+    def _gpus_of_two(self) -> Iterator[str]:
+        """Find GPUs that two devices have: each would count what the other's models take as others'."""
+        seen = dict[int | str, str]()
+        for name, device in self.devices.items():
+            for gpu in device.gpus:
+                if (first := seen.setdefault(gpu, name)) != name:
+                    yield f"devices.{name}.gpus: GPU {gpu} is one of devices.{first}.gpus too"
 
     def _pinned(self) -> Iterator[str]:
         """Find devices on which more models are pinned than may be there."""

@@ -6,7 +6,7 @@ which tells the arbiter what was found and carries out what the arbiter decides.
 """
 
 import asyncio
-import math
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,8 @@ from dmap.arbiter import Arbiter, Needs, Switch
 from dmap.backends import Loaded, ModelInfo, Switcher
 from dmap.config import Device
 from dmap.errors import BackendDown, DmapError
+from dmap.gate.device_memory import DeviceMemory
+from dmap.memory import Reckoned
 from dmap.models import ModelKey, Route
 
 
@@ -49,20 +51,25 @@ class DeviceModels:
 
     *got* is what the loads of the residents really gave, *down* are the models whose last switch failed
     because a backend did not answer, each with whether the look before found it silent already; and
-    *stuck* has the reason for those whose last unloading failed.
+    *stuck* has the reason for those whose last unloading failed.  *memory* is that of the device.
     """
 
     _arbiter: Arbiter
     _switchers: Mapping[str, Switcher]
     section: Device
+    memory: DeviceMemory = field(default_factory=DeviceMemory)
     route_of: Callable[[ModelKey], Route | None] = lambda key: None
     preloads_of: Callable[[], Mapping[ModelKey, Route]] = dict
     asked: dict[ModelKey, Route] = field(default_factory=dict)
     got: dict[ModelKey, Loaded] = field(default_factory=dict)
     down: dict[ModelKey, bool] = field(default_factory=dict)
     stuck: dict[ModelKey, DmapError] = field(default_factory=dict)
-    _freed_at: float = -math.inf
+    _loading: tuple[ModelKey, ...] = ()
     _silent_since: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.memory.meter is not None:
+            self.memory.meter.reckon = self.reckoned
 
     # Asking
 
@@ -87,18 +94,18 @@ class DeviceModels:
         return Reading(residents, silent, self._note_silence(silent))
 
     async def unload(self, key: ModelKey) -> None:
-        """Take a model out; unless its backend knows better, the memory is free a cool-down from now."""
-        switcher = self._switchers[key.backend]
+        """Take a model out; unless its backend knows better, the memory is free some time after that."""
+        switcher, size = self._switchers[key.backend], self._size_of(key)
+        if not switcher.frees_at_once:
+            await self.memory.unloading()
         await switcher.unload(key.model)
         self.got.pop(key, None)
         self.stuck.pop(key, None)
-        if not switcher.frees_at_once:
-            self._freed_at = asyncio.get_running_loop().time()
+        self.memory.unloaded(key, size, is_late=not switcher.frees_at_once)
 
     async def cool_down(self) -> None:
-        """Wait for what is left of the cool-down after the last unload: drivers free memory late."""
-        await asyncio.sleep(self._freed_at + self.section.cooldown_s - asyncio.get_running_loop().time())
-        self._freed_at = -math.inf
+        """Wait until the memory of what was unloaded is back, for what is left of the cool-down at most."""
+        await self.memory.back(self.section.cooldown_s)
 
     def stops_loads(self, key: ModelKey) -> bool:
         """Tell whether a load of *key* that is cancelled leaves nothing behind for certain."""
@@ -110,7 +117,12 @@ class DeviceModels:
 
     async def load(self, key: ModelKey, options: Mapping[str, Any]) -> Loaded:
         """Make a model resident; return when it answers."""
-        loaded = self.got[key] = await self._switchers[key.backend].load(key.model, options)
+        load = functools.partial(self._switchers[key.backend].load, key.model, options)
+        self._loading = (key,)
+        try:
+            loaded = self.got[key] = await self.memory.measured(key, load)
+        finally:
+            self._loading = ()
         self.down.pop(key, None)
         return loaded
 
@@ -180,6 +192,13 @@ class DeviceModels:
         gone = {key for key in self._arbiter.residents if key not in found and key not in reading.residents}
         return {key for key in gone if key.backend not in reading.silent and not self.stops_loads(key)}
 
+    def reckoned(self) -> Reckoned:
+        """Return what residents should take of the memory, what is being loaded, and servers that stay."""
+        keys = {*self._arbiter.residents, *self._loading}
+        children = [self._size_of(key) for key in keys if self.stops_loads(key)]
+        elsewhere = [self._size_of(key) for key in keys if not self.stops_loads(key)]
+        return Reckoned(_sum(children), _sum([*elsewhere, *self.section.held.values()]))
+
     def outdated(self, reading: Reading) -> set[ModelKey]:
         """Return the residents that serve with other options than their routes ask for by now."""
         serving = (key for key, resident in self._arbiter.residents.items() if resident.leases)
@@ -194,6 +213,7 @@ class DeviceModels:
         for key in [key for key in self.got if key not in reading.residents]:
             if key.backend not in reading.silent:
                 del self.got[key]
+                self.memory.took.pop(key, None)
         gone = {key for key in self.asked.keys() - reading.residents if self.route_of(key) is None}
         if gone:
             used = {lease.route.key for lease in (*self._arbiter.waiting, *self._arbiter.leases)}
@@ -207,6 +227,12 @@ class DeviceModels:
         self._silent_since = {name: self._silent_since.get(name, now) for name in silent}
         gone_s = self.section.backend_gone_s
         return frozenset(name for name, since in self._silent_since.items() if now - since >= gone_s)
+
+    def _size_of(self, key: ModelKey) -> int | None:
+        """Return what a model takes, as it was measured, else as its owner or its backend says."""
+        resident, route = self._arbiter.residents.get(key), self.route(key)
+        said = resident.needs.size_bytes if resident is not None else None
+        return self.memory.took.get(key, said) or (route.needs.size_bytes if route is not None else None)
 
     def _is_stray(self, key: ModelKey, wanted: ModelKey | None) -> bool:
         if key in self._arbiter.residents or self._is_foreign(key):
@@ -230,3 +256,9 @@ class DeviceModels:
             parallel=info.parallel if needs.parallel is None else needs.parallel,
             pinned=needs.pinned or foreign,
         )
+
+
+def _sum(sizes: Iterable[int | None]) -> int | None:
+    """Return the sum of *sizes*; None if one of them is not known."""
+    known = list(sizes)
+    return None if None in known else sum(filter(None, known))

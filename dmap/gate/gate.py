@@ -16,6 +16,7 @@ from dmap.backends import Loaded, Switcher
 from dmap.config import Device
 from dmap.errors import DmapError
 from dmap.events import Tell
+from dmap.gate.device_memory import DeviceMemory
 from dmap.gate.device_models import DeviceModels
 from dmap.gate.lease import Lease
 from dmap.gate.live import LiveArbiter, limits_of
@@ -24,6 +25,7 @@ from dmap.gate.refusals import error_of, not_unloaded, still_serves
 from dmap.gate.switchlog import SwitchLog
 from dmap.gate.unloads import NOBODY, Unloads
 from dmap.gate.upkeep import Upkeep
+from dmap.memory import Meter
 from dmap.models import ModelKey, Route
 from dmap.placement import Place
 
@@ -43,8 +45,8 @@ class Gate:
     is no device: every route passes, at most *parallel* at once.  *tell* hears of switches, and of models
     that come and go without dmap.  *route_of* tells of models that nobody has asked for yet, *preloads* of
     those to be loaded even so; call `changed` when they know more.  *view* has the places of those who wait,
-    *lengths* what loads and answers take.  While *drained* it serves nobody, nor before the first look: until
-    then nobody knows what is in the device's memory, and a load might exceed it.
+    *lengths* what loads and answers take, *memory* what *meter* says.  While *drained* it serves nobody, nor
+    before the first look: until then nobody knows what is in the device's memory, and a load might exceed it.
     """
 
     def __init__(
@@ -57,20 +59,20 @@ class Gate:
         tell: Tell = lambda name, fields: None,
         route_of: Callable[[ModelKey], Route | None] = lambda key: None,
         preloads: Callable[[], Mapping[ModelKey, Route]] = dict,
+        meter: Meter | None = None,
     ) -> None:
         self.name, self.section = name, section
-        self._switchers = switchers or {}
-        self._has_device = switchers is not None
+        self._switchers, self._has_device = switchers or {}, switchers is not None
         self._live = LiveArbiter(name, limits_of(section), self._carry_out)
         self._arbiter = self._live.arbiter
-        self._models = DeviceModels(self._arbiter, self._switchers, section, route_of, preloads)
+        self.memory = memory = DeviceMemory(meter)
+        self._models = DeviceModels(self._arbiter, self._switchers, section, memory, route_of, preloads)
         self.view, self.lengths = QueueView(self._arbiter, self._live.now), self._arbiter.lengths
         self._unloads = Unloads()
         self._log = SwitchLog(name, tell, self.view.first_of, self._unloads.first_of)
         self._upkeep = Upkeep(self._live, self._models, self._log, tell)
-        self.drained = False
+        self.drained = self._closed = False
         self._first_look: asyncio.Task[None] | None = None
-        self._closed = False
         if not self._has_device:
             self._live.say(self._arbiter.observed, self._arbiter.epoch, {_ANY: Needs(parallel=parallel)})
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from dmap import tasks
 from dmap.arbiter import Cause, Needs, Outcome, Switch
-from dmap.errors import BackendBroke, BackendDown
+from dmap.errors import SAID, BackendBroke, BackendDown
 from dmap.events import Tell
 from dmap.gate.device_models import DeviceModels, Reading
 from dmap.gate.live import LiveArbiter
@@ -92,7 +92,7 @@ class Upkeep:
             await self._unload(switch.unload[0], report)
             return None
         except Exception as exc:
-            return self._failure(switch, exc, report)
+            return await self._failure(switch, exc, report)
 
     async def _exchange(self, switch: Switch, report: Report) -> Outcome | None:
         """Unload, cool down, load; nobody is unloaded for a model that cannot be loaded anyway."""
@@ -137,8 +137,12 @@ class Upkeep:
         size = None if route.size_given else loaded.size_bytes
         return Outcome(size_bytes=size, parallel=loaded.parallel)
 
-    def _failure(self, switch: Switch, exc: Exception, report: Report) -> Outcome:
+    async def _failure(self, switch: Switch, exc: Exception, report: Report) -> Outcome:
         cause, is_down = str(exc) or type(exc).__name__, isinstance(exc, (BackendDown, OSError))
+        is_crowded = report.loading_since is not None and not is_down
+        if is_crowded and (others := await self._models.memory.others(self._live.name)):
+            seen, said, lines = cause.partition(SAID)
+            cause = f"{seen}; {others}{said}{lines}"
         report.failed(self._live.now(), cause)
         if switch.load is None:
             text = f"could not unload {report.model} on {self._live.name!r}: {cause}"
@@ -148,7 +152,7 @@ class Upkeep:
             self._models.note_down(switch.load)
         else:
             self._models.down.pop(switch.load, None)
-        return Outcome(failed=cause, crowded=report.loading_since is not None and not is_down)
+        return Outcome(failed=cause, crowded=is_crowded)
 
     # The look
 

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from dmap import __version__
 from dmap.arbiter import Cause, Snapshot
 from dmap.events import Bus, Event
+from dmap.memory import Balance
 from dmap.metrics.outcome import DENIED, codes_of, kind_of, kinds_of_upstream_errors, status_of
 from dmap.metrics.series import MODELS, Counter, Histogram, LabelLimit
 
@@ -83,6 +84,7 @@ class Metrics(Collector):
     clock: Callable[[], float]
     devices: Callable[[], Mapping[str, Snapshot]]
     backends: Callable[[], Mapping[str, bool]]
+    memory: Callable[[], Mapping[str, Balance | None]] = dict
     lost: Callable[[], int] = lambda: 0
     redis: Callable[[], bool | None] = lambda: None
 
@@ -105,6 +107,7 @@ class Metrics(Collector):
         yield from (counter.family() for counter in self._counters.values())
         yield from (histogram.family() for histogram in self._histograms.values())
         yield from _gauges(devices, self.clock())
+        yield _memory(self.memory())
         yield _gauge("dmap_backend_up", "1 if the backend answered last time", "backend", backends)
         yield CounterMetricFamily(
             "dmap_activity_lost_total", "Lines that the activity log lacks", self.lost()
@@ -224,6 +227,13 @@ def _gauge(name: str, meaning: str, labels: str, values: Mapping[Any, float]) ->
     for key, value in values.items():
         family.add_metric((key,) if isinstance(key, str) else key, value)
     return family
+
+
+def _memory(devices: Mapping[str, Balance | None]) -> Metric:
+    """Return who has the memory of devices; what is not known is not there."""
+    kinds = {name: found.kinds for name, found in devices.items() if found is not None}
+    has = {(name, kind): bytes for name, known in kinds.items() for kind, bytes in known.items()}
+    return _gauge("dmap_device_memory_bytes", "Memory of the GPUs, by who has it", "device kind", has)
 
 
 def _gauges(devices: Mapping[str, Snapshot], now: float) -> Iterator[Metric]:

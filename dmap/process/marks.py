@@ -85,6 +85,12 @@ def mark_of(pid: int) -> Mark | None:
     return None if status is None or status.ended else mark
 
 
+def is_ours(pid: int) -> bool:
+    """Tell whether this process has started *pid*, or what it has started has."""
+    mark, me = mark_of(pid), os.getpid()
+    return mark is not None and (mark.owner, mark.ticks) == (me, _ticks(me))
+
+
 def left_of(mark: Mark) -> list[int]:
     """
     List the processes that bear *mark*.

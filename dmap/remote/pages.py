@@ -12,6 +12,8 @@ _Json = Mapping[str, Any]
 _FIGURE = re.compile(r"-|\d+|\d\S* .*")
 _FILL = "\0"
 """Stands behind a character that takes two columns, so that a length is a width; nothing else has it."""
+LEAST_GIB = 0.05
+"""Less memory of others is not worth a word."""
 LEAST = 10
 """A column of words is cut to this width at the least."""
 FOLD_LEAST = 20
@@ -68,6 +70,10 @@ def _residents(devices: Mapping[str, _Json]) -> Iterator[list[str]]:
         for server, size in device.get("held", {}).items():
             much = f"holds {size / 2**30:.3g} GiB" if size is not None else "shares it"
             yield ["", server, "-", "-", "-", f"{much}; dmap cannot unload it"]
+        if memory := device.get("gpu_memory"):
+            used, total, others = (memory.get(kind, 0) / 2**30 for kind in ("used", "total", "others"))
+            note = f"{others:.3g} GiB by others" if others >= LEAST_GIB else ""
+            yield ["", f"{used:.3g} of {total:.3g} GiB used", "-", "-", "-", note]
         switch = device["switch"]
         if switch is not None:
             model = f"-> {switch['load']}" if switch["load"] else f"-> without {' '.join(switch['unload'])}"

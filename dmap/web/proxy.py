@@ -21,6 +21,7 @@ from dmap.events import Bus
 from dmap.gate import Gate
 from dmap.inventory import Inventory
 from dmap.logfmt import Line
+from dmap.memory import Meter, check, reader_of
 from dmap.metrics.board import Metrics
 from dmap.models import ModelKey, Route
 from dmap.owner import servers_of
@@ -56,10 +57,11 @@ class Proxy:
 
     *switchers* are those of *backends* whose models dmap can load and unload.  *devices* has the gate of each
     device and *passages* that of each backend without one, of which those in *passing* get what dmap does not
-    know; *gates* has all of them under the names that metrics and the queue show.  *saved* is what was set
-    over the admin API, kept in *state*.  *trials* is what an order sets that is being carried out, *turns*
-    keeps orders for one model apart, and *visits* are the requests under way.  *reload* reads the file again
-    and returns its problems.  *shared* is what other dmaps have too, by Redis; None without `redis`.
+    know; *gates* has all of them under the names that metrics and the queue show.  *meters* measure the
+    memory of devices whose GPUs are named.  *saved* is what was set over the admin API, kept in *state*.
+    *trials* is what an order sets that is being carried out, *turns* keeps orders for one model apart, and
+    *visits* are the requests under way.  *reload* reads the file again and returns its problems.  *shared* is
+    what other dmaps have too, by Redis; None without `redis`.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Proxy:
         self.switchers = {name: cast(Switcher, self.backends[name]) for name in _placed(config)}
         self.catalog = Catalog(config)
         self.inventory = Inventory(self.backends, self.catalog)
+        self.meters = _meters_of(config)
         self.devices = {name: self._gate_of(name) for name in config.devices}
         self.passages = _passages_of(config)
         self.passing = [name for name in config.backends if config.kind_of(name).passes_on]
@@ -107,6 +110,7 @@ class Proxy:
             clock=asyncio.get_running_loop().time,
             devices=lambda: {name: gate.snapshot() for name, gate in self.gates.items()},
             backends=lambda: {name: name in self.inventory.answering for name in self.backends},
+            memory=lambda: {name: meter.balance for name, meter in self.meters.items()},
             lost=lambda: self.activity.lost,
             redis=lambda: self.shared.is_up if self.shared is not None else None,
         )
@@ -121,6 +125,7 @@ class Proxy:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Start the parts, and stop in the opposite order what has been started, even if only a part."""
+        watches = [tasks.spawn(meter.watch, f"memory of {name}") for name, meter in self.meters.items()]
         try:
             self.inventory.learnt = self._learnt
             await self.inventory.start()  # first, so that the gates know which of the residents are pinned
@@ -137,6 +142,7 @@ class Proxy:
                 yield
             await self._save_durations()
         finally:
+            await tasks.end(*watches)
             await self.inventory.close()
             await asyncio.gather(*(gate.close() for gate in self.gates.values()))
             await self.pool.close()
@@ -230,7 +236,10 @@ class Proxy:
         placed = {name: each for name, each in self.switchers.items() if sections[name].placed_on == device}
         section, route_of = self.config.device(device), self.catalog.route_of
         preloads = functools.partial(self.catalog.preloads, device)
-        return Gate(device, section, placed, tell=self.bus.tell, route_of=route_of, preloads=preloads)
+        meter = self.meters.get(device)
+        return Gate(
+            device, section, placed, tell=self.bus.tell, route_of=route_of, preloads=preloads, meter=meter
+        )
 
     def _learnt(self, backend: str) -> None:
         """Hear that *backend* has told what it has: models that are to be there may be known only now."""
@@ -265,6 +274,13 @@ def _commands(config: Config, backend: str) -> dict[str, ModelSection]:
         for name, model in config.settings.named.items()
         if model.cmd is not None and model.backend == backend
     }
+
+
+def _meters_of(config: Config) -> dict[str, Meter]:
+    """Return what measures the memory of those devices whose GPUs are named.  Raises what `check` does."""
+    check(config)
+    measured = {name: device.gpus for name, device in config.devices.items() if device.gpus}
+    return {name: Meter(name, reader_of(gpus)) for name, gpus in measured.items()}
 
 
 def _passages_of(config: Config) -> dict[str, Gate]:

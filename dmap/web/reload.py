@@ -55,5 +55,6 @@ def _lasting(config: Config) -> dict[str, Any]:
         "traces: a change here": config.traces,
         "redis: a change here": config.redis,
         "devices: one more or less": config.devices.keys(),
+        **{f"devices.{name}.gpus: a change here": device.gpus for name, device in config.devices.items()},
         **{f"backends.{name}: a change here": section.lasting for name, section in config.backends.items()},
     }

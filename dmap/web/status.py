@@ -67,7 +67,7 @@ async def status(proxy: Proxy, visit: Visit) -> web.Response:
         "version": __version__,
         "uptime_s": round(proxy.bus.clock() - proxy.bus.started_at, 3),
         "devices": {
-            name: state(gate) | {"residents": _residents(gate)} | _waiting(gate)
+            name: state(gate) | {"residents": _residents(gate), "gpu_memory": _memory(gate)} | _waiting(gate)
             for name, gate in proxy.devices.items()
         },
         "backends": backends,
@@ -158,9 +158,19 @@ def _residents(gate: Gate) -> list[dict[str, Any]]:
             "for_s": round(now - resident.since, 3),
             "leaving": resident.leaving,
             "placed": got.placed if (got := gate.got.get(resident.model)) is not None else None,
+            "took_bytes": gate.memory.took.get(resident.model),
         }
         for resident in gate.snapshot().residents
     ]
+
+
+def _memory(gate: Gate) -> dict[str, Any] | None:
+    """Describe who has the memory of the device, in bytes; None if that is not measured, or not known."""
+    found = gate.memory.balance
+    if found is None:
+        return None
+    processes = [{"pid": each.pid, "name": each.name, "bytes": each.bytes} for each in found.foreign]
+    return {**found.kinds, "processes": processes}
 
 
 def _switch(plan: Plan | None, may: _May) -> dict[str, Any] | None:
