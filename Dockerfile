@@ -8,7 +8,7 @@
 ARG BASE=docker.io/library/python:3.13-slim-bookworm
 
 FROM ${BASE} AS build
-ARG EXTRAS=engine,otel
+ARG EXTRAS=engine,fleet,otel
 ARG ENGINE=""
 WORKDIR /src
 COPY setup.cfg pyproject.toml README.md LICENSE ./

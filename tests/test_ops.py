@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from dmap.config import parse
+from tests.programs import find, why_not
 
 ROOT = Path(__file__).parents[1]
 OPS = ROOT / "ops"
@@ -69,6 +70,19 @@ def test_its_configurations(path: Path, tmp_path: Path) -> None:
     given |= {name: hashlib.sha256(name.encode()).hexdigest() for name in given if name.endswith("SHA256")}
 
     assert parse(text, given).listen.port == 8000
+
+
+@pytest.mark.skipif(bool(why_not("promtool")), reason=why_not("promtool"))
+def test_what_prometheus_reads() -> None:
+    """Prometheus takes its configuration, and scrapes all that the fleet has of dmap."""
+    path = OPS / "prometheus" / "prometheus.yml"
+    command = [find("promtool") or "promtool", "check", "config", "--syntax-only", str(path)]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    [job] = yaml.safe_load(path.read_text())["scrape_configs"]
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    dmaps = [name for name, each in services(OPS / "compose.fleet.yaml").items() if each["image"] == "dmap"]
+    assert job["static_configs"] == [{"targets": [f"{name}:8000" for name in dmaps]}]
 
 
 def test_the_image_has_what_it_is_made_of() -> None:
