@@ -38,6 +38,7 @@ class ModelInfo:
     *vision* tells whether it takes images, None where nobody knows.
     A load would find what is *cached* in the system's memory, as far as the backend can tell.
     *file* is the path of its file, as far as that shows, with `/` and from the folder where models are.
+    Behind another dmap, *kind* is that of the server there.
     *names* are other names it answers to there; with *any_quant* it also answers to its id with any `@quant`
     behind it.  *v0* and *v1* are its entries in the older and the native list of LM Studio, or as much of
     these as is known: JSON values that nobody changes.
@@ -52,6 +53,7 @@ class ModelInfo:
     vision: bool | None = None
     cached: bool = False
     file: str = ""
+    kind: str = ""
     names: tuple[str, ...] = ()
     any_quant: bool = False
     v0: Mapping[str, Any] = field(default_factory=dict, hash=False)

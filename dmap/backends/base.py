@@ -110,7 +110,11 @@ class Backend(Protocol):
 
 
 class Forwarding(Backend, Protocol):
-    """A backend that is another dmap: it tells what a request would wait there."""
+    """A backend that is another dmap: it tells, *age_s* ago for the last time, what a request waits there."""
+
+    @property
+    def age_s(self) -> float:
+        """How old the last view of it is, in seconds."""
 
     def place(self, model: str, in_flight: int) -> Place:
         """Return what is known of a request for *model* there, where *in_flight* of ours are."""

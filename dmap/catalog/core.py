@@ -84,6 +84,10 @@ class Catalog:
         except ModelNotFound:
             raise ModelNotFound(_ACTIVE_GONE, param="model") from None
 
+    def places(self, entry: Entry) -> tuple[Route, ...]:
+        """Return the routes of all copies of a model that `shown` has."""
+        return tuple(self._served[copy] for copy in self._names.copies(entry))
+
     def key_of(self, name: str) -> ModelKey | None:
         """Return which model *name* means, whoever may use it; None if there is no such model."""
         entry = self._names.find(name)

@@ -26,12 +26,12 @@ def known_models(config: Config, reports: Mapping[str, Sequence[ModelInfo]]) -> 
             # A server that cannot switch need not list a model to answer for it.
             key = ModelKey(settings.backend, name)
             info = listed.get(key) or ModelInfo(name, resident=True)
-            yield Entry(key, info, settings, kind=config.backends[settings.backend].kind)
+            yield Entry(key, info, settings, kind=info.kind or config.backends[settings.backend].kind)
     for backend, section in config.backends.items():
         for info in reports.get(backend, ()):
             settings = _settings(config.settings, info)
             if settings.lives_on(backend):
-                yield Entry(ModelKey(backend, info.id), info, settings, kind=section.kind)
+                yield Entry(ModelKey(backend, info.id), info, settings, kind=info.kind or section.kind)
 
 
 def variants_of(config: Config, models: NameIndex) -> Iterator[Entry]:

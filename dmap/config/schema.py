@@ -69,7 +69,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _with_nodes(self) -> Self:
-        object.__setattr__(self, "backends", {**self.nodes, **self.backends})
+        others = {name: node for name, node in self.nodes.items() if name not in self.backends}
+        object.__setattr__(self, "backends", {**self.backends, **others})
         return self
 
     def where(self, backend: str) -> str:

@@ -33,6 +33,7 @@ FIRST_BYTES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60
 WAITS_S = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)
 SWITCHES_S = (0.5, 1, 2, 4, 6, 8, 10, 15, 20, 30, 45, 60, 90, 120, 300)
 REDIS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+_OF_NODES = "node "
 LAGS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 _COUNTERS = {
@@ -75,8 +76,9 @@ class Metrics(Collector):
     Everything that `/metrics` shows, in a *registry* of its own.
 
     It listens to *bus* from the start.  *devices* is asked at each scrape for what waits and is resident
-    where, *backends* for which of them answer, *lost* for how many lines the activity log lacks, *redis*
-    whether that answers, None where there is none; *clock* is the one that the snapshots go by.
+    where, *backends* for which of them answer, *nodes* for the ages of their views, *lost* for how many
+    lines the activity log lacks, *redis* whether that answers, None where there is none; *clock* is the one
+    that the snapshots go by.
     """
 
     bus: InitVar[Bus]
@@ -87,6 +89,7 @@ class Metrics(Collector):
     memory: Callable[[], Mapping[str, Balance | None]] = dict
     lost: Callable[[], int] = lambda: 0
     redis: Callable[[], bool | None] = lambda: None
+    nodes: Callable[[], Mapping[str, float]] = dict
 
     def __post_init__(self, bus: Bus) -> None:
         self._counters = {name: Counter(name, *about) for name, about in _COUNTERS.items()}
@@ -109,6 +112,12 @@ class Metrics(Collector):
         yield from _gauges(devices, self.clock())
         yield _memory(self.memory())
         yield _gauge("dmap_backend_up", "1 if the backend answered last time", "backend", backends)
+        ages = self.nodes()
+        up = {name: backends[name] for name in ages}
+        yield _gauge("dmap_node_up", "1 if the node takes requests", _OF_NODES.split()[0], up)
+        yield _gauge(
+            "dmap_view_age_seconds", "How old the last view of a node is", _OF_NODES.split()[0], ages
+        )
         yield CounterMetricFamily(
             "dmap_activity_lost_total", "Lines that the activity log lacks", self.lost()
         )

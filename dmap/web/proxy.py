@@ -4,7 +4,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import MappingProxyType
@@ -13,7 +13,7 @@ from typing import cast
 from dmap import tasks
 from dmap.access import Access, Client
 from dmap.activity import ActivityLog
-from dmap.backends import Backend, Engine, PassingSection, Switcher
+from dmap.backends import Backend, Engine, Forwarding, PassingSection, Switcher
 from dmap.catalog import Catalog, Contexts, Shown
 from dmap.config import Config, Device
 from dmap.errors import ModelNotFound, NotSaved
@@ -85,6 +85,11 @@ class Proxy:
             for name, section in config.backends.items()
         }
         self.switchers = {name: cast(Switcher, self.backends[name]) for name in _placed(config)}
+        self.nodes = {
+            name: cast(Forwarding, backend)
+            for name, backend in self.backends.items()
+            if config.kind_of(name).forwards
+        }
         self.catalog = Catalog(config)
         self.inventory = Inventory(self.backends, self.catalog)
         self.meters = _meters_of(config)
@@ -94,7 +99,10 @@ class Proxy:
         passages = {f"backend {name}": gate for name, gate in self.passages.items()}
         self.gates: Mapping[str, Gate] = self.devices | passages
         self.views = Views(
-            self.gates, lambda client: self.catalog.shown(client, self.residents()), self._gate_here
+            self.gates,
+            lambda client: self.catalog.shown(client, self.residents()),
+            self._places_here,
+            lambda backend: config.kind_of(backend).name,
         )
         self.pool = Pool(connect_s=server.connect_s)
         self.visits = Visits(server)
@@ -112,6 +120,7 @@ class Proxy:
             backends=lambda: {name: name in self.inventory.answering for name in self.backends},
             memory=lambda: {name: meter.balance for name, meter in self.meters.items()},
             lost=lambda: self.activity.lost,
+            nodes=lambda: {name: node.age_s for name, node in self.nodes.items()},
             redis=lambda: self.shared.is_up if self.shared is not None else None,
         )
         if self.shared is not None:
@@ -211,12 +220,12 @@ class Proxy:
         """Return the gate that *route* passes through."""
         return self.devices[route.device] if route.device is not None else self.passages[route.key.backend]
 
-    def _gate_here(self, shown: Shown) -> str | None:
-        """Return the name of the gate that requests for a model pass here, as `Views` has it."""
-        backend = shown.entry.key.backend
-        if self.config.kind_of(backend).forwards:
-            return None
-        return (shown.route.device or f"backend {backend}") if backend in self.inventory.answering else ""
+    def _places_here(self, shown: Shown) -> Iterator[tuple[Route, str]]:
+        """Yield the places of this box that answer for a model, each with the name of its gate."""
+        answering = self.inventory.answering
+        for route in self.catalog.places(shown.entry):
+            if route.key.backend in answering and route.key.backend not in self.nodes:
+                yield route, route.device or f"backend {route.key.backend}"
 
     def drain(self, device: str, *, unload: bool) -> None:
         """Have *device* serve nobody until `resume`, and no server on it; with *unload* its models go."""

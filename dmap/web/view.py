@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dmap.access import Client
 from dmap.catalog import Shown
 from dmap.gate import Gate
-from dmap.models import ModelKey
+from dmap.models import ModelKey, Route
 from dmap.wire.view import WIRE, At, Line, Listed, NodeView, SeenGate, tag_of
 
 FRESH_S = 0.25
@@ -26,17 +26,18 @@ class Views:
     """
     The views of one dmap, whose *gates* have the names that a view has.
 
-    *shown* returns the models that a client may use, *gate_of* the gate of one of them: None for what is not
-    answered here, "" for what is answered nowhere just now.
+    *shown* returns the models that a client may use, *places* where one of them is answered here, each with
+    the name of its gate, and *kind_of* the kind of a backend.
     """
 
     def __init__(
         self,
         gates: Mapping[str, Gate],
         shown: Callable[[Client], Iterable[Shown]],
-        gate_of: Callable[[Shown], str | None],
+        places: Callable[[Shown], Iterable[tuple[Route, str]]],
+        kind_of: Callable[[str], str],
     ) -> None:
-        self._gates, self._shown, self._gate_of = gates, shown, gate_of
+        self._gates, self._shown, self._places, self._kind_of = gates, shown, places, kind_of
         self._run, self._seq = secrets.token_hex(8), 0
         self._looked_at, self._seen = -FRESH_S, dict[str, SeenGate]()
         self._lists = dict[tuple[str, ...], tuple[list[Listed], str]]()
@@ -63,22 +64,36 @@ class Views:
         """List the models that *client* may use and that are answered here, each once, with its names."""
         found: dict[str, Listed] = {}
         for shown in self._shown(client):
-            if (gate := self._gate_of(shown)) is None:
-                continue
-            info = shown.entry.info
-            one = Listed(shown.entry.name, [], [], shown.context_length, info.embedding, info.vision)
-            one = found.setdefault(one.id, one)
+            if shown.entry.info.kind:
+                continue  # another box's
+            one = found.setdefault(shown.entry.name, self._list(shown))
             if shown.is_alias:
                 one.names.append(shown.name)
-            elif gate:
-                one.at.append(self._at(shown, gate))
         return list(found.values())
 
-    def _at(self, shown: Shown, name: str) -> At:
-        gate, key = self._gates[name], shown.entry.key
-        if shown.route.device is None:
-            return At(name, _ANY, 0.0)
-        return At(name, str(key), float(f"{gate.view.load_s(key):.2g}"))
+    def _list(self, shown: Shown) -> Listed:
+        info, native = shown.entry.info, shown.entry.info.v1
+        quantization = native.get("quantization")
+        if isinstance(quantization, dict):
+            quantization = quantization.get("name")
+        size = native.get("size_bytes")
+        return Listed(
+            shown.entry.name,
+            [self._at(*place) for place in self._places(shown)],
+            [],
+            shown.context_length,
+            info.embedding,
+            info.vision,
+            self._kind_of(shown.entry.key.backend),
+            info.file.rpartition("/")[2],
+            quantization if isinstance(quantization, str) else "",
+            size if isinstance(size, int) else None,
+        )
+
+    def _at(self, route: Route, gate: str) -> At:
+        if route.device is None:
+            return At(gate, _ANY, 0.0)
+        return At(gate, str(route.key), float(f"{self._gates[gate].view.load_s(route.key):.2g}"))
 
 
 def _seen(gate: Gate) -> SeenGate:

@@ -35,15 +35,13 @@ class Hop(NamedTuple):
     """
     For whom a front asks: a *client* by its name there, with its *priority* and the fields that it may use.
 
-    The request has *waited_s* already, there or at other nodes.  *device* is where the front expects it to be
-    answered first, if the node has that and sees no better one.
+    The request has *waited_s* already, there or at other nodes.
     """
 
     client: str
     priority: int = 0
     permit: frozenset[str] = frozenset()
     waited_s: float = 0.0
-    device: str = ""
 
     def headers(self) -> list[tuple[str, str]]:
         """Return what tells a node of it."""
@@ -52,8 +50,6 @@ class Hop(NamedTuple):
             told.append(("Dmap-Priority", str(self.priority)))
         if self.permit:
             told.append(("Dmap-Permit", ",".join(sorted(self.permit))))
-        if self.device:
-            told.append(("Dmap-Device", self.device))
         return told
 
 
@@ -66,13 +62,10 @@ def hop_of(headers: Mapping[str, str]) -> Hop | None:
     if MARK not in headers:
         return None
     permit = frozenset(filter(None, headers.get("Dmap-Permit", "").split(",")))
-    device = headers.get("Dmap-Device", "")
     priority, waited_s = headers.get("Dmap-Priority", "0"), headers.get("Dmap-Waited", "0")
     if not _NAME.fullmatch(client := headers.get("Dmap-Client", "")):
         raise BadRequest("Dmap-Client: not the name of a client or its address")
-    if device and not _NAME.fullmatch(device):
-        raise BadRequest("Dmap-Device: not the name of a device")
-    return Hop(client, _priority(priority), permit, _waited_s(waited_s), device)
+    return Hop(client, _priority(priority), permit, _waited_s(waited_s))
 
 
 def _priority(text: str) -> int:

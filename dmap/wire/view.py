@@ -50,7 +50,11 @@ class At(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Listed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A model under its *id*, with its other *names*.  Where nothing answers that has it, *at* is empty."""
+    """
+    A model under its *id*, with its other *names*.  Where nothing answers that has it, *at* is empty.
+
+    *kind* is that of its server; by its *file*, *quantization* and *size* it is told from others of its name.
+    """
 
     id: str
     at: list[At]
@@ -58,6 +62,10 @@ class Listed(msgspec.Struct, frozen=True, omit_defaults=True):
     context_length: int | None = None
     embedding: bool = False
     vision: bool | None = None
+    kind: str = ""
+    file: str = ""
+    quantization: str = ""
+    size: int | None = None
 
 
 class NodeView(msgspec.Struct, frozen=True, omit_defaults=True):

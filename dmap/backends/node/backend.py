@@ -162,7 +162,10 @@ class NodeBackend:
             context_length=one.context_length,
             embedding=one.embedding,
             vision=one.vision,
+            file=one.file,
+            kind=one.kind,
             names=tuple(one.names),
+            v1={"quantization": one.quantization, "size_bytes": one.size} if one.kind else {},
         )
 
     def _check(self) -> None:
