@@ -72,6 +72,7 @@ def ranked(model: str, affinity: str, places: Sequence[Place]) -> list[Place]:
 
     *affinity* names what the request has in common with others, such as a conversation: of several places
     that have the model, and where the wait is about the same, requests of one affinity prefer the same one.
+    Where the model is not, it goes by the model alone: else each conversation would load a copy of its own.
     The order depends on nothing else, so whoever knows the same of the places ranks them alike.
     """
     if len(places) < 2:
@@ -80,7 +81,7 @@ def ranked(model: str, affinity: str, places: Sequence[Place]) -> list[Place]:
         standing: min(place.score_s for place in places if place.standing is standing)
         for standing in {place.standing for place in places}
     }
-    weight = _rendezvous(model, affinity)
+    weight, kin = _rendezvous(model), _rendezvous(model, affinity)
     has_room = _bound(places)
 
     def rank(place: Place) -> tuple[float, ...]:
@@ -88,18 +89,18 @@ def ranked(model: str, affinity: str, places: Sequence[Place]) -> list[Place]:
             return place.standing, 1, not has_room(place), -weight(place)
         score_s = place.score_s
         if place.resident and score_s <= best_s[place.standing] + AFFINITY_S:
-            return place.standing, 0, -1, 0, -weight(place)
+            return place.standing, 0, -1, 0, -kin(place)
         return place.standing, 0, round(score_s / TICK_S), not place.resident, -weight(place)
 
     return sorted(places, key=rank)
 
 
-def _rendezvous(model: str, affinity: str) -> Callable[[Place], int]:
-    """Return what gives a place its weight for *model* and *affinity*: the highest wins."""
-    asked = blake2b(f"{model}\0{affinity}".encode(errors="surrogatepass"), digest_size=32).digest()
+def _rendezvous(*asked: str) -> Callable[[Place], int]:
+    """Return what gives a place its weight for what is *asked*: the highest wins."""
+    key = blake2b("\0".join(asked).encode(errors="surrogatepass"), digest_size=32).digest()
 
     def weight(place: Place) -> int:
-        return int.from_bytes(blake2b(place.name.encode(), key=asked, digest_size=8).digest())
+        return int.from_bytes(blake2b(place.name.encode(), key=key, digest_size=8).digest())
 
     return weight
 
