@@ -185,7 +185,7 @@ class TestStatus:
 
     def test_who_is_served(self) -> None:
         """Requests that have a model are listed with ids that `cancel` takes, and what they got so far."""
-        one = {"id": "req_12345678c", "client": "webui", "model": "lm/a", "backend": "lm", "device": "gpu0"}
+        one = {"id": "req_12345678c", "client": "webui", "model": "a", "backend": "lm", "device": "gpu0"}
         one |= {"for_s": 2.0, "bytes": 321}
         served = [one, one | {"id": "req_12345678d", "device": None}]
         told = {"version": "1.2", "uptime_s": 1, "open": 9, "devices": {}, "backends": {}}

@@ -266,16 +266,53 @@ async def told(session: aiohttp.ClientSession) -> int:
         return len((await answered.json())["devices"]["gpu0"]["waiting"])
 
 
+async def answering(session: aiohttp.ClientSession) -> None:
+    """Wait until some request is being answered."""
+    async with asyncio.timeout(20):
+        while True:
+            async with session.get("/debug/status") as answered:
+                if any(each["answering"] for each in (await answered.json())["served"]):
+                    return
+            await asyncio.sleep(0.01)
+
+
+async def asked_as(session: aiohttp.ClientSession, id: str, model: str, tokens: int, **more: Any) -> int:
+    """Ask *model* as the request *id*, in a trace of its own; return the status."""
+    headers = {"x-request-id": id, "traceparent": f"00-{id * 32}-{SPAN}-01"}
+    body = chat(model=model, max_tokens=tokens, **more)
+    async with session.post(CHAT, json=body, headers=headers) as answered:
+        await answered.read()
+        return answered.status
+
+
+async def test_each_second_of_a_wait(models: Path, tmp_path: Path, otlp: Collector) -> None:
+    """Its trace alone tells of each part of a wait what it went to: patience, others' answers, the switch."""
+    config = CONFIG.format(models=models, url=otlp.url).replace(
+        "cooldown_s: 0", "cooldown_s: 0, patience_s: 0.5"
+    )
+    async with daemon(tmp_path, config) as process, aiohttp.ClientSession(process.url) as session:
+        long = asyncio.create_task(asked_as(session, "a", "slow", 500))
+        await answering(session)
+        assert await asked_as(session, "b", "tiny-kitchen", 5) == 200
+        assert await long == 200
+        own, wait, switch, relay = await otlp.trace("b" * 32, 4)
+
+    assert [span.name for span in (own, wait, switch, relay)] == [f"POST {CHAT}", "queue", "switch", "relay"]
+    told, why = about(wait), about(switch)
+    assert (told["dmap.behind"], told["dmap.position"]) == ("engine/slow", 1)
+    assert (why["dmap.cause"], why["dmap.load"], why["dmap.for"]) == ("patience", "engine/tiny-kitchen", "b")
+    patience_s = (switch.start_time_unix_nano - wait.start_time_unix_nano) / 1e9
+    parts = [patience_s, *(why[f"dmap.{part}_s"] for part in ("drain", "unload", "load"))]
+    waited_s = (wait.end_time_unix_nano - wait.start_time_unix_nano) / 1e9
+    assert min(parts) >= 0 and parts[0] >= 0.4
+    assert sum(parts) == pytest.approx(waited_s, abs=0.25)
+    assert about(own)["dmap.queue_s"] == pytest.approx(waited_s, abs=0.05)
+
+
 async def test_why_a_request_waited(models: Path, tmp_path: Path, otlp: Collector) -> None:
     """The trace of a request that waited tells behind what, and the switches that it saw, its own or not."""
     async with daemon(tmp_path, CONFIG.format(models=models, url=otlp.url)) as process:
         async with aiohttp.ClientSession(process.url) as session:
-
-            async def ask(model: str, id: str) -> int:
-                headers = {"x-request-id": id, "traceparent": f"00-{id * 32}-{SPAN}-01"}
-                body = chat(stream=False, model=model, max_tokens=20)
-                async with session.post(CHAT, json=body, headers=headers) as answered:
-                    return answered.status
 
             async def order(path: str) -> None:
                 async with session.post(path, json={}) as answered:
@@ -287,9 +324,9 @@ async def test_why_a_request_waited(models: Path, tmp_path: Path, otlp: Collecto
                         await asyncio.sleep(0.01)
 
             await order("/admin/drain")
-            first = asyncio.create_task(ask("tiny-sea", "a"))
+            first = asyncio.create_task(asked_as(session, "a", "tiny-sea", 20))
             await waiting(1)
-            second = asyncio.create_task(ask("tiny-kitchen", "b"))
+            second = asyncio.create_task(asked_as(session, "b", "tiny-kitchen", 20))
             await waiting(2)
             await order("/admin/resume")
             assert [await first, await second] == [200, 200]

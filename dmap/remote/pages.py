@@ -110,7 +110,7 @@ def _queue(status: _Json) -> Iterator[list[str]]:
 
 def _served(status: _Json) -> Iterator[list[str]]:
     for each in status.get("served", ()):
-        who = [each["id"][-8:], each["client"], each["model"]]
+        who = [each["id"][-8:], each["client"], _place(each)]
         yield [each["device"] or each["backend"], *who, duration(each["for_s"]), str(each["bytes"])]
     if more := status.get("more_served"):
         yield [f"and {more} more", *["-"] * 5]

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -80,13 +81,17 @@ class Exporter:
             context(span.id),
             context(span.parent) if span.parent is not None else None,
             self._resource,
-            {name: value for name, value in span.about.items() if value is not None},
+            {name: _rounded(value) for name, value in span.about.items() if value is not None},
             kind=_KINDS[span.faces],
             status=status,
             start_time=int(span.since * 1e9),
             end_time=int(span.until * 1e9),
             instrumentation_scope=_SCOPE,
         )
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 3) if isinstance(value, float) else value
 
 
 class _Resource(Resource):
