@@ -25,6 +25,7 @@ TYPES = (
     "request.queued",
     "request.granted",
     "request.retried",
+    "request.moved",
     "request.first_byte",
     "request.finished",
     "request.failed",

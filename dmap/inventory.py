@@ -38,7 +38,8 @@ class Inventory:
     """
     Reports to *catalog* what *backends* have; `start` and `close` own its tasks.
 
-    *learnt* is called with a backend that has answered, after the catalog knows what it has.  One that has
+    *learnt* is called with a backend that has answered, after the catalog knows what it has, and *lost* with
+    one that has not, and why.  One that has
     been silent for *gone_s* counts as gone.
     """
 
@@ -51,6 +52,7 @@ class Inventory:
         self._asking = {name: asyncio.Lock() for name in backends}
         self._tasks: list[asyncio.Task[None]] = []
         self.learnt: Callable[[str], None] = lambda backend: None
+        self.lost: Callable[[str, BackendDown], None] = lambda backend, error: None
 
     async def start(self) -> None:
         """Ask every backend, and go on asking; one that takes longer than `START_S` is not waited for."""
@@ -76,7 +78,7 @@ class Inventory:
 
     def check(self, backend: str) -> None:
         """Raise `BackendDown` if *backend* did not answer last time."""
-        if backend in self._down:
+        if self.is_down(backend):
             reason = self._down[backend]
             message = reason if repr(backend) in reason else f"the backend {backend!r} is down: {reason}"
             raise BackendDown(message, retry_after_s=PROBE_S)
@@ -87,6 +89,11 @@ class Inventory:
             url = self._backends[backend].url  # which the reason, for clients, leaves out
             _log.warning(Line("backend_down", {"backend": backend, "url": url, "reason": error.message}))
         self._down[backend] = error.message
+        self.lost(backend, error)
+
+    def is_down(self, backend: str) -> bool:
+        """Tell whether *backend* did not answer last time."""
+        return backend in self._down
 
     @property
     def answering(self) -> list[str]:

@@ -16,7 +16,8 @@ class RequestRecord:
     *away_s* is how long it waited at other boxes, which *queue_s* has in it at its end.
     *asked* is the name that the client gave its model, or its beginning.
     *waits* tells that it is in the queue right now.
-    *retried* is 1 for a request that took its place in the queue again, because its server was gone.
+    *retried* is 1 for a request that took its place in the queue again, because its server was gone; it
+    *moved* so often from one place to another.
     *tokens_per_s* is what the server says of its speed.  *key* tells that *client* is the name of an API
     key, *received* that the request was let in.  *committed* is set when the head of the response is out; no
     HTTP error can be sent after that.  *lacks_route* tells that the server said that it has no such route.
@@ -42,6 +43,7 @@ class RequestRecord:
     waits: bool = False
     away_s: float = 0.0
     retried: int = 0
+    moved: int = 0
     first_byte_s: float | None = None
     bytes_out: int = 0
     chunks: int = 0

@@ -177,10 +177,10 @@ def _judged_plain(call: Call, body: bytes) -> tuple[str, str]:
 
 def judged_stream(call: Call, body: bytes, broken: Exception | None) -> tuple[str, str]:
     text, ended = "", False
-    for record in _records(body):
+    for at, record in enumerate(_records(body)):
         if error := _error(record):
             kind = _judged_words(call, text, ended=False)[0]
-            return ("wrong", text) if kind == "wrong" else ("told", f"in-band {error}")
+            return ("wrong", text) if kind == "wrong" else ("told", f"in-band {error} after {at} records")
         text += _piece(record)
         ended = record == "[DONE]" or (isinstance(record, dict) and record.get("type") in LAST_EVENTS)
     if broken is not None:

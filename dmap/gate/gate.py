@@ -140,9 +140,9 @@ class Gate:
             lease.service_s += now
         self._live.say(self._arbiter.withdraw, lease)
 
-    def refuse(self, is_gone: Callable[[ModelKey], bool], error: DmapError) -> None:
-        """Refuse requests that wait for a model that *is_gone*; leases on it go on to their end."""
-        for lease in [lease for lease in self._arbiter.waiting if is_gone(lease.route.key)]:
+    def refuse(self, is_meant: Callable[[Lease], bool], error: DmapError) -> None:
+        """Refuse those of the requests that wait which are *meant*; leases go on to their end."""
+        for lease in [lease for lease in self._arbiter.waiting if is_meant(lease)]:
             if lease in self._arbiter.waiting:  # still: it may have got the place of one before it
                 lease.release()
                 lease.answer(error)

@@ -5,6 +5,7 @@ It decides nothing and knows nothing of the device.  The counterpart is `gate`, 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -32,10 +33,12 @@ class Lease:
     A request's hold on a resident model: `ask`, wait for `granted`, and `release` it in the end.
 
     `async with` does all of that.  What it *waited_s* at other gates counts for its place and for `wait_s`,
-    but not in *queue_s*.  *granted* is the future of a wait, None for a lease that need not wait.
-    *queue_s* is how long it waited in all, *switch_s* the part of it in which its own model's switch was
-    under way; neither means anything while it waits.  *service_s* is how long it held the model, which means
-    nothing while it does.  After `release` all are right in any case.
+    but not in *queue_s*; if it *may_move*, there is another place to wait at.
+
+    *granted* is the future of a wait, None for a lease that need not wait.  *queue_s* is how long it waited
+    in all, *switch_s* the part of it in which its own model's switch was under way; neither means anything
+    while it waits.  *service_s* is how long it held the model, which means nothing while it does.  After
+    `release` all are right in any case.
 
     `ask`, `come_back` and *granted* raise `Overloaded`, `WaitExpired`, `LoadFailed`, `BackendDown` and
     `ShuttingDown`.
@@ -48,6 +51,7 @@ class Lease:
     name: str = ""
     user: int | None = None
     waited_s: float = 0.0
+    may_move: bool = False
     seat: Any = None
     since: float = 0.0
     queue_s: float = 0.0
@@ -70,6 +74,12 @@ class Lease:
         The device is looked at meanwhile.  `wait_s` counts on from `ask`; *granted* is another future.
         """
         self._begin(self._issuer.come_back)
+
+    def give_up(self) -> None:
+        """Give back a model that did not answer, for good.  The device is looked at."""
+        with contextlib.suppress(DmapError):
+            self.come_back()
+        self.release()
 
     def release(self) -> None:
         """Give the model back, or the place in the queue.  Idempotent."""

@@ -16,7 +16,7 @@ from dmap.wire.trace import Step, Trace, new_span
 SWITCHES = 16
 """So many switches are shown below one wait, the last ones."""
 
-_BACK = ("request.retried", "request.finished", "request.failed", "request.cancelled")
+_BACK = ("request.retried", "request.moved", "request.finished", "request.failed", "request.cancelled")
 
 
 @dataclass(frozen=True, slots=True)

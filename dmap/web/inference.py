@@ -26,6 +26,7 @@ from dmap.relay import Reply
 from dmap.web import node, request_log, upload
 from dmap.web.asked import Asked
 from dmap.web.beside import beside
+from dmap.web.choice import Choice
 from dmap.web.front import hop_to
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
@@ -33,7 +34,6 @@ from dmap.wire.body import Call
 from dmap.wire.headers import to_backend
 from dmap.wire.images import shows_images
 from dmap.wire.routes import InferenceRoute
-from dmap.wire.users import user_of
 
 SHOWN = 256
 """So many characters of a name that a client made up are told of it."""
@@ -45,13 +45,12 @@ async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     reply = reply_to(proxy, visit, path)
     asked = await read(proxy, visit, path)
     try:
-        route = await proxy.resolve(asked.model, visit.client, or_fallback=visit.hop is None)
+        routes = await proxy.resolve(asked.model, visit.client, or_fallback=visit.hop is None)
     except ModelNotFound as error:
         raise error if visit.hop is None else Misdirected(error.message) from None
-    node.refuse_another_hop(proxy, visit, route)
-    note(visit, route)
-    await _check(proxy, visit, asked, route)
-    return await answer(proxy, visit, reply, asked, route)
+    choice = Choice(proxy, visit, asked, routes, functools.partial(_check, proxy, visit, asked))
+    await choice.take()
+    return await answer(proxy, visit, reply, asked, choice)
 
 
 def reply_to(proxy: Proxy, visit: Visit, path: InferenceRoute) -> Reply:
@@ -60,25 +59,22 @@ def reply_to(proxy: Proxy, visit: Visit, path: InferenceRoute) -> Reply:
     return Reply(visit.request, visit.record, path.dialect, proxy.config.server, silent=silent)
 
 
-def note(visit: Visit, route: Route) -> None:
-    """Note where the request goes."""
-    visit.record.backend, visit.record.model = route.key
-    visit.record.device, visit.record.priority = route.device, visit.client.priority
-
-
-async def answer(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: Route) -> web.StreamResponse:
-    """Have the server of *route* answer what was *asked*, which has been checked, when it is its turn."""
+async def answer(
+    proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, choice: Choice
+) -> web.StreamResponse:
+    """Have what was *asked* answered, at the place that was taken first; when it is its turn."""
     try:
         with visit:
-            await _serve(proxy, visit, reply, asked, route)
+            await _serve(proxy, visit, reply, asked, choice)
+        route = choice.route
         if route.device is not None and visit.record.status < 400:
             proxy.lacking.answered(route.key, asked.path.path)
         if asked.sample is not None:
             proxy.context.learn(route, asked.path, asked.sample, visit.record.tokens_in)
     except DmapError as error:
         error.__traceback__ = None  # as in `app`: the lease keeps it
-        if isinstance(error, BackendDown) and route.device is None:  # a device is its gate's business
-            proxy.inventory.report(route.key.backend, error)
+        if isinstance(error, BackendDown) and choice.route.device is None:  # a device is its gate's business
+            proxy.inventory.report(choice.route.key.backend, error)
         if not visit.client.may_watch:
             error.leave_out_lines()
         await reply.fail(error)
@@ -98,6 +94,7 @@ async def read(proxy: Proxy, visit: Visit, path: InferenceRoute) -> Asked:
 
 async def _check(proxy: Proxy, visit: Visit, asked: Asked, route: Route) -> None:
     """Refuse what needs no place in the queue to be refused."""
+    node.refuse_another_hop(proxy, visit, route)
     kind = proxy.config.kind_of(route.key.backend)
     call = asked.check(route, kind.wording(asked.path), visit.client.permit)
     visit.record.stream, visit.record.changes = asked.stream, asked.changes
@@ -130,22 +127,32 @@ def _suit(path: InferenceRoute, route: Route, kind: Kind) -> None:
         raise BadRequest(f"{model!r} {lacks if embeds else only}", param="model")
 
 
-async def _serve(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: Route) -> None:
+async def _serve(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, choice: Choice) -> None:
+    """Have one place after the other answer, until one does."""
+    while True:
+        try:
+            return await _serve_at(proxy, visit, reply, asked, choice)
+        except DmapError as error:
+            await choice.move(error)
+
+
+async def _serve_at(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, choice: Choice) -> None:
     """
-    Wait for the model and have it answer.
+    Wait for the model at the place that was taken, and have it answer.
 
     If its server was gone, the request goes back to its place in the queue, once: before anything was sent,
     or before a byte of the answer came, unless the server may have acted on it by then.
     """
-    gate, client, record = proxy.gate(route), visit.client, reply.record
-    user = user_of(visit.request.headers, asked.fields)
-    lease = gate.lease(route, client.name, client.priority, record.id, user)
+    route, record, lease = choice.route, reply.record, choice.lease()
+    gate = proxy.gate(route)
     try:
         await _granted(proxy, visit, gate, reply, lease, lease.ask)
         try:
             return await _send(proxy, visit, reply, asked, route)
         except (BackendDown, Unanswered) as error:
-            if route.device is None or (isinstance(error, Unanswered) and asked.acts):
+            if not choice.comes_back(error):
+                if lease.may_move and route.device is not None:
+                    lease.give_up()
                 raise
             record.retried = 1
             request_log.tell(proxy.bus, record, "request.retried", {"reason": error.message})

@@ -14,6 +14,7 @@ from dmap.kinds import kinds_that_pass_on
 from dmap.models import ModelKey, Route
 from dmap.web import inference
 from dmap.web.asked import Asked
+from dmap.web.choice import Choice
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
 from dmap.wire.body import check_permits
@@ -31,14 +32,18 @@ async def pass_on(proxy: Proxy, visit: Visit) -> web.StreamResponse:
     if asked.size and record.method != "POST":
         raise BadRequest(f"{record.method} {record.path} takes no body")
     _check_reach(proxy, visit, asked, query)
-    route = await _route(proxy, visit, asked, query)
-    inference.note(visit, route)
-    asked.check_as_is(route, visit.client.permit)
-    check_permits(query.needs, route.permit | visit.client.permit, frozenset())
-    asked.path, record.stream = _path(record.path + query.written(route.name)), asked.stream
     asked.acts = record.method != "GET" and record.path not in OF_ONE_MODEL
-    proxy.inventory.check(route.key.backend)
-    return await inference.answer(proxy, visit, reply, asked, route)
+    record.stream = asked.stream
+
+    async def check(route: Route) -> None:
+        asked.check_as_is(route, visit.client.permit)
+        check_permits(query.needs, route.permit | visit.client.permit, frozenset())
+        asked.path = _path(record.path + query.written(route.name))
+        proxy.inventory.check(route.key.backend)
+
+    choice = Choice(proxy, visit, asked, await _routes(proxy, visit, asked, query), check)
+    await choice.take()
+    return await inference.answer(proxy, visit, reply, asked, choice)
 
 
 def _path(path: str) -> InferenceRoute:
@@ -56,19 +61,20 @@ def _check_reach(proxy: Proxy, visit: Visit, asked: Asked, query: Query) -> None
         )
 
 
-async def _route(proxy: Proxy, visit: Visit, asked: Asked, query: Query) -> Route:
-    """Return the route of the model that is named, in the body or the query; else that of the only server."""
+async def _routes(proxy: Proxy, visit: Visit, asked: Asked, query: Query) -> tuple[Route, ...]:
+    """Return the routes of the model that the body or the query names; else that of the only server."""
     if asked.model is not None and query.model is not None:
         raise BadRequest("name the model in the body or in the query, not in both", param="model")
     named = asked.model if query.model is None else query.model
     if named is None:
-        return Route(ModelKey(_unnamed(proxy, visit.record.path), ""))
-    route = await proxy.resolve(named, visit.client)
-    if route.key.backend not in proxy.passing:
-        those, kind = " or ".join(kinds_that_pass_on()), proxy.config.kind_of(route.key.backend).name
+        return (Route(ModelKey(_unnamed(proxy, visit.record.path), "")),)
+    routes = await proxy.resolve(named, visit.client)
+    key = routes[0].key  # and its copies are on backends of the same kind
+    if key.backend not in proxy.passing:
+        those, kind = " or ".join(kinds_that_pass_on()), proxy.config.kind_of(key.backend).name
         told = f"{visit.record.path} is passed on to servers of {those} only"
-        raise PathNotFound(f"{told}; {route.key.model!r} is on a backend of {kind}")
-    return route
+        raise PathNotFound(f"{told}; {key.model!r} is on a backend of {kind}")
+    return routes
 
 
 def _unnamed(proxy: Proxy, path: str) -> str:

@@ -16,7 +16,7 @@ from dmap.activity import ActivityLog
 from dmap.backends import Backend, Engine, Forwarding, PassingSection, Switcher
 from dmap.catalog import Catalog, Contexts, Shown
 from dmap.config import Config, Device
-from dmap.errors import ModelNotFound, NotSaved
+from dmap.errors import BackendDown, ModelNotFound, NotSaved
 from dmap.events import Bus
 from dmap.gate import Gate
 from dmap.inventory import Inventory
@@ -25,6 +25,7 @@ from dmap.memory import Meter, check, reader_of
 from dmap.metrics.board import Metrics
 from dmap.models import ModelKey, Route
 from dmap.owner import servers_of
+from dmap.placement import Place
 from dmap.relay import Pool
 from dmap.sections import ModelSection
 from dmap.shared import join
@@ -136,7 +137,7 @@ class Proxy:
         """Start the parts, and stop in the opposite order what has been started, even if only a part."""
         watches = [tasks.spawn(meter.watch, f"memory of {name}") for name, meter in self.meters.items()]
         try:
-            self.inventory.learnt = self._learnt
+            self.inventory.learnt, self.inventory.lost = self._learnt, self._lost
             await self.inventory.start()  # first, so that the gates know which of the residents are pinned
             await asyncio.gather(*(gate.start() for gate in self.gates.values()))
             self._note_unknown()
@@ -203,18 +204,19 @@ class Proxy:
         """Tell whether the backend of *key* answers and has no such model."""
         return key.backend in self.inventory.answering and self.catalog.route_of(key) is None
 
-    async def resolve(self, model: str | None, client: Client, *, or_fallback: bool = False) -> Route:
+    async def resolve(
+        self, model: str | None, client: Client, *, or_fallback: bool = False
+    ) -> tuple[Route, ...]:
         """
-        Return where a request of *client* for *model* goes; one that nobody knows may be new.
+        Return where a request of *client* for *model* may go; one that nobody knows may be new.
 
         One that is not new either goes to the alias `*`, with *or_fallback*.
         """
         try:
-            candidates = self.catalog.resolve(model, client)
+            return self.catalog.resolve(model, client)
         except ModelNotFound:
             await self.inventory.refresh()
-            candidates = self.catalog.resolve(model, client, or_fallback=or_fallback)
-        return candidates[0]
+            return self.catalog.resolve(model, client, or_fallback=or_fallback)
 
     def gate(self, route: Route) -> Gate:
         """Return the gate that *route* passes through."""
@@ -226,6 +228,14 @@ class Proxy:
         for route in self.catalog.places(shown.entry):
             if route.key.backend in answering and route.key.backend not in self.nodes:
                 yield route, route.device or f"backend {route.key.backend}"
+
+    def place(self, route: Route) -> Place:
+        """Return how a request for *route* would stand there now, as the gate says, or another box."""
+        here = self.gate(route).place(route)
+        if not self.config.kind_of(route.key.backend).forwards:
+            return here
+        there = cast(Forwarding, self.backends[route.key.backend])
+        return there.place(route.key.model, here.in_flight)
 
     def drain(self, device: str, *, unload: bool) -> None:
         """Have *device* serve nobody until `resume`, and no server on it; with *unload* its models go."""
@@ -257,6 +267,12 @@ class Proxy:
             gate, preloads = self.devices[device], self.catalog.preloads(device)
             if gate.snapshot().preload.keys() != preloads.keys():
                 gate.changed()
+
+    def _lost(self, backend: str, error: BackendDown) -> None:
+        """Hear that *backend* is down: who waits for a model there and may have it elsewhere goes there."""
+        device = self.config.backends[backend].placed_on
+        gate = self.devices[device] if device is not None else self.passages[backend]
+        gate.refuse(lambda lease: lease.may_move and lease.route.key.backend == backend, error)
 
     def _note_unknown(self) -> None:
         """Log which models are to be there that no backend has told of."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from dmap.config import Config, ConfigProblem
 from dmap.errors import ModelNotFound
+from dmap.models import ModelKey
 from dmap.sockets import names_of
 from dmap.tls import check
 from dmap.tokens import counters
@@ -42,7 +43,11 @@ def reload(proxy: Proxy, config: Config) -> None:
         "the model was taken out of the configuration while the request waited", param="model"
     )
     for gate in proxy.gates.values():
-        gate.refuse(lambda key: bool(key.model) and proxy.catalog.route_of(key) is None, gone)
+        gate.refuse(lambda lease: _is_gone(proxy, lease.route.key), gone)
+
+
+def _is_gone(proxy: Proxy, key: ModelKey) -> bool:
+    return bool(key.model) and proxy.catalog.route_of(key) is None
 
 
 def _lasting(config: Config) -> dict[str, Any]:

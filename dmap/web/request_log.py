@@ -40,6 +40,7 @@ def facts(record: RequestRecord) -> dict[str, Any]:
         "queue_s": record.queue_s,
         "switch_s": record.switch_s,
         "retried": record.retried or None,
+        "moved": record.moved or None,
         "first_byte_s": record.first_byte_s,
         "total_s": record.total_s,
         "bytes": record.bytes_out,

@@ -10,10 +10,15 @@ one answer, and nobody would be known long enough to be expected back.
 from collections.abc import Mapping
 from typing import Any
 
+from dmap.wire.values import beginning, opened
+
 HEADER = "X-OpenWebUI-User-Id"
 """Open WebUI sends it where `ENABLE_FORWARD_USER_INFO_HEADERS` is set; as its server does, it goes first."""
 LONGEST = 512
 """Characters in an id; what is longer is none.  OpenAI's have 64, Anthropic's 256."""
+
+_TOLD = 256
+"""So many characters of a message tell conversations apart."""
 
 
 def user_of(headers: Mapping[str, str], fields: Mapping[str, Any]) -> int | None:
@@ -30,3 +35,18 @@ def user_of(headers: Mapping[str, str], fields: Mapping[str, Any]) -> int | None
         if isinstance(id, str) and 0 < len(id) <= LONGEST:
             return hash(id)
     return None
+
+
+def conversation_of(headers: Mapping[str, str], fields: Mapping[str, Any]) -> str:
+    """
+    Return what requests of one conversation have in common, for the server that has its beginning in memory.
+
+    That is the id that a client gives it, else the beginnings of its first two messages, if it has any.
+    """
+    ids = (headers.get("X-Session-Id"), headers.get("X-OpenWebUI-Chat-Id"), fields.get("prompt_cache_key"))
+    for id in ids:
+        if isinstance(id, str) and 0 < len(id) <= LONGEST:
+            return id
+    messages = opened(fields.get("messages"))
+    first = map(opened, messages[:2]) if isinstance(messages, list) else ()
+    return " ".join(beginning(each.get("content"), _TOLD) for each in first if isinstance(each, dict))

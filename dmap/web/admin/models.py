@@ -42,9 +42,9 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
     Where dmap cannot load, that is all of it: the model is `activated`, or what was set is `noted`.
     """
     order, clock = await read_order(proxy, visit, ModelOrder), asyncio.get_running_loop().time
-    came_at, key = clock(), (await proxy.resolve(order.model_key, visit.client)).key
+    came_at, key = clock(), (await proxy.resolve(order.model_key, visit.client))[0].key
     async with proxy.turns.setdefault(key, asyncio.Lock()):
-        route = await proxy.resolve(order.model_key, visit.client)
+        route = (await proxy.resolve(order.model_key, visit.client))[0]
         setting = _understand(proxy, route, order)
         is_activated = _is_activated(route, order.activate)
         loaded: dict[str, Any] = {}
@@ -69,7 +69,7 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
 async def activate(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/models/activate`: what requests that name no model get; the first of them loads it."""
     order = await read_order(proxy, visit, ModelOrder)
-    route = await proxy.resolve(order.model_key, visit.client)
+    route = (await proxy.resolve(order.model_key, visit.client))[0]
     setting = _understand(proxy, route, order)
     _is_activated(route, True)
     try:
@@ -91,7 +91,7 @@ async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     Nothing that would load it again is active afterwards, be it the model or a variant.
     """
     order = await read_order(proxy, visit, ModelOrder)
-    route = await proxy.resolve(order.model_key, visit.client)
+    route = (await proxy.resolve(order.model_key, visit.client))[0]
     (name, model), status = proxy.catalog.kept_as(order.model_key), "cleared"
     if route.device is not None:
         is_gone = await proxy.gate(route).unload(route.key, _who(visit))

@@ -1,0 +1,136 @@
+"""
+Where one request is answered: the places that may serve it, the best one first, each once.
+
+With one place there is nothing to choose, and nobody asks how it stands there.  What is looked at for a
+choice is what each gate says of itself; `placement` compares.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from dmap.errors import (
+    BackendDown,
+    ContextExceeded,
+    DmapError,
+    LoadFailed,
+    Misdirected,
+    ModelNotFound,
+    Overloaded,
+    PathNotFound,
+    Unanswered,
+)
+from dmap.gate import Lease
+from dmap.models import Route
+from dmap.placement import ranked
+from dmap.web import request_log
+from dmap.web.asked import Asked
+from dmap.web.proxy import Proxy
+from dmap.web.visit import Visit
+from dmap.wire.users import conversation_of, user_of
+
+Check = Callable[[Route], Awaitable[None]]
+
+_ELSEWHERE = (
+    BackendDown,
+    ContextExceeded,
+    LoadFailed,
+    Misdirected,
+    ModelNotFound,
+    Overloaded,
+    PathNotFound,
+    Unanswered,
+)
+"""What is wrong with a place, and not with the request: another one may do."""
+
+
+class Choice:
+    """
+    The places for the request of *visit*, which has *asked*: a route for each.
+
+    *check* raises what speaks against a route before the request has a place in its queue.  *route* is the
+    one that was taken; `take` is called first.
+    """
+
+    __slots__ = ("_asked", "_check", "_last", "_left", "_proxy", "_resent", "_visit", "route")
+
+    def __init__(
+        self, proxy: Proxy, visit: Visit, asked: Asked, routes: Sequence[Route], check: Check
+    ) -> None:
+        self._proxy, self._visit, self._asked, self._check = proxy, visit, asked, check
+        self.route, self._left = routes[0], list(routes)
+        self._last: Lease | None = None
+        self._resent = False
+
+    async def take(self) -> None:
+        """Take the best place of those left that does.  Raises what speaks against the last of them."""
+        while True:
+            self.route = self._best(self._left)
+            self._left.remove(self.route)
+            note(self._visit, self.route)
+            try:
+                return await self._check(self.route)
+            except _ELSEWHERE:
+                if not self._left:
+                    raise
+
+    def lease(self) -> Lease:
+        """Return a lease at the place that was taken; what was waited elsewhere counts."""
+        visit, last = self._visit, self._last
+        client, user = visit.client, user_of(visit.request.headers, self._asked.fields)
+        waited_s = visit.hop.waited_s if visit.hop is not None else 0.0
+        if last is not None:
+            waited_s = asyncio.get_running_loop().time() - last.since
+        gate = self._proxy.gate(self.route)
+        lease = gate.lease(self.route, client.name, client.priority, visit.record.id, user, waited_s)
+        if last is not None:
+            lease.queue_s, lease.switch_s, lease.service_s = last.queue_s, last.switch_s, last.service_s
+        lease.may_move = bool(self._left)
+        self._last = lease
+        return lease
+
+    def comes_back(self, error: BackendDown | Unanswered) -> bool:
+        """
+        Tell whether a request that its server did not answer takes its place there again, once.
+
+        It may where the model can be loaded again, and where no other place would be quicker by now.
+        """
+        if self.route.device is None or self._visit.record.retried or not self._may_resend(error):
+            return False
+        if self._left and self._best([self.route, *self._left]) is not self.route:
+            return False
+        self._resent |= isinstance(error, Unanswered)
+        return True
+
+    async def move(self, error: DmapError) -> None:
+        """Take another place, because of *error* at this one; raises it if there is none that does."""
+        if not self._left or not isinstance(error, _ELSEWHERE) or not self._may_resend(error):
+            raise error
+        self._resent |= isinstance(error, Unanswered)
+        if isinstance(error, BackendDown) and self.route.device is None:
+            self._proxy.inventory.report(self.route.key.backend, error)
+        record = self._visit.record
+        record.moved += 1
+        request_log.tell(self._proxy.bus, record, "request.moved", {"reason": error.message})
+        await self.take()
+
+    def _may_resend(self, error: DmapError) -> bool:
+        """Tell whether nothing was sent, or nothing came of it that a second time would harm; once."""
+        return not isinstance(error, Unanswered) or not (self._asked.acts or self._resent)
+
+    def _best(self, routes: Sequence[Route]) -> Route:
+        """Return the place where an answer begins first, of those whose backend is up."""
+        if len(routes) == 1:
+            return routes[0]
+        proxy, asked = self._proxy, self._asked
+        up = [route for route in routes if not proxy.inventory.is_down(route.key.backend)] or routes
+        talk = conversation_of(self._visit.request.headers, asked.fields) or self._visit.record.id
+        by_name = {place.name: (place, route) for place, route in ((proxy.place(each), each) for each in up)}
+        places = [place for place, _ in by_name.values()]
+        best = ranked(routes[0].key.model, f"{self._visit.client.name} {talk}", places)[0]
+        return by_name[best.name][1]
+
+
+def note(visit: Visit, route: Route) -> None:
+    """Note where the request goes."""
+    visit.record.backend, visit.record.model = route.key
+    visit.record.device, visit.record.priority = route.device, visit.client.priority
