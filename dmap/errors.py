@@ -16,7 +16,7 @@ DmapError
   ours
     WaitExpired 503         ShuttingDown 503        NotBuilt 501
     LeaseExpired 504        ClientStalled 504       Internal 500
-    Cancelled 503           NotSaved 500
+    Cancelled 503           NotSaved 500            NotShared 503
 
 Status, `type` and `code` are class data (OpenAI's spellings where it has one).  Those that a client should
 not try again by itself are `Final`.  `web/app.py` turns one of these into a response.  The relay writes one
@@ -268,6 +268,12 @@ class NotSaved(Final):
     """What was set is in effect, but the state file could not be written."""
 
     status, type, code = 500, "server_error", "not_saved"
+
+
+class NotShared(DmapError):
+    """What was to be set for all dmaps could not be told to them, so it was not set."""
+
+    status, type, code = 503, "server_error", "not_saved"
 
 
 class NotBuilt(Final):

@@ -93,6 +93,8 @@ class Saved:
     """
     All that was set: the *active* model, which answers requests without a model, and *models* by their names.
 
+    Those two are what several dmaps may share; *shared_version* is that of the last copy, 0 before the first.
+
     *drained* are the devices that serve nobody until they are resumed.  *durations* are by device: nobody has
     set them, dmap has learnt them.
     """
@@ -103,6 +105,7 @@ class Saved:
     durations: Annotated[Mapping[str, Durations], Field(max_length=DEVICES), WrapValidator(_lenient)] = field(
         default_factory=dict
     )
+    shared_version: int = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -153,8 +156,7 @@ class StateFile:
         effect must not be missing on the disk.  Raises `NotSaved`; then the old file is unchanged.
         """
         if self.path is not None:
-            text = json.dumps({"version": 1} | asdict(saved), default=sorted, indent=1)
-            await asyncio.shield(self._write(self.path, text + "\n"))
+            await asyncio.shield(self._write(self.path, text_of(saved, indent=1) + "\n"))
 
     async def _write(self, path: Path, text: str) -> None:
         async with self._turn:
@@ -166,12 +168,24 @@ class StateFile:
                 ) from exc
 
 
-def _read(path: Path) -> Saved:
-    with path.open("rb") as file:
-        text = file.read(MAX_BYTES + 1)
+def text_of(saved: Saved, indent: int | None = None) -> str:
+    """Write *saved* as JSON; a version of what is shared is there only where something is."""
+    fields = {"version": 1} | asdict(saved)
+    if not saved.shared_version:
+        del fields["shared_version"]
+    return json.dumps(fields, default=sorted, indent=indent)
+
+
+def saved_of(text: bytes) -> Saved:
+    """Read what `text_of` has written; raises `ValueError`."""
     if len(text) > MAX_BYTES:
         raise ValueError(f"it is over {MAX_BYTES} bytes")
     return _FILE.validate_json(text)
+
+
+def _read(path: Path) -> Saved:
+    with path.open("rb") as file:
+        return saved_of(file.read(MAX_BYTES + 1))
 
 
 def _put_aside(path: Path, reason: str) -> None:

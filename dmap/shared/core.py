@@ -11,6 +11,7 @@ from dmap.owner import own_name, told_of
 from dmap.shared.connection import Away, Connection
 from dmap.shared.leases import Leases
 from dmap.shared.quota import Quotas
+from dmap.shared.settings import SharedSettings
 
 BEAT_S = 0.5
 """How often each dmap says that it is there; also how soon Redis is noticed to be gone or back."""
@@ -24,7 +25,7 @@ local now = tonumber(redis.call('TIME')[1])
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 redis.call('EXPIRE', KEYS[1], ARGV[2] * 2)
-return redis.call('ZCARD', KEYS[1])
+return {redis.call('ZCARD', KEYS[1]), tonumber(redis.call('HGET', KEYS[2], 'version') or '0')}
 """
 
 
@@ -33,8 +34,8 @@ class Shared:
     What is shared through the Redis of *section*, as long as this is `running`.
 
     *dmaps* is how many there were when Redis was last heard of, this one among them.  *quotas* are the
-    bounds of keys over all of them, *leases* those of *servers*, URLs by the backends that dmap switches, and
-    *owner* is what this dmap is called there.
+    bounds of keys over all of them, *settings* what was set for all, and *leases* those of *servers*, URLs by
+    the backends that dmap switches.  *owner* is what this dmap is called there.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Shared:
         self._prefix = section.prefix
         self.quotas = Quotas(self.connection, section.prefix, self._name)
         self.leases = Leases(self.connection, section.prefix, servers, owner or own_name(), told_of())
+        self.settings = SharedSettings(self.connection, f"{section.prefix}saved")
         self._renewed_at = 0.0
 
     @property
@@ -89,11 +91,14 @@ class Shared:
             await self._beat()
 
     async def _beat(self) -> None:
-        """Say that this dmap is there, and what runs there; count all of them."""
+        """Say that this dmap is there, and what runs there; count all of them, and follow what they set."""
         was_up, now = self.is_up, asyncio.get_running_loop().time()
         with contextlib.suppress(Away):
-            command = ("EVAL", _BEAT, 1, f"{self._prefix}dmaps", self._name, GONE_S)
-            self.dmaps = max(1, int(await self.connection.probe("beat", *command)))
+            keys = (f"{self._prefix}dmaps", self.settings.key)
+            command = ("EVAL", _BEAT, len(keys), *keys, self._name, GONE_S)
+            dmaps, version = await self.connection.probe("beat", *command)
+            self.dmaps = max(1, int(dmaps))
             if not was_up or now - self._renewed_at >= RENEW_S:
                 self._renewed_at = now
                 self.quotas.renew()
+            await self.settings.follow(int(version))

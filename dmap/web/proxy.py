@@ -13,21 +13,19 @@ from typing import cast
 from dmap import tasks
 from dmap.access import Access, Client
 from dmap.activity import ActivityLog
-from dmap.backends import Backend, Engine, Forwarding, PassingSection, Switcher
+from dmap.backends import Backend, Engine, Forwarding, Switcher
 from dmap.catalog import Catalog, Contexts, Shown
-from dmap.config import Config, Device
+from dmap.config import Config
 from dmap.errors import BackendDown, ModelNotFound, NotSaved
 from dmap.events import Bus
 from dmap.gate import Gate
 from dmap.inventory import Inventory
 from dmap.logfmt import Line
-from dmap.memory import Meter, check, reader_of
 from dmap.metrics.board import Metrics
 from dmap.models import ModelKey, Route
 from dmap.owner import servers_of
 from dmap.placement import Place
 from dmap.relay import Pool
-from dmap.sections import ModelSection
 from dmap.shared import join
 from dmap.sockets import names_of
 from dmap.state import DEVICES, Activation, Saved, StateFile
@@ -38,6 +36,7 @@ from dmap.web import durations
 from dmap.web.capture import Captures
 from dmap.web.context import ContextGuard
 from dmap.web.lacking import Lacking
+from dmap.web.parts import commands, meters_of, passages_of, placed
 from dmap.web.rivals import Rivals
 from dmap.web.view import Views
 from dmap.web.visit import Visits
@@ -85,7 +84,7 @@ class Proxy:
             name: config.kind_of(name).make(name, section, config.server.connect_s)
             for name, section in config.backends.items()
         }
-        self.switchers = {name: cast(Switcher, self.backends[name]) for name in _placed(config)}
+        self.switchers = {name: cast(Switcher, self.backends[name]) for name in placed(config)}
         self.nodes = {
             name: cast(Forwarding, backend)
             for name, backend in self.backends.items()
@@ -93,9 +92,9 @@ class Proxy:
         }
         self.catalog = Catalog(config)
         self.inventory = Inventory(self.backends, self.catalog)
-        self.meters = _meters_of(config)
+        self.meters = meters_of(config)
         self.devices = {name: self._gate_of(name) for name in config.devices}
-        self.passages = _passages_of(config)
+        self.passages = passages_of(config)
         self.passing = [name for name in config.backends if config.kind_of(name).passes_on]
         passages = {f"backend {name}": gate for name, gate in self.passages.items()}
         self.gates: Mapping[str, Gate] = self.devices | passages
@@ -126,6 +125,9 @@ class Proxy:
         )
         if self.shared is not None:
             self.access.guessed = self.shared.quotas.guessed
+            self.shared.settings.mine = lambda: self.saved
+            self.shared.settings.adopt = self._adopt
+        self._writing: asyncio.Task[None] | None = None
         self.trials: dict[str, Activation] = {}
         self.turns: dict[ModelKey, asyncio.Lock] = {}
         self.reload: Callable[[], list[str]] | None = None
@@ -166,13 +168,31 @@ class Proxy:
         contexts = Contexts(self.config.settings, models)
         for name, switcher in self.switchers.items():
             switcher.contexts = contexts
-            switcher.commands = _commands(self.config, name)
+            switcher.commands = commands(self.config, name)
 
     async def save(self, saved: Saved) -> None:
         """Have requests go by *saved* from now on; return when it is on the disk.  Raises `NotSaved`."""
         self.saved = saved
         self.choose()
         await self.state.write(saved)
+
+    async def agree(self, change: Callable[[Saved], Saved]) -> Saved:
+        """
+        Return what is to be saved after a *change* of the active model, or of what is set for models.
+
+        Where several dmaps share that, it holds for the others then.  Raises `NotShared`.
+        """
+        new = change(self.saved) if self.shared is None else await self.shared.settings.change(change)
+        return _with(self.saved, new)
+
+    def _adopt(self, saved: Saved) -> None:
+        """Have requests go by what another dmap has *saved* for all."""
+        self.saved = _with(self.saved, saved)
+        self.choose()
+        for gate in self.devices.values():
+            gate.changed()
+        self._writing = tasks.errand(self.state.write(self.saved), "adopted settings", expected=(NotSaved,))
+        _log.info(Line("settings_adopted", {"version": saved.shared_version, "active": saved.active}))
 
     async def _keep_durations(self) -> None:
         while True:
@@ -287,35 +307,7 @@ class Proxy:
         return {key for gate in self.devices.values() for key in gate.residents}
 
 
-def _placed(config: Config) -> list[str]:
-    """Return the backends whose models dmap can load and unload."""
-    return [name for name, section in config.backends.items() if section.placed_on is not None]
-
-
-def _commands(config: Config, backend: str) -> dict[str, ModelSection]:
-    """Return what the file says of those models of *backend* that are commands."""
-    return {
-        name: model
-        for name, model in config.settings.named.items()
-        if model.cmd is not None and model.backend == backend
-    }
-
-
-def _meters_of(config: Config) -> dict[str, Meter]:
-    """Return what measures the memory of those devices whose GPUs are named.  Raises what `check` does."""
-    check(config)
-    measured = {name: device.gpus for name, device in config.devices.items() if device.gpus}
-    return {name: Meter(name, reader_of(gpus)) for name, gpus in measured.items()}
-
-
-def _passages_of(config: Config) -> dict[str, Gate]:
-    """Return the gates of the backends without a device, by their names."""
-    return {
-        name: Gate(
-            name,
-            Device(wait_s=section.wait_s, queue=section.queue, lease_s=section.lease_s),
-            parallel=section.parallel,
-        )
-        for name, section in config.backends.items()
-        if isinstance(section, PassingSection)
-    }
+def _with(saved: Saved, others: Saved) -> Saved:
+    """Return *saved* with what all dmaps share of *others*."""
+    version = others.shared_version
+    return replace(saved, active=others.active, models=others.models, shared_version=version)

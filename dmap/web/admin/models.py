@@ -1,7 +1,7 @@
 """`/admin/models`: load, unload and activate models, really where the backend can, in words where not."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from dmap.backends import Loaded
 from dmap.catalog import Shown, as_openai
 from dmap.errors import BadRequest, LoadFailed
 from dmap.models import Route
-from dmap.state import Activation
+from dmap.state import Activation, Saved
 from dmap.web.admin import words
 from dmap.web.admin.orders import ModelOrder, note, read_order
 from dmap.web.proxy import Proxy
@@ -42,6 +42,7 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
     Where dmap cannot load, that is all of it: the model is `activated`, or what was set is `noted`.
     """
     order, clock = await read_order(proxy, visit, ModelOrder), asyncio.get_running_loop().time
+    _check(proxy)
     came_at, key = clock(), (await proxy.resolve(order.model_key, visit.client))[0].key
     async with proxy.turns.setdefault(key, asyncio.Lock()):
         route = (await proxy.resolve(order.model_key, visit.client))[0]
@@ -51,8 +52,10 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
         changed, status = False, "activated" if is_activated else "noted"
         if route.device is not None:
             (loaded, changed), status = await _load(proxy, visit, setting, route), "loaded"
+        chosen = setting.name if is_activated else None
+        saved = await _agreed(proxy, setting.activations, lambda active: chosen or active)
         try:
-            await _set(proxy, setting.activations, setting.name if is_activated else proxy.saved.active)
+            await proxy.save(saved)
         finally:  # it is in effect, saved or not
             if not changed:
                 reason = "by hand" if route.device is None else "already loaded"
@@ -69,11 +72,13 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
 async def activate(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/models/activate`: what requests that name no model get; the first of them loads it."""
     order = await read_order(proxy, visit, ModelOrder)
+    _check(proxy)
     route = (await proxy.resolve(order.model_key, visit.client))[0]
     setting = _understand(proxy, route, order)
     _is_activated(route, True)
+    saved = await _agreed(proxy, setting.activations, lambda active: setting.name)
     try:
-        await _set(proxy, setting.activations, setting.name)
+        await proxy.save(saved)
     finally:  # it is in effect, saved or not
         _tell(proxy, visit, setting, "model.activated")
     proxy.gate(route).changed()
@@ -91,6 +96,7 @@ async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     Nothing that would load it again is active afterwards, be it the model or a variant.
     """
     order = await read_order(proxy, visit, ModelOrder)
+    _check(proxy)
     route = (await proxy.resolve(order.model_key, visit.client))[0]
     (name, model), status = proxy.catalog.kept_as(order.model_key), "cleared"
     if route.device is not None:
@@ -104,7 +110,9 @@ async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     is_ended = active is not None and proxy.catalog.key_of(active) == route.key
     # What a load sets for a variant is forgotten: its parameters, and the options of its model's load.
     kept = replace(proxy.saved.models.get(model, Activation()), load={})
-    await _set(proxy, {model: kept, name: Activation()}, None if is_ended else active)
+    forgotten = {model: kept, name: Activation()}
+    saved = await _agreed(proxy, forgotten, lambda last: None if is_ended and last == active else last)
+    await proxy.save(saved)
     note(visit, **route.key.told, status=status)
     done = words.Done(name, route, status, status == "unloaded", _is_active(proxy, name))
     answer = _answer(proxy, done, words.of_unload(done, ended=is_ended))
@@ -209,11 +217,23 @@ async def _load(proxy: Proxy, visit: Visit, setting: _Setting, before: Route) ->
     return {"loaded": asdict(loaded or known)}, loaded is not None and loaded is not found
 
 
-async def _set(proxy: Proxy, activations: Mapping[str, Activation], active: str | None) -> None:
-    """Keep *activations* for the models that they name, and which model is *active*."""
-    models = {**proxy.saved.models, **activations}
-    given = {name: each for name, each in models.items() if each.defaults or each.load}
-    await proxy.save(replace(proxy.saved, active=active, models=given))
+async def _agreed(
+    proxy: Proxy, activations: Mapping[str, Activation], activate: Callable[[str | None], str | None]
+) -> Saved:
+    """Return what to save: *activations* for the models that they name, and what *activate* makes active."""
+
+    def change(saved: Saved) -> Saved:
+        models = {**saved.models, **activations}
+        given = {name: each for name, each in models.items() if each.defaults or each.load}
+        return replace(saved, active=activate(saved.active), models=given)
+
+    return await proxy.agree(change)
+
+
+def _check(proxy: Proxy) -> None:
+    """Refuse an order that could not be kept for all dmaps, before anything is done for it."""
+    if proxy.shared is not None:
+        proxy.shared.settings.check()
 
 
 def _who(visit: Visit) -> dict[str, str]:

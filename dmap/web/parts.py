@@ -1,0 +1,41 @@
+"""What of the configuration makes the parts of a proxy."""
+
+from dmap.backends import PassingSection
+from dmap.config import Config, Device
+from dmap.gate import Gate
+from dmap.memory import Meter, check, reader_of
+from dmap.sections import ModelSection
+
+
+def placed(config: Config) -> list[str]:
+    """Return the backends whose models dmap can load and unload."""
+    return [name for name, section in config.backends.items() if section.placed_on is not None]
+
+
+def commands(config: Config, backend: str) -> dict[str, ModelSection]:
+    """Return what the file says of those models of *backend* that are commands."""
+    return {
+        name: model
+        for name, model in config.settings.named.items()
+        if model.cmd is not None and model.backend == backend
+    }
+
+
+def meters_of(config: Config) -> dict[str, Meter]:
+    """Return what measures the memory of those devices whose GPUs are named.  Raises what `check` does."""
+    check(config)
+    measured = {name: device.gpus for name, device in config.devices.items() if device.gpus}
+    return {name: Meter(name, reader_of(gpus)) for name, gpus in measured.items()}
+
+
+def passages_of(config: Config) -> dict[str, Gate]:
+    """Return the gates of the backends without a device, by their names."""
+    return {
+        name: Gate(
+            name,
+            Device(wait_s=section.wait_s, queue=section.queue, lease_s=section.lease_s),
+            parallel=section.parallel,
+        )
+        for name, section in config.backends.items()
+        if isinstance(section, PassingSection)
+    }
