@@ -1,5 +1,8 @@
 """`dmap simulate`: what it plays, and what it says."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,19 @@ def test_no_line_is_longer_than_a_terminal(capsys: pytest.CaptureFixture[str]) -
     main(["simulate", "switch3 2x2", "--policies", "fifo,drain,longest-queue,dmap"])
 
     assert max(map(len, lines(capsys))) <= 80
+
+
+def test_progress_on_a_terminal(quick: str) -> None:
+    """A terminal of errors shows which row and seed is played; a pipe gets none of it."""
+    ours, theirs = os.openpty()
+    command = (sys.executable, "-m", "dmap", "simulate", quick, "--policies", "dmap", "--seeds", "2")
+
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=True)
+
+    shown = os.read(ours, 4096).decode().split("\r\x1b[K")
+    os.close(ours), os.close(theirs)
+    assert shown == ["", "1 of 1: quick, dmap, seed 1 of 2", "1 of 1: quick, dmap, seed 2 of 2", ""]
+    assert b"\r" not in done.stdout and b"1 of 1" not in done.stdout
 
 
 def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,8 +104,8 @@ def _show(scene: Scene, policies: Sequence[str], seeds: Sequence[int], progress:
     jobs += [(f"dmap {label}", "dmap", workload) for label, workload in scene.others.items()]
     rows = {}
     for label, policy, workload in jobs:
-        with _progress(f"{progress}{scene.workload.name}, {label}"):
-            rows[label] = _played(workload, policy, seeds)
+        with _progress(f"{progress}{scene.workload.name}, {label}") as tell:
+            rows[label] = _played(workload, policy, seeds, tell)
         print(row(label, rows[label].figures), flush=True)
     if "dmap" in rows:
         ours = rows["dmap"]
@@ -114,9 +114,10 @@ def _show(scene: Scene, policies: Sequence[str], seeds: Sequence[int], progress:
     return rows
 
 
-def _played(workload: Workload, policy: str, seeds: Sequence[int]) -> Row:
+def _played(workload: Workload, policy: str, seeds: Sequence[int], tell: Callable[[str], None]) -> Row:
     first, figures, bounds_s = None, list[Figures](), dict[str, float]()
-    for seed in seeds:
+    for number, seed in enumerate(seeds, 1):
+        tell(f", seed {number} of {len(seeds)}" if len(seeds) > 1 else "")
         run = play(workload, policy, seed)
         first = first or run
         figures.append(figures_of(run))
@@ -141,13 +142,15 @@ def _drawer() -> Callable[[Path, str, Mapping[str, Result]], None]:
 
 
 @contextmanager
-def _progress(text: str) -> Iterator[None]:
-    """Show *text* on a terminal while something is done."""
+def _progress(text: str) -> Iterator[Callable[[str], None]]:
+    """Show *text* on a terminal while something is done, and behind it what is told of that."""
     is_shown = sys.stderr.isatty()
-    if is_shown:
-        print(f"\r\x1b[K{barred(text)[: WIDTH - 2]}", end="", file=sys.stderr, flush=True)
-    try:
-        yield
-    finally:
+
+    def show(line: str) -> None:
         if is_shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{barred(line)[: WIDTH - 2]}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield lambda more: show(text + more)
+    finally:
+        show("")
