@@ -41,7 +41,7 @@ class DmapError(Exception):
 
     *message* says what was tried, on what, and what to do.  *param* names the field of the body at fault.
     *retry_after_s* is an estimate in seconds; it is told rounded up and kept within `RETRY_AFTER_S`.  With
-    *elsewhere* nobody has begun to answer the request, so another place may.
+    *elsewhere* it is the place that is wrong: nobody has begun with the request, and another one may do.
     """
 
     status: int = 500
@@ -114,6 +114,7 @@ class ContextExceeded(DmapError):
     """The prompt has more tokens than the model's context."""
 
     status, type, code = 400, "invalid_request_error", "context_length_exceeded"
+    elsewhere = True
 
 
 class InvalidKey(DmapError):
@@ -132,6 +133,7 @@ class PathNotFound(DmapError):
     """No such route, or not in this spelling."""
 
     status, type, code = 404, "invalid_request_error", "unknown_path"
+    elsewhere = True
 
 
 class MethodNotAllowed(DmapError):
@@ -152,12 +154,14 @@ class ModelNotFound(DmapError):
     """No backend has this model."""
 
     status, type, code = 404, "invalid_request_error", "model_not_found"
+    elsewhere = True
 
 
 class Misdirected(DmapError):
     """A front asked a node for what that has not, or has from others only (RFC 9110 section 15.5.20)."""
 
     status, type, code = 421, "invalid_request_error", "misdirected"
+    elsewhere = True
 
 
 class UploadTimeout(Final):
@@ -186,12 +190,14 @@ class Overloaded(DmapError):
     """A queue or a client's share of it is full, or a client asks too often."""
 
     status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+    elsewhere = True
 
 
 class LoadFailed(Final):
     """The model could not be loaded; the message carries the server's own reason."""
 
     status, type, code = 502, "backend_error", "model_load_failed"
+    elsewhere = True
 
 
 class BackendBroke(Final):

@@ -26,6 +26,7 @@ TYPES = (
     "request.granted",
     "request.retried",
     "request.moved",
+    "request.routed",
     "request.first_byte",
     "request.finished",
     "request.failed",

@@ -449,6 +449,8 @@ def one_of_each(bus: Bus) -> None:
     bus.tell("switch.failed", {"device": "gpu0", "model": "b", "reason": "why"})
     bus.tell("request.mismatch", {"id": "1", "model": "b", "answered": "c"})
     bus.tell("request.retried", {"id": "1", "model": "b", "reason": "gone"})
+    bus.tell("request.moved", {"id": "1", "model": "b", "reason": "why", "code": "backend_down"})
+    bus.tell("request.routed", {"id": "1", "model": "b", "node": "box1", "reason": "resident"})
     bus.tell("access.denied", {"client": "x", "path": "/", "status": 401, "code": "invalid_api_key"})
     bus.tell("config.reloaded", {})
     bus.tell("model.appeared", {"device": "gpu0", "model": "c"})

@@ -33,7 +33,7 @@ FIRST_BYTES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60
 WAITS_S = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)
 SWITCHES_S = (0.5, 1, 2, 4, 6, 8, 10, 15, 20, 30, 45, 60, 90, 120, 300)
 REDIS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
-_OF_NODES = "node "
+_OF_NODES = "node reason"
 LAGS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 _COUNTERS = {
@@ -45,6 +45,8 @@ _COUNTERS = {
     "dmap_timeouts_total": ("reason", "Requests that a bound in seconds ended"),
     "dmap_upstream_errors_total": ("backend kind", "Requests that a backend failed"),
     "dmap_retries_total": ("model", "Requests that queued again, for their server was gone"),
+    "dmap_resent_total": ("reason", "Requests that went on to another place, by why this one did not do"),
+    "dmap_routed_total": (_OF_NODES, "Requests that went to a node, by what it was chosen for"),
     "dmap_switches_total": ("device reason", "Switches begun, by why they did"),
     "dmap_switch_failures_total": ("device", "Switches that failed"),
     "dmap_evictions_total": ("device reason", "Models unloaded, by why they had to go"),
@@ -161,12 +163,14 @@ class Metrics(Collector):
             bus.listen(lambda event: counter.add(1, *(self._label(event, label) for label in labels)), *types)
 
         bus.listen(self._ended, "request.finished", "request.failed", "request.cancelled")
+        bus.listen(self._moved, "request.moved")
         bus.listen(self._drained, "switch.drained")
         bus.listen(self._loaded, "switch.loaded")
         count("dmap_evictions_total", "switch.unloaded")
         count("dmap_switch_failures_total", "switch.failed")
         count("dmap_mismatches_total", "request.mismatch")
         count("dmap_retries_total", "request.retried")
+        count("dmap_routed_total", "request.routed")
         count("dmap_access_denied_total", "access.denied")
         count("dmap_config_reloads_total", "config.reloaded", "config.refused")
         count("dmap_outside_changes_total", "model.appeared", "model.vanished")
@@ -215,6 +219,9 @@ class Metrics(Collector):
         self._histograms[f"dmap_{what}_seconds"].observe(value, model)
         if client != ADDRESS:
             self._histograms[f"dmap_client_{what}_seconds"].observe(value, client)
+
+    def _moved(self, event: Event) -> None:
+        self._counters["dmap_resent_total"].add(1, event.fields["code"])
 
     def _drained(self, event: Event) -> None:
         fields, device = event.fields, event.fields["device"]

@@ -49,6 +49,7 @@ _SAID = {
         "stripped {stripped:, }|",
     ),
     "request.retried": ("{model}", "{reason}"),
+    "request.routed": ("{node}", "{reason}"),
     "request.moved": ("{model} away from {backend}", "{reason}"),
     "request.first_byte": ("{model} after {first_byte_s:time}|after {first_byte_s:time}",),
     "request.finished": _ENDED,

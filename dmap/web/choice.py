@@ -8,17 +8,7 @@ choice is what each gate says of itself; `placement` compares.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from dmap.errors import (
-    BackendDown,
-    ContextExceeded,
-    DmapError,
-    LoadFailed,
-    Misdirected,
-    ModelNotFound,
-    Overloaded,
-    PathNotFound,
-    Unanswered,
-)
+from dmap.errors import BackendDown, DmapError, Unanswered
 from dmap.gate import Lease
 from dmap.models import Route
 from dmap.placement import ranked
@@ -30,18 +20,6 @@ from dmap.wire.users import conversation_of, user_of
 
 Check = Callable[[Route], Awaitable[None]]
 
-_ELSEWHERE = (
-    BackendDown,
-    ContextExceeded,
-    LoadFailed,
-    Misdirected,
-    ModelNotFound,
-    Overloaded,
-    PathNotFound,
-    Unanswered,
-)
-"""What is wrong with a place, and not with the request: another one may do."""
-
 
 class Choice:
     """
@@ -51,7 +29,7 @@ class Choice:
     one that was taken; `take` is called first.
     """
 
-    __slots__ = ("_asked", "_check", "_last", "_left", "_proxy", "_resent", "_visit", "route")
+    __slots__ = ("_asked", "_check", "_last", "_left", "_proxy", "_resent", "_visit", "_why", "route")
 
     def __init__(
         self, proxy: Proxy, visit: Visit, asked: Asked, routes: Sequence[Route], check: Check
@@ -59,7 +37,7 @@ class Choice:
         self._proxy, self._visit, self._asked, self._check = proxy, visit, asked, check
         self.route, self._left = routes[0], list(routes)
         self._last: Lease | None = None
-        self._resent = False
+        self._resent, self._why = False, ""
 
     async def take(self) -> None:
         """Take the best place of those left that does.  Raises what speaks against the last of them."""
@@ -67,10 +45,13 @@ class Choice:
             self.route = self._best(self._left)
             self._left.remove(self.route)
             note(self._visit, self.route)
+            if self.route.key.backend in self._proxy.nodes:
+                chosen = _to_node(self.route, self._why)
+                request_log.tell(self._proxy.bus, self._visit.record, "request.routed", chosen)
             try:
                 return await self._check(self.route)
-            except _ELSEWHERE:
-                if not self._left:
+            except DmapError as error:
+                if not (self._left and error.elsewhere):
                     raise
 
     def lease(self) -> Lease:
@@ -103,14 +84,16 @@ class Choice:
 
     async def move(self, error: DmapError) -> None:
         """Take another place, because of *error* at this one; raises it if there is none that does."""
-        if not self._left or not isinstance(error, _ELSEWHERE) or not self._may_resend(error):
+        may = error.elsewhere or (isinstance(error, Unanswered) and self._may_resend(error))
+        if not self._left or not may:
             raise error
-        self._resent |= isinstance(error, Unanswered)
+        self._resent |= not error.elsewhere
         if isinstance(error, BackendDown) and self.route.device is None:
             self._proxy.inventory.report(self.route.key.backend, error)
         record = self._visit.record
         record.moved += 1
-        request_log.tell(self._proxy.bus, record, "request.moved", {"reason": error.message})
+        said = {"reason": error.message, "code": error.code}
+        request_log.tell(self._proxy.bus, record, "request.moved", said)
         await self.take()
 
     def _may_resend(self, error: DmapError) -> bool:
@@ -120,6 +103,7 @@ class Choice:
     def _best(self, routes: Sequence[Route]) -> Route:
         """Return the place where an answer begins first, of those whose backend is up."""
         if len(routes) == 1:
+            self._why = "only"
             return routes[0]
         proxy, asked = self._proxy, self._asked
         up = [route for route in routes if not proxy.inventory.is_down(route.key.backend)] or routes
@@ -127,7 +111,13 @@ class Choice:
         by_name = {place.name: (place, route) for place, route in ((proxy.place(each), each) for each in up)}
         places = [place for place, _ in by_name.values()]
         best = ranked(routes[0].key.model, f"{self._visit.client.name} {talk}", places)[0]
+        self._why = "unknown" if best.wait_s is None else "resident" if best.resident else "cold"
         return by_name[best.name][1]
+
+
+def _to_node(route: Route, why: str) -> dict[str, str]:
+    """Return what an event tells of the choice of a node."""
+    return dict(node=route.key.backend, reason=why)  # noqa: C408 - the name of a kind is no constant here
 
 
 def note(visit: Visit, route: Route) -> None:

@@ -2,12 +2,11 @@
 
 import functools
 from collections.abc import Callable
-from typing import cast
 
 from aiohttp import web
 
 from dmap import relay
-from dmap.backends import Backend, Forwarding, Kind, Target
+from dmap.backends import Backend, Kind, Target
 from dmap.errors import (
     BackendBroke,
     BackendDown,
@@ -148,7 +147,7 @@ async def _serve_at(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, choi
     try:
         await _granted(proxy, visit, gate, reply, lease, lease.ask)
         try:
-            return await _send(proxy, visit, reply, asked, route)
+            return await _send(proxy, visit, reply, asked, route, lease.since)
         except (BackendDown, Unanswered) as error:
             if not choice.comes_back(error):
                 if lease.may_move and route.device is not None:
@@ -157,7 +156,7 @@ async def _serve_at(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, choi
             record.retried = 1
             request_log.tell(proxy.bus, record, "request.retried", {"reason": error.message})
         await _granted(proxy, visit, gate, reply, lease, lease.come_back)
-        await _send(proxy, visit, reply, asked, route)
+        await _send(proxy, visit, reply, asked, route, lease.since)
     finally:
         lease.release()
         if record.lacks_route and route.device is not None:
@@ -197,13 +196,13 @@ def _words(gate: Gate, lease: Lease) -> str:
     return f"position {position} in the queue, {'served when its owner resumes it' if gate.drained else left}"
 
 
-async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: Route) -> None:
-    """Send the request to its backend, and pass the answer on."""
+async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: Route, since: float) -> None:
+    """Send the request, which waits *since* then, to its backend, and pass the answer on."""
     backend, path = proxy.backends[route.key.backend], asked.path.path
     kind, headers = proxy.config.kind_of(backend.name), _headers(visit, asked)
-    if kind.forwards:
-        cast(Forwarding, backend).sent(route.key.model)
-        headers += hop_to(visit, route)
+    if (to_node := proxy.nodes.get(backend.name)) is not None:
+        to_node.sent(route.key.model)
+        headers += hop_to(visit, route, since)
 
     async def where() -> Target:
         await backend.confirm()
@@ -228,7 +227,7 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
         fresh=asked.acts,
         on_answer=begun,
         by_finish=kind.ends_by_finish,
-        at_node=kind.forwards,
+        at_node=to_node is not None,
     )
 
 

@@ -1,0 +1,196 @@
+"""Two nodes with one model behind a front: which is asked, and what becomes of requests when one is lost."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.conftest import Proxy
+from tests.cutter import Cutter, cutter
+from tests.fakes import DONE, END, SSE, FakeBackend, chunk, delta, fake_backend, soon
+
+FRONT = hashlib.sha256(b"front").hexdigest()
+SECONDS = 10
+
+
+@dataclass
+class Box:
+    """A node with one place, the server behind it, and the wire that leads to it."""
+
+    node: Proxy
+    server: FakeBackend
+    wire: Cutter
+
+    @property
+    def waiting(self) -> int:
+        return self.node.proxy.gates["backend fake"].snapshot().waiting
+
+    @property
+    def leases(self) -> int:
+        return self.node.proxy.gates["backend fake"].snapshot().leases
+
+
+@pytest.fixture
+async def boxes(start: Any) -> AsyncGenerator[list[Box]]:
+    """Run two nodes, whose answers the test gives by hand."""
+    async with AsyncExitStack() as stack:
+        found = []
+        for _ in range(2):
+            server = await stack.enter_async_context(fake_backend())
+            server.script = server.by_hand
+            node = await start(
+                f"""
+                access: {{keys: [{{name: fronts, sha256: {FRONT}, scopes: [front]}}]}}
+                backends: {{fake: {{kind: openai, url: '{server.url}', parallel: 1}}}}
+                """
+            )
+            found.append(Box(node, server, await stack.enter_async_context(cutter(node.url))))
+        yield found
+
+
+@pytest.fixture
+async def front(start: Any, boxes: list[Box]) -> Proxy:
+    """Run a front of both."""
+    nodes = ", ".join(f"box{at}: {{url: '{box.wire.url}', api_key: front}}" for at, box in enumerate(boxes))
+    proxy: Proxy = await start(f"nodes: {{{nodes}}}\nserver: {{heartbeat_s: 0.1}}")
+    await soon(lambda: len(proxy.proxy.inventory.answering) == 2, SECONDS)
+    return proxy
+
+
+def ask(stream: bool = True, name: str = "some") -> bytes:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nx-request-id: {name}\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+async def under_way(boxes: list[Box], box: int) -> None:
+    """Wait until a request is being answered there."""
+    await soon(lambda: boxes[box].leases == 1, SECONDS)
+
+
+async def test_both_are_asked(front, boxes):
+    """Two requests at once go to two nodes, for the second would wait at the first."""
+    clients = [await front.client() for _ in boxes]
+    await clients[0].send(ask())
+    await soon(lambda: sum(box.leases for box in boxes) == 1, SECONDS)
+    await clients[1].send(ask())
+
+    for box in boxes:
+        await (await box.server.next()).end(SSE, chunk(delta("a")), chunk(DONE), END)
+
+    assert [await client.until(DONE) is not None for client in clients] == [True, True]
+
+
+async def busy(front: Proxy, boxes: list[Box]) -> list[Any]:
+    """Have both nodes answer a request; return their clients, the one at the first node first."""
+    clients = {}
+    for at in range(2):
+        client = await front.client()
+        await client.send(ask(name=f"busy{at}"))
+        await soon(lambda at=at: sum(box.leases for box in boxes) == at + 1, SECONDS)
+        clients[f"busy{at}"] = client
+    return [clients[next(box.node.proxy.visits.open()).record.id] for box in boxes]
+
+
+async def test_a_waiting_request_goes_on_elsewhere(front, boxes):
+    """A request that waits at a node that dies keeps its age, and is answered by another one."""
+    await busy(front, boxes)
+    client = await front.client()
+    await client.send(ask(name="third"))
+    await soon(lambda: sum(box.waiting for box in boxes) == 1, SECONDS)
+    lost, left = sorted(boxes, key=lambda box: -box.waiting)
+    await client.until(b": dmap: ")
+
+    lost.wire.cut()
+    await soon(lambda: left.waiting == 1, SECONDS)
+    (third,) = [visit for visit in left.node.proxy.visits.open() if visit.record.id == "third"]
+    (other,) = [visit for visit in left.node.proxy.visits.open() if visit.record.id != "third"]
+    await (await left.server.next()).end(SSE, chunk(delta("a")), chunk(DONE), END)
+    await (await left.server.next()).end(SSE, chunk(delta("b")), chunk(DONE), END)
+
+    assert third.hop.waited_s > other.hop.waited_s
+    assert delta("b") in await client.until(DONE)
+    assert [event.type for event in front.proxy.bus.since(0, 999)[0]].count("request.moved") == 1
+
+
+async def test_a_granted_request_goes_nowhere_else(front, boxes):
+    """A request whose node dies after the grant is an error that its client may repeat."""
+    client = await front.client()
+    await client.send(ask(stream=False))
+    await soon(lambda: sum(len(box.server.requests) for box in boxes) == 1, SECONDS)
+    (lost,) = [box for box in boxes if box.server.requests]
+
+    lost.wire.cut()
+    answer = await client.answer()
+
+    assert answer.head.status == 502
+    assert json.loads(answer.body)["error"]["code"] == "backend_died"
+    assert answer.head.headers["x-should-retry"] == "true"
+    assert sum(len(box.server.requests) for box in boxes) == 1
+
+
+async def test_a_stream_that_is_cut_is_no_whole_one(front, boxes):
+    """A node that dies in mid-answer leaves an error and a cut, and never what looks like an end."""
+    client = await front.client()
+    await client.send(ask())
+    await soon(lambda: sum(len(box.server.requests) for box in boxes) == 1, SECONDS)
+    (lost,) = [box for box in boxes if box.server.requests]
+    await (await lost.server.next()).write(SSE, chunk(delta("begun")))
+    await client.until(delta("begun"))
+
+    lost.wire.cut()
+    rest = await client.all()
+
+    assert b'"code":"backend_broke"' in rest.replace(b" ", b"")
+    assert DONE not in rest
+    assert not rest.endswith(END)
+
+
+async def test_a_frozen_link(front, boxes):
+    """A node behind a link that says nothing is asked no more, and again within a second after it is back."""
+    boxes[0].wire.freeze()
+    await soon(lambda: len(front.proxy.inventory.answering) == 1, SECONDS)
+    client = await front.client()
+    await client.send(ask())
+    await (await boxes[1].server.next()).end(SSE, chunk(delta("a")), chunk(DONE), END)
+    await client.until(DONE)
+
+    boxes[0].wire.thaw()
+
+    await soon(lambda: len(front.proxy.inventory.answering) == 2, 1)
+
+
+async def test_another_front_is_unharmed(start, front, boxes):
+    """A link that is cut concerns the front that it leads to, and no other one."""
+    nodes = ", ".join(f"box{at}: {{url: '{box.node.url}', api_key: front}}" for at, box in enumerate(boxes))
+    other = await start(f"nodes: {{{nodes}}}")
+    boxes[0].wire.freeze()
+    await soon(lambda: len(front.proxy.inventory.answering) == 1, SECONDS)
+    clients = [await other.client() for _ in boxes]
+    await clients[0].send(ask())
+    await soon(lambda: sum(box.leases for box in boxes) == 1, SECONDS)
+    await clients[1].send(ask())
+
+    for box in boxes:
+        await (await box.server.next()).end(SSE, chunk(delta("a")), chunk(DONE), END)
+
+    assert [await client.until(DONE) is not None for client in clients] == [True, True]
+
+
+async def test_a_node_that_stands_still(front, boxes):
+    """A request of which its node tells nothing more goes on elsewhere."""
+    await busy(front, boxes)
+    client = await front.client()
+    await client.send(ask(name="third"))
+    await soon(lambda: sum(box.waiting for box in boxes) == 1, SECONDS)
+    lost, left = sorted(boxes, key=lambda box: -box.waiting)
+
+    lost.wire.freeze()
+
+    async with asyncio.timeout(3 * SECONDS):
+        await soon(lambda: left.waiting == 1, 2 * SECONDS)
