@@ -19,6 +19,7 @@ exit codes: 0 all is well; 1 it could not be done, the last line says why; 2 the
 (http://127.0.0.1:8000) and show it the key in DMAP_KEY.
 """
 
+MOST_BOXES = 100
 _FILE = "the configuration, YAML; without it, DMAP_BACKEND_URL, DMAP_LISTEN and DMAP_KEYS are all there is"
 
 
@@ -92,7 +93,18 @@ def _add_simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         ("--config", "FILE", Path, "play them on the devices of this configuration; one more, to compare"),
         ("--replay", "LOG", Path, "play the traffic of an activity log (a file or its folder) instead"),
         ("--set", "KEY=VALUE,...", str, "compare with other values of a device, such as patience_s=90"),
-        ("--policies", "POLICY,...", _words, "of fifo, drain, longest-queue and dmap"),
+        (
+            "--fleet",
+            "COUNT,...",
+            _counts,
+            "play them on so many boxes, and with one of them dead for a while",
+        ),
+        (
+            "--policies",
+            "POLICY,...",
+            _words,
+            "of fifo, drain, longest-queue and dmap; docs/simulate.md has those of a --fleet",
+        ),
         ("--plot", "FILE", Path, "draw what happens, as PNG or SVG; takes the extra `plot`"),
     ):
         is_several = option in ("--config", "--set")
@@ -119,6 +131,13 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1000:
         raise argparse.ArgumentTypeError("not a number from 1 to 1000")
     return int(text)
+
+
+def _counts(text: str) -> list[int]:
+    counts = [_count(word) for word in _words(text)]
+    if max(counts) > MOST_BOXES:
+        raise argparse.ArgumentTypeError(f"not numbers from 1 to {MOST_BOXES}")
+    return counts
 
 
 def _add_key(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

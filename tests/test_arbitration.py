@@ -9,7 +9,7 @@ from bench.arbitration.adversary import climb, trial
 from bench.arbitration.hostile import Crowd, Model, Scene, play
 from dmap.arbiter import Arbiter, Limits, Needs
 from dmap.simulate.workload import every
-from dmap.simulate.world import World
+from dmap.simulate.world import play as play_under
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -57,7 +57,7 @@ def test_a_long_answer_is_not_paid_for_for_ever(case: str) -> None:
     """Who had a long answer while others waited is served after its patience, not refused after `wait_s`."""
     (workload,) = every([f"long-answers {case}"])
 
-    found = World(workload, Arbiter(workload.bounds())).run()
+    found = play_under(workload, Arbiter(workload.bounds()))
     waits = [each.wait_s for each in (*found.answers, *found.refused, *found.waiting) if each.client == "0.0"]
 
     assert len(waits) > 10

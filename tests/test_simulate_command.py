@@ -101,3 +101,59 @@ def test_a_wrong_command_line(words: list[str], capsys: pytest.CaptureFixture[st
 
     assert ended.value.code == 2
     assert "usage: dmap simulate" in capsys.readouterr().err
+
+
+class TestFleet:
+    def test_how_many_boxes(self, quick: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """A row for each count, and one in which a box dies, judged in words."""
+        assert main(["simulate", "--fleet", "1,2", quick]) == 0
+
+        told = lines(capsys)
+        assert [line[:26].strip() for line in told[2:5]] == [
+            "1 box, dmap",
+            "2 boxes, dmap",
+            "2 boxes, dmap, one dies",
+        ]
+        assert told[5].startswith("  one dies: ")
+        assert [line.split()[0] for line in told[-2:]] == ["dmap", "one"]
+
+    def test_which_rule(self, quick: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """With one count the plain hashes are played beside dmap, and each word is explained."""
+        assert main(["simulate", "--fleet", "2", quick]) == 0
+
+        told = lines(capsys)
+        assert [line.split()[2] for line in told[2:5]] == ["hash", "bounded", "dmap"]
+        assert [line.split()[0] for line in told if line and line[0] not in " 2"][-4:] == (
+            ["hash", "bounded", "dmap", "one"]
+        )
+
+    def test_nothing_is_wider_than_a_terminal(self, quick: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """80 columns do."""
+        main(["simulate", "--fleet", "2", quick, "--policies", "round-robin,least,resident,dmap"])
+
+        assert max(map(len, lines(capsys))) <= 80
+
+    def test_its_workloads_are_asked_for(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """The list has them."""
+        main(["simulate", "--list", "fleet"])
+
+        assert lines(capsys)[:2] == ["fleet zipf 1.0", "fleet zipf 1.4"]
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["--fleet", "0"],
+            ["--fleet", "101"],
+            ["--fleet", "2,x"],
+            ["--fleet", "2", "--policies", "fifo"],
+            ["--policies", "hash"],
+            ["--fleet", "2", "--plot", "two.png"],
+        ],
+    )
+    def test_a_wrong_command_line(self, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        """It ends with 2."""
+        with pytest.raises(SystemExit) as ended:
+            main(["simulate", *words])
+
+        assert ended.value.code == 2
+        assert "usage: dmap simulate" in capsys.readouterr().err

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from dmap.arbiter import Needs
 from dmap.config import ConfigProblem
-from dmap.simulate import Loops, Model, Request, Result, Workload, every, read_file, run
+from dmap.simulate import Arrivals, Loops, Model, Request, Result, Workload, every, read_file, run
 from dmap.simulate.workload import FOLDER
 
 NO_TIME = "not a time; write it like 2, exponential 2 or lognormal 2 1.3 (mean and sigma)"
@@ -226,3 +227,41 @@ def test_embeddings_stay_beside_what_chats(policy: str) -> None:
 
     assert stays.count("E") == 1
     assert stays.count("A") > 1
+
+
+def test_shares_by_zipf() -> None:
+    """`zipf 1 3` is three models, of which the n-th is asked for 1 / n times as often."""
+    group = Arrivals(rate=1, shares="zipf 1 3")
+
+    assert group.shares == {"M1": 1, "M2": 1 / 2, "M3": 1 / 3}
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        "zipf 1",
+        "zipf 1 0",
+        "zipf 1 1001",
+        "zipf x 3",
+        "zipf nan 3",
+        "zipf -400 9",
+        "zipf 1 2 3",
+        "",
+        "gauss 1 3",
+        "A",
+    ],
+)
+def test_shares_that_are_none(shares: str) -> None:
+    """What is no distribution of models is refused, and raises nothing else."""
+    with pytest.raises(ValidationError):
+        Arrivals(rate=1, shares=shares)
+
+
+def test_popularity_that_rotates() -> None:
+    """After a while the model that was asked for last has the share of the first."""
+    group = Arrivals(rate=1, shares={"A": 1, "B": 0, "C": 0}, rotate_s=100)
+    asked = run(Workload(groups=[group], duration_s=300, load_s=0, answer=0.01)).answers
+
+    assert {request.model for request in asked if request.since < 100} == {"A"}
+    assert {request.model for request in asked if 100 <= request.since < 200} == {"C"}
+    assert {request.model for request in asked if request.since >= 200} == {"B"}

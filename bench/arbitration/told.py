@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from dmap.arbiter import Arbiter, Effect, Grant, Limits, Needs, Outcome, Refuse, Wait
-from dmap.simulate import Workload, World, every
+from dmap.simulate import Workload, every
+from dmap.simulate import play as play_under
 
 FEWEST = 20
 """Workloads with fewer waits are left out."""
@@ -40,9 +41,10 @@ class Listener(Arbiter):
         needs: Needs,
         priority: int = 0,
         user: Hashable | None = None,
+        since: float | None = None,
     ) -> list[Effect]:
         """Hear of a request, and write down what it is told."""
-        effects = super().submit(now, ticket, model, client, needs, priority, user)
+        effects = super().submit(now, ticket, model, client, needs, priority, user, since)
         if ticket in self.waiting:
             self.told_at[ticket] = now, self.foretold(now, ticket)
         return self._heard(now, effects)
@@ -93,7 +95,7 @@ class Row:
 def play(workload: Workload, seed: int = 1) -> Row | None:
     """Play a workload; None if too few wait."""
     listener = Listener(workload.bounds())
-    World(workload, listener, seed).run()
+    play_under(workload, listener, seed)
     listener.end(workload.duration_s)
     return row_of(workload.name, listener.waits)
 

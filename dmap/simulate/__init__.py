@@ -8,8 +8,9 @@ asks, `world` the run, `plain` the other policies.
 from dmap.simulate.figures import Figures, figures_of, together
 from dmap.simulate.groups import Agents, Arrivals, Bursts, Loops, Request
 from dmap.simulate.policies import POLICIES, Policy
+from dmap.simulate.result import Result
 from dmap.simulate.workload import Model, Workload, every, read_file
-from dmap.simulate.world import Result, World, run
+from dmap.simulate.world import play, run
 
 __all__ = [
     "POLICIES",
@@ -23,9 +24,9 @@ __all__ = [
     "Request",
     "Result",
     "Workload",
-    "World",
     "every",
     "figures_of",
+    "play",
     "read_file",
     "run",
     "together",

@@ -14,17 +14,18 @@ from dmap.config import ConfigProblem
 from dmap.extras import how
 from dmap.logfmt import barred
 from dmap.simulate.figures import Figures, figures_of, together
+from dmap.simulate.jobs import Job, on_fleets, on_one_device
 from dmap.simulate.owner import Owner, owner_of
+from dmap.simulate.placements import PLACEMENTS
 from dmap.simulate.policies import POLICIES
 from dmap.simulate.promise import promised_s
 from dmap.simulate.replay import read_log
-from dmap.simulate.scenes import SHORT, Scene, chosen, replay_of, scenes_of
+from dmap.simulate.result import Result
+from dmap.simulate.scenes import FLEETS, SHORT, Scene, chosen, replay_of, scenes_of
 from dmap.simulate.table import WIDTH, about_bounds, heads, legend, row, verdict
-from dmap.simulate.workload import Workload
-from dmap.simulate.world import Result
-from dmap.simulate.world import run as play
 
 PLAIN = ("fifo", "drain", "dmap")
+PLAIN_FLEET = ("hash", "bounded", "dmap")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -37,24 +38,43 @@ def run(options: argparse.Namespace) -> None:
     if options.list:
         print("\n".join(workload.name for workload in chosen(options.names or [""])))
         return
-    policies = options.policies or (PLAIN if options.replay is None else ("dmap",))
-    if unknown := [name for name in policies if name not in POLICIES]:
-        options.refuse(f"--policies: there is no {unknown[0]!r}; there are: {', '.join(POLICIES)}")
-    if options.replay is not None and options.names:
-        options.refuse("either --replay or names of workloads")
-    if options.plot is not None and options.plot.suffix not in (".png", ".svg"):
-        options.refuse("--plot: the file's name ends in .png or .svg")
+    policies = _policies(options)
+    _check(options, policies)
     scenes = _scenes(options)
     draw = _drawer() if options.plot is not None else None
     seeds = range(options.seed, options.seed + (options.seeds if options.replay is None else 1))
     print(heads())
     for number, scene in enumerate(scenes):
-        rows = _show(scene, policies, seeds, f"{number + 1} of {len(scenes)}: ")
+        jobs = on_fleets(scene, options.fleet, policies) if options.fleet else on_one_device(scene, policies)
+        rows = _show(scene, [*jobs], seeds, f"{number + 1} of {len(scenes)}: ")
         if draw is not None:
             path = options.plot if len(scenes) == 1 else _named(options.plot, scene.workload.name)
             draw(path, scene.title, {label: row.run for label, row in rows.items()})
             _print_notes([f"drawn: {path}"])
-    print("", *legend(policies, len(seeds), is_replay=options.replay is not None), sep="\n")
+    words = legend(policies, len(seeds), is_replay=options.replay is not None, is_fleet=bool(options.fleet))
+    print("", *words, sep="\n")
+
+
+def _policies(options: argparse.Namespace) -> Sequence[str]:
+    """Return the policies, or the placements, to be played: dmap's alone where other things are compared."""
+    if options.policies:
+        return tuple(options.policies)
+    if options.fleet:
+        return PLAIN_FLEET if len(options.fleet) == 1 else PLAIN_FLEET[-1:]
+    return PLAIN if options.replay is None else PLAIN[-1:]
+
+
+def _check(options: argparse.Namespace, policies: Sequence[str]) -> None:
+    """Refuse what does not fit together."""
+    known = PLACEMENTS if options.fleet else POLICIES
+    if unknown := [name for name in policies if name not in known]:
+        options.refuse(f"--policies: there is no {unknown[0]!r}; there are: {', '.join(known)}")
+    if options.replay is not None and options.names:
+        options.refuse("either --replay or names of workloads")
+    if options.plot is not None and options.plot.suffix not in (".png", ".svg"):
+        options.refuse("--plot: the file's name ends in .png or .svg")
+    if options.plot is not None and options.fleet:
+        options.refuse("--plot draws one device, not a --fleet")
 
 
 def _named(path: Path, name: str) -> Path:
@@ -69,7 +89,7 @@ def _scenes(options: argparse.Namespace) -> list[Scene]:
         for reason in owner.silent:
             _warn(f"{owner.name}: {reason}; its models are those that the file names")
     if options.replay is None:
-        workloads = chosen(options.names or SHORT)
+        workloads = chosen(options.names or (FLEETS if options.fleet else SHORT))
         return [scene for workload in workloads for scene in scenes_of(workload, owners, options.set)]
     logs, left_out = read_log(options.replay)
     for line in left_out:
@@ -94,34 +114,34 @@ class Row:
     bounds_s: Mapping[str, float]
 
 
-def _show(scene: Scene, policies: Sequence[str], seeds: Sequence[int], progress: str) -> dict[str, Row]:
-    """Play *scene* and print its rows, and in words what the changes would make of it."""
+def _show(scene: Scene, jobs: Sequence[Job], seeds: Sequence[int], progress: str) -> dict[str, Row]:
+    """Play *jobs* of *scene* and print their rows, and in words what the changes would make of it."""
     print(barred(scene.title))
     _print_notes(scene.notes)
     if scene.recorded is not None:
         print(row("as recorded", scene.recorded))
-    jobs = [(policy, policy, scene.workload) for policy in policies]
-    jobs += [(f"dmap {label}", "dmap", workload) for label, workload in scene.others.items()]
     rows = {}
-    for label, policy, workload in jobs:
-        with _progress(f"{progress}{scene.workload.name}, {label}") as tell:
-            rows[label] = _played(workload, policy, seeds, tell)
-        print(row(label, rows[label].figures), flush=True)
+    for job in jobs:
+        with _progress(f"{progress}{scene.workload.name}, {job.label}") as tell:
+            rows[job.label] = _played(job, seeds, tell)
+        print(row(job.label, rows[job.label].figures), flush=True)
     if "dmap" in rows:
-        ours = rows["dmap"]
-        changes = [verdict(label, ours.figures, rows[f"dmap {label}"].figures) for label in scene.others]
-        _print_notes([about_bounds(ours.bounds_s), *changes])
+        _print_notes([about_bounds(rows["dmap"].bounds_s)])
+    for job in jobs:
+        if job.beside is not None:
+            change = job.label.removeprefix(job.beside).lstrip(", ")
+            _print_notes([verdict(change, rows[job.beside].figures, rows[job.label].figures)])
     return rows
 
 
-def _played(workload: Workload, policy: str, seeds: Sequence[int], tell: Callable[[str], None]) -> Row:
+def _played(job: Job, seeds: Sequence[int], tell: Callable[[str], None]) -> Row:
     first, figures, bounds_s = None, list[Figures](), dict[str, float]()
     for number, seed in enumerate(seeds, 1):
         tell(f", seed {number} of {len(seeds)}" if len(seeds) > 1 else "")
-        run = play(workload, policy, seed)
+        run = job.play(seed)
         first = first or run
         figures.append(figures_of(run))
-        for model, bound_s in promised_s(workload, run).items():
+        for model, bound_s in promised_s(job.workload, run).items():
             bounds_s[model] = max(bound_s, bounds_s.get(model, 0.0))
     assert first is not None, "there is a seed"
     return Row(first, together(figures), bounds_s)

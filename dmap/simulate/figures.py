@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from dmap.simulate.groups import Request
-from dmap.simulate.world import Result
+from dmap.simulate.result import Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,8 @@ class Figures:
     The figures of a run.  Waits are of requests that were served, in seconds until the answer began.
 
     But *longest_s* counts those that still waited at the end, too, and in *longest_by_group*, which has the
-    same of each group of clients beside how many answers it got, *served_by_group*.
+    same of each group of clients beside how many answers it got, *served_by_group*.  So many answers were
+    *cut*, for their device died.
     """
 
     served: float
@@ -26,6 +27,7 @@ class Figures:
     longest_s: float
     served_by_group: dict[str, float]
     longest_by_group: dict[str, float]
+    cut: float = 0
 
 
 def figures_of(result: Result) -> Figures:
@@ -43,6 +45,7 @@ def figures_of(result: Result) -> Figures:
         longest_s=max([*waits[-1:], *(request.wait_s for request in result.waiting)], default=0.0),
         served_by_group={name: len(answered.get(name, ())) for name in groups},
         longest_by_group={name: max(waits) for name, waits in groups.items()},
+        cut=len(result.cut),
     )
 
 
@@ -72,4 +75,5 @@ def together(found: Sequence[Figures]) -> Figures:
         longest_s=max(each.longest_s for each in found),
         served_by_group={name: fmean(each.served_by_group.get(name, 0) for each in found) for name in groups},
         longest_by_group={name: max(each.longest_by_group.get(name, 0) for each in found) for name in groups},
+        cut=fmean(each.cut for each in found),
     )

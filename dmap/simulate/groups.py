@@ -8,19 +8,40 @@ clients.
 import itertools
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
 from dmap.sections import Section
 from dmap.sections.types import Count, Integer, Number, Seconds
 from dmap.simulate.chance import Answer, Time, Times
 
+MOST_MODELS = 1000
+"""So many a `zipf` may have."""
+_NO_SHARES = "not shares; write them by model like {A: 2, B: 1}, or like zipf 1.2 20 (exponent and models)"
+
 Model = Annotated[str, Field(min_length=1)]
 Models = Annotated[tuple[Model, ...], Field(min_length=1)]
 Share = Annotated[Number, Field(ge=0)]
+
+
+def _shares(value: Any) -> Any:
+    """Read `zipf 1.2 20`: the n-th of models M1 to M20 is asked for as 1 / n ** 1.2."""
+    if not isinstance(value, str):
+        return value
+    kind, *numbers = value.split() or [""]
+    try:
+        exponent, models = float(numbers[0]), int(numbers[1])
+    except (IndexError, ValueError):
+        raise ValueError(_NO_SHARES) from None
+    if kind != "zipf" or len(numbers) != 2 or not (0 <= exponent <= 10 and 1 <= models <= MOST_MODELS):
+        raise ValueError(_NO_SHARES)
+    return {f"M{rank}": rank**-exponent for rank in range(1, models + 1)}
+
+
+Shares = Annotated[dict[Model, Share], Field(min_length=1), BeforeValidator(_shares)]
 
 
 @dataclass(slots=True)
@@ -159,14 +180,16 @@ class Arrivals(Group):
     Requests that come by chance (Poisson), whoever waits, for models by *shares*; each from another client.
 
     There are *rate* of them per second, or so many that the load without switches is rho = *arrivals*; with
-    *swing* (lowest, highest, period in seconds) rho swings.  *batch* of them come at once.
+    *swing* (lowest, highest, period in seconds) rho swings.  *batch* of them come at once.  Each
+    *rotate_s* the last model gets the share of the first, and each other one that of the next.
     """
 
-    shares: Annotated[dict[Model, Share], Field(min_length=1)]
+    shares: Shares
     arrivals: Number | None = Field(default=None, gt=0)
     rate: Number | None = Field(default=None, gt=0)
     swing: tuple[Share, Seconds, Seconds] | None = None
     batch: Count = 1
+    rotate_s: Seconds | None = None
 
     @model_validator(mode="after")
     def _one_rate(self) -> "Arrivals":
@@ -194,10 +217,16 @@ class Arrivals(Group):
         while when < stage.duration_s:
             phase = (1 - math.cos(2 * math.pi * when / period_s)) / 2
             if chance.random() * high <= low + (high - low) * phase:
-                (model,) = chance.choices(tuple(self.shares), tuple(self.shares.values()))
+                (model,) = chance.choices(self._ranks(when), tuple(self.shares.values()))
                 for _ in range(self.batch):
                     stage.ask(when, self.request(model, f"{number}.{next(count)}", answer.draw(chance)))
             when += chance.expovariate(peak)
+
+    def _ranks(self, when: float) -> Sequence[Model]:
+        """Return the models in the order of their shares at that time."""
+        models = tuple(self.shares)
+        first = -int(when // self.rotate_s) % len(models) if self.rotate_s is not None else 0
+        return models[first:] + models[:first]
 
     def _peak(self, stage: Stage, answer: Times) -> float:
         """Return how many batches come per second where most come."""

@@ -43,11 +43,12 @@ class Plain:
         needs: Needs,
         priority: int,
         user: str | None = None,
+        since: float | None = None,
     ) -> list[Effect]:
         """Queue a request."""
         if len(self._model_of) >= self._limits.queue:
             return [Refuse(ticket, Reason.QUEUE_FULL)]
-        self._lines.setdefault(model, {})[ticket] = now
+        self._lines.setdefault(model, {})[ticket] = now if since is None else since
         self._model_of[ticket] = model
         self._needs[model] = needs
         return self.tick(now)

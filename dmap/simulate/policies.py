@@ -20,9 +20,17 @@ class Policy(Protocol):
         """What the load adds to patience."""
 
     def submit(
-        self, now: float, ticket: Any, model: Any, client: Any, needs: Needs, priority: int, user: Any = None
+        self,
+        now: float,
+        ticket: Any,
+        model: Any,
+        client: Any,
+        needs: Needs,
+        priority: int,
+        user: Any = None,
+        since: float | None = None,
     ) -> list[Effect]:
-        """Hear of a request."""
+        """Hear of a request, which may have waited elsewhere."""
 
     def withdraw(self, now: float, ticket: Any) -> list[Effect]:
         """Hear that it is over."""

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dmap.arbiter.bound import Use, bound_s
 from dmap.arbiter.policy import fits
 from dmap.simulate.groups import Request
+from dmap.simulate.result import Result
 from dmap.simulate.workload import Workload
-from dmap.simulate.world import Result
 
 
 def promised_s(workload: Workload, result: Result) -> dict[str, float]:

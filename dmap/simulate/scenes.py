@@ -13,14 +13,16 @@ from dmap.simulate.workload import Workload, every, read_file
 
 SHORT = ("closed", "open 80/15/5 at 0.5", "open 80/15/5 at 0.85")
 """The workloads that are played if none is named: those of the design, and a light and a heavy open load."""
+FLEETS = ("fleet zipf 1.0",)
+"""The same for a fleet."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Scene:
     """
     One workload to be played: *others* are the same under changed settings, by what was changed.
 
-    *recorded* has the figures of what really happened, if it did.
+    *recorded* has the figures of what really happened, if it did.  Somebody comes for *spans_s*.
     """
 
     title: str
@@ -28,6 +30,11 @@ class Scene:
     notes: Sequence[str] = ()
     others: dict[str, Workload] = field(default_factory=dict)
     recorded: Figures | None = None
+    spans_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Take the workload's time, where no other is told."""
+        self.spans_s = self.spans_s or self.workload.duration_s
 
 
 def chosen(names: Sequence[str]) -> list[Workload]:
@@ -78,7 +85,7 @@ def replay_of(log: DeviceLog, owners: Sequence[Owner], changes: Sequence[str]) -
     recorded = log.recorded()
     if recorded.left:
         notes.append(f"{counted(round(recorded.left), 'request')} left while waiting")
-    return Scene(log.title(), played, notes, {**others, **_changed(played, changes)}, recorded)
+    return Scene(log.title(), played, notes, {**others, **_changed(played, changes)}, recorded, log.spans_s)
 
 
 def _changed(workload: Workload, changes: Iterable[str]) -> dict[str, Workload]:

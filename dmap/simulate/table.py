@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dmap.config import Device
 from dmap.sections.types import size_text
 from dmap.simulate.figures import Figures
+from dmap.simulate.placements import PLACEMENTS
 from dmap.simulate.policies import MEANINGS
 from dmap.simulate.workload import UNBOUNDED, Workload
 
@@ -100,16 +101,20 @@ def about_bounds(bounds_s: Mapping[str, float]) -> str:
     return "bound: " + "; ".join(f"{', '.join(models)} {words}" for words, models in alike.items())
 
 
-def legend(policies: Sequence[str], seeds: int, *, is_replay: bool = False) -> Iterator[str]:
-    """Say what the columns and the *policies* mean."""
-    for word, meaning in (*COLUMNS.items(), *((name, MEANINGS[name]) for name in policies)):
-        yield from textwrap.wrap(f"{word:<15}{meaning}", WIDTH, subsequent_indent=" " * 15)
-    if "dmap" in policies:
-        meaning = "what no wait exceeds under dmap, with such clients and answers"
-        yield f"{'bound':<15}{meaning}"
+def legend(
+    policies: Sequence[str], seeds: int, *, is_replay: bool = False, is_fleet: bool = False
+) -> Iterator[str]:
+    """Say what the columns and the *policies* mean, which are placements for a fleet."""
+    meanings = {name: each.meaning for name, each in PLACEMENTS.items()} if is_fleet else MEANINGS
+    words = [*COLUMNS.items(), *((name, meanings[name]) for name in policies)]
+    if is_fleet and "dmap" in policies:
+        words.append(("one dies", "one box is dead for a fifth of the time"))
+    elif "dmap" in policies:
+        words.append(("bound", "what no wait exceeds under dmap, with such clients and answers"))
     if is_replay:
-        meaning = "what the log says; below it the same requests in virtual time"
-        yield f"{'as recorded':<15}{meaning}"
+        words.append(("as recorded", "what the log says; below it the same requests in virtual time"))
+    for word, meaning in words:
+        yield from textwrap.wrap(f"{word:<15}{meaning}", WIDTH, subsequent_indent=" " * 15)
     if seeds > 1:
         yield f"All figures but the longest wait are means over {seeds} seeds."
 
@@ -123,7 +128,7 @@ def verdict(label: str, before: Figures, after: Figures) -> str:
         seconds = getattr(after, attribute) - getattr(before, attribute)
         if abs(seconds) >= max(0.05, 0.02 * getattr(before, attribute)):
             parts.append(f"{name} {_seconds(abs(seconds))} {'more' if seconds > 0 else 'less'}")
-    for what in ("refused", "left", "served"):
+    for what in ("refused", "left", "cut", "served"):
         count = round(getattr(after, what) - getattr(before, what))
         if count:
             parts.append(f"{abs(count):,} {'more' if count > 0 else 'fewer'} {what}")

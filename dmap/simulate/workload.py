@@ -163,7 +163,12 @@ def _told(path: Path, problem: str, where: Sequence[str], cases: int) -> str:
 
 
 def every(words: Iterable[str]) -> list[Workload]:
-    """Return the workloads of this folder whose name has one of *words*; all, if there are no words."""
+    """
+    Return the workloads of this folder whose name has one of *words*.
+
+    If there are no words, these are all that are for one device: those for a fleet have to be asked for.
+    """
     wanted = list(words)
-    found = [each for path in sorted(FOLDER.glob("*.yaml")) for each in read_file(path)]
+    paths = [*sorted(FOLDER.glob("*.yaml")), *(sorted(FOLDER.glob("fleet/*.yaml")) if wanted else ())]
+    found = [each for path in paths for each in read_file(path)]
     return [each for each in found if not wanted or any(word in each.name for word in wanted)]
