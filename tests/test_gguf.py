@@ -16,7 +16,7 @@ import pytest
 
 from dmap.backends.gguf import engine as program
 from dmap.backends.gguf.backend import GGUFBackend
-from dmap.backends.gguf.recipe import placed_by, reason_in
+from dmap.backends.gguf.recipe import buffers_by, placed_by, reason_in
 from dmap.backends.gguf.section import GGUFSection
 from dmap.backends.resident import Resident
 from dmap.errors import BackendDown, LoadFailed
@@ -133,6 +133,8 @@ async def test_an_engine_tells_of_its_load_and_then_of_errors_alone(engine, capl
     told = "".join(engine.log("tiny-sea").since(0))
     assert (" model buffer size = " in told, "print_timing" in told) == (True, False)
     assert loaded.placed == "CPU"
+    assert loaded.buffers_bytes is not None
+    assert 0.9 * loaded.size_bytes < loaded.buffers_bytes < loaded.size_bytes + 64 * 2**20
     assert not [line for line in lines(caplog) if line.startswith("engine_says")]
 
 
@@ -220,6 +222,38 @@ async def test_a_smaller_context_is_kept(engine):
     async with asking(engine, "tiny-sea", messages=[{"role": "user", "content": " keel" * 600}]) as answer:
         assert answer.status == 400
         assert (await answer.json())["error"]["type"] == "exceed_context_size_error"
+
+
+@pytest.mark.parametrize(
+    ("lines", "mib"),
+    [
+        (
+            [
+                "0.1 I load_tensors:   CPU_Mapped model buffer size =   150.00 MiB",
+                "0.1 I load_tensors:        CUDA0 model buffer size =  4000.50 MiB",
+                "0.1 I load_tensors:        CUDA1 model buffer size =  3000.00 MiB",
+                "0.1 I llama_context:  CUDA_Host  output buffer size =     0.50 MiB",
+                "0.1 I llama_kv_cache:      CUDA0 KV buffer size =   512.00 MiB",
+                "0.1 I llama_kv_cache:      CUDA0 KV buffer size =    64.00 MiB",
+                "0.1 I sched_reserve:      CUDA0 compute buffer size =   300.00 MiB",
+                "0.1 I sched_reserve:      CUDA0 compute buffer size =   320.00 MiB",
+                "0.1 I sched_reserve:  CUDA_Host compute buffer size =    16.00 MiB",
+            ],
+            4000.5 + 3000 + 512 + 64 + 320,
+        ),
+        (
+            [
+                "0.1 I load_tensors:   CPU_Mapped model buffer size =     0.25 MiB",
+                "0.1 I llama_kv_cache:        CPU KV buffer size =     0.50 MiB",
+            ],
+            0.75,
+        ),
+    ],
+)
+def test_what_it_says_that_it_took(lines, mib):
+    """What counts are the buffers on GPUs, each cache, and of what is computed in the last that was made."""
+    assert buffers_by(lines) == mib * 2**20
+    assert buffers_by(["0.1 I srv: nothing of buffers"]) is None
 
 
 async def test_models_tells_size_and_context(engine, models):

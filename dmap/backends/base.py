@@ -26,12 +26,15 @@ class Loaded:
     What a load really gave, which may not be what was asked.
 
     *placed* is where the model computes, in the server's own words, such as `33/33 layers on CUDA0 (...)`.
+    *buffers_bytes* is what the server says that it has allocated there, which is nearer to the truth than the
+    estimate *size_bytes*, by which models are told apart that fit.
     """
 
     size_bytes: int | None = None
     context_length: int | None = None
     parallel: int | None = None
     placed: str | None = None
+    buffers_bytes: int | None = None
 
 
 class Target(NamedTuple):

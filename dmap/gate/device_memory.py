@@ -11,8 +11,8 @@ import contextlib
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
 
+from dmap.backends import Loaded
 from dmap.errors import OTHERS
 from dmap.memory import Balance, Meter
 from dmap.models import ModelKey
@@ -28,8 +28,6 @@ SHARE = 0.9
 """So much of what a model took has to be back: with it goes what others take meanwhile."""
 TELLING = 0.05
 """Others are named where a load failed if they have this share of the memory or more."""
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(slots=True)
@@ -56,8 +54,8 @@ class DeviceMemory:
     """
     What *meter* says of the memory of a device; with None nobody measures it.
 
-    *took* has what the loads of models have taken of it, in bytes, measured from outside: others' changes at
-    the same time are in it.
+    *took* has what the loads of models have taken of it, in bytes: measured from outside, so others' changes
+    at the same time are in it, else as their servers say.
     """
 
     meter: Meter | None = None
@@ -70,13 +68,15 @@ class DeviceMemory:
         """Who has it, by the last look; None if that is not known."""
         return self.meter.balance if self.meter is not None else None
 
-    async def measured(self, key: ModelKey, load: Callable[[], Awaitable[_Result]]) -> _Result:
+    async def measured(self, key: ModelKey, load: Callable[[], Awaitable[Loaded]]) -> Loaded:
         """Load *key* by *load*, return what that returns, and note what it took."""
         before = await self._used()
         loaded = await load()
         after = await self._used()
         if before is not None and after is not None and after > before:
             self.took[key] = after - before
+        elif loaded.buffers_bytes is not None:
+            self.took[key] = loaded.buffers_bytes
         return loaded
 
     async def unloading(self) -> None:

@@ -9,6 +9,7 @@ import json
 import re
 import secrets
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ _CHATTER = re.compile(r"^[\d.]+ [DIW] |^\.+$")
 """What llama.cpp says while it loads, without an error: levels below that, and the dots of its progress."""
 _DEVICE = re.compile(r"using device (\S+ \(.*\)) \([^()]*\) - ")
 _LAYERS = re.compile(r"offloaded (\d+/\d+) layers to GPU")
+_BUFFER = re.compile(r"(\w+): +(\S+) +(\w+) buffer size = +([\d.]+) MiB")
 _HOLLOW = re.compile(
     r"^failed to load model|^exiting due to|failed to load model from|^Failed to init server"
 )
@@ -72,8 +74,8 @@ async def _answered(child: Child, file: ModelFile, key: str) -> tuple[Target, Lo
             raise ValueError(f"{path} answers with status {status}")
     props = decoded(body)
     context_length, parallel = props["default_generation_settings"]["n_ctx"], props["total_slots"]
-    placed = placed_by(child.said)
-    return server, Loaded(file.memory(context_length, parallel), context_length, parallel, placed)
+    size, said = file.memory(context_length, parallel), child.said
+    return server, Loaded(size, context_length, parallel, placed_by(said), buffers_by(said))
 
 
 def reason_in(lines: Sequence[str]) -> str:
@@ -106,3 +108,24 @@ def placed_by(lines: Sequence[str]) -> str | None:
     devices = [found[1] for line in lines if (found := _DEVICE.search(line))]
     layers = [found[1] for line in lines if (found := _LAYERS.search(line))]
     return f"{layers[0]} layers on {', '.join(devices)}" if layers and devices else "CPU"
+
+
+def buffers_by(lines: Sequence[str]) -> int | None:
+    """
+    Return the bytes of all buffers on GPUs, by the *lines* of a load; without any, of those on the CPU.
+
+    They are the weights, the cache and what is computed in.  The latter may be told again, when it is made
+    anew; a model may have several caches.  What the driver takes for itself is not told.
+    """
+    sizes = Counter[tuple[str, ...]]()
+    for found in filter(None, map(_BUFFER.search, lines)):
+        function, device, what, mib = found.groups()
+        place = (function, device, what)
+        sizes[place] = int(float(mib) * 2**20) + (0 if what == "compute" else sizes[place])
+    on_gpu = [size for place, size in sizes.items() if not _is_of_host(place[1])]
+    return sum(on_gpu or sizes.values()) or None
+
+
+def _is_of_host(buffer: str) -> bool:
+    """Tell whether a buffer is in the memory of the host: `CPU`, `CPU_Mapped`, `CUDA_Host`."""
+    return buffer.startswith("CPU") or buffer.endswith("_Host")
