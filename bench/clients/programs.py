@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,9 +18,8 @@ class Program:
     """
     One client: its *title* in the table, the file of its *driver*.
 
-    *package* is what pip, npm or Debian calls it, with the range of versions that is meant; pip also takes
-    what has to be beside it.  *environment* is added to ours.  `install` returns the command of the driver
-    and the version that it got.
+    *package* is what pip, npm or Debian calls it, with the range of versions that is meant; *environment* is
+    added to ours.  `install` returns the command of the driver and the version that it got.
     """
 
     title: str
@@ -38,8 +38,8 @@ def _by_pip(program: Program, folder: Path) -> tuple[tuple[str, ...], str]:
     if not python.exists():
         _done(sys.executable, "-m", "venv", str(folder))
     quiet = ("--quiet", "--disable-pip-version-check", "--prefer-binary")
-    _done(str(python), "-m", "pip", "install", *quiet, *program.package.split())
-    name = program.package.partition(">")[0]
+    _done(str(python), "-m", "pip", "install", *quiet, program.package)
+    name = re.split(r"[\[>]", program.package)[0]
     version = f"import importlib.metadata as m; print(m.version({name!r}))"
     return program.command(str(python)), _done(str(python), "-c", version)
 
@@ -76,7 +76,7 @@ PROGRAMS = (
     Program("OpenAI, Node", "openai_node.mjs", "openai@>=6.49 <8", _by_npm),
     Program("Anthropic, Python", "anthropic_python.py", "anthropic>=0.70,<2", _by_pip),
     Program("LangChain", "langchain_python.py", "langchain-openai>=1,<3", _by_pip),
-    Program("LiteLLM", "litellm_python.py", "litellm>=1.75,<3 mcp>=1.10,<2", _by_pip),
+    Program("LiteLLM", "litellm_python.py", "litellm[mcp]>=1.106,<3", _by_pip),
     Program("`llm`", "llm_command.py", "llm>=0.27,<1", _by_pip),
     Program("curl, HTTP/1.0", "curl_command.py", "curl", _by_debian, {"HTTP": "1.0"}),
     Program("curl, HTTP/1.1", "curl_command.py", "curl", _by_debian, {"HTTP": "1.1"}),

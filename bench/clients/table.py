@@ -1,6 +1,8 @@
 """The table in `docs/clients.md`, and the notes below it, between the page's marks."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from bench.clients.verdict import TASKS, Cell
@@ -26,6 +28,24 @@ def _worded(title: str, task: str, cell: Cell, notes: list[str]) -> str:
         return cell.word
     notes.append(f"{len(notes) + 1}. {title}, {task}: `{cell.note.replace('`', chr(39))}`")
     return f"{cell.word} ({len(notes)})"
+
+
+def keep(path: Path, rows: list[Row]) -> list[Row]:
+    """Put *rows* into the file at *path*, in the places of older ones; return all that it then has."""
+    kept = {title: (title, version, cells) for title, version, cells in _read(path)}
+    kept |= {row[0]: row for row in rows}
+    plain = [
+        (title, version, {k: asdict(v) for k, v in cells.items()}) for title, version, cells in kept.values()
+    ]
+    path.write_text(json.dumps(plain, indent=1))
+    return list(kept.values())
+
+
+def _read(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    plain = json.loads(path.read_text())
+    return [(title, version, {k: Cell(**v) for k, v in cells.items()}) for title, version, cells in plain]
 
 
 def written(page: str, lines: list[str]) -> str:
