@@ -49,6 +49,7 @@ class Inventory:
         self._down: dict[str, str] = {}
         self._answered_at: dict[str, float] = {}
         self._silent_since: dict[str, float] = {}
+        self._told: dict[str, set[str]] = {}
         self._asking = {name: asyncio.Lock() for name in backends}
         self._tasks: list[asyncio.Task[None]] = []
         self.learnt: Callable[[str], None] = lambda backend: None
@@ -128,7 +129,21 @@ class Inventory:
         else:
             self._catalog.update(name, found)
             self._silent_since.pop(name, None)
+            self._note_differing(name)
             self.learnt(name)
             if self._down.pop(name, None) is not None:
                 _log.warning(Line("backend_up", {"backend": name}))
         self._answered_at[name] = now
+
+    def _note_differing(self, backend: str) -> None:
+        """Warn, once, of models that have the name of one on another backend and are no copies of it."""
+        found = {
+            entry.name: why for entry, why in self._catalog.differing.items() if entry.key.backend == backend
+        }
+        new = found.keys() - self._told.get(backend, set())
+        if new:
+            self._told[backend] = self._told.get(backend, set()) | new
+            first = min(new)
+            more = f" and {len(new) - 1} more" if len(new) > 1 else ""
+            told = {"backend": backend, "model": f"{first}{more}", "reason": found[first]}
+            _log.warning(Line("no_copy", {**told, "ask": f"{backend}/{first}"}))

@@ -1,8 +1,187 @@
-"""One name on two servers: both are used, and one of them may die."""
+"""One name at several places: which one is asked, which one next, and two servers of which one is killed."""
 
-from tests.twin_soak import twins
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+
+import aiohttp
+import pytest
+
+from tests.fakes import DONE, END, SSE, FakeBackend, chat, chunk, delta, fake_backend
+from tests.lmstudio_emulator import Knobs, emulator
+from tests.twin_soak import MODELS, twins
 
 SERVED_S = 2.0
+CHAT = "/v1/chat/completions"
+SAID = (SSE, chunk(delta("hi")), chunk(DONE), END)
+
+
+class Pair:
+    """A proxy in front of two servers that have `m`, of which each is answered by hand."""
+
+    def __init__(self, one: FakeBackend, two: FakeBackend, url: str, session: aiohttp.ClientSession) -> None:
+        self.one, self.two, self.url = one, two, url
+        self._session = session
+
+    def ask(self, path: str = CHAT, **fields: object) -> "asyncio.Task[tuple[int, str]]":
+        """Ask for `m`; return what the answer will be."""
+
+        async def exchange() -> tuple[int, str]:
+            async with self._session.post(self.url + path, json=chat(**fields)) as answer:
+                return answer.status, await answer.text()
+
+        return asyncio.create_task(exchange())
+
+    async def first(self) -> tuple[FakeBackend, FakeBackend]:
+        """Wait for one request; return where it is, and the other one."""
+        while not (self.one.requests or self.two.requests):
+            await asyncio.sleep(0.001)
+        return (self.one, self.two) if self.one.requests else (self.two, self.one)
+
+
+@pytest.fixture
+async def pair(start) -> AsyncGenerator[Pair]:
+    async with AsyncExitStack() as stack:
+        one, two = [await stack.enter_async_context(fake_backend()) for _ in range(2)]
+        one.script, two.script = one.by_hand, two.by_hand
+        proxy = await start(
+            f"backends: {{one: {{kind: openai, url: '{one.url}', parallel: 1, queue: 3}},"
+            f" two: {{kind: openai, url: '{two.url}', parallel: 1, queue: 3}}}}"
+        )
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        yield Pair(one, two, proxy.url, session)
+        one.cut_all()
+        two.cut_all()
+        await proxy.settled()
+
+
+class TestNext:
+    async def test_the_second_request_goes_to_the_free_one(self, pair):
+        """A place where an answer begins at once goes before one where one waits."""
+        first, second = pair.ask(), pair.ask()
+
+        await (await pair.one.next()).end(*SAID)
+        await (await pair.two.next()).end(*SAID)
+
+        assert [(await each)[0] for each in (first, second)] == [200, 200]
+
+    async def test_a_server_that_is_gone_costs_nothing(self, pair):
+        """What could not be sent goes to the other one, and so does all that comes after."""
+        await pair.one.shut()
+
+        for _ in range(3):
+            asked = pair.ask()
+            await (await pair.two.next()).end(*SAID)
+            assert (await asked)[0] == 200
+
+    async def test_an_answer_that_never_began_is_asked_elsewhere(self, pair):
+        """Nobody got a byte of it, so a second one harms nobody."""
+        asked = pair.ask()
+        where, other = await pair.first()
+        (await where.next()).cut()
+
+        await (await other.next()).end(*SAID)
+
+        assert (await asked)[0] == 200
+
+    async def test_it_is_asked_elsewhere_once(self, pair):
+        """A request that ends whatever server gets it ends two of them, and no more."""
+        asked = pair.ask()
+        where, other = await pair.first()
+        (await where.next()).cut()
+        (await other.next()).cut()
+
+        status, text = await asked
+
+        assert (status, "backend_broke" in text) == (502, True)
+
+    async def test_what_acts_is_asked_nowhere_else(self, pair):
+        """Its server may have acted by then."""
+        asked = pair.ask(store=True)
+        where, other = await pair.first()
+        (await where.next()).cut()
+
+        assert (await asked)[0] == 502
+        assert other.requests == []
+
+    async def test_an_answer_that_began_is_not_asked_elsewhere(self, pair):
+        """Its client has the beginning of it, and is told how it ended."""
+        asked = pair.ask(stream=True)
+        where, other = await pair.first()
+        exchange = await where.next()
+        await exchange.write(SSE, chunk(delta("hi")))
+        exchange.close()
+
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await asked
+        assert other.requests == []
+
+    async def test_an_address_is_one_place(self, pair):
+        """Whoever names the backend gets that one or an error."""
+        await pair.one.shut()
+
+        status, _ = await pair.ask(model="one/m")
+
+        assert status == 503
+        assert pair.two.requests == []
+
+    async def test_a_full_queue_is_passed_over(self, pair):
+        """Nobody is refused before all are full: here with one answered and three waiting at each."""
+        asked = [pair.ask() for _ in range(8)]
+        exchanges = [await pair.one.next(), await pair.two.next()]
+
+        status, _ = await pair.ask()
+
+        assert status == 429
+        for exchange in exchanges:
+            await exchange.end(*SAID)
+        pair.one.script, pair.two.script = pair.one.finish, pair.two.finish
+        assert [(await each)[0] for each in asked] == [200] * 8
+
+    async def test_who_waits_at_a_server_that_dies_goes_elsewhere_at_once(self, pair):
+        """Not when its turn would come: the one before it is at work for as long as it likes."""
+        asked = [pair.ask() for _ in range(4)]
+        held, dying = await pair.one.next(), await pair.two.next()
+        await pair.two.shut()
+        dying.cut()
+        await held.end(*SAID)
+
+        for _ in range(3):
+            await (await pair.one.next()).end(*SAID)
+
+        assert sorted([(await each)[0] for each in asked]) == [200] * 4
+
+
+class TestOrders:
+    async def test_a_load_is_at_one_place_and_an_unload_at_all(self, start, tmp_path):
+        """The copy is loaded that is there soonest; an unload takes out every copy there is."""
+        knobs = Knobs(load_s=0.01)
+        async with (
+            emulator(knobs=knobs) as one,
+            emulator(knobs=knobs) as two,
+            aiohttp.ClientSession() as session,
+        ):
+            proxy = await start(
+                f"""
+                devices: {{gpu0: {{cooldown_s: 0}}, gpu1: {{cooldown_s: 0}}}}
+                backends:
+                  one: {{kind: lmstudio, url: '{one.url}', device: gpu0}}
+                  two: {{kind: lmstudio, url: '{two.url}', device: gpu1}}
+                state: {tmp_path}/state.json
+                """
+            )
+
+            async def order(verb: str, model: str) -> list[int]:
+                body = {"model_key": model, "activate": False}
+                async with session.post(f"{proxy.url}/admin/models/{verb}", json=body) as answer:
+                    assert answer.status == 200, await answer.text()
+                return [len(gate.residents) for gate in proxy.proxy.devices.values()]
+
+            assert sorted(await order("load", MODELS[0])) == [0, 1]
+            assert sorted(await order("load", MODELS[0])) == [0, 1]
+            assert await order("load", f"one/{MODELS[0]}") in ([1, 0], [1, 1])
+            assert await order("load", f"two/{MODELS[0]}") == [1, 1]
+            assert await order("unload", MODELS[0]) == [0, 0]
 
 
 async def test_one_of_two_servers_is_killed(tmp_path):

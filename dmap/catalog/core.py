@@ -93,6 +93,10 @@ class Catalog:
         entry = self._names.find(name)
         return entry.key if entry is not None else None
 
+    def keys_of(self, name: str) -> set[ModelKey]:
+        """Return all copies of the model that *name* means, whoever may use them; none if there is none."""
+        return {entry.key for entry in self._names.places(name)}
+
     def kept_as(self, name: str) -> tuple[str, str]:
         """
         Return under which names what is set for the model *name* is kept: for its requests, for its load.

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dmap.errors import BackendDown, DmapError, Unanswered
 from dmap.gate import Lease
 from dmap.models import Route
-from dmap.placement import ranked
+from dmap.placement import Place, ranked
 from dmap.web import request_log
 from dmap.web.asked import Asked
 from dmap.web.proxy import Proxy
@@ -101,18 +101,22 @@ class Choice:
         return not isinstance(error, Unanswered) or not (self._asked.acts or self._resent)
 
     def _best(self, routes: Sequence[Route]) -> Route:
-        """Return the place where an answer begins first, of those whose backend is up."""
         if len(routes) == 1:
             self._why = "only"
             return routes[0]
-        proxy, asked = self._proxy, self._asked
-        up = [route for route in routes if not proxy.inventory.is_down(route.key.backend)] or routes
-        talk = conversation_of(self._visit.request.headers, asked.fields) or self._visit.record.id
-        by_name = {place.name: (place, route) for place, route in ((proxy.place(each), each) for each in up)}
-        places = [place for place, _ in by_name.values()]
-        best = ranked(routes[0].key.model, f"{self._visit.client.name} {talk}", places)[0]
-        self._why = "unknown" if best.wait_s is None else "resident" if best.resident else "cold"
-        return by_name[best.name][1]
+        visit = self._visit
+        talk = conversation_of(visit.request.headers, self._asked.fields) or visit.record.id
+        route, place = best(self._proxy, routes, f"{visit.client.name} {talk}")
+        self._why = "unknown" if place.wait_s is None else "resident" if place.resident else "cold"
+        return route
+
+
+def best(proxy: Proxy, routes: Sequence[Route], affinity: str = "") -> tuple[Route, Place]:
+    """Return where an answer begins first, of those whose backend is up; see `ranked` for *affinity*."""
+    up = [route for route in routes if not proxy.inventory.is_down(route.key.backend)] or routes
+    places = [proxy.place(route) for route in up]
+    first = ranked(routes[0].key.model, affinity, places)[0]
+    return up[places.index(first)], first
 
 
 def _to_node(route: Route, why: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from dmap.models import Route
 from dmap.state import Activation, Saved
 from dmap.web.admin import words
 from dmap.web.admin.orders import ModelOrder, note, read_order
+from dmap.web.choice import best
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
 
@@ -39,13 +40,14 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
     """
     `POST /admin/models/load`: set what is given, load, and make it the active model unless told not to.
 
-    Where dmap cannot load, that is all of it: the model is `activated`, or what was set is `noted`.
+    Where dmap cannot load, that is all of it: the model is `activated`, or what was set is `noted`.  Of
+    several copies the one is loaded that is there soonest; what is set holds for all of them.
     """
     order, clock = await read_order(proxy, visit, ModelOrder), asyncio.get_running_loop().time
     _check(proxy)
     came_at, key = clock(), (await proxy.resolve(order.model_key, visit.client))[0].key
     async with proxy.turns.setdefault(key, asyncio.Lock()):
-        route = (await proxy.resolve(order.model_key, visit.client))[0]
+        route, _ = best(proxy, await proxy.resolve(order.model_key, visit.client))
         setting = _understand(proxy, route, order)
         is_activated = _is_activated(route, order.activate)
         loaded: dict[str, Any] = {}
@@ -93,21 +95,25 @@ async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     """
     `POST /admin/models/unload`: take it out once it is idle, and forget what was set for it here.
 
-    Nothing that would load it again is active afterwards, be it the model or a variant.
+    Nothing that would load it again is active afterwards, be it the model or a variant.  Of several copies
+    all go that are there.
     """
     order = await read_order(proxy, visit, ModelOrder)
     _check(proxy)
-    route = (await proxy.resolve(order.model_key, visit.client))[0]
+    routes = await proxy.resolve(order.model_key, visit.client)
+    residents = proxy.residents()
+    route = next((each for each in routes if each.key in residents), routes[0])
     (name, model), status = proxy.catalog.kept_as(order.model_key), "cleared"
     if route.device is not None:
-        is_gone = await proxy.gate(route).unload(route.key, _who(visit))
-        status = "unloaded" if is_gone else "not_loaded"
+        unloads = (proxy.gate(each).unload(each.key, _who(visit)) for each in routes)
+        status = "unloaded" if any(await asyncio.gather(*unloads)) else "not_loaded"
     if status != "unloaded":
         reason = "by hand" if status == "cleared" else "not loaded"
         told = _told(visit, name, model, route)
         proxy.bus.tell("model.unloaded", told | {"reason": reason, "changed": False})
     active = proxy.saved.active
-    is_ended = active is not None and proxy.catalog.key_of(active) == route.key
+    meant = proxy.catalog.keys_of(active) if active is not None else set()
+    is_ended = bool(meant) and meant <= {each.key for each in routes}
     # What a load sets for a variant is forgotten: its parameters, and the options of its model's load.
     kept = replace(proxy.saved.models.get(model, Activation()), load={})
     forgotten = {model: kept, name: Activation()}
@@ -199,7 +205,8 @@ async def _load(proxy: Proxy, visit: Visit, setting: _Setting, before: Route) ->
     proxy.trials.update(setting.activations)
     proxy.choose()
     try:
-        route = proxy.catalog.resolve(setting.name, client)[0]
+        routes = proxy.catalog.resolve(setting.name, client)
+        route = next((each for each in routes if each.key == before.key), before)
         if route.load != before.load:
             # A backend may take a larger context for good enough, but this order asks for exactly that one.
             await gate.unload(route.key, _who(visit))
