@@ -5,24 +5,27 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
+from dmap.daemon import listening
+from tests.conftest import Proxy, config_of
 from tests.fakes import DONE, END, SSE, FakeBackend, RawClient, chat, chunk, delta, post, told
 from tests.programs import find, why_not
 from tests.test_recipes import accepting, free_port
 
 OPS = Path(__file__).parents[1] / "ops"
 CLIENT = "127.0.0.5"
-KEY = "access: {{trusted_proxies: [127.0.0.1], allow: [{0}]}}"
+ACCESS = f"access: {{trusted_proxies: [127.0.0.1], allow: [{CLIENT}]}}"
 
 
 class Door(NamedTuple):
-    """A load balancer at *port*, and the dmaps behind it."""
+    """A load balancer at *port*, and the *dmaps* behind it; each of *lives* ends the dmap at its place."""
 
     port: int
-    dmaps: list[Any]
+    dmaps: list[Proxy]
+    lives: list[AsyncExitStack]
     stack: AsyncExitStack
 
     async def client(self) -> RawClient:
@@ -55,16 +58,15 @@ def nginx(folder: Path, port: int, ports: list[int]) -> tuple[list[str], dict[st
 
 
 @pytest.fixture(params=[haproxy, nginx], ids=["haproxy", "nginx"])
-async def door(
-    start: Any, backend: FakeBackend, tmp_path: Path, request: pytest.FixtureRequest
-) -> AsyncGenerator[Door]:
+async def door(backend: FakeBackend, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncGenerator[Door]:
     """Two dmaps before one backend, and a load balancer before them."""
     name = request.param.__name__
     if why_not(name):
         pytest.skip(why_not(name))
     backend.script = backend.finish
-    text = f"backends: {{fake: {{kind: openai, url: '{backend.url}'}}}}\n{KEY.format(CLIENT)}"
-    dmaps = [await start(text) for _ in range(2)]
+    text = f"listen: {{port: 0}}\nbackends: {{fake: {{kind: openai, url: '{backend.url}'}}}}\n{ACCESS}"
+    lives = [AsyncExitStack() for _ in range(2)]
+    dmaps = [Proxy(await life.enter_async_context(listening(config_of(text)))) for life in lives]
     port, ports = free_port(), [dmap.daemon.addresses[0][1] for dmap in dmaps]
     command, environment = request.param(tmp_path, port, ports)
     child = await asyncio.create_subprocess_exec(
@@ -73,11 +75,13 @@ async def door(
     async with AsyncExitStack() as stack:
         try:
             await accepting(port, child)
-            yield Door(port, dmaps, stack)
+            yield Door(port, dmaps, lives, stack)
         finally:
             if child.returncode is None:
                 child.terminate()
             await asyncio.wait_for(child.wait(), 10)
+            for life in lives:
+                await life.aclose()
 
 
 async def test_both_answer(door: Door, backend: FakeBackend) -> None:
@@ -92,11 +96,25 @@ async def test_both_answer(door: Door, backend: FakeBackend) -> None:
 async def test_one_is_stopped(door: Door, backend: FakeBackend) -> None:
     """No request is lost while one of the two is stopped, and none goes to it afterwards."""
     await door.ask()
-    await door.dmaps[0].close()
+    await door.lives[0].aclose()
 
     statuses = [await door.ask() for _ in range(20)]
 
     assert statuses == [200] * 20
+
+
+@pytest.mark.parametrize("door", [haproxy], ids=["haproxy"], indirect=True)
+async def test_none_is_left(door: Door) -> None:
+    """Where no dmap is ready the refusal has OpenAI's form, and the time to come again."""
+    for life in door.lives:
+        await life.aclose()
+    client = await door.client()
+    await client.send(post(chat()))
+
+    answer = await client.answer()
+
+    assert (answer.status, answer.error["code"]) == (503, "backend_down")
+    assert answer.head.headers["retry-after"] == "2"
 
 
 async def test_a_stream_comes_as_it_is_made(door: Door, backend: FakeBackend) -> None:
