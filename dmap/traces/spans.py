@@ -11,7 +11,8 @@ from typing import Any
 
 from dmap.kinds import ROUTES
 from dmap.record import RequestRecord
-from dmap.wire.trace import Step, Trace, new_span
+from dmap.wire.ids import new_word
+from dmap.wire.trace import Step, Trace
 
 SWITCHES = 16
 """So many switches are shown below one wait, the last ones."""
@@ -83,8 +84,8 @@ def _about(record: RequestRecord) -> dict[str, Any]:
         "dmap.client": record.client,
         "dmap.backend": record.backend or None,
         "dmap.device": record.device,
-        "dmap.queue_s": record.queue_s,
-        "dmap.switch_s": record.switch_s,
+        "dmap.queue_s": record.queue_s or None,
+        "dmap.switch_s": record.switch_s or None,
     }
     return {name: value for name, value in told.items() if value is not None}
 
@@ -92,7 +93,7 @@ def _about(record: RequestRecord) -> dict[str, Any]:
 def _waits(record: RequestRecord, trace: Trace, now: float, switches: Sequence[SeenSwitch]) -> Iterator[Span]:
     for step, until in _stretches(trace.steps, ("request.queued",), ("request.granted", *_BACK), now):
         about = {f"dmap.{name}": step.fields[name] for name in ("position", "estimate_s", "behind")}
-        wait = Span("queue", new_span(), trace.span, step.at, until, about)
+        wait = Span("queue", new_word(), trace.span, step.at, until, about)
         yield wait
         seen = (each for each in switches if each.device == record.device)
         yield from _during(wait, seen)
@@ -103,7 +104,7 @@ def _during(wait: Span, switches: Iterable[SeenSwitch]) -> list[Span]:
     spans = [
         Span(
             "switch",
-            new_span(),
+            new_word(),
             wait.id,
             max(each.since, wait.since),
             min(each.until or wait.until, wait.until),

@@ -7,11 +7,12 @@ answer is for the client.
 """
 
 import re
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from multidict import CIMultiDict, MultiMapping
+
+from dmap.wire.ids import new_word
 
 _TO_BACKEND = frozenset(
     ("accept", "anthropic-beta", "anthropic-version", "traceparent", "tracestate", "user-agent")
@@ -64,4 +65,4 @@ def _is_for_client(name: str) -> bool:
 def request_id(theirs: Mapping[str, str]) -> str:
     """Return the `x-request-id` in *theirs*, the client's headers, if it is sane, and a new one otherwise."""
     given = theirs.get("x-request-id")
-    return given if given is not None and _SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(16)}"
+    return given if given is not None and _SANE_ID.fullmatch(given) else f"req_{new_word()}{new_word()}"

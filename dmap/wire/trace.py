@@ -5,10 +5,11 @@ A trace id is 32 hex digits, a span id 16.  The flag 01 tells that the trace is 
 """
 
 import re
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from dmap.wire.ids import new_word
 
 STEPS = 64
 """So many steps of one request are kept; it makes six, and a few more where it was sent twice."""
@@ -55,7 +56,7 @@ class Trace:
         """Return the value of `traceparent` for a server that gets the request now."""
         if not self.sampled:  # who does not record is no parent
             return f"00-{self.id}-{self.parent or self.span}-00"
-        self.sent.append(new_span())
+        self.sent.append(new_word())
         return f"00-{self.id}-{self.sent[-1]}-01"
 
 
@@ -68,11 +69,5 @@ def trace_of(given: Sequence[str], draw: Callable[[], bool]) -> Trace:
     """
     match = _PARENT.fullmatch(given[0]) if len(given) == 1 else None
     if match is None or (match[1] == "00" and match[5]):
-        both = secrets.token_hex(24)  # the kernel is asked once
-        return Trace(both[:32], both[32:], None, draw())
-    return Trace(match[2], new_span(), match[3], bool(int(match[4], 16) & 1))
-
-
-def new_span() -> str:
-    """Return an id that no other span has."""
-    return secrets.token_hex(8)
+        return Trace(new_word() + new_word(), new_word(), None, draw())
+    return Trace(match[2], new_word(), match[3], bool(int(match[4], 16) & 1))
