@@ -14,7 +14,8 @@ class RequestRecord:
     Times whose names end in `_at` are those of the loop's clock; those that end in `_s` are seconds.
     *device* is None where it passes without arbitration.  *service_s* is how long it held its model.
     *away_s* is how long it waited at other boxes, which *queue_s* has in it at its end.
-    *asked* is the name that the client gave its model, or its beginning.
+    *asked* is the name that the client gave its model, or its beginning.  *behind* is what was in its way
+    when it began to wait, if it did.
     *waits* tells that it is in the queue right now.
     *retried* is 1 for a request that took its place in the queue again, because its server was gone; it
     *moved* so often from one place to another.
@@ -32,6 +33,7 @@ class RequestRecord:
     key: bool = False
     received: bool = False
     asked: str = ""
+    behind: str = ""
     model: str = ""
     backend: str = ""
     device: str | None = None

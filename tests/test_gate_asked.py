@@ -317,7 +317,7 @@ class TestRefuse:
             gone, other = ask(gate, B), ask(gate, C)
             await until(lambda: gate.snapshot().waiting == 2)
 
-            gate.refuse(lambda key: key in (A.key, B.key), ModelNotFound("studio/b has gone"))
+            gate.refuse(lambda lease: lease.route.key in (A.key, B.key), ModelNotFound("studio/b has gone"))
 
             with pytest.raises(ModelNotFound, match="studio/b has gone"):
                 await gone
@@ -333,7 +333,7 @@ class TestRefuse:
             resident = ask(gate, A)
             await until(lambda: gate.snapshot().waiting == 2)
 
-            gate.refuse(lambda key: True, ModelNotFound("all have gone"))
+            gate.refuse(lambda lease: True, ModelNotFound("all have gone"))
 
             with pytest.raises(ModelNotFound, match="all have gone"):
                 await absent
@@ -668,12 +668,12 @@ class TestEvents:
         task = ask(gate, B)
         unloading = asyncio.create_task(gate.unload(A.key))
         await until(lambda: gate.snapshot().plan is not None)
-        assert [name for name, _ in told] == ["switch.started"]
+        assert [name for name, _ in told] == ["switch.started", "model.leaving"]
         asyncio.get_running_loop().call_later(0.01, lease.release)
         await unloading
         (await task).release()
 
-        (started, drained, unloaded, _, loaded, _) = told
+        (started, _, drained, unloaded, _, loaded, _) = told
 
         what = {"device": "gpu0", "load": "studio/b", "by": "me", "reason": "patience"}
         drain_s = drained[1]["drain_s"]
@@ -712,6 +712,7 @@ class TestEvents:
         assert [name for name, _ in told] == [
             "switch.started",
             "switch.drained",
+            "model.leaving",
             "switch.unloaded",
             "model.unloaded",
         ]
@@ -739,6 +740,7 @@ class TestEvents:
                 "model.loaded",
                 {**model, "for": "req_1", "by": "me", "reason": "room", "changed": True, **settings},
             ),
+            ("model.leaving", {**model, "for": "req_2", "by": "owner"}),
             (
                 "model.unloaded",
                 {**model, "for": "req_2", "by": "owner", "reason": "asked", "changed": True, **settings},

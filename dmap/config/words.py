@@ -84,7 +84,7 @@ def in_our_words(whole: type[Section], values: Any, errors: Iterable[ErrorDetail
         if error["type"].startswith("union_tag"):
             steps.append("kind")
         path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
-        words = _no_such_key(whole, error) if error["type"] == "extra_forbidden" else _said(error)
+        words = _no_such_key(whole, error) if error["type"] == "extra_forbidden" else meaning_of(error)
         words += _hint(str(steps[-1]) if steps else "", error)
         before = f"{said[path]} or " if path in said and words.startswith(_MUST) else ""
         if before or path not in said:
@@ -92,7 +92,8 @@ def in_our_words(whole: type[Section], values: Any, errors: Iterable[ErrorDetail
     return [f"{path or 'the file'}: {words}" for path, words in said.items()]
 
 
-def _said(error: ErrorDetails) -> str:
+def meaning_of(error: ErrorDetails) -> str:
+    """Return what one of pydantic's errors means, without its place."""
     return _WORDS.get(error["type"], "cannot be taken").format_map(error.get("ctx", {}))
 
 

@@ -183,7 +183,8 @@ class Gate:
             raise not_unloaded(key)
         wait_s, outcome = self.section.wait_s, self._unloads.order(key, who)
         self._live.say(self._arbiter.unload, key)
-        is_there = not outcome.done()
+        if is_there := not outcome.done():
+            self._log.leaving(key, who)
         try:
             async with asyncio.timeout(wait_s):
                 error = await outcome

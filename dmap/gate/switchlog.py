@@ -53,6 +53,12 @@ class SwitchLog:
             report.out(now)
         self.report = report
 
+    def leaving(self, key: ModelKey, who: Mapping[str, str]) -> None:
+        """Tell that *who* has ordered a resident away: it takes nobody from now on, and goes when idle."""
+        fields = {"device": self._name, **key.told, **who}
+        self._tell("model.leaving", fields)
+        log.info(Line("model_leaving", fields))
+
     def spent_s(self, now: float, key: ModelKey) -> float:
         """Return how long loads of *key*, with their unloads, have taken up to *now*, all together."""
         report = self.report

@@ -49,14 +49,21 @@ class Captures:
     def note(self, record: RequestRecord, body: bytes, at: float) -> None:
         """Keep the *body* of *record*, which came *at*, wall time in seconds since 1970."""
         text, is_cut = _shown(body)
-        fields = {"at": round(at, 3), "size_bytes": len(body), "cut": is_cut, "body": text, "sent": None}
+        fields = {
+            "at": round(at, 3),
+            "size_bytes": len(body),
+            "cut": is_cut,
+            "body": text,
+            "sent": None,
+            "sent_bytes": None,
+        }
         self._kept.append((record, fields))
 
     def sent(self, record: RequestRecord, body: bytes) -> None:
         """Keep the *body* that the server of *record* gets, too."""
         fields = next((fields for kept, fields in reversed(self._kept) if kept is record), None)
         if fields is not None:
-            fields["sent"] = _shown(body)[0]
+            fields |= {"sent": _shown(body)[0], "sent_bytes": len(body)}
 
     def clear(self) -> None:
         """Forget all of them."""

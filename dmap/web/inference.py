@@ -173,9 +173,9 @@ async def _granted(
     ask()
     if lease.granted is not None:
         position, estimate_s, p80_s = gate.view.of_newcomer(lease)
-        behind = gate.view.obstacle(lease, drained=gate.drained)
+        record.behind = gate.view.obstacle(lease, drained=gate.drained)
         told = {"position": position, "estimate_s": round(estimate_s, 3), "p80_s": round(p80_s, 3)}
-        request_log.tell(bus, record, "request.queued", {**told, "behind": behind})
+        request_log.tell(bus, record, "request.queued", {**told, "behind": record.behind})
         words = functools.partial(_words, gate, lease)
         wait = reply.wait if visit.hop is None else functools.partial(node.wait, visit)
         record.waits = True

@@ -37,6 +37,7 @@ def facts(record: RequestRecord) -> dict[str, Any]:
         "asked": record.alias,
         "model": record.model or None,
         "backend": record.backend or None,
+        "behind": record.behind or None,
         "queue_s": record.queue_s,
         "switch_s": record.switch_s,
         "retried": record.retried or None,

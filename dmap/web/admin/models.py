@@ -98,9 +98,9 @@ async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     Nothing that would load it again is active afterwards, be it the model or a variant.  Of several copies
     all go that are there.
     """
-    order = await read_order(proxy, visit, ModelOrder)
+    order, clock = await read_order(proxy, visit, ModelOrder), asyncio.get_running_loop().time
     _check(proxy)
-    routes = await proxy.resolve(order.model_key, visit.client)
+    came_at, routes = clock(), await proxy.resolve(order.model_key, visit.client)
     residents = proxy.residents()
     route = next((each for each in routes if each.key in residents), routes[0])
     (name, model), status = proxy.catalog.kept_as(order.model_key), "cleared"
@@ -119,7 +119,7 @@ async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     forgotten = {model: kept, name: Activation()}
     saved = await _agreed(proxy, forgotten, lambda last: None if is_ended and last == active else last)
     await proxy.save(saved)
-    note(visit, **route.key.told, status=status)
+    note(visit, **route.key.told, status=status, took_s=round(clock() - came_at, 3))
     done = words.Done(name, route, status, status == "unloaded", _is_active(proxy, name))
     answer = _answer(proxy, done, words.of_unload(done, ended=is_ended))
     return web.json_response(answer | _by_hand(proxy, route, ended=is_ended))

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import AliasChoices, Field, ValidationError
 
+from dmap.config.words import meaning_of
 from dmap.errors import BodyTooLarge, Invalid
 from dmap.logfmt import Line
 from dmap.sections import Defaults, Load, Spelled
@@ -97,7 +98,7 @@ def _problem(error: Any, order: Any) -> str:
         return f"{path}: no such field, or a second spelling of one"
     if error["type"] == "model_type":
         return f"{path}: must be an object"
-    return f"{path}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{path}: {meaning_of(error)}"
 
 
 def note(visit: Visit, **fields: Any) -> None:

@@ -91,6 +91,9 @@ async def _drained(
     proxy: Proxy, visit: Visit, status: str, message: str, gates: dict[str, Gate], drained: frozenset[str]
 ) -> web.Response:
     """Save which devices are *drained*, and answer for *gates*, which the order was for, with *message*."""
+    for name in gates:
+        who = {"for": visit.record.id, "by": visit.client.name}
+        proxy.bus.tell(f"device.{status}", {"device": name, **who})
     await proxy.save(replace(proxy.saved, drained=drained))
     note(visit, devices=",".join(gates))
     may = functools.partial(proxy.catalog.allows, visit.client)

@@ -33,8 +33,7 @@ def of_load(done: Done) -> str:
         "noted": f"What was set for {done.name!r} is noted and holds for its requests. dmap cannot load it: "
         "workflow says what a person has to do.",
     }
-    options = f" Not applied: {', '.join(done.refused)}; load_config says why." if done.refused else ""
-    return f"{told[done.status]} {_of_active(done.active)}{options}"
+    return f"{told[done.status]} {_of_active(done.active)}{_of_options(done)}"
 
 
 def of_activation(done: Done, *, resident: bool) -> str:
@@ -43,7 +42,7 @@ def of_activation(done: Done, *, resident: bool) -> str:
         then = "; dmap cannot load it: workflow says what a person has to do."
     else:
         then = ", and it is loaded." if resident else "; the first of them has it loaded."
-    return f"Requests that name no model get {done.name!r} from now on{then}"
+    return f"Requests that name no model get {done.name!r} from now on{then}{_of_options(done)}"
 
 
 def of_unload(done: Done, *, ended: bool) -> str:
@@ -89,6 +88,13 @@ def steps_to_unload(
 
 def _steps(*steps: str) -> dict[str, str]:
     return {f"step{number}": step for number, step in enumerate(steps, 1)}
+
+
+def _of_options(done: Done) -> str:
+    """Name the options that are not applied; where dmap cannot load, that is what the workflow is for."""
+    if done.route.device is None or not done.refused:
+        return ""
+    return f" Not applied: {', '.join(done.refused)}; load_config says why."
 
 
 def _of_active(active: bool | None) -> str:
