@@ -89,6 +89,15 @@ def test_a_model_that_leaves_is_not_resident() -> None:
     assert view.cold_s > 0
 
 
+def test_what_is_usual_is_told_of_other_models() -> None:
+    """Who sends many requests for a model that is nowhere is to know that they do not all begin at once."""
+    arbiter = asked(with_a(), 0, 2)
+    arbiter.withdraw(3, ("A", 0, 0))
+
+    assert (Arbiter(Limits()).view(0).answer_s, Arbiter(Limits()).view(0).parallel) == (5, 4)
+    assert (arbiter.view(3).answer_s, arbiter.view(3).parallel) == (3, 2)
+
+
 def test_a_drained_device_is_the_last_choice() -> None:
     """Nobody is served until it goes on: each wait is `wait_s`."""
     arbiter = asked(with_a(wait_s=100), 0, 1)

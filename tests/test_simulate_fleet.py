@@ -7,6 +7,7 @@ import pytest
 
 from dmap.simulate import (
     Arrivals,
+    Bursts,
     Figures,
     Loops,
     Request,
@@ -134,7 +135,18 @@ def test_a_hot_model_gets_a_second_copy_and_a_cold_one_does_not() -> None:
         Workload(groups=[Loops(model="A", loops=loops)], parallel=2, duration_s=120) for loops in (4, 24, 80)
     ]
 
-    assert [run_fleet(crowd, FOUR).switches for crowd in crowds] == [1, 2, 4]
+    assert [run_fleet(crowd, FOUR).switches for crowd in crowds] == [1, 3, 4]
+
+
+def test_a_burst_for_a_model_that_is_nowhere_spreads() -> None:
+    """A hundred requests at one time do not all go to the box that would have loaded the first."""
+    burst = Bursts(bursts=100, models=["A"], every_s=100, key="batch")
+    workload = Workload(groups=[burst], parallel=4, answer=2, duration_s=100)
+
+    waits = [request.wait_s for request in run_fleet(workload, FOUR).answers]
+
+    assert len(waits) == 100
+    assert max(waits) < 8 + 2 * 100 / 4 / 4 + 8
 
 
 def test_a_run_ends_when_nobody_asks_any_more() -> None:

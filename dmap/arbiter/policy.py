@@ -86,9 +86,12 @@ def fits(limits: Limits, needs: Sequence[Needs]) -> bool:
 
 
 def usual(needs: Iterable[Needs]) -> Needs:
-    """Return what a model of the usual size takes; the whole device, where no size is known."""
-    sizes = [need.size_bytes for need in needs if need.size_bytes is not None]
-    return Needs(median_low(sizes) if sizes else None)
+    """Return what a model of the usual size takes, the whole device where no size is known, and gives."""
+    sizes, slots = [], []
+    for need in needs:
+        sizes += [need.size_bytes] if need.size_bytes is not None else []
+        slots += [need.parallel] if need.parallel is not None else []
+    return Needs(median_low(sizes) if sizes else None, median_low(slots) if slots else None)
 
 
 def shared_lists(needs: Sequence[Needs]) -> frozenset[str]:

@@ -14,8 +14,11 @@ from typing import Final
 from dmap.arbiter import outlook
 from dmap.arbiter.device import Device
 from dmap.arbiter.effects import ModelId
+from dmap.arbiter.estimates import ANSWER_GUESS_S
 from dmap.arbiter.state import Reckoned
 
+PARALLEL_GUESS = 4
+"""So many answers a model gives at once where nobody has said; LM Studio does by default."""
 OTHER: Final = object()
 """Stands for any model that is neither resident nor waited for."""
 
@@ -42,12 +45,16 @@ class View:
     """
     A device at one moment.  A load of any model that is not among *models* would begin in *cold_s*.
 
-    On a drained device nobody is served: each wait is `wait_s`.
+    Its answers would take *answer_s*, *parallel* of them at once, as is usual here: who sends many requests
+    for it at one time is to know that they would not all begin with the first.  On a drained device nobody is
+    served: each wait is `wait_s`.
     """
 
     models: Mapping[ModelId, ModelView]
     cold_s: float
     drained: bool = False
+    answer_s: float = ANSWER_GUESS_S
+    parallel: int = PARALLEL_GUESS
 
     def wait_s(self, model: ModelId, load_s: float) -> float:
         """Return in how many seconds an answer of *model* would begin, where a load of it takes *load_s*."""
@@ -62,7 +69,8 @@ def view(now: float, device: Device) -> View:
     models = {model: _model(device, model, _wait_s(device, model, at)) for model, at in ready.items()}
     for model in device.back_off.refused(now):
         models[model] = _model(device, model, device.limits.wait_s)
-    return View(models, max(cold_s, 0.0), device.drained)
+    parallel = device.needs_of(OTHER).parallel or PARALLEL_GUESS
+    return View(models, max(cold_s, 0.0), device.drained, device.answers.of(OTHER), parallel)
 
 
 def _wait_s(device: Device, model: ModelId, ready_s: float) -> float:

@@ -38,8 +38,8 @@ class Front:
             view.wait_s(model, self.loads_s[name](model)),
             resident=known is not None and known.resident,
             sent=self.sent[name, model],
-            answer_s=known.answer_s if known is not None else 0.0,
-            parallel=known.parallel if known is not None else None,
+            answer_s=(known or view).answer_s,
+            parallel=(known or view).parallel,
             in_flight=self.in_flight[name],
         )
 

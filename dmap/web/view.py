@@ -104,4 +104,5 @@ def _seen(gate: Gate) -> SeenGate:
         )
         for key, line in view.models.items()
     }
-    return SeenGate(round(view.cold_s, 2), view.drained or gate.drained, lines)
+    is_drained = view.drained or gate.drained
+    return SeenGate(round(view.cold_s, 2), round(view.answer_s, 2), view.parallel, is_drained, lines)

@@ -34,9 +34,15 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SeenGate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A device of the node, or a server; a load of a model without a line begins after *cold_s*."""
+    """
+    A device of the node, or a server; a load of a model without a line begins after *cold_s*.
+
+    The answers of such a model take *answer_s*, and *parallel* are given at once.
+    """
 
     cold_s: float = 0.0
+    answer_s: float = 0.0
+    parallel: int | None = None
     drained: bool = False
     lines: dict[str, Line] = {}
 
@@ -120,4 +126,4 @@ def line_of(view: NodeView, model: Listed) -> tuple[Line, bool]:
 
 def _at(view: NodeView, at: At) -> Line:
     gate = view.gates[at.gate]
-    return gate.lines.get(at.key) or Line(gate.cold_s + at.load_s, 0.0)
+    return gate.lines.get(at.key) or Line(gate.cold_s + at.load_s, gate.answer_s, gate.parallel)
