@@ -74,6 +74,8 @@ async def main(options: argparse.Namespace) -> bool:
         print(f"{number:5} ", *(f"{value:12.1f}" for value in tenth))
     grown = {name: getattr(tenths[-1], name) - getattr(tenths[1], name) for name in Sample._fields}
     bad = {name: round(more, 2) for name, more in grown.items() if more > GROWN[name]}
+    unknown = [line.strip() for line in process.log if "memory_unknown" in line]
+    print(f"the memory was not known {len(unknown)} times", *unknown[:3], sep="\n  ")
     print(f"grown: {bad}" if bad else "nothing has grown")
     return not bad
 
@@ -83,10 +85,18 @@ async def switched(process: Process, session: aiohttp.ClientSession, at: int) ->
     body = {"model": MODELS[at % len(MODELS)], "prompt": "the", "max_tokens": 8}
     async with session.post("/v1/completions", json=body) as answer:
         assert answer.status == 200, await answer.text()
-    async with session.get("/debug/metrics") as answer:
-        told = (await answer.json())["dmap_device_memory_bytes"]
-    unaccounted = next(each["value"] for each in told if each["kind"] == "unaccounted")
-    return await asyncio.to_thread(sample, process.child.pid, unaccounted)
+    return await asyncio.to_thread(sample, process.child.pid, await unaccounted(session))
+
+
+async def unaccounted(session: aiohttp.ClientSession) -> int:
+    """Return what dmap cannot account for, once it knows that."""
+    async with asyncio.timeout(60):
+        while True:
+            async with session.get("/debug/metrics") as answer:
+                told = (await answer.json()).get("dmap_device_memory_bytes", ())
+            if found := [each["value"] for each in told if each["kind"] == "unaccounted"]:
+                return int(found[0])
+            await asyncio.sleep(0.1)
 
 
 def sample(pid: int, unaccounted: int) -> Sample:

@@ -13,6 +13,7 @@ its path, where `DMAP_TEST_NVML` names the file.  The file is read at each call,
 process has so many times its memory on the GPU, beyond *used*.
 """
 
+import contextlib
 import ctypes
 import functools
 import json
@@ -147,8 +148,11 @@ class Library:
     @staticmethod
     def _children(gpu: Mapping[str, Any]) -> dict[str, int]:
         times = gpu.get("children", 0)
-        children = psutil.Process().children() if times else ()
-        return {str(each.pid): times * each.memory_info().rss for each in children}
+        found = dict[str, int]()
+        for each in psutil.Process().children() if times else ():
+            with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                found[str(each.pid)] = times * each.memory_info().rss
+        return found
 
     @staticmethod
     def _list(processes: Mapping[str, int | None], count: Any, into: Any) -> int:

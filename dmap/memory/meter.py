@@ -21,6 +21,8 @@ EVERY_S = 5.0
 LOOK_S = 2.0
 """How long a reading may take.  The first may take longer: the next finds the driver awake."""
 
+_SILENT = "its driver does not answer"
+
 _log = logging.getLogger(__name__)
 
 
@@ -65,12 +67,12 @@ class Meter:
 
         While a reading hangs it is not waited for again.
         """
-        hangs = self._trouble is not None and self._reads.is_held
+        hangs = self._trouble == _SILENT and self._reads.is_held
         try:
             async with asyncio.timeout(0 if hangs else self._within_s):
                 seen = await self._reads.read(self._see)
         except TimeoutError:
-            self._note("its driver does not answer")
+            self._note(_SILENT)
         except Unreadable as exc:
             self._note(str(exc))
         except Exception as exc:
