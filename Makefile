@@ -63,6 +63,7 @@ soak: $(VENV)/.all ## what takes long, minutes: campaigns against running daemon
 	$(BOUNDED) $(BIN)/python -m bench.soak_process servers
 	$(BOUNDED) $(BIN)/python -m bench.soak_process dmap
 	$(BOUNDED) $(BIN)/python -m bench.soak_memory --count 600
+	$(BOUNDED) $(BIN)/python -m bench.soak_nodes
 
 mutants: $(VENV)/.all ## 300 faults of one line, and which of them the tests notice
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'

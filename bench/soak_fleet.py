@@ -101,7 +101,7 @@ class Fleet:
     """The processes of `compose.fleet.yaml` that requests pass, in *folder*."""
 
     def __init__(self, folder: Path) -> None:
-        ports = dict(zip(("door", "front1", "front2", "node1", "node2", "redis"), _ports(6), strict=True))
+        ports = dict(zip(("door", "front1", "front2", "node1", "node2", "redis"), free_ports(6), strict=True))
         shas = {"sha": _sha(KEY), "front_sha": _sha(FRONT_KEY), "front_key": FRONT_KEY}
         _make_models(folder / "models")
         self.url = f"http://127.0.0.1:{ports['door']}"
@@ -162,7 +162,7 @@ async def kill(fleet: Fleet, rng: random.Random, seconds: float) -> Counter[str]
     return killed
 
 
-def _ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Return ports that are free now."""
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]

@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import json
+import signal
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -12,7 +14,8 @@ import pytest
 
 from tests.conftest import Proxy
 from tests.cutter import Cutter, cutter
-from tests.fakes import DONE, END, SSE, FakeBackend, chunk, delta, fake_backend, soon
+from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, answer, chunk, delta, fake_backend, soon
+from tests.process import daemon
 
 FRONT = hashlib.sha256(b"front").hexdigest()
 SECONDS = 10
@@ -126,11 +129,11 @@ async def test_a_granted_request_goes_nowhere_else(front, boxes):
     (lost,) = [box for box in boxes if box.server.requests]
 
     lost.wire.cut()
-    answer = await client.answer()
+    told = await client.answer()
 
-    assert answer.head.status == 502
-    assert json.loads(answer.body)["error"]["code"] == "backend_died"
-    assert answer.head.headers["x-should-retry"] == "true"
+    assert told.head.status == 502
+    assert json.loads(told.body)["error"]["code"] == "backend_died"
+    assert told.head.headers["x-should-retry"] == "true"
     assert sum(len(box.server.requests) for box in boxes) == 1
 
 
@@ -194,3 +197,62 @@ async def test_a_node_that_stands_still(front, boxes):
 
     async with asyncio.timeout(3 * SECONDS):
         await soon(lambda: left.waiting == 1, 2 * SECONDS)
+
+
+async def test_a_front_that_is_killed(tmp_path, boxes, connect):
+    """The tickets and the answers of a front that dies are gone at the nodes within a second."""
+    nodes = ", ".join(f"box{at}: {{url: '{box.node.url}', api_key: front}}" for at, box in enumerate(boxes))
+    async with daemon(tmp_path, f"nodes: {{{nodes}}}") as process:
+        for count in range(1, 5):
+            await (await connect(process)).send(ask(name=f"ask{count}"))
+            await soon(lambda count=count: sum(box.leases + box.waiting for box in boxes) == count, SECONDS)
+        process.ends_with = -signal.SIGKILL
+
+        process.child.kill()
+
+        await soon(lambda: not any(box.leases + box.waiting for box in boxes), 1)
+
+
+async def answers(front: Proxy, key: str, until: asyncio.Event) -> int:
+    """Ask one question after the other with *key*; return how many were answered."""
+    client, count = await front.client(), 0
+    while not until.is_set():
+        await client.send(
+            ask(stream=False).replace(b"Host:", f"Authorization: Bearer {key}\r\nHost:".encode())
+        )
+        await client.answer()
+        count += 1
+    return count
+
+
+async def shares(start: Any, box: Box) -> dict[str, int]:
+    """Have Anna ask by three fronts and Bert by one, each so that somebody always waits; count answers."""
+    keys = ", ".join(
+        f"{{name: {name}, sha256: {hashlib.sha256(name.encode()).hexdigest()}}}" for name in ("anna", "bert")
+    )
+    config = f"access: {{keys: [{keys}]}}\nnodes: {{box: {{url: '{box.node.url}', api_key: front}}}}"
+    fronts = [await start(config) for _ in range(3)]
+    places = [("anna", front) for front in fronts for _ in range(4)] + [("bert", fronts[0])] * 4
+    over = asyncio.Event()
+    asking = [asyncio.create_task(answers(front, name, over)) for name, front in places]
+    await soon(lambda: len(box.server.requests) >= 400, 6 * SECONDS)
+    over.set()
+    counts = Counter[str]()
+    for (name, _), count in zip(places, await asyncio.gather(*asking), strict=True):
+        counts[name] += count
+    return dict(counts)
+
+
+async def test_a_client_has_one_share_over_all_fronts(start, boxes):
+    """Who asks by three fronts gets half of a device beside one who asks by one, within a tenth of it."""
+    body = b'{"object": "chat.completion", "choices": [{"message": {"content": "hi"}}]}'
+
+    async def work(exchange: Exchange) -> None:
+        await asyncio.sleep(0.01)
+        await exchange.write(answer(body))
+
+    boxes[0].server.script = work
+
+    counted = await shares(start, boxes[0])
+
+    assert 0.45 < counted["anna"] / sum(counted.values()) < 0.55
