@@ -66,26 +66,33 @@ class Event:
     """
     One thing that happened: *number* counts from 1, *at* is wall time in seconds since 1970.
 
-    *fields* hold plain values, never a body, a key or another secret.
+    *fields* hold plain values, never a body, a key or another secret.  *origin* is the dmap where it
+    happened, None for this one.
     """
 
     number: int
     at: float
     type: str
     fields: Mapping[str, Any]
+    origin: str | None = None
+    _data: bytes | None = None
     _frame: bytes | None = None
 
     @property
-    def frame(self) -> bytes:
-        """
-        This event as a record of an event stream (WHATWG HTML, "Server-sent events").
-
-        Its data is a JSON object: `number`, `at`, `type` and the fields side by side.
-        """
-        if self._frame is None:
+    def data(self) -> bytes:
+        """This event as a JSON object on one line: `number`, `at`, `type` and the fields side by side."""
+        if self._data is None:
             fields = {name: _rounded(value) for name, value in self.fields.items()}
-            data = {"number": self.number, "at": round(self.at, 3), "type": self.type, **fields}
-            self._frame = b"id: %d\nevent: %b\ndata: %b\n\n" % (self.number, self.type.encode(), _json(data))
+            whose = {} if self.origin is None else {"dmap": self.origin}
+            told = {"number": self.number, "at": round(self.at, 3), "type": self.type, **whose, **fields}
+            self._data = _json(told)
+        return self._data
+
+    @property
+    def frame(self) -> bytes:
+        """This event as a record of an event stream (WHATWG HTML, "Server-sent events")."""
+        if self._frame is None:
+            self._frame = b"id: %d\nevent: %b\ndata: %b\n\n" % (self.number, self.type.encode(), self.data)
         return self._frame
 
 
@@ -137,6 +144,15 @@ class Bus:
                 listener(event)
             except Exception as exc:
                 tasks.report(f"a listener of {type}", exc)
+        self._ring()
+
+    def relay(self, type: str, at: float, fields: Mapping[str, Any], origin: str) -> None:
+        """Let readers know of an event at another dmap, *origin*; nobody here counts it."""
+        self.last += 1
+        self._kept.append(Event(self.last, at, type, fields, origin))
+        self._ring()
+
+    def _ring(self) -> None:
         if self._waiting and self._bell is None:
             self._bell = asyncio.get_running_loop().call_later(PAUSE_S, self._wake, len(self._waiting))
 

@@ -157,6 +157,11 @@ def _own_address() -> list[str]:
         return [address]
 
 
+def here() -> str:
+    """Return what this process is called where events of several dmaps stand side by side."""
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
 def told_of(file: str = "") -> str:
     """Return what others are told of this process, whose configuration is *file*."""
     return f"{f'{file} ' if file else ''}on {socket.gethostname()}, pid {os.getpid()}"

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, field
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,6 +106,11 @@ class Saved:
         default_factory=dict
     )
     shared_version: int = 0
+
+    def sharing(self, others: "Saved") -> "Saved":
+        """Return this with what several dmaps share taken from *others*."""
+        version = others.shared_version
+        return replace(self, active=others.active, models=others.models, shared_version=version)
 
     @model_validator(mode="before")
     @classmethod

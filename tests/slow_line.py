@@ -28,7 +28,10 @@ class Line:
         self.connections += 1
         if self.is_cut:
             return writer.transport.abort()
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.to)
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.to)
+        except ConnectionError:
+            return writer.transport.abort()
         both = (writer, far_writer)
         self._writers.update(both)
         try:

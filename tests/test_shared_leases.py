@@ -1,6 +1,7 @@
 """Two dmaps of different hosts that are meant for one LM Studio: the lease in a real Redis."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from dmap.config import ConfigProblem, RedisSection
+from dmap.events import Bus
 from dmap.shared.core import Shared
 from dmap.shared.leases import KEEP_S, LEASE_S
 from tests.fakes import soon
@@ -30,7 +32,9 @@ async def server(tmp_path: Path) -> AsyncGenerator[RedisServer]:
 @asynccontextmanager
 async def shared_by(host: str, server: RedisServer) -> AsyncGenerator[Shared]:
     """Run what a dmap of *host* shares."""
-    shared = Shared(RedisSection(url=server.url, timeout_ms=1000), lambda *_: None, SERVERS, host)
+    shared = Shared(
+        RedisSection(url=server.url, timeout_ms=1000), lambda *_: None, SERVERS, Bus(9, time.time), host
+    )
     async with shared.running():
         yield shared
 

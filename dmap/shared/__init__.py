@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from dmap.config import ConfigProblem, RedisSection
+from dmap.events import Bus
 from dmap.extras import how
 
 if TYPE_CHECKING:
@@ -21,20 +22,21 @@ __all__ = ["check", "join"]
 def join(
     section: RedisSection | None,
     servers: Mapping[str, str],
+    bus: Bus,
     observe: Callable[[float, str], None] = lambda seconds, op: None,
 ) -> "Shared | None":
     """
     Return what is shared through the Redis of *section*; None where there is none.
 
-    *servers* are URLs by the backends that dmap switches.  *observe* is called with the seconds that each
-    answer of Redis took, and what was asked.  Raises what `check` does.
+    *servers* are URLs by the backends that dmap switches; the events of *bus* are told to all.  *observe* is
+    called with the seconds that each answer of Redis took, and what was asked.  Raises what `check` does.
     """
     check(section)
     if section is None:
         return None
     from dmap.shared.core import Shared  # it takes the extra `fleet`
 
-    return Shared(section, observe, servers)
+    return Shared(section, observe, servers, bus)
 
 
 def check(section: RedisSection | None) -> None:

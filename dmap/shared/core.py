@@ -7,11 +7,13 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 
 from dmap import tasks
 from dmap.config import RedisSection
-from dmap.owner import own_name, told_of
+from dmap.events import Bus
+from dmap.owner import here, own_name, told_of
 from dmap.shared.connection import Away, Connection
 from dmap.shared.leases import Leases
 from dmap.shared.quota import Quotas
 from dmap.shared.settings import SharedSettings
+from dmap.shared.stream import EventStream
 
 BEAT_S = 0.5
 """How often each dmap says that it is there; also how soon Redis is noticed to be gone or back."""
@@ -35,7 +37,8 @@ class Shared:
 
     *dmaps* is how many there were when Redis was last heard of, this one among them.  *quotas* are the
     bounds of keys over all of them, *settings* what was set for all, and *leases* those of *servers*, URLs by
-    the backends that dmap switches.  *owner* is what this dmap is called there.
+    the backends that dmap switches.  *owner* is what this dmap is called there.  By *stream* the
+    events of *bus* are told to the readers of all.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Shared:
         section: RedisSection,
         observe: Callable[[float, str], None],
         servers: Mapping[str, str],
+        bus: Bus,
         owner: str | None = None,
     ) -> None:
         self.dmaps = 1
@@ -52,6 +56,7 @@ class Shared:
         self.quotas = Quotas(self.connection, section.prefix, self._name)
         self.leases = Leases(self.connection, section.prefix, servers, owner or own_name(), told_of())
         self.settings = SharedSettings(self.connection, f"{section.prefix}saved")
+        self.stream = EventStream(self.connection, f"{section.prefix}events", here(), self._name, bus)
         self._renewed_at = 0.0
 
     @property
@@ -73,6 +78,7 @@ class Shared:
                 async with (
                     tasks.running(self._keep_beating, "beat of redis"),
                     tasks.running(self.leases.keep, "leases of servers"),
+                    tasks.running(self.stream.run, "events of all dmaps"),
                 ):
                     yield
                 self.leases.release()

@@ -1,10 +1,16 @@
 """What of the configuration makes the parts of a proxy."""
 
+import logging
+
 from dmap.backends import PassingSection
+from dmap.catalog import Catalog
 from dmap.config import Config, Device
 from dmap.gate import Gate
+from dmap.logfmt import Line
 from dmap.memory import Meter, check, reader_of
 from dmap.sections import ModelSection
+
+_log = logging.getLogger(__name__)
 
 
 def placed(config: Config) -> list[str]:
@@ -19,6 +25,15 @@ def commands(config: Config, backend: str) -> dict[str, ModelSection]:
         for name, model in config.settings.named.items()
         if model.cmd is not None and model.backend == backend
     }
+
+
+def note_unknown(config: Config, catalog: Catalog) -> None:
+    """Log which models are to be there that no backend has told of."""
+    for name, device in config.devices.items():
+        known = catalog.preloads(name)
+        for model in (each for each in device.preload if catalog.key_of(each) not in known):
+            fields = {"device": name, "model": model, "reason": "no backend here has told of it yet"}
+            _log.warning(Line("preload_unknown", fields))
 
 
 def meters_of(config: Config) -> dict[str, Meter]:

@@ -36,7 +36,7 @@ from dmap.web import durations
 from dmap.web.capture import Captures
 from dmap.web.context import ContextGuard
 from dmap.web.lacking import Lacking
-from dmap.web.parts import commands, meters_of, passages_of, placed
+from dmap.web.parts import commands, meters_of, note_unknown, passages_of, placed
 from dmap.web.rivals import Rivals
 from dmap.web.view import Views
 from dmap.web.visit import Visits
@@ -110,9 +110,7 @@ class Proxy:
         self.captures = Captures()
         self.lacking = Lacking()
         self.rivals = Rivals(self.bus, self._is_busy)
-        self.shared = join(
-            config.redis, servers_of(config), lambda seconds, op: self.metrics.redis_s.observe(seconds, op)
-        )
+        self.shared = join(config.redis, servers_of(config), self.bus, self._redis_took)
         self.metrics = Metrics(
             self.bus,
             clock=asyncio.get_running_loop().time,
@@ -142,7 +140,7 @@ class Proxy:
             self.inventory.learnt, self.inventory.lost = self._learnt, self._lost
             await self.inventory.start()  # first, so that the gates know which of the residents are pinned
             await asyncio.gather(*(gate.start() for gate in self.gates.values()))
-            self._note_unknown()
+            note_unknown(self.config, self.catalog)
             for name in self.saved.drained & self.devices.keys():
                 self.drain(name, unload=False)
                 fields = {"device": name, "since": "before this start", "until": "dmap resume"}
@@ -183,11 +181,11 @@ class Proxy:
         Where several dmaps share that, it holds for the others then.  Raises `NotShared`.
         """
         new = change(self.saved) if self.shared is None else await self.shared.settings.change(change)
-        return _with(self.saved, new)
+        return self.saved.sharing(new)
 
     def _adopt(self, saved: Saved) -> None:
         """Have requests go by what another dmap has *saved* for all."""
-        self.saved = _with(self.saved, saved)
+        self.saved = self.saved.sharing(saved)
         self.choose()
         for gate in self.devices.values():
             gate.changed()
@@ -294,20 +292,6 @@ class Proxy:
         gate = self.devices[device] if device is not None else self.passages[backend]
         gate.refuse(lambda lease: lease.may_move and lease.route.key.backend == backend, error)
 
-    def _note_unknown(self) -> None:
-        """Log which models are to be there that no backend has told of."""
-        for name, device in self.config.devices.items():
-            known = self.catalog.preloads(name)
-            for model in (each for each in device.preload if self.catalog.key_of(each) not in known):
-                fields = {"device": name, "model": model, "reason": "no backend here has told of it yet"}
-                _log.warning(Line("preload_unknown", fields))
-
     def residents(self) -> set[ModelKey]:
         """Return what is resident on the devices."""
         return {key for gate in self.devices.values() for key in gate.residents}
-
-
-def _with(saved: Saved, others: Saved) -> Saved:
-    """Return *saved* with what all dmaps share of *others*."""
-    version = others.shared_version
-    return replace(saved, active=others.active, models=others.models, shared_version=version)
