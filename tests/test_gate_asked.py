@@ -326,7 +326,7 @@ class TestRefuse:
 
     async def test_that_lets_another_in(self, gate: Gate) -> None:
         """Who gets a resident because another is refused has a lease on it, like any other."""
-        gate.configure(Device(cooldown_s=0, patience_s=0.001))
+        gate.configure(Device(cooldown_s=0, patience_s=0.000001, residency=0))
         async with gate.lease(A, "me"):
             absent = ask(gate, B)
             await until(lambda: gate.snapshot().plan is not None)
