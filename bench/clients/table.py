@@ -1,6 +1,7 @@
 """The table in `docs/clients.md`, and the notes below it, between the page's marks."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,20 +15,26 @@ Row = tuple[str, str, Mapping[str, Cell]]
 
 
 def table(rows: list[Row]) -> list[str]:
-    """Return the lines of the table, and a line for each cell that needs more words."""
+    """Return the lines of the table, and a line for each thing that needs more words."""
+    notes: dict[tuple[str, str], list[str]] = {}
     lines = [f"| client | version | {' | '.join(TASKS)} |", "|---" * (len(TASKS) + 2) + "|"]
-    notes: list[str] = []
     for title, version, cells in rows:
         words = [_worded(title, task, cells[task], notes) for task in TASKS]
         lines.append(f"| {title} | {version} | {' | '.join(words)} |")
-    return [*lines, "", *notes] if notes else lines
+    told = [
+        f"{number}. {title}, {', '.join(tasks)}: `{note}`"
+        for number, ((title, note), tasks) in enumerate(notes.items(), start=1)
+    ]
+    return [*lines, "", *told] if told else lines
 
 
-def _worded(title: str, task: str, cell: Cell, notes: list[str]) -> str:
+def _worded(title: str, task: str, cell: Cell, notes: dict[tuple[str, str], list[str]]) -> str:
     if not cell.note:
         return cell.word
-    notes.append(f"{len(notes) + 1}. {title}, {task}: `{cell.note.replace('`', chr(39))}`")
-    return f"{cell.word} ({len(notes)})"
+    note = re.sub(r"/\S*/site-packages/", "", cell.note)
+    note = re.sub(r"127\.0\.0\.1:\d+", "HOST:PORT", note).replace("`", "'")
+    notes.setdefault((title, note), []).append(task)
+    return f"{cell.word} ({list(notes).index((title, note)) + 1})"
 
 
 def keep(path: Path, rows: list[Row]) -> list[Row]:
