@@ -33,7 +33,7 @@ from tests.models import make
 MODELS = ("tiny-sea", "tiny-kitchen")
 CLIENTS = 16
 KEY = "front"
-MAY = ("502 backend_died", "in the stream: backend_broke", "ClientPayloadError")
+MAY = ("502 backend_died", "502 backend_broke", "in the stream: backend_broke", "ClientPayloadError")
 """What a client may see: its answer had begun when the node was killed.  The last is a cut stream's."""
 NODE = """
 listen: {{port: {port}}}

@@ -63,14 +63,15 @@ class Exchange:
     paused, and when it has ended.  *broken* is then None if the answer is complete; else it says why not,
     which may be that one of the *bounds* is over.  A backend that is paused is not silent.
 
-    At a node it *waits* first, in *place*; the bounds are those of an answer, so they hold from its grant on.
+    At a *node*, by its name, it *waits* first, in *place*; the bounds are those of an answer, so they hold
+    from its grant on.
     """
 
     stream: Stream | None
     loop: InitVar[asyncio.AbstractEventLoop]
     bounds: Bounds
     under_way: "Sweep[Exchange]"
-    at_node: bool = False
+    node: str = ""
     first: asyncio.Future[None] = field(init=False)
     halted: asyncio.Event = field(default_factory=asyncio.Event)
     look_s: float = field(init=False)
@@ -95,8 +96,8 @@ class Exchange:
 
     def __post_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.first = loop.create_future()
-        self.waits, self._now = self.at_node, loop.time
-        self.look_s = min((*self.bounds, hop.SILENT_S) if self.at_node else self.bounds) / _LOOKS
+        self.waits, self._now = bool(self.node), loop.time
+        self.look_s = min((*self.bounds, hop.SILENT_S) if self.node else self.bounds) / _LOOKS
         self.sent_at = self._silent_since = self._heard_at = loop.time()
         self.sink = self.hold
         self.under_way.add(self)

@@ -44,6 +44,6 @@ def verdict(exchange: Exchange, error: DmapError, *, acts: bool) -> DmapError:
     """
     if exchange.waits:
         error.elsewhere = True
-    elif exchange.at_node and isinstance(error, BackendBroke) and not acts:
+    elif exchange.node and isinstance(error, BackendBroke) and not acts:
         return BackendDied(f"the node was lost before it answered: {error.message}")
     return error

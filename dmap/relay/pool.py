@@ -41,21 +41,21 @@ class Pool:
         *,
         method: str = "POST",
         fresh: bool = False,
-        at_node: bool = False,
+        node: str = "",
     ) -> Exchange:
         """
-        Send one request, *at_node* to one; the exchange owns the connection and has to be ended by `with`.
+        Send one request, to that *node* if it is one.
 
-        With *fresh* no idle connection is used.  Raises `BackendDown` when no connection can be had, and
-        nothing was sent then.
+        The exchange owns the connection and has to be ended by `with`.  With *fresh* no idle connection is
+        used.  Raises `BackendDown` when no connection can be had, and nothing was sent then.
         """
         head = target.head(method, (*headers, ("Content-Length", str(len(body)))))
         connection = None if fresh else self._take((target.host, target.port, target.tls))
         if connection is None:
             connection = await self._open(target)
-            if at_node:
+            if node:
                 watch_node(connection.transport.get_extra_info("socket"))
-        exchange = Exchange(connection, self.loop, bounds, self.under_way, at_node)
+        exchange = Exchange(connection, self.loop, bounds, self.under_way, node)
         connection.write(exchange, head, body)
         return exchange
 
@@ -63,6 +63,12 @@ class Pool:
         """End every exchange that is under way, broken by *error*."""
         for exchange in self.under_way:
             exchange.stop(error)
+
+    def leave(self, node: str, error: DmapError) -> None:
+        """End what waits at *node* and is not granted, with *error*: that it may go elsewhere."""
+        for exchange in self.under_way:
+            if exchange.waits and exchange.node == node:
+                exchange.stop(error)
 
     async def close(self) -> None:
         """Close every idle connection, and from now on each that becomes idle."""

@@ -39,7 +39,7 @@ async def run(
     method: str = "POST",
     fresh: bool = False,
     by_finish: bool = False,
-    at_node: bool = False,
+    node: str = "",
     on_answer: Callable[[str | None], None] = lambda named: None,
 ) -> None:
     """
@@ -51,16 +51,14 @@ async def run(
     *on_answer* is called when the answer begins, with the model that it names, or None.  It may raise, before
     anything of the answer is passed on; from then on nothing of the request's body is kept.
 
-    *by_finish* takes a `finish_reason` for the end of a stream that lacks `[DONE]`.  *at_node* the request
+    *by_finish* takes a `finish_reason` for the end of a stream that lacks `[DONE]`.  At a *node* the request
     may wait first, and what fails before it is granted is an error with `elsewhere`.  Raises a `DmapError`
     for whatever keeps the answer from being whole.  When this is cancelled, the backend is cut off at once.
     """
     bounds = Bounds(reply.server.first_byte_s, reply.server.idle_s, lease_s)
 
     async def ask(*, anew: bool) -> Exchange:
-        sent = await pool.send(
-            await where(), headers, body(), bounds, method=method, fresh=anew, at_node=at_node
-        )
+        sent = await pool.send(await where(), headers, body(), bounds, method=method, fresh=anew, node=node)
         return await _first(reply, sent, acts=fresh)
 
     try:

@@ -227,7 +227,7 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
         fresh=asked.acts,
         on_answer=begun,
         by_finish=kind.ends_by_finish,
-        at_node=to_node is not None,
+        node=backend.name if to_node is not None else "",
     )
 
 

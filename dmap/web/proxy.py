@@ -291,6 +291,7 @@ class Proxy:
         device = self.config.backends[backend].placed_on
         gate = self.devices[device] if device is not None else self.passages[backend]
         gate.refuse(lambda lease: lease.may_move and lease.route.key.backend == backend, error)
+        self.pool.leave(backend, error)
 
     def residents(self) -> set[ModelKey]:
         """Return what is resident on the devices."""
