@@ -62,6 +62,7 @@ soak: $(VENV)/.all ## what takes long, minutes: campaigns against running daemon
 	$(BOUNDED) $(BIN)/python -m bench.soak_lmstudio hands
 	$(BOUNDED) $(BIN)/python -m bench.soak_process servers
 	$(BOUNDED) $(BIN)/python -m bench.soak_process dmap
+	$(BOUNDED) $(BIN)/python -m bench.soak_redis --seconds 180
 	$(BOUNDED) $(BIN)/python -m bench.soak_memory --count 600
 	$(BOUNDED) $(BIN)/python -m bench.soak_nodes
 

@@ -1,8 +1,10 @@
 """The active model and what is set for models, for several dmaps: over a real Redis, and without it."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from tests.redis_server import RedisServer, redis_server
 LACKS = why_not("redis-server")
 pytestmark = pytest.mark.skipif(bool(LACKS), reason=LACKS)
 SOON_S = 20 * BEAT_S
+PAGE = Path(__file__).parent.parent / "docs/redis.md"
 
 
 @pytest.fixture
@@ -155,6 +158,33 @@ async def test_what_is_of_one_dmap_stays_there(two: list[Any]) -> None:
 
     await soon(lambda: saved(two[1]).active == "one", SOON_S)
     assert (saved(two[0]).drained, saved(two[1]).drained) == ({"gpu0"}, frozenset())
+
+
+async def test_the_rights_that_the_page_names_are_enough(start: Any, server: RedisServer) -> None:
+    """A user of Redis with the rights that `docs/redis.md` gives can do all that dmap asks for."""
+    words = re.search(r"`ACL SETUSER (dmap .*)`", PAGE.read_text())
+    assert words is not None
+    server("ACL", "SETUSER", *words[1].split())
+    server("ACL", "SETUSER", "default", "off")
+    scopes = "scopes: [admin, inference]"
+    key = f"access: {{keys: [{{name: k, sha256: {sha256(b'k').hexdigest()}, parallel: 2, {scopes}}}]}}"
+    text = text_of(server).replace("redis://", "redis://dmap:PASSWORD@")
+
+    one = await start(f"{text}{key}\ndebug: {{ring: 10}}")
+    headers = {"x-api-key": "k"}
+    async with aiohttp.ClientSession(one.url, headers=headers) as session:
+        set_to = await session.post("/admin/models/activate", json={"model": "one"})
+        asked = await session.post("/v1/chat/completions", json={"messages": []})
+
+    assert (set_to.status, asked.status) == (200, 503)  # its server is nobody
+    assert one.proxy.shared.is_up
+    assert {"beat", "quota", "saved"} <= ops(one)
+    await soon(lambda: "events" in ops(one), SOON_S)
+
+
+def ops(proxy: Any) -> set[str]:
+    """Return what was asked of Redis, and answered."""
+    return {each["op"] for each in proxy.proxy.metrics.as_dict()["dmap_redis_seconds_count"]}
 
 
 def at_any_port(text: str) -> Any:
