@@ -14,7 +14,7 @@ from dmap.catalog.names import NameIndex
 from dmap.config import BACKEND, BY_URL, Config, model_of
 from dmap.errors import DmapError
 from dmap.models import ModelInfo
-from dmap.sections.models import is_glob
+from dmap.sections.models import ON, is_glob
 from dmap.sections.near import meant
 
 ANSWER_S = 3.0
@@ -56,7 +56,11 @@ async def _ask(config: Config, name: str, within_s: float) -> Sequence[ModelInfo
     section = config.backends[name]
     if section.runs_commands:  # its models are those that the file has commands for
         models = config.settings.named.items()
-        return [ModelInfo(each, resident=False) for each, model in models if model.backend == name]
+        return [
+            ModelInfo(each, resident=False)
+            for each, model in models
+            if model.cmd is not None and model.lives_on(name)
+        ]
     backend = config.kind_of(name).make(name, section, config.server.connect_s)
     try:
         async with asyncio.timeout(within_s):
@@ -71,7 +75,7 @@ def warnings_of_models(config: Config, found: Survey) -> Iterator[str]:
         yield f"{config.where(name)}: could not be asked what models it has: {reason}"
     named = {model.backend for model in config.models.values()}
     for name in config.backends:
-        if name in found.reports and not found.reports[name] and name not in named:
+        if name in found.reports and not found.reports[name] and not named & {name, name.partition(ON)[0]}:
             yield f"{config.where(name)}: no model found there"
     yield from _unlisted(config, found)
     if not found.silent:
@@ -83,7 +87,7 @@ def _unlisted(config: Config, found: Survey) -> Iterator[str]:
     listed = {id(info) for infos in found.reports.values() for info in infos}
     there = {id(each.settings) for each in known_models(config, found.reports) if id(each.info) in listed}
     for name, model in config.settings.named.items():
-        homes = [model.backend] if model.backend is not None else list(config.backends)
+        homes = [home for home in config.backends if model.lives_on(home)]
         if id(model) not in there and all(_has_list(config, found, home) for home in homes):
             ids = [info.id for home in homes for info in found.reports[home]]
             whose = f"the backend {model.backend!r} does not list" if model.backend else "no backend lists"

@@ -1,10 +1,24 @@
 """The sections of the configuration that describe backends: what those of every kind have in common."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar
 
+from pydantic import AfterValidator, PrivateAttr, model_validator
+
+from dmap.sections.models import ON
 from dmap.sections.section import Section
 from dmap.sections.types import Count, Name, Seconds, Size
+
+_ONE_SERVER = (
+    "dmap does not start this server, and one server cannot be told on which GPU to load: "
+    "run one for each GPU, and name each as a backend with its own device"
+)
+
+
+def _apart(devices: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(devices)) < len(devices):
+        raise ValueError("a device is named twice")
+    return devices
 
 
 class BackendSection(Section):
@@ -19,6 +33,25 @@ class BackendSection(Section):
     kind: str
     device: Name | None = None
     parallel: Count | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _device_of_several(cls, values: Any) -> Any:
+        """Take the first of *devices* for the device, until there is a section for each of them."""
+        if not isinstance(values, dict) or "devices" not in values:
+            return values
+        if "devices" not in cls.model_fields:
+            raise ValueError(_ONE_SERVER)
+        if "device" in values:
+            raise ValueError("name device, or devices, but not both")
+        devices = values["devices"]
+        if not isinstance(devices, list) or not devices:
+            raise ValueError("name the devices in a list, such as [gpu0, gpu1]")
+        return {**values, "device": devices[0]}
+
+    def spread(self, name: str) -> "Iterator[tuple[str, BackendSection]]":
+        """Yield it, called *name*; or where it is on several devices, one like it for each of them."""
+        yield name, self
 
     @property
     def placed_on(self) -> str | None:
@@ -54,6 +87,46 @@ class SwitchingSection(BackendSection):
     def placed_on(self) -> str | None:
         """*device*."""
         return self.device
+
+
+class RunningSection(SwitchingSection):
+    """
+    A backend whose models dmap starts itself, on its *device*; or one such backend on each of *devices*.
+
+    A child on a device with `gpus` sees these and no others, unless its `env` says otherwise.
+    """
+
+    devices: Annotated[tuple[Name, ...], AfterValidator(_apart)] = ()
+    _gpus: tuple[int | str, ...] = PrivateAttr(default=())
+
+    def spread(self, name: str) -> Iterator[tuple[str, BackendSection]]:
+        """Yield one section for each of *devices*, called `NAME@DEVICE`; one device takes *name* itself."""
+        for device in self.devices or (self.device,):
+            called = f"{name}{ON}{device}" if len(self.devices) > 1 else name
+            yield called, self.model_copy(update={"device": device, "devices": ()})
+
+    def beside(self, gpus: tuple[int | str, ...]) -> None:
+        """Take the *gpus* of its device."""
+        self._gpus = gpus
+
+    @property
+    def visible(self) -> dict[str, str]:
+        """
+        The variables by which a child sees only the GPUs of its device, in their order by bus, as NVML's.
+
+        HIP reads CUDA's name, too, and its own first (HIP's documentation, "GPU isolation").  Vulkan of
+        llama.cpp knows numbers only (ggml-vulkan.cpp).  A card of sysfs has no name that they know.
+        """
+        named = ",".join(str(gpu) for gpu in self._gpus if not str(gpu).startswith("card"))
+        if not named:
+            return {}
+        seen = {
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "CUDA_VISIBLE_DEVICES": named,
+            "HIP_VISIBLE_DEVICES": named,
+        }
+        is_numbered = all(isinstance(gpu, int) for gpu in self._gpus)
+        return seen | ({"GGML_VK_VISIBLE_DEVICES": named} if is_numbered else {})
 
 
 class PassingSection(BackendSection):

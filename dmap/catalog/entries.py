@@ -22,11 +22,12 @@ def known_models(config: Config, reports: Mapping[str, Sequence[ModelInfo]]) -> 
     """
     listed = {ModelKey(name, info.id): info for name, infos in reports.items() for info in infos}
     for name, settings in config.settings.named.items():
-        if settings.backend is not None and config.backends[settings.backend].placed_on is None:
+        home = config.backends.get(settings.backend or "")
+        if settings.backend is not None and home is not None and home.placed_on is None:
             # A server that cannot switch need not list a model to answer for it.
             key = ModelKey(settings.backend, name)
             info = listed.get(key) or ModelInfo(name, resident=True)
-            yield Entry(key, info, settings, kind=info.kind or config.backends[settings.backend].kind)
+            yield Entry(key, info, settings, kind=info.kind or home.kind)
     for backend, section in config.backends.items():
         for info in reports.get(backend, ()):
             settings = _settings(config.settings, info)

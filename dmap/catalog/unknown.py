@@ -46,7 +46,7 @@ def is_heard_of(config: Config, saved: Saved, backend: str, name: str) -> bool:
     durations = saved.durations.values()
     return (
         name.startswith(f"{backend}/")
-        or config.settings.of(name).backend == backend
+        or (config.settings.of(name).backend is not None and config.settings.of(name).lives_on(backend))
         or name in _of_the_file(config)
         or name == saved.active
         or name in saved.models

@@ -63,7 +63,7 @@ def _preloads(config: Config, place: str, device: Device) -> Iterator[str]:
 def _least(config: Config, device: Device, name: str) -> Needs:
     """Return what a model takes, at least, as far as the file knows: a command of unknown size all."""
     model = model_of(config, name) or ModelSection()
-    home = config.backends.get(model.backend or "")
+    home = config.homes_of(model)[0] if model.backend is not None and config.backends else None
     size = model.memory if home is not None and home.runs_commands else model.memory or 0
     lists = device.lists_of(lambda each: each == name or model_of(config, each) is model)
     return Needs(size, together=lists)

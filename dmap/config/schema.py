@@ -8,6 +8,7 @@ from pydantic import Field, GetCoreSchemaHandler, GetPydanticSchema, model_valid
 from pydantic_core import CoreSchema
 
 from dmap.backends import BackendSection, Kind, PassingSection
+from dmap.backends.sections import RunningSection
 from dmap.config.access import AccessSection, Listen, exposure
 from dmap.config.device import Device
 from dmap.config.macros import expanded, misnamed
@@ -16,7 +17,7 @@ from dmap.config.settings import Settings, problems_of
 from dmap.config.shared import RedisSection
 from dmap.kinds import KINDS
 from dmap.sections.command import places
-from dmap.sections.models import Defaults, ModelSection
+from dmap.sections.models import ON, Defaults, ModelSection
 from dmap.sections.near import meant
 from dmap.sections.section import Section
 from dmap.sections.types import File, Name
@@ -70,12 +71,17 @@ class Config(Section):
     @model_validator(mode="after")
     def _with_nodes(self) -> Self:
         others = {name: node for name, node in self.nodes.items() if name not in self.backends}
-        object.__setattr__(self, "backends", {**self.backends, **others})
+        sections = {**self.backends, **others}.items()
+        spread = dict(each for name, section in sections for each in section.spread(name))
+        for section in spread.values():
+            if isinstance(section, RunningSection) and section.device in self.devices:
+                section.beside(self.devices[section.device].gpus)
+        object.__setattr__(self, "backends", spread)
         return self
 
     def where(self, backend: str) -> str:
         """Return the path in the file of what describes the backend called *backend*."""
-        return f"{'nodes' if backend in self.nodes else 'backends'}.{backend}"
+        return f"{'nodes' if backend in self.nodes else 'backends'}.{backend.partition(ON)[0]}"
 
     @cached_property
     def settings(self) -> Settings:
@@ -95,8 +101,8 @@ class Config(Section):
                     yield f"access.keys[{at}].{field}: that of access.keys[{values.index(value)}] too"
         for name, backend in self.backends.items():
             if backend.device not in (None, *self.devices):
-                near = meant(backend.device, self.devices)
-                yield f"backends.{name}.device: there is no device {backend.device!r} under devices{near}"
+                near, key = meant(backend.device, self.devices), "devices" if ON in name else "device"
+                yield f"{self.where(name)}.{key}: there is no device {backend.device!r} under devices{near}"
         for name in (name for name, node in self.nodes.items() if self.backends[name] is not node):
             yield f"nodes.{name}: a backend has this name, too"
         yield from (f"redis.{problem}" for problem in (self.redis.conflicts() if self.redis else ()))
@@ -122,7 +128,7 @@ class Config(Section):
         """Find devices on which more models are pinned than may be there."""
         for name, device in self.devices.items():
             named = self.settings.named.items()
-            pinned = [each for each, model in named if model.pin and self.device_of(model) == name]
+            pinned = [each for each, model in named if model.pin and name in self.devices_of(model)]
             if len(pinned) > device.max_models and not frozenset.intersection(
                 *(device.lists_of((each, *self.models[each].aliases).__contains__) for each in pinned)
             ):
@@ -143,8 +149,8 @@ class Config(Section):
 
     def _impossible(self, own: ModelSection, model: ModelSection | None) -> Iterator[str]:
         """Find why requests would be refused, by an entry's *own* words; *model* is that with its globs."""
-        if own.backend is not None and own.backend not in self.backends:
-            near = meant(own.backend, self.backends)
+        if own.backend is not None and not any(map(own.lives_on, self.backends)):
+            near = meant(own.backend, [name.partition(ON)[0] for name in self.backends])
             yield f"backend: there is no backend {own.backend!r} under backends{near}"
         homes, given = self.homes_of(model or own), own.load.given()
         refused = [home.refuses(given) for home in homes]
@@ -152,10 +158,9 @@ class Config(Section):
             reasons = [each[option] for each in refused if option in each]
             if len(reasons) == len(homes):
                 yield f"load.{option}: {'; '.join(dict.fromkeys(reasons))}"
-        device = self.device_of(model or own)
         if own.served_model_name and not any(home.takes_names for home in homes):
             yield "served_model_name: this backend's models go by the names that it has for them"
-        if own.pin and model is not None and device not in self.devices:
+        if own.pin and model is not None and not self.devices_of(model):
             yield "pin: name a backend whose models dmap loads"
         if own.memory is not None:
             yield from self._too_large(model or own, own.memory)
@@ -176,7 +181,7 @@ class Config(Section):
 
     def _unrunnable(self, model: ModelSection) -> Iterator[str]:
         """Find what keeps the command of *model* from being run, or from being there."""
-        home = self.backends.get(model.backend or "")
+        home = self.homes_of(model)[0] if model.backend is not None and self.backends else None
         if model.cmd is None:
             if home is not None and home.runs_commands:
                 yield f"cmd: missing; the backend {model.backend!r} runs a command for each of its models"
@@ -188,16 +193,28 @@ class Config(Section):
             told = {name for word in model.cmd for name in places(word)}
             if "parallel" in told and not (model.load.parallel or model.parallel or home.parallel):
                 yield "cmd: {parallel} has no value; set parallel here or for the backend"
+            if len(self.homes_of(model)) > 1 and "port" not in places(model.url or "{port}"):
+                yield "url: the same server for each device of its backend; use {port}"
 
     def homes_of(self, model: ModelSection) -> list[BackendSection]:
         """Return the backends that may have *model*."""
-        named = self.backends.get(model.backend or "")
-        return [named] if named is not None else list(self.backends.values())
+        named = [section for name, section in self.backends.items() if model.lives_on(name)]
+        return named or list(self.backends.values())
 
     def device_of(self, model: ModelSection) -> str | None:
         """Return the device that *model* is on, if the file tells."""
         homes = self.homes_of(model)
         return homes[0].placed_on if len(homes) == 1 else None
+
+    def devices_of(self, model: ModelSection) -> set[str]:
+        """Return the devices that *model* is on, if the file tells: several, if its backend is on several."""
+        homes = self.homes_of(model)
+        return {home.placed_on for home in homes if home.placed_on in self.devices and self._is_told(model)}
+
+    def _is_told(self, model: ModelSection) -> bool:
+        return len(self.backends) == 1 or (
+            model.backend is not None and any(map(model.lives_on, self.backends))
+        )
 
     def device(self, name: str) -> Device:
         """Return the device called *name* as its models have it, beside servers that dmap cannot unload."""

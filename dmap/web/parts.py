@@ -23,7 +23,7 @@ def commands(config: Config, backend: str) -> dict[str, ModelSection]:
     return {
         name: model
         for name, model in config.settings.named.items()
-        if model.cmd is not None and model.backend == backend
+        if model.cmd is not None and model.backend is not None and model.lives_on(backend)
     }
 
 

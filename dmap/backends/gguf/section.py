@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from dmap.backends.gguf.tree import Bounds, Tree
-from dmap.backends.sections import SwitchingSection
+from dmap.backends.sections import RunningSection
 from dmap.process import clean_environment
 from dmap.sections.command import Value, Variable
 from dmap.sections.types import Count, File, Integer
@@ -32,7 +32,7 @@ _OPTIONS = frozenset(
 """The options of a load that `engine` takes."""
 
 
-class GGUFSection(SwitchingSection):
+class GGUFSection(RunningSection):
     """
     The embedded engine: a directory of GGUF files, each served by a llama.cpp child process.
 
@@ -57,7 +57,7 @@ class GGUFSection(SwitchingSection):
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a child, which may name the GPUs that it sees."""
-        return {**clean_environment(), **self.env}
+        return {**clean_environment(), **self.visible, **self.env}
 
     def refuses(self, options: Mapping[str, Any]) -> dict[str, str]:
         """Refuse what the engine has no word for, and a share of the layers, which it does not know."""

@@ -115,7 +115,7 @@ class ProcessBackend:
         if section is None:
             raise _gone(model)
         command = Command.of(section, self._values(model, section, {}))
-        path = _environment(command).get("PATH")
+        path = _environment(self._section, command).get("PATH")
         if await asyncio.to_thread(shutil.which, command.run[0], path=path) is None:
             raise LoadFailed(f"cannot load model {model!r}: there is no program {command.run[0]!r}")
 
@@ -189,7 +189,7 @@ class ProcessBackend:
         return Recipe(
             model,
             command.run,
-            _environment(command),
+            _environment(self._section, command),
             come_up,
             command.health,
             server.reason,
@@ -212,7 +212,7 @@ class ProcessBackend:
             if (command := Command.of(section, self._values(model, section, {}))).stop
             and not any("port" in places(word) for word in section.stop or ())
         }
-        environment, within_s = short_environment(), self._section.stop_s
+        environment, within_s = {**short_environment(), **self._section.visible}, self._section.stop_s
         await asyncio.gather(
             *(
                 run_once(stop, {**environment, **variables}, Log(), within_s)
@@ -221,8 +221,8 @@ class ProcessBackend:
         )
 
 
-def _environment(command: Command) -> dict[str, str]:
-    return {**short_environment(), **command.variables}
+def _environment(section: ProcessSection, command: Command) -> dict[str, str]:
+    return {**short_environment(), **section.visible, **command.variables}
 
 
 def _gone(model: str) -> LoadFailed:

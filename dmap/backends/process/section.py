@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from dmap.backends.sections import SwitchingSection
+from dmap.backends.sections import RunningSection
 from dmap.sections.types import Integer, Seconds
 
 _OPTIONS = frozenset(("context_length", "parallel"))
@@ -24,7 +24,7 @@ def _ports(value: Any) -> Any:
 Ports = Annotated[tuple[int, int], BeforeValidator(_ports)]
 
 
-class ProcessSection(SwitchingSection):
+class ProcessSection(RunningSection):
     """
     A backend whose models are commands, each named under `models` with its `cmd`.
 
