@@ -58,6 +58,7 @@ soak: $(VENV)/.all ## what takes long, minutes: campaigns against running daemon
 	$(BOUNDED) $(BIN)/python -m bench.attack
 	$(BOUNDED) $(BIN)/python -m bench.fuzz --count 10000
 	$(BOUNDED) $(BIN)/python -m bench.soak_lmstudio crowd --seconds 300 --pace 3
+	$(BOUNDED) $(BIN)/python -m bench.soak_places --count 20
 	$(BOUNDED) $(BIN)/python -m bench.soak_lmstudio kills
 	$(BOUNDED) $(BIN)/python -m bench.soak_lmstudio hands
 	$(BOUNDED) $(BIN)/python -m bench.soak_process servers

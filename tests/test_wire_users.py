@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from multidict import CIMultiDict
 
-from dmap.wire.users import LONGEST, user_of
+from dmap.wire.users import LONGEST, conversation_of, user_of
 
 ANN = user_of({}, {"user": "ann"})
 BOB = user_of({}, {"user": "bob"})
@@ -49,3 +49,33 @@ def test_what_tells_of_no_user(headers: dict, fields: dict) -> None:
 def test_nothing_of_an_id_is_kept() -> None:
     """What stands for a user is a number."""
     assert isinstance(user_of({}, {"user": "x" * LONGEST}), int)
+
+
+def talk(*texts):
+    """A conversation as its client sends it: who speaks first is the system."""
+    return {"messages": [{"role": "system", "content": "Be kind."}, *({"content": text} for text in texts)]}
+
+
+@pytest.mark.parametrize(
+    ("headers", "fields"),
+    [
+        (CIMultiDict({"x-session-id": "one"}), talk("hi")),
+        (CIMultiDict({"x-openwebui-chat-id": "one"}), {}),
+        ({}, {"prompt_cache_key": "one"}),
+    ],
+)
+def test_a_conversation_has_an_id(headers, fields):
+    """Where a client gives its conversation an id, that is what its requests have in common."""
+    assert conversation_of(headers, fields) == "one"
+
+
+def test_a_conversation_is_known_by_its_beginning():
+    """It grows, and stays the same one; another one begins in another way."""
+    assert conversation_of({}, talk("hi")) == conversation_of({}, talk("hi", "hello", "how are you?")) != ""
+    assert conversation_of({}, talk("hi")) != conversation_of({}, talk("hey"))
+
+
+@pytest.mark.parametrize("messages", [None, [], "hi", [7], [{"content": 7}], msgspec.Raw(b"[]")])
+def test_what_is_no_conversation_has_nothing_in_common(messages):
+    """Whatever stands there, nothing breaks."""
+    assert conversation_of({}, {"messages": messages}).strip() == ""
