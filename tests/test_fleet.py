@@ -89,6 +89,22 @@ async def test_both_are_asked(front, boxes):
     assert [await client.until(DONE) is not None for client in clients] == [True, True]
 
 
+async def test_a_box_that_is_a_front_and_answers(start, boxes):
+    """The servers of a front's own box are places beside its nodes."""
+    own = f"backends: {{own: {{kind: openai, url: '{boxes[1].server.url}', parallel: 1}}}}"
+    front = await start(f"{own}\nnodes: {{box: {{url: '{boxes[0].node.url}', api_key: front}}}}")
+    await soon(lambda: len(front.proxy.inventory.answering) == 2, SECONDS)
+    clients = [await front.client() for _ in boxes]
+    await clients[0].send(ask())
+    await soon(lambda: sum(len(box.server.requests) for box in boxes) == 1, SECONDS)
+    await clients[1].send(ask())
+
+    for box in boxes:
+        await (await box.server.next()).end(SSE, chunk(delta("a")), chunk(DONE), END)
+
+    assert [await client.until(DONE) is not None for client in clients] == [True, True]
+
+
 async def busy(front: Proxy, boxes: list[Box]) -> list[Any]:
     """Have both nodes answer a request; return their clients, the one at the first node first."""
     clients = {}

@@ -160,3 +160,14 @@ async def test_no_request_makes_two_hops(start, front, node):
 
     assert answer.head.status == 421
     assert json.loads(answer.body)["error"]["code"] == "misdirected"
+
+
+async def test_a_trace_goes_on(front, backend):
+    """The server behind the node is in the trace of the front's client."""
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    client = await front.client()
+    await client.send(ask("/v1/chat/completions", f"traceparent: 00-{trace}-00f067aa0ba902b7-01"))
+
+    asked = await backend.next()
+
+    assert asked.headers["traceparent"].startswith(f"00-{trace}-")
