@@ -59,7 +59,8 @@ class Nodes:
         sha = hashlib.sha256(KEY.encode()).hexdigest()
         for model in MODELS:
             make(model, folder / "models")
-        self.url = f"http://127.0.0.1:{ports['front']}"
+        self.urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+        self.url = self.urls["front"]
         self.parts: dict[str, Part] = {}
         for name, text in (("node1", NODE), ("node2", NODE), ("front", FRONT)):
             (folder / name).mkdir()
@@ -76,10 +77,13 @@ class Nodes:
         await self.all_up()
 
     async def all_up(self) -> None:
-        """Wait until the front has both nodes."""
+        """Wait until both nodes answer and the front has them; it may not have missed a killed one yet."""
         async with asyncio.timeout(60), aiohttp.ClientSession() as session:
             while True:
                 with contextlib.suppress(aiohttp.ClientError):
+                    for url in self.urls.values():
+                        async with session.get(f"{url}/health"):
+                            pass
                     async with session.get(f"{self.url}/ready") as answer:
                         backends = (await answer.json())["backends"]
                     if all(each["answers"] for each in backends.values()):
