@@ -140,7 +140,7 @@ class Client:
 
     async def _exchange(self, call: Call) -> tuple[str, str]:
         async with self._session.post(call.path, json=call.body()) as answer:
-            body, broken = await _read(answer)
+            body, broken = await read(answer)
             if answer.status != 200:
                 return _judged_error(answer.status, body)
             if answer.content_type == "text/event-stream":
@@ -148,14 +148,15 @@ class Client:
             return _judged_plain(call, body) if broken is None else ("mute", f"cut: {broken!r}")
 
 
-async def _read(answer: aiohttp.ClientResponse) -> tuple[bytes, Exception | None]:
-    """Read what there is, up to a break."""
+async def read(answer: aiohttp.ClientResponse) -> tuple[bytes, Exception | None]:
+    """Read what there is, up to a break; aiohttp drops what came before a break and was not taken yet."""
     body = b""
     try:
         async for piece in answer.content.iter_any():
             body += piece
     except aiohttp.ClientError as exc:
-        return body, exc
+        answer.content.set_exception(None)
+        return body + answer.content.read_nowait(), exc
     return body, None
 
 

@@ -1,8 +1,11 @@
 """dmap as a process before an emulated LM Studio as another, under a crowd; `bench/` has the long runs."""
 
+import asyncio
+
+import aiohttp
 import pytest
 
-from tests.lmstudio_clients import Call, judged_stream
+from tests.lmstudio_clients import Call, judged_stream, read
 from tests.lmstudio_outside import PHASES, Hands, kill
 from tests.lmstudio_soak import scene
 
@@ -69,3 +72,22 @@ def test_the_clients_judge(body, kind):
     call = Call("/v1/chat/completions", "a", 2, stream=True)
 
     assert judged_stream(call, body.encode(), None)[0] == kind
+
+
+async def test_what_came_before_a_cut_is_read():
+    """A client that is late sees the error and the cut at once, and judges by both."""
+
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nerror\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(cut, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}") as answer:
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.content.wait_eof()
+
+        body, broken = await read(answer)
+
+    assert (body, type(broken)) == (b"error", aiohttp.ClientPayloadError)
