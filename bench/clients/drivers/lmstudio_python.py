@@ -23,7 +23,7 @@ run(
     {
         "models": lambda: {"models": [model.identifier for model in _client().list_loaded_models()]},
         "embeddings": _embedding,
-        **dict.fromkeys(("chat", "stream", "tools", "vision", "count", "cancel"), _chat),
-        # It does not get so far that it could be refused, wait or be cut off.
+        **dict.fromkeys(("chat", "stream", "tools", "vision", "count"), _chat),
+        # It does not get so far that it could be refused, wait, leave or be cut off.
     }
 )
