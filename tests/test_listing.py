@@ -97,10 +97,18 @@ async def test_a_key_sees_only_its_models(serve):
     assert (await get(proxy, "/v1/models/other", key="all")).status == 200
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/m", "/ready"])
-@pytest.mark.parametrize("key", ["", "wrong"])
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("/v1/models", ""),
+        ("/v1/models", "wrong"),
+        ("/v1/models/m", ""),
+        ("/v1/models/m", "wrong"),
+        ("/ready", "wrong"),
+    ],
+)
 async def test_without_a_key_nobody_looks(serve, path, key):
-    """Where there are keys, only `/health` is open."""
+    """Where there are keys, only `/health` is open, and of `/ready` its status."""
     answer = await get(await serve(KEYS), path, key=key)
 
     assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dmap.backends.sections import SwitchingSection
+from dmap.backends.sections import BackendSection, SwitchingSection
 from dmap.config.file import checked
 from dmap.config.problems import Source
 from dmap.config.schema import Config
@@ -43,7 +43,13 @@ def _named(problem: str) -> str:
     return f"{variable}: {re.sub('set access[.]keys.*', f'set {KEYS}', words)}"
 
 
-_BY_URL = {name: kind.section for name, kind in KINDS.items() if "url" in kind.section.model_fields}
+def _takes_no_more(section: type[BackendSection]) -> bool:
+    """Tell whether a *section* is whole with an address, and what the environment says of its place."""
+    needed = {name for name, field in section.model_fields.items() if field.is_required()}
+    return "url" in needed and needed <= {"kind", "url", "device"}
+
+
+_BY_URL = {name: kind.section for name, kind in KINDS.items() if _takes_no_more(kind.section)}
 BY_URL = sorted(_BY_URL, key=lambda name: not issubclass(_BY_URL[name], SwitchingSection))
 """The kinds that take no more than a URL; first those whose models dmap can switch."""
 
