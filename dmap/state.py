@@ -62,6 +62,11 @@ class Activation:
     load: Annotated[Mapping[str, Any], _options(Load)] = field(default_factory=dict)
 
 
+def later(before: Mapping[str, Activation], more: Mapping[str, Activation]) -> dict[str, Activation]:
+    """Return *more* after what was set *before*: of two names that mean one model, what is set last wins."""
+    return {name: each for name, each in before.items() if name not in more} | dict(more)
+
+
 _Name = Annotated[str, Field(max_length=NAME)]
 _Seconds = Annotated[float, Field(gt=0, le=LONGEST_S, allow_inf_nan=False)]
 _Rate = Annotated[float, Field(gt=0, le=MOST_PER_S, allow_inf_nan=False)]

@@ -195,10 +195,15 @@ def test_an_active_variant():
 
 @pytest.mark.parametrize(
     ("name", "kept"),
-    [("think", ("qwen:think", "qwen")), ("A/QWEN", ("qwen", "qwen")), ("b/qwen", ("b/qwen", "b/qwen"))],
+    [
+        ("think", ("qwen:think", "qwen")),
+        ("QWEN", ("qwen", "qwen")),
+        ("A/QWEN", ("a/qwen", "a/qwen")),
+        ("b/qwen", ("b/qwen", "b/qwen")),
+    ],
 )
 def test_under_which_names_settings_are_kept(name, kept):
-    """What is set for a variant is kept under its name, and the load under its model's."""
+    """A variant's settings have its name, their load its model's; one of several copies has its address."""
     assert catalog(f"{TWO}models: {{{THINK}}}", a=["qwen"], b=["qwen"]).kept_as(name) == kept
 
 

@@ -60,8 +60,10 @@ class Catalog:
     @property
     def active(self) -> str | None:
         """The model of requests that name none, by its own name, or as it was set if it is gone."""
-        entry = self._active()
-        return entry.name if entry is not None else self._saved.active
+        active, entry = self._saved.active, self._active()
+        if active is None or entry is None:
+            return active
+        return entry.name if self._is_whole(active, entry) else str(entry.key)
 
     def resolve(self, model: str | None, client: Client, *, or_fallback: bool = False) -> tuple[Route, ...]:
         """
@@ -101,12 +103,15 @@ class Catalog:
         """
         Return under which names what is set for the model *name* is kept: for its requests, for its load.
 
-        They differ for a variant, whose model is what is loaded.  A name is short where that is clear.
+        They differ for a variant, whose model is what is loaded.  A name is short where that is clear; the
+        address of one of several copies is not, because the short name means all of them.
         Raises `LookupError` if there is no such model.
         """
         entry = self._names.find(name)
         if entry is None:
             raise LookupError(name)
+        if not self._is_whole(name, entry):
+            return str(entry.key), str(entry.key)
         return self._clear(entry), self._clear(entry.of or entry)
 
     def route_of(self, key: ModelKey) -> Route | None:
@@ -192,6 +197,10 @@ class Catalog:
             f"{guess}GET /v1/models lists those that are{unasked}",
             param="model",
         )
+
+    def _is_whole(self, name: str, entry: Entry) -> bool:
+        """Tell whether *name*, which means *entry*, means all copies of its model."""
+        return len(self._names.places(name)) == len(self._names.copies(entry))
 
     def _shown(self, name: str, entry: Entry, client: Client, loaded: set[ModelKey]) -> Shown:
         own = (each for each in (entry.name, *entry.info.names) if self._names.find(each) is entry)

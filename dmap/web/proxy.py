@@ -28,7 +28,7 @@ from dmap.placement import Place
 from dmap.relay import Pool
 from dmap.shared import join
 from dmap.sockets import names_of
-from dmap.state import DEVICES, Activation, Saved, StateFile
+from dmap.state import DEVICES, Activation, Saved, StateFile, later
 from dmap.tls import Certificate
 from dmap.tokens import counters
 from dmap.traces import Traces
@@ -161,7 +161,7 @@ class Proxy:
 
     def choose(self) -> None:
         """Have requests go by what was set over the admin API, and by what is being tried."""
-        models = {**self.saved.models, **self.trials}
+        models = later(self.saved.models, self.trials)
         self.catalog.choose(replace(self.saved, models=models))
         contexts = Contexts(self.config.settings, models)
         for name, switcher in self.switchers.items():

@@ -8,6 +8,7 @@ from aiohttp import web
 from dmap.errors import MethodNotAllowed, PathNotFound
 from dmap.kinds import ROUTES
 from dmap.web import debug, listing, logs, metrics, node, status
+from dmap.web.admin import listing as admin_listing
 from dmap.web.admin import models, service
 from dmap.web.inference import infer
 from dmap.web.passing import pass_on
@@ -26,7 +27,7 @@ PATHS: Mapping[str, Mapping[str, Handler]] = {
     "/api/v1/models": {"GET": listing.models_v1},
     "/health": {"GET": status.health},
     "/ready": {"GET": status.ready},
-    "/admin/models": {"GET": models.models},
+    "/admin/models": {"GET": admin_listing.models},
     "/admin/models/load": {"POST": models.load},
     "/admin/models/unload": {"POST": models.unload},
     "/admin/models/activate": {"POST": models.activate},

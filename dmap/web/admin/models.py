@@ -1,7 +1,7 @@
 """`/admin/models`: load, unload and activate models, really where the backend can, in words where not."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from dmap.backends import Loaded
-from dmap.catalog import Shown, as_openai
-from dmap.errors import BadRequest, LoadFailed
+from dmap.errors import BadRequest, DmapError, LoadFailed
 from dmap.models import Route
-from dmap.state import Activation, Saved
+from dmap.state import Activation, Saved, later
 from dmap.web.admin import words
 from dmap.web.admin.orders import ModelOrder, note, read_order
 from dmap.web.choice import best
@@ -41,19 +40,21 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
     `POST /admin/models/load`: set what is given, load, and make it the active model unless told not to.
 
     Where dmap cannot load, that is all of it: the model is `activated`, or what was set is `noted`.  Of
-    several copies the one is loaded that is there soonest; what is set holds for all of them.
+    several copies the one is loaded that is there soonest, or the next one if it cannot be; what is set holds
+    for all of them.
     """
     order, clock = await read_order(proxy, visit, ModelOrder), asyncio.get_running_loop().time
     _check(proxy)
     came_at, key = clock(), (await proxy.resolve(order.model_key, visit.client))[0].key
     async with proxy.turns.setdefault(key, asyncio.Lock()):
-        route, _ = best(proxy, await proxy.resolve(order.model_key, visit.client))
+        routes = await proxy.resolve(order.model_key, visit.client)
+        route, _ = best(proxy, routes)
         setting = _understand(proxy, route, order)
         is_activated = _is_activated(route, order.activate)
         loaded: dict[str, Any] = {}
         changed, status = False, "activated" if is_activated else "noted"
         if route.device is not None:
-            (loaded, changed), status = await _load(proxy, visit, setting, route), "loaded"
+            (route, loaded, changed), status = await _load_one(proxy, visit, setting, routes), "loaded"
         chosen = setting.name if is_activated else None
         saved = await _agreed(proxy, setting.activations, lambda active: chosen or active)
         try:
@@ -61,9 +62,9 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
         finally:  # it is in effect, saved or not
             if not changed:
                 reason = "by hand" if route.device is None else "already loaded"
-                _tell(proxy, visit, setting, "model.loaded", {"reason": reason, "changed": False})
+                _tell(proxy, visit, setting, route, "model.loaded", {"reason": reason, "changed": False})
             if is_activated:
-                _tell(proxy, visit, setting, "model.activated")
+                _tell(proxy, visit, setting, route, "model.activated")
     spent_s = round(clock() - came_at, 3)
     note(visit, **route.key.told, status=status, load_s=spent_s)
     done = words.Done(setting.name, route, status, changed, _is_active(proxy, setting.name), setting.refused)
@@ -75,14 +76,14 @@ async def activate(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/models/activate`: what requests that name no model get; the first of them loads it."""
     order = await read_order(proxy, visit, ModelOrder)
     _check(proxy)
-    route = (await proxy.resolve(order.model_key, visit.client))[0]
+    route = _there(proxy, await proxy.resolve(order.model_key, visit.client))
     setting = _understand(proxy, route, order)
     _is_activated(route, True)
     saved = await _agreed(proxy, setting.activations, lambda active: setting.name)
     try:
         await proxy.save(saved)
     finally:  # it is in effect, saved or not
-        _tell(proxy, visit, setting, "model.activated")
+        _tell(proxy, visit, setting, route, "model.activated")
     proxy.gate(route).changed()
     note(visit, **route.key.told, status="activated")
     done = words.Done(setting.name, route, "activated", False, True, setting.refused)
@@ -101,8 +102,7 @@ async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     order, clock = await read_order(proxy, visit, ModelOrder), asyncio.get_running_loop().time
     _check(proxy)
     came_at, routes = clock(), await proxy.resolve(order.model_key, visit.client)
-    residents = proxy.residents()
-    route = next((each for each in routes if each.key in residents), routes[0])
+    route = _there(proxy, routes)
     (name, model), status = proxy.catalog.kept_as(order.model_key), "cleared"
     if route.device is not None:
         unloads = (proxy.gate(each).unload(each.key, _who(visit)) for each in routes)
@@ -115,46 +115,15 @@ async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     meant = proxy.catalog.keys_of(active) if active is not None else set()
     is_ended = bool(meant) and meant <= {each.key for each in routes}
     # What a load sets for a variant is forgotten: its parameters, and the options of its model's load.
-    kept = replace(proxy.saved.models.get(model, Activation()), load={})
-    forgotten = {model: kept, name: Activation()}
+    models = {model, *(str(each.key) for each in routes)}
+    kept = {each: replace(proxy.saved.models.get(each, Activation()), load={}) for each in models}
+    forgotten = dict.fromkeys(kept, Activation()) if name == model else {**kept, name: Activation()}
     saved = await _agreed(proxy, forgotten, lambda last: None if is_ended and last == active else last)
     await proxy.save(saved)
     note(visit, **route.key.told, status=status, took_s=round(clock() - came_at, 3))
     done = words.Done(name, route, status, status == "unloaded", _is_active(proxy, name))
     answer = _answer(proxy, done, words.of_unload(done, ended=is_ended))
     return web.json_response(answer | _by_hand(proxy, route, ended=is_ended))
-
-
-async def models(proxy: Proxy, visit: Visit) -> web.Response:
-    """`GET /admin/models`: every model that this key may use, with all that is set for it."""
-    await proxy.inventory.refresh()
-    active, seen = proxy.saved.active, proxy.catalog.shown(visit.client, proxy.residents())
-    listed = [as_openai(shown) | _settings(proxy, shown) for shown in seen if not shown.is_alias]
-    is_known = any(shown.active for shown in seen) or (active is not None and visit.client.may_use(active))
-    shown_active = active if is_known else None
-    count = f"{len(listed)} model{'s' if len(listed) != 1 else ''} for this key"
-    none = "requests that name no model get none" if active is None else "the active one is not for this key"
-    said = f"requests that name no model get {shown_active!r}" if is_known else none
-    return web.json_response({"message": f"{count}; {said}.", "active": shown_active, "models": listed})
-
-
-def _settings(proxy: Proxy, shown: Shown) -> dict[str, Any]:
-    route = shown.route
-    backend = proxy.config.backends[route.key.backend]
-    held = proxy.config.device(backend.device).held if backend.device is not None else {}
-    return {
-        "kind": backend.kind,
-        "device": backend.device,
-        "loadable": route.device is not None,
-        "held_bytes": held.get(route.key.backend),
-        "set_here": proxy.catalog.kept_as(shown.name)[0] in proxy.saved.models,
-        "default_inference": dict(route.defaults),
-        "force": dict(route.force),
-        "strip": sorted(route.strip),
-        "load_config": dict(route.load),
-        "pin": route.needs.pinned,
-        "ttl_s": route.needs.ttl_s,
-    }
 
 
 def _understand(proxy: Proxy, route: Route, order: ModelOrder) -> _Setting:
@@ -189,6 +158,27 @@ def _is_activated(route: Route, activate: bool | None) -> bool:
     if activate and route.needs.embedding:
         raise BadRequest(f"{route.key.model!r} makes embeddings, so it cannot be active", param="activate")
     return activate is not False and not route.needs.embedding
+
+
+def _there(proxy: Proxy, routes: Sequence[Route]) -> Route:
+    """Return the first of *routes* whose model is loaded, else the first."""
+    residents = proxy.residents()
+    return next((each for each in routes if each.key in residents), routes[0])
+
+
+async def _load_one(
+    proxy: Proxy, visit: Visit, setting: _Setting, routes: Sequence[Route]
+) -> tuple[Route, dict[str, Any], bool]:
+    """Do `_load` at the best of *routes*, at the next one if it cannot be there; return also where it was."""
+    left = list(routes)
+    while True:
+        route, _ = best(proxy, left)
+        left.remove(route)
+        try:
+            return route, *await _load(proxy, visit, setting, route)
+        except DmapError as error:
+            if not (left and error.elsewhere):
+                raise
 
 
 async def _load(proxy: Proxy, visit: Visit, setting: _Setting, before: Route) -> tuple[dict[str, Any], bool]:
@@ -230,7 +220,7 @@ async def _agreed(
     """Return what to save: *activations* for the models that they name, and what *activate* makes active."""
 
     def change(saved: Saved) -> Saved:
-        models = {**saved.models, **activations}
+        models = later(saved.models, activations)
         given = {name: each for name, each in models.items() if each.defaults or each.load}
         return replace(saved, active=activate(saved.active), models=given)
 
@@ -259,11 +249,13 @@ def _tell(
     proxy: Proxy,
     visit: Visit,
     setting: _Setting,
+    route: Route,
     event: str,
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Tell *event* of what *setting* is about, as it is set now."""
-    route = proxy.catalog.resolve(setting.name, visit.client)[0]
+    """Tell *event* of what *setting* is about at *route*, as it is set now."""
+    routes = proxy.catalog.resolve(setting.name, visit.client)
+    route = next((each for each in routes if each.key == route.key), route)
     proxy.bus.tell(event, {**_told(visit, setting.name, setting.model, route), **more})
 
 
