@@ -43,6 +43,7 @@ TYPES = (
     "model.activated",
     "model.loaded",
     "model.leaving",
+    "model.kept",
     "model.unloaded",
     "device.drained",
     "device.resumed",

@@ -573,7 +573,7 @@ class TestEvents:
             ("model.loaded", SMALL, "already loaded", False),
             ("model.activated", SMALL, None, None),
             ("model.activated", OTHER, None, None),
-            ("model.leaving", SMALL, None, None),
+            ("model.leaving", SMALL, "asked", None),
             ("model.unloaded", SMALL, "asked", True),
         ]
         told = [settings_of(fields) for kind, fields in models_told(studio) if kind != "model.leaving"]
@@ -583,6 +583,19 @@ class TestEvents:
             ({"contextLength": 8192}, {"temperature": 0.3}),
         ]
         assert {fields["by"] for _, fields in models_told(studio)} == {"127.0.0.1"}
+
+    async def test_of_a_device_that_is_drained(self, studio: Client) -> None:
+        """An order for a device is told before what follows from it, and whether its models go."""
+        await studio.post("/admin/models/load", modelKey=SMALL, activate=False)
+        last = studio.proxy.proxy.bus.last
+        await studio.post("/admin/drain", unload=True)
+        await studio.post("/admin/resume")
+
+        events = studio.proxy.proxy.bus.since(last, 100)[0]
+        drained, resumed = (event for event in events if event.type.startswith("device."))
+        assert [event.type for event in events][:2] == ["device.drained", "switch.started"]
+        assert (drained.fields["unload"], drained.fields["by"]) == (True, "127.0.0.1")
+        assert (resumed.type, resumed.fields["by"]) == ("device.resumed", "127.0.0.1")
 
     async def test_of_a_server_that_dmap_cannot_switch(self, plain: Client) -> None:
         """Where a person has to load the model, the orders are told all the same, also without activation."""

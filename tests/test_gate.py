@@ -1168,13 +1168,14 @@ async def test_the_log_tells_how_a_switch_ended(
     with pytest.raises(LoadFailed):
         await gate.load(B, "me")
 
-    _, unloading, _, failed = caplog.messages
+    leaving, _, unloading, _, failed = caplog.messages
     orders = "for=req_1 by=owner reason=asked"
+    assert leaving == "model_leaving device=gpu0 model=a backend=studio for=req_1 by=owner reason=asked"
     assert unloading.startswith(f"switch device=gpu0 unload=studio/a load=- {orders} drain_s=0.000 ")
     assert unloading.endswith(" load_s=0.000 outcome=ok")
     assert failed.startswith("switch device=gpu0 unload=- load=studio/b by=me reason=room drain_s=0.000 ")
     assert failed.endswith(' outcome=failed error="no such file"')
-    assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "INFO", "WARNING"]
+    assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "INFO", "INFO", "WARNING"]
 
 
 async def test_a_thousand_leases_over_three_models(gate: Gate, studio: FakeSwitcher) -> None:

@@ -56,6 +56,20 @@ class TestUnload:
 
         assert studio.unloading.calls == []
 
+    async def test_of_what_fails_to_load_does_nothing(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """A model that was about to come and did not was not unloaded."""
+        studio.loading.hold()
+        studio.loading.error = LoadFailed("no such file")
+        loading = ask(gate, A)
+        await studio.loading.started.wait()
+        unloading = asyncio.create_task(gate.unload(A.key))
+        await asyncio.sleep(0)
+        studio.loading.release.set()
+
+        assert await unloading is False
+        with pytest.raises(LoadFailed):
+            await loading
+
     async def test_waits_for_the_last_answer(self, gate: Gate, studio: FakeSwitcher) -> None:
         """A model that serves takes nobody more and goes when its last lease ends; who waits gets it anew."""
         lease = await gate.lease(A, "me").__aenter__()
@@ -668,12 +682,12 @@ class TestEvents:
         task = ask(gate, B)
         unloading = asyncio.create_task(gate.unload(A.key))
         await until(lambda: gate.snapshot().plan is not None)
-        assert [name for name, _ in told] == ["switch.started", "model.leaving"]
+        assert [name for name, _ in told] == ["model.leaving", "switch.started"]
         asyncio.get_running_loop().call_later(0.01, lease.release)
         await unloading
         (await task).release()
 
-        (started, _, drained, unloaded, _, loaded, _) = told
+        (_, started, drained, unloaded, _, loaded, _) = told
 
         what = {"device": "gpu0", "load": "studio/b", "by": "me", "reason": "patience"}
         drain_s = drained[1]["drain_s"]
@@ -710,14 +724,56 @@ class TestEvents:
         await gate.unload(A.key)
 
         assert [name for name, _ in told] == [
+            "model.leaving",
             "switch.started",
             "switch.drained",
-            "model.leaving",
             "switch.unloaded",
             "model.unloaded",
         ]
-        assert told[0][1]["load"] is None
-        assert told[0][1]["reason"] == "asked"
+        assert told[1][1]["load"] is None
+        assert told[1][1]["reason"] == "asked"
+
+    async def test_of_an_order_that_is_taken_back(
+        self, gate: Gate, told: list[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """A model that nobody wants away any more is told to stay, by the last who gave that up."""
+        first, last = {"for": "req_1", "by": "owner"}, {"for": "req_2", "by": "other"}
+        async with gate.lease(A, "me"):
+            told.clear()
+            unloading = asyncio.create_task(gate.unload(A.key, first))
+            again = asyncio.create_task(gate.unload(A.key, last))
+            await until(lambda: len(told) == 2)
+            await cancelled(unloading)
+            await cancelled(again)
+
+        what = {"device": "gpu0", "model": "a", "backend": "studio", "reason": "asked"}
+        assert told == [
+            ("model.leaving", {**what, **first}),
+            ("model.leaving", {**what, **last}),
+            ("model.kept", {**what, **last}),
+        ]
+
+    async def test_of_an_order_that_is_taken_back_too_late(
+        self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """A model that is just being unloaded goes, whoever leaves, and nobody is told otherwise."""
+        await gate.load(A, "me")
+        told.clear()
+        studio.unloading.hold()
+        unloading = asyncio.create_task(gate.unload(A.key))
+        await studio.unloading.started.wait()
+
+        await cancelled(unloading)
+        studio.unloading.release.set()
+        await idle(gate)
+
+        assert [name for name, _ in told] == [
+            "model.leaving",
+            "switch.started",
+            "switch.drained",
+            "switch.unloaded",
+            "model.unloaded",
+        ]
 
     async def test_of_each_model_with_what_is_set_for_it(
         self, gate: Gate, told: list[tuple[str, Mapping[str, Any]]]
@@ -740,7 +796,7 @@ class TestEvents:
                 "model.loaded",
                 {**model, "for": "req_1", "by": "me", "reason": "room", "changed": True, **settings},
             ),
-            ("model.leaving", {**model, "for": "req_2", "by": "owner"}),
+            ("model.leaving", {**model, "for": "req_2", "by": "owner", "reason": "asked"}),
             (
                 "model.unloaded",
                 {**model, "for": "req_2", "by": "owner", "reason": "asked", "changed": True, **settings},
@@ -750,14 +806,17 @@ class TestEvents:
     async def test_of_a_copy_with_other_options(
         self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
     ) -> None:
-        """A copy that serves with outdated options goes after its last lease, and the reason is told."""
+        """A copy that serves with outdated options goes after its last lease: that is told at both times."""
         async with gate.lease(A, "me"):
+            told.clear()
             studio.poor = {"a"}
             await gate.recheck()
-            told.clear()
+            await gate.recheck()
         await until(lambda: studio.residents == set())
 
-        assert told[0] == (
+        what = {"device": "gpu0", "model": "a", "backend": "studio", "reason": "outdated"}
+        assert told[0] == ("model.leaving", what)
+        assert (told[1][0], told[1][1] | {"drain_s": 0}) == (
             "switch.started",
             {"device": "gpu0", "unload": ["studio/a"], "load": None, "reason": "outdated", "drain_s": 0},
         )

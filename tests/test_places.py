@@ -171,6 +171,9 @@ class TestOrders:
                 """
             )
 
+            told = []
+            proxy.proxy.bus.listen(lambda event: told.append(event.fields["backend"]), "model.loaded")
+
             async def order(verb: str, model: str) -> list[int]:
                 body = {"model_key": model, "activate": False}
                 async with session.post(f"{proxy.url}/admin/models/{verb}", json=body) as answer:
@@ -182,6 +185,9 @@ class TestOrders:
             assert await order("load", f"one/{MODELS[0]}") in ([1, 0], [1, 1])
             assert await order("load", f"two/{MODELS[0]}") == [1, 1]
             assert await order("unload", MODELS[0]) == [0, 0]
+            assert await order("load", f"two/{MODELS[0]}") == [0, 1]
+            assert await order("load", MODELS[0]) == [0, 1]
+            assert told[-2:] == ["two", "two"]
 
 
 async def test_one_of_two_servers_is_killed(tmp_path):

@@ -99,6 +99,11 @@ class Catalog:
         """Return all copies of the model that *name* means, whoever may use them; none if there is none."""
         return {entry.key for entry in self._names.places(name)}
 
+    def place_of(self, name: str, key: ModelKey) -> Route | None:
+        """Return the route by which *name* means the model *key*; None if it does not, or not any more."""
+        places = self._names.places(name)
+        return next((self._served[entry] for entry in places if entry.key == key), None)
+
     def kept_as(self, name: str) -> tuple[str, str]:
         """
         Return under which names what is set for the model *name* is kept: for its requests, for its load.

@@ -68,7 +68,7 @@ class Gate:
         self.memory = memory = DeviceMemory(meter)
         self._models = DeviceModels(self._arbiter, self._switchers, section, memory, route_of, preloads)
         self.view, self.lengths = QueueView(self._arbiter, self._live.now), self._arbiter.lengths
-        self._unloads = Unloads()
+        self._unloads = Unloads(self._arbiter)
         self._log = SwitchLog(name, tell, self.view.first_of, self._unloads.first_of)
         self._upkeep = Upkeep(self._live, self._models, self._log, tell)
         self.drained = self._closed = False
@@ -182,20 +182,18 @@ class Gate:
         if self._closed:
             raise not_unloaded(key)
         wait_s, outcome = self.section.wait_s, self._unloads.order(key, who)
-        self._live.say(self._arbiter.unload, key)
-        if is_there := not outcome.done():
-            self._log.leaving(key, who)
+        self._live.say(self._unloads.wish, key, who, self._log)
         try:
             async with asyncio.timeout(wait_s):
-                error = await outcome
+                answer = await outcome
         except TimeoutError:
             raise still_serves(key, self.name, wait_s) from None
         finally:
             if self._unloads.take_back(outcome):
-                self._live.say(self._arbiter.keep, key)
-        if error is not None:
-            raise error
-        return is_there
+                self._live.say(self._unloads.unwish, key, who, self._log)
+        if isinstance(answer, DmapError):
+            raise answer
+        return answer
 
     def drain(self, *, unload: bool) -> None:
         """Serve nobody and begin no switch until `resume`; with *unload* let all residents go when idle."""
@@ -277,7 +275,7 @@ class Gate:
                     self._upkeep.stop_load()
         self._log.heed(self._live.latest, None if self._closed else self._arbiter.plan)
         if self._unloads:
-            self._unloads.note(self._arbiter, self._models.stuck)
+            self._unloads.note(self._models.stuck)
 
     def _submit(self, now: float, lease: Lease) -> Iterable[Effect]:
         since = lease.since = now - lease.waited_s

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dmap.arbiter import Plan
+from dmap.arbiter import Cause, Plan
 from dmap.backends import Loaded
 from dmap.events import Tell
 from dmap.logfmt import Line
@@ -53,11 +53,11 @@ class SwitchLog:
             report.out(now)
         self.report = report
 
-    def leaving(self, key: ModelKey, who: Mapping[str, str]) -> None:
-        """Tell that *who* has ordered a resident away: it takes nobody from now on, and goes when idle."""
-        fields = {"device": self._name, **key.told, **who}
-        self._tell("model.leaving", fields)
-        log.info(Line("model_leaving", fields))
+    def ordered(self, event: str, key: ModelKey, cause: Cause, who: Mapping[str, str]) -> None:
+        """Tell that a model is `model.leaving`, as *who* ordered or for another *cause*, or `model.kept`."""
+        fields = {"device": self._name, **key.told, **who, "reason": cause.value}
+        self._tell(event, fields)
+        log.info(Line(event.replace(".", "_"), fields))
 
     def spent_s(self, now: float, key: ModelKey) -> float:
         """Return how long loads of *key*, with their unloads, have taken up to *now*, all together."""

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from dmap.arbiter import Arbiter
+from dmap.arbiter import Arbiter, Cause, Effect
 from dmap.errors import DmapError
+from dmap.gate.switchlog import SwitchLog
 from dmap.models import ModelKey
 
-_Outcome = asyncio.Future[DmapError | None]
+_Outcome = asyncio.Future[DmapError | bool]
 NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
@@ -21,10 +22,16 @@ class _Order(NamedTuple):
 
 
 class Unloads:
-    """Those who have ordered an unloading: each waits on a future for None, or for why the model stays."""
+    """
+    Those who have ordered of *arbiter* that a model go.
 
-    def __init__(self) -> None:
+    Each waits on a future for whether it was there to go, or for why it stays.
+    """
+
+    def __init__(self, arbiter: Arbiter) -> None:
+        self._arbiter = arbiter
         self._ordered: dict[_Outcome, _Order] = {}
+        self._there: set[ModelKey] = set()
 
     def __len__(self) -> int:
         """Return how many wait."""
@@ -47,17 +54,39 @@ class Unloads:
     def take_back(self, outcome: _Outcome) -> bool:
         """Forget one order; tell whether it was not answered, and was the last for its model."""
         order = self._ordered.pop(outcome, None)
-        return order is not None and order.model not in self
+        if order is None or order.model in self:
+            return False
+        self._there.discard(order.model)
+        return True
 
-    def note(self, arbiter: Arbiter, stuck: dict[ModelKey, DmapError]) -> None:
+    def wish(self, now: float, key: ModelKey, who: Mapping[str, str], log: SwitchLog) -> list[Effect]:
+        """Have the arbiter hear of an order; *log* tells that the model takes nobody before what follows."""
+        effects = self._arbiter.unload(now, key)
+        if self._arbiter.is_leaving(key):
+            log.ordered("model.leaving", key, Cause.ASKED, who)
+        return effects
+
+    def unwish(self, now: float, key: ModelKey, who: Mapping[str, str], log: SwitchLog) -> list[Effect]:
+        """Have the arbiter hear that nobody orders it any more; *log* tells if the model stays for that."""
+        effects = self._arbiter.keep(now, key)
+        if key in self._arbiter.residents and not self._arbiter.is_leaving(key):
+            log.ordered("model.kept", key, Cause.ASKED, who)
+        return effects
+
+    def note(self, stuck: dict[ModelKey, DmapError]) -> None:
         """Answer the orders whose unloading is over, those for a model that is *stuck* with its reason."""
         for key in self:
-            if not arbiter.is_leaving(key):
-                self.answer(key, stuck.pop(key, None) if key in arbiter.residents else None)
+            is_there = key in self._arbiter.residents
+            if not self._arbiter.is_leaving(key):
+                self.answer(key, stuck.pop(key, None) if is_there else None)
+            elif is_there:
+                self._there.add(key)
 
     def answer(self, key: ModelKey, error: DmapError | None) -> None:
-        """Answer all orders for *key*."""
+        """Answer all orders for *key*: with *error*, else with whether it was there meanwhile."""
+        told: DmapError | bool = key in self._there if error is None else error
+        self._there.discard(key)
         for outcome in [outcome for outcome, order in self._ordered.items() if order.model == key]:
             del self._ordered[outcome]
             if not outcome.done():  # else whoever waits for it is leaving right now
-                outcome.set_result(error)
+                outcome.set_result(told)

@@ -184,6 +184,8 @@ class Upkeep:
         self._live.say(arbiter.observed, epoch, found, self._models.taken(reading, found))
         self._live.say(arbiter.preload, self._models.preloads())
         for key in self._models.outdated(reading):
+            if not arbiter.is_leaving(key):
+                self._log.ordered("model.leaving", key, Cause.OUTDATED, {})
             self._live.say(arbiter.unload, key, Cause.OUTDATED)
 
     def _note_strays(self, reading: Reading, found: Mapping[ModelKey, Needs]) -> None:

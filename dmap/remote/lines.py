@@ -69,7 +69,9 @@ _SAID = {
     "model.vanished": _MODEL,
     "model.activated": _MODEL,
     **dict.fromkeys(("device.drained", "device.resumed"), ("by {by}|",)),
-    **dict.fromkeys(("model.loaded", "model.leaving", "model.unloaded"), (*_MODEL, "{reason}|")),
+    **dict.fromkeys(
+        ("model.loaded", "model.leaving", "model.kept", "model.unloaded"), (*_MODEL, "{reason}|")
+    ),
     "config.refused": ("{problems:, }",),
     "access.denied": ("{status} {code} for {path}", "{reason}"),
     "debug.missed": ("{missed:event} lost: the reader was too slow, or too long away",),

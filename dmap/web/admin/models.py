@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from aiohttp import web
@@ -62,7 +61,7 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
         finally:  # it is in effect, saved or not
             if not changed:
                 reason = "by hand" if route.device is None else "already loaded"
-                _tell(proxy, visit, setting, route, "model.loaded", {"reason": reason, "changed": False})
+                _tell(proxy, visit, setting, route, "model.loaded", reason=reason, changed=False)
             if is_activated:
                 _tell(proxy, visit, setting, route, "model.activated")
     spent_s = round(clock() - came_at, 3)
@@ -195,8 +194,7 @@ async def _load(proxy: Proxy, visit: Visit, setting: _Setting, before: Route) ->
     proxy.trials.update(setting.activations)
     proxy.choose()
     try:
-        routes = proxy.catalog.resolve(setting.name, client)
-        route = next((each for each in routes if each.key == before.key), before)
+        route = proxy.catalog.place_of(setting.name, before.key) or before
         if route.load != before.load:
             # A backend may take a larger context for good enough, but this order asks for exactly that one.
             await gate.unload(route.key, _who(visit))
@@ -245,18 +243,10 @@ def _told(visit: Visit, name: str, model: str, route: Route) -> dict[str, Any]:
     return {**device, **route.key.told, **variant, **_who(visit), **route.settings}
 
 
-def _tell(
-    proxy: Proxy,
-    visit: Visit,
-    setting: _Setting,
-    route: Route,
-    event: str,
-    more: Mapping[str, Any] = MappingProxyType({}),
-) -> None:
-    """Tell *event* of what *setting* is about at *route*, as it is set now."""
-    routes = proxy.catalog.resolve(setting.name, visit.client)
-    route = next((each for each in routes if each.key == route.key), route)
-    proxy.bus.tell(event, {**_told(visit, setting.name, setting.model, route), **more})
+def _tell(proxy: Proxy, visit: Visit, setting: _Setting, route: Route, event: str, **more: Any) -> None:
+    """Tell *event* of what *setting* is about at *route*, as it is set now; the name may be gone by now."""
+    now = proxy.catalog.place_of(setting.name, route.key) or route
+    proxy.bus.tell(event, {**_told(visit, setting.name, setting.model, now), **more})
 
 
 def _is_active(proxy: Proxy, name: str) -> bool | None:

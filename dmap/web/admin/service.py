@@ -45,6 +45,7 @@ async def drain(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/drain`: serve nobody on a device until it is resumed; the queue keeps its order."""
     order = await read_order(proxy, visit, DeviceOrder)
     gates = _gates(proxy, order.device)
+    _tell(proxy, visit, "device.drained", gates, unload=order.unload)
     for name in gates:
         proxy.drain(name, unload=order.unload)
     models = "; its models go once they are idle" if order.unload else ""
@@ -56,6 +57,7 @@ async def resume(proxy: Proxy, visit: Visit) -> web.Response:
     """`POST /admin/resume`: serve again."""
     order = await read_order(proxy, visit, DeviceOrder)
     gates = _gates(proxy, order.device)
+    _tell(proxy, visit, "device.resumed", gates)
     for name in gates:
         proxy.resume(name)
     message = f"{_names(gates)}: requests are served again."
@@ -87,13 +89,16 @@ def _names(gates: dict[str, Gate]) -> str:
     return ", ".join(map(repr, gates)) or "no device"
 
 
+def _tell(proxy: Proxy, visit: Visit, event: str, gates: dict[str, Gate], **more: bool) -> None:
+    """Tell *event* of each of *gates*, before what follows from it."""
+    for name in gates:
+        proxy.bus.tell(event, {"device": name, "for": visit.record.id, "by": visit.client.name, **more})
+
+
 async def _drained(
     proxy: Proxy, visit: Visit, status: str, message: str, gates: dict[str, Gate], drained: frozenset[str]
 ) -> web.Response:
     """Save which devices are *drained*, and answer for *gates*, which the order was for, with *message*."""
-    for name in gates:
-        who = {"for": visit.record.id, "by": visit.client.name}
-        proxy.bus.tell(f"device.{status}", {"device": name, **who})
     await proxy.save(replace(proxy.saved, drained=drained))
     note(visit, devices=",".join(gates))
     may = functools.partial(proxy.catalog.allows, visit.client)
