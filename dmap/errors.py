@@ -17,6 +17,7 @@ DmapError
     WaitExpired 503         ShuttingDown 503        NotBuilt 501
     LeaseExpired 504        ClientStalled 504       Internal 500
     Cancelled 503           NotSaved 500            NotShared 503
+    Drained 503
 
 Status, `type` and `code` are class data (OpenAI's spellings where it has one).  Those that a client should
 not try again by itself are `Final`.  `web/app.py` turns one of these into a response.  The relay writes one
@@ -228,6 +229,13 @@ class BackendSlow(Final):
     """No first byte within `server.first_byte_s`, or silence longer than `server.idle_s`."""
 
     status, type, code = 504, "backend_error", "backend_slow"
+
+
+class Drained(DmapError):
+    """The owner has the device serve nobody for now; who may go nowhere else waits, and never hears of it."""
+
+    status, type, code = 503, "server_error", "drained"
+    elsewhere = True
 
 
 class Relayed(DmapError):

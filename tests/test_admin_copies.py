@@ -1,5 +1,6 @@
 """Orders of the admin API for a model that is on two servers, and for one of its copies."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from dmap.access import Client
 from tests.conftest import Proxy
+from tests.fakes import soon
 from tests.lmstudio_emulator import Knobs, emulator
 from tests.twin_soak import MODELS
 
@@ -101,3 +103,44 @@ async def test_a_load_that_fails_at_one_place_is_done_at_the_other(start, tmp_pa
         told = [each.fields for each in proxy.proxy.bus.since(0, 1000)[0] if each.type in TOLD]
 
     assert [each["backend"] for each in told] == [at] * 4
+
+
+async def test_who_waits_at_a_drained_device_goes_to_the_other_one(start, tmp_path):
+    """It would wait for as long as the owner likes, and the other device idles."""
+    async with studios(start, tmp_path) as (proxy, order), aiohttp.ClientSession() as session:
+        backend = (await order("load", MODELS[0]))["backend"]
+        device, other = ("gpu0", "gpu1") if backend == "one" else ("gpu1", "gpu0")
+
+        async def ask() -> int:
+            body = {"model": MODELS[0], "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 40}
+            async with session.post(f"{proxy.url}/v1/chat/completions", json=body) as answer:
+                await answer.read()
+                return answer.status
+
+        asked = [asyncio.create_task(ask()) for _ in range(6)]
+        await soon(lambda: proxy.proxy.devices[device].snapshot().waiting == 2, 2)
+        async with session.post(f"{proxy.url}/admin/drain", json={"device": device}) as answer:
+            assert (await answer.json())["devices"][device]["waiting"] == 0
+
+        assert [await each for each in asked] == [200] * 6
+        assert proxy.proxy.devices[other].residents
+
+
+async def test_who_waits_stays_where_all_is_drained(start, tmp_path):
+    """A drain of all devices moves nobody: it would be the same wait in another place."""
+    async with studios(start, tmp_path) as (proxy, order), aiohttp.ClientSession() as session:
+        for device in ("gpu0", "gpu1"):
+            proxy.proxy.drain(device, unload=False)
+        body = {"model": MODELS[0], "messages": [{"role": "user", "content": "Hello"}]}
+        asked = asyncio.create_task(session.post(f"{proxy.url}/v1/chat/completions", json=body))
+        gates = proxy.proxy.devices.values()
+        await soon(lambda: sum(gate.snapshot().waiting for gate in gates) == 1, 2)
+        before = [gate.snapshot().waiting for gate in gates]
+
+        for device in ("gpu0", "gpu1"):
+            proxy.proxy.drain(device, unload=False)
+        assert [gate.snapshot().waiting for gate in gates] == before
+        for device in ("gpu0", "gpu1"):
+            proxy.proxy.resume(device)
+        async with await asked as answer:
+            assert answer.status == 200

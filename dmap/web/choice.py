@@ -114,9 +114,17 @@ class Choice:
 def best(proxy: Proxy, routes: Sequence[Route], affinity: str = "") -> tuple[Route, Place]:
     """Return where an answer begins first, of those whose backend is up; see `ranked` for *affinity*."""
     up = [route for route in routes if not proxy.inventory.is_down(route.key.backend)] or routes
-    places = [proxy.place(route) for route in up]
+    places = [_place(proxy, route) for route in up]
     first = ranked(routes[0].key.model, affinity, places)[0]
     return up[places.index(first)], first
+
+
+def _place(proxy: Proxy, route: Route) -> Place:
+    """Return how a request for *route* would stand there now, as the gate says, or another box."""
+    here = proxy.gate(route).place(route)
+    if (node := proxy.nodes.get(route.key.backend)) is None:
+        return here
+    return node.place(route.key.model, here.in_flight)
 
 
 def _to_node(route: Route, why: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from dmap.activity import ActivityLog
 from dmap.backends import Backend, Engine, Forwarding, Switcher
 from dmap.catalog import Catalog, Contexts, Shown
 from dmap.config import Config
-from dmap.errors import BackendDown, ModelNotFound, NotSaved
+from dmap.errors import BackendDown, Drained, ModelNotFound, NotSaved
 from dmap.events import Bus
 from dmap.gate import Gate
 from dmap.inventory import Inventory
@@ -24,7 +24,6 @@ from dmap.logfmt import Line
 from dmap.metrics.board import Metrics
 from dmap.models import ModelKey, Route
 from dmap.owner import servers_of
-from dmap.placement import Place
 from dmap.relay import Pool
 from dmap.shared import join
 from dmap.sockets import names_of
@@ -247,19 +246,20 @@ class Proxy:
             if route.key.backend in answering and route.key.backend not in self.nodes:
                 yield route, route.device or f"backend {route.key.backend}"
 
-    def place(self, route: Route) -> Place:
-        """Return how a request for *route* would stand there now, as the gate says, or another box."""
-        here = self.gate(route).place(route)
-        if not self.config.kind_of(route.key.backend).forwards:
-            return here
-        there = cast(Forwarding, self.backends[route.key.backend])
-        return there.place(route.key.model, here.in_flight)
-
     def drain(self, device: str, *, unload: bool) -> None:
-        """Have *device* serve nobody until `resume`, and no server on it; with *unload* its models go."""
+        """
+        Have *device* serve nobody until `resume`, and no server on it; with *unload* its models go.
+
+        Who waits there and may have its model elsewhere goes there, unless all devices are drained.
+        """
+        passages = [self.passages[name] for name in self.config.device(device).held]
         self.devices[device].drain(unload=unload)
-        for name in self.config.device(device).held:
-            self.passages[name].drain(unload=False)
+        for passage in passages:
+            passage.drain(unload=False)
+        if all(gate.drained for gate in self.devices.values()):
+            return
+        for gate in (self.devices[device], *passages):
+            gate.refuse(lambda lease: lease.may_move, Drained(f"{device!r} is drained"))
 
     def resume(self, device: str) -> None:
         """Have *device* serve again, and the servers on it."""

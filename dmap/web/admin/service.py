@@ -42,7 +42,7 @@ async def cancel(proxy: Proxy, visit: Visit) -> web.Response:
 
 
 async def drain(proxy: Proxy, visit: Visit) -> web.Response:
-    """`POST /admin/drain`: serve nobody on a device until it is resumed; the queue keeps its order."""
+    """`POST /admin/drain`: serve nobody on a device until it is resumed; who waits stays, or moves."""
     order = await read_order(proxy, visit, DeviceOrder)
     gates = _gates(proxy, order.device)
     _tell(proxy, visit, "device.drained", gates, unload=order.unload)
