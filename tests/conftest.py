@@ -1,6 +1,7 @@
 """The proxy as it runs in production, in front of a fake backend or of real engines."""
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, ExitStack
@@ -52,6 +53,15 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a folder of small real models, once for all workers."""
     return made_once(tmp_path_factory, "models", lambda folder: [make(name, folder) for name in MODELS])
+
+
+@pytest.fixture
+def uncollected() -> Generator[Callable[..., list[object]]]:
+    """Find what of some kinds is there; the collector rests until the end of the test."""
+    gc.collect()
+    gc.disable()
+    yield lambda *kinds: [one for one in gc.get_objects() if isinstance(one, kinds)]
+    gc.enable()
 
 
 @pytest.fixture

@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from asyncio.subprocess import SubprocessStreamProtocol
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psutil
 import pytest
+from httptools import HttpResponseParser
 
 from dmap.backends.gguf import engine as program
 from dmap.backends.gguf.backend import GGUFBackend
@@ -20,6 +22,7 @@ from dmap.backends.gguf.recipe import buffers_by, placed_by, reason_in
 from dmap.backends.gguf.section import GGUFSection
 from dmap.backends.resident import Resident
 from dmap.errors import BackendDown, LoadFailed
+from dmap.process import Child
 from tests.models import end_token, subjects, tool_call
 from tests.projectors import make_projector
 
@@ -182,6 +185,17 @@ async def test_an_unloaded_model_is_gone_and_reaped(engine):
     assert await resident(engine) == []
     with pytest.raises(BackendDown, match="not resident"):
         engine.target("tiny-sea", CHAT)
+
+
+async def test_what_a_resident_held(engine, uncollected):
+    """What a resident held, as its key, is freed with it, and not some day by the collector."""
+    kinds = (Resident, Child, SubprocessStreamProtocol, HttpResponseParser)
+    await engine.load("tiny-sea", {})
+    assert {type(one) for one in uncollected(*kinds)} == {Resident, Child, SubprocessStreamProtocol}
+
+    await engine.unload("tiny-sea")
+
+    await until(lambda: uncollected(*kinds) == [])
 
 
 async def test_load_and_unload_may_be_repeated(engine):

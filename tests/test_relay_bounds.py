@@ -1,11 +1,11 @@
 """What nobody can make the relay do: hold more than its buffers, or a model for longer than its bounds."""
 
 import asyncio
-import gc
 
 import pytest
 
 from dmap.relay import Exchange, Reply
+from dmap.relay.connection import BackendConnection
 from tests.fakes import (
     DONE,
     END,
@@ -141,13 +141,18 @@ class TestMemory:
 
         assert uncollected(Exchange, Reply) == []
 
+    async def test_what_a_connection_held(self, serve, backend, uncollected):
+        """A connection that ends is freed then, too."""
+        proxy = await serve()
+        client, exchange = await ask(proxy, backend, post(chat()))
+        await exchange.end(answer(b'{"id": "x"}'))
+        await client.answer()
+        assert len(uncollected(BackendConnection)) == 1
 
-@pytest.fixture
-def uncollected(serve):
-    """Find what of some kinds is there; the collector rests until the end of the test."""
-    gc.disable()
-    yield lambda *kinds: [one for one in gc.get_objects() if isinstance(one, kinds)]
-    gc.enable()
+        backend.cut_all()
+        del exchange
+
+        await soon(lambda: uncollected(BackendConnection) == [], HERE_S)
 
 
 class TestStall:

@@ -7,6 +7,7 @@ unpacked: an answer in another encoding than plain bytes is refused.
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any, TypeGuard
@@ -51,6 +52,10 @@ class _Reading:
         self._parser.feed_data(piece)
         if self._heard_bytes - len(self.body) > BESIDE_BYTES + len(self.body):
             raise Unheard("too much comes beside its body: heads, trailers or frames of chunks")
+
+    def close(self) -> None:
+        """Let the parser go, which holds this: else both, and the body, wait for the garbage collector."""
+        del self._parser
 
     def on_message_begin(self) -> None:
         self.framed = False
@@ -106,8 +111,9 @@ async def ask(
 
 async def _heard(reader: asyncio.StreamReader, most_bytes: int) -> tuple[int, bytes]:
     reading = _Reading(most_bytes)
-    while not reading.done and (piece := await reader.read(_PIECE_BYTES)):
-        reading.feed(piece)
+    with contextlib.closing(reading):
+        while not reading.done and (piece := await reader.read(_PIECE_BYTES)):
+            reading.feed(piece)
     if not reading.done and (reading.status < 200 or reading.framed):
         raise Unheard("the connection broke")
     return reading.status, bytes(reading.body)

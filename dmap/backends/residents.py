@@ -165,6 +165,7 @@ class Residents:
         if self._residents.get(model) is resident:
             del self._residents[model]
         child = resident.child
+        child.log.hide(())
         if resident.loaded and not child.ending:
             reason = resident.reason("")
             fields = {"model": model, "pid": child.pid, "status": child.status, "reason": reason}

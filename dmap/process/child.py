@@ -14,7 +14,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from dmap.process import launch, marks
@@ -65,7 +65,6 @@ class Child:
         self.ending = False
         self.status: int | None = None
         self._killed = False
-        self._gone = gone
         self._stop_by = tuple(stop)
         self._stop_s = stop_s
         self._mark = marks.new()
@@ -76,7 +75,7 @@ class Child:
         self._stopping: asyncio.Task[None] | None = None
         self._first: asyncio.Future[str] = loop.create_future()
         # Its owner is end(): whoever makes a child must call that, unless `gone` was called before.
-        self._life = errand(self._live(command), f"child {command[0]}")
+        self._life = errand(self._live(command, gone), f"child {command[0]}")
 
     @property
     def pid(self) -> int | None:
@@ -161,18 +160,19 @@ class Child:
                 return
             await asyncio.sleep(_STOP_AGAIN_S)
 
-    async def _live(self, command: Sequence[str]) -> None:
+    async def _live(self, command: Sequence[str], gone: Callable[[], None]) -> None:
         try:
-            await self._run(command)
+            with _standard_input() as stdin:
+                await self._run(command, stdin)
         except (OSError, ValueError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else exc
             self.log.add(f"cannot start {command[0]}: {reason}".encode(errors="replace"))
         finally:
             if self._kill:
                 self._kill.cancel()
-            self._gone()
+            gone()
 
-    async def _run(self, command: Sequence[str]) -> None:
+    async def _run(self, command: Sequence[str], stdin: int) -> None:
         if any("\0" in text for text in (*command, *self._environment.values())):
             raise ValueError("a NUL in it would end it there")
         pipe = asyncio.subprocess.PIPE
@@ -181,7 +181,7 @@ class Child:
         launcher = (sys.executable, "-I", "-S", launch.__file__, str(os.getpid()), *mark)
         self._process = process = await asyncio.create_subprocess_exec(
             *(*launcher, *command),
-            stdin=pipe,
+            stdin=stdin,
             stdout=pipe,
             stderr=pipe,
             env=self._environment,
@@ -191,7 +191,7 @@ class Child:
             self.kill()
         elif self.ending:
             self._stop()
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdout and process.stderr
         readers = [
             errand(self._listen(process.stdout), "stdout"),
             errand(self.log.follow(process.stderr), "stderr"),
@@ -201,7 +201,6 @@ class Child:
             await self._clear()
             await asyncio.wait(readers, timeout=_LAST_WORDS_S)
         finally:
-            process.stdin.close()
             await end(*readers)
 
     async def _clear(self) -> None:
@@ -227,6 +226,22 @@ class Child:
             self.log.add(first)
             self._first.set_result(first.decode(errors="replace").strip())
         await self.log.follow(stdout)
+
+
+@contextlib.contextmanager
+def _standard_input() -> Iterator[int]:
+    """
+    Yield what a child can read, which has no end before that of the context.
+
+    asyncio's own pipe for writing holds its process and is held by it, so both would wait for the garbage
+    collector.
+    """
+    ends = os.pipe()
+    try:
+        yield ends[0]
+    finally:
+        for each in ends:
+            os.close(each)
 
 
 async def run_once(

@@ -11,7 +11,7 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from dmap.logfmt import Line
@@ -54,12 +54,12 @@ class Log:
         self._lines: deque[str] = deque(maxlen=self.LINES)
         self._clock = clock
         self._may, self._seen_at, self._untold = float(self.BURST), self._clock(), 0
-        self._secrets: re.Pattern[str] | None = None
+        self._secrets: Sequence[str] = ()
 
     def hide(self, secrets: Iterable[str]) -> None:
         """Mask *secrets*, and only these, in the lines from now on."""
-        longest_first = sorted(set(secrets), key=len, reverse=True)
-        self._secrets = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        # No pattern: `re` would keep the last 512 of them, and with them the keys of children long gone.
+        self._secrets = sorted(set(secrets), key=len, reverse=True)
 
     def since(self, after: int) -> list[str]:
         """Return the lines after the one with the number *after*, oldest first, as far as they are kept."""
@@ -90,8 +90,8 @@ class Log:
         text = line.decode(errors="replace").replace("\t", " ")
         if not text.isprintable():
             text = "".join(filter(str.isprintable, _ACTS.sub("", text)))
-        if self._secrets is not None:
-            text = self._secrets.sub(MASK, text)
+        for secret in self._secrets:
+            text = text.replace(secret, MASK)
         return text.encode()[: self.LINE_BYTES].decode(errors="ignore").strip()
 
     def _tell(self, text: str) -> None:

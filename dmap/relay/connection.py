@@ -149,6 +149,7 @@ class BackendConnection(asyncio.Protocol):
         before, exchange = self.state, self._exchange
         self._exchange = None
         self._turn(State.CLOSED)
+        del self._parser  # it holds this: else both wait for the garbage collector
         if exchange is None:
             self._forget(self)
             return
