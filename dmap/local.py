@@ -78,7 +78,7 @@ def _new_key(options: argparse.Namespace) -> None:
     except ConfigProblem as exc:
         options.refuse("; ".join(exc.problems))
     if options.expires is not None and date.fromisoformat(options.expires) <= date.today():
-        options.refuse(f"--expires: the key would be refused from the first, for {options.expires} is here")
+        options.refuse(f"--expires: {options.expires} has come: the key would be refused from the first")
     print(text)
 
 

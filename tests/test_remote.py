@@ -314,7 +314,7 @@ async def test_something_else_answers(command) -> None:
     assert (code, out, err) == (1, "", f"dmap: what answers at {other.url} is not dmap\n")
 
 
-@pytest.mark.parametrize("command", ["status", "models", "cancel x"])
+@pytest.mark.parametrize("command", ["status", "models", "cancel x", "load x", "drain gpu0", "reload"])
 async def test_another_version_answers(command) -> None:
     """JSON of another form than dmap's is told so, too."""
     async with scripted(answer(b'{"data": [{}], "open": [{}]}')) as (other, _):
@@ -390,6 +390,14 @@ class TestCancel:
             code, out, err = await run(daemon.url, "cancel", "e")
 
         assert (code, out, err) == (1, "", "dmap: 2 requests end in 'e': req_ae, req_be\n")
+        assert len(heads) == 1
+
+    async def test_of_no_id(self) -> None:
+        """An empty id, as of a shell's variable that is not set, ends nothing, if only one is open, too."""
+        async with scripted(answer(b'{"open": [{"id": "req_one"}]}')) as (daemon, heads):
+            code, out, err = await run(daemon.url, "cancel", "")
+
+        assert (code, out, err) == (1, "", "dmap: which request? The end of its id will do, as dmap status shows it\n")
         assert len(heads) == 1
 
     async def test_of_a_running_daemon(self, proxy: Proxy) -> None:

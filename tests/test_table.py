@@ -51,6 +51,9 @@ def test_what_is_not(path):
     [
         ("/chat/completions", "/v1/chat/completions? A client's base URL ends in /v1, once"),
         ("/v1/v1/chat/completions", "/v1/chat/completions? A client's base URL ends in /v1, once"),
+        ("/models/m", "/v1/models/m? A client's base URL ends in /v1, once"),
+        ("/v1/v1/models/org/m", "/v1/models/org/m?"),
+        ("/chat/completions/", "/v1/chat/completions?"),
         ("/models", "/v1/models? A client's base URL ends in /v1, once"),
         ("//v1/chat/completions", "/v1/chat/completions?"),
         ("/openai/v1/embeddings", "/v1/embeddings?"),

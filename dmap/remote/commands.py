@@ -143,7 +143,7 @@ def _cancel(options: argparse.Namespace) -> int:
     queue = asyncio.run(daemon.ask("/admin/queue"))
     id = shown(daemon, queue, lambda told: the_one(told, options.id))
     answer = asyncio.run(daemon.ask(f"/admin/queue/{quote(id, safe='')}/cancel", {}))
-    print("\n".join(plain(each) for each in summary(answer, id)))
+    print(_summed_up(daemon, answer, id))
     return 0
 
 
@@ -152,6 +152,12 @@ def _order(options: argparse.Namespace) -> int:
     order: dict[str, Any] = {options.field: options.argument} if options.field else {}
     if options.path == "/admin/models/load":
         order["activate"] = False  # to have a model ready is not to choose it; `dmap activate` does
-    answer = asyncio.run(_daemon(options).ask(options.path, order))
-    print("\n".join(plain(each) for each in summary(answer, options.argument)))
+    daemon = _daemon(options)
+    answer = asyncio.run(daemon.ask(options.path, order))
+    print(_summed_up(daemon, answer, options.argument))
     return 0
+
+
+def _summed_up(daemon: DaemonClient, answer: Any, argument: str) -> str:
+    """Return what is to be shown of the *answer* to an order; another server's 200 means nothing."""
+    return shown(daemon, answer, lambda told: "\n".join(map(plain, summary(told, argument))))

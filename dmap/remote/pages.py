@@ -117,13 +117,17 @@ def _served(status: _Json) -> Iterator[list[str]]:
 
 
 def summary(answer: _Json, argument: str) -> Iterator[str]:
-    """Yield the lines that sum up an answer: what was done, with what, what was not, what is left."""
+    """
+    Yield the lines that sum up an answer: what was done, with what, what was not, what is left.
+
+    Raises `KeyError` if it does not say what was done: then it is none of dmap's.
+    """
     about = [str(answer.get("model", argument))]
     if answer.get("backend"):
         about.append(f"on {answer['backend']}")
     if "took_s" in answer:
         about.append(f"in {duration(answer['took_s'])}")
-    yield f"{answer.get('status', 'done')} {' '.join(about)}".rstrip()
+    yield f"{answer['status']} {' '.join(about)}".rstrip()
     if answer.get("message"):
         yield f"  {answer['message']}"
     config = answer.get("load_config") or {}
@@ -146,8 +150,10 @@ def the_one(queue: _Json, end: str) -> str:
     """
     Return the id of the one open request in `/admin/queue` whose id ends with *end*, else *end* itself.
 
-    The page does not list all of a very long queue.  Raises `Trouble` where several ids end so.
+    The page does not list all of a very long queue.  Raises `Trouble` where several ids end so, or all do.
     """
+    if not end:
+        raise Trouble("which request? The end of its id will do, as dmap status shows it")
     found = {each["id"] for each in queue["open"] if each["id"].endswith(end)}
     if len(found) > 1 and end not in found:
         raise Trouble(

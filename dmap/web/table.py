@@ -77,9 +77,10 @@ def find(method: str, path: str, *, passes: bool = False) -> tuple[Handler, str]
 
 def _hint(path: str) -> str:
     """Tell which path was most likely meant; nothing if that does not show."""
-    for meant in (f"/v1{path}", f"/v1{path.rpartition('/v1')[2]}", path.rstrip("/"), path.lower()):
-        if meant != path and meant in PATHS:
-            return f"did you mean {meant}? {_BASES[meant.startswith('/v1/messages')]}"
+    whole = path.rstrip("/")
+    for meant in (f"/v1{whole}", f"/v1{whole.rpartition('/v1')[2]}", whole, path.lower()):
+        if meant != path and (meant in PATHS or _named(meant)[0] is not None):
+            return f"did you mean {meant[:256]}? {_BASES[meant.startswith('/v1/messages')]}"
     return ""
 
 
