@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,65 @@ async def test_down_and_up_are_told_once(server: RedisServer, caplog: Any) -> No
         await connection.probe("test", *PING)
 
     assert [line.split()[0] for line in caplog.messages] == ["redis_up", "redis_down", "redis_up"]
+
+
+@needs_redis
+async def test_what_redis_refuses_fails_alone(server: RedisServer, caplog: Any) -> None:
+    """Somebody's data under one key fails what needs that key, told once; the rest is answered."""
+    server("SET", "ours", "text")
+    async with connected(server.port, timeout_ms=1000) as connection:
+        asked = [connection.ask("events", "XLEN", "ours"), connection.ask("test", "ECHO", "me")]
+        bad, good = await asyncio.gather(*asked, return_exceptions=True)
+        reasons = [await refusal(connection, "events", "XLEN", "ours") for _ in range(2 * FAILURES)]
+
+        assert isinstance(bad, Away)
+        assert good == b"me"
+        assert connection.is_up
+        assert {reason.split()[1] for reason in reasons} == {"WRONGTYPE"}
+    told = [line for line in caplog.messages if line.startswith("redis_refused")]
+    assert len(told) == 1
+    assert "op=events" in told[0]
+
+
+async def refusal(connection: Connection, op: str, *command: str) -> str:
+    """Ask for what Redis refuses; return why."""
+    with pytest.raises(Away) as caught:
+        await connection.ask(op, *command)
+    return str(caught.value)
+
+
+@needs_redis
+async def test_a_probe_that_is_refused_leads_down(server: RedisServer, caplog: Any) -> None:
+    """A Redis that takes no writes, as a replica, is away after one probe; the log has its own words."""
+    async with connected(server.port, timeout_ms=1000) as connection:
+        server("REPLICAOF", "127.0.0.1", "1")
+
+        with pytest.raises(Away, match="read only replica"):
+            await connection.probe("beat", "SET", "secret-key", "secret-value")
+
+        assert not connection.is_up
+    assert "secret" not in caplog.text
+
+
+@needs_redis
+async def test_a_redis_that_stays_slow_is_down(server: RedisServer, caplog: Any) -> None:
+    """A Redis that answers, but later than requests wait, stays down: nobody waits for it again and again."""
+    caplog.set_level("INFO", "dmap.shared.connection")
+    async with slow_line(server.port) as line, connected(line.port) as connection:
+        line.delay_s = 0.3
+        await refused(connection, FAILURES)
+
+        for_good = [await probed(connection) for _ in range(3)]
+
+        assert for_good == [False] * 3
+    assert [line.split()[0] for line in caplog.messages] == ["redis_up", "redis_down"]
+
+
+async def probed(connection: Connection) -> bool:
+    """Tell whether it is up after a probe."""
+    with suppress(Away):
+        await connection.probe("test", *PING)
+    return connection.is_up
 
 
 async def test_nobody_listens_there() -> None:

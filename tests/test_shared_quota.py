@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import itertools
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
@@ -237,6 +238,16 @@ async def test_lua_lets_in_what_python_does(server: RedisServer, per_min: int) -
 
     assert let_in == begun(Pace(), per_min, times)
     assert 0 < len(let_in) < len(times)
+
+
+async def test_a_clock_of_redis_that_went_back(server: RedisServer) -> None:
+    """What was counted by a clock that has gone back since is no reason to refuse anybody for long."""
+    server("ZADD", "busy", (time.time() + 3600) * 1e6, "left behind")
+
+    said = [server("EVAL", scripts._BEGIN, 2, "rate", "busy", 0, 1, each, scripts.BUSY_S) for each in ("a", "b")]
+
+    assert said == [[0, 0], [1, 0]]
+    assert server("ZRANGE", "busy", 0, -1) == ["a"]
 
 
 def test_what_all_have_said_counts() -> None:

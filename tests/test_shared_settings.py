@@ -150,6 +150,21 @@ async def test_what_nobody_understands_changes_nothing(
     assert any("shared_settings_not_understood" in line for line in caplog.messages)
 
 
+@pytest.mark.parametrize("version", ["abc", "-3", "1.5", "1e300", "9" * 40, ""])
+async def test_a_version_that_is_none(
+    two: list[Any], server: RedisServer, caplog: Any, version: str
+) -> None:
+    """What somebody else has written as a version is replaced by the copy that the dmaps have."""
+    await order(two[0], "one")
+    await soon(lambda: saved(two[1]).active == "one", SOON_S)
+
+    server("HSET", "dmap:saved", "version", version)
+
+    await soon(lambda: server("HGET", "dmap:saved", "version") == "1", SOON_S)
+    assert all(each.proxy.shared.is_up for each in two)
+    assert "bug" not in caplog.text
+
+
 async def test_what_is_of_one_dmap_stays_there(two: list[Any]) -> None:
     """What is drained, and what loads take, is each dmap's own."""
     two[0].proxy.saved = replace(saved(two[0]), drained=frozenset({"gpu0"}))

@@ -116,7 +116,7 @@ async def test_what_is_lost_is_told(server: RedisServer) -> None:
         assert seen(two)[1] == ("one", "debug.missed", {"missed": 15})
 
 
-async def test_events_that_nobody_understands(server: RedisServer) -> None:
+async def test_events_that_nobody_understands(server: RedisServer, caplog: Any) -> None:
     """What is no event, or one that is not known here, is passed over."""
     async with dmap(server, "one") as one, dmap(server, "two") as two:
         one.tell("config.reloaded", {})
@@ -126,10 +126,17 @@ async def test_events_that_nobody_understands(server: RedisServer) -> None:
         server(
             "XADD", KEY, "*", "from", "three", "run", "x", "first", "0", "events", '{"type":"new.one","at":1}'
         )
+        server("XADD", KEY, "*", b"\xff", b"\xff")
+        words = ("[1]", '["a"]', "[" * 100_000, '{"type":"switch.started","at":1,"unload":7}')
+        _ = [
+            server("XADD", KEY, "*", "from", "three", "run", each, "first", "0", "events", each)
+            for each in (*words, '{"type":"request.finished","at":1,"model":"m"}', '"text"')
+        ]
         one.tell("config.refused", {"problems": []})
 
         await soon(lambda: len(seen(two)) == 2, 10)
         assert [type for _, type, _ in seen(two)] == ["config.reloaded", "config.refused"]
+        assert "bug" not in caplog.text
 
 
 async def test_the_stream_of_a_daemon(start: Any, backend: Any, server: RedisServer) -> None:

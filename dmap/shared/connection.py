@@ -6,9 +6,11 @@ was asked (Redis, "Pipelining").  So one connection is enough, a crowd costs a f
 who asks can be cancelled in the middle of a command: the answer to it is read by the one task that sent it,
 whether somebody still wants it or not.  An answer under a wrong key (redis-py #2624) cannot come about.
 
-There are two states.  Up: commands are sent; `FAILURES` round trips in a row that fail lead down.  Down:
-each command fails at once with `Away`, and only the probe is sent; the first one that is answered leads up.
-Before the first probe the state is down, so no request ever waits for a connection to be made.
+There are two states.  Up: commands are sent; `FAILURES` round trips in a row that fail lead down, and so does
+a probe that Redis refuses, as one that is full does.  Another command that it refuses fails alone: somebody's
+data under one key is no reason to go without the others.  Down: each command fails at once with `Away`, and
+only the probe is sent; the first one that is answered in time leads up.  Before the first probe the state is
+down, so no request ever waits for a connection to be made.
 """
 
 import asyncio
@@ -39,6 +41,10 @@ _log = logging.getLogger(__name__)
 
 class Away(Exception):
     """Redis does not answer, or not in time.  What was asked may have been done all the same."""
+
+
+class _Refused(Away):
+    """Redis has answered with an error."""
 
 
 class _Asked(NamedTuple):
@@ -78,6 +84,7 @@ class Connection:
         self._bell = asyncio.Event()
         self._failures = 0
         self._was_told = False
+        self._refused = set[str]()
 
     async def ask(self, op: str, *command: Any) -> Any:
         """
@@ -105,11 +112,18 @@ class Connection:
 
     async def probe(self, op: str, *command: Any) -> Any:
         """Return the answer to *command*, also in the state down, which an answer ends; raises `Away`."""
-        if self.is_up:
-            return await self.ask(op, *command)
-        began = asyncio.get_running_loop().time()
-        answers = await self._round_trip([_Asked(op, command, began, None)], CONNECT_S)
-        return answers[0]
+        try:
+            if self.is_up:
+                return await self.ask(op, *command)
+            clock = asyncio.get_running_loop().time
+            await self._round_trip([_Asked(op, ("PING",), clock(), None)], CONNECT_S)
+            # What takes longer than requests would wait does not lead up, or it would lead down again.
+            answers = await self._round_trip([_Asked(op, command, clock(), None)], self._within_s)
+            answer = _checked(answers[0])
+        except _Refused as error:
+            raise self._failed(str(error), at_once=True) from None
+        self._answered()
+        return answer
 
     async def run(self) -> None:
         """Send what is asked, for ever."""
@@ -135,7 +149,8 @@ class Connection:
         try:
             answers = await self._round_trip(batch, self._within_s)
             for asked, answer in zip(batch, answers, strict=True):
-                _settle(asked, answer)
+                _settle(asked, self._heard(asked.op, answer))
+            self._failures = 0
         except Away as error:
             for asked in batch:
                 _settle(asked, error)
@@ -144,32 +159,42 @@ class Connection:
                 _settle(asked, Away("dmap is shutting down"))
 
     async def _round_trip(self, batch: list[_Asked], within_s: float) -> list[Any]:
-        """Return the answers to *batch*, all of them good; raises `Away`."""
+        """Return the answers to *batch*, some of which may be errors; raises `Away`."""
         clock = asyncio.get_running_loop().time
         pipeline = self._redis.pipeline(transaction=False)
         for asked in batch:
             pipeline.execute_command(*asked.command)
         try:
             async with asyncio.timeout(within_s):
-                answers: list[Any] = await pipeline.execute()
+                answers: list[Any] = await pipeline.execute(raise_on_error=False)
         except (RedisError, OSError, TimeoutError) as exc:
             # redis-py has closed a connection whose answer was not read to its end.
             raise self._failed(_why(exc)) from exc
         now = clock()
         for asked in batch:
             self._observe(now - asked.at, asked.op)
-        self._answered()
         return answers
+
+    def _heard(self, op: str, answer: Any) -> Any:
+        """Return *answer*, or the `Away` that it means, which is told once."""
+        try:
+            return _checked(answer)
+        except _Refused as error:
+            if op not in self._refused:
+                self._refused.add(op)
+                _log.warning(Line("redis_refused", {"at": self._place, "op": op, "reason": str(error)}))
+            return error
 
     def _answered(self) -> None:
         self._failures = 0
         if not self.is_up:
             self.is_up, self.reason, self._was_told = True, "", False
+            self._refused.clear()
             _log.info(Line("redis_up", {"at": self._place}))
 
-    def _failed(self, reason: str) -> Away:
+    def _failed(self, reason: str, *, at_once: bool = False) -> Away:
         self._failures += 1
-        if self.is_up and self._failures < FAILURES:
+        if self.is_up and self._failures < FAILURES and not at_once:
             return Away(reason)
         self.is_up, self.reason = False, reason
         self._refuse(Away(reason))
@@ -191,6 +216,13 @@ def _settle(asked: _Asked, outcome: Any) -> None:
         asked.answer.set_exception(outcome)
     else:
         asked.answer.set_result(outcome)
+
+
+def _checked(answer: Any) -> Any:
+    """Return *answer*; raises `_Refused` if it is an error."""
+    if isinstance(answer, RedisError):
+        raise _Refused(_why(answer))
+    return answer
 
 
 def _why(exc: BaseException) -> str:

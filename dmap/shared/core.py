@@ -12,7 +12,7 @@ from dmap.owner import here, own_name, told_of
 from dmap.shared.connection import Away, Connection
 from dmap.shared.leases import Leases
 from dmap.shared.quota import Quotas
-from dmap.shared.settings import SharedSettings
+from dmap.shared.settings import VERSION, SharedSettings
 from dmap.shared.stream import EventStream
 
 BEAT_S = 0.5
@@ -22,12 +22,13 @@ RENEW_S = 10.0
 GONE_S = 6
 """A dmap that has not been heard of for so long is not counted any more."""
 
-_BEAT = """
+_BEAT = f"""{VERSION}
 local now = tonumber(redis.call('TIME')[1])
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], now + ARGV[2] + 1, '+inf') -- the clock went back
 redis.call('EXPIRE', KEYS[1], ARGV[2] * 2)
-return {redis.call('ZCARD', KEYS[1]), tonumber(redis.call('HGET', KEYS[2], 'version') or '0')}
+return {{redis.call('ZCARD', KEYS[1]), version_of(KEYS[2])}}
 """
 
 

@@ -31,6 +31,8 @@ _BEGIN = f"""{_PACE}
 local per_min, parallel = tonumber(ARGV[1]), tonumber(ARGV[2])
 if parallel > 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+  local latest = now + (ARGV[4] + 1) * 1000000 -- later ones are from before the clock went back
+  redis.call('ZREMRANGEBYSCORE', KEYS[2], string.format('%.0f', latest), '+inf')
   local running = redis.call('ZCARD', KEYS[2])
   if running >= parallel then return {{running, 0}} end
 end

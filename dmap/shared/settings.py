@@ -19,11 +19,18 @@ from dmap.state import Saved, saved_of, text_of
 TRIES = 5
 """So often an order is done anew because another one came in between."""
 
-_WRITE = """
-local version = tonumber(redis.call('HGET', KEYS[1], 'version') or '0')
-if version ~= tonumber(ARGV[1]) then return {0, version} end
+VERSION = """
+local function version_of(key)
+  local text = redis.call('HGET', key, 'version') or ''
+  return #text < 16 and tonumber(string.match(text, '^%d+$')) or 0
+end
+"""
+"""What is no version, because somebody else has written it, counts as none."""
+_WRITE = f"""{VERSION}
+local version = version_of(KEYS[1])
+if version ~= tonumber(ARGV[1]) then return {{0, version}} end
 redis.call('HSET', KEYS[1], 'version', ARGV[2], 'json', ARGV[3])
-return {1, tonumber(ARGV[2])}
+return {{1, tonumber(ARGV[2])}}
 """
 _DOWN = "Redis does not answer, so the other dmaps could not learn it; nothing was set"
 
@@ -92,10 +99,10 @@ class SharedSettings:
         """Have the copy in Redis hold here, if it is newer."""
         version, text = await self._connection.ask("saved", "HMGET", self.key, "version", "json")
         mine = self.mine()
-        if version is None or int(version) <= mine.shared_version:
+        if version is None or not version.isdigit() or int(version) <= mine.shared_version:
             return
         try:
-            theirs = saved_of(text)
+            theirs = saved_of(text or b"")
         except ValueError as exc:
             _log.error(Line("shared_settings_not_understood", {"reason": str(exc).partition("\n")[0]}))
             theirs = mine

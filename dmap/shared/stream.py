@@ -87,17 +87,17 @@ class EventStream:
         command = ("XRANGE", self._key, b"(" + self._read, "+", "COUNT", READ)
         for id, fields in await self._connection.ask("events", *command):
             self._read = id
-            self._take({name.decode(): value for name, value in fields.items()})
+            self._take(fields)
 
-    def _take(self, fields: dict[str, bytes]) -> None:
+    def _take(self, fields: dict[bytes, bytes]) -> None:
         """Take one entry."""
         try:
-            origin, run, first = fields["from"].decode(), fields["run"].decode(), int(fields["first"])
-            events = [json.loads(line) for line in fields["events"].splitlines()]
+            origin, run, first = fields[b"from"].decode(), fields[b"run"].decode(), int(fields[b"first"])
+            events = [json.loads(line) for line in fields[b"events"].splitlines()]
             if run != self._run:
                 self._note_missed(origin, run, first, len(events))
                 self._relay(origin, events)
-        except (KeyError, TypeError, ValueError) as exc:  # of another version of dmap
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as exc:  # of another version of dmap
             _log.debug(Line("events_not_understood", {"reason": str(exc)[:200]}))
 
     def _note_missed(self, origin: str, run: str, first: int, count: int) -> None:
@@ -111,6 +111,11 @@ class EventStream:
     def _relay(self, origin: str, events: list[dict[str, Any]]) -> None:
         for event in events:
             type, at = event.pop("type"), float(event.pop("at"))
-            event.pop("number", None)
-            if type in TYPES:
+            _ = event.pop("number", None), event.pop("dmap", None)
+            if type in TYPES and _is_whole(event):
                 self._bus.relay(type, at, event, origin)
+
+
+def _is_whole(fields: dict[str, Any]) -> bool:
+    """Tell whether *fields* are what readers choose by, as those of our own events are."""
+    return ("model" not in fields or "backend" in fields) and isinstance(fields.get("unload", []), list)
