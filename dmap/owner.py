@@ -10,8 +10,10 @@ It is a guard against mistakes, not a fence.
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import ipaddress
+import logging
 import os
 import socket
 import struct
@@ -19,6 +21,7 @@ from collections.abc import AsyncGenerator, Mapping
 from urllib.parse import urlsplit
 
 from dmap.config import Config, ConfigProblem
+from dmap.logfmt import Line
 from dmap.sections.types import is_loopback
 
 WAIT_S = 2.0
@@ -28,6 +31,11 @@ ASK_S = 0.5
 TOLD = 512
 """Bytes of that, at the most."""
 
+_log = logging.getLogger(__name__)
+
+_BRIDGE = ipaddress.ip_network("172.17.0.0/16")
+"""What Docker gives to the containers of each host, and to the host itself."""
+_BOOT = "/proc/sys/kernel/random/boot_id"
 _PORTS = {"http": 80, "https": 443}
 _TURN_S = 0.05
 
@@ -74,7 +82,12 @@ async def owning(servers: Mapping[str, str], told: str) -> AsyncGenerator[None]:
     try:
         for place in dict.fromkeys(map(place_of, servers.values())):
             backends = [name for name, url in servers.items() if place_of(url) == place]
-            sock = await _held(place, backends[0])
+            try:
+                sock = await _held(place, backends[0])
+            except OSError as exc:  # no such sockets here, or not for us: that is no other dmap
+                told_why = {"backend": backends[0], "reason": f"no lock on this host: {exc.strerror}"}
+                _log.warning(Line("server_unchecked", told_why))
+                continue
             held.append(sock)
             loop.add_reader(sock, _introduce, sock, told)
         yield
@@ -85,7 +98,7 @@ async def owning(servers: Mapping[str, str], told: str) -> AsyncGenerator[None]:
 
 
 async def _held(place: tuple[str, int], backend: str) -> socket.socket:
-    """Return the socket that has the name of *place*."""
+    """Return the socket that has the name of *place*; raises `OSError` if there can be none."""
     name = b"\0dmap/" + hashlib.sha256(f"{place[0]}:{place[1]}".encode()).hexdigest()[:32].encode()
     clock = asyncio.get_running_loop().time
     until = clock() + WAIT_S
@@ -95,8 +108,10 @@ async def _held(place: tuple[str, int], backend: str) -> socket.socket:
             sock.bind(name)
             sock.listen()
             return sock
-        except OSError:
+        except OSError as exc:
             sock.close()
+            if exc.errno != errno.EADDRINUSE:
+                raise
         if clock() >= until:
             other = await asyncio.to_thread(_ask, name)
             problem = f"another dmap on this host switches the models of this server: {other}"
@@ -130,20 +145,43 @@ def _ask(name: bytes) -> str:
 
 def own_name() -> str:
     """Return what this host is called, with what tells it from another one of the same name."""
-    try:
-        with open("/etc/machine-id", encoding="ascii") as file:
-            number = file.read(32)
-    except (OSError, ValueError):
-        number = ""
+    number = _read("/etc/machine-id") or _read(_BOOT)  # a container may lack the first
     return f"{socket.gethostname()}/{hashlib.sha256(number.encode()).hexdigest()[:8]}"
 
 
 def names_of(url: str) -> list[str]:
-    """Return what this and other hosts may call the server at *url*: its host by name and by address."""
+    """
+    Return what this and other hosts may call the server at *url*: its host by name and by address.
+
+    A name that each host has for another server, as `lmstudio` in a compose file, is one of this host only.
+    """
     host, port = place_of(url)
     if host != "localhost":
-        return [f"{host}:{port}"]
+        return [f"{_kernel()}/{host}:{port}" if _is_local(host) else f"{host}:{port}"]
     return [f"{each}:{port}" for each in (socket.gethostname().lower(), *_own_address())]
+
+
+def _is_local(host: str) -> bool:
+    """Tell whether *host* may be another one seen from another host."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith(".internal")
+    return address.is_link_local or (address.version == 4 and address in _BRIDGE)
+
+
+def _kernel() -> str:
+    """Return what the containers of this host have in common with each other, and with no other host."""
+    return _read(_BOOT) or own_name()
+
+
+def _read(path: str) -> str:
+    """Return the number in the file at *path*, nothing if there is none."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read(64).strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def _own_address() -> list[str]:

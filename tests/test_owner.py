@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import re
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
@@ -111,6 +113,37 @@ def test_spellings_of_this_host(host: str) -> None:
     """However this host is spelled, it is one place; others call it by its name."""
     assert place_of(f"http://{host}:1234/v1") == ("localhost", 1234)
     assert all(name.endswith(":1234") and "localhost" not in name for name in names_of(f"http://{host}:1234"))
+
+
+@pytest.mark.parametrize("host", ["lmstudio", "host.docker.internal", "172.17.0.1", "[fe80::1]"])
+def test_names_that_mean_another_server_elsewhere(host: str) -> None:
+    """What each host calls a server of its own is told apart from what another host calls so."""
+    assert re.fullmatch(r"[0-9a-f-]{36}/.*:1234", "".join(names_of(f"http://{host}:1234")))
+
+
+@pytest.mark.parametrize("host", ["studio.example", "192.0.2.7", "172.18.0.1", "2001:db8::1"])
+def test_names_that_mean_one_server_everywhere(host: str) -> None:
+    """What all hosts call one server is its name as it is."""
+    assert names_of(f"http://{f'[{host}]' if ':' in host else host}:1234") == [f"{host}:1234"]
+
+
+def test_a_host_that_has_no_such_lock() -> None:
+    """Where the lock cannot be taken, for whatever reason but another dmap, the daemon goes on unchecked."""
+    code = """
+import asyncio, os, resource
+from dmap.owner import owning
+async def main():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, 4096))
+    async with owning({"studio": "http://127.0.0.1:65533"}, "me"):
+        print("goes on")
+asyncio.run(main())
+"""
+
+    said = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=False)
+
+    assert said.stdout == "goes on\n"
+    assert "server_unchecked backend=studio" in said.stderr
+    assert "Too many open files" in said.stderr
 
 
 @pytest.mark.parametrize("host", ["192.0.2.7", "studio.example", "0.0.0.0"])

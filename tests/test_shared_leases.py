@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tests.redis_server import RedisServer, redis_server
 LACKS = why_not("redis-server")
 pytestmark = pytest.mark.skipif(bool(LACKS), reason=LACKS)
 SERVERS = {"studio": "http://studio.example:1234"}
+LEASE = "dmap:owner:studio.example:1234"
 
 
 @pytest.fixture
@@ -30,10 +31,12 @@ async def server(tmp_path: Path) -> AsyncGenerator[RedisServer]:
 
 
 @asynccontextmanager
-async def shared_by(host: str, server: RedisServer) -> AsyncGenerator[Shared]:
+async def shared_by(
+    host: str, server: RedisServer, servers: Mapping[str, str] = SERVERS
+) -> AsyncGenerator[Shared]:
     """Run what a dmap of *host* shares."""
     shared = Shared(
-        RedisSection(url=server.url, timeout_ms=1000), lambda *_: None, SERVERS, Bus(9, time.time), host
+        RedisSection(url=server.url, timeout_ms=1000), lambda *_: None, servers, Bus(9, time.time), host
     )
     async with shared.running():
         yield shared
@@ -77,17 +80,53 @@ async def test_a_restart_on_the_same_host(server: RedisServer) -> None:
 async def left_behind(host: str, server: RedisServer) -> Shared:
     """Leave a lease behind as a killed dmap does."""
     async with shared_by(host, server) as shared:
-        fields = server("HGETALL", "dmap:owner:studio.example:1234")
+        fields = server("HGETALL", LEASE)
         pairs = [each for pair in fields.items() for each in pair]
-    server("HSET", "dmap:owner:studio.example:1234", *pairs)
-    server("EXPIRE", "dmap:owner:studio.example:1234", LEASE_S)
+    server("HSET", LEASE, *pairs)
+    server("EXPIRE", LEASE, LEASE_S)
     return shared
+
+
+async def test_each_host_has_a_server_of_its_own(server: RedisServer) -> None:
+    """Two hosts of one name or address, each with a server on itself, are in nobody's way."""
+    own = {"studio": "http://127.0.0.1:1234"}
+    async with shared_by("ubuntu/1", server, own) as one, shared_by("ubuntu/2", server, own) as two:
+        assert (one.leases.others, two.leases.others) == ({}, {})
+    assert server("KEYS", "dmap:owner:*") == []
+
+
+async def test_a_lease_that_never_ends(server: RedisServer) -> None:
+    """A lease without a living dmap is taken over, also one that a clock gone back keeps for an hour."""
+    await left_behind("box1", server)
+    server("PERSIST", LEASE)
+
+    async with shared_by("box2", server):
+        assert server("HGET", LEASE, "owner") == "box2"
+        assert 0 < server("TTL", LEASE) <= LEASE_S
+
+
+async def test_a_lease_that_is_none(server: RedisServer) -> None:
+    """What somebody else has put under the name of a lease keeps nobody from starting."""
+    server("HSET", LEASE, "owner", "somebody", "beats", "many")
+
+    async with shared_by("box1", server):
+        assert server("HGET", LEASE, "owner") == "box1"
+
+
+async def test_another_type_under_the_name_of_a_lease(server: RedisServer, caplog: Any) -> None:
+    """Where the lease cannot be asked for, nothing is checked, and all else goes on."""
+    server("SET", LEASE, "text")
+
+    async with shared_by("box1", server) as shared:
+        assert shared.is_up
+
+    assert any("server_unchecked backend=studio" in line for line in caplog.messages)
 
 
 async def test_who_loses_it_goes_on_and_says_so(server: RedisServer, caplog: Any) -> None:
     """A dmap whose lease went to another one while it was cut off goes on, with a warning."""
     async with shared_by("box1", server) as first:
-        server("HSET", "dmap:owner:studio.example:1234", "owner", "box2", "told", "on box2, pid 7")
+        server("HSET", LEASE, "owner", "box2", "told", "on box2, pid 7")
 
         await soon(lambda: bool(first.leases.others), 3 * KEEP_S)
 

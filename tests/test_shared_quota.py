@@ -244,7 +244,8 @@ async def test_a_clock_of_redis_that_went_back(server: RedisServer) -> None:
     """What was counted by a clock that has gone back since is no reason to refuse anybody for long."""
     server("ZADD", "busy", (time.time() + 3600) * 1e6, "left behind")
 
-    said = [server("EVAL", scripts._BEGIN, 2, "rate", "busy", 0, 1, each, scripts.BUSY_S) for each in ("a", "b")]
+    begin = ("EVAL", scripts._BEGIN, 2, "rate", "busy", 0, 1)
+    said = [server(*begin, slot, scripts.BUSY_S) for slot in ("a", "b")]
 
     assert said == [[0, 0], [1, 0]]
     assert server("ZRANGE", "busy", 0, -1) == ["a"]

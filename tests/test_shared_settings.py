@@ -151,9 +151,7 @@ async def test_what_nobody_understands_changes_nothing(
 
 
 @pytest.mark.parametrize("version", ["abc", "-3", "1.5", "1e300", "9" * 40, ""])
-async def test_a_version_that_is_none(
-    two: list[Any], server: RedisServer, caplog: Any, version: str
-) -> None:
+async def test_a_version_that_is_none(two: list[Any], server: RedisServer, caplog: Any, version: str) -> None:
     """What somebody else has written as a version is replaced by the copy that the dmaps have."""
     await order(two[0], "one")
     await soon(lambda: saved(two[1]).active == "one", SOON_S)

@@ -4,6 +4,7 @@ Whose a model server is, over all hosts: a lease in Redis for each server that a
 It is a guard against two dmaps that are meant for one server, not a fence: what a dmap has begun when it
 loses its lease goes on.  On one host `owner` has kept the order already, so what another process of this host
 has left is taken over at once.  A lease that is not renewed while somebody waits for it is of a dead one.
+Two dmaps, each with a server on its own host, have two servers, even if their hosts have one name or address.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 from dmap.config import ConfigProblem
 from dmap.logfmt import Line
-from dmap.owner import names_of
+from dmap.owner import names_of, place_of
 from dmap.shared.connection import Away, Connection
 
 LEASE_S = 10
@@ -23,17 +24,23 @@ LOOK_S = 1.0
 """How often who waits for a lease looks whether it is renewed."""
 
 _CLAIM = """
+local free = {}
 for _, key in ipairs(KEYS) do
-  local owner = redis.call('HGET', key, 'owner')
-  if owner and owner ~= ARGV[1] then return redis.call('HMGET', key, 'told', 'beats') end
+  local said = redis.call('HMGET', key, 'owner', 'told', 'beats', 'own')
+  if not said[1] or said[1] == ARGV[1] or (said[3] or '') == ARGV[5] then
+    free[#free + 1] = key
+  elseif said[4] ~= '1' or ARGV[4] ~= '1' then
+    return {said[2] or said[1], said[3] or ''}
+  end
 end
-for _, key in ipairs(KEYS) do
-  redis.call('HSET', key, 'owner', ARGV[1], 'told', ARGV[2])
-  redis.call('HINCRBY', key, 'beats', 1)
+for _, key in ipairs(free) do
+  local beats = tonumber(redis.call('HGET', key, 'beats')) or 0 -- somebody may have written any
+  redis.call('HSET', key, 'owner', ARGV[1], 'told', ARGV[2], 'own', ARGV[4], 'beats', beats % 1e9 + 1)
   redis.call('EXPIRE', key, ARGV[3])
 end
 return {}
 """
+"""Owner, what it tells, seconds, whether the server is on its host, and `beats` of one that is dead."""
 _RELEASE = """
 for _, key in ipairs(KEYS) do
   if redis.call('HGET', key, 'owner') == ARGV[1] then redis.call('DEL', key) end
@@ -46,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 class _Other(NamedTuple):
     told: str
-    beats: int
+    beats: bytes
 
 
 class Leases:
@@ -61,6 +68,7 @@ class Leases:
     ) -> None:
         self.others: dict[str, str] = {}
         self._connection, self._owner, self._told = connection, owner, told
+        self._own = {name: int(place_of(url)[0] == "localhost") for name, url in servers.items()}
         self._keys = {
             name: [f"{prefix}owner:{each}" for each in names_of(url)] for name, url in servers.items()
         }
@@ -93,19 +101,21 @@ class Leases:
         clock, before = asyncio.get_running_loop().time, None
         until = clock() + LEASE_S
         while (other := await self._claim(backend)) is not None:
-            is_alive = before is not None and other.beats > before.beats
-            if is_alive or clock() > until:
+            before = before or other
+            if other.beats != before.beats:
                 problem = f"another dmap switches the models of this server: {other.told}; only one may"
                 raise ConfigProblem([f"backends.{backend}.url: {problem}"])
-            before = before or other
+            if clock() > until:  # the clock of Redis went back, or it would be over by now
+                await self._claim(backend, over=other.beats)
             await asyncio.sleep(LOOK_S)
 
-    async def _claim(self, backend: str) -> _Other | None:
-        """Take or renew the lease of *backend*; return who has it instead."""
+    async def _claim(self, backend: str, over: bytes = b"nobody") -> _Other | None:
+        """Take or renew the lease of *backend*, also *over* one that a dead dmap has; return who has it."""
         keys = self._keys[backend]
         command = ("EVAL", _CLAIM, len(keys), *keys, self._owner, self._told, LEASE_S)
+        command += (self._own[backend], over)
         said = await self._connection.ask("owner", *command)
-        return _Other(said[0].decode(errors="replace"), int(said[1])) if said else None
+        return _Other(said[0].decode(errors="replace"), said[1]) if said else None
 
     def _note(self, backend: str, other: _Other | None) -> None:
         if other is None:

@@ -97,7 +97,8 @@ class EventStream:
             if run != self._run:
                 self._note_missed(origin, run, first, len(events))
                 self._relay(origin, events)
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as exc:  # of another version of dmap
+        # Another version of dmap may write what this one does not know; other programs, anything.
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as exc:
             _log.debug(Line("events_not_understood", {"reason": str(exc)[:200]}))
 
     def _note_missed(self, origin: str, run: str, first: int, count: int) -> None:
