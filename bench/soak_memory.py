@@ -33,11 +33,8 @@ MIB = 2**20
 MODELS = ("tiny-sea", "tiny-kitchen", "tiny-brief")
 BESIDE_BYTES = 3 * 2**30
 """What the GPU has used beside the engines: nobody accounts for it."""
-GROWN = {"engine": 2.0, "left": 0.0, "unaccounted": 1.0, "dmap": 32.0, "files": 2.0}
-"""So much more is no growth, in MiB but for files: an allocator takes and gives back in pieces.
-
-dmap itself still grows by 20 to 30 KiB a switch, with and without `gpus`; no Python object is to blame.
-"""
+GROWN = {"engine": 2.0, "left": 0.0, "unaccounted": 1.0, "dmap": 2.0, "files": 2.0}
+"""So much more is no growth, in MiB but for files: an allocator takes and gives back in pieces."""
 CONFIG = """
 devices: {{gpu0: {{max_models: 1, cooldown_s: 0, patience_s: 0.01, residency: 0, gpus: [0]}}}}
 backends: {{engine: {{kind: gguf, path: {models}, device: gpu0, parallel: 1, threads: 1}}}}
