@@ -194,7 +194,8 @@ class Campaign:
             for gate in site.proxy.proxy.gates.values():
                 gate.resume()
             for path, body in BY_THE_BOOK.items():
-                sent = post(body, path, headers="Authorization: Bearer sk-all\r\n" if keyed else "")
+                key = "Authorization: Bearer sk-all\r\n" if keyed else ""
+                sent = post(body, path, headers=f"Content-Type: application/json\r\n{key}")
                 await self._one(Ask((sent,), sane=True, leave="wait", keyed=keyed))
 
     def held_bytes(self) -> int:

@@ -118,8 +118,8 @@ class TestUnload:
 
     async def test_waits_no_longer_than_told(self, gate: Gate, studio: FakeSwitcher) -> None:
         """After its time the wish is taken back: the model takes newcomers again."""
-        gate.configure(Device(cooldown_s=0, wait_s=0.01))
         async with gate.lease(A, "me"):
+            gate.configure(Device(cooldown_s=0, wait_s=0.01))
             with pytest.raises(WaitExpired, match=r"studio/a on 'gpu0' still serves after 0\.01 s") as told:
                 await gate.unload(A.key)
             assert told.value.retry_after_s == 5

@@ -165,8 +165,8 @@ async def test_a_name_that_nobody_knows(
     events = [await _event(stream, id), await _event(stream, id)]
     stream.close()
     assert [(one["type"], one["model"], one["asked"]) for one in events] == [
-        ("request.granted", "engine/tiny-sea", name[:256]),
-        ("request.finished", "engine/tiny-sea", name[:256]),
+        ("request.granted", "tiny-sea", name[:256]),
+        ("request.finished", "tiny-sea", name[:256]),
     ]
 
 
