@@ -90,7 +90,7 @@ def test_the_command(capsys, words):
         (["x", "--models", "a,"], "--models: a name is empty"),
         (["--scopes", "admin"], "the following arguments are required: NAME"),
         ([], "the following arguments are required: NAME"),
-        (["app", "--expires", "2026-01-01"], "--expires: 2026-01-01 has come: the key would be refused from the first"),
+        (["app", "--expires", "2026-01-01"], "--expires: 2026-01-01 has come: the key would be refused"),
     ],
 )
 def test_a_wrong_word(capsys, words, said):

@@ -397,7 +397,8 @@ class TestCancel:
         async with scripted(answer(b'{"open": [{"id": "req_one"}]}')) as (daemon, heads):
             code, out, err = await run(daemon.url, "cancel", "")
 
-        assert (code, out, err) == (1, "", "dmap: which request? The end of its id will do, as dmap status shows it\n")
+        hint = "The end of its id will do, as dmap status shows it"
+        assert (code, out, err) == (1, "", f"dmap: which request? {hint}\n")
         assert len(heads) == 1
 
     async def test_of_a_running_daemon(self, proxy: Proxy) -> None:
