@@ -8,7 +8,7 @@ import pytest
 
 from dmap.backends import Loaded
 from dmap.config import Device
-from dmap.errors import SAID, LoadFailed
+from dmap.errors import SAID, DmapError, LoadFailed
 from dmap.gate import Gate
 from dmap.memory import Meter, Usage
 from tests.fake_switcher import A, B, FakeSwitcher
@@ -112,6 +112,26 @@ async def test_less_than_it_took(studio: Studio) -> None:
         await switched(gate)
 
         assert studio.residents == {"b"}
+
+
+async def test_what_was_used_before_an_unload_that_failed(studio: Studio, gpus: GPUs) -> None:
+    """What others have given back since an unload that failed is not taken for the model's memory."""
+    gpus.used = 9 * GIB
+    async with running(studio) as gate:
+        async with gate.lease(A, "me"):
+            pass
+        studio.unloading.error = LoadFailed("not now")
+        with pytest.raises(DmapError, match="not now"):
+            await gate.unload(A.key)
+        studio.unloading.error, studio.frees = None, 0
+        gpus.used -= 8 * GIB
+        task = asyncio.create_task(gate.lease(B, "me").__aenter__())
+        await until_looked(gpus, 4)
+
+        assert studio.residents == set()
+        gpus.used -= 8 * GIB
+        async with asyncio.timeout(20):
+            (await task).release()
 
 
 async def test_the_cool_down_is_the_bound(studio: Studio) -> None:

@@ -79,8 +79,14 @@ class DeviceMemory:
             self.took[key] = loaded.buffers_bytes
         return loaded
 
-    async def unloading(self) -> None:
-        """Hear, before an unload, that memory will come back late."""
+    async def unloading(self, within_s: float) -> None:
+        """
+        Hear, before an unload, that memory will come back late, *within_s* at most.
+
+        If that of an earlier unload may be on its way still, both are waited for together.
+        """
+        if self._freed_at + within_s <= asyncio.get_running_loop().time():
+            self._falling = None
         if self._falling is None and (used := await self._used()) is not None:
             self._falling = _Falling(used)
 

@@ -97,7 +97,7 @@ class DeviceModels:
         """Take a model out; unless its backend knows better, the memory is free some time after that."""
         switcher, size = self._switchers[key.backend], self._size_of(key)
         if not switcher.frees_at_once:
-            await self.memory.unloading()
+            await self.memory.unloading(self.section.cooldown_s)
         await switcher.unload(key.model)
         self.got.pop(key, None)
         self.stuck.pop(key, None)
