@@ -1,13 +1,15 @@
 """One name at several places: which one is asked, which one next, and two servers of which one is killed."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
 
-from tests.fakes import DONE, END, SSE, FakeBackend, chat, chunk, delta, fake_backend
+from tests.conftest import Proxy
+from tests.fakes import DONE, END, SSE, FakeBackend, chat, chunk, delta, fake_backend, soon
 from tests.lmstudio_emulator import Knobs, emulator
 from tests.twin_soak import MODELS, twins
 
@@ -19,8 +21,10 @@ SAID = (SSE, chunk(delta("hi")), chunk(DONE), END)
 class Pair:
     """A proxy in front of two servers that have `m`, of which each is answered by hand."""
 
-    def __init__(self, one: FakeBackend, two: FakeBackend, url: str, session: aiohttp.ClientSession) -> None:
-        self.one, self.two, self.url = one, two, url
+    def __init__(
+        self, one: FakeBackend, two: FakeBackend, proxy: Proxy, session: aiohttp.ClientSession
+    ) -> None:
+        self.one, self.two, self.url, self._proxy = one, two, proxy.url, proxy.proxy
         self._session = session
 
     def ask(self, path: str = CHAT, **fields: object) -> "asyncio.Task[tuple[int, str]]":
@@ -31,6 +35,10 @@ class Pair:
                 return answer.status, await answer.text()
 
         return asyncio.create_task(exchange())
+
+    def waiting(self) -> int:
+        """Count the requests that wait at the first server."""
+        return self._proxy.passages["one"].snapshot().waiting
 
     async def first(self) -> tuple[FakeBackend, FakeBackend]:
         """Wait for one request; return where it is, and the other one."""
@@ -49,7 +57,7 @@ async def pair(start) -> AsyncGenerator[Pair]:
             f" two: {{kind: openai, url: '{two.url}', parallel: 1, queue: 3}}}}"
         )
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Pair(one, two, proxy.url, session)
+        yield Pair(one, two, proxy, session)
         one.cut_all()
         two.cut_all()
         await proxy.settled()
@@ -94,6 +102,43 @@ class TestNext:
         status, text = await asked
 
         assert (status, "backend_broke" in text) == (502, True)
+
+    async def test_it_is_asked_elsewhere_once_of_three(self, start):
+        """Also where a third server has not been asked yet."""
+        async with AsyncExitStack() as stack:
+            servers = [await stack.enter_async_context(fake_backend()) for _ in range(3)]
+            for server in servers:
+                server.script = server.by_hand
+            urls = (f"s{at}: {{kind: openai, url: '{server.url}'}}" for at, server in enumerate(servers))
+            proxy = await start(f"backends: {{{', '.join(urls)}}}")
+            session = await stack.enter_async_context(aiohttp.ClientSession())
+            asked = asyncio.create_task(session.post(proxy.url + CHAT, json=chat()))
+            for count in (1, 2):
+                await soon(lambda count=count: sum(len(each.requests) for each in servers) == count, 2)
+                for server in servers:
+                    server.cut_all()
+
+            async with asyncio.timeout(5), await asked as answer:
+                assert answer.status == 502
+            assert sorted(len(each.requests) for each in servers) == [0, 1, 1]
+
+    async def test_who_moves_keeps_its_age(self, pair):
+        """At the other server it goes before those that came later, also if it had been sent already."""
+        asked = [pair.ask(seed=number) for number in range(4)]
+        held, dying = await pair.one.next(), await pair.two.next()
+        await pair.two.shut()
+        dying.cut()
+        await soon(lambda: pair.waiting() == 3, 2)
+        await held.end(*SAID)
+
+        served = []
+        for _ in range(3):
+            exchange = await pair.one.next()
+            served.append(json.loads(exchange.body)["seed"])
+            await exchange.end(*SAID)
+
+        assert served == sorted(served)
+        assert [(await each)[0] for each in asked] == [200] * 4
 
     async def test_what_acts_is_asked_nowhere_else(self, pair):
         """Its server may have acted by then."""
