@@ -25,7 +25,7 @@ from dmap.errors import ShuttingDown
 from dmap.lines import write_as
 from dmap.logfmt import Line
 from dmap.notify import Notifier
-from dmap.owner import owning, servers_of, told_of
+from dmap.owner import cards_of, owning, servers_of, told_of
 from dmap.process import end_orphans
 from dmap.sockets import find_vanished, given_to_us, taken
 from dmap.state import StateFile, default_path
@@ -147,7 +147,8 @@ async def serve(
     broken = _heed_bugs(loop, stop)
     given = given_to_us(config.access)
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(owning(servers_of(config), told_of(source().name)))
+        own = owning(servers_of(config), told_of(source().name), cards_of(config))
+        await stack.enter_async_context(own)
         await _end_orphans()
         found = await _looked(config, stop)  # after the orphans, which may fill a GPU
         if found is None:

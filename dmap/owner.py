@@ -6,6 +6,9 @@ namespace of sockets (unix(7)): only one process can have it, whoever it runs as
 see, no file is left over, and the kernel frees the name however the process ends.  The namespace is that of
 the network, so containers with one of their own do not see each other; the lease in Redis does (`shared`).
 It is a guard against mistakes, not a fence.
+
+The GPUs that a configuration names stand for names, too.  Two dmaps may well share a card, each with a part
+of its memory, so that is told and no more.
 """
 
 import asyncio
@@ -18,6 +21,7 @@ import os
 import socket
 import struct
 from collections.abc import AsyncGenerator, Mapping
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from dmap.config import Config, ConfigProblem
@@ -46,6 +50,11 @@ def servers_of(config: Config) -> dict[str, str]:
     return {name: section.switched_at for name, section in sections if section.switched_at is not None}
 
 
+def cards_of(config: Config) -> dict[str, str]:
+    """Return the devices of *config* by the GPUs that they are."""
+    return {str(gpu): name for name, device in config.devices.items() for gpu in device.gpus}
+
+
 def is_here(host: str) -> bool:
     """Tell whether *host* is this host: by loopback, its name, or an address that is its own."""
     if is_loopback(host) or host.lower() == socket.gethostname().lower():
@@ -71,25 +80,40 @@ def place_of(url: str) -> tuple[str, int]:
 
 
 @contextlib.asynccontextmanager
-async def owning(servers: Mapping[str, str], told: str) -> AsyncGenerator[None]:
+async def owning(
+    servers: Mapping[str, str], told: str, cards: Mapping[str, str] = MappingProxyType({})
+) -> AsyncGenerator[None]:
     """
     Be the one dmap of this host that switches *servers*, URLs by their backends, while the context is open.
 
     Others learn by *told* which one this is.  Raises `ConfigProblem` that names the other one, if that does
-    not end within `WAIT_S`.
+    not end within `WAIT_S`.  Another one that has one of *cards*, devices by their GPUs, is told in the log.
     """
     loop, held = asyncio.get_running_loop(), list[socket.socket]()
+
+    async def hold(what: str, within_s: float) -> None:
+        sock = await _held(what, within_s)
+        held.append(sock)
+        loop.add_reader(sock, _introduce, sock, told)
+
     try:
         for place in dict.fromkeys(map(place_of, servers.values())):
-            backends = [name for name, url in servers.items() if place_of(url) == place]
+            backend = next(name for name, url in servers.items() if place_of(url) == place)
             try:
-                sock = await _held(place, backends[0])
+                await hold(f"{place[0]}:{place[1]}", WAIT_S)
+            except _Taken as exc:
+                problem = f"another dmap on this host switches the models of this server: {exc}; only one may"
+                raise ConfigProblem([f"backends.{backend}.url: {problem}"]) from None
             except OSError as exc:  # no such sockets here, or not for us: that is no other dmap
-                told_why = {"backend": backends[0], "reason": f"no lock on this host: {exc.strerror}"}
+                told_why = {"backend": backend, "reason": f"no lock on this host: {exc.strerror}"}
                 _log.warning(Line("server_unchecked", told_why))
-                continue
-            held.append(sock)
-            loop.add_reader(sock, _introduce, sock, told)
+        for card, device in cards.items():
+            try:
+                await hold(f"gpu {card}", 0.0)
+            except _Taken as exc:
+                _log.warning(Line("gpu_of_another", {"device": device, "gpu": card, "by": exc}))
+            except OSError:
+                break  # said of the servers; without one nobody has to know
         yield
     finally:
         for sock in held:
@@ -97,11 +121,15 @@ async def owning(servers: Mapping[str, str], told: str) -> AsyncGenerator[None]:
             sock.close()
 
 
-async def _held(place: tuple[str, int], backend: str) -> socket.socket:
-    """Return the socket that has the name of *place*; raises `OSError` if there can be none."""
-    name = b"\0dmap/" + hashlib.sha256(f"{place[0]}:{place[1]}".encode()).hexdigest()[:32].encode()
+class _Taken(Exception):
+    """Another process, which is told, has the name."""
+
+
+async def _held(what: str, within_s: float) -> socket.socket:
+    """Return the socket that has the name of *what*; raises `_Taken`, or `OSError` if there can be none."""
+    name = b"\0dmap/" + hashlib.sha256(what.encode()).hexdigest()[:32].encode()
     clock = asyncio.get_running_loop().time
-    until = clock() + WAIT_S
+    until = clock() + within_s
     while True:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
@@ -113,9 +141,7 @@ async def _held(place: tuple[str, int], backend: str) -> socket.socket:
             if exc.errno != errno.EADDRINUSE:
                 raise
         if clock() >= until:
-            other = await asyncio.to_thread(_ask, name)
-            problem = f"another dmap on this host switches the models of this server: {other}"
-            raise ConfigProblem([f"backends.{backend}.url: {problem}; only one may"])
+            raise _Taken(await asyncio.to_thread(_ask, name))
         await asyncio.sleep(_TURN_S)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dmap.config import ConfigProblem, parse
-from dmap.owner import is_here, names_of, owning, place_of, servers_of
+from dmap.owner import cards_of, is_here, names_of, owning, place_of, servers_of
 from tests.lmstudio_emulator import Emulator, emulator
 from tests.process import daemon
 
@@ -94,6 +94,18 @@ async def test_others_are_in_nobodys_way() -> None:
     ):
         with pytest.raises(ConfigProblem, match=rf"pid {os.getpid()}, one; only one may"):
             await hold({"c": f"http://localhost:{PORT}"}, [])
+
+
+async def test_a_card_of_another_dmap_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Two dmaps may share a GPU; the second one says so, and which one is the first."""
+    text = "devices: {gpu0: {gpus: [91, 92]}}\nbackends: {s: {kind: openai, url: 'http://h', device: gpu0}}"
+    devices = cards_of(parse(text, {}))
+    async with owning({}, "the first", devices):
+        assert caplog.messages == []
+        async with owning({}, "the second", {"92": "big", "93": "small"}):
+            pass
+
+    assert caplog.messages == [f'gpu_of_another device=big gpu=92 by="pid {os.getpid()}, the first"']
 
 
 def test_only_servers_that_dmap_switches() -> None:
