@@ -534,6 +534,42 @@ class TestQueue:
             assert (status, answered["error"]["code"]) == (503, "cancelled")
         await client.proxy.settled()
 
+    async def test_of_models_that_the_key_may_not_use(self, connect: Connect, backend: FakeBackend) -> None:
+        """Requests of all clients are listed and can be ended, but not which model others ask for."""
+        asked = asyncio.Event()
+
+        async def hang(exchange: Exchange) -> None:
+            asked.set()
+            await exchange.left.wait()
+
+        backend.script = hang
+        sha = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("all", "some")}
+        client = await connect(
+            f"""
+            backends: {{server: {{kind: openai, url: '{backend.url}', parallel: 1}}}}
+            access:
+              keys:
+                - {{name: all, sha256: {sha["all"]}, scopes: [admin, inference]}}
+                - {{name: some, sha256: {sha["some"]}, scopes: [admin], models: [other]}}
+            """
+        )
+        client.session.headers["Authorization"] = "Bearer all"
+        first = asyncio.ensure_future(client.chat("m"))
+        await asked.wait()
+        second = asyncio.ensure_future(client.chat("m"))
+        await until(lambda: len(list(client.proxy.proxy.visits.open())) == 2)
+
+        client.session.headers["Authorization"] = "Bearer some"
+        _, told = await client.get("/admin/queue")
+        for entry in told["open"]:
+            await client.post(f"/admin/queue/{entry['id']}/cancel")
+        await asyncio.gather(first, second)
+
+        [waiting] = told["waiting"]["backend server"]
+        listed = [waiting, *told["open"]]
+        assert [(each["client"], each["model"]) for each in listed] == [("all", None)] * 3
+        await client.proxy.settled()
+
     async def test_a_stream_is_ended(self, plain: Client, backend: FakeBackend) -> None:
         """A stream that is ended says so inside, and is cut: it never looks complete."""
 

@@ -2,12 +2,15 @@
 
 import asyncio
 import functools
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from aiohttp import web
 
 from dmap.errors import BadRequest, Cancelled, Invalid, NotBuilt, RequestNotFound
 from dmap.gate import Gate
+from dmap.models import ModelKey
 from dmap.web.admin.orders import DeviceOrder, Order, note, read_order
 from dmap.web.proxy import Proxy
 from dmap.web.status import SHOWN, state, waiting
@@ -15,16 +18,27 @@ from dmap.web.visit import Visit
 
 
 async def queue(proxy: Proxy, visit: Visit) -> web.Response:
-    """`GET /admin/queue`: what waits per device, or per backend without one; what is open, oldest first."""
+    """
+    `GET /admin/queue`: what waits per device, or per backend without one; what is open, oldest first.
+
+    The `model` is null of a request for one that the key may not use.
+    """
     now = asyncio.get_running_loop().time()
-    waits = {name: waiting(gate) for name, gate in proxy.gates.items()}
+    may = functools.cache(functools.partial(proxy.catalog.allows, visit.client))
+    waits = {name: [_known(each, may) for each in waiting(gate)] for name, gate in proxy.gates.items()}
     more = {name: proxy.gates[name].snapshot().waiting - len(listed) for name, listed in waits.items()}
     opened = list(proxy.visits.open())
-    shown = [each.fields(now) for each in opened[:SHOWN]]
+    shown = [_known(each.fields(now), may) for each in opened[:SHOWN]]
     count = sum(map(len, waits.values())) + sum(more.values())
     message = f"{len(opened)} open request{'s' if len(opened) != 1 else ''}, {count} of them waiting."
     waiting_and_open = {"waiting": waits, "more_waiting": more, "open": shown}
     return web.json_response({"message": message, **waiting_and_open, "more_open": len(opened) - len(shown)})
+
+
+def _known(told: dict[str, Any], may: Callable[[ModelKey], bool]) -> dict[str, Any]:
+    """Return what is *told* of a request without its model, unless the key *may* know of that."""
+    is_known = not told["model"] or may(ModelKey(told["backend"], told["model"]))
+    return told if is_known else told | {"model": None}
 
 
 async def cancel(proxy: Proxy, visit: Visit) -> web.Response:
