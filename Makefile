@@ -66,6 +66,7 @@ soak: $(VENV)/.all ## what takes long, minutes: campaigns against running daemon
 	$(BOUNDED) $(BIN)/python -m bench.soak_redis --seconds 180
 	$(BOUNDED) $(BIN)/python -m bench.soak_memory --count 600
 	$(BOUNDED) $(BIN)/python -m bench.soak_nodes
+	$(BOUNDED) $(BIN)/python -m bench.soak_fleet
 
 mutants: $(VENV)/.all ## 300 faults of one line, and which of them the tests notice
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutants]'
