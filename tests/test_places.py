@@ -36,6 +36,17 @@ class Pair:
 
         return asyncio.create_task(exchange())
 
+    async def asked(self, number: int) -> "asyncio.Task[tuple[int, str]]":
+        """Ask with *number* as the seed, after so many others; return when it has its place."""
+        answer = self.ask(seed=number)
+        await soon(lambda: self.under_way() > number, 2)
+        return answer
+
+    def under_way(self) -> int:
+        """Count the requests that wait or are being answered."""
+        views = [gate.snapshot() for gate in self._proxy.gates.values()]
+        return sum(view.leases + view.waiting for view in views)
+
     def waiting(self) -> int:
         """Count the requests that wait at the first server."""
         return self._proxy.passages["one"].snapshot().waiting
@@ -124,7 +135,7 @@ class TestNext:
 
     async def test_who_moves_keeps_its_age(self, pair):
         """At the other server it goes before those that came later, also if it had been sent already."""
-        asked = [pair.ask(seed=number) for number in range(4)]
+        asked = [await pair.asked(number) for number in range(4)]
         held, dying = await pair.one.next(), await pair.two.next()
         await pair.two.shut()
         dying.cut()
