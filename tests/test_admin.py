@@ -620,6 +620,24 @@ class TestEvents:
         ]
         assert {fields["by"] for _, fields in models_told(studio)} == {"127.0.0.1"}
 
+    async def test_of_a_variant(self, connect: Connect, lm: Emulator) -> None:
+        """An order for a variant is told of its model, with the variant; so is the end of the active one."""
+        client = await connect(
+            f"""
+            devices: {{gpu0: {{cooldown_s: 0}}}}
+            backends: {{studio: {{kind: lmstudio, url: '{lm.url}', device: gpu0}}}}
+            models: {{hot: {{of: {SMALL}}}}}
+            """
+        )
+        await client.post("/admin/models/activate", modelKey="hot")
+        _, told = await client.post("/admin/models/unload", modelKey="hot")
+
+        assert told["message"].endswith("It was the active model; now none is.")
+        assert [(name, each["model"], each["variant"]) for name, each in models_told(client)] == [
+            ("model.activated", SMALL, "hot"),
+            ("model.unloaded", SMALL, "hot"),
+        ]
+
     async def test_of_a_device_that_is_drained(self, studio: Client) -> None:
         """An order for a device is told before what follows from it, and whether its models go."""
         await studio.post("/admin/models/load", modelKey=SMALL, activate=False)

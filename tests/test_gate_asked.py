@@ -56,6 +56,17 @@ class TestUnload:
 
         assert studio.unloading.calls == []
 
+    async def test_that_was_taken_back_leaves_nothing(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """An order that was taken back says nothing of a later one, whose model has gone by itself."""
+        async with gate.lease(A, "me"):
+            unloading = asyncio.create_task(gate.unload(A.key))
+            await until(lambda: gate.snapshot().residents[0].leaving)
+            await cancelled(unloading)
+        studio.residents.clear()
+        await gate.recheck()
+
+        assert await gate.unload(A.key) is False
+
     async def test_of_what_fails_to_load_does_nothing(self, gate: Gate, studio: FakeSwitcher) -> None:
         """A model that was about to come and did not was not unloaded."""
         studio.loading.hold()
