@@ -13,7 +13,7 @@ import pytest
 
 from dmap import tasks
 from dmap.config import ConfigProblem, RedisSection, parse
-from dmap.shared.connection import BATCH, FAILURES, Away, Connection
+from dmap.shared.connection import BATCH, FAILURES, QUEUE, Away, Connection
 from dmap.shared.core import BEAT_S
 from tests.fakes import answer, chat, soon
 from tests.programs import why_not
@@ -96,6 +96,18 @@ async def test_what_is_told_is_done(server: RedisServer) -> None:
         told = connection.tell("test", "SET", "key", "value")
 
         assert (told, await connection.ask("test", "GET", "key")) == (True, b"value")
+
+
+@needs_redis
+async def test_what_waits_is_bounded(server: RedisServer) -> None:
+    """More than `QUEUE` commands never wait for a round trip; the newest fail at once."""
+    async with connected(server.port) as connection:
+        told = [connection.tell("test", *PING) for _ in range(QUEUE + 1)]
+
+        with pytest.raises(Away):
+            connection.post("test", *PING)
+
+    assert told == [True] * QUEUE + [False]
 
 
 # The breaker
@@ -302,6 +314,16 @@ async def test_dmaps_count_each_other(shared: Any, start: Any, backend: Any, ser
     second = await start(text)
 
     await soon(lambda: shared.proxy.shared.dmaps == second.proxy.shared.dmaps == 2, 10 * BEAT_S)
+
+
+@needs_redis
+async def test_a_dead_dmap_of_a_clock_that_went_back(shared: Any, server: RedisServer) -> None:
+    """A dmap that said it is there by a clock of Redis that has gone back since is not counted."""
+    server("ZADD", "dmap:dmaps", 9e9, "dead")
+
+    await soon(lambda: server("ZSCORE", "dmap:dmaps", "dead") is None, 10 * BEAT_S)
+
+    assert shared.proxy.shared.dmaps == 1
 
 
 async def test_without_redis_nothing_is_told(proxy: Any) -> None:

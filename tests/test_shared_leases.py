@@ -95,6 +95,15 @@ async def test_each_host_has_a_server_of_its_own(server: RedisServer) -> None:
     assert server("KEYS", "dmap:owner:*") == []
 
 
+async def test_a_server_on_another_host_that_has_it(server: RedisServer) -> None:
+    """Who is meant for a server on another host is refused where a dmap of that host has it."""
+    async with shared_by("box1", server):
+        server("HSET", LEASE, "own", 1)
+        with pytest.raises(ConfigProblem, match="only one may"):
+            async with shared_by("box2", server):
+                pass
+
+
 async def test_a_lease_that_never_ends(server: RedisServer) -> None:
     """A lease without a living dmap is taken over, also one that a clock gone back keeps for an hour."""
     await left_behind("box1", server)
