@@ -12,7 +12,7 @@ _OUTCOMES = {
     "success": "success",
     "cancelled": "client_left cancelled",
     # The caller's fault, or no place for it.
-    "refused": "access_denied body_too_large encoded_body context_length_exceeded invalid_api_key"
+    "refused": "access_denied body_too_large drained encoded_body context_length_exceeded invalid_api_key"
     " invalid_request misdirected model_not_found not_implemented rate_limit_exceeded request_not_found"
     " shutting_down unknown_path",
     # A bound in seconds that the configuration names ran out.
