@@ -144,3 +144,22 @@ async def test_who_waits_stays_where_all_is_drained(start, tmp_path):
             proxy.proxy.resume(device)
         async with await asked as answer:
             assert answer.status == 200
+
+
+async def test_one_that_stays_keeps_no_other(start, tmp_path):
+    """An unload of all copies waits for each; one that will not go is told then."""
+    async with studios(start, tmp_path, gpu0=", wait_s: 0.2") as (proxy, order):
+        for backend in ("one", "two"):
+            await order("load", f"{backend}/{MODELS[0]}")
+        gpu0, gpu1 = (proxy.proxy.devices[name] for name in ("gpu0", "gpu1"))
+        first, second = proxy.proxy.catalog.resolve(MODELS[0], OWNER)
+
+        async with gpu0.lease(first, "me"):
+            async with gpu1.lease(second, "me"):
+                ordered = asyncio.create_task(order("unload", MODELS[0]))
+                await soon(lambda: gpu0.snapshot().residents[0].leaving, 2)
+                await soon(lambda: not gpu0.snapshot().residents[0].leaving, 2)
+                assert not ordered.done()
+            with pytest.raises(AssertionError, match=r"still serves after 0\.2 s"):
+                await ordered
+            assert (gpu0.residents, gpu1.residents) == ({first.key}, frozenset())

@@ -8,12 +8,18 @@ from contextlib import AsyncExitStack
 import aiohttp
 import pytest
 
-from tests.conftest import Proxy
+from dmap.web.reload import reload
+from tests.conftest import Proxy, config_of
 from tests.fakes import DONE, END, SSE, FakeBackend, chat, chunk, delta, fake_backend, soon
 from tests.lmstudio_emulator import Knobs, emulator
 from tests.twin_soak import MODELS, twins
 
 SERVED_S = 2.0
+BACKENDS = """
+backends:
+  one: {{kind: openai, url: '{}', parallel: 1, queue: 3}}
+  two: {{kind: openai, url: '{}', parallel: 1, queue: 3}}
+"""
 CHAT = "/v1/chat/completions"
 SAID = (SSE, chunk(delta("hi")), chunk(DONE), END)
 
@@ -51,6 +57,13 @@ class Pair:
         """Count the requests that wait at the first server."""
         return self._proxy.passages["one"].snapshot().waiting
 
+    def leave_only(self, backend: str) -> None:
+        """Reload a file that has `m` on that *backend* alone."""
+        config = config_of(
+            f"{BACKENDS.format(self.one.url, self.two.url)}\nmodels: {{m: {{backend: {backend}}}}}"
+        )
+        reload(self._proxy, config.model_copy(update={"listen": self._proxy.config.listen}))
+
     async def first(self) -> tuple[FakeBackend, FakeBackend]:
         """Wait for one request; return where it is, and the other one."""
         while not (self.one.requests or self.two.requests):
@@ -63,10 +76,7 @@ async def pair(start) -> AsyncGenerator[Pair]:
     async with AsyncExitStack() as stack:
         one, two = [await stack.enter_async_context(fake_backend()) for _ in range(2)]
         one.script, two.script = one.by_hand, two.by_hand
-        proxy = await start(
-            f"backends: {{one: {{kind: openai, url: '{one.url}', parallel: 1, queue: 3}},"
-            f" two: {{kind: openai, url: '{two.url}', parallel: 1, queue: 3}}}}"
-        )
+        proxy = await start(BACKENDS.format(one.url, two.url))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         yield Pair(one, two, proxy, session)
         one.cut_all()
@@ -132,6 +142,19 @@ class TestNext:
             async with asyncio.timeout(5), await asked as answer:
                 assert answer.status == 502
             assert sorted(len(each.requests) for each in servers) == [0, 1, 1]
+
+    async def test_none_moves_to_where_its_model_is_no_more(self, pair):
+        """The file may have taken it away while the request waited."""
+        asked = [await pair.asked(number) for number in range(2)]
+        dying, held = await pair.one.next(), await pair.two.next()
+        pair.leave_only("one")
+
+        dying.cut()
+        first, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=2)
+        await held.end(*SAID)
+
+        assert [each.result()[0] for each in first] == [502]
+        assert sorted([(await each)[0] for each in asked]) == [200, 502]
 
     async def test_who_moves_keeps_its_age(self, pair):
         """At the other server it goes before those that came later, also if it had been sent already."""

@@ -84,6 +84,7 @@ class Choice:
 
     async def move(self, error: DmapError) -> None:
         """Take another place, because of *error* at this one; raises it if there is none that does."""
+        self._left = [route for route in self._left if self._proxy.catalog.route_of(route.key) is not None]
         may = error.elsewhere or (isinstance(error, Unanswered) and self._may_resend(error))
         if not self._left or not may:
             raise error

@@ -91,6 +91,16 @@ async def activate(proxy: Proxy, visit: Visit) -> web.Response:
     return web.json_response(answer)
 
 
+async def _unload(proxy: Proxy, visit: Visit, routes: Sequence[Route]) -> bool:
+    """Unload all copies of a model that are there; tell whether any was.  One that fails stops no other."""
+    unloads = (proxy.gate(each).unload(each.key, _who(visit)) for each in routes)
+    done = await asyncio.gather(*unloads, return_exceptions=True)
+    for error in done:
+        if isinstance(error, BaseException):
+            raise error
+    return any(done)
+
+
 async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     """
     `POST /admin/models/unload`: take it out once it is idle, and forget what was set for it here.
@@ -104,8 +114,7 @@ async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     route = _there(proxy, routes)
     (name, model), status = proxy.catalog.kept_as(order.model_key), "cleared"
     if route.device is not None:
-        unloads = (proxy.gate(each).unload(each.key, _who(visit)) for each in routes)
-        status = "unloaded" if any(await asyncio.gather(*unloads)) else "not_loaded"
+        status = "unloaded" if await _unload(proxy, visit, routes) else "not_loaded"
     if status != "unloaded":
         reason = "by hand" if status == "cleared" else "not loaded"
         told = _told(visit, name, model, route)
