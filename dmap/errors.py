@@ -243,9 +243,7 @@ class Relayed(DmapError):
 
     def __init__(self, message: str, *, status: int, code: str, type: str = "backend_error") -> None:
         super().__init__(message)
-        self.status = status
-        self.code = code
-        self.type = type
+        self.status, self.code, self.type = status, code, type
 
 
 class WaitExpired(DmapError):

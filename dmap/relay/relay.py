@@ -45,15 +45,13 @@ async def run(
     """
     Send a request to a backend and pass its answer on; returns when the backend has nothing more to say.
 
-    *where* returns where the request goes, and *body* what it says; *where* may raise.  Both are called a
-    second time if the server had closed the idle connection that was used: it may have been restarted.  With
-    *fresh* no idle connection is used, and nothing is sent a second time.
-    *on_answer* is called when the answer begins, with the model that it names, or None.  It may raise, before
-    anything of the answer is passed on; from then on nothing of the request's body is kept.
+    *where* returns where the request goes, and *body* what it says; *where* may raise.  Both are called again
+    if the idle connection that was used had been closed: its server may have been restarted.  With *fresh* no
+    idle one is used, and nothing is sent twice.  *on_answer* hears which model answers; it may raise.
 
     *by_finish* takes a `finish_reason` for the end of a stream that lacks `[DONE]`.  At a *node* the request
-    may wait first, and what fails before it is granted is an error with `elsewhere`.  Raises a `DmapError`
-    for whatever keeps the answer from being whole.  When this is cancelled, the backend is cut off at once.
+    may wait first, and what fails before it is granted may go elsewhere.  Raises a `DmapError` for whatever
+    keeps the answer from being whole.  When this is cancelled, the backend is cut off at once.
     """
     bounds = Bounds(reply.server.first_byte_s, reply.server.idle_s, lease_s)
 

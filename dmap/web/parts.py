@@ -1,8 +1,10 @@
 """What of the configuration makes the parts of a proxy."""
 
 import logging
+from collections.abc import Mapping
+from typing import cast
 
-from dmap.backends import PassingSection
+from dmap.backends import Backend, Forwarding, PassingSection
 from dmap.catalog import Catalog
 from dmap.config import Config, Device
 from dmap.gate import Gate
@@ -11,6 +13,20 @@ from dmap.memory import Meter, check, reader_of
 from dmap.sections import ModelSection
 
 _log = logging.getLogger(__name__)
+
+
+def backends_of(config: Config) -> dict[str, Backend]:
+    """Return the backends, none of which has been asked anything yet."""
+    return {
+        name: config.kind_of(name).make(name, section, config.server.connect_s)
+        for name, section in config.backends.items()
+    }
+
+
+def nodes_of(config: Config, backends: Mapping[str, Backend]) -> dict[str, Forwarding]:
+    """Return those of *backends* that are other dmaps."""
+    forwarding = (name for name in backends if config.kind_of(name).forwards)
+    return {name: cast(Forwarding, backends[name]) for name in forwarding}
 
 
 def placed(config: Config) -> list[str]:

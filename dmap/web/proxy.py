@@ -13,7 +13,7 @@ from typing import cast
 from dmap import tasks
 from dmap.access import Access, Client
 from dmap.activity import ActivityLog
-from dmap.backends import Backend, Engine, Forwarding, Switcher
+from dmap.backends import Engine, Switcher
 from dmap.catalog import Catalog, Contexts, Shown
 from dmap.config import Config
 from dmap.errors import BackendDown, Drained, ModelNotFound, NotSaved
@@ -35,7 +35,7 @@ from dmap.web import durations
 from dmap.web.capture import Captures
 from dmap.web.context import ContextGuard
 from dmap.web.lacking import Lacking
-from dmap.web.parts import commands, meters_of, note_unknown, passages_of, placed
+from dmap.web.parts import backends_of, commands, meters_of, nodes_of, note_unknown, passages_of, placed
 from dmap.web.rivals import Rivals
 from dmap.web.view import Views
 from dmap.web.visit import Visits
@@ -79,16 +79,9 @@ class Proxy:
         self.traces = Traces(config.traces, self.bus)
         self.certificate = Certificate(listen.tls) if listen.tls is not None else None
         self.access = Access(config.access, names_of(listen), tell=self.bus.tell)
-        self.backends: dict[str, Backend] = {
-            name: config.kind_of(name).make(name, section, config.server.connect_s)
-            for name, section in config.backends.items()
-        }
+        self.backends = backends_of(config)
         self.switchers = {name: cast(Switcher, self.backends[name]) for name in placed(config)}
-        self.nodes = {
-            name: cast(Forwarding, backend)
-            for name, backend in self.backends.items()
-            if config.kind_of(name).forwards
-        }
+        self.nodes = nodes_of(config, self.backends)
         self.catalog = Catalog(config)
         self.inventory = Inventory(self.backends, self.catalog)
         self.meters = meters_of(config)
@@ -97,29 +90,14 @@ class Proxy:
         self.passing = [name for name in config.backends if config.kind_of(name).passes_on]
         passages = {f"backend {name}": gate for name, gate in self.passages.items()}
         self.gates: Mapping[str, Gate] = self.devices | passages
-        self.views = Views(
-            self.gates,
-            lambda client: self.catalog.shown(client, self.residents()),
-            self._places_here,
-            lambda backend: config.kind_of(backend).name,
-        )
+        self.views = self._views()
         self.pool = Pool(connect_s=server.connect_s)
         self.visits = Visits(server)
         self.context = ContextGuard(config, self.backends, counters(config))
-        self.captures = Captures()
-        self.lacking = Lacking()
+        self.captures, self.lacking = Captures(), Lacking()
         self.rivals = Rivals(self.bus, self._is_busy)
         self.shared = join(config.redis, servers_of(config), self.bus, self._redis_took)
-        self.metrics = Metrics(
-            self.bus,
-            clock=asyncio.get_running_loop().time,
-            devices=lambda: {name: gate.snapshot() for name, gate in self.gates.items()},
-            backends=lambda: {name: name in self.inventory.answering for name in self.backends},
-            memory=lambda: {name: meter.balance for name, meter in self.meters.items()},
-            lost=lambda: self.activity.lost,
-            nodes=lambda: {name: node.age_s for name, node in self.nodes.items()},
-            redis=lambda: self.shared.is_up if self.shared is not None else None,
-        )
+        self.metrics = self._metrics()
         if self.shared is not None:
             self.access.guessed = self.shared.quotas.guessed
             self.shared.settings.mine = lambda: self.saved
@@ -130,6 +108,26 @@ class Proxy:
         self.reload: Callable[[], list[str]] | None = None
         self.choose()
         durations.recall(self.saved.durations, self.devices, self.switchers)
+
+    def _views(self) -> Views:
+        return Views(
+            self.gates,
+            lambda client: self.catalog.shown(client, self.residents()),
+            self._places_here,
+            lambda backend: self.config.kind_of(backend).name,
+        )
+
+    def _metrics(self) -> Metrics:
+        return Metrics(
+            self.bus,
+            clock=asyncio.get_running_loop().time,
+            devices=lambda: {name: gate.snapshot() for name, gate in self.gates.items()},
+            backends=lambda: {name: name in self.inventory.answering for name in self.backends},
+            memory=lambda: {name: meter.balance for name, meter in self.meters.items()},
+            lost=lambda: self.activity.lost,
+            nodes=lambda: {name: node.age_s for name, node in self.nodes.items()},
+            redis=lambda: self.shared.is_up if self.shared is not None else None,
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
