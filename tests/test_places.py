@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack
+from typing import Any
 
 import aiohttp
 import pytest
@@ -56,6 +57,14 @@ class Pair:
     def waiting(self) -> int:
         """Count the requests that wait at the first server."""
         return self._proxy.passages["one"].snapshot().waiting
+
+    def oldest_wait_s(self) -> float:
+        """Return for how long somebody has waited at the second server."""
+        return self._proxy.passages["two"].snapshot().oldest_wait_s
+
+    def finished(self) -> list[Mapping[str, Any]]:
+        """Return what was told of the requests that were answered."""
+        return [each.fields for each in self._proxy.bus.since(0, 1000)[0] if each.type == "request.finished"]
 
     def leave_only(self, backend: str) -> None:
         """Reload a file that has `m` on that *backend* alone."""
@@ -173,6 +182,21 @@ class TestNext:
 
         assert served == sorted(served)
         assert [(await each)[0] for each in asked] == [200] * 4
+
+    async def test_who_moves_has_waited_all_the_time(self, pair):
+        """What is told of its wait begins where it waited first."""
+        asked = [await pair.asked(number) for number in range(4)]
+        held, dying = await pair.one.next(), await pair.two.next()
+        await soon(lambda: pair.oldest_wait_s() > 0.2, 2)
+        await pair.two.shut()
+        dying.cut()
+        await soon(lambda: pair.waiting() == 3, 2)
+        await held.end(*SAID)
+        for _ in range(3):
+            await (await pair.one.next()).end(*SAID)
+
+        assert [(await each)[0] for each in asked] == [200] * 4
+        assert max(each["queue_s"] for each in pair.finished() if "moved" in each) > 0.2
 
     async def test_what_acts_is_asked_nowhere_else(self, pair):
         """Its server may have acted by then."""
