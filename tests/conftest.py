@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from dmap.config import Config, parse
 from dmap.daemon import RunningDaemon, listening
-from tests.fakes import FakeBackend, RawClient, fake_backend, soon
+from tests.fakes import HERE_S, FakeBackend, RawClient, fake_backend, soon
 from tests.loops import Loop, keep_stderr
 from tests.models import make
 from tests.once import made_once
@@ -102,7 +102,7 @@ class Proxy:
 
 @pytest.fixture
 async def start() -> AsyncGenerator[Callable[[str], "asyncio.Future[Proxy]"]]:
-    """Start proxies from configurations in YAML; a port of 0 is added if there is none."""
+    """Start proxies from configurations in YAML, each at any port; one with a Redis is up when that is."""
     async with AsyncExitStack() as stack:
 
         async def run(text: str) -> Proxy:
@@ -111,6 +111,8 @@ async def start() -> AsyncGenerator[Callable[[str], "asyncio.Future[Proxy]"]]:
             config = config.model_copy(update={"listen": listen})
             proxy = Proxy(await stack.enter_async_context(listening(config)))
             stack.push_async_callback(proxy.close)
+            if (shared := proxy.proxy.shared) is not None:
+                await soon(lambda: shared.is_up, HERE_S)
             return proxy
 
         yield run  # type: ignore[misc]

@@ -12,6 +12,7 @@ from typing import Any
 
 import redis
 
+from dmap.shared.connection import Away, Connection
 from tests.programs import find
 
 HERE_S = 15.0
@@ -93,3 +94,11 @@ async def redis_server(folder: Path) -> AsyncGenerator[RedisServer]:
         with suppress(ProcessLookupError):
             server.go_on()
         await server.kill()
+
+
+async def reach(connection: Connection) -> None:
+    """Probe until *connection* is up; one probe may come to nothing where the machine stands still."""
+    async with asyncio.timeout(HERE_S):
+        while not connection.is_up:
+            with suppress(Away):
+                await connection.probe("test", "PING")

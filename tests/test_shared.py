@@ -17,7 +17,7 @@ from dmap.shared.connection import BATCH, FAILURES, QUEUE, Away, Connection
 from dmap.shared.core import BEAT_S
 from tests.fakes import answer, chat, soon
 from tests.programs import why_not
-from tests.redis_server import RedisServer, redis_server
+from tests.redis_server import RedisServer, reach, redis_server
 from tests.slow_line import slow_line
 
 LACKS = why_not("redis-server")
@@ -41,7 +41,7 @@ async def connected(port: int, **keys: Any) -> AsyncGenerator[Connection]:
     connection = Connection(RedisSection(url=f"redis://127.0.0.1:{port}", **keys))
     try:
         async with tasks.running(connection.run, "redis"):
-            await connection.probe("test", *PING)
+            await reach(connection)
             yield connection
     finally:
         await connection.close()
@@ -127,7 +127,7 @@ async def test_a_redis_that_hangs_is_asked_no_more(server: RedisServer) -> None:
         await refused(connection, 1000)
         later_s = clock() - began
         server.go_on()
-        await connection.probe("test", *PING)
+        await reach(connection)
 
         assert FAILURES * 0.05 <= spent_s < FAILURES * LONG_S
         assert later_s / 1000 < 0.001
@@ -165,13 +165,14 @@ async def test_down_and_up_are_told_once(server: RedisServer, caplog: Any) -> No
     """The log has one line when Redis goes and one when it is back, without its password."""
     caplog.set_level("INFO", "dmap.shared.connection")
     async with connected(server.port) as connection:
+        caplog.clear()
         await server.kill()
         await refused(connection, 2 * FAILURES)
         await refused(connection, 1)
         await server.start()
-        await connection.probe("test", *PING)
+        await reach(connection)
 
-    assert [line.split()[0] for line in caplog.messages] == ["redis_up", "redis_down", "redis_up"]
+    assert [line.split()[0] for line in caplog.messages] == ["redis_down", "redis_up"]
 
 
 @needs_redis
@@ -217,13 +218,14 @@ async def test_a_redis_that_stays_slow_is_down(server: RedisServer, caplog: Any)
     """A Redis that answers, but later than requests wait, stays down: nobody waits for it again and again."""
     caplog.set_level("INFO", "dmap.shared.connection")
     async with slow_line(server.port) as line, connected(line.port) as connection:
+        caplog.clear()
         line.delay_s = 0.3
         await refused(connection, FAILURES)
 
         for_good = [await probed(connection) for _ in range(3)]
 
         assert for_good == [False] * 3
-    assert [line.split()[0] for line in caplog.messages] == ["redis_up", "redis_down"]
+    assert [line.split()[0] for line in caplog.messages] == ["redis_down"]
 
 
 async def probed(connection: Connection) -> bool:

@@ -17,7 +17,7 @@ from dmap.shared.connection import Connection
 from dmap.shared.stream import PIECE, EventStream
 from tests.fakes import answer, soon
 from tests.programs import why_not
-from tests.redis_server import RedisServer, redis_server
+from tests.redis_server import RedisServer, reach, redis_server
 from tests.test_shared import status_of_chat
 
 LACKS = why_not("redis-server")
@@ -39,7 +39,7 @@ async def dmap(server: RedisServer, name: str, ring: int = 1000) -> AsyncGenerat
     bus = Bus(ring, lambda: 7.0)
     bus.readers = 1
     async with tasks.running(connection.run, "redis"):
-        await connection.probe("test", "PING")
+        await reach(connection)
         stream = EventStream(connection, KEY, name, f"run of {name}", bus)
         async with tasks.running(stream.run, "events"):
             await soon(lambda: stream.follows, 10)
