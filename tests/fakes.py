@@ -153,11 +153,12 @@ class FakeBackend:
 
     With `by_hand` as the script, the test itself answers what `next` returns.  `on_head`, if set, is run
     instead of the script as soon as a head is here, and has the body still to come.  `GET /v1/models`
-    lists the model `m` without a script.
+    lists the model `m` without a script: it says *listing*.
     """
 
     def __init__(self) -> None:
         self.script: Script = self.finish
+        self.listing = answer(b'{"object": "list", "data": [{"id": "m", "object": "model"}]}')
         self.on_head: Script | None = None
         self.requests: list[Exchange] = []
         self.connections = 0
@@ -210,7 +211,7 @@ class FakeBackend:
         if head.startswith(b"GET "):
             if self.hangs:
                 await self.hold.wait()
-            await exchange.write(answer(b'{"object": "list", "data": [{"id": "m", "object": "model"}]}'))
+            await exchange.write(self.listing)
             return True
         self.requests.append(exchange)
         await self.script(exchange)

@@ -197,8 +197,9 @@ class BackendConnection(asyncio.Protocol):
             if exchange.hear(status):
                 self._beside_bytes = 0
             headers.clear()
+            self._head_bytes = 0
             return
-        exchange.status = status
+        exchange.begin(status)
         is_framed = "Content-Length" in headers or "Transfer-Encoding" in headers or status in (204, 304)
         self._turn(State.BODY if is_framed else State.UNFRAMED)
 

@@ -92,6 +92,7 @@ class Exchange:
     _now: Callable[[], float] = field(init=False)
     _heard_at: float = field(init=False)
     _seen: int = 0
+    _signs: int = 0
     _silent_since: float = field(init=False)
 
     def __post_init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -104,7 +105,8 @@ class Exchange:
 
     def hear(self, status: int) -> bool:
         """Take the head of an answer in between (1xx); tell whether it means anything, as a node's does."""
-        if not self.waits:
+        self._signs += 1
+        if not self.waits or self._signs > hop.MOST_SIGNS:
             return False
         self._heard_at = self._now()
         if status == hop.WAITS:
@@ -112,6 +114,12 @@ class Exchange:
         elif status == hop.GRANTED:
             self._granted()
         return True
+
+    def begin(self, status: int) -> None:
+        """Take the *status* of the answer itself: a node that does not refuse the request has granted it."""
+        self.status = status
+        if self.waits and status not in hop.REFUSALS:
+            self._granted()
 
     def hold(self, data: bytes) -> None:
         """Keep a piece of the body in `held`, and pause when that is enough; it is the first sink."""

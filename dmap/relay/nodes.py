@@ -2,7 +2,8 @@
 What an answer means that comes from a node: whether the request may go elsewhere, and whether again.
 
 Until a node has granted a request, nobody has begun to answer it, and it may be sent to another place; never
-after.  `exchange` keeps what the node has told, `wire.hop` has the words.
+after.  An answer that is no refusal is a grant, too, for a middlebox may have eaten the other one.
+`exchange` keeps what the node has told, `wire.hop` has the words.
 """
 
 from dmap.errors import BackendBroke, BackendDied, DmapError, Relayed
@@ -10,13 +11,10 @@ from dmap.relay.exchange import Exchange
 from dmap.wire.stream import error_of
 from dmap.wire.verdict import decoded
 
-_REFUSALS = (421, 429, 503)
-"""What a node says of itself, not of the request: another one may take it."""
-
 
 async def check(exchange: Exchange) -> None:
     """Raise what a node refused before it granted the request, if that is a reason to go elsewhere."""
-    if not exchange.waits or exchange.status not in _REFUSALS:
+    if not exchange.waits:
         return
     await exchange.halted.wait()
     payload = decoded(exchange.headers.get("Content-Type", ""), exchange.take())

@@ -25,6 +25,10 @@ SILENT_S = 10.0
 """A request of which a node has told nothing for so long, and that is not granted, may go elsewhere."""
 LONGEST_WAIT_S = 86400.0
 """Nobody has waited for longer, whatever a front says."""
+MOST_SIGNS = int(LONGEST_WAIT_S / PLACE_S)
+"""More answers in between than in the longest wait are a flood."""
+REFUSALS = (421, 429, 503)
+"""What a node says of itself, not of the request: another one may take it."""
 
 _NAME = re.compile(r"[A-Za-z0-9._:/%-]{1,128}")
 _PRIORITIES = range(-10, 11)
