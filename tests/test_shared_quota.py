@@ -157,6 +157,26 @@ async def test_what_runs_is_counted_again(three: Any, backend: Any, server: Redi
     assert await running == 200
 
 
+async def test_what_ended_meanwhile_is_counted_no_more(three: Any, backend: Any, server: RedisServer) -> None:
+    """What ended while Redis stood still holds no place once it is back, and others' places stay."""
+    backend.script = backend.by_hand
+    proxies = await three("parallel: 2")
+    ending, staying = [asyncio.create_task(asked(each)) for each in proxies[:2]]
+    exchanges = [await backend.next() for _ in range(2)]
+    server.stop()
+    await soon(lambda: not any(each.proxy.shared.is_up for each in proxies), 20 * BEAT_S)
+    at_first = [visit.record.id for visit in proxies[0].proxy.visits.open()]
+    exchanges.sort(key=lambda each: each.headers["x-request-id"] not in at_first)
+    await exchanges[0].end(answer(b"{}"))
+    assert await ending == 200
+
+    server.go_on()
+
+    await soon(lambda: server("ZCARD", "dmap:{k}:busy") == 1, 20 * BEAT_S)
+    await exchanges[1].end(answer(b"{}"))
+    assert await staying == 200
+
+
 @pytest.mark.parametrize(("bound", "let_in"), [(9, 9), (10, 9), (2, 3)])
 async def test_without_redis_each_has_its_share(
     three: Any, backend: Any, server: RedisServer, bound: int, let_in: int

@@ -53,6 +53,14 @@ _RENEW = f"""{_PACE}
 for at = 2, #ARGV do redis.call('ZADD', KEYS[1], now + ARGV[1] * 1000000, ARGV[at]) end
 return redis.call('EXPIRE', KEYS[1], ARGV[1])
 """
+_FORGET = """
+local run, dmap = {}, ARGV[1] .. '.'
+for at = 2, #ARGV do run[ARGV[at]] = true end
+for _, slot in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  if string.sub(slot, 1, #dmap) == dmap and not run[slot] then redis.call('ZREM', KEYS[1], slot) end
+end
+"""
+"""A dmap and all that runs there: what else is counted for it has ended while Redis was away."""
 _GUESS = f"""{_PACE}
 local even = math.min(tonumber(redis.call('GET', KEYS[1]) or '0'), now + minute)
 even = math.max(even, now) + minute / ARGV[1]
@@ -71,12 +79,14 @@ class Quotas:
         self._connection, self._prefix, self._name = connection, prefix, name
         self._numbers = itertools.count(1)
         self._running: dict[str, str] = {}
+        self._names = set[str]()
 
     def place(self, key: Key) -> str:
         """Return what a request of *key* is counted as; `end` has to follow, whatever becomes of it."""
         slot = f"{self._name}.{next(self._numbers)}"
         if key.parallel is not None:
             self._running[slot] = key.name
+            self._names.add(key.name)
         return slot
 
     async def begin(self, key: Key, slot: str) -> Verdict | None:
@@ -96,11 +106,13 @@ class Quotas:
             self._connection.tell("quota", "ZREM", self._busy(name), slot)
 
     def renew(self) -> None:
-        """Say of all that run here that they still do."""
+        """Say of all that run here that they still do, and that nothing else does."""
         slots = defaultdict[str, list[str]](list)
         for slot, name in self._running.items():
             slots[name].append(slot)
-        for name, running in slots.items():
+        for name in self._names:
+            running = slots[name]
+            self._connection.tell("quota", "EVAL", _FORGET, 1, self._busy(name), self._name, *running)
             for at in range(0, len(running), RENEWED):
                 some = running[at : at + RENEWED]
                 self._connection.tell("quota", "EVAL", _RENEW, 1, self._busy(name), BUSY_S, *some)
