@@ -7,18 +7,22 @@ who asks can be cancelled in the middle of a command: the answer to it is read b
 whether somebody still wants it or not.  An answer under a wrong key (redis-py #2624) cannot come about.
 
 There are two states.  Up: commands are sent; `FAILURES` round trips in a row that fail lead down, and so does
-a probe that Redis refuses, as one that is full does.  Another command that it refuses fails alone: somebody's
-data under one key is no reason to go without the others.  Down: each command fails at once with `Away`, and
-only the probe is sent; the first one that is answered in time leads up.  Before the first probe the state is
-down, so no request ever waits for a connection to be made.
+a probe that Redis refuses, as one that is full does, or to which it says what makes no sense.  Another
+command that it refuses fails alone: somebody's data under one key is no reason to go without the others.
+Down: each command fails at once with `Away`, and only the probe is sent; the first one that is answered in
+time leads up.  Before the first probe the state is down, so no request ever waits for a connection to be
+made.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
+import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -33,6 +37,8 @@ BATCH = 128
 """Commands in one round trip; a script takes Redis some 60 us, so that leaves most of the 50 ms."""
 QUEUE = 4096
 """Commands that wait for a round trip; with more the newest fail at once."""
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""What our scripts return."""
 CONNECT_S = 1.0
 """What a probe may take, which has to connect, with TLS and a password, beside a loop that is busy."""
 
@@ -44,7 +50,7 @@ class Away(Exception):
 
 
 class _Refused(Away):
-    """Redis has answered with an error."""
+    """Redis has answered with an error, or with what is no answer to that."""
 
 
 class _Asked(NamedTuple):
@@ -54,6 +60,14 @@ class _Asked(NamedTuple):
     command: tuple[Any, ...]
     at: float
     answer: "asyncio.Future[Any] | None"
+
+
+def shaped(answer: Any, shape: Any) -> Any:
+    """Return *answer* as a *shape*, a type; raises `Away` if it is none."""
+    try:
+        return msgspec.convert(answer, shape)
+    except msgspec.ValidationError as exc:
+        raise _Refused(f"what it says makes no sense ({exc})") from None
 
 
 class Connection:
@@ -70,6 +84,7 @@ class Connection:
         self.reason = "not asked yet"
         self._observe = observe
         self._place, self._within_s = section.place, section.timeout_ms / 1000
+        self._password = unquote(urlsplit(section.url).password or "")
         tls: dict[str, Any] = {"ssl_ca_certs": str(section.ca)} if section.ca is not None else {}
         self._redis = Redis.from_url(
             section.url,
@@ -86,13 +101,13 @@ class Connection:
         self._was_told = False
         self._refused = set[str]()
 
-    async def ask(self, op: str, *command: Any) -> Any:
+    async def ask(self, op: str, *command: Any, shape: Any = Any) -> Any:
         """
-        Return Redis's answer to *command*; raises `Away`.
+        Return Redis's answer to *command*, which has that *shape*, a type; raises `Away`.
 
         Whoever is cancelled meanwhile takes nothing back: the command is done, in its turn.
         """
-        return await self.post(op, *command)
+        return shaped(await self.post(op, *command), shape)
 
     def post(self, op: str, *command: Any) -> "asyncio.Future[Any]":
         """Return what will be the answer to *command*, or `Away`, which is raised if that is known now."""
@@ -110,16 +125,16 @@ class Connection:
         self._put(_Asked(op, command, asyncio.get_running_loop().time(), None))
         return True
 
-    async def probe(self, op: str, *command: Any) -> Any:
-        """Return the answer to *command*, also in the state down, which an answer ends; raises `Away`."""
+    async def probe(self, op: str, *command: Any, shape: Any = Any) -> Any:
+        """Return the same as `ask`, also in the state down, which an answer ends; raises `Away`."""
         try:
             if self.is_up:
-                return await self.ask(op, *command)
+                return await self.ask(op, *command, shape=shape)
             clock = asyncio.get_running_loop().time
             await self._round_trip([_Asked(op, ("PING",), clock(), None)], CONNECT_S)
             # What takes longer than requests would wait does not lead up, or it would lead down again.
             answers = await self._round_trip([_Asked(op, command, clock(), None)], self._within_s)
-            answer = _checked(answers[0])
+            answer = shaped(self._checked(answers[0]), shape)
         except _Refused as error:
             raise self._failed(str(error), at_once=True) from None
         self._answered()
@@ -169,7 +184,10 @@ class Connection:
                 answers: list[Any] = await pipeline.execute(raise_on_error=False)
         except (RedisError, OSError, TimeoutError) as exc:
             # redis-py has closed a connection whose answer was not read to its end.
-            raise self._failed(_why(exc)) from exc
+            raise self._failed(self._why(exc)) from exc
+        except Exception as exc:  # redis-py stumbles in many ways over what no Redis says
+            await self._cut()
+            raise self._failed(f"what it says makes no sense ({type(exc).__name__})") from exc
         now = clock()
         for asked in batch:
             self._observe(now - asked.at, asked.op)
@@ -178,12 +196,29 @@ class Connection:
     def _heard(self, op: str, answer: Any) -> Any:
         """Return *answer*, or the `Away` that it means, which is told once."""
         try:
-            return _checked(answer)
+            return self._checked(answer)
         except _Refused as error:
             if op not in self._refused:
                 self._refused.add(op)
                 _log.warning(Line("redis_refused", {"at": self._place, "op": op, "reason": str(error)}))
             return error
+
+    async def _cut(self) -> None:
+        """Close a connection on which nobody knows what comes next."""
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(self._within_s):
+                await self._redis.connection_pool.disconnect()
+
+    def _checked(self, answer: Any) -> Any:
+        """Return *answer*; raises `_Refused` if it is an error."""
+        if isinstance(answer, RedisError):
+            raise _Refused(self._why(answer))
+        return answer
+
+    def _why(self, exc: BaseException) -> str:
+        """Return what happened, in short: a server may say what it was sent, so without the password."""
+        words = str(exc).replace(self._password, "***") if self._password else str(exc)
+        return f"{type(exc).__name__}: {words}"[:200] if words else "no answer in time"
 
     def _answered(self) -> None:
         self._failures = 0
@@ -216,15 +251,3 @@ def _settle(asked: _Asked, outcome: Any) -> None:
         asked.answer.set_exception(outcome)
     else:
         asked.answer.set_result(outcome)
-
-
-def _checked(answer: Any) -> Any:
-    """Return *answer*; raises `_Refused` if it is an error."""
-    if isinstance(answer, RedisError):
-        raise _Refused(_why(answer))
-    return answer
-
-
-def _why(exc: BaseException) -> str:
-    """Return what happened, in short; no error of redis-py tells the password."""
-    return f"{type(exc).__name__}: {exc}"[:200] if str(exc) else "no answer in time"

@@ -9,7 +9,7 @@ from dmap import tasks
 from dmap.config import RedisSection
 from dmap.events import Bus
 from dmap.owner import here, own_name, told_of
-from dmap.shared.connection import Away, Connection
+from dmap.shared.connection import Away, Connection, Number
 from dmap.shared.leases import Leases
 from dmap.shared.quota import Quotas
 from dmap.shared.settings import VERSION, SharedSettings
@@ -103,9 +103,9 @@ class Shared:
         with contextlib.suppress(Away):
             keys = (f"{self._prefix}dmaps", self.settings.key)
             command = ("EVAL", _BEAT, len(keys), *keys, self._name, GONE_S)
-            dmaps, version = await self.connection.probe("beat", *command)
-            self.dmaps = max(1, int(dmaps))
+            dmaps, version = await self.connection.probe("beat", *command, shape=tuple[Number, Number])
+            self.dmaps = max(1, dmaps)
             if not was_up or now - self._renewed_at >= RENEW_S:
                 self._renewed_at = now
                 self.quotas.renew()
-            await self.settings.follow(int(version))
+            await self.settings.follow(version)

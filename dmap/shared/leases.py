@@ -38,7 +38,7 @@ for _, key in ipairs(free) do
   redis.call('HSET', key, 'owner', ARGV[1], 'told', ARGV[2], 'own', ARGV[4], 'beats', beats % 1e9 + 1)
   redis.call('EXPIRE', key, ARGV[3])
 end
-return {}
+return {'', ''}
 """
 """Owner, what it tells, seconds, whether the server is on its host, and `beats` of one that is dead."""
 _RELEASE = """
@@ -114,8 +114,8 @@ class Leases:
         keys = self._keys[backend]
         command = ("EVAL", _CLAIM, len(keys), *keys, self._owner, self._told, LEASE_S)
         command += (self._own[backend], over)
-        said = await self._connection.ask("owner", *command)
-        return _Other(said[0].decode(errors="replace"), said[1]) if said else None
+        said = await self._connection.ask("owner", *command, shape=tuple[bytes, bytes])
+        return _Other(said[0].decode(errors="replace"), said[1]) if said[0] else None
 
     def _note(self, backend: str, other: _Other | None) -> None:
         if other is None:

@@ -11,11 +11,12 @@ import itertools
 from asyncio import Future
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from dmap.access import Verdict
 from dmap.config import Key
-from dmap.shared.connection import Away, Connection
+from dmap.shared.connection import Away, Connection, Number, shaped
 
 BUSY_S = 30
 """A request that nobody renews is counted no longer: its dmap was killed."""
@@ -94,10 +95,11 @@ class Quotas:
         pace, busy = f"{self._prefix}{{{key.name}}}:rate", self._busy(key.name)
         bounds = (key.rate_per_min or 0, key.parallel or 0)
         try:
-            said = await self._connection.ask("quota", "EVAL", _BEGIN, 2, pace, busy, *bounds, slot, BUSY_S)
+            command = ("EVAL", _BEGIN, 2, pace, busy, *bounds, slot, BUSY_S)
+            running, wait_us = await self._connection.ask("quota", *command, shape=tuple[Number, Number])
         except Away:
             return None
-        return Verdict(int(said[0]), int(said[1]) / 1e6)
+        return Verdict(running, wait_us / 1e6)
 
     def end(self, slot: str) -> None:
         """Count it no more.  Idempotent."""
@@ -133,4 +135,5 @@ class Quotas:
 
 def _heard(address: str, learn: Learn, answer: "Future[Any]") -> None:
     if not answer.cancelled() and answer.exception() is None:
-        learn(address, int(answer.result()) / 1e6)
+        with suppress(Away):
+            learn(address, shaped(answer.result(), Number) / 1e6)

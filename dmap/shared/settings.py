@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from dmap.errors import NotShared
 from dmap.logfmt import Line
-from dmap.shared.connection import Away, Connection
+from dmap.shared.connection import Away, Connection, Number
 from dmap.state import Saved, saved_of, text_of
 
 TRIES = 5
@@ -90,14 +90,14 @@ class SharedSettings:
     async def _write(self, over: int, saved: Saved) -> bool:
         """Write *saved* over the version *over*; return False if there is another one by now."""
         text = text_of(Saved(saved.active, saved.models))
-        said = await self._connection.ask(
-            "saved", "EVAL", _WRITE, 1, self.key, over, saved.shared_version, text
-        )
-        return bool(said[0])
+        command = ("EVAL", _WRITE, 1, self.key, over, saved.shared_version, text)
+        is_written, _ = await self._connection.ask("saved", *command, shape=tuple[Number, Number])
+        return bool(is_written)
 
     async def _read(self) -> None:
         """Have the copy in Redis hold here, if it is newer."""
-        version, text = await self._connection.ask("saved", "HMGET", self.key, "version", "json")
+        command, shape = ("HMGET", self.key, "version", "json"), tuple[bytes | None, bytes | None]
+        version, text = await self._connection.ask("saved", *command, shape=shape)
         mine = self.mine()
         if version is None or not version.isdigit() or int(version) <= mine.shared_version:
             return

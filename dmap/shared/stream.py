@@ -26,6 +26,7 @@ RUNS = 256
 """Of so many dmaps, restarts counted, it is known what comes next."""
 READ = 32
 """Entries read in one turn."""
+_ENTRIES = list[tuple[bytes, dict[bytes, bytes]]]
 
 _log = logging.getLogger(__name__)
 
@@ -81,11 +82,12 @@ class EventStream:
             self._expected.clear()
             return
         if self._read is None:
-            last = await self._connection.ask("events", "XREVRANGE", self._key, "+", "-", "COUNT", 1)
+            newest = ("XREVRANGE", self._key, "+", "-", "COUNT", 1)
+            last = await self._connection.ask("events", *newest, shape=_ENTRIES)
             self._read = last[0][0] if last else b"0-0"
             return
         command = ("XRANGE", self._key, b"(" + self._read, "+", "COUNT", READ)
-        for id, fields in await self._connection.ask("events", *command):
+        for id, fields in await self._connection.ask("events", *command, shape=_ENTRIES):
             self._read = id
             self._take(fields)
 
