@@ -127,7 +127,13 @@ class Fleet:
             while not crowd.tally.kinds["answer"]:
                 async with crowd.asking(0, 1):
                     await asyncio.sleep(0.5)
+                self._all_live()
                 crowd = Crowd(self.url, crowd.models, crowd.headers, crowd.tally)
+
+    def _all_live(self) -> None:
+        for part in self.parts.values():
+            if part.child is not None and part.child.returncode is not None:
+                raise SystemExit(f"{part.name} has ended:\n{part.log}")
 
     async def stop(self) -> dict[str, int]:
         """Ask all to end; return their exit statuses."""
@@ -200,11 +206,13 @@ async def main(options: argparse.Namespace) -> bool:
     """Run the fleet, the crowd and the kills."""
     with tempfile.TemporaryDirectory() as folder:
         fleet = Fleet(Path(folder))
-        await fleet.start()
-        crowd = Crowd(fleet.url, MODELS, {"Authorization": f"Bearer {KEY}"})
-        async with crowd.asking(options.seed, CLIENTS, OFFICIAL) as tally:
-            killed = await kill(fleet, random.Random(options.seed), options.seconds)
-        statuses = await fleet.stop()
+        try:
+            await fleet.start()
+            crowd = Crowd(fleet.url, MODELS, {"Authorization": f"Bearer {KEY}"})
+            async with crowd.asking(options.seed, CLIENTS, OFFICIAL) as tally:
+                killed = await kill(fleet, random.Random(options.seed), options.seconds)
+        finally:
+            statuses = await fleet.stop()
         left = [each.pid for each in fleet.engines()]
         print(f"killed in {options.seconds:g} s: {dict(killed)}")
         return report(fleet, tally, statuses, left)
