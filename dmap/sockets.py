@@ -15,6 +15,7 @@ from typing import Any
 from dmap.config import AccessSection, ConfigProblem, Listen, exposure
 from dmap.notify import listen_fds
 
+ANOTHER = "; --port (with make: PORT=8001), or listen.port in the file, names another"
 _BACKLOG = 4096
 """Connections that the kernel holds until they are accepted; systemd's own number for its sockets."""
 _PROBE_AFTER_S, _PROBE_EVERY_S, _PROBES = 15, 5, 3
@@ -45,7 +46,7 @@ def _listening(family: int, address: Any) -> socket.socket:
         return socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=is_both)
     except OSError as exc:
         at = f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
-        hint = "; --port, or listen.port in the file, names another" if exc.errno == errno.EADDRINUSE else ""
+        hint = ANOTHER if exc.errno == errno.EADDRINUSE else ""
         raise OSError(f"listen: {at}: {os.strerror(exc.errno or 0).lower()}{hint}") from exc
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from dmap import __version__
 from dmap.cli import main
+from dmap.sockets import ANOTHER
 
 ROOT = Path(__file__).parents[1]
 A = "backends: {a: {kind: openai, url: 'http://127.0.0.1:1'}}\n"
@@ -129,9 +130,6 @@ def test_the_version(capsys):
         main(["--version"])
 
     assert (ended.value.code, capsys.readouterr().out) == (0, f"dmap {__version__}\n")
-
-
-ANOTHER = "; --port, or listen.port in the file, names another"
 
 
 def test_the_port_on_the_command_line(written, taken_port):
