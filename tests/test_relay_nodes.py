@@ -22,7 +22,7 @@ def view(**members: Any) -> bytes:
     """Write the view of a node that has the model `m`, resident, with other *members*."""
     line = {"wait_s": 0.0, "answer_s": 0.1, "parallel": 4, "resident": True}
     model = {"id": "m", "at": [["gpu0", "m", 1.0]]}
-    said = {"wire": 1, "run": "a", "seq": 1, "gates": {"gpu0": {"lines": {"m": line}}}, "models_tag": "t"}
+    said = {"wire": 1, "run": "a", "seq": 1, "gates": {"gpu0": {"lines": {"m": line}}}, "models_tag": "7"}
     return answer(json.dumps({**said, "models": [model], **members}).encode())
 
 

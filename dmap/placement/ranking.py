@@ -63,7 +63,7 @@ class Place:
         """The wait to be expected: what the place said, and what we have sent there since."""
         rounds = self.sent // self.parallel if self.parallel else 0
         said_s = NEVER_S if self.wait_s is None else self.wait_s
-        return min(NEVER_S, said_s + rounds * self.answer_s)
+        return max(0.0, min(NEVER_S, said_s + rounds * self.answer_s))
 
 
 def ranked(model: str, affinity: str, places: Sequence[Place]) -> list[Place]:

@@ -9,14 +9,19 @@ different releases.
 
 import hashlib
 from collections.abc import Iterable
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 WIRE = 1
 """The version of what front and node say; one that differs is no node for this front."""
 MOST_MODELS = 2500
 """That a node may list; the same bound holds for any server."""
 LONGEST_NAME = 512
+Text = Annotated[str, Meta(max_length=1024)]
+Tag = Annotated[str, Meta(pattern="^[0-9a-f]{1,64}$")]
+"""It goes back into the address that is asked next."""
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -63,14 +68,14 @@ class Listed(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     id: str
-    at: list[At]
+    at: Annotated[list[At], Meta(max_length=256)]
     names: list[str] = []
     context_length: int | None = None
     embedding: bool = False
     vision: bool | None = None
-    kind: str = ""
-    file: str = ""
-    quantization: str = ""
+    kind: Text = ""
+    file: Text = ""
+    quantization: Text = ""
     size: int | None = None
 
 
@@ -84,8 +89,8 @@ class NodeView(msgspec.Struct, frozen=True, omit_defaults=True):
     wire: int
     run: str
     seq: int
-    gates: dict[str, SeenGate]
-    models_tag: str
+    gates: Annotated[dict[str, SeenGate], Meta(max_length=1024)]
+    models_tag: Tag
     models: list[Listed] | None = None
 
 
