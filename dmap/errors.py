@@ -12,7 +12,7 @@ DmapError
   backend's fault
     LoadFailed 502          BackendBroke 502        BackendSlow 504
     BackendDown 503         Unanswered 502          BackendDied 502
-                                                    Relayed (as it was told)
+    NodeSilent 503                                  Relayed (as it was told)
   ours
     WaitExpired 503         ShuttingDown 503        NotBuilt 501
     LeaseExpired 504        ClientStalled 504       Internal 500
@@ -223,6 +223,10 @@ class BackendDown(DmapError):
 
     status, type, code = 503, "backend_error", "backend_down"
     elsewhere = True
+
+
+class NodeSilent(BackendDown):
+    """A node takes requests and tells nothing of one, though it may tell how it stands."""
 
 
 class BackendSlow(Final):

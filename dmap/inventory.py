@@ -39,14 +39,14 @@ class Inventory:
     Reports to *catalog* what *backends* have; `start` and `close` own its tasks.
 
     *learnt* is called with a backend that has answered, after the catalog knows what it has, and *lost* with
-    one that has not, and why.  One that has
-    been silent for *gone_s* counts as gone.
+    one that has not, and why.  One that has been silent for *gone_s* counts as gone.  *down* has those that
+    did not answer last time, with the reasons, which are for clients too.
     """
 
     def __init__(self, backends: Mapping[str, Backend], catalog: Catalog, *, gone_s: float = GONE_S) -> None:
         self._backends, self._gone_s = backends, gone_s
         self._catalog = catalog
-        self._down: dict[str, str] = {}
+        self.down = dict[str, str]()
         self._answered_at: dict[str, float] = {}
         self._silent_since: dict[str, float] = {}
         self._told: dict[str, set[str]] = {}
@@ -71,7 +71,7 @@ class Inventory:
     async def refresh(self) -> None:
         """Ask every backend whose last answer is not fresh; one that is down is left to its probe."""
         now = asyncio.get_running_loop().time()
-        up = (name for name in self._backends if name not in self._down)
+        up = (name for name in self._backends if name not in self.down)
         stale = [name for name in up if now - self._answered_at.get(name, -FRESH_S) >= FRESH_S]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(START_S):
@@ -80,32 +80,32 @@ class Inventory:
     def check(self, backend: str) -> None:
         """Raise `BackendDown` if *backend* did not answer last time."""
         if self.is_down(backend):
-            reason = self._down[backend]
+            reason = self.down[backend]
             message = reason if repr(backend) in reason else f"the backend {backend!r} is down: {reason}"
             raise BackendDown(message, retry_after_s=PROBE_S)
 
     def report(self, backend: str, error: BackendDown) -> None:
         """Take note that a request found *backend* down, and have it probed."""
-        if backend not in self._down:
+        if backend not in self.down:
             url = self._backends[backend].url  # which the reason, for clients, leaves out
             _log.warning(Line("backend_down", {"backend": backend, "url": url, "reason": error.message}))
-        self._down[backend] = error.message
+        self.down[backend] = error.message
         self.lost(backend, error)
 
     def is_down(self, backend: str) -> bool:
         """Tell whether *backend* did not answer last time."""
-        return backend in self._down
+        return backend in self.down
 
     @property
     def answering(self) -> list[str]:
         """The backends that answered last time."""
-        return [name for name in self._answered_at if name not in self._down]
+        return [name for name in self._answered_at if name not in self.down]
 
     async def _watch(self, name: str) -> None:
         clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(PROBE_S)
-            if name in self._down or clock() - self._answered_at.get(name, 0.0) >= LOOK_S:
+            if name in self.down or clock() - self._answered_at.get(name, 0.0) >= LOOK_S:
                 await self._ask(name)
 
     async def _ask(self, name: str) -> None:
@@ -131,7 +131,7 @@ class Inventory:
             self._silent_since.pop(name, None)
             self._note_differing(name)
             self.learnt(name)
-            if self._down.pop(name, None) is not None:
+            if self.down.pop(name, None) is not None:
                 _log.warning(Line("backend_up", {"backend": name}))
         self._answered_at[name] = now
 

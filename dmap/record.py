@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dmap.wire.hop import Queued
 from dmap.wire.trace import Trace
 
 
@@ -13,7 +14,9 @@ class RequestRecord:
 
     Times whose names end in `_at` are those of the loop's clock; those that end in `_s` are seconds.
     *device* is None where it passes without arbitration.  *service_s* is how long it held its model.
-    *away_s* is how long it waited at other boxes, which *queue_s* has in it at its end.
+    *away_s* is how long it waited at other boxes, which *queue_s* has in it at its end, *away_switch_s* the
+    part of it for a switch there.  *hop_s* is what the way to another box took until the first byte, and
+    *place* what that says of its place there.
     *asked* is the name that the client gave its model, or its beginning.  *behind* is what was in its way
     when it began to wait, if it did.
     *waits* tells that it is in the queue right now.
@@ -44,6 +47,9 @@ class RequestRecord:
     service_s: float = 0.0
     waits: bool = False
     away_s: float = 0.0
+    away_switch_s: float = 0.0
+    hop_s: float | None = None
+    place: Queued | None = None
     retried: int = 0
     moved: int = 0
     first_byte_s: float | None = None

@@ -1,13 +1,17 @@
 """A front and its node, as their client and the node's server see them."""
 
+import asyncio
 import hashlib
 import json
+import re
 from typing import Any
 
 import pytest
 
+from dmap.remote.pages import report
 from tests.conftest import Proxy
-from tests.fakes import DONE, END, SSE, FakeBackend, chunk, delta, soon
+from tests.cutter import cutter
+from tests.fakes import DONE, END, SSE, FakeBackend, answer, chunk, delta, soon
 
 FRONT = hashlib.sha256(b"front").hexdigest()
 ANNA = hashlib.sha256(b"anna").hexdigest()
@@ -32,11 +36,18 @@ async def front(start: Any, node: Proxy) -> Proxy:
     """Run a front of that node."""
     proxy: Proxy = await start(
         f"""
-        access: {{keys: [{{name: anna, sha256: {ANNA}, priority: 2, permit: [keep_alive]}}]}}
+        access:
+          keys:
+            - name: anna
+              sha256: {ANNA}
+              priority: 2
+              permit: [keep_alive]
+              scopes: [inference, debug, admin]
         nodes: {{box1: {{url: '{node.url}', api_key: front}}}}
         server: {{heartbeat_s: 0.1}}
         """
     )
+    await soon(lambda: proxy.proxy.inventory.answering == ["box1"], SECONDS)
     return proxy
 
 
@@ -105,9 +116,97 @@ async def test_a_front_tells_its_client_of_the_wait(front, node, backend):
     await front.settled()
 
     assert node.leftovers == 0
-    ended = [event for event in front.proxy.bus.since(0, 99)[0] if event.type == "request.finished"]
-    (waited,) = [event.fields["queue_s"] for event in ended if event.fields["id"] == "second"]
-    assert waited > 1
+    told = [event for event in front.proxy.bus.since(0, 99)[0] if event.fields.get("id") == "second"]
+    assert [event.type for event in told] == [
+        "request.received",
+        "request.routed",
+        "request.queued",
+        "request.granted",
+        "request.first_byte",
+        "request.finished",
+    ]
+    queued, granted, finished = (told[at].fields for at in (2, 3, 5))
+    assert (queued["position"], queued["behind"], queued["backend"]) == (1, "parallel", "box1")
+    assert granted["queue_s"] > 0
+    assert finished["queue_s"] > 0
+    assert finished["behind"] == "parallel"
+
+
+async def test_who_asks_a_front_why_it_is_slow(front, node, backend):
+    """Status and queue of a front show who waits at its node, and how the node stands."""
+    first, second, asking = await front.client(), await front.client(), await front.client()
+    await first.send(ask(stream=True))
+    await backend.next()
+    await second.send(ask("/v1/chat/completions", "x-request-id: second", stream=False))
+    await soon(lambda: [visit.record.waits for visit in front.proxy.visits.open()] == [False, True], SECONDS)
+
+    await asking.send(get("/debug/status"))
+    status = json.loads((await asking.answer()).body)
+    await asking.send(get("/admin/queue"))
+    queue = json.loads((await asking.answer()).body)
+
+    box1 = status["backends"]["box1"]
+    (waiting,) = box1["waiting"]
+    assert (waiting["id"], waiting["client"], waiting["position"]) == ("second", "anna", 1)
+    assert [each["id"] != "second" for each in status["served"]] == [True]
+    assert box1["node"]["trouble"] is None
+    assert box1["node"]["gates"]["backend fake"]["models"]["*"]["resident"] is True
+    assert [each["id"] for each in queue["waiting"]["backend box1"]] == ["second"]
+    assert "2 open requests, 1 of them waiting" in queue["message"]
+    lines = report(front.url, status).splitlines()
+    assert [line.split()[:5] for line in lines if line.startswith("box1 ")][-1][:4] == [
+        "box1",
+        "1",
+        "second",
+        "anna",
+    ]
+
+
+async def test_the_times_of_a_hop_add_up(start, node, backend):
+    """What `Server-Timing` of a front says is where the time went: here, on the way, and at the node."""
+    async with cutter(node.url) as wire:
+        wire.there.delay_s = wire.back.delay_s = 0.05
+        front = await start(f"nodes: {{box1: {{url: '{wire.url}', api_key: front}}}}")
+        client = await front.client()
+        began = asyncio.get_running_loop().time()
+        await client.send(ask())
+        asked = await backend.next()
+        reading = asyncio.create_task(client.answer())
+        await asyncio.wait({reading}, timeout=0.2)  # the time that the answer takes
+        await asked.end(answer(b'{"object": "chat.completion", "choices": []}'))
+        head = (await reading).head
+        whole_ms = 1000 * (asyncio.get_running_loop().time() - began)
+
+    told = dict(re.findall(r"(\w+);dur=([0-9.]+)", head.headers["server-timing"]))
+    times = {name: float(value) for name, value in told.items()}
+    assert list(times) == ["queue", "switch", "first_byte", "route", "hop"]
+    assert times["first_byte"] > 190
+    assert times["hop"] > 90
+    assert 290 < sum(times.values()) - times["switch"] < whole_ms
+    await front.settled()
+    (ended,) = [event.fields for event in front.proxy.bus.since(0, 99)[0] if event.type == "request.finished"]
+    assert 1000 * ended["hop_s"] == pytest.approx(times["hop"], abs=0.1)
+
+
+async def test_an_error_is_told_once(front, backend):
+    """An error that a node tells in mid-stream reaches the client as it is, and no second one behind it."""
+    client = await front.client()
+    await client.send(ask(stream=True))
+    asked = await backend.next()
+    await asked.write(SSE, chunk(delta("a")))
+    await client.until(delta("a"))
+
+    asked.cut()
+    asked.done.set()
+    rest = await client.all()
+
+    assert rest.count(b'"error"') == 1
+    assert b"backend_broke" in rest
+    assert not rest.endswith(END)
+    await front.settled()
+    (ended,) = [event.fields for event in front.proxy.bus.since(0, 99)[0] if event.type == "request.failed"]
+    assert ended["outcome"] == "backend_error"
+    assert "in mid-answer" in ended["reason"]
 
 
 async def test_a_client_that_leaves_the_front_leaves_the_node(front, node, backend):

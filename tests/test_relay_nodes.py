@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dmap.wire.hop import Queued, waits
 from tests.conftest import Proxy
 from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, answer, chunk, delta, fake_backend, soon
 
@@ -81,8 +82,9 @@ async def test_a_wait_of_hours(front, nodes):
     _, other, exchange = await asked(nodes)
 
     for hour in range(40):
-        words = f"position 1 in the queue, about {40 - hour} hours to go".ljust(90, ".")
-        await exchange.write(50 * f"HTTP/1.1 102 Processing\r\nDmap-Place: {words}\r\n\r\n".encode())
+        place = Queued(1, 3600.0 * (40 - hour), 3600.0 * 40, "engine/some-model-with-a-long-name")
+        await exchange.write(50 * waits(place))
+        words = place.words
         await soon(lambda: [each.place for each in front.proxy.pool.under_way] == [words], SECONDS)  # noqa: B023
     await exchange.end(GRANTED, answer(WHOLE))
 

@@ -177,7 +177,7 @@ def waited(since: float, until: float, **facts: Any) -> RequestRecord:
     fields = {"position": 1, "estimate_s": 2.0, "p80_s": 3.0, "behind": "gguf/other", "backend": "gguf"}
     made.trace.note(since, "request.queued", fields)
     made.trace.note(until, "request.granted", {})
-    made.trace.send()
+    made.trace.send(until)
     return made
 
 
@@ -237,7 +237,7 @@ def test_who_was_sent_twice() -> None:
     made.trace.note(50, "request.retried", {"reason": "gone"})
     made.trace.note(50, "request.queued", {"position": 1, "estimate_s": 1.0, "behind": "x"})
     made.trace.note(60, "request.granted", {})
-    made.trace.send()
+    made.trace.send(60)
 
     assert below(made) == [("queue", 20, 30), ("queue", 50, 60), ("relay", 30, 50), ("relay", 60, 100)]
 

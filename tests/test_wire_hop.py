@@ -6,7 +6,7 @@ from hypothesis import strategies as some
 from multidict import CIMultiDict
 
 from dmap.errors import BadRequest
-from dmap.wire.hop import LONGEST_WAIT_S, Hop, granted, hop_of, place_in, waits
+from dmap.wire.hop import LONGEST_WAIT_S, Hop, Queued, granted, hop_of, place_in, waits
 
 HOPS = some.builds(
     Hop,
@@ -60,14 +60,60 @@ def test_no_wait_is_longer_than_a_day():
     assert hop.waited_s == LONGEST_WAIT_S
 
 
-def test_answers_in_between():
-    """A node's answers in between are heads of HTTP and nothing else."""
-    assert waits("position 1") == b"HTTP/1.1 102 Processing\r\nDmap-Place: position 1\r\n\r\n"
+PLACES = some.builds(
+    Queued,
+    some.integers(1, 10**6),
+    some.floats(0, 1e6),
+    some.floats(0, 1e6),
+    some.sampled_from(("", "studio/größer", "switch to a\r\nb")),
+    some.booleans(),
+)
+
+
+@given(PLACES)
+def test_the_place_that_a_node_tells_is_the_one_that_its_front_reads(place):
+    """A place arrives whole, in a head of HTTP and nothing else, whatever models are called."""
+    first, header, *rest = waits(place).split(b"\r\n")
+
+    assert (first, rest) == (b"HTTP/1.1 102 Processing", [b"", b""])
+    assert place_in(CIMultiDict([header.decode("ascii").split(": ", 1)])) == place
+
+
+def test_the_grant():
+    """A grant is a head of HTTP and nothing else."""
     assert granted("gpu1") == b"HTTP/1.1 103 Early Hints\r\nDmap-Granted: gpu1\r\n\r\n"
 
 
-@pytest.mark.parametrize("headers", [{}, {"Dmap-Place": "a\nb"}, {"Dmap-Place": "x" * 129}])
-def test_a_place_that_was_lost_on_the_way(headers):
-    """Words that a middlebox dropped, or that no node writes, are replaced by others."""
-    assert place_in(CIMultiDict(headers)) == "waiting for the model"
-    assert place_in(CIMultiDict({"Dmap-Place": "position 2 in the queue"})) == "position 2 in the queue"
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"Dmap-Place": "position 2 in the queue"},
+        {"Dmap-Place": '{"position": "first"}'},
+        {"Dmap-Place": '{"position": 1, "estimate_s": NaN, "p80_s": 1}'},
+        {"Dmap-Place": '{"position": 1}' + " " * 2048},
+    ],
+)
+def test_a_place_that_was_lost_on_the_way(said):
+    """What a middlebox dropped, or no node writes, is no place."""
+    assert place_in(CIMultiDict(said)) is None
+
+
+def test_a_place_of_another_release():
+    """What a newer node tells beside a place is passed over."""
+    told = '{"position": 2, "estimate_s": 7.5, "p80_s": 9, "behind": "gpu/a", "moon": {"phase": 1}}'
+
+    assert place_in(CIMultiDict({"Dmap-Place": told})) == Queued(2, 7.5, 9, "gpu/a")
+
+
+def test_words_of_a_place():
+    """A client is told its place and the time that is left, or that nobody knows that."""
+    assert Queued(1, 3.4, 9.6).words == "position 1 in the queue, about 3 s to go, p80 10 s"
+    assert Queued(2, 3, 9, drained=True).words == "position 2 in the queue, served when its owner resumes it"
+
+
+def test_a_front_of_another_release():
+    """Whatever a newer front says beside what is known, its requests are answered."""
+    headers = CIMultiDict({**dict(Hop("me").headers()), "Dmap-Hop": "2", "Dmap-Moon": "full"})
+
+    assert hop_of(headers) == Hop("me")

@@ -66,7 +66,7 @@ def test_the_servers_parent_is_the_span_of_its_call():
     """Each time that a recorded request is sent has a span of its own, which is the server's parent."""
     trace = trace_of([f"00-{ID}-{SPAN}-01"], NEVER)
 
-    first, second = trace.send(), trace.send()
+    first, second = trace.send(1), trace.send(2)
 
     assert [first, second] == [f"00-{ID}-{span}-01" for span in trace.sent]
     assert len({trace.span, SPAN, *trace.sent}) == 4
@@ -74,7 +74,7 @@ def test_the_servers_parent_is_the_span_of_its_call():
 
 def test_who_does_not_record_is_no_parent():
     """Of a trace that is not recorded here the server gets the client's span."""
-    assert trace_of([f"00-{ID}-{SPAN}-00"], ALWAYS).send() == f"00-{ID}-{SPAN}-00"
+    assert trace_of([f"00-{ID}-{SPAN}-00"], ALWAYS).send(1) == f"00-{ID}-{SPAN}-00"
 
 
 def test_steps_are_bounded():

@@ -9,12 +9,12 @@ unpacked: an answer in another encoding than plain bytes is refused.
 import asyncio
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
 import httptools
 
-from dmap.backends.base import Target, trouble_of
+from dmap.backends.base import Target, ignore, trouble_of
 
 MOST_VALUES = 200_000
 """Of an answer in JSON; LM Studio's entries have about 30 each, and decoding so many takes 40 ms."""
@@ -37,12 +37,12 @@ class Unheard(Exception):
 class _Reading:
     """What has been heard so far; for httptools to call."""
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, between: Callable[[], None]) -> None:
         self.body = bytearray()
         self.status = 0
         self.framed = False
         self.done = False
-        self._most_bytes = most_bytes
+        self._most_bytes, self._between = most_bytes, between
         self._parser = httptools.HttpResponseParser(self)
         self._heard_bytes = 0
 
@@ -67,6 +67,8 @@ class _Reading:
 
     def on_headers_complete(self) -> None:
         self.status = self._parser.get_status_code()
+        if self.status < 200:
+            self._between()
 
     def on_body(self, data: bytes) -> None:
         self.body += data
@@ -84,11 +86,13 @@ async def ask(
     within_s: float,
     connect_s: float | None = None,
     most_bytes: int,
+    between: Callable[[], None] = ignore,
 ) -> tuple[int, bytes]:
     """
     Ask *target* once, over a connection of its own; return the status and the body.  No redirect is followed.
 
-    With a *body*, which is JSON, it is a POST.  Raises `Unheard`, and TimeoutError after *within_s*.
+    With a *body*, which is JSON, it is a POST.  *between* is called for each answer in between (1xx).  Raises
+    `Unheard`, and TimeoutError after *within_s*.
     """
     typed = (("Content-Length", str(len(body))), ("Content-Type", "application/json")) if body else ()
     head = target.head("POST" if body else "GET", (*_PLAINLY, *typed))
@@ -98,7 +102,7 @@ async def ask(
                 reader, writer = await asyncio.open_connection(target.host, target.port, ssl=target.context)
             try:
                 writer.write(head + body)
-                return await _heard(reader, most_bytes)
+                return await _heard(reader, _Reading(most_bytes, between))
             finally:
                 writer.transport.abort()
         except OSError as exc:
@@ -109,8 +113,7 @@ async def ask(
             raise Unheard("what it says is not HTTP") from exc
 
 
-async def _heard(reader: asyncio.StreamReader, most_bytes: int) -> tuple[int, bytes]:
-    reading = _Reading(most_bytes)
+async def _heard(reader: asyncio.StreamReader, reading: _Reading) -> tuple[int, bytes]:
     with contextlib.closing(reading):
         while not reading.done and (piece := await reader.read(_PIECE_BYTES)):
             reading.feed(piece)

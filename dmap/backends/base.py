@@ -113,11 +113,32 @@ class Backend(Protocol):
 
 
 class Forwarding(Backend, Protocol):
-    """A backend that is another dmap: it tells, *age_s* ago for the last time, what a request waits there."""
+    """
+    A backend that is another dmap: it tells, *age_s* ago for the last time, what a request waits there.
+
+    *own_run* is set to what this dmap calls its own life, so that it does not take itself for a node.
+    """
+
+    own_run: str
 
     @property
     def age_s(self) -> float:
         """How old the last view of it is, in seconds."""
+
+    @property
+    def tells(self) -> bool:
+        """Whether what it says before an answer arrives here."""
+
+    @property
+    def run(self) -> str:
+        """Which life of which dmap the last view is of."""
+
+    @property
+    def standing(self) -> Mapping[str, Any]:
+        """How it stands by the last view, for whoever looks why it is slow."""
+
+    def doubt(self) -> None:
+        """Hear that it told nothing of a request for long: others are asked first for a while."""
 
     def place(self, model: str, in_flight: int) -> Place:
         """Return what is known of a request for *model* there, where *in_flight* of ours are."""

@@ -6,9 +6,9 @@ Bytes from one socket to another: a request sent to a backend, and its answer pa
 and its answer; one `sweep` looks after the time limits of all that are under way.
 """
 
-from dmap.relay.exchange import Exchange
+from dmap.relay.exchange import AtNode, Exchange
 from dmap.relay.pool import Pool
 from dmap.relay.relay import run
 from dmap.relay.reply import Reply
 
-__all__ = ["Exchange", "Pool", "Reply", "run"]
+__all__ = ["AtNode", "Exchange", "Pool", "Reply", "run"]

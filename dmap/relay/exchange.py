@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, Self
 
 from multidict import CIMultiDict
 
-from dmap.errors import BackendDown, BackendSlow, DmapError, LeaseExpired
+from dmap.errors import BackendSlow, DmapError, LeaseExpired, NodeSilent
 from dmap.relay.sweep import Sweep
 from dmap.wire import hop
 
@@ -34,6 +34,21 @@ class Bounds(NamedTuple):
     first_byte_s: float
     idle_s: float
     lease_s: float
+
+
+class AtNode(NamedTuple):
+    """
+    The node *name* that a request goes to.
+
+    If it *tells*, what it says before an answer arrives: *queued* is called with each place in the queue that
+    it tells, None where the details were lost on the way, and *granted* once, with the seconds that the
+    request has waited.  Else the request counts as granted from the beginning.
+    """
+
+    name: str
+    tells: bool
+    queued: Callable[[hop.Queued | None], None]
+    granted: Callable[[float], None]
 
 
 class Stream(Protocol):
@@ -63,15 +78,15 @@ class Exchange:
     paused, and when it has ended.  *broken* is then None if the answer is complete; else it says why not,
     which may be that one of the *bounds* is over.  A backend that is paused is not silent.
 
-    At a *node*, by its name, it *waits* first, in *place*; the bounds are those of an answer, so they hold
-    from its grant on.
+    At a *node* it *waits* first, in *place*; the bounds are those of an answer, so they hold from its grant
+    on.  Who has an answer was granted, whether or not that was heard; a refusal leaves it waiting.
     """
 
     stream: Stream | None
     loop: InitVar[asyncio.AbstractEventLoop]
     bounds: Bounds
     under_way: "Sweep[Exchange]"
-    node: str = ""
+    node: AtNode | None = None
     first: asyncio.Future[None] = field(init=False)
     halted: asyncio.Event = field(default_factory=asyncio.Event)
     look_s: float = field(init=False)
@@ -97,8 +112,8 @@ class Exchange:
 
     def __post_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.first = loop.create_future()
-        self.waits, self._now = bool(self.node), loop.time
-        self.look_s = min((*self.bounds, hop.SILENT_S) if self.node else self.bounds) / _LOOKS
+        self.waits, self._now = self.node is not None and self.node.tells, loop.time
+        self.look_s = min((*self.bounds, hop.SILENT_S) if self.waits else self.bounds) / _LOOKS
         self.sent_at = self._silent_since = self._heard_at = loop.time()
         self.sink = self.hold
         self.under_way.add(self)
@@ -106,20 +121,22 @@ class Exchange:
     def hear(self, status: int) -> bool:
         """Take the head of an answer in between (1xx); tell whether it means anything, as a node's does."""
         self._signs += 1
-        if not self.waits or self._signs > hop.MOST_SIGNS:
+        if not self.waits or self.node is None or self._signs > hop.MOST_SIGNS:
             return False
         self._heard_at = self._now()
         if status == hop.WAITS:
-            self.place = hop.place_in(self.headers)
+            place = hop.place_in(self.headers)
+            self.place = place.words if place is not None else "waiting for the model"
+            self.node.queued(place)
         elif status == hop.GRANTED:
-            self._granted()
+            self._granted(self.node)
         return True
 
     def begin(self, status: int) -> None:
         """Take the *status* of the answer itself: a node that does not refuse the request has granted it."""
         self.status = status
-        if self.waits and status not in hop.REFUSALS:
-            self._granted()
+        if self.waits and self.node is not None and status < 400:
+            self._granted(self.node)
 
     def hold(self, data: bytes) -> None:
         """Keep a piece of the body in `held`, and pause when that is enough; it is the first sink."""
@@ -172,16 +189,18 @@ class Exchange:
         elif now - self._silent_since >= idle_s:
             self.stop(BackendSlow(f"silence from the backend for {idle_s:g} s (server.idle_s)"))
 
-    def _granted(self) -> None:
+    def _granted(self, node: AtNode) -> None:
         """Let the bounds begin: the model is this request's from now on."""
         now = self._now()
         self.waits, self.place, self.waited_s = False, "waiting for the first token", now - self.sent_at
         self.sent_at = self._silent_since = now
+        node.granted(self.waited_s)
 
     def _look_at_node(self, now: float) -> None:
         """Give up a node that has said nothing for long: its process may stand still."""
         if now - self._heard_at >= hop.SILENT_S or now - self.sent_at >= hop.LONGEST_WAIT_S:
-            self.stop(BackendDown(f"its node has told nothing for {now - self._heard_at:.0f} s"))
+            silent = f"its node has told nothing for {now - self._heard_at:.0f} s"
+            self.stop(NodeSilent(silent, retry_after_s=2))
 
     def finish(self, broken: DmapError | Stale | None = None) -> None:
         """Mark the answer complete, or *broken*; called by the connection."""

@@ -7,7 +7,7 @@ from collections import deque
 from dmap.backends import Target, trouble_of
 from dmap.errors import BackendDown, DmapError, Overloaded
 from dmap.relay.connection import Address, BackendConnection
-from dmap.relay.exchange import Bounds, Exchange
+from dmap.relay.exchange import AtNode, Bounds, Exchange
 from dmap.relay.states import State
 from dmap.relay.sweep import Sweep
 from dmap.sockets import watch_node
@@ -41,10 +41,10 @@ class Pool:
         *,
         method: str = "POST",
         fresh: bool = False,
-        node: str = "",
+        node: AtNode | None = None,
     ) -> Exchange:
         """
-        Send one request, to that *node* if it is one.
+        Send one request, to that *node* if it goes to one.
 
         The exchange owns the connection and has to be ended by `with`.  With *fresh* no idle connection is
         used.  Raises `BackendDown` when no connection can be had, and nothing was sent then.
@@ -53,7 +53,7 @@ class Pool:
         connection = None if fresh else self._take((target.host, target.port, target.tls))
         if connection is None:
             connection = await self._open(target)
-            if node:
+            if node is not None:
                 watch_node(connection.transport.get_extra_info("socket"))
         exchange = Exchange(connection, self.loop, bounds, self.under_way, node)
         connection.write(exchange, head, body)
@@ -67,7 +67,7 @@ class Pool:
     def leave(self, node: str, error: DmapError) -> None:
         """End what waits at *node* and is not granted, with *error*: that it may go elsewhere."""
         for exchange in self.under_way:
-            if exchange.waits and exchange.node == node:
+            if exchange.waits and exchange.node is not None and exchange.node.name == node:
                 exchange.stop(error)
 
     async def close(self) -> None:

@@ -18,7 +18,7 @@ from dmap.errors import BackendBroke, DmapError, Relayed
 from dmap.kinds import PHRASES
 from dmap.record import RequestRecord
 from dmap.relay import nodes
-from dmap.relay.exchange import Bounds, Exchange, Stale
+from dmap.relay.exchange import AtNode, Bounds, Exchange, Stale
 from dmap.relay.pool import Pool
 from dmap.relay.reply import Reply
 from dmap.wire.headers import to_client
@@ -39,7 +39,7 @@ async def run(
     method: str = "POST",
     fresh: bool = False,
     by_finish: bool = False,
-    node: str = "",
+    node: AtNode | None = None,
     on_answer: Callable[[str | None], None] = lambda named: None,
 ) -> None:
     """
@@ -87,6 +87,7 @@ async def _first(reply: Reply, exchange: Exchange, *, acts: bool) -> Exchange:
     finally:
         reply.record.away_s += exchange.waited_s
     reply.record.first_byte_s = asyncio.get_running_loop().time() - exchange.sent_at
+    nodes.note_times(exchange, reply.record)
     return exchange
 
 
@@ -106,7 +107,7 @@ async def _stream(reply: Reply, exchange: Exchange, by_finish: bool) -> None:
     try:
         await _pass_on(reply, exchange, first, watch.keep, watch.look)
     finally:
-        reply.torn = watch.torn
+        reply.torn, reply.told = watch.torn, watch.error
     reply.record.tokens_in, reply.record.tokens_out, reply.record.tokens_per_s = watch.usage()
     if watch.error:
         reply.record.outcome = "backend_error"
@@ -186,10 +187,16 @@ def _kind(exchange: Exchange) -> str:
 
 def _head(exchange: Exchange, record: RequestRecord) -> "CIMultiDict[str]":
     headers = to_client(exchange.headers)
+    queue_s, switch_s = record.queue_s + record.away_s, record.switch_s + record.away_switch_s
+    first_byte_s = record.first_byte_s or 0.0
     headers["Server-Timing"] = (
-        f"queue;dur={1000 * record.queue_s:.1f}, switch;dur={1000 * record.switch_s:.1f}, "
-        f"first_byte;dur={1000 * (record.first_byte_s or 0):.1f}"
+        f"queue;dur={1000 * queue_s:.1f}, switch;dur={1000 * switch_s:.1f}, "
+        f"first_byte;dur={1000 * first_byte_s:.1f}"
     )
+    if record.hop_s is not None:
+        until_now_s = asyncio.get_running_loop().time() - record.arrived_at
+        route_s = max(0.0, until_now_s - queue_s - first_byte_s - record.hop_s)
+        headers["Server-Timing"] += f", route;dur={1000 * route_s:.1f}, hop;dur={1000 * record.hop_s:.1f}"
     return headers
 
 

@@ -59,6 +59,8 @@ class Reply:
         self._stall_left = server.client_stall_s
         self.torn = False
         """Whether the stream stands inside a record, which an error has to end first."""
+        self.told: str | None = None
+        """The error that the stream has told already: a client takes one, and stops."""
 
     @property
     def streams(self) -> bool:
@@ -196,9 +198,11 @@ class Reply:
         if not self.record.committed:
             raise error
         self.record.outcome, self.record.reason = error.code, error.message
+        if self.told is not None:
+            self.record.outcome, self.record.reason = "backend_error", self.told
         if not self._is_open():
             return
-        if self._sse:
+        if self._sse and self.told is None:
             await self._insert(b"\n\n" * self.torn + error_record(error, self.dialect))
         self._cut()
 

@@ -37,8 +37,8 @@ _SAID = {
     "request.received": ("{method} {path}",),
     "request.queued": (
         "waits for {model} behind {behind}|waits for {model}|waits for {backend}",
-        "position {position}",
-        "about {estimate_s:time}",
+        "position {position}|",
+        "about {estimate_s:time}|",
         "p80 {p80_s:time}|",
     ),
     "request.granted": (

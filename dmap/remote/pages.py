@@ -32,6 +32,7 @@ def report(url: str, status: _Json, width: int = 0) -> str:
     for head, rows in (
         (("DEVICE", "RESIDENT", "LEASES", "WAITING", "SINCE", ""), list(_residents(status["devices"]))),
         (("BACKEND", "KIND", "DEVICE", "ANSWERS", "LEASES", "WAITING"), list(_backends(status["backends"]))),
+        (("NODE", "DEVICE", "MODEL", "ANSWERS IN", ""), list(_nodes(status["backends"]))),
         (("SERVED", "REQUEST", "CLIENT", "MODEL", "FOR", "BYTES"), list(_served(status))),
         (("QUEUE", "PLACE", "REQUEST", "CLIENT", "MODEL", "WAITED", "ABOUT"), list(_queue(status))),
     ):
@@ -87,6 +88,26 @@ def _backends(backends: Mapping[str, _Json]) -> Iterator[list[str]]:
         yield [name, backend["kind"], backend["device"] or "-", answers, *queue]
 
 
+def _nodes(backends: Mapping[str, _Json]) -> Iterator[list[str]]:
+    """Write how each node stands: what is resident there, or waited for, and how soon it would answer."""
+    for name, backend in backends.items():
+        node = backend.get("node")
+        if node is None:
+            continue
+        first = name
+        if trouble := node.get("trouble"):
+            yield [name, "-", "-", "-", trouble]
+            continue
+        for gate, stands in node["gates"].items():
+            note = "drained" if stands["drained"] else "asked last" if node.get("doubted") else ""
+            for model, line in stands["models"].items():
+                about = "resident" if line["resident"] else "waited for"
+                yield [first, gate, model, duration(line["wait_s"]), ", ".join(filter(None, (about, note)))]
+                first = ""
+            yield [first, gate, "any other", f"{duration(stands['cold_s'])} + load", note]
+            first = ""
+
+
 def _place(one: _Json) -> str:
     """Write which model *one* is about, and where that is."""
     return "/".join(filter(None, (one["backend"], one["model"])))
@@ -100,10 +121,10 @@ def _queue(status: _Json) -> Iterator[list[str]]:
     for name, place in [*status["devices"].items(), *status["backends"].items()]:
         for waiting in place.get("waiting", ()):
             # On a drained device the estimate is the time to the refusal.
-            about = "-" if place.get("drained") else duration(waiting["estimate_s"])
-            times = [duration(waiting["waited_s"]), about]
+            is_known = waiting["estimate_s"] is not None and not place.get("drained")
+            times = [duration(waiting["waited_s"]), duration(waiting["estimate_s"]) if is_known else "-"]
             who = [waiting["id"][-8:], waiting["client"], _place(waiting)]
-            yield [name, str(waiting["position"]), *who, *times]
+            yield [name, str(waiting["position"] or "-"), *who, *times]
         if more := place.get("more_waiting"):
             yield [name, "-", f"and {more} more", *["-"] * 4]
 

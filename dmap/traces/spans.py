@@ -12,7 +12,7 @@ from typing import Any
 from dmap.kinds import ROUTES
 from dmap.record import RequestRecord
 from dmap.wire.ids import new_word
-from dmap.wire.trace import Step, Trace
+from dmap.wire.trace import SENT, Step, Trace
 
 SWITCHES = 16
 """So many switches are shown below one wait, the last ones."""
@@ -92,11 +92,12 @@ def _about(record: RequestRecord) -> dict[str, Any]:
 
 def _waits(record: RequestRecord, trace: Trace, now: float, switches: Sequence[SeenSwitch]) -> Iterator[Span]:
     for step, until in _stretches(trace.steps, ("request.queued",), ("request.granted", *_BACK), now):
-        about = {f"dmap.{name}": step.fields[name] for name in ("position", "estimate_s", "behind")}
+        seen = ("position", "estimate_s", "behind")
+        about = {f"dmap.{name}": step.fields[name] for name in seen if name in step.fields}
         wait = Span("queue", new_word(), trace.span, step.at, until, about)
         yield wait
-        seen = (each for each in switches if each.device == record.device)
-        yield from _during(wait, seen)
+        here = (each for each in switches if each.device == record.device)
+        yield from _during(wait, here)
 
 
 def _during(wait: Span, switches: Iterable[SeenSwitch]) -> list[Span]:
@@ -118,8 +119,7 @@ def _during(wait: Span, switches: Iterable[SeenSwitch]) -> list[Span]:
 
 
 def _answers(trace: Trace, now: float) -> Iterator[Span]:
-    granted = _stretches(trace.steps, ("request.granted",), _BACK, now)
-    for span, (step, until) in zip(trace.sent, granted, strict=False):
+    for span, (step, until) in zip(trace.sent, _stretches(trace.steps, (SENT,), _BACK, now), strict=False):
         first = (each.fields["first_byte_s"] for each in trace.steps if each.type == "request.first_byte")
         about = {"dmap.first_byte_s": next(first, None)}
         yield Span("relay", span, trace.span, step.at, until, about, faces="server")

@@ -8,7 +8,7 @@ choice is what each gate says of itself; `placement` compares.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from dmap.errors import BackendDown, DmapError, Unanswered
+from dmap.errors import BackendDown, DmapError, NodeSilent, Unanswered
 from dmap.gate import Lease
 from dmap.models import Route
 from dmap.placement import Place, ranked
@@ -89,8 +89,7 @@ class Choice:
         if not self._left or not may:
             raise error
         self._resent |= not error.elsewhere
-        if isinstance(error, BackendDown) and self.route.device is None:
-            self._proxy.inventory.report(self.route.key.backend, error)
+        report(self._proxy, self.route, error)
         record = self._visit.record
         record.moved += 1
         said = {"reason": error.message, "code": error.code}
@@ -110,6 +109,15 @@ class Choice:
         route, place = best(self._proxy, routes, f"{visit.client.name} {talk}")
         self._why = "unknown" if place.wait_s is None else "resident" if place.resident else "cold"
         return route
+
+
+def report(proxy: Proxy, route: Route, error: DmapError) -> None:
+    """Take note that *error* speaks against all of a server; one of a device is its gate's business."""
+    name = route.key.backend
+    if isinstance(error, NodeSilent) and name in proxy.nodes:
+        proxy.nodes[name].doubt()
+    elif isinstance(error, BackendDown) and route.device is None:
+        proxy.inventory.report(name, error)
 
 
 def best(proxy: Proxy, routes: Sequence[Route], affinity: str = "") -> tuple[Route, Place]:

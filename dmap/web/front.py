@@ -1,10 +1,20 @@
-"""What a front tells a node of a request: for whom it asks, and what that one has waited already."""
+"""
+What a front tells a node of a request, and what it tells others of what that says.
+
+It tells for whom it asks, and what that one has waited already.  That the request waits there, behind what,
+and that it has its model is told here as if it were here: for whoever asks the front why it is slow.
+"""
 
 import asyncio
 
+from dmap.backends import Forwarding
+from dmap.events import Bus
 from dmap.models import Route
+from dmap.record import RequestRecord
+from dmap.relay import AtNode
+from dmap.web import request_log
 from dmap.web.visit import Visit
-from dmap.wire.hop import Hop
+from dmap.wire.hop import Hop, Queued
 from dmap.wire.users import HEADER
 
 
@@ -14,3 +24,23 @@ def hop_to(visit: Visit, route: Route, since: float) -> list[tuple[str, str]]:
     waited_s = asyncio.get_running_loop().time() - since
     told = Hop(client.name, client.priority, client.permit | route.permit, max(waited_s, 0.0)).headers()
     return [*told, (HEADER, user)] if user is not None else told
+
+
+def at_node(bus: Bus, record: RequestRecord, node: Forwarding) -> AtNode:
+    """Return what hears of the request of *record* at *node*, and tells it."""
+
+    def queued(place: Queued | None) -> None:
+        record.place = place
+        if record.waits:
+            return
+        record.waits = True
+        record.behind = place.behind if place is not None else ""
+        request_log.tell(bus, record, "request.queued", place.told if place is not None else {})
+
+    def granted(waited_s: float) -> None:
+        record.waits = False
+        request_log.granted(bus, record, waited_s)
+
+    if not node.tells:
+        request_log.granted(bus, record)
+    return AtNode(node.name, node.tells, queued, granted)

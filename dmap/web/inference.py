@@ -25,12 +25,13 @@ from dmap.relay import Reply
 from dmap.web import node, request_log, upload
 from dmap.web.asked import Asked
 from dmap.web.beside import beside
-from dmap.web.choice import Choice
-from dmap.web.front import hop_to
+from dmap.web.choice import Choice, report
+from dmap.web.front import at_node, hop_to
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
 from dmap.wire.body import Call
 from dmap.wire.headers import to_backend
+from dmap.wire.hop import Queued
 from dmap.wire.images import shows_images
 from dmap.wire.routes import InferenceRoute
 
@@ -72,8 +73,7 @@ async def answer(
             proxy.context.learn(route, asked.path, asked.sample, visit.record.tokens_in)
     except DmapError as error:
         error.__traceback__ = None  # as in `app`: the lease keeps it
-        if isinstance(error, BackendDown) and choice.route.device is None:  # a device is its gate's business
-            proxy.inventory.report(choice.route.key.backend, error)
+        report(proxy, choice.route, error)
         if not visit.client.may_watch:
             error.leave_out_lines()
         await reply.fail(error)
@@ -161,7 +161,8 @@ async def _serve_at(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, choi
         lease.release()
         if record.lacks_route and route.device is not None:
             proxy.lacking.note(route.key, asked.path.path)
-        record.queue_s, record.switch_s = lease.queue_s + record.away_s, lease.switch_s
+        record.waits = False
+        record.queue_s, record.switch_s = lease.queue_s + record.away_s, lease.switch_s + record.away_switch_s
         record.service_s = lease.service_s - record.away_s
 
 
@@ -172,37 +173,36 @@ async def _granted(
     bus, record = proxy.bus, reply.record
     ask()
     if lease.granted is not None:
-        position, estimate_s, p80_s = gate.view.of_newcomer(lease)
         record.behind = gate.view.obstacle(lease, drained=gate.drained)
-        told = {"position": position, "estimate_s": round(estimate_s, 3), "p80_s": round(p80_s, 3)}
-        request_log.tell(bus, record, "request.queued", {**told, "behind": record.behind})
-        words = functools.partial(_words, gate, lease)
-        wait = reply.wait if visit.hop is None else functools.partial(node.wait, visit)
+        begun = _place(gate.view.of_newcomer(lease), gate, record)
+        request_log.tell(bus, record, "request.queued", begun.told)
         record.waits = True
-        await wait(lease.granted, words)
+        if visit.hop is None:
+            await reply.wait(lease.granted, lambda: _place(gate.view.of(lease), gate, record).words)
+        else:
+            await node.wait(visit, lease.granted, lambda: _place(gate.view.of(lease), gate, record))
         record.waits = False
     record.queue_s, record.switch_s = lease.queue_s, lease.switch_s
     if visit.hop is not None:
         await node.tell_granted(visit)
-    waited = {"queue_s": lease.queue_s, "switch_s": lease.switch_s}
-    asked = {"asked": record.alias} if record.alias is not None else {}
-    request_log.tell(bus, record, "request.granted", {**waited, **asked, **record.changes})
+    if record.backend not in proxy.nodes:  # that grants it itself
+        request_log.granted(bus, record)
 
 
-def _words(gate: Gate, lease: Lease) -> str:
-    """Tell a waiting client its place."""
-    position, estimate_s, p80_s = gate.view.of(lease)
-    left = f"about {estimate_s:.0f} s to go, p80 {p80_s:.0f} s"
-    return f"position {position} in the queue, {'served when its owner resumes it' if gate.drained else left}"
+def _place(seen: tuple[int, float, float], gate: Gate, record: RequestRecord) -> Queued:
+    """Return the place that was *seen*: its position, an estimate, and the p80."""
+    position, estimate_s, p80_s = seen
+    return Queued(position, round(estimate_s, 3), round(p80_s, 3), record.behind, gate.drained)
 
 
 async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: Route, since: float) -> None:
     """Send the request, which waits *since* then, to its backend, and pass the answer on."""
     backend, path = proxy.backends[route.key.backend], asked.path.path
-    kind, headers = proxy.config.kind_of(backend.name), _headers(visit, asked)
+    kind, headers, at = proxy.config.kind_of(backend.name), _headers(proxy, visit, asked), None
     if (to_node := proxy.nodes.get(backend.name)) is not None:
         to_node.sent(route.key.model)
         headers += hop_to(visit, route, since)
+        at = at_node(proxy.bus, visit.record, to_node)
 
     async def where() -> Target:
         await backend.confirm()
@@ -227,18 +227,18 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
         fresh=asked.acts,
         on_answer=begun,
         by_finish=kind.ends_by_finish,
-        node=backend.name if to_node is not None else "",
+        node=at,
     )
 
 
-def _headers(visit: Visit, asked: Asked) -> list[tuple[str, str]]:
+def _headers(proxy: Proxy, visit: Visit, asked: Asked) -> list[tuple[str, str]]:
     """Return what a server is told in headers, the span that is its parent too."""
     own = [("X-Request-Id", visit.record.id)]
     if asked.content_type:
         own.append(("Content-Type", asked.content_type))
     trace = visit.record.trace
     if trace is not None:
-        own.append(("traceparent", trace.send()))
+        own.append(("traceparent", trace.send(proxy.bus.clock())))
     begins = trace is not None and trace.parent is None
     return to_backend(visit.request.headers.items(), own, drop="tracestate" if begins else "")
 

@@ -18,6 +18,8 @@ from dmap.web.visit import Visit
 from dmap.wire import hop
 from dmap.wire.view import written
 
+_OLD_HTTP = "a front speaks HTTP/1.1, which has answers in between; what is before this node speaks HTTP/1.0"
+
 
 def take_hop(visit: Visit) -> None:
     """Take the client of *visit* for whom it says that it asks, if it is a front and does."""
@@ -26,7 +28,7 @@ def take_hop(visit: Visit) -> None:
     asks = hop.hop_of(visit.request.headers)
     if asks is not None:
         if visit.request.version < (1, 1):
-            raise BadRequest("a front speaks HTTP/1.1, which has answers in between")
+            raise BadRequest(_OLD_HTTP)
         visit.hop, visit.client = asks, visit.client.asking_for(asks)
 
 
@@ -37,17 +39,26 @@ def refuse_another_hop(proxy: Proxy, visit: Visit, route: Route) -> None:
 
 
 async def view(proxy: Proxy, visit: Visit) -> web.Response:
-    """`GET /node/view`: how this dmap stands, for a front; its models only if `?tag=` is not theirs."""
-    known = visit.request.query.get("tag", "")
-    body = written(proxy.views.of(visit.client, known))
-    return web.Response(body=body, content_type="application/json")
+    """
+    `GET /node/view`: how this dmap stands, for a front; its models only if `?tag=` is not theirs.
+
+    With `?between=` an answer in between goes before it, for the front to see whether such answers arrive.
+    """
+    request, between = visit.request, "between" in visit.request.query
+    if between and request.version < (1, 1):
+        raise BadRequest(_OLD_HTTP)
+    found = proxy.views.of(visit.client, request.query.get("tag", ""), between=between)
+    if between:
+        await write_before(request, hop.GO_ON)
+    return web.Response(body=written(found), content_type="application/json")
 
 
-async def wait(visit: Visit, future: "asyncio.Future[None]", words: Callable[[], str]) -> None:
-    """Wait for *future*; tell the front of *visit* so in *words*, every `PLACE_S`."""
-    while not (await asyncio.wait({future}, timeout=hop.PLACE_S))[0]:
-        await write_before(visit.request, hop.waits(words()))
-    await future
+async def wait(visit: Visit, future: "asyncio.Future[None]", place: Callable[[], hop.Queued]) -> None:
+    """Wait for *future*; tell the front of *visit* its *place*, at once and then every `PLACE_S`."""
+    while True:
+        await write_before(visit.request, hop.waits(place()))
+        if (await asyncio.wait({future}, timeout=hop.PLACE_S))[0]:
+            return await future
 
 
 async def tell_granted(visit: Visit) -> None:

@@ -52,6 +52,14 @@ def note_unknown(config: Config, catalog: Catalog) -> None:
             _log.warning(Line("preload_unknown", fields))
 
 
+def note_twins(backend: str, nodes: Mapping[str, Forwarding]) -> None:
+    """Log that *backend* and another one of the *nodes* are one dmap: each would count for two boxes."""
+    run = nodes[backend].run if backend in nodes else ""
+    for other in (name for name in nodes if run and name != backend and nodes[name].run == run):
+        fields = {"node": backend, "other": other, "reason": "both are one dmap; take one out of nodes"}
+        _log.warning(Line("node_twice", fields))
+
+
 def meters_of(config: Config) -> dict[str, Meter]:
     """Return what measures the memory of those devices whose GPUs are named.  Raises what `check` does."""
     check(config)

@@ -35,7 +35,16 @@ from dmap.web import durations
 from dmap.web.capture import Captures
 from dmap.web.context import ContextGuard
 from dmap.web.lacking import Lacking
-from dmap.web.parts import backends_of, commands, meters_of, nodes_of, note_unknown, passages_of, placed
+from dmap.web.parts import (
+    backends_of,
+    commands,
+    meters_of,
+    nodes_of,
+    note_twins,
+    note_unknown,
+    passages_of,
+    placed,
+)
 from dmap.web.rivals import Rivals
 from dmap.web.view import Views
 from dmap.web.visit import Visits
@@ -91,6 +100,8 @@ class Proxy:
         passages = {f"backend {name}": gate for name, gate in self.passages.items()}
         self.gates: Mapping[str, Gate] = self.devices | passages
         self.views = self._views()
+        for node in self.nodes.values():
+            node.own_run = self.views.run
         self.pool = Pool(connect_s=server.connect_s)
         self.visits = Visits(server)
         self.context = ContextGuard(config, self.backends, counters(config))
@@ -278,6 +289,7 @@ class Proxy:
 
     def _learnt(self, backend: str) -> None:
         """Hear that *backend* has told what it has: models that are to be there may be known only now."""
+        note_twins(backend, self.nodes)
         device = self.config.backends[backend].placed_on
         if device is not None:
             gate, preloads = self.devices[device], self.catalog.preloads(device)

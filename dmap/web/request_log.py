@@ -27,6 +27,13 @@ def tell(bus: Bus, record: RequestRecord, event: str, fields: Mapping[str, Any])
     bus.tell(event, {**who, **fields})
 
 
+def granted(bus: Bus, record: RequestRecord, more_s: float = 0.0) -> None:
+    """Tell that the request has its model; it has waited *more_s* beside what *record* knows of."""
+    waited = {"queue_s": record.queue_s + record.away_s + more_s, "switch_s": record.switch_s}
+    asked = {"asked": record.alias} if record.alias is not None else {}
+    tell(bus, record, "request.granted", {**waited, **asked, **record.changes})
+
+
 def facts(record: RequestRecord) -> dict[str, Any]:
     """Return what is told of a request in the log and elsewhere.  None is what it lacks, or lacks so far."""
     return {
@@ -43,6 +50,7 @@ def facts(record: RequestRecord) -> dict[str, Any]:
         "retried": record.retried or None,
         "moved": record.moved or None,
         "first_byte_s": record.first_byte_s,
+        "hop_s": record.hop_s,
         "total_s": record.total_s,
         "bytes": record.bytes_out,
         "tokens_in": record.tokens_in,

@@ -39,7 +39,7 @@ async def ready(proxy: Proxy, visit: Visit) -> web.Response:
     answering = proxy.inventory.answering
     if visit.client.key is None and proxy.config.access.keys:
         return web.json_response({"ready": bool(answering)}, status=200 if answering else 503)
-    backends: dict[str, dict[str, Any]] = {name: {"answers": name in answering} for name in proxy.backends}
+    backends = {name: _answers(proxy, name) for name in proxy.backends}
     for name, engine in proxy.engines.items():
         backends[name]["engine"] = {"name": engine.name, "devices": engine.devices}
     for name, gate in proxy.passages.items():
@@ -54,14 +54,15 @@ async def ready(proxy: Proxy, visit: Visit) -> web.Response:
 
 async def status(proxy: Proxy, visit: Visit) -> web.Response:
     """`GET /debug/status`: residents, switch and queue of each device, and whether each backend answers."""
-    answering = proxy.inventory.answering
+    opened = list(proxy.visits.open())
     backends: dict[str, dict[str, Any]] = {
-        name: {"kind": backend.kind, "device": backend.device, "answers": name in answering}
+        name: {"kind": backend.kind, "device": backend.device, **_answers(proxy, name)}
         for name, backend in proxy.config.backends.items()
     }
     for name, gate in proxy.passages.items():
-        backends[name] |= _passage(gate) | _waiting(gate)
-    opened = list(proxy.visits.open())
+        backends[name] |= _passage(gate) | waiting(proxy, f"backend {name}", opened)
+    for name, node in proxy.nodes.items():
+        backends[name] |= {"node": node.standing}
     served, more_served = _served(opened)
     answer = {
         "version": __version__,
@@ -80,6 +81,13 @@ async def status(proxy: Proxy, visit: Visit) -> web.Response:
         "last_event": proxy.bus.last,
     }
     return web.json_response(answer)
+
+
+def _answers(proxy: Proxy, backend: str) -> dict[str, Any]:
+    """Tell whether *backend* answers, and if it does not, why."""
+    inventory = proxy.inventory
+    down = {"reason": inventory.down[backend]} if backend in inventory.down else {}
+    return {"answers": backend in inventory.answering, **down}
 
 
 def _others(proxy: Proxy) -> dict[str, str]:
@@ -118,15 +126,16 @@ def _queue(view: Snapshot) -> dict[str, Any]:
     return {"waiting": view.waiting, "leases": view.leases, "oldest_wait_s": round(view.oldest_wait_s, 3)}
 
 
+def waiting(proxy: Proxy, name: str, opened: Iterable[Visit]) -> dict[str, Any]:
+    """Describe the requests that wait at the gate called *name*, or at its node; *opened* are all."""
+    node = name.removeprefix("backend ")
+    return _waiting_at(node, opened) if node in proxy.nodes else _waiting(proxy.gates[name])
+
+
 def _waiting(gate: Gate) -> dict[str, Any]:
-    listed = waiting(gate)
-    return {"waiting": listed, "more_waiting": gate.snapshot().waiting - len(listed)}
-
-
-def waiting(gate: Gate) -> list[dict[str, Any]]:
     """Describe the requests that wait at *gate*, the next one first, `SHOWN` of them at the most."""
     now = asyncio.get_running_loop().time()
-    return [
+    listed = [
         {
             "id": lease.name,
             "client": lease.client,
@@ -138,6 +147,27 @@ def waiting(gate: Gate) -> list[dict[str, Any]]:
         }
         for lease, place in gate.view.first(SHOWN).items()
     ]
+    return {"waiting": listed, "more_waiting": gate.snapshot().waiting - len(listed)}
+
+
+def _waiting_at(node: str, opened: Iterable[Visit]) -> dict[str, Any]:
+    """Describe the requests that wait at *node*, as that has told it last, oldest first, `SHOWN` at most."""
+    now = asyncio.get_running_loop().time()
+    there = [visit.record for visit in opened if visit.record.waits and visit.record.backend == node]
+    listed = [
+        {
+            "id": record.id,
+            "client": record.client,
+            "backend": record.backend,
+            "model": record.model,
+            "position": record.place.position if record.place is not None else None,
+            "estimate_s": record.place.estimate_s if record.place is not None else None,
+            "p80_s": record.place.p80_s if record.place is not None else None,
+            "waited_s": round(now - record.arrived_at, 3),
+        }
+        for record in there[:SHOWN]
+    ]
+    return {"waiting": listed, "more_waiting": len(there) - len(listed)}
 
 
 def _served(opened: Iterable[Visit]) -> tuple[list[dict[str, Any]], int]:

@@ -26,6 +26,7 @@ class Views:
     """
     The views of one dmap, whose *gates* have the names that a view has.
 
+    *run* is another after each start.
     *shown* returns the models that a client may use, *places* where one of them is answered here, each with
     the name of its gate, and *kind_of* the kind of a backend.
     """
@@ -38,11 +39,11 @@ class Views:
         kind_of: Callable[[str], str],
     ) -> None:
         self._gates, self._shown, self._places, self._kind_of = gates, shown, places, kind_of
-        self._run, self._seq = secrets.token_hex(8), 0
+        self.run, self._seq = secrets.token_hex(8), 0
         self._looked_at, self._seen = -FRESH_S, dict[str, SeenGate]()
         self._lists = dict[tuple[str, ...], tuple[list[Listed], str]]()
 
-    def of(self, client: Client, known: str) -> NodeView:
+    def of(self, client: Client, known: str, *, between: bool) -> NodeView:
         """Return the view for *client*, without the list of models if it knows that with the tag *known*."""
         now = asyncio.get_running_loop().time()
         if now - self._looked_at >= FRESH_S:
@@ -53,7 +54,7 @@ class Views:
             models = self._listed(client)
             self._lists[client.models] = models, tag_of(models)
         models, tag = self._lists[client.models]
-        return NodeView(WIRE, self._run, self._seq, self._seen, tag, None if tag == known else models)
+        return NodeView(WIRE, self.run, self._seq, self._seen, tag, None if tag == known else models, between)
 
     def _look(self, now: float) -> None:
         self._looked_at, self._seq = now, self._seq + 1

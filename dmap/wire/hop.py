@@ -8,31 +8,35 @@ status carries the meaning, so a proxy in between that drops the headers of such
 Nobody but a front is sent one: some clients take it for the answer (RFC 9110 section 15.2, RFC 8297).
 """
 
+import json
 import math
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from dmap.errors import BadRequest
 
 MARK = "Dmap-Hop"
 """In each request of a front: it has made its hop, and a node that would send it on refuses it."""
 WAITS, GRANTED = 102, 103
+GO_ON = b"HTTP/1.1 102 Processing\r\n\r\n"
+"""The answer in between that tells nothing."""
 PLACE = "Dmap-Place"
 PLACE_S = 2.5
 """A node tells this often that a request waits, so that a node that stands still is noticed soon."""
 SILENT_S = 10.0
 """A request of which a node has told nothing for so long, and that is not granted, may go elsewhere."""
+MOST_PLACE = 2048
+"""In characters, of what a node tells of a place: two names of models, and a few words."""
 LONGEST_WAIT_S = 86400.0
 """Nobody has waited for longer, whatever a front says."""
 MOST_SIGNS = int(LONGEST_WAIT_S / PLACE_S)
 """More answers in between than in the longest wait are a flood."""
-REFUSALS = (421, 429, 503)
-"""What a node says of itself, not of the request: another one may take it."""
 
 _NAME = re.compile(r"[A-Za-z0-9._:/%-]{1,128}")
 _PRIORITIES = range(-10, 11)
-_WORDS = re.compile(r"[ -~]{1,128}")
 
 
 class Hop(NamedTuple):
@@ -89,9 +93,40 @@ def _waited_s(text: str) -> float:
     return min(waited_s, LONGEST_WAIT_S)
 
 
-def waits(words: str) -> bytes:
-    """Return the answer in between that tells of a request's place, in *words* for its client."""
-    return f"HTTP/1.1 {WAITS} Processing\r\n{PLACE}: {words}\r\n\r\n".encode()
+class Queued(msgspec.Struct, frozen=True, omit_defaults=True):
+    """
+    A place in a queue: about *estimate_s* are left, and *p80_s* in one case of five at most.
+
+    *behind* is what was in the way when the wait began.  With *drained* the device serves nobody for now.
+    """
+
+    position: int
+    estimate_s: float
+    p80_s: float
+    behind: str = ""
+    drained: bool = False
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What `request.queued` tells of it."""
+        place = {"position": self.position, "estimate_s": self.estimate_s, "p80_s": self.p80_s}
+        return {**place, "behind": self.behind}
+
+    @property
+    def words(self) -> str:
+        """The place in words, for who waits."""
+        left = f"about {self.estimate_s:.0f} s to go, p80 {self.p80_s:.0f} s"
+        place = f"position {self.position} in the queue"
+        return f"{place}, {'served when its owner resumes it' if self.drained else left}"
+
+
+_read_place = msgspec.json.Decoder(Queued).decode
+
+
+def waits(place: Queued) -> bytes:
+    """Return the answer in between that tells of a request's *place*."""
+    told = json.dumps(msgspec.to_builtins(place))
+    return f"HTTP/1.1 {WAITS} Processing\r\n{PLACE}: {told}\r\n\r\n".encode()
 
 
 def granted(device: str) -> bytes:
@@ -99,7 +134,10 @@ def granted(device: str) -> bytes:
     return f"HTTP/1.1 {GRANTED} Early Hints\r\nDmap-Granted: {device}\r\n\r\n".encode()
 
 
-def place_in(headers: Mapping[str, str]) -> str:
-    """Return the words for the client in the *headers* of such an answer; a middlebox may have lost them."""
-    words = headers.get(PLACE, "")
-    return words if _WORDS.fullmatch(words) else "waiting for the model"
+def place_in(headers: Mapping[str, str]) -> Queued | None:
+    """Return the place in the *headers* of such an answer; None if a middlebox has lost it, or it is none."""
+    told = headers.get(PLACE, "")
+    try:
+        return _read_place(told) if len(told) <= MOST_PLACE else None
+    except (msgspec.MsgspecError, RecursionError):
+        return None

@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 from dmap.wire.ids import new_word
 
 STEPS = 64
-"""So many steps of one request are kept; it makes six, and a few more where it was sent twice."""
+"""So many steps of one request are kept; it makes seven, and a few more where it was sent twice."""
+
+SENT = "sent"
+"""The one step that no event tells."""
 
 _HEX = "[0-9a-f]"
 _PARENT = re.compile(
@@ -52,10 +55,11 @@ class Trace:
         """Return the value of `traceresponse` for the client."""
         return f"00-{self.id}-{self.span}-{self.sampled:02x}"
 
-    def send(self) -> str:
-        """Return the value of `traceparent` for a server that gets the request now."""
+    def send(self, at: float) -> str:
+        """Return the value of `traceparent` for a server that gets the request now, *at* that time."""
         if not self.sampled:  # who does not record is no parent
             return f"00-{self.id}-{self.parent or self.span}-00"
+        self.note(at, SENT, {})
         self.sent.append(new_word())
         return f"00-{self.id}-{self.sent[-1]}-01"
 

@@ -15,7 +15,10 @@ import msgspec
 from msgspec import Meta
 
 WIRE = 1
-"""The version of what front and node say; one that differs is no node for this front."""
+"""
+The version of what front and node say.  What one version adds, the one before passes over, and what it drops
+is still said for one version more: so neighbours understand each other, and boxes can be upgraded in turn.
+"""
 MOST_MODELS = 2500
 """That a node may list; the same bound holds for any server."""
 LONGEST_NAME = 512
@@ -83,7 +86,8 @@ class NodeView(msgspec.Struct, frozen=True, omit_defaults=True):
     """
     One node at one moment: its *run* is another after each start, and *seq* grows within one.
 
-    *models* is None where the front has the list with this *models_tag*.
+    *models* is None where the front has the list with this *models_tag*.  *between* tells that an answer in
+    between (1xx) was sent before this.
     """
 
     wire: int
@@ -92,6 +96,7 @@ class NodeView(msgspec.Struct, frozen=True, omit_defaults=True):
     gates: Annotated[dict[str, SeenGate], Meta(max_length=1024)]
     models_tag: Tag
     models: list[Listed] | None = None
+    between: bool = False
 
 
 _decode = msgspec.json.Decoder(NodeView).decode
@@ -109,8 +114,10 @@ def read(body: bytes) -> NodeView:
         view = _decode(body)
     except (msgspec.MsgspecError, RecursionError) as exc:
         raise ValueError(f"no view of a node: {exc}") from exc
-    if view.wire != WIRE:
-        raise ValueError(f"it speaks version {view.wire} of what nodes say, and this is {WIRE}")
+    if abs(view.wire - WIRE) > 1:
+        which = "an older dmap" if view.wire < WIRE else "a newer dmap"
+        said = f"it speaks version {view.wire} of what nodes say, and this front {WIRE}"
+        raise ValueError(f"it is {which}, more than one release away: {said}")
     names = [name for one in view.models or () for name in (one.id, *one.names)]
     if len(names) > MOST_MODELS or not all(0 < len(name) <= LONGEST_NAME for name in names):
         raise ValueError(f"it lists over {MOST_MODELS} names, or one that is none")

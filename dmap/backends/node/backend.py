@@ -6,9 +6,11 @@ by its own gates alone.
 """
 
 import asyncio
+import functools
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from dmap.backends.ask import Unheard, ask
 from dmap.backends.base import Target, ignore
@@ -26,6 +28,8 @@ VIEW_S = 0.5
 ANSWER_S = 1.0
 DOUBTFUL_S, GONE_S = 1.5, 3.0
 """A node that has said nothing for so long comes after all others, and then takes no request at all."""
+UNHEARD_S = 30.0
+"""One that told nothing of a request comes after all others for so long, however well it stands."""
 MISSING_S = 0.5
 """A node that is missed is asked more often and given less time, so that 1 s after its return it is known."""
 
@@ -45,6 +49,9 @@ class NodeBackend:
         self._sent = Counter[str]()
         self._seen_at = 0.0
         self._trouble: str | None = "it has not been asked yet"
+        self._doubted_at = -UNHEARD_S
+        self.tells = True
+        self.own_run = ""
         self._watching: asyncio.Task[None] | None = None
 
     # What the inventory asks
@@ -85,10 +92,10 @@ class NodeBackend:
         if listed is None or view is None:
             return Place(self.name, None, in_flight=in_flight, standing=Standing.LAST)
         line, serves = line_of(view, listed)
-        standing = Standing.DOUBTFUL if age_s >= DOUBTFUL_S else Standing.SOUND
+        standing = Standing.DOUBTFUL if age_s >= DOUBTFUL_S or self._is_doubted else Standing.SOUND
         return Place(
             self.name,
-            line.wait_s if standing is Standing.SOUND else None,
+            line.wait_s if age_s < DOUBTFUL_S else None,
             line.resident,
             self._sent[model],
             line.answer_s,
@@ -100,6 +107,43 @@ class NodeBackend:
     def sent(self, model: str) -> None:
         """Count a request that goes here, until the next view has it."""
         self._sent[model] += 1
+
+    def doubt(self) -> None:
+        """Hear that it told nothing of a request for long: others are asked first for a while."""
+        self._doubted_at = asyncio.get_running_loop().time()
+        silent = "it told nothing of a request for long; other nodes are asked first for a while"
+        _log.warning(Line("node_silent", {"node": self.name, "reason": silent, "for_s": UNHEARD_S}))
+
+    @property
+    def _is_doubted(self) -> bool:
+        return asyncio.get_running_loop().time() - self._doubted_at < UNHEARD_S
+
+    @property
+    def run(self) -> str:
+        """Which life of which dmap the last view is of."""
+        return self._view.run if self._view is not None else ""
+
+    @property
+    def standing(self) -> Mapping[str, Any]:
+        """How it stands by the last view: its age, and for each gate what waits and is resident there."""
+        gates = self._view.gates if self._view is not None else {}
+        return {
+            "view_age_s": round(self.age_s, 3) if self._view is not None else None,
+            "trouble": self._trouble,
+            "doubted": self._is_doubted,
+            "tells_of_waits": self.tells,
+            "gates": {
+                name: {
+                    "drained": gate.drained,
+                    "cold_s": gate.cold_s,
+                    "models": {
+                        key: {"resident": line.resident, "wait_s": line.wait_s}
+                        for key, line in gate.lines.items()
+                    },
+                }
+                for name, gate in gates.items()
+            },
+        }
 
     @property
     def age_s(self) -> float:
@@ -124,18 +168,30 @@ class NodeBackend:
 
     async def _ask(self) -> None:
         """Ask once.  What was sent while it was asked counts as not seen yet."""
-        sent, target = self._sent.copy(), self._server.at(f"/node/view?tag={self._tag}")
-        within_s = MISSING_S if self._is_missing else ANSWER_S
+        sent, target = self._sent.copy(), self._server.at(f"/node/view?tag={self._tag}&between=1")
+        within_s, heard = MISSING_S if self._is_missing else ANSWER_S, list[bool]()
         try:
-            status, body = await ask(target, within_s=within_s, most_bytes=LIST_BYTES)
+            between = functools.partial(heard.append, True)
+            status, body = await ask(target, within_s=within_s, most_bytes=LIST_BYTES, between=between)
             if status != 200:
                 raise Unheard(_REFUSED.get(status, f"status {status} for /node/view"))
-            self._take(read(body))
+            view = read(body)
+            self._take(view)
+            self._note_way(tells=bool(heard) or not view.between)
             self._sent -= sent
         except (Unheard, ValueError, TimeoutError) as exc:
             self._miss(exc)
 
+    def _note_way(self, *, tells: bool) -> None:
+        """Note whether answers in between arrive; a node that sends none, of a version before, may do so."""
+        if self.tells and not tells:
+            lost = "something on the way drops answers in between (1xx): what waits there cannot go elsewhere"
+            _log.warning(Line("node_untold", {"node": self.name, "url": self.url, "reason": lost}))
+        self.tells = tells
+
     def _take(self, view: NodeView) -> None:
+        if view.run == self.own_run:
+            raise ValueError("it is this dmap itself; take it out of nodes")
         if self._view is not None and view.run == self._view.run and view.seq < self._view.seq:
             return
         if view.models is not None:
@@ -177,7 +233,8 @@ class NodeBackend:
 
 
 _REFUSED = {
+    400: "it does not take what a front asks; a proxy before it may speak HTTP/1.0",
     401: "it refuses our key; see its access.keys",
-    403: "our key lacks the scope 'front' there",
+    403: "it refuses us; see the scope 'front' of our key there, and its access.allow",
     404: "it is no dmap, or an older one",
 }

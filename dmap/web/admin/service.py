@@ -25,9 +25,10 @@ async def queue(proxy: Proxy, visit: Visit) -> web.Response:
     """
     now = asyncio.get_running_loop().time()
     may = functools.cache(functools.partial(proxy.catalog.allows, visit.client))
-    waits = {name: [_known(each, may) for each in waiting(gate)] for name, gate in proxy.gates.items()}
-    more = {name: proxy.gates[name].snapshot().waiting - len(listed) for name, listed in waits.items()}
     opened = list(proxy.visits.open())
+    found = {name: waiting(proxy, name, opened) for name in proxy.gates}
+    waits = {name: [_known(one, may) for one in each["waiting"]] for name, each in found.items()}
+    more = {name: each["more_waiting"] for name, each in found.items()}
     shown = [_known(each.fields(now), may) for each in opened[:SHOWN]]
     count = sum(map(len, waits.values())) + sum(more.values())
     message = f"{len(opened)} open request{'s' if len(opened) != 1 else ''}, {count} of them waiting."
