@@ -1,6 +1,7 @@
 """What has waited at another gate, and what a gate says to whoever chooses among several."""
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from dmap.errors import BackendDown
 from dmap.gate import Gate
 from dmap.placement import Standing
 from tests.fake_switcher import A, B, FakeSwitcher, idle, running_gate
+from tests.fakes import soon
 
 ONE = Needs(size_bytes=6, parallel=1)
 
@@ -146,3 +148,70 @@ class TestPlace:
 
         assert before == 0
         assert arbiter.view(101).wait_s("A", 0) == 10
+
+    async def test_who_has_chosen_it_and_has_not_asked_yet_counts(self, gate: Gate) -> None:
+        """Four answers at once are given, as far as is known: the fifth of a burst would wait for one."""
+        before = gate.place(A)
+        gate.view.coming[A.key] += 4
+
+        assert gate.place(A).score_s > before.score_s
+        assert gate.place(A).in_flight == before.in_flight + 4
+
+    async def test_a_model_that_never_fits_comes_last(self, gate: Gate) -> None:
+        """It is known to be too large before anybody asks for it; if it is there all the same, it serves."""
+        large = replace(A, needs=Needs(size_bytes=2 * 10**9))
+        gate.configure(Device(memory=10**9, cooldown_s=0))
+
+        assert gate.place(large).standing is Standing.LAST
+        assert gate.place(A).standing is Standing.SOUND
+
+    async def test_what_is_pinned_counts_for_what_fits(self, gate: Gate) -> None:
+        """Beside a model that stays there is no room for another, but for itself."""
+        pinned = replace(A, needs=Needs(pinned=True))
+        async with gate.lease(pinned, "me"):
+            pass
+
+        assert gate.place(B).standing is Standing.LAST
+        assert gate.place(pinned).standing is Standing.SOUND
+
+
+class TestLeaving:
+    async def test_a_model_that_is_given_up_is_looked_for(self, gate: Gate, studio: FakeSwitcher) -> None:
+        """It counts as one to be loaded from the same moment, and is gone when somebody has looked."""
+        lease = gate.lease(A, "me")
+        lease.ask()
+        assert lease.granted is not None
+        await lease.granted
+        free = gate.place(A).wait_s
+        studio.residents.clear()
+
+        lease.give_up()
+        doubted = gate.place(A).wait_s
+        await gate.recheck()
+
+        assert (free, gate.residents) == (0, frozenset())
+        assert doubted is not None
+        assert doubted > 0
+
+    async def test_who_is_granted_by_the_refusal_of_another_keeps_that(self, gate: Gate) -> None:
+        """Without the first that waits the model stays, and takes the second: that one is not refused."""
+        gate.configure(Device(patience_s=0.001, residency=0, cooldown_s=0))
+        held = gate.lease(A, "held")
+        held.ask()
+        assert held.granted is not None
+        await held.granted
+        first, second = gate.lease(B, "first"), gate.lease(A, "second")
+        first.ask()
+        await soon(lambda: gate.snapshot().plan is not None, 2)
+        second.ask()
+        assert (first.granted is not None, second.granted is not None) == (True, True)
+
+        gate.refuse(lambda lease: True, BackendDown("it is gone"))
+
+        assert first.granted is not None
+        assert isinstance(first.granted.exception(), BackendDown)
+        assert second.granted is not None
+        assert (second.granted.done(), second.granted.exception()) == (True, None)
+        assert gate.snapshot().leases == 2
+        held.release()
+        second.release()

@@ -23,7 +23,6 @@ victims may go becomes the plan; `choice` has the rules that make switches rare 
 waits for another model, one may be loaded that nobody asked for (`standby`).  Each resident that stays takes
 waiters of its own, up to its `parallel`: round by client (`fairness`), higher priority first, and the older a
 waiter the higher.  A plan whose victims hold no lease goes out as a `Switch`; it may load nothing.
-
 Most requests find their model free and nobody waiting.  Then a settlement would change nothing, and
 `submit` and `withdraw` do without it.
 
@@ -48,7 +47,6 @@ that nobody has used for its `ttl_s` goes, too.
 
 A drained device grants nothing and begins no switch; a switch that is out ends before its load if it can.
 Its waiters keep their places for as long as `wait_s` allows.
-
 `observed` corrects beliefs.  A resident that vanished takes no more, and leases on it end when they end;
 a copy loaded later is another resident.  What was read before a doubt, or before or during a switch, is out
 of date: `epoch` tells, and such a report is ignored.
@@ -288,6 +286,10 @@ class Arbiter:
     def view(self, now: float) -> View:
         """Return what newcomers would wait, for whoever chooses between devices; to be kept a moment."""
         return view(now, self._device)
+
+    def can_hold(self, model: ModelId, needs: Needs) -> bool:
+        """Tell whether *model*, which takes *needs*, can be had here: it is refused for good where not."""
+        return self._device.can_ever_hold(model, needs)
 
     def load_s(self, model: ModelId) -> float:
         """Return what a load of *model* takes, as far as is known; of any model, asked for before or not."""

@@ -114,10 +114,12 @@ class Device:
         """Tell whether *model* is resident, and not on its way out."""
         return model in self.residents and not self.is_leaving(model)
 
-    def can_ever_hold(self, model: ModelId) -> bool:
-        """Tell whether *model* fits beside the pinned residents, which never go."""
+    def can_ever_hold(self, model: ModelId, needs: Needs) -> bool:
+        """Tell whether *model* is there, or fits by its *needs* beside the pinned ones, which never go."""
+        if model in self.residents:
+            return True
         pinned = [resident.needs for resident in self.residents.values() if self.is_fixed(resident)]
-        return policy.fits(self.limits, [self.needs_of(model), *pinned])
+        return policy.fits(self.limits, [needs, *pinned])
 
     def is_fixed(self, resident: Resident) -> bool:
         """Tell whether *resident* stays, whoever waits."""

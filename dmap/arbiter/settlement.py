@@ -97,7 +97,8 @@ class Settlement:
             return None
         if (failure := device.back_off.refusal(now, model)) is not None:
             return Refuse(ticket, Reason.BACK_OFF, failure[1], failure[0])
-        return None if device.can_ever_hold(model) else Refuse(ticket, Reason.NEVER_FITS)
+        can_hold = device.can_ever_hold(model, device.needs_of(model))
+        return None if can_hold else Refuse(ticket, Reason.NEVER_FITS)
 
     def take(self, now: float, resident: Resident) -> None:
         """Grant *resident* to those who wait for it, as far as it takes them."""

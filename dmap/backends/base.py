@@ -140,8 +140,8 @@ class Forwarding(Backend, Protocol):
     def doubt(self) -> None:
         """Hear that it told nothing of a request for long: others are asked first for a while."""
 
-    def place(self, model: str, in_flight: int) -> Place:
-        """Return what is known of a request for *model* there, where *in_flight* of ours are."""
+    def place(self, model: str, in_flight: int, coming: int = 0) -> Place:
+        """Return what is known of a request for *model* there; *in_flight* of ours are, some *coming*."""
 
     def sent(self, model: str) -> None:
         """Hear that one more request for *model* goes there."""

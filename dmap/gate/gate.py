@@ -20,7 +20,7 @@ from dmap.gate.device_memory import DeviceMemory
 from dmap.gate.device_models import DeviceModels
 from dmap.gate.lease import Lease
 from dmap.gate.live import LiveArbiter, limits_of
-from dmap.gate.queue_view import QueueView, place_of
+from dmap.gate.queue_view import QueueView
 from dmap.gate.refusals import error_of, not_unloaded, still_serves
 from dmap.gate.switchlog import SwitchLog
 from dmap.gate.unloads import NOBODY, Unloads
@@ -113,8 +113,8 @@ class Gate:
 
     def place(self, route: Route) -> Place:
         """Return how a request for *route* would stand here now; for whoever chooses among several gates."""
-        arbiter, queue, is_silent = self._arbiter, self.section.queue, self._models.is_silent(route.key)
-        return place_of(arbiter, self._live.now(), route, self._seat(route), queue, is_silent=is_silent)
+        is_silent = self._models.is_silent(route.key)
+        return self.view.stand(route, self._seat(route), self.section.queue, is_silent=is_silent)
 
     def enter(self, lease: Lease) -> None:
         """Let *lease* wait for its model; for the lease to call."""

@@ -1,7 +1,8 @@
 """Who waits at a gate, at what place, for about how long, behind what, and who would.  It only looks."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dmap import placement
 from dmap.arbiter import Arbiter, Outlook, Place, View
@@ -17,10 +18,16 @@ FEW = 64
 
 @dataclass(slots=True)
 class QueueView:
-    """The places of the leases that wait for what *arbiter* gives out; *now* is the gate's time."""
+    """
+    The places of the leases that wait for what *arbiter* gives out; *now* is the gate's time.
+
+    *coming* counts by model who has chosen this gate, and has not asked it yet: whoever chooses counts them,
+    or a burst would all choose one gate.
+    """
 
     _arbiter: Arbiter
     _now: Callable[[], float]
+    coming: Counter[ModelKey] = field(default_factory=Counter)
     _seen: Outlook | None = None
 
     def first(self, count: int) -> Mapping[Lease, Place]:
@@ -78,22 +85,28 @@ class QueueView:
             return f"unload of {key}"
         return ", ".join(sorted(map(str, arbiter.in_the_way(self._now(), key))))
 
+    def can_hold(self, route: Route) -> bool:
+        """Tell whether the model of *route* can be had here; one that never fits by what is pinned cannot."""
+        return self._arbiter.can_hold(route.key, route.needs)
 
-def place_of(
-    arbiter: Arbiter, now: float, route: Route, seat: ModelKey | str, queue: int, *, is_silent: bool
-) -> placement.Place:
-    """
-    Return how a newcomer for *route* would stand with *arbiter*, which knows it by its *seat*.
+    def stand(self, route: Route, seat: ModelKey | str, queue: int, *, is_silent: bool) -> placement.Place:
+        """
+        Return how a newcomer for *route* would stand here, whom the arbiter knows by its *seat*.
 
-    It comes last where nobody is served, *queue* wait already, or the backend *is_silent*.
-    """
-    view = arbiter.view(now)
-    is_last = view.drained or is_silent or len(arbiter.waiting) >= queue
-    known = view.models.get(seat)
-    return placement.Place(
-        str(route.key),
-        view.wait_s(seat, arbiter.load_s(seat)),
-        resident=known is not None and known.resident,
-        in_flight=len(arbiter.leases) + len(arbiter.waiting),
-        standing=Standing.LAST if is_last else Standing.SOUND,
-    )
+        It comes last where nobody is served, *queue* wait already, the model never fits, or its backend
+        *is_silent*.
+        """
+        arbiter, view, coming = self._arbiter, self.of_newcomers(), self.coming
+        is_full = len(arbiter.waiting) >= queue
+        is_last = view.drained or is_silent or is_full or not self.can_hold(route)
+        known = view.models.get(seat)
+        return placement.Place(
+            str(route.key),
+            view.wait_s(seat, arbiter.load_s(seat)),
+            resident=known is not None and known.resident,
+            sent=coming[route.key],
+            answer_s=(known or view).answer_s,
+            parallel=(known or view).parallel,
+            in_flight=len(arbiter.leases) + len(arbiter.waiting) + coming.total(),
+            standing=Standing.LAST if is_last else Standing.SOUND,
+        )

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dmap.errors import BackendDown, DmapError, NodeSilent, Unanswered
 from dmap.gate import Lease
 from dmap.models import Route
-from dmap.placement import Place, ranked
+from dmap.placement import Place, Standing, ranked
 from dmap.web import request_log
 from dmap.web.asked import Asked
 from dmap.web.proxy import Proxy
@@ -19,6 +19,8 @@ from dmap.web.visit import Visit
 from dmap.wire.users import conversation_of, user_of
 
 Check = Callable[[Route], Awaitable[None]]
+LATER = (429, 503)
+"""What is told to clients who may come back."""
 
 
 class Choice:
@@ -29,7 +31,10 @@ class Choice:
     one that was taken; `take` is called first.
     """
 
-    __slots__ = ("_asked", "_check", "_last", "_left", "_proxy", "_resent", "_visit", "_why", "route")
+    __slots__ = (
+        *("_asked", "_check", "_last", "_later", "_left", "_proxy", "_resent", "_visit", "_why"),
+        "route",
+    )
 
     def __init__(
         self, proxy: Proxy, visit: Visit, asked: Asked, routes: Sequence[Route], check: Check
@@ -37,6 +42,7 @@ class Choice:
         self._proxy, self._visit, self._asked, self._check = proxy, visit, asked, check
         self.route, self._left = routes[0], list(routes)
         self._last: Lease | None = None
+        self._later: tuple[Route, DmapError] | None = None
         self._resent, self._why = False, ""
 
     async def take(self) -> None:
@@ -48,11 +54,15 @@ class Choice:
             if self.route.key.backend in self._proxy.nodes:
                 chosen = _to_node(self.route, self._why)
                 request_log.tell(self._proxy.bus, self._visit.record, "request.routed", chosen)
+            coming = self._proxy.gate(self.route).view.coming
+            coming[self.route.key] += 1
             try:
                 return await self._check(self.route)
             except DmapError as error:
                 if not (self._left and error.elsewhere):
-                    raise
+                    raise self._last_word(error) from None
+            finally:
+                coming[self.route.key] -= 1
 
     def lease(self) -> Lease:
         """Return a lease at the place that was taken; what was waited elsewhere counts."""
@@ -73,11 +83,11 @@ class Choice:
         """
         Tell whether a request that its server did not answer takes its place there again, once.
 
-        It may where the model can be loaded again, and where no other place would be quicker by now.
+        It may where the model can be loaded again, if no other place is quicker than that.
         """
         if self.route.device is None or self._visit.record.retried or not self._may_resend(error):
             return False
-        if self._left and self._best([self.route, *self._left]) is not self.route:
+        if self._left and self._is_sooner_elsewhere():
             return False
         self._resent |= isinstance(error, Unanswered)
         return True
@@ -87,7 +97,8 @@ class Choice:
         self._left = [route for route in self._left if self._proxy.catalog.route_of(route.key) is not None]
         may = error.elsewhere or (isinstance(error, Unanswered) and self._may_resend(error))
         if not self._left or not may:
-            raise error
+            raise self._last_word(error)
+        self._note_refusal(error)
         self._resent |= not error.elsewhere
         report(self._proxy, self.route, error)
         record = self._visit.record
@@ -95,6 +106,24 @@ class Choice:
         said = {"reason": error.message, "code": error.code}
         request_log.tell(self._proxy.bus, record, "request.moved", said)
         await self.take()
+
+    def _note_refusal(self, error: DmapError) -> None:
+        """Note a place that refused, if the client may come back to it."""
+        if error.elsewhere and error.status in LATER:
+            error.__traceback__ = error.__context__ = None  # whose frames have this object
+            self._later = self.route, error
+
+    def _last_word(self, error: DmapError) -> DmapError:
+        """
+        Return what the client is told, whom the last place that there was refused with *error*.
+
+        Where it never works is of no concern to a client who may have its answer elsewhere, later.
+        """
+        if self._later is None or not error.elsewhere or error.status in LATER:
+            return error
+        self.route, later = self._later
+        note(self._visit, self.route)
+        return later
 
     def _may_resend(self, error: DmapError) -> bool:
         """Tell whether nothing was sent, or nothing came of it that a second time would harm; once."""
@@ -104,11 +133,20 @@ class Choice:
         if len(routes) == 1:
             self._why = "only"
             return routes[0]
-        visit = self._visit
-        talk = conversation_of(visit.request.headers, self._asked.fields) or visit.record.id
-        route, place = best(self._proxy, routes, f"{visit.client.name} {talk}")
+        route, place = best(self._proxy, routes, self._affinity())
         self._why = "unknown" if place.wait_s is None else "resident" if place.resident else "cold"
         return route
+
+    def _is_sooner_elsewhere(self) -> bool:
+        """Tell whether another place is quicker than a load here: what did not answer is likely gone."""
+        _, other = best(self._proxy, self._left, self._affinity())
+        load_s = self._proxy.gate(self.route).view.load_s(self.route.key)
+        return other.standing is Standing.SOUND and other.score_s < load_s
+
+    def _affinity(self) -> str:
+        """Return what this request has in common with others of its conversation, else with none."""
+        talk = conversation_of(self._visit.request.headers, self._asked.fields) or self._visit.record.id
+        return f"{self._visit.client.name} {talk}"
 
 
 def report(proxy: Proxy, route: Route, error: DmapError) -> None:
@@ -133,7 +171,7 @@ def _place(proxy: Proxy, route: Route) -> Place:
     here = proxy.gate(route).place(route)
     if (node := proxy.nodes.get(route.key.backend)) is None:
         return here
-    return node.place(route.key.model, here.in_flight)
+    return node.place(route.key.model, here.in_flight, here.sent)
 
 
 def _to_node(route: Route, why: str) -> dict[str, str]:

@@ -252,7 +252,8 @@ class Proxy:
         """Yield the places of this box that answer for a model, each with the name of its gate."""
         answering = self.inventory.answering
         for route in self.catalog.places(shown.entry):
-            if route.key.backend in answering and route.key.backend not in self.nodes:
+            is_here = route.key.backend in answering and route.key.backend not in self.nodes
+            if is_here and self.gate(route).view.can_hold(route):
                 yield route, route.device or f"backend {route.key.backend}"
 
     def drain(self, device: str, *, unload: bool) -> None:

@@ -86,8 +86,12 @@ class NodeBackend:
 
     # What a request asks
 
-    def place(self, model: str, in_flight: int) -> Place:
-        """Return what a request for *model* would meet here, by the last view."""
+    def place(self, model: str, in_flight: int, coming: int = 0) -> Place:
+        """
+        Return what a request for *model* would meet here, by the last view.
+
+        *in_flight* of ours are here by now, for any model, and so many for this one are *coming*.
+        """
         listed, view, age_s = self._models.get(model), self._view, self.age_s
         if listed is None or view is None:
             return Place(self.name, None, in_flight=in_flight, standing=Standing.LAST)
@@ -97,7 +101,7 @@ class NodeBackend:
             self.name,
             line.wait_s if age_s < DOUBTFUL_S else None,
             line.resident,
-            self._sent[model],
+            self._sent[model] + coming,
             line.answer_s,
             line.parallel,
             in_flight,
