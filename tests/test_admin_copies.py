@@ -163,3 +163,34 @@ async def test_one_that_stays_keeps_no_other(start, tmp_path):
             with pytest.raises(AssertionError, match=r"still serves after 0\.2 s"):
                 await ordered
             assert (gpu0.residents, gpu1.residents) == ({first.key}, frozenset())
+
+
+async def test_orders_for_a_model_and_for_its_copies_at_once(start, tmp_path):
+    """Each is carried out as a whole, so each answer tells of what it has asked for itself."""
+    async with studios(start, tmp_path) as (proxy, order):
+        lengths = {MODELS[0]: 2048, f"one/{MODELS[0]}": 4096, f"two/{MODELS[0]}": 8192}
+        orders = [
+            order("load", name, load_config={"context_length": length}, activate=False)
+            for name, length in lengths.items()
+        ]
+
+        told = await asyncio.gather(*orders)
+
+        assert [each["loaded"]["context_length"] for each in told] == list(lengths.values())
+        assert proxy.proxy.turns.keys() == {
+            route.key for route in proxy.proxy.catalog.resolve(MODELS[0], OWNER)
+        }
+
+
+async def test_copies_are_loaded_at_the_same_time(start, tmp_path):
+    """An order for one copy waits for none for another: they are on devices of their own."""
+    async with studios(start, tmp_path) as (proxy, order):
+        gpu0 = proxy.proxy.devices["gpu0"]
+        first, second = proxy.proxy.catalog.resolve(MODELS[0], OWNER)
+        async with proxy.proxy.turns.setdefault(first.key, asyncio.Lock()):
+            held = asyncio.create_task(order("load", str(first.key)))
+            await order("load", str(second.key))
+
+            assert gpu0.residents == frozenset()
+        await held
+        assert gpu0.residents == {first.key}

@@ -67,7 +67,7 @@ class Proxy:
     device and *passages* that of each backend without one, of which those in *passing* get what dmap does not
     know; *gates* has all of them under the names that metrics and the queue show.  *meters* measure the
     memory of devices whose GPUs are named.  *saved* is what was set over the admin API, kept in *state*.
-    *trials* is what an order sets that is being carried out, *turns* keeps orders for one model apart, and
+    *trials* is what an order sets that is being carried out, *turns* keeps orders for one copy apart, and
     *visits* are the requests under way.  *reload* reads the file again and returns its problems.  *shared* is
     what other dmaps have too, by Redis; None without `redis`.
     """

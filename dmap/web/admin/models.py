@@ -12,7 +12,7 @@ from dmap.errors import BadRequest, DmapError, LoadFailed
 from dmap.models import Route
 from dmap.state import Activation, Saved, later
 from dmap.web.admin import words
-from dmap.web.admin.orders import ModelOrder, note, read_order
+from dmap.web.admin.orders import ModelOrder, note, read_order, turn_of
 from dmap.web.choice import best
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
@@ -44,8 +44,8 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
     """
     order, clock = await read_order(proxy, visit, ModelOrder), asyncio.get_running_loop().time
     _check(proxy)
-    came_at, key = clock(), (await proxy.resolve(order.model_key, visit.client))[0].key
-    async with proxy.turns.setdefault(key, asyncio.Lock()):
+    came_at, routes = clock(), await proxy.resolve(order.model_key, visit.client)
+    async with turn_of(proxy, routes):
         routes = await proxy.resolve(order.model_key, visit.client)
         route, _ = best(proxy, routes)
         setting = _understand(proxy, route, order)

@@ -1,8 +1,11 @@
 """The bodies of the admin API: what they may say, in camelCase or snake_case, and all their problems."""
 
+import asyncio
 import json
 import logging
 from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from pydantic import AliasChoices, Field, ValidationError
@@ -10,6 +13,7 @@ from pydantic import AliasChoices, Field, ValidationError
 from dmap.config.words import meaning_of
 from dmap.errors import BodyTooLarge, Invalid
 from dmap.logfmt import Line
+from dmap.models import Route
 from dmap.sections import Defaults, Load, Spelled
 from dmap.web import upload
 from dmap.web.proxy import Proxy
@@ -99,6 +103,20 @@ def _problem(error: Any, order: Any) -> str:
     if error["type"] == "model_type":
         return f"{path}: must be an object"
     return f"{path}: {meaning_of(error)}"
+
+
+@asynccontextmanager
+async def turn_of(proxy: Proxy, routes: Sequence[Route]) -> AsyncGenerator[None]:
+    """
+    Wait for the orders under way for any of *routes*, and keep others off them inside the context.
+
+    An order for a model is one for all its copies, and one by an address for that alone.  All take the copies
+    in one order, so that no two wait for each other.
+    """
+    async with AsyncExitStack() as stack:
+        for key in sorted(route.key for route in routes):
+            await stack.enter_async_context(proxy.turns.setdefault(key, asyncio.Lock()))
+        yield
 
 
 def note(visit: Visit, **fields: Any) -> None:
