@@ -14,14 +14,17 @@ of its memory, so that is told and no more.
 import asyncio
 import contextlib
 import errno
+import functools
 import hashlib
 import ipaddress
 import logging
 import os
 import socket
 import struct
+import threading
 from collections.abc import AsyncGenerator, Mapping
 from types import MappingProxyType
+from typing import Any
 from urllib.parse import urlsplit
 
 from dmap.config import Config, ConfigProblem
@@ -32,6 +35,8 @@ WAIT_S = 2.0
 """How long the end of the one before is waited for: it may be about to end."""
 ASK_S = 0.5
 """How long the other dmap may take to say which one it is."""
+ADDRESSES = 16
+"""So many of a name are looked at."""
 TOLD = 512
 """Bytes of that, at the most."""
 
@@ -59,17 +64,34 @@ def is_here(host: str) -> bool:
     """Tell whether *host* is this host: by loopback, its name, or an address that is its own."""
     if is_loopback(host) or host.lower() == socket.gethostname().lower():
         return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    return any(_is_own(*found) for found in _addresses(host))
+
+
+@functools.lru_cache
+def _addresses(host: str) -> list[tuple[int, Any]]:
+    """Return the families and addresses of *host*; none where no resolver tells them within `ASK_S`."""
+    found = list[tuple[int, Any]]()
+
+    def look() -> None:
+        with contextlib.suppress(OSError, UnicodeError):
+            found.extend((each[0], each[4]) for each in socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM))
+
+    looking = threading.Thread(target=look, daemon=True)  # a resolver may take long
+    looking.start()
+    looking.join(ASK_S)
+    return found[:ADDRESSES]
+
+
+def _is_own(family: int, address: Any) -> bool:
+    """Tell whether packets to *address* stay here: then they leave from there, too.  None is sent."""
+    if ipaddress.ip_address(address[0].partition("%")[0]).is_unspecified:
+        return True  # Linux takes it for loopback
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         try:
-            sock.bind((host, 0))  # an address of another host cannot be taken
+            sock.connect(address)
         except OSError:
             return False
-    return not address.is_unspecified
+        return bool(sock.getsockname()[0] == address[0])
 
 
 def place_of(url: str) -> tuple[str, int]:
@@ -184,7 +206,10 @@ def names_of(url: str) -> list[str]:
     host, port = place_of(url)
     if host != "localhost":
         return [f"{_kernel()}/{host}:{port}" if _is_local(host) else f"{host}:{port}"]
-    return [f"{each}:{port}" for each in (socket.gethostname().lower(), *_own_address())]
+    spelled = (urlsplit(url).hostname or "").lower()
+    known = [] if is_loopback(spelled) or _is_local(spelled) else [spelled]
+    names = dict.fromkeys((socket.gethostname().lower(), *_own_address(), *known))
+    return [f"{each}:{port}" for each in names]
 
 
 def _is_local(host: str) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
@@ -158,10 +159,25 @@ asyncio.run(main())
     assert "Too many open files" in said.stderr
 
 
-@pytest.mark.parametrize("host", ["192.0.2.7", "studio.example", "0.0.0.0"])
+@pytest.mark.parametrize("host", ["192.0.2.7", "studio.example", "fe80::1", "2001:db8::1", "a" * 300])
 def test_what_is_not_this_host(host: str) -> None:
     """Neither another address nor another name is this host."""
     assert not is_here(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "127.1", "::ffff:127.0.0.1"])
+def test_other_words_for_loopback(host: str) -> None:
+    """What the system takes for loopback is this host: some servers say that they listen on 0.0.0.0."""
+    assert is_here(host)
+
+
+def test_addresses_of_this_host() -> None:
+    """The address by which others reach this host is this host, and others may know it by that name."""
+    name = socket.gethostname()
+    own = {str(found[4][0]) for found in socket.getaddrinfo(name, 1)}
+
+    assert all(is_here(each) for each in own)
+    assert names_of("http://127.0.0.1:1234")[0] == f"{name.lower()}:1234"
 
 
 def test_ports_that_go_without_saying() -> None:
