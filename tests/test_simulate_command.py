@@ -114,7 +114,9 @@ class TestFleet:
             "2 boxes, dmap",
             "2 boxes, dmap, one dies",
         ]
-        assert told[5].startswith("  one dies: ")
+        assert told[5].startswith("  2 boxes, one dies: ")
+        assert any(line.startswith("  2 boxes instead of 1: ") for line in told)
+        assert any(line.startswith("  2 boxes are not too many for this load") for line in told)
         assert [line.split()[0] for line in told[-2:]] == ["dmap", "one"]
 
     def test_which_rule(self, quick: str, capsys: pytest.CaptureFixture[str]) -> None:

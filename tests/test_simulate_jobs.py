@@ -43,3 +43,10 @@ def test_a_box_is_dead_while_somebody_asks() -> None:
     *_, dies = on_fleets(Scene("quick", ASKED, spans_s=10), [2], ["dmap"])
 
     assert dies.play(1).stays != [*on_fleets(SCENE, [2], ["dmap"])][0].play(1).stays
+
+
+def test_rows_that_tell_how_many_boxes_are_needed() -> None:
+    """Those under dmap's own placement that stand beside no other."""
+    jobs = [job for job in on_fleets(SCENE, [1, 2], ["hash", "dmap"]) if job.boxes and not job.beside]
+
+    assert {job.label: job.boxes for job in jobs} == {"1 box, dmap": 1, "2 boxes, dmap": 2}

@@ -22,7 +22,7 @@ from dmap.simulate.promise import promised_s
 from dmap.simulate.replay import read_log
 from dmap.simulate.result import Result
 from dmap.simulate.scenes import FLEETS, SHORT, Scene, chosen, replay_of, scenes_of
-from dmap.simulate.table import WIDTH, about_bounds, heads, legend, row, verdict
+from dmap.simulate.table import WIDTH, about_bounds, boxes, heads, legend, need, row, verdict
 
 PLAIN = ("fifo", "drain", "dmap")
 PLAIN_FLEET = ("hash", "bounded", "dmap")
@@ -130,7 +130,11 @@ def _show(scene: Scene, jobs: Sequence[Job], seeds: Sequence[int], progress: str
     for job in jobs:
         if job.beside is not None:
             change = job.label.removeprefix(job.beside).lstrip(", ")
+            if job.boxes is not None and len({each.boxes for each in jobs}) > 1:
+                change = f"{boxes(job.boxes)}, {change}"
             _print_notes([verdict(change, rows[job.beside].figures, rows[job.label].figures)])
+    counted = {job.boxes: rows[job.label].figures for job in jobs if job.boxes and not job.beside}
+    _print_notes(need(counted) if len(counted) > 1 else ())
     return rows
 
 

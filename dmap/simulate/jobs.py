@@ -7,6 +7,7 @@ from functools import partial
 from dmap.simulate.fleet import Fleet, run_fleet
 from dmap.simulate.result import Result
 from dmap.simulate.scenes import Scene
+from dmap.simulate.table import boxes
 from dmap.simulate.workload import Workload
 from dmap.simulate.world import run
 
@@ -17,12 +18,17 @@ DEAD = 2 / 5, 3 / 5
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One row: its *label*, how it is played with a seed, and *beside* which row it is judged."""
+    """
+    One row: its *label*, how it is played with a seed, and *beside* which row it is judged.
+
+    It is played on so many *boxes*; None where that is no choice of dmap's, or there are none.
+    """
 
     label: str
     workload: Workload
     play: Callable[[int], Result]
     beside: str | None = None
+    boxes: int | None = None
 
 
 def on_one_device(scene: Scene, policies: Sequence[str]) -> Iterator[Job]:
@@ -41,12 +47,12 @@ def on_fleets(scene: Scene, counts: Sequence[int], placements: Sequence[str]) ->
     They are under each of *placements*, and under dmap's with each change, and with a box that dies.
     """
     for count in counts:
-        fleet, boxes = Fleet(count), "1 box" if count == 1 else f"{count} boxes"
+        fleet = Fleet(count)
         for placement in placements:
-            yield _job(f"{boxes}, {placement}", scene.workload, fleet, placement)
+            yield _job(f"{boxes(count)}, {placement}", scene.workload, fleet, placement)
         if OURS not in placements:
             continue
-        beside = f"{boxes}, {OURS}"
+        beside = f"{boxes(count)}, {OURS}"
         for change, workload in scene.others.items():
             yield _job(f"{beside}, {change}", workload, fleet, beside=beside)
         if count > 1:
@@ -60,4 +66,4 @@ def _job(
     def play(seed: int) -> Result:
         return run_fleet(workload, fleet, placement, seed)
 
-    return Job(label, workload, play, beside)
+    return Job(label, workload, play, beside, fleet.boxes if placement == OURS else None)

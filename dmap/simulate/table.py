@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 from dmap.config import Device
 from dmap.sections.types import size_text
@@ -13,6 +14,8 @@ from dmap.simulate.workload import UNBOUNDED, Workload
 WIDTH = 80
 _FIRST = 26
 """The columns of the policy's name, and of what was changed for it."""
+WORTH_S = 2.0
+"""One more device is worth so much less of a wait: people notice that."""
 COLUMNS: Mapping[str, str] = {
     "served": "requests answered",
     "refused": "requests refused: a full queue, or a wait of wait_s, past or foreseen",
@@ -117,6 +120,35 @@ def legend(
         yield from textwrap.wrap(f"{word:<15}{meaning}", WIDTH, subsequent_indent=" " * 15)
     if seeds > 1:
         yield f"All figures but the longest wait are means over {seeds} seeds."
+
+
+def need(found: Mapping[int, Figures]) -> Iterator[str]:
+    """
+    Say how many boxes are needed, by the figures *found* for each number of them.
+
+    One more is, where it takes `WORTH_S` off the wait that one in twenty exceeds, or where fewer are refused.
+    """
+    steps = list(pairwise(sorted(found)))
+    for fewer, more in steps:
+        yield verdict(f"{boxes(more)} instead of {fewer}", found[fewer], found[more])
+    for fewer, more in steps:
+        if not _is_worth(found[fewer], found[more]):
+            waits = f"{_seconds(found[more].p95_s)} instead of {_seconds(found[fewer].p95_s)}"
+            is_enough = f"{boxes(fewer)} {'is' if fewer == 1 else 'are'} enough for this load"
+            yield f"{is_enough}: with {more} one request in twenty waits longer than {waits}"
+            return
+    yield f"{boxes(steps[-1][1])} are not too many for this load: play more of them, too"
+
+
+def boxes(count: int) -> str:
+    """Write so many boxes."""
+    return "1 box" if count == 1 else f"{count} boxes"
+
+
+def _is_worth(before: Figures, after: Figures) -> bool:
+    """Tell whether more devices are worth it."""
+    fewer = round(before.refused) - round(after.refused)
+    return before.p95_s - after.p95_s >= WORTH_S or fewer > 0.001 * before.served
 
 
 def verdict(label: str, before: Figures, after: Figures) -> str:
