@@ -12,6 +12,7 @@ from dmap import config
 from dmap.access import Access, Client, scope_of
 from dmap.errors import AccessDenied, DmapError, InvalidKey, Overloaded
 from dmap.kinds import ROUTES
+from dmap.wire.hop import Hop
 
 LAN = "192.168.1.20"
 STRANGER = "203.0.113.9"
@@ -676,3 +677,12 @@ def test_no_request_gets_in_without_all_three(peer, lines, scope):
         "fd00::5",
         "x",
     )
+
+
+def test_who_asks_by_a_front_may_not_watch() -> None:
+    """A front's key may read what servers have written, if it has `debug`; those for whom it asks may not."""
+    front = Client.of(config.Key(name="fronts", sha256="0" * 64, scopes=("front", "debug")))
+
+    asks = front.asking_for(Hop("anna"))
+
+    assert (front.may_watch, asks.may_watch, asks.name) == (True, False, "anna")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dmap.web.reload import reload
 from tests.conftest import Proxy
 from tests.cutter import Cutter, cutter
 from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, answer, chunk, delta, fake_backend, soon
@@ -271,3 +272,20 @@ async def test_a_client_has_one_share_over_all_fronts(start, boxes):
     counted = await shares(start, boxes[0])
 
     assert 0.45 < counted["anna"] / sum(counted.values()) < 0.55
+
+
+async def test_a_node_that_loses_a_model_by_a_reload(front, boxes):
+    """Who waits at a node whose configuration loses the model goes to one that has it."""
+    await busy(front, boxes)
+    client = await front.client()
+    await client.send(ask(name="third"))
+    await soon(lambda: sum(box.waiting for box in boxes) == 1, SECONDS)
+    lost, left = sorted(boxes, key=lambda box: -box.waiting)
+    proxy = lost.node.proxy
+
+    reload(proxy, proxy.config.model_copy(update={"allow_models": ("other",)}))
+    await soon(lambda: left.waiting == 1, SECONDS)
+    await (await left.server.next()).end(SSE, chunk(delta("a")), chunk(DONE), END)
+    await (await left.server.next()).end(SSE, chunk(delta("b")), chunk(DONE), END)
+
+    assert delta("b") in await client.until(DONE)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -193,3 +194,39 @@ async def test_both_refuse(front, nodes):
     assert json.loads(told.body)["error"]["message"] == "it is full"
     assert (len(first.requests), len(other.requests)) == (1, 1)
     assert first.requests[0].headers["x-request-id"] == other.requests[0].headers["x-request-id"]
+
+
+async def test_a_front_that_stood_still(front, nodes):
+    """After a front has stood still it hears its nodes first: nobody who waits there is moved, or refused."""
+    client = await front.client()
+    await client.send(ask(stream=False))
+    _, _, exchange = await asked(nodes)
+    for node in nodes:
+        node.hangs = True
+    await asyncio.sleep(0.6)  # so that a view is being asked for
+
+    time.sleep(4)  # noqa: ASYNC251 - it is the loop that has to stand still
+    for node in nodes:
+        node.hangs = False
+    await asyncio.sleep(0.3)
+    await exchange.end(GRANTED, answer(WHOLE))
+
+    assert (await client.answer()).body == WHOLE
+    assert [each.type for each in front.proxy.bus.since(0, 99)[0]].count("request.moved") == 0
+
+
+@pytest.mark.parametrize(("code", "count"), [("model_load_failed", 1), ("backend_broke", 0)])
+async def test_a_load_that_fails_at_a_node(front, nodes, code, count):
+    """A load that failed before the grant is tried elsewhere; nothing else that a server has broken is."""
+    client = await front.client()
+    await client.send(ask(stream=False))
+    _, other, exchange = await asked(nodes)
+    other.script = lambda second: second.end(GRANTED, answer(WHOLE))
+
+    error = {"message": "no memory", "type": "backend_error", "code": code}
+    body = json.dumps({"error": error, "src": "dmap"}).encode()
+    await exchange.end(answer(body, status="502 Bad Gateway"))
+    told = await client.answer()
+
+    assert (told.head.status, len(other.requests)) == (200 if count else 502, count)
+    assert count or json.loads(told.body)["error"]["code"] == code

@@ -37,10 +37,11 @@ class CountingLoop:
 
     def __init__(self):
         self.asked = []
+        self.now = 7.0
         self._due = []
 
     def time(self):
-        return 7.0
+        return self.now
 
     def call_later(self, delay_s, callback):
         self.asked.append(delay_s)
@@ -136,6 +137,22 @@ async def test_it_rests_when_nothing_is_under_way(sweep, loop):
 
     assert loop.asked == [5, 5]
     assert one.seen == []
+
+
+async def test_what_came_while_the_loop_stood_still_is_read_first(sweep, loop):
+    """A timer that comes far too late judges nobody; the next one does, however late that is."""
+    one = Patient(5)
+    sweep.add(one)
+
+    loop.now += 35
+    loop.fire()
+    before = list(one.seen)
+    loop.now += 35
+    loop.fire()
+
+    assert (before, one.seen) == ([], [77.0])
+    assert loop.asked[0] == loop.asked[2] == 5
+    assert loop.asked[1] < 1
 
 
 async def test_one_may_leave_while_it_is_looked_at(sweep, loop):

@@ -69,8 +69,13 @@ class Client(NamedTuple):
         return cls(key.name, key.models, key, key.priority, permit, may_watch, "front" in key.scopes)
 
     def asking_for(self, hop: Hop) -> "Client":
-        """Return the client of *hop* for whom this front asks; the front has counted what its key may do."""
-        return self._replace(name=hop.client, key=None, priority=hop.priority, permit=hop.permit)
+        """
+        Return the client of *hop* for whom this front asks; the front has counted what its key may do.
+
+        It may not watch, though the front may: that is for the front's own key.
+        """
+        name, priority, permit, _ = hop
+        return self._replace(name=name, key=None, priority=priority, permit=permit, may_watch=False)
 
     def may_use(self, *names: str) -> bool:
         """Tell whether any of a model's *names* is on this client's list."""

@@ -22,6 +22,10 @@ class Watched(Protocol):
         """Act on what is overdue at *now*, the loop's time; this may take it out of the sweep."""
 
 
+LATE_S = 1.0
+"""A timer that comes up so late tells of a loop, or a process, that has stood still."""
+CATCH_UP_S = 0.1
+
 _Kind = TypeVar("_Kind", bound=Watched)
 
 
@@ -31,13 +35,17 @@ class Sweep(Generic[_Kind]):
 
     The timer comes up as often as the most impatient thing needs, and stops when nothing is left to look at.
     A busy sweep therefore sets one timer per round, and not one per request.
+
+    After a loop that stood still nothing is judged at once: what has come meanwhile is read first, or all
+    that was heard in time would count as silent.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._watched: set[_Kind] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._every_s = 0.0
+        self._every_s = self._due_at = 0.0
+        self._catches_up = False
 
     def __iter__(self) -> Iterator[_Kind]:
         """Iterate over what is under way now; things may leave meanwhile."""
@@ -57,10 +65,15 @@ class Sweep(Generic[_Kind]):
         if self._timer is not None:
             self._timer.cancel()
         self._every_s, self._timer = every_s, self._loop.call_later(every_s, self._look)
+        self._due_at = self._loop.time() + every_s
 
     def _look(self) -> None:
         self._timer = None
         now = self._loop.time()
+        self._catches_up = not self._catches_up and now - self._due_at > LATE_S
+        if self._catches_up:
+            self._set_timer(CATCH_UP_S)
+            return
         for one in self:
             tasks.attempt("a time limit", one.look, now)
         if self._watched:

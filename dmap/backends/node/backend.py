@@ -26,8 +26,14 @@ from dmap.wire.view import Listed, NodeView, line_of, read
 VIEW_S = 0.5
 """So often a node is asked how it stands."""
 ANSWER_S = 1.0
-DOUBTFUL_S, GONE_S = 1.5, 3.0
-"""A node that has said nothing for so long comes after all others, and then takes no request at all."""
+DOUBTFUL_S = 1.5
+"""A node that has said nothing for so long comes after all others."""
+MISSES = 3
+"""
+A node that has missed so many times in a row, which takes 3 s, takes no request at all.
+
+Time alone would tell of every node that it is gone, after this process has stood still.
+"""
 UNHEARD_S = 30.0
 """One that told nothing of a request comes after all others for so long, however well it stands."""
 MISSING_S = 0.5
@@ -47,7 +53,7 @@ class NodeBackend:
         self._models: dict[str, Listed] = {}
         self._tag = ""
         self._sent = Counter[str]()
-        self._seen_at = 0.0
+        self._seen_at, self._missed = 0.0, 0
         self._trouble: str | None = "it has not been asked yet"
         self._doubted_at = -UNHEARD_S
         self.tells = True
@@ -202,13 +208,14 @@ class NodeBackend:
             self._models, self._tag = {one.id: one for one in view.models}, view.models_tag
         if self._view is not None and view.run != self._view.run:
             self._sent.clear()
-        self._view, self._trouble = view, None
+        self._view, self._trouble, self._missed = view, None, 0
         self._seen_at = asyncio.get_running_loop().time()
 
     def _miss(self, exc: Exception) -> None:
         """Note a view that did not come; one is no reason to give the node up, unless it refused."""
         reason = "no answer in time" if isinstance(exc, TimeoutError) else str(exc)
-        if isinstance(exc, Unheard | ValueError) or self.age_s >= GONE_S or self._view is None:
+        self._missed += 1
+        if isinstance(exc, Unheard | ValueError) or self._missed >= MISSES or self._view is None:
             self._trouble = reason
         _log.debug(Line("view_missed", {"node": self.name, "reason": reason}))
 
