@@ -182,7 +182,7 @@ async def test_the_times_of_a_hop_add_up(start, node, backend):
     assert list(times) == ["queue", "switch", "first_byte", "route", "hop"]
     assert times["first_byte"] > 190
     assert times["hop"] > 90
-    assert 290 < sum(times.values()) - times["switch"] < whole_ms
+    assert 290 < sum(times.values()) - times["switch"] < whole_ms + 1  # uvloop counts milliseconds
     await front.settled()
     (ended,) = [event.fields for event in front.proxy.bus.since(0, 99)[0] if event.type == "request.finished"]
     assert 1000 * ended["hop_s"] == pytest.approx(times["hop"], abs=0.1)
