@@ -131,6 +131,7 @@ async def descendants(child: Child) -> list[psutil.Process]:
     """Wait for the sleeper that the child has started, wherever that is; return it."""
     while not (found := [each for each in psutil.process_iter() if is_sleeper(each, child)]):
         await asyncio.sleep(0.005)
+    await started(child)
     return found
 
 
