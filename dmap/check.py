@@ -65,7 +65,8 @@ async def _ask(config: Config) -> tuple[Survey, Mapping[str, Engine], Mapping[st
 def _check_files(config: Config) -> None:
     """Read the files that *config* names; raises `ConfigProblem` with what is wrong with any of them."""
     problems: list[str] = []
-    for read in (_read_certificate, tokens.counters, _check_traces, _check_redis, memory.check):
+    files = (_read_certificate, tls.check_authorities, tokens.counters)
+    for read in (*files, _check_traces, _check_redis, memory.check):
         try:
             read(config)
         except ConfigProblem as exc:

@@ -1,5 +1,5 @@
 """
-The certificate that dmap shows, from the files of `listen.tls`.
+The certificate that dmap shows, from the files of `listen.tls`, and those by which it checks others'.
 
 There is one `ssl.SSLContext` for the life of the process.  When its files are read again, new connections
 get the new certificate, and open connections keep the one they began with.
@@ -7,8 +7,9 @@ get the new certificate, and open connections keep the one they began with.
 
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
-from dmap.config import ConfigProblem, Tls
+from dmap.config import Config, ConfigProblem, Tls
 
 _MISMATCH = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
 """OpenSSL's reasons for a key that is not the certificate's; the last is that for another algorithm."""
@@ -44,6 +45,24 @@ def check(files: Tls) -> None:
     """
     if problems := [*_unreadable(files)] or [*_unusable(files)]:
         raise ConfigProblem(problems)
+
+
+def check_authorities(config: Config) -> None:
+    """Check each file `ca` with which the certificate of a server is checked.  Raises `ConfigProblem`."""
+    files = {name: getattr(section, "ca", None) for name, section in config.backends.items()}
+    named = {f"{config.where(name)}.ca": path for name, path in files.items() if path is not None}
+    if problems := [f"{where}: {why}" for where, path in named.items() if (why := _no_authority(path))]:
+        raise ConfigProblem(problems)
+
+
+def _no_authority(path: Path) -> str:
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError:
+        return f"{path}: no certificate in PEM"
+    except OSError as exc:
+        return f"{path}: cannot be read: {exc.strerror}"
+    return ""
 
 
 def _unreadable(files: Tls) -> Iterator[str]:

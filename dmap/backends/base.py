@@ -202,6 +202,15 @@ class Switcher(Backend, Protocol):
         """Return what the server of *model* has said; None if dmap did not start it, or long ago."""
 
 
+_CERTIFICATE = {
+    9: "its certificate is not valid yet",
+    10: "its certificate has expired",
+    62: "its certificate is for another name than that in its url",
+    64: "its certificate is for another name than that in its url",
+}
+"""Codes of X509_verify_cert_error_string(3); OpenSSL's own words have the name, which may be an address."""
+
+
 def trouble_of(exc: OSError, connect_s: float | None) -> str:
     """
     Say what went wrong on the way, without the address: where the server is, is its owner's business.
@@ -210,6 +219,11 @@ def trouble_of(exc: OSError, connect_s: float | None) -> str:
     """
     if isinstance(exc, TimeoutError) and exc.errno is None:
         return f"no connection within {connect_s:g} s"
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        untrusted = f"its certificate is not trusted here ({exc.verify_message})"
+        return _CERTIFICATE.get(exc.verify_code, untrusted)
+    if isinstance(exc, ssl.SSLError) and exc.reason == "WRONG_VERSION_NUMBER":
+        return "what answers there does not speak TLS"
     if isinstance(exc, ssl.SSLError):
         return f"TLS fails ({exc.reason})"
     if exc.errno is None:

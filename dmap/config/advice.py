@@ -93,7 +93,8 @@ def _about_servers(config: Config) -> Iterator[str]:
         first = before.setdefault((host, port, path), name)
         if first != name:
             seen = config.where(first)
-            yield f"{config.where(name)}.url: the server of {seen} too; its models compete unseen"
+            harm = "it counts for two boxes" if config.kind_of(name).forwards else "its models compete unseen"
+            yield f"{config.where(name)}.url: the server of {seen} too; {harm}"
 
 
 _LOOPBACK = "loopback"

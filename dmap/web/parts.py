@@ -11,12 +11,14 @@ from dmap.gate import Gate
 from dmap.logfmt import Line
 from dmap.memory import Meter, check, reader_of
 from dmap.sections import ModelSection
+from dmap.tls import check_authorities
 
 _log = logging.getLogger(__name__)
 
 
 def backends_of(config: Config) -> dict[str, Backend]:
-    """Return the backends, none of which has been asked anything yet."""
+    """Return the backends, none of which has been asked anything.  Raises what `check_authorities` does."""
+    check_authorities(config)
     return {
         name: config.kind_of(name).make(name, section, config.server.connect_s)
         for name, section in config.backends.items()
@@ -52,11 +54,13 @@ def note_unknown(config: Config, catalog: Catalog) -> None:
             _log.warning(Line("preload_unknown", fields))
 
 
-def note_twins(backend: str, nodes: Mapping[str, Forwarding]) -> None:
-    """Log that *backend* and another one of the *nodes* are one dmap: each would count for two boxes."""
+def note_twins(backend: str, nodes: Mapping[str, Forwarding], told: set[str]) -> None:
+    """Log, once for each of its lives, that *backend* and another one of the *nodes* are one dmap."""
     run = nodes[backend].run if backend in nodes else ""
-    for other in (name for name in nodes if run and name != backend and nodes[name].run == run):
-        fields = {"node": backend, "other": other, "reason": "both are one dmap; take one out of nodes"}
+    others = [name for name in nodes if run and name != backend and nodes[name].run == run]
+    if others and run not in told:
+        told.add(run)
+        fields = {"node": backend, "other": others[0], "reason": "both are one dmap; take one out of nodes"}
         _log.warning(Line("node_twice", fields))
 
 

@@ -100,6 +100,7 @@ class Proxy:
         passages = {f"backend {name}": gate for name, gate in self.passages.items()}
         self.gates: Mapping[str, Gate] = self.devices | passages
         self.views = self._views()
+        self._twins = set[str]()
         for node in self.nodes.values():
             node.own_run = self.views.run
         self.pool = Pool(connect_s=server.connect_s)
@@ -290,7 +291,7 @@ class Proxy:
 
     def _learnt(self, backend: str) -> None:
         """Hear that *backend* has told what it has: models that are to be there may be known only now."""
-        note_twins(backend, self.nodes)
+        note_twins(backend, self.nodes, self._twins)
         device = self.config.backends[backend].placed_on
         if device is not None:
             gate, preloads = self.devices[device], self.catalog.preloads(device)
