@@ -131,6 +131,11 @@ def ask(gate: Gate, route: Route, client: str = "me") -> "asyncio.Task[Lease]":
     return asyncio.create_task(gate.lease(route, client).__aenter__())
 
 
+async def released(asked: "asyncio.Task[Lease]") -> None:
+    """Wait for a lease, and give it back."""
+    (await asked).release()
+
+
 async def cancelled(task: "asyncio.Task[Any]") -> None:
     """Cancel a task and wait until it has gone."""
     task.cancel()

@@ -15,7 +15,7 @@ from dmap.errors import BackendDown, LoadFailed, Overloaded, ShuttingDown, WaitE
 from dmap.gate import Gate
 from dmap.gate.live import limits_of
 from dmap.models import ModelKey, Route
-from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, running_gate, until
+from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, released, running_gate, until
 from tests.fakes import within
 
 
@@ -376,8 +376,7 @@ class TestCancellation:
         studio.loading.release.set()
         studio.unloading.release.set()
 
-        (await other).release()
-        (await late).release()
+        await asyncio.gather(released(other), released(late))
 
     async def test_a_load_that_will_not_stop_has_failed(self, gate: Gate, studio: FakeSwitcher) -> None:
         """If something of it stays, its memory is not free: the model backs off, and others are tried."""

@@ -13,7 +13,7 @@ from dmap.config import Device
 from dmap.errors import BackendBroke, BackendDown, LoadFailed, ModelNotFound, ShuttingDown, WaitExpired
 from dmap.gate import Gate
 from dmap.models import ModelKey
-from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, running_gate, until
+from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, released, running_gate, until
 
 
 @pytest.fixture
@@ -380,8 +380,7 @@ class TestDrain:
         assert gate.snapshot().drained
         assert studio.loading.calls == ["a"]
         gate.resume()
-        (await resident).release()
-        (await absent).release()
+        await asyncio.gather(released(resident), released(absent))
 
     async def test_may_empty_the_device(self, gate: Gate, studio: FakeSwitcher) -> None:
         """With *unload* each resident goes when its last lease has ended; what waits is loaded later."""

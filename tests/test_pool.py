@@ -10,7 +10,7 @@ from dmap.relay import Pool
 from dmap.relay.connection import STALE_S
 from dmap.relay.exchange import HOLD_BYTES, Bounds, Stale
 from dmap.relay.pool import MAX_IDLE, MAX_IDLE_S
-from tests.fakes import DONE, END, SSE, answer, chunk, delta, soon
+from tests.fakes import DONE, END, HERE_S, SSE, answer, chunk, delta, soon
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -151,6 +151,7 @@ class TestStale:
     async def test_a_connection_that_had_been_closed(self, reused):
         """A reused connection that ends at once had been closed before: the request may be sent again."""
         exchange, server = reused
+        exchange.sent_at += HERE_S  # this is at once, however long the machine stands still
 
         server.cut()
 

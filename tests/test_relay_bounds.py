@@ -327,14 +327,14 @@ class TestSilence:
 
     async def test_no_limit_for_the_whole(self, serve, backend, behind):
         """A stream may take any time as long as it goes on, be it with comments."""
-        proxy = await serve(server="{idle_s: 1, first_byte_s: 1, body_s: 1, client_stall_s: 1}")
+        proxy = await serve(server="{idle_s: 3, first_byte_s: 3, body_s: 3, client_stall_s: 3}")
         client, exchange = await ask(proxy, backend)
         await exchange.write(SSE)
 
-        await pinging(exchange, 13)
+        await pinging(exchange, 33)
         await exchange.end(chunk(DONE), END)
 
-        assert (await client.answer()).body == b":\n\n" * 13 + DONE
+        assert (await client.answer()).body == b":\n\n" * 33 + DONE
 
 
 async def pinging(exchange, times):
