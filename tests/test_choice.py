@@ -223,6 +223,7 @@ class TestDevices:
 
         assert (status, told["error"]["code"]) == (429, "rate_limit_exceeded")
         assert (await waits)[0] == 200
+        assert [gate.view.coming for gate in stage.proxy.devices.values()] == [{}, {}]
 
     async def test_where_it_fits_nowhere_that_is_told(self, twins: Made) -> None:
         """Nobody is told to come back in vain."""

@@ -57,6 +57,11 @@ class QueueView:
         """Return what those would wait who come now, for each model."""
         return self._arbiter.view(self._now())
 
+    @property
+    def in_flight(self) -> int:
+        """How many requests wait here, are answered, or have chosen this gate."""
+        return len(self._arbiter.leases) + len(self._arbiter.waiting) + self.coming.total()
+
     def load_s(self, key: ModelKey) -> float:
         """Return what a load of *key* takes, as far as is known."""
         return self._arbiter.load_s(key)
@@ -107,6 +112,6 @@ class QueueView:
             sent=coming[route.key],
             answer_s=(known or view).answer_s,
             parallel=(known or view).parallel,
-            in_flight=len(arbiter.leases) + len(arbiter.waiting) + coming.total(),
+            in_flight=self.in_flight,
             standing=Standing.LAST if is_last else Standing.SOUND,
         )

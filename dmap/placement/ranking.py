@@ -13,7 +13,8 @@ loads", 2018).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
@@ -26,6 +27,8 @@ SHARE = 1.25
 """More than this times its share of requests is too much for a place."""
 NEVER_S = 1e9
 """A longer wait is not told from this one."""
+_WARM = -1
+"""Stands for all waits of places that have the model, and are not much worse than the best."""
 
 
 class Standing(IntEnum):
@@ -38,10 +41,11 @@ class Standing(IntEnum):
     """It is drained, or full."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Place:
     """
-    A place where a model may be asked for, by its *name*, which no other place has.
+    A place where a model may be asked for, by its *name*, which no other place has.  Nothing of it changes;
+    but each choice makes one for each place, and frozen ones are three times as dear to make.
 
     *wait_s* is the seconds until an answer would begin there, a load included, as the place says itself; None
     if nobody knows.  We have *sent* so many requests for the model there since it said so; each takes
@@ -75,42 +79,38 @@ def ranked(model: str, affinity: str, places: Sequence[Place]) -> list[Place]:
     Where the model is not, it goes by the model alone: else each conversation would load a copy of its own.
     The order depends on nothing else, so whoever knows the same of the places ranks them alike.
     """
-    if len(places) < 2:
-        return list(places)
-    best_s = {
-        standing: min(place.score_s for place in places if place.standing is standing)
-        for standing in {place.standing for place in places}
-    }
+    equals = defaultdict[tuple[int, ...], list[Place]](list)
+    for rank, place in zip(_ranks(places), places, strict=True):
+        equals[rank].append(place)
     weight, kin = _rendezvous(model), _rendezvous(model, affinity)
-    has_room = _bound(places)
+    return [
+        place
+        for rank in sorted(equals)
+        for place in sorted(equals[rank], key=kin if rank[2] == _WARM else weight, reverse=True)
+    ]
 
-    def rank(place: Place) -> tuple[float, ...]:
+
+def _ranks(places: Sequence[Place]) -> Iterator[tuple[int, ...]]:
+    """Yield what each of *places* is sorted by, before the hash: equal ones only are hashed."""
+    scores_s, best_s = [place.score_s for place in places], [math.inf] * len(Standing)
+    for place, score_s in zip(places, scores_s, strict=True):
+        best_s[place.standing] = min(best_s[place.standing], score_s)
+    most = math.ceil(SHARE * (sum(place.in_flight for place in places) + 1) / max(len(places), 1))
+    for place, score_s in zip(places, scores_s, strict=True):
+        standing = int(place.standing)  # an enum is dear to hash
         if place.wait_s is None:
-            return place.standing, 1, not has_room(place), -weight(place)
-        score_s = place.score_s
-        if place.resident and score_s <= best_s[place.standing] + AFFINITY_S:
-            return place.standing, 0, -1, 0, -kin(place)
-        return place.standing, 0, round(score_s / TICK_S), not place.resident, -weight(place)
-
-    return sorted(places, key=rank)
+            yield standing, 1, place.in_flight >= most, 0  # no more than its share; one always may have one
+        elif place.resident and score_s <= best_s[standing] + AFFINITY_S:
+            yield standing, 0, _WARM, 0
+        else:
+            yield standing, 0, round(score_s / TICK_S), not place.resident
 
 
-def _rendezvous(*asked: str) -> Callable[[Place], int]:
+def _rendezvous(*asked: str) -> Callable[[Place], bytes]:
     """Return what gives a place its weight for what is *asked*: the highest wins."""
     key = blake2b("\0".join(asked).encode(errors="surrogatepass"), digest_size=32).digest()
 
-    def weight(place: Place) -> int:
-        return int.from_bytes(blake2b(place.name.encode(), key=key, digest_size=8).digest())
+    def weight(place: Place) -> bytes:
+        return blake2b(place.name.encode(), key=key, digest_size=8).digest()
 
     return weight
-
-
-def _bound(places: Sequence[Place]) -> Callable[[Place], bool]:
-    """Return what tells whether a place may have one more: no more than its share.  One always may."""
-    total = sum(place.in_flight for place in places) + 1
-    most = math.ceil(SHARE * total / max(len(places), 1))
-
-    def has_room(place: Place) -> bool:
-        return place.in_flight < most
-
-    return has_room

@@ -54,15 +54,17 @@ class Choice:
             if self.route.key.backend in self._proxy.nodes:
                 chosen = _to_node(self.route, self._why)
                 request_log.tell(self._proxy.bus, self._visit.record, "request.routed", chosen)
-            coming = self._proxy.gate(self.route).view.coming
-            coming[self.route.key] += 1
+            key, coming = self.route.key, self._proxy.gate(self.route).view.coming
+            coming[key] += 1
             try:
                 return await self._check(self.route)
             except DmapError as error:
                 if not (self._left and error.elsewhere):
                     raise self._last_word(error) from None
             finally:
-                coming[self.route.key] -= 1
+                coming[key] -= 1
+                if not coming[key]:
+                    del coming[key]
 
     def lease(self) -> Lease:
         """Return a lease at the place that was taken; what was waited elsewhere counts."""
@@ -163,15 +165,15 @@ def best(proxy: Proxy, routes: Sequence[Route], affinity: str = "") -> tuple[Rou
     up = [route for route in routes if not proxy.inventory.is_down(route.key.backend)] or routes
     places = [_place(proxy, route) for route in up]
     first = ranked(routes[0].key.model, affinity, places)[0]
-    return up[places.index(first)], first
+    return next((route, place) for route, place in zip(up, places, strict=True) if place is first)
 
 
 def _place(proxy: Proxy, route: Route) -> Place:
     """Return how a request for *route* would stand there now, as the gate says, or another box."""
-    here = proxy.gate(route).place(route)
-    if (node := proxy.nodes.get(route.key.backend)) is None:
-        return here
-    return node.place(route.key.model, here.in_flight, here.sent)
+    gate, node = proxy.gate(route), proxy.nodes.get(route.key.backend)
+    if node is None:
+        return gate.place(route)
+    return node.place(route.key.model, gate.view.in_flight, gate.view.coming.get(route.key, 0))
 
 
 def _to_node(route: Route, why: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from dmap.logfmt import Line
 from dmap.models import ModelInfo
 from dmap.placement import Place, Standing
 from dmap.tasks import end, spawn
+from dmap.wire.view import Line as SeenLine
 from dmap.wire.view import Listed, NodeView, line_of, read
 
 VIEW_S = 0.5
@@ -51,6 +52,8 @@ class NodeBackend:
         self._server = Target.of(section.url, section.api_key, str(section.ca) if section.ca else None)
         self._view: NodeView | None = None
         self._models: dict[str, Listed] = {}
+        self._lines: dict[str, tuple[SeenLine, bool]] = {}
+        self._infos: list[ModelInfo] = []
         self._tag = ""
         self._sent = Counter[str]()
         self._seen_at, self._missed = 0.0, 0
@@ -72,7 +75,7 @@ class NodeBackend:
         if self._watching is None:
             self._watching = spawn(self._watch, f"view {self.name}")
         self._check()
-        return self._infos()
+        return self._infos
 
     def target(self, model: str, path: str) -> Target:
         """Tell where a request for our route *path* goes.  Raises `BackendDown` if it is gone."""
@@ -98,10 +101,10 @@ class NodeBackend:
 
         *in_flight* of ours are here by now, for any model, and so many for this one are *coming*.
         """
-        listed, view, age_s = self._models.get(model), self._view, self.age_s
-        if listed is None or view is None:
+        seen = self._lines.get(model)
+        if seen is None:
             return Place(self.name, None, in_flight=in_flight, standing=Standing.LAST)
-        line, serves = line_of(view, listed)
+        (line, serves), age_s = seen, self.age_s
         standing = Standing.DOUBTFUL if age_s >= DOUBTFUL_S or self._is_doubted else Standing.SOUND
         return Place(
             self.name,
@@ -169,12 +172,12 @@ class NodeBackend:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(MISSING_S / 2 if self._is_missing else VIEW_S)
-            was, had = self._trouble, self._infos()
+            was, had = self._trouble, self._infos
             await self._ask()
             if self._trouble is not None and was is None:
                 self.report(self._down())
-            elif self._trouble is None and (was is not None or self._infos() != had):
-                self.report(self._infos())
+            elif self._trouble is None and (was is not None or self._infos != had):
+                self.report(self._infos)
 
     async def _ask(self) -> None:
         """Ask once.  What was sent while it was asked counts as not seen yet."""
@@ -209,6 +212,8 @@ class NodeBackend:
         if self._view is not None and view.run != self._view.run:
             self._sent.clear()
         self._view, self._trouble, self._missed = view, None, 0
+        self._lines = {name: line_of(view, one) for name, one in self._models.items()}
+        self._infos = [_info(one, self._lines[name][0]) for name, one in self._models.items()]
         self._seen_at = asyncio.get_running_loop().time()
 
     def _miss(self, exc: Exception) -> None:
@@ -219,28 +224,26 @@ class NodeBackend:
             self._trouble = reason
         _log.debug(Line("view_missed", {"node": self.name, "reason": reason}))
 
-    def _infos(self) -> list[ModelInfo]:
-        return [self._info(one) for one in self._models.values()]
-
-    def _info(self, one: Listed) -> ModelInfo:
-        return ModelInfo(
-            one.id,
-            resident=self._view is not None and line_of(self._view, one)[0].resident,
-            context_length=one.context_length,
-            embedding=one.embedding,
-            vision=one.vision,
-            file=one.file,
-            kind=one.kind,
-            names=tuple(one.names),
-            v1={"quantization": one.quantization, "size_bytes": one.size} if one.kind else {},
-        )
-
     def _check(self) -> None:
         if self._trouble is not None:
             raise self._down()
 
     def _down(self) -> BackendDown:
         return BackendDown(f"the node {self.name!r} does not answer: {self._trouble}", retry_after_s=2)
+
+
+def _info(one: Listed, line: SeenLine) -> ModelInfo:
+    return ModelInfo(
+        one.id,
+        resident=line.resident,
+        context_length=one.context_length,
+        embedding=one.embedding,
+        vision=one.vision,
+        file=one.file,
+        kind=one.kind,
+        names=tuple(one.names),
+        v1={"quantization": one.quantization, "size_bytes": one.size} if one.kind else {},
+    )
 
 
 _REFUSED = {
