@@ -204,6 +204,21 @@ async def refusal(connection: Connection, op: str, *command: str) -> str:
 
 
 @needs_redis
+async def test_nobody_waits_for_two_round_trips(server: RedisServer) -> None:
+    """Who asks during a round trip that fails waits for its end, and not for one of their own."""
+    clock = asyncio.get_running_loop().time
+    async with connected(server.port, timeout_ms=1000) as connection:
+        server.stop()
+        first = asyncio.create_task(refused(connection, 1))
+        await asyncio.sleep(0.5)
+        second = asyncio.create_task(refused(connection, 1))
+        began = clock()
+        await asyncio.gather(first, second)
+
+        assert clock() - began < 0.9
+
+
+@needs_redis
 async def test_a_probe_that_is_refused_leads_down(server: RedisServer, caplog: Any) -> None:
     """A Redis that takes no writes, as a replica, is away after one probe; the log has its own words."""
     async with connected(server.port, timeout_ms=1000) as connection:

@@ -167,7 +167,8 @@ class Connection:
                 _settle(asked, self._heard(asked.op, answer))
             self._failures = 0
         except Away as error:
-            for asked in batch:
+            # Who came meanwhile has waited, too; what they ask is sent, unless this led down.
+            for asked in (*batch, *self._waiting):
                 _settle(asked, error)
         finally:
             for asked in batch:  # those whose answer a bug or the end has taken
