@@ -68,18 +68,19 @@ install_all() {
     fi
 }
 
-# The timers of models, which `systemctl enable` has made links to, in /etc whatever UNITDIR is.
-uninstall_timers() {
+# Timers of models and further dmaps, which `systemctl enable` has made links to, in /etc whatever UNITDIR is.
+uninstall_instances() {
     if on_this_host; then
         systemctl stop 'dmap-load@*' 'dmap@*'
     fi
-    for link in "$DESTDIR"/etc/systemd/system/timers.target.wants/dmap-load@*.timer; do
+    for link in "$DESTDIR"/etc/systemd/system/*.target.wants/dmap-load@*.timer \
+        "$DESTDIR"/etc/systemd/system/*.target.wants/dmap@*.service; do
         [ ! -L "$link" ] || rm "$link"
     done
 }
 
 uninstall_all() {
-    uninstall_timers
+    uninstall_instances
     if on_this_host; then
         for unit in dmap.socket dmap.service; do
             [ ! -e "$units/$unit" ] || systemctl disable --now "$unit"
@@ -94,7 +95,7 @@ uninstall_all() {
     if on_this_host; then
         systemctl daemon-reload
     fi
-    echo "Left for you: $config, /var/lib/dmap, and drop-ins in $units/dmap.service.d, if there are any"
+    echo "Left for you: $config, /var/lib/dmap*, and drop-ins in $units/dmap*.service.d, if there are any"
 }
 
 case ${1:-} in

@@ -4,13 +4,14 @@ import hashlib
 import re
 import subprocess
 import sys
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from dmap.config import parse
+from dmap.config import Device, Server, parse
 from tests.programs import find, why_not
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,47 @@ def test_all_services_are_bounded(path: Path) -> None:
         limits = service["deploy"]["resources"]["limits"]
         assert limits["memory"] and limits["cpus"] and service["restart"] == "unless-stopped", name
         assert all(":-127.0.0.1:" in port for port in service.get("ports", ())), name
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_no_service_has_rights_to_spare(path: Path) -> None:
+    """Each has no capability, gains none, and has a bound of descriptors."""
+    for name, service in services(path).items():
+        assert service["cap_drop"] == ["ALL"] and "no-new-privileges:true" in service["security_opt"], name
+        assert service["ulimits"]["nofile"] <= 65536, name
+
+
+def test_what_haproxy_looks_up_once_stays() -> None:
+    """The fronts and HAProxy have addresses that no other service of the fleet can be given."""
+    fleet = yaml.safe_load((OPS / "compose.fleet.yaml").read_text())
+    (pool,) = fleet["networks"]["default"]["ipam"]["config"]
+    fixed = {
+        name: ip_address(service["networks"]["default"]["ipv4_address"])
+        for name, service in fleet["services"].items()
+        if "networks" in service
+    }
+
+    assert set(fixed) == {"haproxy", "front1", "front2"}
+    assert all(address in ip_network(pool["subnet"]) for address in fixed.values())
+    assert not any(address in ip_network(pool["ip_range"]) for address in fixed.values())
+    assert str(fixed["haproxy"]) in (OPS / "config" / "front.yaml").read_text()
+
+
+def test_secrets_stay_out_of_git() -> None:
+    """The file that docs/containers.md has the owner write them to is ignored."""
+    page = (ROOT / "docs" / "containers.md").read_text()
+
+    assert "cat > ops/.env" in page and "ops/.env" in (ROOT / ".gitignore").read_text().split()
+
+
+def test_balancers_cut_nothing_that_dmap_lets_go_on() -> None:
+    """An answer in one piece that waits and is computed for as long as dmap lets it comes through."""
+    longest_s = Device(max_models=1).wait_s + Server().first_byte_s
+    haproxy = re.findall(r"timeout (?:client|server) (\d+)m", (OPS / "haproxy.cfg").read_text())
+    nginx = re.findall(r"proxy_(?:read|send)_timeout (\d+)m", (OPS / "nginx.conf").read_text())
+
+    assert len(haproxy) == len(nginx) == 2
+    assert all(int(minutes) * 60 >= 2 * longest_s for minutes in (*haproxy, *nginx))
 
 
 @pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)

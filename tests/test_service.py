@@ -461,6 +461,19 @@ class TestInstall:
         assert ended.returncode == 0
         assert [path.name for path in (tmp_path / "root").rglob("*") if path.is_file()] == ["config.yaml"]
 
+    def test_further_dmaps(self, make, tmp_path):
+        """`dmap@front` that was enabled is not left as a link to nothing."""
+        make("install-service")
+        wants = tmp_path / "root/etc/systemd/system/multi-user.target.wants"
+        wants.mkdir(parents=True)
+        for unit in ("dmap@front.service", "nginx.service"):
+            (wants / unit).symlink_to(f"/etc/systemd/system/{unit}")
+
+        ended = make("uninstall-service")
+
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert [link.name for link in wants.iterdir()] == ["nginx.service"]
+
     def test_enabled_timers(self, make, tmp_path):
         """Timers that were enabled for models go too, whatever is in their names; others' stay."""
         make("install-service", UNITDIR="/lib/systemd/system")
