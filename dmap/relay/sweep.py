@@ -24,7 +24,8 @@ class Watched(Protocol):
 
 LATE_S = 1.0
 """A timer that comes up so late tells of a loop, or a process, that has stood still."""
-CATCH_UP_S = 0.1
+CATCH_UP_S = 1.0
+"""Then it has so long to hear others, which may have stood still with it."""
 
 _Kind = TypeVar("_Kind", bound=Watched)
 
