@@ -300,7 +300,7 @@ def test_without_keys_what_is_private_is_for_this_host(scope):
     """Without keys `/admin` and `/debug` are served to loopback only, by the address that speaks."""
     door = access(open=True, trusted_proxies=(LOOPBACK,))
 
-    assert door.admit(LOOPBACK, sent(), scope=scope) == Client(LOOPBACK, may_watch=True)
+    assert door.admit(LOOPBACK, sent(), scope=scope) == Client(LOOPBACK, may_watch=True, is_front=True)
     with pytest.raises(AccessDenied, match="this host"):
         door.admit(LAN, sent(), scope=scope)
     with pytest.raises(AccessDenied, match="this host"):

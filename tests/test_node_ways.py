@@ -262,6 +262,21 @@ async def test_a_front_that_is_its_own_node(start, backend, caplog):
         assert [each["owned_by"] for each in listed] == ["fake"]
 
 
+async def test_a_node_without_keys(start, backend):
+    """On one host, where nobody needs a key, a front is told that its request waits, as by any node."""
+    backend.script = backend.by_hand
+    node = await start(f"backends: {{fake: {{kind: openai, url: '{backend.url}', parallel: 1}}}}")
+    front = await start(f"nodes: {{box1: {{url: '{node.url}', api_key: x}}}}")
+    clients = [await front.client() for _ in range(2)]
+    await clients[0].send(post(chat()))
+    await backend.next()
+    await clients[1].send(post(chat()))
+
+    await soon(lambda: [visit.record.waits for visit in front.proxy.visits.open()] == [False, True], SECONDS)
+
+    assert [visit.record.client for visit in node.proxy.visits.open()] == ["127.0.0.1", "127.0.0.1"]
+
+
 async def test_one_node_under_two_names(start, nodes, caplog):
     """That is told once: two names would count for two boxes."""
     twice = ", ".join(f"box{at}: {{url: '{nodes[0].url}', api_key: front}}" for at in range(2))

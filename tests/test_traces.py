@@ -341,3 +341,38 @@ async def test_why_a_request_waited(models: Path, tmp_path: Path, otlp: Collecto
     log = "".join(process.log)
     assert re.search(r"switch_begun .*load=engine/tiny-kitchen for=b ", log)
     assert re.search(r" request id=b .* trace=b{32} ", log)
+
+
+async def test_a_trace_over_a_hop(otlp: Collector, start: Any, backend: Any) -> None:
+    """From the client to the engine it is one trace: the node's span is below the front's."""
+    backend.script = backend.by_hand
+    traces = f"traces: {{url: '{otlp.url}', share: 0}}"
+    fake = f"backends: {{fake: {{kind: openai, url: '{backend.url}', parallel: 1}}}}"
+    node = await start(f"{fake}\n{traces}")
+    front = await start(f"nodes: {{box1: {{url: '{node.url}', api_key: x}}}}\n{traces}")
+    before = asyncio.create_task(asked(front, {}))
+    first = await backend.next()
+    asking = asyncio.create_task(asked(front, SAMPLED))
+    await soon(lambda: [visit.record.waits for visit in front.proxy.visits.open()] == [False, True], 10)
+    await first.end(answer(b'{"model": "m"}'))
+    exchange = await backend.next()
+    await exchange.end(answer(b'{"model": "m"}'))
+    await asyncio.gather(before, asking)
+
+    spans = await otlp.trace(ID, 6)
+
+    parents = {span.span_id: span.parent_span_id for span in spans}
+    engine = bytes.fromhex(re.search(rb"traceparent: 00-\w+-(\w+)-01", exchange.head)[1].decode())  # type: ignore[index]
+    at_node = parents[engine]
+    sent = parents[at_node]
+    at_front = parents[sent]
+    assert parents[at_front].hex() == SPAN
+    named = {span.span_id: span.name for span in spans}
+    assert [named[each] for each in (at_front, sent, at_node, engine)] == [
+        "POST /v1/chat/completions",
+        "relay",
+        "POST /v1/chat/completions",
+        "relay",
+    ]
+    queues = [span.parent_span_id for span in spans if span.name == "queue"]
+    assert sorted(queues) == sorted((at_front, at_node))

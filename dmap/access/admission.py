@@ -173,7 +173,8 @@ class Access:
             raise AccessDenied(f"without keys, {scope} is for this host alone; see access.keys")
         self._pages.refuse_foreign(headers, private=is_private)
         # A page that may ask is not this host's owner, though its browser is on this host.
-        return Client(place.name, may_watch=place.ip.is_loopback and headers.get("Origin") is None)
+        is_owner = place.ip.is_loopback and headers.get("Origin") is None
+        return Client(place.name, may_watch=is_owner, is_front=is_owner)
 
     def _with_key(self, place: Address, headers: MultiMapping[str], scope: str | None) -> Client:
         """
