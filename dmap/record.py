@@ -25,6 +25,7 @@ class RequestRecord:
     *tokens_per_s* is what the server says of its speed.  *key* tells that *client* is the name of an API
     key, *received* that the request was let in.  *committed* is set when the head of the response is out; no
     HTTP error can be sent after that.  *lacks_route* tells that the server said that it has no such route.
+    *cache* tells what became of an answer that was looked for where answers are kept: `hit`, `miss`, `away`.
     *changes* names what dmap filled in, forced and stripped.
     """
 
@@ -64,6 +65,7 @@ class RequestRecord:
     reason: str = ""
     committed: bool = False
     lacks_route: bool = False
+    cache: str = ""
     trace: Trace | None = None
     changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 

@@ -80,6 +80,9 @@ class ToyBackend:
     def means(self, model, named):
         return True
 
+    def made_of(self, model):
+        return ""
+
     async def close(self):
         """Nothing is open."""
 '''

@@ -467,6 +467,7 @@ def test_documented(bus: Bus, clock: Clock) -> None:
         backends=lambda: {"lms": True},
         memory=lambda: {"gpu0": Balance(24, 5)},
         redis=lambda: True,
+        cache=lambda: True,
         nodes=lambda: {"lms": 0.5},
     )
     metrics.redis_s.observe(0.001, "quota")

@@ -19,6 +19,7 @@ from tests import nvml
 from tests.fakes import chat
 from tests.process import Process, daemon
 from tests.programs import find, why_not
+from tests.redis_server import redis_server
 from tests.test_alerts import ALERTS, panels
 
 pytestmark = [
@@ -37,6 +38,8 @@ backends:
   engine: {{kind: gguf, path: {models}, device: gpu0, parallel: 1, context_length: 2048, threads: 1}}
   away: {{kind: openai, url: "http://127.0.0.1:{port}"}}
 access: {{keys: [{{name: app, sha256: "{sha256}"}}]}}
+redis: {{url: "{redis}", timeout_ms: 500}}
+cache: {{}}
 """
 
 
@@ -105,10 +108,10 @@ async def _is_ready(server: Prometheus) -> bool:
         return False
 
 
-async def asked(process: Process, model: str, key: str = "") -> int:
+async def asked(process: Process, model: str, key: str = "", **fields: Any) -> int:
     """Ask *model* for a short answer; return the status."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    body = chat(model=model, stream=False, max_tokens=5)
+    body = chat(model=model, stream=False, max_tokens=5, **fields)
     async with (
         aiohttp.ClientSession(process.url) as session,
         session.post(CHAT, json=body, headers=headers) as answered,
@@ -157,6 +160,7 @@ async def load(process: Process) -> AsyncGenerator[None]:
         while True:
             for model, key in (("tiny-sea", "k"), ("tiny-kitchen", "k"), ("nobody", "k"), ("tiny-sea", "x")):
                 await asked(process, model, key)
+            await asked(process, "tiny-sea", "k", temperature=0, seed=1)
 
     task = asyncio.create_task(go_on())
     try:
@@ -167,15 +171,21 @@ async def load(process: Process) -> AsyncGenerator[None]:
 
 
 @pytest.mark.soak
+@pytest.mark.skipif(bool(why_not("redis-server")), reason=why_not("redis-server"))
 async def test_the_board_and_an_alert(models: Path, tmp_path: Path, free_port: int) -> None:
     """Under load every expression of the board shows something; an alert fires, and ends when it is over."""
-    text = WHOLE.format(models=models, sha256=hashlib.sha256(b"k").hexdigest(), port=free_port)
     alert = 'ALERTS{alertname="DmapBackendDown", backend="away", alertstate="firing"}'
     expressions = [target["expr"] for panel in panels() for target in panel["targets"]]
 
+    sha256 = hashlib.sha256(b"k").hexdigest()
     variables = nvml.described(tmp_path, nvml.gpu(2**30, children=1))
     async with (
-        daemon(tmp_path, text, **variables) as process,
+        redis_server(tmp_path) as redis,
+        daemon(
+            tmp_path,
+            WHOLE.format(models=models, sha256=sha256, port=free_port, redis=redis.url),
+            **variables,
+        ) as process,
         prometheus(tmp_path, process, "k") as server,
         load(process),
     ):

@@ -74,7 +74,7 @@ class Client(NamedTuple):
 
         It may not watch, though the front may: that is for the front's own key.
         """
-        name, priority, permit, _ = hop
+        name, priority, permit, *_ = hop
         return self._replace(name=name, key=None, priority=priority, permit=permit, may_watch=False)
 
     def may_use(self, *names: str) -> bool:

@@ -65,6 +65,8 @@ class Request(_Line, frozen=True, kw_only=True, omit_defaults=True, tag="request
     """Tokens of the prompt, as the backend counted them; None where it did not tell."""
     tokens_out: Tokens | None = None
     """Tokens of the answer, as the backend counted them; None where it did not tell."""
+    cache: Literal["hit", "miss", "away"] | None = None
+    """What became of an answer that was looked for where answers are kept; None where none was."""
     outcome: str
     """`success`, or the code of what ended it, such as `client_left`, `wait_expired` or `backend_error`."""
     status: int | None = None

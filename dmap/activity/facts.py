@@ -50,6 +50,7 @@ def _request(event: Event, salt: bytes) -> Request:
         total_s=total_s,
         tokens_in=get("tokens_in"),
         tokens_out=get("tokens_out"),
+        cache=get("cache"),
         outcome=outcome
         if outcome in STATUS
         else "backend_error",  # what else a backend says is its own words

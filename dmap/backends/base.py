@@ -108,6 +108,13 @@ class Backend(Protocol):
     def means(self, model: str, named: str) -> bool:
         """Tell whether an answer that calls its model *named* is *model*'s."""
 
+    def made_of(self, model: str) -> str | None:
+        """
+        Return what is known of what *model* is there, its file for one, beside its route and the section.
+
+        It is another text wherever answers may come out otherwise; None where nobody can tell.
+        """
+
     async def close(self) -> None:
         """Let go of everything the backend owns, child processes included.  Idempotent."""
 

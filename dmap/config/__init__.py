@@ -17,7 +17,7 @@ from dmap.config.process import Activity, Log, Server, TracesSection
 from dmap.config.residents import model_of
 from dmap.config.schema import Config
 from dmap.config.settings import Settings
-from dmap.config.shared import RedisSection
+from dmap.config.shared import CacheSection, RedisSection
 
 __all__ = [
     "BACKEND",
@@ -26,6 +26,7 @@ __all__ = [
     "BY_URL",
     "AccessSection",
     "Activity",
+    "CacheSection",
     "Config",
     "ConfigFile",
     "ConfigProblem",

@@ -14,7 +14,7 @@ from dmap.config.device import Device
 from dmap.config.macros import expanded, misnamed
 from dmap.config.process import Activity, ActivityOrOff, Debug, Log, Server, TracesSection
 from dmap.config.settings import Settings, problems_of
-from dmap.config.shared import RedisSection
+from dmap.config.shared import CacheSection, RedisSection
 from dmap.kinds import KINDS
 from dmap.sections.command import places
 from dmap.sections.models import ON, Defaults, ModelSection
@@ -58,6 +58,7 @@ class Config(Section):
     log: Log = Log()
     traces: TracesSection | None = None
     redis: RedisSection | None = None
+    cache: CacheSection | None = None
     debug: Debug = Debug()
 
     @model_validator(mode="before")
@@ -106,6 +107,8 @@ class Config(Section):
         for name in (name for name, node in self.nodes.items() if self.backends[name] is not node):
             yield f"nodes.{name}: a backend has this name, too"
         yield from (f"redis.{problem}" for problem in (self.redis.conflicts() if self.redis else ()))
+        if self.cache is not None and self.redis is None:
+            yield "cache: takes a section redis, which is where answers are kept"
         yield from self._gpus_of_two()
         yield from self._pinned()
         yield from self._crowded()

@@ -1,4 +1,4 @@
-"""What several dmaps share: the section `redis`."""
+"""What several dmaps share, and what is kept there: the sections `redis` and `cache`."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from dmap.sections.section import Section
-from dmap.sections.types import File, Integer, is_loopback, like
+from dmap.sections.types import File, Integer, Number, Size, is_loopback, like
 
 _NO_URL = "not the URL of a Redis; write it like redis://10.0.0.5:6379/0, rediss:// for TLS, or unix:///PATH"
 _NO_PREFIX = "not a prefix of keys: up to 64 letters, digits and : . _ -"
@@ -55,3 +55,10 @@ class RedisSection(Section):
             yield "url: plain text beyond this host; write rediss://, or insecure: true in a closed network"
         if self.ca is not None and parts.scheme != "rediss":
             yield "ca: has no effect without rediss://"
+
+
+class CacheSection(Section):
+    """The answers that are kept for whoever asks the same again: for *ttl_s*, of *max_entry* at the most."""
+
+    ttl_s: Annotated[Number, Field(ge=1, le=30 * 86_400)] = 600
+    max_entry: Annotated[Size, Field(ge=2**10, le=2**20)] = 256 * 2**10

@@ -34,6 +34,7 @@ WAITS_S = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)
 SWITCHES_S = (0.5, 1, 2, 4, 6, 8, 10, 15, 20, 30, 45, 60, 90, 120, 300)
 REDIS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 _OF_NODES = "node reason"
+CACHE = ("hit", "miss", "away")
 LAGS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 _COUNTERS = {
@@ -47,6 +48,7 @@ _COUNTERS = {
     "dmap_retries_total": ("model", "Requests that queued again, for their server was gone"),
     "dmap_resent_total": ("reason", "Requests that went on to another place, by why this one did not do"),
     "dmap_routed_total": (_OF_NODES, "Requests that went to a node, by what it was chosen for"),
+    "dmap_cache_total": ("result", "Requests that may have an answer that was kept, by whether they did"),
     "dmap_switches_total": ("device reason", "Switches begun, by why they did"),
     "dmap_switch_failures_total": ("device", "Switches that failed"),
     "dmap_evictions_total": ("device reason", "Models unloaded, by why they had to go"),
@@ -79,8 +81,8 @@ class Metrics(Collector):
 
     It listens to *bus* from the start.  *devices* is asked at each scrape for what waits and is resident
     where, *backends* for which of them answer, *nodes* for the ages of their views, *lost* for how many
-    lines the activity log lacks, *redis* whether that answers, None where there is none; *clock* is the one
-    that the snapshots go by.
+    lines the activity log lacks, *redis* whether that answers, None where there is none, *cache* whether
+    answers are kept; *clock* is the one that the snapshots go by.
     """
 
     bus: InitVar[Bus]
@@ -91,6 +93,7 @@ class Metrics(Collector):
     memory: Callable[[], Mapping[str, Balance | None]] = dict
     lost: Callable[[], int] = lambda: 0
     redis: Callable[[], bool | None] = lambda: None
+    cache: Callable[[], bool] = lambda: False
     nodes: Callable[[], Mapping[str, float]] = dict
 
     def __post_init__(self, bus: Bus) -> None:
@@ -141,6 +144,7 @@ class Metrics(Collector):
             ("dmap_access_denied_total", product(DENIED)),
             ("dmap_config_reloads_total", product(("reloaded", "refused"))),
             ("dmap_outside_changes_total", product(("appeared", "vanished"))),
+            ("dmap_cache_total", product(CACHE if self.cache() else ())),
         ):
             for key in keys:
                 self._counters[name].start(*key)
@@ -190,7 +194,10 @@ class Metrics(Collector):
         label = NO_MODEL if model is None else self._model(model)
         status = status_of(fields)
         self._histograms["dmap_request_duration_seconds"].observe(fields["total_s"], label, status)
-        if model is not None:
+        cache = fields.get("cache")
+        if cache is not None:
+            self._counters["dmap_cache_total"].add(1, cache)
+        if model is not None and cache != "hit":  # no model was asked, nor waited for
             self._measure(fields, label)
         if status == "refused":
             self._counters["dmap_refused_total"].add(1, kind_of(fields))

@@ -79,7 +79,8 @@ class Exchange:
     which may be that one of the *bounds* is over.  A backend that is paused is not silent.
 
     At a *node* it *waits* first, in *place*; the bounds are those of an answer, so they hold from its grant
-    on.  Who has an answer was granted, whether or not that was heard; a refusal leaves it waiting.
+    on.  Who has an answer was granted, whether or not that was heard; a refusal leaves it waiting.  With the
+    grant a node may tell what the answer is *made_with* (`wire.hop`).
     """
 
     stream: Stream | None
@@ -104,6 +105,7 @@ class Exchange:
     waits: bool = field(init=False)
     waited_s: float = 0.0
     place: str = "waiting for the first token"
+    made_with: str = ""
     _now: Callable[[], float] = field(init=False)
     _heard_at: float = field(init=False)
     _seen: int = 0
@@ -129,6 +131,7 @@ class Exchange:
             self.place = place.words if place is not None else "waiting for the model"
             self.node.queued(place)
         elif status == hop.GRANTED:
+            self.made_with = self.headers.get(hop.MADE_WITH, "")
             self._granted(self.node)
         return True
 

@@ -66,6 +66,8 @@ async def run(
     with begun as exchange:
         try:
             await nodes.check(exchange)
+            if reply.copy is not None:
+                reply.copy.said = exchange.made_with
             on_answer(_named(exchange))
             if exchange.status == 200 and _kind(exchange) == "text/event-stream":
                 await _stream(reply, exchange, by_finish)

@@ -11,7 +11,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable, Generator
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -24,6 +24,9 @@ from dmap.record import RequestRecord
 from dmap.wire.dialects import Dialect
 from dmap.wire.failure import error_record
 from dmap.wire.stream import BATCH_BYTES
+
+if TYPE_CHECKING:
+    from dmap.relay.copy import Copy  # where answers are kept
 
 FLUSH_S = 5.0
 """How long a client that does not read has to take the last error, before its connection is cut."""
@@ -57,6 +60,8 @@ class Reply:
         self._sse = False
         self._chunked = False
         self._stall_left = server.client_stall_s
+        self.copy: Copy | None = None
+        """Takes what the client is answered, where somebody wants that."""
         self.torn = False
         """Whether the stream stands inside a record, which an error has to end first."""
         self.told: str | None = None
@@ -98,12 +103,17 @@ class Reply:
     def keep(self, status: int, headers: "CIMultiDict[str]", body: bytes) -> None:
         """Answer with *body*, all of it, when `end` is called."""
         self._response = web.Response(status=status, headers=headers, body=body)
+        if self.copy is not None:
+            self.copy.begin(status, headers)
+            self.copy.add(body)
         self.record.status, self.record.bytes_out = status, len(body)
 
     async def commit(
         self, status: int, headers: "CIMultiDict[str]", *, length: int | None = None, sse: bool
     ) -> None:
         """Send the head, once; the body is framed by what aiohttp chose, never by what the backend had."""
+        if self.copy is not None:
+            self.copy.begin(status, headers)
         if self.record.committed:
             if not (sse and self._sse):
                 raise BackendBroke("the backend answered something else than the event stream already begun")
@@ -123,6 +133,8 @@ class Reply:
     async def write(self, data: bytes) -> None:
         """Write *data*, and the head before it if that is not out, without waiting for the client."""
         self.record.bytes_out += len(data)
+        if self.copy is not None:
+            self.copy.add(data)
         await self._insert(data)
 
     def pusher(self, keep: Callable[[bytes], object], look: Callable[[], None]) -> Callable[[bytes], None]:
@@ -133,6 +145,8 @@ class Reply:
         """
         record, is_chunked, push = self.record, self._chunked, self._transport().write
         next_look = record.bytes_out + BATCH_BYTES
+        if self.copy is not None:
+            keep = _both(keep, self.copy.add)
 
         def push_piece(data: bytes) -> None:
             nonlocal next_look
@@ -230,6 +244,14 @@ class Reply:
         if transport is None:
             raise ConnectionResetError("the client has left")
         return transport
+
+
+def _both(one: Callable[[bytes], object], other: Callable[[bytes], object]) -> Callable[[bytes], None]:
+    def each(data: bytes) -> None:
+        one(data)
+        other(data)
+
+    return each
 
 
 def _reset_on_close(transport: asyncio.Transport) -> None:

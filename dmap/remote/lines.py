@@ -30,6 +30,7 @@ _ENDED = (
     "{tokens_in} + {tokens_out} tokens|? + {tokens_out} tokens|",
     "{tokens_per_s:.1f}/s|",
     "{queue_s:time} in the queue|",
+    "cache {cache}|",
     "{reason}|",
 )
 _MODEL = ("{model}", "by {by}|")

@@ -6,9 +6,10 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping
 
 from dmap import tasks
-from dmap.config import RedisSection
+from dmap.config import CacheSection, RedisSection
 from dmap.events import Bus
 from dmap.owner import here, own_name, told_of
+from dmap.shared.answers import Answers
 from dmap.shared.connection import Away, Connection, Number
 from dmap.shared.leases import Leases
 from dmap.shared.quota import Quotas
@@ -53,7 +54,7 @@ class Shared:
         self.dmaps = 1
         self.connection = Connection(section, observe)
         self._name = secrets.token_hex(8)
-        self._prefix = section.prefix
+        self._prefix, self._within_s = section.prefix, section.timeout_ms / 1000
         self.quotas = Quotas(self.connection, section.prefix, self._name)
         self.leases = Leases(self.connection, section.prefix, servers, owner or own_name(), told_of())
         self.settings = SharedSettings(self.connection, f"{section.prefix}saved")
@@ -64,6 +65,10 @@ class Shared:
     def is_up(self) -> bool:
         """Whether Redis answers."""
         return self.connection.is_up
+
+    def answers(self, section: CacheSection) -> Answers:
+        """Return the answers that *section* lets be kept."""
+        return Answers(self.connection, self._prefix, section, self._within_s)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:

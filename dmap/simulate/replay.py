@@ -82,6 +82,8 @@ class DeviceLog:
         """Take one more entry."""
         if isinstance(entry, Switch):
             self.switches.append(entry)
+        elif entry.cache == "hit":
+            return  # no model was asked
         elif entry.queue_s or entry.service_s or entry.outcome in _REFUSED:
             self.requests.append(entry)
         else:

@@ -86,6 +86,7 @@ def _about(record: RequestRecord) -> dict[str, Any]:
         "dmap.device": record.device,
         "dmap.queue_s": record.queue_s or None,
         "dmap.switch_s": record.switch_s or None,
+        "dmap.cache": record.cache or None,
     }
     return {name: value for name, value in told.items() if value is not None}
 

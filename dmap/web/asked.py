@@ -9,6 +9,7 @@ from dmap.wire.acts import acts
 from dmap.wire.body import Call, check_permits, peek
 from dmap.wire.fitting import changes, fit
 from dmap.wire.form import Form, content_type_of, peek_form
+from dmap.wire.repeat import key_of, may_repeat
 from dmap.wire.routes import InferenceRoute, Wording
 from dmap.wire.shape import check_shape
 
@@ -28,6 +29,7 @@ class Asked:
     """
 
     __slots__ = (
+        "_call",
         "_fitted",
         "_read",
         "acts",
@@ -50,6 +52,7 @@ class Asked:
         self.changes: Mapping[str, Sequence[str]] = {}
         """Which of its members dmap filled in, forced and stripped; after `check`."""
         self._read: Call | Form | None
+        self._call: Call | None = None
         self._fitted: dict[ModelKey, bytes | Callable[[], bytes]] = {}
         if path.form and content_type.lower().startswith("multipart/"):
             self._read, self.content_type = peek_form(body, content_type), content_type_of(content_type)
@@ -86,6 +89,7 @@ class Asked:
         self.changes = changes(call, route.force, words)
         self.acts = acts(call.fields)
         self.sample = call if self.size <= SAMPLE_BYTES else None
+        self._call = call
         return call
 
     def check_as_is(self, route: Route, permits: frozenset[str]) -> None:
@@ -104,6 +108,16 @@ class Asked:
         else:
             self._fitted[route.key] = read._replace(fields={**read.fields, "model": route.name}).written
 
+    @property
+    def may_repeat(self) -> bool:
+        """Whether it may have an answer that was kept; after `check`, and before `drop`."""
+        return self._call is not None and may_repeat(self.path, self._call)
+
+    def key(self, made_with: str, who: Sequence[str], told: Sequence[str]) -> bytes:
+        """Return what an answer to it is kept under, see `key_of`; where it `may_repeat`."""
+        assert self._call is not None, "only JSON that was checked may repeat"
+        return key_of(self.path.path, made_with, who, told, self._call)
+
     def fitted(self, route: Route) -> bytes:
         """Return the body as the server of *route* shall have it; after `check`, and before `drop`."""
         fitted = self._fitted[route.key]
@@ -113,5 +127,5 @@ class Asked:
 
     def drop(self) -> None:
         """Let go of the body, which may be large; nobody needs it once the answer has begun."""
-        self._read = None
+        self._read = self._call = None
         self._fitted.clear()

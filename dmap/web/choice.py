@@ -51,9 +51,6 @@ class Choice:
             self.route = self._best(self._left)
             self._left.remove(self.route)
             note(self._visit, self.route)
-            if self.route.key.backend in self._proxy.nodes:
-                chosen = _to_node(self.route, self._why)
-                request_log.tell(self._proxy.bus, self._visit.record, "request.routed", chosen)
             key, coming = self.route.key, self._proxy.gate(self.route).view.coming
             coming[key] += 1
             try:
@@ -69,6 +66,8 @@ class Choice:
     def lease(self) -> Lease:
         """Return a lease at the place that was taken; what was waited elsewhere counts."""
         visit, last = self._visit, self._last
+        if self.route.key.backend in self._proxy.nodes:
+            request_log.tell(self._proxy.bus, visit.record, "request.routed", _to_node(self.route, self._why))
         client, user = visit.client, user_of(visit.request.headers, self._asked.fields)
         waited_s = visit.hop.waited_s if visit.hop is not None else 0.0
         if last is not None:

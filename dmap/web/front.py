@@ -18,12 +18,16 @@ from dmap.wire.hop import Hop, Queued
 from dmap.wire.users import HEADER
 
 
-def hop_to(visit: Visit, route: Route, since: float) -> list[tuple[str, str]]:
-    """Return the headers with which the request of *visit*, that waits *since* then, goes to its node."""
+def hop_to(visit: Visit, route: Route, since: float, *, keeps: bool) -> list[tuple[str, str]]:
+    """
+    Return the headers with which the request of *visit*, that waits *since* then, goes to its node.
+
+    Of an answer that this front *keeps* the node has to tell what it is made with.
+    """
     client, user = visit.client, visit.request.headers.get(HEADER)
     waited_s = asyncio.get_running_loop().time() - since
-    told = Hop(client.name, client.priority, client.permit | route.permit, max(waited_s, 0.0)).headers()
-    return [*told, (HEADER, user)] if user is not None else told
+    hop = Hop(client.name, client.priority, client.permit | route.permit, max(waited_s, 0.0), keeps)
+    return [*hop.headers(), (HEADER, user)] if user is not None else hop.headers()
 
 
 def at_node(bus: Bus, record: RequestRecord, node: Forwarding) -> AtNode:

@@ -50,7 +50,10 @@ async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
         raise error if visit.hop is None else Misdirected(error.message) from None
     choice = Choice(proxy, visit, asked, routes, functools.partial(_check, proxy, visit, asked))
     await choice.take()
-    return await answer(proxy, visit, reply, asked, choice)
+    ask = functools.partial(answer, proxy, visit, reply, asked, choice)
+    if proxy.cache is None or visit.hop is not None:  # the front keeps, which knows who asks
+        return await ask()
+    return await proxy.cache.answer(visit, reply, asked, routes, ask)
 
 
 def reply_to(proxy: Proxy, visit: Visit, path: InferenceRoute) -> Reply:
@@ -143,9 +146,8 @@ async def _serve_at(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, choi
     or before a byte of the answer came, unless the server may have acted on it by then.
     """
     route, record, lease = choice.route, reply.record, choice.lease()
-    gate = proxy.gate(route)
     try:
-        await _granted(proxy, visit, gate, reply, lease, lease.ask)
+        await _granted(proxy, visit, reply, asked, lease, lease.ask)
         try:
             return await _send(proxy, visit, reply, asked, route, lease.since)
         except (BackendDown, Unanswered) as error:
@@ -155,7 +157,7 @@ async def _serve_at(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, choi
                 raise
             record.retried = 1
             request_log.tell(proxy.bus, record, "request.retried", {"reason": error.message})
-        await _granted(proxy, visit, gate, reply, lease, lease.come_back)
+        await _granted(proxy, visit, reply, asked, lease, lease.come_back)
         await _send(proxy, visit, reply, asked, route, lease.since)
     finally:
         lease.release()
@@ -167,10 +169,10 @@ async def _serve_at(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, choi
 
 
 async def _granted(
-    proxy: Proxy, visit: Visit, gate: Gate, reply: Reply, lease: Lease, ask: Callable[[], None]
+    proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, lease: Lease, ask: Callable[[], None]
 ) -> None:
     """Have *lease* ask, and wait until it is granted.  A front is told both."""
-    bus, record = proxy.bus, reply.record
+    bus, record, gate = proxy.bus, reply.record, proxy.gate(lease.route)
     ask()
     if lease.granted is not None:
         record.behind = gate.view.obstacle(lease, drained=gate.drained)
@@ -183,8 +185,12 @@ async def _granted(
             await node.wait(visit, lease.granted, lambda: _place(gate.view.of(lease), gate, record))
         record.waits = False
     record.queue_s, record.switch_s = lease.queue_s, lease.switch_s
+    if reply.copy is not None and proxy.making.now(asked.model, visit.client) != reply.copy.made_with:
+        reply.copy.drop()  # something was set while it waited
     if visit.hop is not None:
-        await node.tell_granted(visit)
+        keeps = visit.hop.keeps and asked.may_repeat
+        made_with = proxy.making.now(asked.model, visit.client, at_node=True) if keeps else ""
+        await node.tell_granted(visit, made_with)
     if record.backend not in proxy.nodes:  # that grants it itself
         request_log.granted(bus, record)
 
@@ -201,8 +207,9 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
     kind, headers, at = proxy.config.kind_of(backend.name), _headers(proxy, visit, asked), None
     if (to_node := proxy.nodes.get(backend.name)) is not None:
         to_node.sent(route.key.model)
-        headers += hop_to(visit, route, since)
+        headers += hop_to(visit, route, since, keeps=reply.copy is not None)
         at = at_node(proxy.bus, visit.record, to_node)
+    made_of = backend.made_of(route.key.model) if reply.copy is not None else None
 
     async def where() -> Target:
         await backend.confirm()
@@ -229,6 +236,8 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
         by_finish=kind.ends_by_finish,
         node=at,
     )
+    if reply.copy is not None and to_node is not None and reply.copy.said != made_of:
+        reply.copy.drop()  # something was set there that its last view did not have
 
 
 def _headers(proxy: Proxy, visit: Visit, asked: Asked) -> list[tuple[str, str]]:

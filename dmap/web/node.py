@@ -61,6 +61,7 @@ async def wait(visit: Visit, future: "asyncio.Future[None]", place: Callable[[],
             return await future
 
 
-async def tell_granted(visit: Visit) -> None:
+async def tell_granted(visit: Visit, made_with: str) -> None:
     """Tell the front of *visit* that it has its model: from now on the request must go nowhere else."""
-    await write_before(visit.request, hop.granted(visit.record.device or visit.record.backend))
+    device = visit.record.device or visit.record.backend
+    await write_before(visit.request, hop.granted(device, made_with))

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from dmap.backends import Backend, Forwarding, PassingSection
 from dmap.catalog import Catalog
@@ -12,6 +12,11 @@ from dmap.logfmt import Line
 from dmap.memory import Meter, check, reader_of
 from dmap.sections import ModelSection
 from dmap.tls import check_authorities
+from dmap.web.making import Making
+
+if TYPE_CHECKING:
+    from dmap.shared.core import Shared
+    from dmap.web.cache import Cache
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +34,15 @@ def nodes_of(config: Config, backends: Mapping[str, Backend]) -> dict[str, Forwa
     """Return those of *backends* that are other dmaps."""
     forwarding = (name for name in backends if config.kind_of(name).forwards)
     return {name: cast(Forwarding, backends[name]) for name in forwarding}
+
+
+def cache_of(config: Config, shared: "Shared | None", making: Making) -> "Cache | None":
+    """Return the answers that are kept in what is *shared*, as *config* says; None where none are."""
+    if config.cache is None or shared is None:
+        return None
+    from dmap.web.cache import Cache  # nobody else takes what it imports
+
+    return Cache(config.cache, shared.answers(config.cache), making)
 
 
 def placed(config: Config) -> list[str]:

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from dmap import tasks
 from dmap.access import Access, Client
 from dmap.activity import ActivityLog
 from dmap.backends import Engine, Switcher
-from dmap.catalog import Catalog, Contexts, Shown
+from dmap.catalog import Catalog, Contexts
 from dmap.config import Config
 from dmap.errors import BackendDown, Drained, ModelNotFound, NotSaved
 from dmap.events import Bus
@@ -31,20 +31,11 @@ from dmap.state import DEVICES, Activation, Saved, StateFile, later
 from dmap.tls import Certificate
 from dmap.tokens import counters
 from dmap.traces import Traces
-from dmap.web import durations
+from dmap.web import durations, parts
 from dmap.web.capture import Captures
 from dmap.web.context import ContextGuard
 from dmap.web.lacking import Lacking
-from dmap.web.parts import (
-    backends_of,
-    commands,
-    meters_of,
-    nodes_of,
-    note_twins,
-    note_unknown,
-    passages_of,
-    placed,
-)
+from dmap.web.making import Making
 from dmap.web.rivals import Rivals
 from dmap.web.view import Views
 from dmap.web.visit import Visits
@@ -69,7 +60,7 @@ class Proxy:
     memory of devices whose GPUs are named.  *saved* is what was set over the admin API, kept in *state*.
     *trials* is what an order sets that is being carried out, *turns* keeps orders for one copy apart, and
     *visits* are the requests under way.  *reload* reads the file again and returns its problems.  *shared* is
-    what other dmaps have too, by Redis; None without `redis`.
+    what other dmaps have too, by Redis, and *cache* has answers for who asks again; None without a section.
     """
 
     def __init__(
@@ -88,17 +79,18 @@ class Proxy:
         self.traces = Traces(config.traces, self.bus)
         self.certificate = Certificate(listen.tls) if listen.tls is not None else None
         self.access = Access(config.access, names_of(listen), tell=self.bus.tell)
-        self.backends = backends_of(config)
-        self.switchers = {name: cast(Switcher, self.backends[name]) for name in placed(config)}
-        self.nodes = nodes_of(config, self.backends)
+        self.backends = parts.backends_of(config)
+        self.switchers = {name: cast(Switcher, self.backends[name]) for name in parts.placed(config)}
+        self.nodes = parts.nodes_of(config, self.backends)
         self.catalog = Catalog(config)
         self.inventory = Inventory(self.backends, self.catalog)
-        self.meters = meters_of(config)
+        self.meters = parts.meters_of(config)
         self.devices = {name: self._gate_of(name) for name in config.devices}
-        self.passages = passages_of(config)
+        self.passages = parts.passages_of(config)
         self.passing = [name for name in config.backends if config.kind_of(name).passes_on]
         passages = {f"backend {name}": gate for name, gate in self.passages.items()}
         self.gates: Mapping[str, Gate] = self.devices | passages
+        self.making = Making(config, self.backends, self.nodes, engines, self.catalog)
         self.views = self._views()
         self._twins = set[str]()
         for node in self.nodes.values():
@@ -109,6 +101,7 @@ class Proxy:
         self.captures, self.lacking = Captures(), Lacking()
         self.rivals = Rivals(self.bus, self._is_busy)
         self.shared = join(config.redis, servers_of(config), self.bus, self._redis_took)
+        self.cache = parts.cache_of(config, self.shared, self.making)
         self.metrics = self._metrics()
         if self.shared is not None:
             self.access.guessed = self.shared.quotas.guessed
@@ -125,8 +118,10 @@ class Proxy:
         return Views(
             self.gates,
             lambda client: self.catalog.shown(client, self.residents()),
-            self._places_here,
+            lambda shown: self.catalog.places(shown.entry),
+            self._answers_here,
             lambda backend: self.config.kind_of(backend).name,
+            self.making.here,
         )
 
     def _metrics(self) -> Metrics:
@@ -139,6 +134,7 @@ class Proxy:
             lost=lambda: self.activity.lost,
             nodes=lambda: {name: node.age_s for name, node in self.nodes.items()},
             redis=lambda: self.shared.is_up if self.shared is not None else None,
+            cache=lambda: self.cache is not None,
         )
 
     @asynccontextmanager
@@ -149,7 +145,7 @@ class Proxy:
             self.inventory.learnt, self.inventory.lost = self._learnt, self._lost
             await self.inventory.start()  # first, so that the gates know which of the residents are pinned
             await asyncio.gather(*(gate.start() for gate in self.gates.values()))
-            note_unknown(self.config, self.catalog)
+            parts.note_unknown(self.config, self.catalog)
             for name in self.saved.drained & self.devices.keys():
                 self.drain(name, unload=False)
                 fields = {"device": name, "since": "before this start", "until": "dmap resume"}
@@ -175,7 +171,7 @@ class Proxy:
         contexts = Contexts(self.config.settings, models)
         for name, switcher in self.switchers.items():
             switcher.contexts = contexts
-            switcher.commands = commands(self.config, name)
+            switcher.commands = parts.commands(self.config, name)
 
     async def save(self, saved: Saved) -> None:
         """Have requests go by *saved* from now on; return when it is on the disk.  Raises `NotSaved`."""
@@ -249,13 +245,10 @@ class Proxy:
         """Return the gate that *route* passes through."""
         return self.devices[route.device] if route.device is not None else self.passages[route.key.backend]
 
-    def _places_here(self, shown: Shown) -> Iterator[tuple[Route, str]]:
-        """Yield the places of this box that answer for a model, each with the name of its gate."""
-        answering = self.inventory.answering
-        for route in self.catalog.places(shown.entry):
-            is_here = route.key.backend in answering and route.key.backend not in self.nodes
-            if is_here and self.gate(route).view.can_hold(route):
-                yield route, route.device or f"backend {route.key.backend}"
+    def _answers_here(self, route: Route) -> bool:
+        """Tell whether *route* is a place of this box that answers."""
+        is_here = route.key.backend in self.inventory.answering and route.key.backend not in self.nodes
+        return is_here and self.gate(route).view.can_hold(route)
 
     def drain(self, device: str, *, unload: bool) -> None:
         """
@@ -291,7 +284,7 @@ class Proxy:
 
     def _learnt(self, backend: str) -> None:
         """Hear that *backend* has told what it has: models that are to be there may be known only now."""
-        note_twins(backend, self.nodes, self._twins)
+        parts.note_twins(backend, self.nodes, self._twins)
         device = self.config.backends[backend].placed_on
         if device is not None:
             gate, preloads = self.devices[device], self.catalog.preloads(device)

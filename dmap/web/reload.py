@@ -8,6 +8,7 @@ from dmap.models import ModelKey
 from dmap.sockets import names_of
 from dmap.tls import check
 from dmap.tokens import counters
+from dmap.web.parts import cache_of
 from dmap.web.proxy import Proxy
 
 
@@ -27,6 +28,7 @@ def reload(proxy: Proxy, config: Config) -> None:
         check(config.listen.tls)
         proxy.certificate.take(config.listen.tls)
     proxy.config, proxy.context.counters = config, read
+    proxy.cache = cache_of(config, proxy.shared, proxy.making)
     proxy.access.configure(config.access, names_of(config.listen))
     proxy.catalog.configure(config)
     proxy.choose()

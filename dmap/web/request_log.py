@@ -49,6 +49,7 @@ def facts(record: RequestRecord) -> dict[str, Any]:
         "switch_s": record.switch_s,
         "retried": record.retried or None,
         "moved": record.moved or None,
+        "cache": record.cache or None,
         "first_byte_s": record.first_byte_s,
         "hop_s": record.hop_s,
         "total_s": record.total_s,

@@ -7,7 +7,7 @@ have is not told: a request makes one hop.  `wire.view` has the form.
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dmap.access import Client
 from dmap.catalog import Shown
@@ -27,18 +27,22 @@ class Views:
     The views of one dmap, whose *gates* have the names that a view has.
 
     *run* is another after each start.
-    *shown* returns the models that a client may use, *places* where one of them is answered here, each with
-    the name of its gate, and *kind_of* the kind of a backend.
+    *shown* returns the models that a client may use, *places* the routes of one of them, of which *answers*
+    tells whether one is answered here; *kind_of* returns the kind of a backend, and *made_with* what the
+    answers of some routes are made with here.
     """
 
     def __init__(
         self,
         gates: Mapping[str, Gate],
         shown: Callable[[Client], Iterable[Shown]],
-        places: Callable[[Shown], Iterable[tuple[Route, str]]],
+        places: Callable[[Shown], Sequence[Route]],
+        answers: Callable[[Route], bool],
         kind_of: Callable[[str], str],
+        made_with: Callable[[Sequence[Route]], str],
     ) -> None:
         self._gates, self._shown, self._places, self._kind_of = gates, shown, places, kind_of
+        self._answers, self._made_with = answers, made_with
         self.run, self._seq = secrets.token_hex(8), 0
         self._looked_at, self._seen = -FRESH_S, dict[str, SeenGate]()
         self._lists = dict[tuple[str, ...], tuple[list[Listed], str]]()
@@ -73,14 +77,14 @@ class Views:
         return list(found.values())
 
     def _list(self, shown: Shown) -> Listed:
-        info, native = shown.entry.info, shown.entry.info.v1
+        info, native, routes = shown.entry.info, shown.entry.info.v1, self._places(shown)
         quantization = native.get("quantization")
         if isinstance(quantization, dict):
             quantization = quantization.get("name")
         size = native.get("size_bytes")
         return Listed(
             shown.entry.name,
-            [self._at(*place) for place in self._places(shown)],
+            [self._at(route) for route in routes if self._answers(route)],
             [],
             shown.context_length,
             info.embedding,
@@ -89,12 +93,14 @@ class Views:
             info.file.rpartition("/")[2],
             quantization if isinstance(quantization, str) else "",
             size if isinstance(size, int) else None,
+            self._made_with(routes),
         )
 
-    def _at(self, route: Route, gate: str) -> At:
+    def _at(self, route: Route) -> At:
         if route.device is None:
-            return At(gate, _ANY, 0.0)
-        return At(gate, str(route.key), float(f"{self._gates[gate].view.load_s(route.key):.2g}"))
+            return At(f"backend {route.key.backend}", _ANY, 0.0)
+        load_s = self._gates[route.device].view.load_s(route.key)
+        return At(route.device, str(route.key), float(f"{load_s:.2g}"))
 
 
 def _seen(gate: Gate) -> SeenGate:

@@ -17,6 +17,7 @@ from dmap.wire.ids import new_word
 _TO_BACKEND = frozenset(
     ("accept", "anthropic-beta", "anthropic-version", "traceparent", "tracestate", "user-agent")
 )
+_OF_NO_MEANING = ("traceparent", "tracestate", "user-agent")
 _HOP_BY_HOP = ("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
 """Headers about one connection (RFC 9110, section 7.6.1), as are those that begin with `proxy-`."""
 _OWN = ("content-length", "date", "server", "x-request-id")
@@ -41,6 +42,12 @@ def to_backend(
     kept = [line for line in theirs if line[0].lower() in passed]
     # Encoded answers could not be searched for their end mark.
     return [*kept, ("Accept-Encoding", "identity"), *own]
+
+
+def meaning(theirs: MultiMapping[str]) -> list[str]:
+    """Return those of *theirs* that a backend gets and may answer otherwise for, each as a line."""
+    names = sorted(_TO_BACKEND.difference(_OF_NO_MEANING))
+    return [f"{name}: {value}" for name in names for value in theirs.getall(name, ())]
 
 
 def to_client(theirs: MultiMapping[str]) -> CIMultiDict[str]:

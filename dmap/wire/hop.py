@@ -24,6 +24,14 @@ WAITS, GRANTED = 102, 103
 GO_ON = b"HTTP/1.1 102 Processing\r\n\r\n"
 """The answer in between that tells nothing."""
 PLACE = "Dmap-Place"
+KEEPS = "Dmap-Keeps"
+"""Of a front that would keep the answer for the next one who asks the same."""
+MADE_WITH = "Dmap-Made-With"
+"""
+With the 103, for such a front: what stands for all that the answer is made with beside the request.
+
+The view has the same for each model (`Listed.made_with`).  An answer for which both do not agree is not kept.
+"""
 PLACE_S = 2.5
 """A node tells this often that a request waits, so that a node that stands still is noticed soon."""
 SILENT_S = 10.0
@@ -43,13 +51,14 @@ class Hop(NamedTuple):
     """
     For whom a front asks: a *client* by its name there, with its *priority* and the fields that it may use.
 
-    The request has *waited_s* already, there or at other nodes.
+    The request has *waited_s* already, there or at other nodes.  The front *keeps* the answer, if it may.
     """
 
     client: str
     priority: int = 0
     permit: frozenset[str] = frozenset()
     waited_s: float = 0.0
+    keeps: bool = False
 
     def headers(self) -> list[tuple[str, str]]:
         """Return what tells a node of it."""
@@ -58,6 +67,8 @@ class Hop(NamedTuple):
             told.append(("Dmap-Priority", str(self.priority)))
         if self.permit:
             told.append(("Dmap-Permit", ",".join(sorted(self.permit))))
+        if self.keeps:
+            told.append((KEEPS, "1"))
         return told
 
 
@@ -73,7 +84,7 @@ def hop_of(headers: Mapping[str, str]) -> Hop | None:
     priority, waited_s = headers.get("Dmap-Priority", "0"), headers.get("Dmap-Waited", "0")
     if not _NAME.fullmatch(client := headers.get("Dmap-Client", "")):
         raise BadRequest("Dmap-Client: not the name of a client or its address")
-    return Hop(client, _priority(priority), permit, _waited_s(waited_s))
+    return Hop(client, _priority(priority), permit, _waited_s(waited_s), KEEPS in headers)
 
 
 def _priority(text: str) -> int:
@@ -129,9 +140,10 @@ def waits(place: Queued) -> bytes:
     return f"HTTP/1.1 {WAITS} Processing\r\n{PLACE}: {told}\r\n\r\n".encode()
 
 
-def granted(device: str) -> bytes:
+def granted(device: str, made_with: str = "") -> bytes:
     """Return the answer in between that tells that the request has its model, on *device*."""
-    return f"HTTP/1.1 {GRANTED} Early Hints\r\nDmap-Granted: {device}\r\n\r\n".encode()
+    more = f"{MADE_WITH}: {made_with}\r\n" if made_with else ""
+    return f"HTTP/1.1 {GRANTED} Early Hints\r\nDmap-Granted: {device}\r\n{more}\r\n".encode()
 
 
 def place_in(headers: Mapping[str, str]) -> Queued | None:

@@ -32,11 +32,11 @@ CHAT = Contents((("messages",),), ("messages",))
 COMPLETION = Contents((("prompt", "prompt_embeds"),), ("prompt",), bare=True)
 EMBEDDING = Contents((("input", "messages", "content"),), ("input",), bare=True)
 """vLLM embeds `messages`, too, and llama.cpp `content`."""
-_RESPONSE = Contents(
+RESPONSE = Contents(
     (("input", "prompt", "previous_response_id", "conversation", "messages"),), ("instructions", "input")
 )
 """In OpenAI's API a response may continue one that the server keeps, or fill in a prompt that it keeps."""
-_MESSAGES = Contents(CHAT.needed, ("system", "messages"))
+MESSAGES = Contents(CHAT.needed, ("system", "messages"))
 _RANKING = Contents((("query",), ("documents", "texts")))
 """vLLM ranks `texts`, too."""
 
@@ -82,9 +82,9 @@ ROUTES = {
     for route in (
         InferenceRoute("/v1/chat/completions", Dialect.CHAT, CHAT),
         InferenceRoute("/v1/completions", Dialect.CHAT, COMPLETION, without=NO_CHAT),
-        InferenceRoute("/v1/responses", Dialect.RESPONSES, _RESPONSE),
-        InferenceRoute(RESPONSE_TOKENS, Dialect.PLAIN, Contents(_RESPONSE.needed)),
-        InferenceRoute("/v1/messages", Dialect.MESSAGES, _MESSAGES),
+        InferenceRoute("/v1/responses", Dialect.RESPONSES, RESPONSE),
+        InferenceRoute(RESPONSE_TOKENS, Dialect.PLAIN, Contents(RESPONSE.needed)),
+        InferenceRoute("/v1/messages", Dialect.MESSAGES, MESSAGES),
         InferenceRoute("/v1/messages/count_tokens", Dialect.PLAIN, Contents(CHAT.needed)),
         InferenceRoute("/v1/embeddings", Dialect.PLAIN, EMBEDDING),
         *_MEDIA,

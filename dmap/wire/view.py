@@ -68,6 +68,7 @@ class Listed(msgspec.Struct, frozen=True, omit_defaults=True):
     A model under its *id*, with its other *names*.  Where nothing answers that has it, *at* is empty.
 
     *kind* is that of its server; by its *file*, *quantization* and *size* it is told from others of its name.
+    *made_with* is another wherever its answers may come out otherwise; empty where nobody can tell.
     """
 
     id: str
@@ -80,6 +81,7 @@ class Listed(msgspec.Struct, frozen=True, omit_defaults=True):
     file: Text = ""
     quantization: Text = ""
     size: int | None = None
+    made_with: Text = ""
 
 
 class NodeView(msgspec.Struct, frozen=True, omit_defaults=True):

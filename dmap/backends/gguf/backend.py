@@ -158,6 +158,12 @@ class GGUFBackend:
         """Tell whether *named* is *model*, by its looks."""
         return is_alike(model, named)
 
+    def made_of(self, model: str) -> str | None:
+        """Return the files: those of the resident, which may be gone by now, else those that are there."""
+        is_loaded = self._residents.loaded(model) is not None
+        file = (self._files if is_loaded else self._told.models).get(model)
+        return repr(file.all_parts) if file is not None else None
+
     async def _scan(self) -> Content:
         try:
             async with asyncio.timeout(self._scan_s):

@@ -166,6 +166,12 @@ class LMStudioBackend:
         """Tell whether *named* is a name of *model* by the last look, or of no model that is known."""
         return named == model or self.canonical(named) in (None, model)
 
+    def made_of(self, model: str) -> str | None:
+        """Return what its list tells of the file, by the last look; not how others may have loaded it."""
+        listed = self._server.last.models.get(model)
+        told = {**listed.info.v1, "loaded_instances": None} if listed is not None else {}
+        return repr(sorted(told.items()))
+
     def log(self, model: str) -> Log | None:
         """Return None: LM Studio keeps its own log."""
         return None

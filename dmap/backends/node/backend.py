@@ -89,6 +89,11 @@ class NodeBackend:
         """Take any name: the node has compared it."""
         return True
 
+    def made_of(self, model: str) -> str | None:
+        """Return what the last view has; an older node does not tell."""
+        listed = self._models.get(model)
+        return (listed.made_with or None) if listed is not None else None
+
     async def close(self) -> None:
         """Ask no more."""
         await end(self._watching)

@@ -59,5 +59,9 @@ class OpenAIBackend:
         """Tell whether *named* is *model*, by its looks."""
         return is_alike(model, named)
 
+    def made_of(self, model: str) -> str | None:
+        """Return nothing: such a server tells a name and no more."""
+        return ""
+
     async def close(self) -> None:
         """Nothing is kept open between two questions."""

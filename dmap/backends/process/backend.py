@@ -126,6 +126,10 @@ class ProcessBackend:
         """Tell whether *named* is *model*, by its looks."""
         return is_alike(model, named)
 
+    def made_of(self, model: str) -> str | None:
+        """Return the command; which files it reads is not known."""
+        return repr(self._commands.get(model))
+
     async def close(self) -> None:
         """End all servers at once; loads under way fail, later ones too."""
         await asyncio.gather(end(self._sweep, *self._retiring), self._residents.close())
