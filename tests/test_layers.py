@@ -50,7 +50,7 @@ HOMES = {
     "gguf": {"demo"},
     "httptools": {"backends", "relay"},
     "matplotlib": {"simulate"},
-    "msgspec": {"activity", "events", "wire"},
+    "msgspec": {"activity", "events", "shared", "wire"},
     "multidict": {"access", "wire", "relay", "web"},
     "numpy": {"demo", "simulate"},
     "prometheus_async": {"metrics", "web"},
