@@ -25,7 +25,7 @@ from tests.programs import why_not
 from tests.redis_server import RedisServer, redis_server
 from tests.slow_line import slow_line
 from tests.test_quota import begun, bounded
-from tests.test_shared import CHAT
+from tests.test_shared import CHAT, connected
 
 LACKS = why_not("redis-server")
 pytestmark = pytest.mark.skipif(bool(LACKS), reason=LACKS)
@@ -175,6 +175,24 @@ async def test_what_ended_meanwhile_is_counted_no_more(three: Any, backend: Any,
     await soon(lambda: server("ZCARD", "dmap:{k}:busy") == 1, 20 * BEAT_S)
     await exchanges[1].end(answer(b"{}"))
     assert await staying == 200
+
+
+async def test_what_is_not_let_in_yet_is_not_renewed(server: RedisServer) -> None:
+    """A request that Redis is asked about takes no place by a renewal meanwhile, and loses none."""
+    key = bounded(parallel=1)
+    async with slow_line(server.port) as line, connected(line.port, timeout_ms=1000) as connection:
+        quotas = scripts.Quotas(connection, "dmap:", "me")
+        first, second = quotas.place(key), quotas.place(key)
+        line.delay_s = 0.1
+        asked = [asyncio.create_task(quotas.begin(key, slot)) for slot in (first, second)]
+        await asyncio.sleep(0)
+        quotas.renew()
+
+        said = await asyncio.gather(*asked)
+        await connection.ask("test", "PING")
+
+        assert said == [Verdict(), Verdict(running=1)]
+        assert server("ZRANGE", "dmap:{k}:busy", 0, -1) == [first]
 
 
 @pytest.mark.parametrize(("bound", "let_in"), [(9, 9), (10, 9), (2, 3)])

@@ -80,7 +80,7 @@ class Quotas:
         self._connection, self._prefix, self._name = connection, prefix, name
         self._numbers = itertools.count(1)
         self._running: dict[str, str] = {}
-        self._names = set[str]()
+        self._names, self._asking = set[str](), set[str]()
 
     def place(self, key: Key) -> str:
         """Return what a request of *key* is counted as; `end` has to follow, whatever becomes of it."""
@@ -94,11 +94,14 @@ class Quotas:
         """Return whether all dmaps together let a request of *key* begin; None where Redis is away."""
         pace, busy = f"{self._prefix}{{{key.name}}}:rate", self._busy(key.name)
         bounds = (key.rate_per_min or 0, key.parallel or 0)
+        self._asking.add(slot)
         try:
             command = ("EVAL", _BEGIN, 2, pace, busy, *bounds, slot, BUSY_S)
             running, wait_us = await self._connection.ask("quota", *command, shape=tuple[Number, Number])
         except Away:
             return None
+        finally:
+            self._asking.discard(slot)
         return Verdict(running, wait_us / 1e6)
 
     def end(self, slot: str) -> None:
@@ -108,13 +111,14 @@ class Quotas:
             self._connection.tell("quota", "ZREM", self._busy(name), slot)
 
     def renew(self) -> None:
-        """Say of all that run here that they still do, and that nothing else does."""
+        """Say of all that were let in here that they still run, and that nothing else does."""
         slots = defaultdict[str, list[str]](list)
         for slot, name in self._running.items():
             slots[name].append(slot)
         for name in self._names:
             running = slots[name]
             self._connection.tell("quota", "EVAL", _FORGET, 1, self._busy(name), self._name, *running)
+            running = [slot for slot in running if slot not in self._asking]
             for at in range(0, len(running), RENEWED):
                 some = running[at : at + RENEWED]
                 self._connection.tell("quota", "EVAL", _RENEW, 1, self._busy(name), BUSY_S, *some)
