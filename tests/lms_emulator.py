@@ -65,7 +65,7 @@ class Server:
             fail("Failed to start or connect to local LM Studio API server.")
         self.address = (host, arguments.port or 1234)
         try:
-            greets = b'{"lmstudio": true}' in self._http("GET", "/lmstudio-greeting", timeout_s=0.5)[1]
+            greets = b'{"lmstudio": true}' in self._http("GET", "/lmstudio-greeting", timeout_s=10)[1]
         except OSError:
             greets = False
         if not greets:
