@@ -196,7 +196,7 @@ async def middlebox(url: str) -> AsyncGenerator[str]:
                     await response.write(piece)
                 return response
 
-        runner = web.ServerRunner(web.Server(pass_on))
+        runner = web.ServerRunner(web.Server(pass_on), shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         try:
@@ -283,8 +283,9 @@ async def test_one_node_under_two_names(start, nodes, caplog):
     front = await start(f"nodes: {{{twice}}}")
     await soon(lambda: len(front.proxy.inventory.answering) == 2, SECONDS)
 
-    nodes[0].listing = view(run="run0", models_tag="ee", seq=2)
-    await soon(lambda: front.proxy.nodes["box1"]._tag == "ee", SECONDS)
+    nodes[0].listing = view(run="run0", models_tag="ee", seq=2, models=[{"id": "n", "at": [["gpu0", "n", 1.0]]}])
+    known = front.proxy.nodes.values()
+    await soon(lambda: all(node.place("n", 0).wait_s is not None for node in known), SECONDS)
 
     assert caplog.text.count("node_twice") == 1
 

@@ -115,6 +115,8 @@ class Exchange:
     def __post_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.first = loop.create_future()
         self.waits, self._now = self.node is not None and self.node.tells, loop.time
+        if self.waits:
+            self.place = "waiting for the model"
         self.look_s = min((*self.bounds, hop.SILENT_S) if self.waits else self.bounds) / _LOOKS
         self.sent_at = self._silent_since = self._heard_at = loop.time()
         self.sink = self.hold
