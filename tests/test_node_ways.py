@@ -283,7 +283,9 @@ async def test_one_node_under_two_names(start, nodes, caplog):
     front = await start(f"nodes: {{{twice}}}")
     await soon(lambda: len(front.proxy.inventory.answering) == 2, SECONDS)
 
-    nodes[0].listing = view(run="run0", models_tag="ee", seq=2, models=[{"id": "n", "at": [["gpu0", "n", 1.0]]}])
+    nodes[0].listing = view(
+        run="run0", models_tag="ee", seq=2, models=[{"id": "n", "at": [["gpu0", "n", 1.0]]}]
+    )
     known = front.proxy.nodes.values()
     await soon(lambda: all(node.place("n", 0).wait_s is not None for node in known), SECONDS)
 

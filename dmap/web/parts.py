@@ -68,14 +68,27 @@ def note_unknown(config: Config, catalog: Catalog) -> None:
             _log.warning(Line("preload_unknown", fields))
 
 
-def note_twins(backend: str, nodes: Mapping[str, Forwarding], told: set[str]) -> None:
-    """Log, once for each of its lives, that *backend* and another one of the *nodes* are one dmap."""
-    run = nodes[backend].run if backend in nodes else ""
-    others = [name for name in nodes if run and name != backend and nodes[name].run == run]
-    if others and run not in told:
-        told.add(run)
-        fields = {"node": backend, "other": others[0], "reason": "both are one dmap; take one out of nodes"}
-        _log.warning(Line("node_twice", fields))
+class Twins:
+    """What notices that two of *nodes* are one dmap, or that one is this dmap itself, whose life is *run*."""
+
+    def __init__(self, nodes: Mapping[str, Forwarding], run: str) -> None:
+        self._nodes, self._told = nodes, set[str]()
+        for node in nodes.values():
+            node.own_run = run
+
+    def note(self, backend: str) -> None:
+        """Log, once for each of its lives, that *backend*, which has just answered, is another node too."""
+        nodes = self._nodes
+        run = nodes[backend].run if backend in nodes else ""
+        others = [name for name in nodes if run and name != backend and nodes[name].run == run]
+        if others and run not in self._told:
+            self._told.add(run)
+            fields = {
+                "node": backend,
+                "other": others[0],
+                "reason": "both are one dmap; take one out of nodes",
+            }
+            _log.warning(Line("node_twice", fields))
 
 
 def meters_of(config: Config) -> dict[str, Meter]:

@@ -92,9 +92,7 @@ class Proxy:
         self.gates: Mapping[str, Gate] = self.devices | passages
         self.making = Making(config, self.backends, self.nodes, engines, self.catalog)
         self.views = self._views()
-        self._twins = set[str]()
-        for node in self.nodes.values():
-            node.own_run = self.views.run
+        self.twins = parts.Twins(self.nodes, self.views.run)
         self.pool = Pool(connect_s=server.connect_s)
         self.visits = Visits(server)
         self.context = ContextGuard(config, self.backends, counters(config))
@@ -284,7 +282,7 @@ class Proxy:
 
     def _learnt(self, backend: str) -> None:
         """Hear that *backend* has told what it has: models that are to be there may be known only now."""
-        parts.note_twins(backend, self.nodes, self._twins)
+        self.twins.note(backend)
         device = self.config.backends[backend].placed_on
         if device is not None:
             gate, preloads = self.devices[device], self.catalog.preloads(device)
