@@ -952,6 +952,38 @@ class TestEvents:
             ("model.vanished", {"device": "gpu0", "model": "a", "backend": "studio"}),
         ]
 
+    async def test_of_models_that_a_switch_finds_or_misses(
+        self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """What others did since the last look is told by the switch that meets it; each once."""
+        await gate.load(A, "me")
+        await gate.recheck()
+        told.clear()
+
+        studio.residents = {"x"}
+        await gate.load(B, "me")
+        await gate.recheck()
+
+        strange = [
+            (name, each["model"]) for name, each in told if name in ("model.appeared", "model.vanished")
+        ]
+        assert sorted(strange) == [("model.appeared", "x"), ("model.vanished", "a")]
+
+    async def test_not_of_what_dmap_has_loaded_otherwise(
+        self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """A resident that is to be loaded anew, with other options, is dmap's own."""
+        await gate.load(A, "me")
+        await gate.recheck()
+        studio.poor = {"a"}
+        await gate.recheck()
+        told.clear()
+        studio.poor = set()
+
+        await gate.load(B, "me")
+
+        assert [name for name, _ in told if name in ("model.appeared", "model.vanished")] == []
+
     async def test_not_of_what_a_look_saw_that_a_switch_overtook(
         self, gate: Gate, studio: FakeSwitcher, told: list[tuple[str, Mapping[str, Any]]]
     ) -> None:

@@ -86,6 +86,32 @@ async def hold(servers: dict[str, str], told: list[str]) -> None:
         told.append("held")
 
 
+async def test_one_that_stands_still_keeps_what_it_has() -> None:
+    """A stopped dmap goes on later; it cannot say which one it is, but the kernel can."""
+    code = f"""
+import asyncio
+from dmap.owner import owning
+async def main():
+    async with owning({{"studio": "http://0.0.0.0:{PORT - 2}"}}, "me"):
+        print("held", flush=True)
+        await asyncio.sleep(60)
+asyncio.run(main())
+"""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", code), stdout=asyncio.subprocess.PIPE
+    )
+    assert child.stdout is not None
+    assert await child.stdout.readline() == b"held\n"
+    child.send_signal(signal.SIGSTOP)
+
+    with pytest.raises(ConfigProblem, match=rf"server: pid {child.pid}; only one may"):
+        await hold({"studio": f"http://localhost:{PORT - 2}"}, [])
+
+    child.kill()
+    await child.wait()
+    await hold({"studio": f"http://localhost:{PORT - 2}"}, [])
+
+
 async def test_others_are_in_nobodys_way() -> None:
     """Other servers, of this host or another, are free; two backends of one file may have the same."""
     async with (

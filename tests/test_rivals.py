@@ -8,12 +8,13 @@ import aiohttp
 import pytest
 
 from dmap.events import Bus
-from dmap.web.rivals import TOLD_S, WITHIN_S, Rivals
+from dmap.web.rivals import SHOWN_S, TOLD_S, USED_S, WITHIN_S, Rivals
 from tests.fakes import soon
 from tests.lmstudio_emulator import Emulator, emulator
 
 OURS = ("qwen/qwen3-8b", "google/gemma-3-12b")
 THEIRS = ("openai/gpt-oss-20b", "mistralai/mistral-small-3.2")
+SERVERS = {"studio"}
 GONE = {"device": "gpu0", "backend": "studio", "model": "a"}
 
 
@@ -49,7 +50,7 @@ async def bus(clock: Clock) -> Bus:
 )
 def test_what_counts(bus: Bus, types: tuple[str, ...], is_busy: bool, told: set[str]) -> None:
     """A model that goes and another change count, beside requests; twenty loads by hand do not."""
-    rivals = Rivals(bus, lambda device: is_busy)
+    rivals = Rivals(bus, lambda device: is_busy, SERVERS)
 
     _ = [bus.tell(each, GONE) for each in types]
 
@@ -58,7 +59,7 @@ def test_what_counts(bus: Bus, types: tuple[str, ...], is_busy: bool, told: set[
 
 def test_changes_that_are_far_apart(bus: Bus, clock: Clock) -> None:
     """Changes count together within a while, and what was told is over some time after the last."""
-    rivals = Rivals(bus, lambda device: True)
+    rivals = Rivals(bus, lambda device: True, SERVERS)
     bus.tell("model.vanished", GONE)
     clock.now += WITHIN_S + 1
     bus.tell("model.appeared", GONE)
@@ -66,18 +67,71 @@ def test_changes_that_are_far_apart(bus: Bus, clock: Clock) -> None:
     bus.tell("model.vanished", GONE)
 
     assert (apart, rivals.suspected()) == (set(), {"studio"})
-    clock.now += TOLD_S
+    clock.now += SHOWN_S
     assert rivals.suspected() == set()
 
 
-def test_requests_that_have_just_failed(bus: Bus) -> None:
+def test_it_is_logged_now_and_then(bus: Bus, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """However often models come and go, the log has it once, and again when some time has passed."""
+    Rivals(bus, lambda device: True, SERVERS)
+
+    _ = [bus.tell("model.vanished", GONE) for _ in range(10)]
+    often = len(caplog.messages)
+    clock.now += TOLD_S
+    _ = [bus.tell("model.vanished", GONE) for _ in range(10)]
+
+    assert (often, len(caplog.messages)) == (1, 2)
+
+
+@pytest.mark.parametrize("failed", ["request.failed", "request.retried"])
+def test_requests_that_have_just_failed(bus: Bus, failed: str) -> None:
     """A request that a rival's unload has just ended counts as one that runs."""
-    rivals = Rivals(bus, lambda device: False)
-    bus.tell("request.failed", {"device": "gpu0"})
+    rivals = Rivals(bus, lambda device: False, SERVERS)
+    bus.tell(failed, {"backend": "studio", "model": "b"})
 
     _ = [bus.tell(each, GONE) for each in ("model.vanished", "model.appeared")]
 
     assert rivals.suspected() == {"studio"}
+
+
+@pytest.mark.parametrize(
+    ("model", "later_s", "told"),
+    [("a", 0.0, {"studio"}), ("a", USED_S, set()), ("b", 0.0, set())],
+)
+def test_a_model_that_goes_under_its_requests(
+    bus: Bus, clock: Clock, model: str, later_s: float, told: set[str]
+) -> None:
+    """One such change does: loads of large models are far apart, and nobody does that by hand."""
+    rivals = Rivals(bus, lambda device: True, SERVERS)
+    bus.tell("request.failed", {"backend": "studio", "model": model})
+    clock.now += later_s
+
+    bus.tell("model.vanished", GONE)
+
+    assert rivals.suspected() == told
+
+
+def test_a_server_that_was_killed_is_no_rival(bus: Bus, clock: Clock) -> None:
+    """It loses its models, under requests too, time and again; what goes later has another reason."""
+    rivals = Rivals(bus, lambda device: True, SERVERS)
+    bus.tell("request.failed", {"backend": "studio", "model": "a"})
+    rivals.note_down("studio")
+    _ = [bus.tell("model.vanished", GONE) for _ in range(5)]
+    lost = rivals.suspected()
+
+    clock.now += USED_S
+    _ = [bus.tell("model.vanished", GONE) for _ in range(2)]
+
+    assert (lost, rivals.suspected()) == (set(), {"studio"})
+
+
+def test_what_only_dmap_starts_has_no_rivals(bus: Bus) -> None:
+    """Children of dmap that die are nobody's doing."""
+    rivals = Rivals(bus, lambda device: True, SERVERS)
+
+    _ = [bus.tell("model.vanished", {**GONE, "backend": "engine"}) for _ in range(5)]
+
+    assert rivals.suspected() == set()
 
 
 @pytest.fixture
@@ -103,19 +157,19 @@ async def ask_on(proxy: Any, model: str, stop: asyncio.Event) -> None:
 
 
 async def test_two_dmaps_on_one_server(start: Any, lm: Emulator, caplog: Any) -> None:
-    """Within 10 s one of two dmaps that take each other's models out says so, in the log and in `/ready`."""
+    """Within 10 s both of two dmaps that take each other's models out say so, in the log and in `/ready`."""
     one, two = await start(config_of(lm)), await start(config_of(lm))
     stop = asyncio.Event()
     wanted = [*((one, model) for model in OURS), *((two, model) for model in THEIRS)]
     asking = [asyncio.create_task(ask_on(*each, stop)) for each in wanted]
 
-    await soon(lambda: bool(one.proxy.rivals.suspected() | two.proxy.rivals.suspected()), 10)
+    await soon(lambda: all(each.proxy.rivals.suspected() for each in (one, two)), 10)
 
     said = [await warnings(each) for each in (one, two)]
     stop.set()
     await asyncio.gather(*asking)
-    assert "something else switches its models, too" in str(said)
-    assert any("switched_by_others backend=studio" in line for line in caplog.messages)
+    assert [each["warning"] for each in said] == ["something else switches its models, too"] * 2
+    assert sum("switched_by_others backend=studio" in line for line in caplog.messages) == 2
 
 
 async def warnings(proxy: Any) -> Any:

@@ -101,6 +101,7 @@ class Upkeep:
         arbiter, reading = self._live.arbiter, await self._models.read()
         reading.check(key for key in (*switch.unload, switch.load) if key.backend not in reading.gone)
         for key in self._models.surplus(switch, reading):
+            self._note_stray(key, reading)
             if key in reading.residents:
                 await self._unload(key, report)
             else:
@@ -187,6 +188,14 @@ class Upkeep:
             if not arbiter.is_leaving(key):
                 self._log.ordered("model.leaving", key, Cause.OUTDATED, {})
             self._live.say(arbiter.unload, key, Cause.OUTDATED)
+
+    def _note_stray(self, key: ModelKey, reading: Reading) -> None:
+        """Tell of a model that is in the way of a switch and came without dmap, or has gone without it."""
+        is_known, is_there = key in self._live.arbiter.residents, key in reading.residents
+        if is_there and not is_known and key not in self._models.got:
+            self._tell("model.appeared", {"device": self._live.name, **key.told})
+        elif is_known and not is_there and key.backend not in reading.gone:
+            self._tell("model.vanished", {"device": self._live.name, **key.told})
 
     def _note_strays(self, reading: Reading, found: Mapping[ModelKey, Needs]) -> None:
         known = self._live.arbiter.residents

@@ -97,7 +97,7 @@ class Proxy:
         self.visits = Visits(server)
         self.context = ContextGuard(config, self.backends, counters(config))
         self.captures, self.lacking = Captures(), Lacking()
-        self.rivals = Rivals(self.bus, self._is_busy)
+        self.rivals = Rivals(self.bus, self._is_busy, servers_of(config))
         self.shared = join(config.redis, servers_of(config), self.bus, self._redis_took)
         self.cache = parts.cache_of(config, self.shared, self.making)
         self.metrics = self._metrics()
@@ -291,6 +291,7 @@ class Proxy:
 
     def _lost(self, backend: str, error: BackendDown) -> None:
         """Hear that *backend* is down: who waits for a model there and may have it elsewhere goes there."""
+        self.rivals.note_down(backend)
         device = self.config.backends[backend].placed_on
         gate = self.devices[device] if device is not None else self.passages[backend]
         gate.refuse(lambda lease: lease.may_move and lease.route.key.backend == backend, error)

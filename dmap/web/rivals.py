@@ -2,32 +2,48 @@
 Whether something else switches the models of a server that dmap switches, while requests run there.
 
 A person who loads a model by hand does that once, and seldom takes out one that is in use.  Another dmap does
-both, again and again.  So what counts is a model that goes and another change, within `WITHIN_S`, beside
-requests.  It is told, in the log and in `/ready`, and nothing is refused for it.
+both, again and again.  So what counts is a model that goes under its requests, or one that goes and another
+change within `WITHIN_S`, beside requests.  What a server loses that was down does not.  It is told, in the
+log and in `/ready`, and nothing is refused for it.
 """
 
 import logging
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from dmap.events import Bus, Event
 from dmap.logfmt import Line
 
-WITHIN_S = 15.0
+WITHIN_S = 60.0
+"""A load of a large model may take that long, and whoever loads it has taken out another one before."""
+SHOWN_S = 60.0
+"""So long it is told after the last time."""
 TOLD_S = 300.0
-"""So long it is told after the last time, and it is logged no more often."""
+"""It is logged no more often."""
+USED_S = 15.0
+"""
+A device is in use for so long after a request has failed there: a rival's unload may have ended it.
+
+For so long after a server was down, models that go are those that it has lost.
+"""
 CHANGES = 16
 
 _log = logging.getLogger(__name__)
 
 
 class Rivals:
-    """Listens to *bus* for models that come and go; *is_busy* tells whether requests run on a device."""
+    """
+    Listens to *bus* for models that come and go on *servers*, the backends that others could switch, too.
 
-    def __init__(self, bus: Bus, is_busy: Callable[[str], bool]) -> None:
-        self._clock, self._is_busy = bus.clock, is_busy
+    *is_busy* tells whether requests run on a device.
+    """
+
+    def __init__(self, bus: Bus, is_busy: Callable[[str], bool], servers: Collection[str]) -> None:
+        self._clock, self._is_busy, self._servers = bus.clock, is_busy, servers
         self._changes = defaultdict[str, deque[Event]](lambda: deque(maxlen=CHANGES))
-        self._failed_at: dict[str, float] = {}
+        self._failed: dict[str, tuple[float, str]] = {}
+        self._down_at: dict[str, float] = {}
+        self._seen_at: dict[str, float] = {}
         self._told_at: dict[str, float] = {}
         bus.listen(self._hear, "model.appeared", "model.vanished")
         bus.listen(self._note_failure, "request.failed", "request.retried")
@@ -35,27 +51,34 @@ class Rivals:
     def suspected(self) -> set[str]:
         """Return the backends whose models something else has switched lately."""
         now = self._clock()
-        return {backend for backend, at in self._told_at.items() if now - at < TOLD_S}
+        return {backend for backend, at in self._seen_at.items() if now - at < SHOWN_S}
+
+    def note_down(self, backend: str) -> None:
+        """Hear that the server of *backend* does not answer: if it is killed, it loses its models."""
+        self._down_at[backend] = self._clock()
 
     def _note_failure(self, event: Event) -> None:
-        if event.fields.get("device") is not None:
-            self._failed_at[event.fields["device"]] = event.at
+        if (backend := event.fields.get("backend", "")) in self._servers:
+            self._failed[backend] = event.at, event.fields.get("model", "")
 
     def _hear(self, event: Event) -> None:
         device, backend = event.fields["device"], event.fields["backend"]
-        is_used = self._is_busy(device) or event.at - self._failed_at.get(device, 0.0) < WITHIN_S
-        if not is_used:
+        failed_at, failed = self._failed.get(backend, (0.0, ""))
+        has_failed, has_gone = event.at - failed_at < USED_S, event.type == "model.vanished"
+        is_lost = has_gone and event.at - self._down_at.get(backend, 0.0) < USED_S
+        if backend not in self._servers or is_lost or not (has_failed or self._is_busy(device)):
             return
         changes = self._changes[backend]
         changes.append(event)
         lately = [each for each in changes if event.at - each.at < WITHIN_S]
-        if len(lately) > 1 and any(each.type == "model.vanished" for each in lately):
+        is_one_of_two = len(lately) > 1 and any(each.type == "model.vanished" for each in lately)
+        if is_one_of_two or (has_gone and has_failed and failed == event.fields["model"]):
+            self._seen_at[backend] = event.at
             self._tell(backend, event.at, len(lately))
 
     def _tell(self, backend: str, now: float, changes: int) -> None:
-        is_new = now - self._told_at.get(backend, -TOLD_S) >= TOLD_S
-        self._told_at[backend] = now
-        if is_new:
+        if now - self._told_at.get(backend, -TOLD_S) >= TOLD_S:
+            self._told_at[backend] = now
             reason = "models come and go while requests run, and nobody here asked for that"
             told = {"backend": backend, "changes": changes, "reason": reason}
             _log.warning(Line("switched_by_others", told))
