@@ -35,6 +35,18 @@ def test_an_empty_device_loads_anything_at_once() -> None:
     assert arbiter.view(0).wait_s("never seen", arbiter.load_s("never seen")) == arbiter.load_s("any other")
 
 
+def test_a_burst_for_a_model_that_has_not_said_how_many_it_answers() -> None:
+    """Until it is there, a usual number is taken for it: a server that says "any" is another matter."""
+    absent, there = Arbiter(Limits()), Arbiter(Limits())
+    there.observed(0, there.epoch, {"A": Needs()})
+    for each in range(40):
+        absent.submit(0, each, "A", each, Needs())
+        there.submit(0, each, "A", each, Needs())
+
+    assert absent.view(0).models["A"].wait_s >= absent.load_s("A") + 40 // 4 * absent.view(0).answer_s
+    assert (there.view(0).models["A"].wait_s, there.view(0).models["A"].parallel) == (0, None)
+
+
 def test_an_idle_resident_is_no_wait_and_goes_for_others() -> None:
     """Its answers begin at once; a load of another model, too."""
     view = with_a().view(10)

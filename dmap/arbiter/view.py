@@ -77,8 +77,21 @@ def _wait_s(device: Device, model: ModelId, ready_s: float) -> float:
     """Return what one more is told that comes for *model*, which will be ready in *ready_s*."""
     if device.drained:
         return device.limits.wait_s
-    line_s = outlook.in_line_s(device, model, device.waiters.count(model))
+    parallel, answer_s = _parallel(device, model), device.influx.answer_s(model, device.answers.of(model))
+    line_s = device.waiters.count(model) // parallel * answer_s if parallel is not None else 0.0
     return device.calibration.tell(Reckoned(outlook.situation(device, model), ready_s, line_s)).estimate_s
+
+
+def _parallel(device: Device, model: ModelId) -> int | None:
+    """
+    Return how many answers *model* gives at once; None for any number, which only a model that is there has.
+
+    Servers as LM Studio say it when they have loaded the model, and a burst before that is not to be all
+    theirs.
+    """
+    if (resident := device.residents.get(model)) is not None:
+        return resident.needs.parallel
+    return device.needs_of(model).parallel or PARALLEL_GUESS
 
 
 def _model(device: Device, model: ModelId, wait_s: float) -> ModelView:
@@ -86,7 +99,7 @@ def _model(device: Device, model: ModelId, wait_s: float) -> ModelView:
     return ModelView(
         wait_s,
         device.influx.answer_s(model, device.answers.of(model)),
-        (resident.needs if resident is not None else device.needs_of(model)).parallel,
+        _parallel(device, model),
         device.serves(model),
         resident.leases if resident is not None else 0,
         device.waiters.count(model),
