@@ -7,7 +7,6 @@ the collector's output being understood.
 
 import asyncio
 import os
-import socket
 import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.programs import find
 
 BUILDER = "go.opentelemetry.io/collector/cmd/builder@v0.150.0"
@@ -54,8 +54,7 @@ class Otelcol:
 
     def __post_init__(self) -> None:
         """Choose a port, the same for each start."""
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
 
     @property
     def url(self) -> str:

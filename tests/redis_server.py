@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import redis
 
 from dmap.shared.connection import Away, Connection
+from tests.ports import free_port
 from tests.programs import find
 
 HERE_S = 15.0
@@ -84,9 +84,7 @@ class RedisServer:
 @asynccontextmanager
 async def redis_server(folder: Path) -> AsyncGenerator[RedisServer]:
     """Run a server on a port of its own."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-    server = RedisServer(folder, port)
+    server = RedisServer(folder, free_port())
     await server.start()
     try:
         yield server

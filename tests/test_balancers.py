@@ -12,8 +12,9 @@ import pytest
 from dmap.daemon import listening
 from tests.conftest import Proxy, config_of
 from tests.fakes import DONE, END, SSE, FakeBackend, RawClient, chat, chunk, delta, post, told
+from tests.ports import free_port
 from tests.programs import find, why_not
-from tests.test_recipes import accepting, free_port
+from tests.test_recipes import accepting
 
 OPS = Path(__file__).parents[1] / "ops"
 CLIENT = "127.0.0.5"

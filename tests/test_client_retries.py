@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import signal
-import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from aiohttp import web
 from openai import AsyncOpenAI
 
 from tests.fakes import DONE, END, SSE, FakeBackend, answer, chat, chunk, delta, holding, post, served
+from tests.ports import free_port
 from tests.test_node_client import LEFT_S, PLAIN, TIMER_S, WHOLE, Run, node, package, soon_done
 
 __all__ = ["node", "package"]  # fixtures
@@ -64,12 +64,6 @@ def counted(proxy: Any) -> float:
     told = proxy.proxy.metrics.as_dict()
     names = ("dmap_request_duration_seconds_count", "dmap_access_denied_total")
     return float(sum(sample["value"] for name in names for sample in told.get(name, ())))
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ from dmap.process import marks
 from dmap.sections import ModelSection
 from tests.fakes import within
 from tests.models import subjects
+from tests.ports import free_port
 
 LIMIT_S = 60
 SEEN_S = 3
@@ -563,7 +564,7 @@ async def test_one_at_the_port_of_another(make):
 
 async def test_two_models_at_one_url(make):
     """The second one is not started while the first is there; after that it is."""
-    box, port = make(), free_port(1)
+    box, port = make(), free_port()
     for model in ("a", "b"):
         command = f"{shlex.join((sys.executable, '-c', SERVER % ''))} {port}"
         box.give(model, command, url=f"http://127.0.0.1:{port}")
@@ -701,13 +702,6 @@ def test_a_port_whose_connections_linger_is_free():
     assert not is_used(port)
 
 
-def free_port(count: int) -> int:
-    """Return the first of *count* ports on which nobody listens."""
-    return next(
-        port for port in range(9700, 65000, count) if not any(map(is_used, range(port, port + count)))
-    )
-
-
 async def test_another_server_at_its_url_is_no_server_of_ours(box, tmp_path):
     """A fixed address where somebody answers already is told; nothing is started."""
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -722,7 +716,7 @@ async def test_another_server_at_its_url_is_no_server_of_ours(box, tmp_path):
 
 async def test_it_may_answer_elsewhere(box):
     """A server whose command says where it listens is asked there, below the path of its url."""
-    port = free_port(1)
+    port = free_port()
     box.give(
         "m",
         f"{shlex.join((sys.executable, '-c', SERVER % ''))} {port}",

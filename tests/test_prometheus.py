@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import re
-import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from aiohttp import web
 
 from tests import nvml
 from tests.fakes import chat
+from tests.ports import free_port
 from tests.process import Process, daemon
 from tests.programs import find, why_not
 from tests.redis_server import redis_server
@@ -78,8 +78,7 @@ async def prometheus(folder: Path, process: Process, key: str = "") -> AsyncGene
         job["authorization"] = {"credentials": key}
     config = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": ["alerts.yml"]}
     (folder / "prometheus.yml").write_text(yaml.safe_dump({**config, "scrape_configs": [job]}))
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     child = await asyncio.create_subprocess_exec(
         str(find("prometheus")),
         f"--config.file={folder}/prometheus.yml",
@@ -134,12 +133,6 @@ async def test_the_first_failed_switch_is_seen(tmp_path: Path) -> None:
     assert found["metric"]["device"] == "gpu0"
 
 
-@pytest.fixture
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 @asynccontextmanager
 async def somebody(port: int) -> AsyncGenerator[None]:
     """Listen on *port* of loopback, and know no path."""
@@ -172,8 +165,9 @@ async def load(process: Process) -> AsyncGenerator[None]:
 
 @pytest.mark.soak
 @pytest.mark.skipif(bool(why_not("redis-server")), reason=why_not("redis-server"))
-async def test_the_board_and_an_alert(models: Path, tmp_path: Path, free_port: int) -> None:
+async def test_the_board_and_an_alert(models: Path, tmp_path: Path) -> None:
     """Under load every expression of the board shows something; an alert fires, and ends when it is over."""
+    port = free_port()
     alert = 'ALERTS{alertname="DmapBackendDown", backend="away", alertstate="firing"}'
     expressions = [target["expr"] for panel in panels() for target in panel["targets"]]
 
@@ -183,7 +177,7 @@ async def test_the_board_and_an_alert(models: Path, tmp_path: Path, free_port: i
         redis_server(tmp_path) as redis,
         daemon(
             tmp_path,
-            WHOLE.format(models=models, sha256=sha256, port=free_port, redis=redis.url),
+            WHOLE.format(models=models, sha256=sha256, port=port, redis=redis.url),
             **variables,
         ) as process,
         prometheus(tmp_path, process, "k") as server,
@@ -192,7 +186,7 @@ async def test_the_board_and_an_alert(models: Path, tmp_path: Path, free_port: i
         for expression in expressions:
             await server.until(expression.replace("$__rate_interval", "15s").replace("$model", ".*"))
         await server.until(alert)
-        async with somebody(free_port):
+        async with somebody(port):
             await server.until(alert, is_there=False)
 
     assert len(expressions) > 25

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from tests.conftest import config_of
 from tests.fakes import DONE, END, SSE, FakeBackend, RawClient, chat, chunk, delta, holding, post, told
+from tests.ports import free_port
 from tests.programs import find, why_not
 
 PAGE = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text()
@@ -74,11 +74,6 @@ async def nginx(folder: Path, recipe: str, proxy: Any) -> AsyncGenerator[Nginx]:
         if child.returncode is None:
             child.terminate()
         await asyncio.wait_for(child.wait(), 10)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 async def accepting(port: int, child: asyncio.subprocess.Process) -> None:
