@@ -159,6 +159,29 @@ async def test_a_stream(proxy, backend, server):
     assert (await ask(proxy)).body == b"{}"  # never made of the other
 
 
+@pytest.mark.parametrize(
+    ("stream", "pieces"),
+    [
+        (True, (SSE, chunk(delta("a")), chunk(delta("b")), chunk(DONE), END)),
+        (False, (answer(b"x" * 100_000)[:-100_000], b'{"a": "' + b"x" * 99_000, b"x" * 991, b'"}')),
+    ],
+)
+async def test_what_comes_in_pieces(proxy, backend, server, stream, pieces):
+    """An answer that comes bit by bit is kept whole."""
+
+    async def write(exchange: Any) -> None:
+        for piece in pieces:
+            await exchange.write(piece)
+            await asyncio.sleep(0.05)
+        exchange.done.set()
+
+    backend.script = write
+
+    first, second = await both(proxy, server, {**ASKED, "stream": stream})
+
+    assert (second.is_hit, second.body) == (True, first.body)
+
+
 async def test_a_stream_after_comments(start, backend, server):
     """What dmap told its client of the wait is no part of what is kept."""
     backend.script = backend.by_hand
@@ -235,6 +258,20 @@ async def test_two_users(proxy, server):
     await both(proxy, server, X_OpenWebUI_User_Id="anna")
 
     assert not (await ask(proxy, X_OpenWebUI_User_Id="bert")).is_hit
+
+
+async def test_a_user_of_any_bytes(proxy):
+    """Whatever bytes a client sends in its headers, it is answered; each of them counts."""
+    body = json.dumps(ASKED).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nX-OpenWebUI-User-Id: ".encode()
+    client = await proxy.client()
+
+    answers = []
+    for user in (b"\xff", b"\xfe"):
+        await client.send(head + user + b"\r\n\r\n" + body)
+        answers.append(await client.answer())
+
+    assert [each.body for each in answers] == [b'{"number": 1}', b'{"number": 2}']
 
 
 async def test_who_may_not_gets_nothing(start, backend, server):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dmap.config import CacheSection
-from dmap.shared.answers import WAITING_BYTES, Answers
+from dmap.shared.answers import WAITING, WAITING_BYTES, Answers
 from dmap.shared.connection import Away
 from tests.fakes import soon
 from tests.redis_server import RedisServer
@@ -91,6 +91,16 @@ async def test_what_waits_to_be_kept_is_bounded(server: RedisServer) -> None:
         await soon(lambda: server("DBSIZE") >= most, LONG_S)
         await soon(lambda: answers.waiting_bytes == 0, LONG_S)
         assert server("DBSIZE") == most + 1  # one was under way at once
+
+
+async def test_so_many_wait_to_be_kept(server: RedisServer) -> None:
+    """Small ones are bounded by their number."""
+    async with connected(server.port) as connection:
+        answers = answers_of(connection)
+
+        _ = [answers.keep(str(number), b"x", 60_000) for number in range(WAITING + 9)]
+
+        assert answers.waiting_bytes == WAITING
 
 
 async def test_a_redis_that_went_away(server: RedisServer) -> None:

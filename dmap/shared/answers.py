@@ -14,8 +14,8 @@ from dmap.shared.connection import Away, Connection
 
 ROUND_BYTES = 4 * 2**20
 """What round trips may bring of answers: 35 ms at 1 Gbit/s, of the 50 that an answer of Redis may take."""
-WAITING_BYTES = 32 * 2**20
-"""Of answers that wait to be kept; what comes then is not."""
+WAITING, WAITING_BYTES = 4096, 32 * 2**20
+"""So many answers wait to be kept, of so many bytes; what comes then is not."""
 
 _FIND = """
 if redis.call('STRLEN', KEYS[1]) > tonumber(ARGV[1]) then return {false, 0} end
@@ -54,7 +54,7 @@ class Answers:
 
     def keep(self, name: str, data: bytes, ttl_ms: int) -> None:
         """Have *data* be kept under *name* for *ttl_ms*, soon, if there is room."""
-        if self.waiting_bytes + len(data) > WAITING_BYTES:
+        if len(self._waiting) >= WAITING or self.waiting_bytes + len(data) > WAITING_BYTES:
             return
         self._waiting.append(("SET", self._prefix + name, data, "PX", ttl_ms))
         self.waiting_bytes += len(data)

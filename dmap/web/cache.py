@@ -1,7 +1,7 @@
 """
 Answers for whoever asks the same again: found before a request queues, kept after an answer has ended.
 
-It comes after every check, so nobody gets by it what he would not get without it, and before the choice of a
+It comes after every check, so nobody gets by it what he would not get without it, and before the wait for a
 lease.  Whatever goes wrong with what is kept, the request is answered as if there were nothing.
 """
 
@@ -86,8 +86,7 @@ class Cache:
 
 def _who(visit: Visit) -> list[str]:
     """Return whose answer it is: a client's, and where an app asks for many people, one of theirs."""
-    kind = "address" if visit.client.key is None else "key"
-    return [kind, visit.client.name, visit.request.headers.get(HEADER, "")]
+    return [visit.client.name, visit.request.headers.get(HEADER, "")]
 
 
 async def _replayed(reply: Reply, kept: Kept, age_s: int) -> web.StreamResponse:

@@ -36,9 +36,9 @@ class Making:
     ) -> None:
         self._backends, self._nodes, self._catalog = backends, nodes, catalog
         # Two hosts may each have another server at one URL, and another file at one path.
-        self._here = f"{__version__} {own_name()}"
+        here = f"{__version__} {own_name()}"
         self._servers = {
-            name: f"{section.lasting!r} {engines[name].name if name in engines else ''}"
+            name: _digest(f"{here} {section.lasting!r} {engines[name].name if name in engines else ''}")
             for name, section in config.backends.items()
             if name not in nodes
         }
@@ -51,7 +51,7 @@ class Making:
         """
         parts = [self._of(route) for route in routes]
         whole = "".join(part for part in parts if part is not None)
-        return "" if None in parts else hashlib.sha256(whole.encode(errors="replace")).hexdigest()[:32]
+        return "" if None in parts else _digest(whole)
 
     def here(self, routes: Sequence[Route]) -> str:
         """Return the same for those of *routes* that are at this box, as a node tells it."""
@@ -71,10 +71,13 @@ class Making:
         return self.here(routes) if at_node else self.of(routes)
 
     def _of(self, route: Route) -> str | None:
-        (backend, model), server = route.key, self._servers.get(route.key.backend)
-        made_of = self._backends[backend].made_of(model)
+        backend, model = route.key
+        made_of, server = self._backends[backend].made_of(model), self._servers.get(backend)
         if made_of is None:
             return None
-        where = "" if server is None else f"{self._here} {server}"
-        told = (route.key, where, made_of, route.load, route.defaults, route.force, sorted(route.strip))
-        return repr((*told, route.served_model_name))
+        told = (backend, model, server, made_of, route.load, route.defaults, route.force)
+        return repr((*told, sorted(route.strip), route.served_model_name))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:32]

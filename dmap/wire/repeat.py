@@ -72,4 +72,11 @@ def key_of(path: str, made_with: str, who: Sequence[str], told: Sequence[str], c
     """
     fields = call.read
     body = {name: fields[name] for name in sorted(fields) if name != "model"}
-    return hashlib.sha256(msgspec.json.encode([VERSION, path, made_with, who, told, body])).digest()
+    beside = [
+        VERSION,
+        path,
+        made_with,
+        list(map(ascii, who)),
+        list(map(ascii, told)),
+    ]  # any bytes may be there
+    return hashlib.sha256(msgspec.json.encode([*beside, body])).digest()
