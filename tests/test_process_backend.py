@@ -328,7 +328,11 @@ STOPS = "os.kill(os.getpid(), signal.SIGSTOP)"
 CLOSES = "os.close(1); os.close(2)"
 STOPS_LATER = """
 import threading
-threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGSTOP)).start()
+answer = Ready.do_GET
+def answer_and_stop(self):
+    answer(self)
+    threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGSTOP)).start()
+Ready.do_GET = answer_and_stop
 """
 LEAVING_STOP = shlex.join(
     (

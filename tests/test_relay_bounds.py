@@ -245,7 +245,7 @@ class TestLease:
         await exchange.write(SSE)
         behind(looping(exchange))
 
-        await exchange.abandoned(1)
+        await exchange.abandoned(5)
 
         end = (await client.all()).rpartition(b"\n\ndata: ")[2]
         assert b'"code": "lease_expired"' in end
