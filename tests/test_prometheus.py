@@ -37,6 +37,8 @@ devices: {{gpu0: {{max_models: 1, cooldown_s: 0, patience_s: 1, gpus: [0]}}}}
 backends:
   engine: {{kind: gguf, path: {models}, device: gpu0, parallel: 1, context_length: 2048, threads: 1}}
   away: {{kind: openai, url: "http://127.0.0.1:{port}"}}
+nodes:
+  box1: {{url: "http://127.0.0.1:9", api_key: k}}
 access: {{keys: [{{name: app, sha256: "{sha256}"}}]}}
 redis: {{url: "{redis}", timeout_ms: 500}}
 cache: {{}}

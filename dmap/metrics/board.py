@@ -35,6 +35,10 @@ SWITCHES_S = (0.5, 1, 2, 4, 6, 8, 10, 15, 20, 30, 45, 60, 90, 120, 300)
 REDIS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 _OF_NODES = "node reason"
 CACHE = ("hit", "miss", "away")
+ROUTED = ("cold", "only", "resident", "unknown")
+"""Why a node was chosen."""
+RESENT = ("backend_down", "model_load_failed", "rate_limit_exceeded", "shutting_down")
+"""Why requests go on to another node as a rule."""
 LAGS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 _COUNTERS = {
@@ -111,7 +115,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Write down every family; called by the registry."""
         devices, backends = self.devices(), self.backends()
-        self._start(devices, backends)
+        self._start(devices, backends, self.nodes())
         yield from (counter.family() for counter in self._counters.values())
         yield from (histogram.family() for histogram in self._histograms.values())
         yield from _gauges(devices, self.clock())
@@ -130,7 +134,7 @@ class Metrics(Collector):
             yield GaugeMetricFamily("dmap_redis_up", "1 if Redis answers", is_up)
         yield _gauge("dmap_build_info", "The version that runs", "version", {__version__: 1})
 
-    def _start(self, devices: Iterable[str], backends: Iterable[str]) -> None:
+    def _start(self, devices: Iterable[str], backends: Iterable[str], nodes: Iterable[str]) -> None:
         """Have all that can be counted be there from the first scrape on, but for models and clients."""
         causes = [cause.value for cause in Cause]
         told = kinds_of_upstream_errors()
@@ -139,6 +143,8 @@ class Metrics(Collector):
             ("dmap_evictions_total", product(devices, causes)),
             ("dmap_switch_failures_total", product(devices)),
             ("dmap_upstream_errors_total", product(backends, told)),
+            ("dmap_routed_total", product(nodes, ROUTED)),
+            ("dmap_resent_total", product(RESENT if nodes else ())),
             ("dmap_refused_total", product(codes_of("refused"))),
             ("dmap_timeouts_total", product(codes_of("timeout"))),
             ("dmap_access_denied_total", product(DENIED)),
