@@ -98,8 +98,10 @@ def note_times(exchange: Exchange, record: RequestRecord) -> None:
 
     Nothing is noted where the node did not say it, or somebody on the way has dropped that.
     """
+    if exchange.node is None or record.first_byte_s is None:
+        return
     told = dict(_PART.findall(exchange.headers.get("Server-Timing", "")))
-    if exchange.node is None or record.first_byte_s is None or not told.keys() >= {"queue", "first_byte"}:
+    if not told.keys() >= {"queue", "first_byte"}:
         return
     queue_s, switch_s, first_byte_s = (_seconds(told.get(each)) for each in ("queue", "switch", "first_byte"))
     whole_s = exchange.waited_s + record.first_byte_s

@@ -109,11 +109,12 @@ class NodeBackend:
         seen = self._lines.get(model)
         if seen is None:
             return Place(self.name, None, in_flight=in_flight, standing=Standing.LAST)
-        (line, serves), age_s = seen, self.age_s
-        standing = Standing.DOUBTFUL if age_s >= DOUBTFUL_S or self._is_doubted else Standing.SOUND
+        (line, serves), now = seen, asyncio.get_running_loop().time()
+        is_old, is_doubted = now - self._seen_at >= DOUBTFUL_S, now - self._doubted_at < UNHEARD_S
+        standing = Standing.DOUBTFUL if is_old or is_doubted else Standing.SOUND
         return Place(
             self.name,
-            line.wait_s if age_s < DOUBTFUL_S else None,
+            None if is_old else line.wait_s,
             line.resident,
             self._sent[model] + coming,
             line.answer_s,
