@@ -88,8 +88,7 @@ class Proxy:
         self.devices = {name: self._gate_of(name) for name in config.devices}
         self.passages = parts.passages_of(config)
         self.passing = [name for name in config.backends if config.kind_of(name).passes_on]
-        passages = {f"backend {name}": gate for name, gate in self.passages.items()}
-        self.gates: Mapping[str, Gate] = self.devices | passages
+        self.gates = self.devices | {f"backend {name}": gate for name, gate in self.passages.items()}
         self.making = Making(config, self.backends, self.nodes, engines, self.catalog)
         self.views = self._views()
         self.twins = parts.Twins(self.nodes, self.views.run)
@@ -98,7 +97,9 @@ class Proxy:
         self.context = ContextGuard(config, self.backends, counters(config))
         self.captures, self.lacking = Captures(), Lacking()
         self.rivals = Rivals(self.bus, self._is_busy, servers_of(config))
-        self.shared = join(config.redis, servers_of(config), self.bus, self._redis_took)
+        self.shared = join(
+            config.redis, servers_of(config), self.bus, lambda *took: self.metrics.redis_s.observe(*took)
+        )
         self.cache = parts.cache_of(config, self.shared, self.making)
         self.metrics = self._metrics()
         if self.shared is not None:
@@ -212,9 +213,6 @@ class Proxy:
                 self.saved = replace(self.saved, durations=before)  # so that the next time tries again
                 reason = str(exc) or "the disk does not answer"
                 _log.warning(Line("durations_not_saved", {"reason": reason}))
-
-    def _redis_took(self, seconds: float, op: str) -> None:
-        self.metrics.redis_s.observe(seconds, op)
 
     def _is_busy(self, device: str) -> bool:
         """Tell whether requests run or wait on *device*."""
