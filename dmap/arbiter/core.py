@@ -22,9 +22,8 @@ waiting models that are not resident are looked at in the order of their turn, a
 victims may go becomes the plan; `choice` has the rules that make switches rare and waits bounded.  If nobody
 waits for another model, one may be loaded that nobody asked for (`standby`).  Each resident that stays takes
 waiters of its own, up to its `parallel`: round by client (`fairness`), higher priority first, and the older a
-waiter the higher.  A plan whose victims hold no lease goes out as a `Switch`; it may load nothing.
-Most requests find their model free and nobody waiting.  Then a settlement would change nothing, and
-`submit` and `withdraw` do without it.
+waiter the higher.  A plan whose victims hold no lease goes out as a `Switch`; it may load nothing.  Where a
+model is free and nobody waits, a settlement would change nothing; `submit` and `withdraw` do without it.
 
 Choosing comes before taking, so that a victim takes nobody from the moment it is chosen.  The waiters of a
 model that was just loaded are the exception: they get their leases before anyone can think of unloading it;
@@ -47,6 +46,7 @@ that nobody has used for its `ttl_s` goes, too.
 
 A drained device grants nothing and begins no switch; a switch that is out ends before its load if it can.
 Its waiters keep their places for as long as `wait_s` allows.
+
 `observed` corrects beliefs.  A resident that vanished takes no more, and leases on it end when they end;
 a copy loaded later is another resident.  What was read before a doubt, or before or during a switch, is out
 of date: `epoch` tells, and such a report is ignored.
