@@ -39,7 +39,7 @@ def some_places(draw, least=1, waits=ANY):
 
 def first(places, model="qwen", affinity="ann"):
     """The name of the place that is tried first."""
-    return ranked(model, affinity, places)[0].name
+    return next(ranked(model, affinity, places)).name
 
 
 # What holds of any places
@@ -50,13 +50,13 @@ def test_the_order_of_the_places_given_is_of_no_concern(model, affinity, places,
     """Whoever knows the same places ranks them alike, in whatever order he knows them."""
     mixed = chance.sample(places, len(places))
 
-    assert ranked(model, affinity, mixed) == ranked(model, affinity, places)
+    assert list(ranked(model, affinity, mixed)) == list(ranked(model, affinity, places))
 
 
 @given(NAMES, NAMES, some_places(least=0))
 def test_nobody_is_lost(model, affinity, places):
     """Every place is in the list, once: what fails at the first is tried at the next."""
-    order = ranked(model, affinity, places)
+    order = list(ranked(model, affinity, places))
 
     assert Counter(each.name for each in order) == Counter(each.name for each in places)
 
@@ -72,7 +72,7 @@ def test_what_stands_worse_comes_later(model, affinity, places):
 @given(some_places(waits=st.floats(0, 1e6)), st.floats(AFFINITY_S + TICK_S, 1e6))
 def test_a_strictly_worse_place_is_never_first(places, more_s):
     """Who would wait longer somewhere, by more than the model and the hash are worth, does not go there."""
-    best = ranked("qwen", "ann", places)[0]
+    best = next(ranked("qwen", "ann", places))
     worse = replace(best, name=best.name + "'", wait_s=best.wait_s + more_s)
 
     assert first([worse, *places]) == best.name
@@ -90,13 +90,13 @@ def test_nowhere_is_the_wait_much_shorter_than_at_the_first(places):
 @given(some_places(least=2, waits=st.floats(0, 1e6)), st.data())
 def test_a_place_that_goes_takes_only_its_own_requests_along(places, data):
     """The first stays the first when another place goes, unless its wait was the shortest."""
-    order = ranked("qwen", "ann", places)
+    order = list(ranked("qwen", "ann", places))
     shortest = min(place.score_s for place in places)
     losers = [place for place in order[1:] if place.score_s > shortest]
     assume(losers)
     gone = data.draw(st.sampled_from(losers))
 
-    assert ranked("qwen", "ann", [place for place in places if place is not gone])[0] == order[0]
+    assert next(ranked("qwen", "ann", [place for place in places if place is not gone])) == order[0]
 
 
 @given(some_places(waits=st.none()), NAMES, NAMES)
@@ -105,7 +105,7 @@ def test_where_nobody_knows_a_wait_none_has_much_more_than_its_share(places, mod
     equal = [replace(place, standing=Standing.SOUND) for place in places]
     mean = (sum(place.in_flight for place in equal) + 1) / len(equal)
 
-    assert ranked(model, affinity, equal)[0].in_flight < math.ceil(SHARE * mean)
+    assert next(ranked(model, affinity, equal)).in_flight < math.ceil(SHARE * mean)
 
 
 # Case by case
@@ -115,7 +115,7 @@ def test_the_shortest_wait_comes_first():
     """A place with the model, but a queue, comes after one that has to load it."""
     busy, cold = Place("busy", 20, resident=True), Place("cold", 8)
 
-    assert ranked("qwen", "ann", [busy, cold]) == [cold, busy]
+    assert list(ranked("qwen", "ann", [busy, cold])) == [cold, busy]
 
 
 def test_among_equals_the_one_that_has_the_model():
@@ -152,7 +152,7 @@ def test_requests_of_one_conversation_stay_together():
 
 def test_a_model_that_is_to_be_loaded_has_no_affinity():
     """Where the model is not, no prompt is either: the shorter wait decides."""
-    order = ranked("qwen", "ann", [Place(f"box{number}", 10 - number) for number in range(10)])
+    order = list(ranked("qwen", "ann", [Place(f"box{number}", 10 - number) for number in range(10)]))
 
     assert [place.wait_s for place in order] == list(range(1, 11))
 
@@ -171,7 +171,7 @@ def test_a_model_and_an_affinity_are_not_run_together():
     """What belongs to the model is never taken for the affinity's."""
     places = [Place(f"box{number}", None) for number in range(100)]
 
-    assert ranked("ab", "c", places) != ranked("a", "bc", places)
+    assert list(ranked("ab", "c", places)) != list(ranked("a", "bc", places))
 
 
 def test_a_name_may_be_any_text():
@@ -191,4 +191,4 @@ def test_a_place_that_has_its_share_is_passed_over():
     loaded = [replace(place, in_flight=5 * (place.name == home)) for place in places]
 
     assert first(loaded) != home
-    assert ranked("qwen", "ann", loaded)[-1].name == home
+    assert list(ranked("qwen", "ann", loaded))[-1].name == home

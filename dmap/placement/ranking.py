@@ -70,9 +70,9 @@ class Place:
         return max(0.0, min(NEVER_S, said_s + rounds * self.answer_s))
 
 
-def ranked(model: str, affinity: str, places: Sequence[Place]) -> list[Place]:
+def ranked(model: str, affinity: str, places: Sequence[Place]) -> Iterator[Place]:
     """
-    Return *places*, the best one for a request for *model* first.
+    Yield *places*, the best one for a request for *model* first.
 
     *affinity* names what the request has in common with others, such as a conversation: of several places
     that have the model, and where the wait is about the same, requests of one affinity prefer the same one.
@@ -83,11 +83,8 @@ def ranked(model: str, affinity: str, places: Sequence[Place]) -> list[Place]:
     for rank, place in zip(_ranks(places), places, strict=True):
         equals[rank].append(place)
     weight, kin = _rendezvous(model), _rendezvous(model, affinity)
-    return [
-        place
-        for rank in sorted(equals)
-        for place in sorted(equals[rank], key=kin if rank[2] == _WARM else weight, reverse=True)
-    ]
+    for rank in sorted(equals):
+        yield from sorted(equals[rank], key=kin if rank[2] == _WARM else weight, reverse=True)
 
 
 def _ranks(places: Sequence[Place]) -> Iterator[tuple[int, ...]]:
@@ -108,9 +105,11 @@ def _ranks(places: Sequence[Place]) -> Iterator[tuple[int, ...]]:
 
 def _rendezvous(*asked: str) -> Callable[[Place], bytes]:
     """Return what gives a place its weight for what is *asked*: the highest wins."""
-    key = blake2b("\0".join(asked).encode(errors="surrogatepass"), digest_size=32).digest()
+    begun = blake2b("\0".join((*asked, "")).encode(errors="surrogatepass"), digest_size=8)
 
     def weight(place: Place) -> bytes:
-        return blake2b(place.name.encode(), key=key, digest_size=8).digest()
+        hashed = begun.copy()  # a third of the time that a new one takes
+        hashed.update(place.name.encode())
+        return hashed.digest()
 
     return weight

@@ -163,7 +163,7 @@ def best(proxy: Proxy, routes: Sequence[Route], affinity: str = "") -> tuple[Rou
     """Return where an answer begins first, of those whose backend is up; see `ranked` for *affinity*."""
     up = [route for route in routes if not proxy.inventory.is_down(route.key.backend)] or routes
     places = [_place(proxy, route) for route in up]
-    first = ranked(routes[0].key.model, affinity, places)[0]
+    first = next(ranked(routes[0].key.model, affinity, places))
     return next((route, place) for route, place in zip(up, places, strict=True) if place is first)
 
 
