@@ -16,7 +16,7 @@ import dmap
 
 LAYERS = (
     "errors extras logfmt arbiter placement",  # 0, pure
-    "tasks reads",  # 0 too: asyncio and nothing else
+    "tasks reads hosts",  # 0 too: asyncio and nothing else
     "wire",  # 0 too, pure: its refusals are errors
     "models record notify events lines aiohttp_insides",  # 1
     "process",  # 1 too: the life of a child process, whatever it runs

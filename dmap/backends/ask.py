@@ -8,6 +8,7 @@ unpacked: an answer in another encoding than plain bytes is refused.
 
 import asyncio
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
@@ -15,6 +16,7 @@ from typing import Any, TypeGuard
 import httptools
 
 from dmap.backends.base import Target, ignore, trouble_of
+from dmap.hosts import HOSTS
 
 MOST_VALUES = 200_000
 """Of an answer in JSON; LM Studio's entries have about 30 each, and decoding so many takes 40 ms."""
@@ -99,7 +101,7 @@ async def ask(
     async with asyncio.timeout(within_s):
         try:
             async with asyncio.timeout(connect_s):
-                reader, writer = await asyncio.open_connection(target.host, target.port, ssl=target.context)
+                reader, writer = await HOSTS.connect(target.host, functools.partial(_open, target))
             try:
                 writer.write(head + body)
                 return await _heard(reader, _Reading(most_bytes, between))
@@ -111,6 +113,12 @@ async def ask(
             raise exc.__context__ or exc from None  # it is `Unheard`, or a bug of our own
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             raise Unheard("what it says is not HTTP") from exc
+
+
+async def _open(target: Target, address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    context = target.context
+    name = target.host if context is not None else None
+    return await asyncio.open_connection(address, target.port, ssl=context, server_hostname=name)
 
 
 async def _heard(reader: asyncio.StreamReader, reading: _Reading) -> tuple[int, bytes]:

@@ -6,6 +6,7 @@ from collections import deque
 
 from dmap.backends import Target, trouble_of
 from dmap.errors import BackendDown, DmapError, Overloaded
+from dmap.hosts import HOSTS
 from dmap.relay.connection import Address, BackendConnection
 from dmap.relay.exchange import AtNode, Bounds, Exchange
 from dmap.relay.states import State
@@ -109,18 +110,21 @@ class Pool:
                 del self.idle[connection.address]
 
     async def _open(self, target: Target) -> BackendConnection:
-        address = (target.host, target.port, target.tls)
+        place, context = (target.host, target.port, target.tls), target.context
+        name = target.host if context is not None else None
+
+        def make() -> BackendConnection:
+            return BackendConnection(self.loop, place, give_back=self._keep, forget=self._forget)
+
+        async def attempt(address: str) -> BackendConnection:
+            there = address, target.port
+            return (await self.loop.create_connection(make, *there, ssl=context, server_hostname=name))[1]
+
         try:
             async with asyncio.timeout(self.connect_s):
-                _, connection = await self.loop.create_connection(
-                    lambda: BackendConnection(self.loop, address, give_back=self._keep, forget=self._forget),
-                    target.host,
-                    target.port,
-                    ssl=target.context,
-                )
+                return await HOSTS.connect(target.host, attempt)
         except OSError as exc:
             if exc.errno in (errno.EMFILE, errno.ENFILE):
                 raise Overloaded("dmap has no file descriptor left", retry_after_s=5) from exc
             reason = trouble_of(exc, self.connect_s)
             raise BackendDown(f"the backend cannot be reached: {reason}", retry_after_s=2) from exc
-        return connection

@@ -29,6 +29,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from dmap.config import RedisSection
+from dmap.hosts import HOSTS
 from dmap.logfmt import Line
 
 FAILURES = 3
@@ -84,7 +85,8 @@ class Connection:
         self.reason = "not asked yet"
         self._observe = observe
         self._place, self._within_s = section.place, section.timeout_ms / 1000
-        self._password = unquote(urlsplit(section.url).password or "")
+        parts = urlsplit(section.url)
+        self._host, self._password = parts.hostname, unquote(parts.password or "")
         tls: dict[str, Any] = {"ssl_ca_certs": str(section.ca)} if section.ca is not None else {}
         self._redis = Redis.from_url(
             section.url,
@@ -130,6 +132,7 @@ class Connection:
         try:
             if self.is_up:
                 return await self.ask(op, *command, shape=shape)
+            await self._find_host()
             clock = asyncio.get_running_loop().time
             await self._round_trip([_Asked(op, ("PING",), clock(), None)], CONNECT_S)
             # What takes longer than requests would wait does not lead up, or it would lead down again.
@@ -139,6 +142,15 @@ class Connection:
             raise self._failed(str(error), at_once=True) from None
         self._answered()
         return answer
+
+    async def _find_host(self) -> None:
+        """Look for the address; redis-py, which asks with one of uvloop's few threads, has it soon then."""
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                if self._host is not None:
+                    await HOSTS.addresses(self._host)
+        except OSError as exc:
+            raise self._failed(self._why(exc)) from exc
 
     async def run(self) -> None:
         """Send what is asked, for ever."""
