@@ -14,13 +14,17 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 
+from dmap.access import Client
 from dmap.config import parse
+from dmap.web.cache import who
 from dmap.web.reload import reload
+from dmap.wire.hop import granted
 from tests.conftest import Proxy
 from tests.fakes import DONE, END, SSE, FakeBackend, answer, chunk, delta, soon
 from tests.process import daemon
 from tests.programs import why_not
 from tests.redis_server import RedisServer
+from tests.test_relay_nodes import view
 from tests.test_shared import server as server
 
 LACKS = why_not("redis-server")
@@ -35,6 +39,9 @@ ROOT = Path(__file__).parent.parent
 def key_of(name: str, more: str = "") -> str:
     """Return a key called *name* whose secret is its name, in YAML."""
     return f"{{name: {name}, sha256: {hashlib.sha256(name.encode()).hexdigest()}{more}}}"
+
+
+KEYED = f"backends: {{a: {{kind: openai, url: 'http://a'}}}}\naccess: {{keys: [{key_of('anna')}]}}"
 
 
 def config_of(backend: FakeBackend, server: RedisServer, more: str = "", keys: str = "") -> str:
@@ -253,6 +260,17 @@ async def test_two_addresses(proxy, server):
     assert not (await ask(proxy, address="127.0.0.2")).is_hit
 
 
+def test_this_host_of_another_host():
+    """Loopback is another client on each host; any other address, and a key, is the same one."""
+    keyed = Client("127.0.0.1", key=parse(KEYED, {}).access.keys[0])
+
+    assert who(Client("127.0.0.1"), "", "a") != who(Client("127.0.0.1"), "", "b")
+    assert who(Client("::1"), "", "a") != who(Client("::1"), "", "b")
+    assert who(Client("10.0.0.5"), "", "a") == who(Client("10.0.0.5"), "", "b")
+    assert who(keyed, "", "a") == who(keyed, "", "b")
+    assert who(keyed, "", "a") != who(Client("127.0.0.1"), "", "a")
+
+
 async def test_two_users(proxy, server):
     """Of an app that asks for many people, each has answers of its own."""
     await both(proxy, server, X_OpenWebUI_User_Id="anna")
@@ -305,18 +323,28 @@ async def test_what_a_client_wants(proxy, backend, server):
 # Which
 
 
+SSE_NO_STORE = SSE.replace(b"\r\n", b"\r\nCache-Control: no-store\r\n", 1)
+FAILED = b'{"object": "response", "id": "r", "status": "failed", "error": {"message": "x"}}'
+OTHERS = b'data: {"model": "zzz", "choices": []}\n\n'
+ABORTED = b'data: {"choices": [{"delta": {}, "finish_reason": "error"}]}\n\n'
 NOTHING = [
     ("an error", lambda e: e.end(answer(b'{"error": "x"}', status="500 Oops"))),
     ("an error that says 200", lambda e: e.end(answer(b'{"error": {"message": "x"}}'))),
     ("too long", lambda e: e.end(answer(b'{"a": "%b"}' % (b"x" * 140_000)))),
     ("no JSON", lambda e: e.end(answer(b"hello", kind="text/plain"))),
     ("half of it", lambda e: e.end(answer(b'{"a": '))),
+    ("an error in an answer", lambda e: e.end(answer(FAILED))),
+    ("given up", lambda e: e.end(answer(b'{"choices": [{"finish_reason": "abort"}]}'))),
+    ("another model's", lambda e: e.end(answer(b'{"model": "zzz", "choices": []}'))),
 ]
 NO_STREAM = [
     ("no end mark", lambda e: e.end(SSE, chunk(delta("a")), END)),
     ("an error inside", lambda e: e.end(SSE, chunk(delta("a") + b'data: {"error": "x"}\n\n' + DONE), END)),
     ("too long", lambda e: e.end(SSE, chunk(delta("a" * 140_000) + DONE), END)),
     ("cut", lambda e: cut(e)),
+    ("given up", lambda e: e.end(SSE, chunk(ABORTED + DONE), END)),
+    ("another model's", lambda e: e.end(SSE, chunk(OTHERS + DONE), END)),
+    ("no-store", lambda e: e.end(SSE_NO_STORE, chunk(delta("a") + DONE), END)),
 ]
 
 
@@ -383,6 +411,18 @@ async def test_what_may_not_is_not_looked_for(proxy, server):
 
     assert counted(proxy) == {"hit": 0, "miss": 0, "away": 0}
     assert server("KEYS", "dmap:cache:*") == []
+
+
+async def test_a_shorter_time(proxy, backend, server):
+    """With a shorter `ttl_s` than it was kept with, an answer that is older than that is nobody's."""
+    await both(proxy, server)
+    (name,) = server("KEYS", "dmap:cache:*")
+    server("PEXPIRE", name, "500000")
+
+    still = await ask(proxy)
+    have(proxy, config_of(backend, server).replace("max_entry: 128KiB", "ttl_s: 60"))
+
+    assert (still.is_hit, (await ask(proxy)).is_hit) == (True, False)
 
 
 # Under other settings
@@ -456,7 +496,9 @@ def test_off_imports_nothing(tmp_path):
     """Where nothing is kept, nothing of it is imported, and there is no metric."""
     program = """
 import asyncio, sys
+from dmap.access import Client
 from dmap.config import parse
+from dmap.web.cache import who
 from dmap.daemon import listening
 
 async def main():
@@ -653,6 +695,43 @@ async def test_what_a_node_leaves_to_chance(start, node, backend, server):
     await kept(server)
 
     assert not (await ask(front)).is_hit
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [SSE_NO_STORE + chunk(delta("a") + DONE) + END, SSE + chunk(OTHERS + DONE) + END],
+    ids=["no-store", "another model's"],
+)
+async def test_what_a_node_wants_nothing_kept_of(start, node, backend, server, stream):
+    """What is not kept of a server's answer is not kept behind a node either."""
+    front = await start(front_of(node, server))
+    backend.script = lambda e: e.end(stream)
+    first = await ask(front, {**ASKED, "stream": True})
+    backend.script = lambda e: e.end(answer(b"{}"))
+    await ask(front, {"model": "m", "input": "a"}, EMBEDDINGS)
+
+    await kept(server)
+
+    assert DONE in first.body
+    assert "no-store" in first.headers["Cache-Control"]
+
+
+async def test_a_second_grant(start, backend, server):
+    """Where a node grants a request again, after its server was gone, it is the last grant that counts."""
+    model = {"id": "m", "at": [["gpu0", "m", 1.0]], "made_with": "a"}
+    backend.listing, backend.script = view(models=[model]), backend.by_hand
+    front = await start(front_of(backend, server))
+    await soon(lambda: front.proxy.backends["box1"].made_of("m") == "a", SECONDS)
+    grants = [(granted("gpu0", "a"), granted("gpu0", "b")), (granted("gpu0", "b"), granted("gpu0", "a"))]
+    for seed, said in enumerate(grants):
+        asking = asyncio.create_task(ask(front, {**ASKED, "seed": seed}))
+        await (await backend.next()).end(*said, answer(b"{}"))
+        await asking
+
+    await kept(server)
+    backend.script = lambda e: e.end(answer(b"{}"))
+
+    assert [(await ask(front, {**ASKED, "seed": seed})).is_hit for seed in (0, 1)] == [False, True]
 
 
 async def test_a_node_keeps_nothing_for_a_front(start, backend, server):

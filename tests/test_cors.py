@@ -105,7 +105,9 @@ async def test_a_listed_page_may_read(serve, request_, status):
     assert answer.status == status
     assert granted(answer) == {
         "access-control-allow-origin": UI,
-        "access-control-expose-headers": "x-request-id, Retry-After, x-should-retry, Server-Timing",
+        "access-control-expose-headers": (
+            "x-request-id, Retry-After, x-should-retry, Server-Timing, Age, Dmap-Cache"
+        ),
         "vary": "Origin",
     }
 

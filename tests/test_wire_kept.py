@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from dmap.wire.kept import HEAD_BYTES, Kept, directives, kind_of, name_of, read, written
+from dmap.wire.kept import HEAD_BYTES, Kept, directives, kind_of, name_of, read, tells_failure, written
 
 KEY = bytes(range(32))
 KEPT = Kept("application/json", b'{"a": 1}', 600_000)
@@ -86,3 +86,20 @@ def test_directives():
     headers = CIMultiDict([("Cache-Control", "max-age=0, NO-CACHE"), ("cache-control", ' no-store="a"')])
 
     assert directives(headers) == {"max-age", "no-cache", "no-store"}
+
+
+@pytest.mark.parametrize(
+    ("body", "is_failure"),
+    [
+        (b'{"id": "r", "status": "failed", "error": {"message": "x"}}', True),
+        (b'data: {"type":"response.failed","response":{"error" : {"code":"x"}}}\n\n', True),
+        (b'{"choices": [{"finish_reason":"abort"}]}', True),
+        (b'data: {"choices": [{"finish_reason": "error"}]}\n\n', True),
+        (b'{"id": "r", "status": "completed", "error": null}', False),
+        (b'{"choices": [{"finish_reason": "stop", "text": "{\\"error\\": {}}"}]}', False),
+        (b'{"logprobs": [{"token": "error", "logprob": 0}]}', False),
+    ],
+)
+def test_failures(body, is_failure):
+    """What an answer says of itself counts, what a model writes in it does not."""
+    assert tells_failure(body) is is_failure

@@ -125,6 +125,8 @@ class Exchange:
     def hear(self, status: int) -> bool:
         """Take the head of an answer in between (1xx); tell whether it means anything, as a node's does."""
         self._signs += 1
+        if status == hop.GRANTED and self.node is not None:  # it grants again where its server was gone
+            self.made_with = self.headers.get(hop.MADE_WITH, "")
         if not self.waits or self.node is None or self._signs > hop.MOST_SIGNS:
             return False
         self._heard_at = self._now()
@@ -133,7 +135,6 @@ class Exchange:
             self.place = place.words if place is not None else "waiting for the model"
             self.node.queued(place)
         elif status == hop.GRANTED:
-            self.made_with = self.headers.get(hop.MADE_WITH, "")
             self._granted(self.node)
         return True
 

@@ -62,6 +62,8 @@ class Reply:
         self._stall_left = server.client_stall_s
         self.copy: Copy | None = None
         """Takes what the client is answered, where somebody wants that."""
+        self.no_store = False
+        """Whether nobody is to keep the answer: dmap itself doubts it."""
         self.torn = False
         """Whether the stream stands inside a record, which an error has to end first."""
         self.told: str | None = None
@@ -102,6 +104,7 @@ class Reply:
 
     def keep(self, status: int, headers: "CIMultiDict[str]", body: bytes) -> None:
         """Answer with *body*, all of it, when `end` is called."""
+        self._mark(headers)
         self._response = web.Response(status=status, headers=headers, body=body)
         if self.copy is not None:
             self.copy.begin(status, headers)
@@ -112,6 +115,7 @@ class Reply:
         self, status: int, headers: "CIMultiDict[str]", *, length: int | None = None, sse: bool
     ) -> None:
         """Send the head, once; the body is framed by what aiohttp chose, never by what the backend had."""
+        said = self._mark(headers)
         if self.copy is not None:
             self.copy.begin(status, headers)
         if self.record.committed:
@@ -119,7 +123,7 @@ class Reply:
                 raise BackendBroke("the backend answered something else than the event stream already begun")
             return
         if sse:
-            headers.update({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+            headers.update({"Cache-Control": said or "no-cache", "X-Accel-Buffering": "no"})
         self._response = response = Beginning(status=status, headers=headers)
         response.content_length = length
         if self._request.version < (1, 1):
@@ -129,6 +133,13 @@ class Reply:
         self._sse = sse and "Content-Encoding" not in headers
         self._writer = await response.prepare(self._request)
         self._chunked = response.headers.get("Transfer-Encoding") == "chunked"
+
+    def _mark(self, headers: "CIMultiDict[str]") -> str:
+        """Return `no-store` if that is said of the answer, by its server in *headers* or from here on."""
+        if self.no_store:
+            headers["Cache-Control"] = "no-store"
+        is_said = "no-store" in ",".join(headers.getall("Cache-Control", ())).lower()
+        return "no-store" if is_said else ""
 
     async def write(self, data: bytes) -> None:
         """Write *data*, and the head before it if that is not out, without waiting for the client."""

@@ -11,10 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from aiohttp import web
 from multidict import CIMultiDict
 
+from dmap.access import Client
 from dmap.config import CacheSection
 from dmap.models import Route
+from dmap.owner import own_name
 from dmap.relay import Reply
 from dmap.relay.copy import Copy, Room
+from dmap.sections.types import is_loopback
 from dmap.shared.answers import Answers
 from dmap.shared.connection import Away
 from dmap.web.asked import Asked
@@ -22,7 +25,7 @@ from dmap.web.beside import beside
 from dmap.web.making import Making
 from dmap.web.visit import Visit
 from dmap.wire.headers import meaning
-from dmap.wire.kept import HEAD_BYTES, Kept, directives, name_of, read, written
+from dmap.wire.kept import HEAD_BYTES, Kept, directives, name_of, read, tells_failure, written
 from dmap.wire.users import HEADER
 
 Ask = Callable[[], Awaitable[web.StreamResponse]]
@@ -33,7 +36,7 @@ class Cache:
 
     def __init__(self, section: CacheSection, answers: Answers, making: Making) -> None:
         self._section, self._answers, self._making = section, answers, making
-        self._room = Room()
+        self._room, self._host = Room(), own_name()
 
     async def answer(
         self, visit: Visit, reply: Reply, asked: Asked, routes: Sequence[Route], ask: Ask
@@ -45,7 +48,7 @@ class Cache:
         if not made_with:
             return await ask()
         key = await beside(
-            asked.size, lambda: asked.key(made_with, _who(visit), meaning(visit.request.headers))
+            asked.size, lambda: asked.key(made_with, self._who(visit), meaning(visit.request.headers))
         )
         kept = await self._find(visit, key) if "no-cache" not in said else None
         if kept is not None:
@@ -71,22 +74,33 @@ class Cache:
         kept = read(key, found[0]) if found is not None else None
         if found is None or kept is None or not 0 < found[1] <= kept.ttl_ms:
             return None
+        age_s = (kept.ttl_ms - found[1]) / 1000
+        if age_s > self._section.ttl_s:  # which was longer when it was kept
+            return None
         visit.record.cache = "hit"
-        return kept, (kept.ttl_ms - found[1]) // 1000
+        return kept, int(age_s)
+
+    def _who(self, visit: Visit) -> list[str]:
+        return who(visit.client, visit.request.headers.get(HEADER, ""), self._host)
 
     def _keep(self, key: bytes, copy: Copy) -> None:
         """Have the answer be kept, once its client has it."""
         body, kind, ttl_ms = copy.body, copy.kind, int(self._section.ttl_s * 1000)
-        if body is not None and kind is not None:
+        if body is not None and kind is not None and not tells_failure(body):
             asyncio.get_running_loop().call_soon(self._write, key, Kept(kind, body, ttl_ms))
 
     def _write(self, key: bytes, kept: Kept) -> None:
         self._answers.keep(name_of(key), written(key, kept), kept.ttl_ms)
 
 
-def _who(visit: Visit) -> list[str]:
-    """Return whose answer it is: a client's, and where an app asks for many people, one of theirs."""
-    return [visit.client.name, visit.request.headers.get(HEADER, "")]
+def who(client: Client, user: str, host: str) -> list[str]:
+    """
+    Return whose answer it is: that of *client*, and where an app asks for many people, of this *user*.
+
+    An address that each host has for itself is a client of *host*.
+    """
+    is_local = client.key is None and is_loopback(client.name)
+    return [client.name, user, host if is_local else ""]
 
 
 async def _replayed(reply: Reply, kept: Kept, age_s: int) -> web.StreamResponse:

@@ -11,7 +11,7 @@ from aiohttp import web
 from dmap.config import AccessSection
 
 _METHODS = "GET, POST, DELETE"
-_EXPOSED = "x-request-id, Retry-After, x-should-retry, Server-Timing"
+_EXPOSED = "x-request-id, Retry-After, x-should-retry, Server-Timing, Age, Dmap-Cache"
 _MAX_AGE_S = 600
 """How long a browser may remember; after a change of the configuration it asks again within that."""
 _NAMES = re.compile(r"[A-Za-z0-9-]{1,64}")

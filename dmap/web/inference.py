@@ -218,7 +218,7 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
     def begun(named: str | None) -> None:
         asked.drop()
         proxy.visits.free(visit)
-        _begun(proxy, visit.record, backend, route, named)
+        _begun(proxy, reply, backend, route, named)
 
     await beside(asked.size, functools.partial(asked.fitted, route))
     if proxy.config.debug.capture:
@@ -252,11 +252,13 @@ def _headers(proxy: Proxy, visit: Visit, asked: Asked) -> list[tuple[str, str]]:
     return to_backend(visit.request.headers.items(), own, drop="tracestate" if begins else "")
 
 
-def _begun(proxy: Proxy, record: RequestRecord, backend: Backend, route: Route, named: str | None) -> None:
+def _begun(proxy: Proxy, reply: Reply, backend: Backend, route: Route, named: str | None) -> None:
     """Tell that the answer has begun, and if the model that it names is another one than was asked."""
+    record = reply.record
     request_log.tell(proxy.bus, record, "request.first_byte", {"first_byte_s": record.first_byte_s})
     if named is None or backend.means(route.name, named):
         return
+    reply.no_store = True
     record.reason = f"answered as {named[:256]!r}"
     request_log.tell(proxy.bus, record, "request.mismatch", {"answered": named[:256]})
     if proxy.config.kind_of(backend.name).substitutes:

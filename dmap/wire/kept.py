@@ -18,6 +18,8 @@ HEAD_BYTES = 256
 """What is kept beside the bytes of an answer, at the most."""
 
 _KIND = re.compile(r"(?:application/json|text/event-stream)(?:; ?[a-z]+=[A-Za-z0-9_-]{1,32}){0,2}")
+_FAILURE = re.compile(rb'"error"\s*:\s*(?!null)\S|"finish_reason"\s*:\s*"(?:error|abort)"')
+"""Responses that failed have an `error` (OpenAI's reference); vLLM and OpenRouter tell it as the reason."""
 _HEAD = re.compile(rb"([0-9]{1,12}) ([ -~]{1,128})\n")
 
 
@@ -40,6 +42,16 @@ def kind_of(status: int, headers: MultiMapping[str]) -> str | None:
     if status != 200 or not is_plain or not _KIND.fullmatch(kind) or "no-store" in directives(headers):
         return None
     return kind
+
+
+def tells_failure(body: bytes) -> bool:
+    """
+    Tell whether an answer with this *body*, plain or a stream, says that its making failed.
+
+    It may be whole and have status 200 all the same.  Within a text the quotes are escaped, so that what a
+    model writes is not taken for that.
+    """
+    return _FAILURE.search(body) is not None
 
 
 def directives(headers: MultiMapping[str]) -> set[str]:
