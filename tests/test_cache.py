@@ -496,9 +496,7 @@ def test_off_imports_nothing(tmp_path):
     """Where nothing is kept, nothing of it is imported, and there is no metric."""
     program = """
 import asyncio, sys
-from dmap.access import Client
 from dmap.config import parse
-from dmap.web.cache import who
 from dmap.daemon import listening
 
 async def main():
