@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -214,6 +215,25 @@ async def test_a_long_answer(proxy, backend, server, size):
     first, second = await both(proxy, server)
 
     assert (second.is_hit, second.body) == (True, first.body)
+
+
+async def test_a_client_that_does_not_read(start, backend, server):
+    """A hit is given up like any answer when its client does not read, and holds no memory for it."""
+    backend.script = lambda e: e.end(answer(b'{"a": "%b"}' % (b"x" * 1_000_000)))
+    text = config_of(backend, server, "server: {client_stall_s: 1}").replace("128KiB", "1MiB")
+    proxy = await start(text)
+    await both(proxy, server)
+    body = json.dumps(ASKED).encode()
+    small = socket.socket()
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    small.connect(proxy.daemon.addresses[0])
+    _, client = await asyncio.open_connection(sock=small)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+
+    client.write((head + body) * 60)
+
+    await soon(lambda: "client_stalled" in [each["outcome"] for each in ends(proxy)], SECONDS)
+    client.transport.abort()
 
 
 async def test_it_goes_after_its_time(start, backend, server):

@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 
 from dmap.access import Client
 from dmap.config import CacheSection
+from dmap.errors import ClientStalled
 from dmap.models import Route
 from dmap.owner import own_name
 from dmap.relay import Reply
@@ -104,6 +105,12 @@ def who(client: Client, user: str, host: str) -> list[str]:
 
 
 async def _replayed(reply: Reply, kept: Kept, age_s: int) -> web.StreamResponse:
+    """Answer with what was *kept*, under the bounds of any answer for a client that does not read."""
     headers = CIMultiDict({"Content-Type": kept.kind, "Age": str(age_s), "Dmap-Cache": "hit"})
-    reply.keep(200, headers, kept.body)
+    await reply.commit(200, headers, length=len(kept.body), sse=kept.kind.startswith("text/event-stream"))
+    await reply.write(kept.body)
+    try:
+        await reply.drain()
+    except ClientStalled as error:
+        await reply.fail(error)
     return await reply.end()
