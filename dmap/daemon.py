@@ -37,6 +37,8 @@ from dmap.web.reload import reload
 
 _log = logging.getLogger(__name__)
 
+ON_THE_WAY_S = 0.2
+"""How long a request may be on its way, by a connection that was taken before dmap was told to stop."""
 _CANCEL_S = 1.0
 """How long a cancelled handler may take to end.  aiohttp waits up to twice this."""
 
@@ -67,12 +69,15 @@ class RunningDaemon:
         """
         Stop listening, refuse the requests that wait, and let streams finish within `server.shutdown_s`.
 
+        Who was let in just before has a moment to ask, and is answered if nobody has to wait for that: a load
+        balancer sends what it has connected for, and knows no other place for it by then.
         A stream that is left then, or once *hurry* is set, gets an error and is cut.  A socket that
         systemd holds goes on queueing connections for the next daemon.
         """
         for listener in self._listeners:
             listener.close()
         self.proxy.bus.close()
+        await asyncio.sleep(ON_THE_WAY_S)
         ends = [tasks.errand(self._emptied(), "drain"), tasks.errand(hurry.wait(), "hurry")]
         within_s = self.proxy.config.server.shutdown_s
         await asyncio.wait(ends, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
@@ -108,7 +113,7 @@ async def listening(
     sockets = given or taken(config.listen.host, config.listen.port)
     for sock in sockets:
         find_vanished(sock, config.server.client_stall_s)
-    listeners = [Listener(sock, http, proxy.certificate) for sock in sockets]
+    listeners = [Listener(sock, http, proxy.certificate, is_ours=not given) for sock in sockets]
     lag = functools.partial(metrics.watch, proxy.metrics.lag)
     async with contextlib.AsyncExitStack() as stack:
         for listener in listeners:

@@ -154,8 +154,8 @@ async def test_who_asks_a_front_why_it_is_slow(front, node, backend):
     (waiting,) = box1["waiting"]
     assert (waiting["id"], waiting["client"], waiting["position"]) == ("second", "anna", 1)
     assert [each["id"] != "second" for each in status["served"]] == [True]
-    assert box1["node"]["trouble"] is None
-    assert box1["node"]["gates"]["backend fake"]["models"]["*"]["resident"] is True
+    assert box1["standing"]["trouble"] is None
+    assert box1["standing"]["gates"]["backend fake"]["models"]["*"]["resident"] is True
     assert [each["id"] for each in queue["waiting"]["backend box1"]] == ["second"]
     assert "2 open requests, 1 of them waiting" in queue["message"]
     lines = report(front.url, status).splitlines()

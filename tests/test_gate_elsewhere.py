@@ -1,5 +1,6 @@
 """What has waited at another gate, and what a gate says to whoever chooses among several."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
@@ -178,9 +179,14 @@ class TestPlace:
 class TestLeaving:
     async def test_a_model_that_is_given_up_is_looked_for(self, gate: Gate, studio: FakeSwitcher) -> None:
         """It counts as one to be loaded from the same moment, and is gone when somebody has looked."""
-        lease = gate.lease(A, "me")
+        studio.loading.hold()
+        lease, loop = gate.lease(A, "me"), asyncio.get_running_loop()
         lease.ask()
         assert lease.granted is not None
+        await studio.loading.started.wait()
+        begun = loop.time()
+        await soon(lambda: loop.time() > begun, 10)  # the loop counts milliseconds: a load takes one at least
+        studio.loading.release.set()
         await lease.granted
         free = gate.place(A).wait_s
         studio.residents.clear()

@@ -91,7 +91,7 @@ def _backends(backends: Mapping[str, _Json]) -> Iterator[list[str]]:
 def _nodes(backends: Mapping[str, _Json]) -> Iterator[list[str]]:
     """Write how each node stands: what is resident there, or waited for, and how soon it would answer."""
     for name, backend in backends.items():
-        node = backend.get("node")
+        node = backend.get("standing")
         if node is None:
             continue
         first = name

@@ -84,7 +84,7 @@ class Twins:
         if others and run not in self._told:
             self._told.add(run)
             fields = {
-                "node": backend,
+                "one": backend,
                 "other": others[0],
                 "reason": "both are one dmap; take one out of nodes",
             }

@@ -62,7 +62,7 @@ async def status(proxy: Proxy, visit: Visit) -> web.Response:
     for name, gate in proxy.passages.items():
         backends[name] |= _passage(gate) | waiting(proxy, f"backend {name}", opened)
     for name, node in proxy.nodes.items():
-        backends[name] |= {"node": node.standing}
+        backends[name] |= {"standing": node.standing}
     served, more_served = _served(opened)
     answer = {
         "version": __version__,
