@@ -113,7 +113,7 @@ async def listening(
     sockets = given or taken(config.listen.host, config.listen.port)
     for sock in sockets:
         find_vanished(sock, config.server.client_stall_s)
-    listeners = [Listener(sock, http, proxy.certificate, is_ours=not given) for sock in sockets]
+    listeners = [Listener(sock, http, proxy.certificate) for sock in sockets]
     lag = functools.partial(metrics.watch, proxy.metrics.lag)
     async with contextlib.AsyncExitStack() as stack:
         for listener in listeners:

@@ -31,6 +31,7 @@ from tests.fakes import (
     Exchange,
     FakeBackend,
     RawClient,
+    answer,
     chat,
     chunk,
     delta,
@@ -41,6 +42,7 @@ from tests.fakes import (
 from tests.process import Process, daemon
 
 pytestmark = pytest.mark.timeout(90)
+WHOLE = b'{"object": "chat.completion", "choices": []}'
 SOON_S = 8
 """How soon it has to end; `shutdown_s` would be 20."""
 
@@ -226,6 +228,22 @@ async def test_a_request_half_sent_does_not_hold_it(serve, connect):
 
     tell(process)
 
+    assert await ended(process) == 0
+
+
+async def test_who_was_let_in_just_before_is_answered(serve, backend, connect):
+    """A load balancer sends what it has connected for, also where dmap was told to end meanwhile."""
+    process = await serve()
+    tell(process, signal.SIGSTOP)
+    clients = [await connect(process) for _ in range(8)]
+    tell(process)
+    for client in clients:
+        await client.send(post(chat(stream=False)))
+    backend.script = lambda exchange: exchange.end(answer(WHOLE))
+
+    tell(process, signal.SIGCONT)
+
+    assert [(await client.answer()).status for client in clients] == [200] * 8
     assert await ended(process) == 0
 
 

@@ -37,16 +37,13 @@ class Listener:
     """
     Takes the connections of *sock*, which listens already, for *http*.
 
-    With a *certificate* they begin with a TLS handshake.  If the socket *is ours*, nobody listens there after
-    us: what the kernel has taken by the end would be cut.  There is room for half as many clients as there
-    may be descriptors: each needs one more for its backend.
+    With a *certificate* they begin with a TLS handshake.  There is room for half as many clients as there may
+    be descriptors: each needs one more for its backend.
     """
 
-    def __init__(
-        self, sock: socket.socket, http: HttpServer, certificate: Certificate | None, *, is_ours: bool = True
-    ) -> None:
+    def __init__(self, sock: socket.socket, http: HttpServer, certificate: Certificate | None) -> None:
         sock.setblocking(False)
-        self._sock, self._is_ours = sock, is_ours
+        self._sock = sock
         self._http = http
         self._tls: dict[str, Any] = {}
         if certificate is not None:
@@ -72,14 +69,12 @@ class Listener:
         self._loop.add_reader(self._sock, take)
 
     def close(self) -> None:
-        """Take those that are there by now if nobody else will, and then no more.  Idempotent."""
-        if self._sock.fileno() >= 0:
-            if self._is_ours:
-                tasks.attempt("taking connections", self._take)
-            self._loop.remove_reader(self._sock)
-            self._sock.close()
+        """Take no more of them.  Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
 
     def _take(self) -> None:
         room = _most() - len(self._http) - len(self._opening)
