@@ -1,5 +1,6 @@
 """The ways between a front and its nodes that are bad in silence, and nodes that are not what they seem."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -142,6 +143,23 @@ async def test_a_refusal_that_is_no_client_s_business(front, nodes, status, body
 
 
 # Silence
+
+
+async def test_a_first_look_that_stalls(start, nodes, caplog):
+    """One look that is late is no reason to give a node up, though nothing is known of it yet."""
+    late = nodes[0]
+    late.hangs = True
+    starting = asyncio.create_task(start(f"nodes: {{box0: {{url: '{late.url}', api_key: front}}}}"))
+    await soon(lambda: late.connections == 2, SECONDS)
+
+    late.hold.set()
+    front = await starting
+    client = await front.client()
+    await client.send(post(chat(stream=False)))
+    await (await late.next()).end(GRANTED, answer(WHOLE))
+
+    assert (await client.answer()).body == WHOLE
+    assert "backend_down" not in caplog.text
 
 
 async def test_a_node_that_tells_nothing_of_a_request(front, nodes, caplog):

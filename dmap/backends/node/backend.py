@@ -40,6 +40,8 @@ UNHEARD_S = 30.0
 MISSING_S = 0.5
 """A node that is missed is asked more often and given less time, so that 1 s after its return it is known."""
 
+_UNASKED = "it has not been asked yet"
+
 _log = logging.getLogger(__name__)
 
 
@@ -57,7 +59,7 @@ class NodeBackend:
         self._tag = ""
         self._sent = Counter[str]()
         self._seen_at, self._missed = 0.0, 0
-        self._trouble: str | None = "it has not been asked yet"
+        self._trouble: str | None = _UNASKED
         self._doubted_at = -UNHEARD_S
         self.tells = True
         self.own_run = ""
@@ -72,6 +74,8 @@ class NodeBackend:
         Raises `BackendDown` when it does not answer as a node.
         """
         await self._ask()
+        while self._trouble == _UNASKED:  # it was only late; `MISSES` times are a trouble
+            await self._ask()
         if self._watching is None:
             self._watching = spawn(self._watch, f"view {self.name}")
         self._check()
@@ -226,7 +230,7 @@ class NodeBackend:
         """Note a view that did not come; one is no reason to give the node up, unless it refused."""
         reason = "no answer in time" if isinstance(exc, TimeoutError) else str(exc)
         self._missed += 1
-        if isinstance(exc, Unheard | ValueError) or self._missed >= MISSES or self._view is None:
+        if isinstance(exc, Unheard | ValueError) or self._missed >= MISSES:
             self._trouble = reason
         _log.debug(Line("view_missed", {"node": self.name, "reason": reason}))
 
