@@ -32,12 +32,17 @@ class Direction:
 
 @dataclass
 class Cutter:
-    """The wire to *port*; *there* and *back* are its directions.  What is frozen is late and not lost."""
+    """
+    The wire to *port*; *there* and *back* are its directions.  What is frozen is late and not lost.
+
+    *connections* is how many it has had.
+    """
 
     port: int
     there: Direction = field(default_factory=Direction)
     back: Direction = field(default_factory=Direction)
     url: str = ""
+    connections: int = 0
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _is_cut: bool = False
 
@@ -62,6 +67,7 @@ class Cutter:
         self._is_cut = False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         if self._is_cut:
             writer.transport.abort()
             return

@@ -9,16 +9,20 @@ from typing import Any
 
 import pytest
 
+from dmap import tasks
 from dmap.config import ConfigProblem, RedisSection
 from dmap.events import Bus
+from dmap.shared.connection import Connection
 from dmap.shared.core import Shared
-from dmap.shared.leases import KEEP_S, LEASE_S
+from dmap.shared.leases import KEEP_S, LEASE_S, Leases
+from tests.cutter import cutter
 from tests.fakes import soon
 from tests.programs import why_not
-from tests.redis_server import RedisServer, redis_server
+from tests.redis_server import RedisServer, reach, redis_server
 
 LACKS = why_not("redis-server")
 pytestmark = pytest.mark.skipif(bool(LACKS), reason=LACKS)
+SECONDS = 10
 SERVERS = {"studio": "http://studio.example:1234"}
 LEASE = "dmap:owner:studio.example:1234"
 
@@ -141,6 +145,41 @@ async def test_who_loses_it_goes_on_and_says_so(server: RedisServer, caplog: Any
 
         assert first.leases.others == {"studio": "on box2, pid 7"}
         assert any("server_of_another backend=studio" in line for line in caplog.messages)
+
+
+async def test_a_first_beat_that_is_late(server: RedisServer, caplog: Any) -> None:
+    """Where the machine stood still at the start, Redis is asked again, and nothing is left unchecked."""
+
+    async def late() -> None:
+        await soon(lambda: "redis_down" in caplog.text, SECONDS)
+        server.go_on()
+
+    server.stop()
+    going_on = asyncio.create_task(late())
+    async with shared_by("box1", server) as shared:
+        await going_on
+        assert shared.is_up
+        assert server("HGET", LEASE, "owner") == "box1"
+
+    assert "server_unchecked" not in caplog.text
+
+
+async def test_a_lease_that_is_told_late(server: RedisServer, caplog: Any) -> None:
+    """Where Redis is up, a lease whose answer is late is asked for again."""
+    async with cutter(f"http://127.0.0.1:{server.port}") as wire:
+        section = RedisSection(url=wire.url.replace("http", "redis"), timeout_ms=1000)
+        connection = Connection(section)
+        async with tasks.running(connection.run, "redis"):
+            await reach(connection)
+            wire.back.open.clear()
+            leases = Leases(connection, section.prefix, SERVERS, "box1", "on box1")
+            taking = asyncio.create_task(leases.take())
+            await soon(lambda: wire.connections == 2, SECONDS)
+            wire.back.open.set()
+            await taking
+        await connection.close()
+
+    assert "server_unchecked" not in caplog.text
 
 
 async def test_without_redis_it_is_unchecked(server: RedisServer, caplog: Any) -> None:

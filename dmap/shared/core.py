@@ -73,13 +73,14 @@ class Shared:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """
-        Share as long as the context is open; the start waits for the first answer, or for none.
+        Share as long as the context is open; the start waits for the first answer, or for none, twice.
 
         Raises `ConfigProblem` where another dmap has one of the servers.
         """
         try:
             async with tasks.running(self.connection.run, "redis"):
-                await self._beat()
+                if not await self._beat():  # one that is late is no reason to begin without the others
+                    await self._beat()
                 await self.leases.take()
                 async with (
                     tasks.running(self._keep_beating, "beat of redis"),
@@ -102,8 +103,12 @@ class Shared:
             await asyncio.sleep(BEAT_S)
             await self._beat()
 
-    async def _beat(self) -> None:
-        """Say that this dmap is there, and what runs there; count all of them, and follow what they set."""
+    async def _beat(self) -> bool:
+        """
+        Say that this dmap is there, and what runs there; count all of them, and follow what they set.
+
+        Return whether Redis has answered all that.
+        """
         was_up, now = self.is_up, asyncio.get_running_loop().time()
         with contextlib.suppress(Away):
             keys = (f"{self._prefix}dmaps", self.settings.key)
@@ -114,3 +119,5 @@ class Shared:
                 self._renewed_at = now
                 self.quotas.renew()
             await self.settings.follow(version)
+            return True
+        return False

@@ -76,11 +76,10 @@ class Leases:
     async def take(self) -> None:
         """Take all of them.  Raises `ConfigProblem` that names the other dmap where one is alive."""
         for backend in self._keys:
-            try:
-                await self._take(backend)
-            except Away as error:
-                told = {"backend": backend, "reason": str(error)}
-                _log.warning(Line("server_unchecked", told))
+            # One answer that is late is no reason to check nothing.
+            why = await self._why_not(backend) and await self._why_not(backend)
+            if why is not None:
+                _log.warning(Line("server_unchecked", {"backend": backend, "reason": str(why)}))
 
     async def keep(self) -> None:
         """Renew them, and notice who else has one, for ever."""
@@ -96,6 +95,14 @@ class Leases:
         """Give them back soon, so that another host may have them at once."""
         for keys in self._keys.values():
             self._connection.tell("owner", "EVAL", _RELEASE, len(keys), *keys, self._owner)
+
+    async def _why_not(self, backend: str) -> Away | None:
+        """Take the lease of *backend*; return why nobody knows whether that may be."""
+        try:
+            await self._take(backend)
+        except Away as error:
+            return error
+        return None
 
     async def _take(self, backend: str) -> None:
         clock, before = asyncio.get_running_loop().time, None
