@@ -216,6 +216,19 @@ async def test_what_is_refused_as_it_comes(serve, backend, request_, refusal):
     assert backend.requests == []
 
 
+async def test_who_was_refused(serve, caplog):
+    """The line of a request that was refused names its own client, not the proxy that it came through."""
+    caplog.set_level("INFO")
+    proxy = await serve()
+
+    await given(proxy, ask(key="wrong"))
+    await given(proxy, ask(address="11.0.0.1"))
+    await given(proxy, ask(address="nobody"))
+
+    clients = [line.partition("client=")[2].split()[0] for line in caplog.messages if "client=" in line]
+    assert clients == ["10.0.0.1", "11.0.0.1", "127.0.0.1"]
+
+
 def without_problems(got):
     """Return the body without the list that `message` has as well."""
     body = json.loads(got.body)

@@ -121,10 +121,8 @@ class Access:
         With *scope* None any valid key will do.  Raises `AccessDenied`, `InvalidKey` or, for an address that
         has tried too many wrong keys, `Overloaded`; the event of a refusal has *path*.
         """
-        name = peer
         try:
             place = self._networks.speaker(peer, headers)
-            name = place.name
             if not place.may_connect:
                 raise AccessDenied(
                     f"the address {place.ip} is not allowed; see access.allow in the configuration"
@@ -134,8 +132,15 @@ class Access:
             admitted = self._with_key if self._keys else self._keyless
             return admitted(place, headers, scope)
         except (AccessDenied, InvalidKey, Overloaded) as error:
-            self._deny(name, path, error)
+            self._deny(self.name_of(peer, headers), path, error)
             raise
+
+    def name_of(self, peer: str, headers: MultiMapping[str]) -> str:
+        """Return what a client without a key is called; one that may not say whom it speaks for is *peer*."""
+        try:
+            return self._networks.speaker(peer, headers).name
+        except AccessDenied:
+            return peer
 
     def begin(self, client: Client, path: str, said: Verdict | None = None, among: int = 1) -> None:
         """

@@ -109,7 +109,11 @@ def _admit(proxy: Proxy, visit: Visit) -> None:
     if path == "/health":
         return
     scope = scope_of(path)
-    visit.client = proxy.access.admit(record.client, request.headers, scope=scope, path=path)
+    try:
+        visit.client = proxy.access.admit(record.client, request.headers, scope=scope, path=path)
+    except DmapError:
+        record.client = proxy.access.name_of(record.client, request.headers)
+        raise
     take_hop(visit)
     record.client, record.key = visit.client.name, visit.client.key is not None
     if request.headers.get("Upgrade", "").lower() == "websocket":
