@@ -2,8 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+import socket
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +57,17 @@ def nginx(folder: Path, port: int, ports: list[int]) -> tuple[list[str], dict[st
     path = folder / "nginx.conf"
     path.write_text(text)
     return ["nginx", "-p", str(folder), "-e", "stderr", "-c", str(path), "-g", "daemon off;"], {}
+
+
+@contextmanager
+def deaf(port: int) -> Generator[None]:
+    """Let *port* say nothing at all, not even that nobody listens: its queue of connections is full."""
+    with socket.create_server(("127.0.0.1", port), backlog=0), ExitStack() as stack:
+        for _ in range(4):
+            full = stack.enter_context(socket.socket())
+            full.setblocking(False)
+            full.connect_ex(("127.0.0.1", port))
+        yield
 
 
 @pytest.fixture(params=[haproxy, nginx], ids=["haproxy", "nginx"])
@@ -116,6 +128,21 @@ async def test_none_is_left(door: Door) -> None:
 
     assert (answer.status, answer.error["code"]) == (503, "backend_down")
     assert answer.head.headers["retry-after"] == "2"
+
+
+@pytest.mark.parametrize("door", [haproxy], ids=["haproxy"], indirect=True)
+async def test_a_host_is_gone_without_a_word(door: Door) -> None:
+    """Who is sent there before that is noticed waits a second for it, and is answered by the other one."""
+    dead = door.dmaps[0].daemon.addresses[0][1]
+    await door.ask()
+    await door.lives[0].aclose()
+    with deaf(dead):
+        begun = asyncio.get_running_loop().time()
+        statuses = await asyncio.gather(*(door.ask() for _ in range(4)))
+        took_s = asyncio.get_running_loop().time() - begun
+
+    assert statuses == [200] * 4
+    assert took_s < 1.9
 
 
 async def test_a_stream_comes_as_it_is_made(door: Door, backend: FakeBackend) -> None:
