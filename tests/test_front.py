@@ -58,6 +58,14 @@ def ask(path: str = "/v1/chat/completions", *headers: str, **fields: Any) -> byt
     return "\r\n".join((*lines, f"Content-Length: {len(body)}", "", body)).encode()
 
 
+def order(action: str, **fields: Any) -> bytes:
+    """Write an order of Anna's for the model of the node."""
+    body = json.dumps({"model": "m", **fields})
+    lines = (f"POST /admin/models/{action} HTTP/1.1", "Host: x", "Authorization: Bearer anna")
+    size = f"Content-Length: {len(body)}"
+    return "\r\n".join((*lines, "Content-Type: application/json", size, "", body)).encode()
+
+
 def records(body: bytes) -> list[bytes]:
     """Return what a stream says, without the comments that a client hears while it waits."""
     return [said for said in re.findall(rb".*?\n\n", body, re.DOTALL) if not said.startswith(b":")]
@@ -265,6 +273,39 @@ async def test_no_request_makes_two_hops(start, front, node):
 
     assert answer.head.status == 421
     assert json.loads(answer.body)["error"]["code"] == "misdirected"
+
+
+@pytest.mark.parametrize(
+    ("action", "fields", "status", "words"),
+    [
+        ("activate", {}, "activated", "'m' from now on; its node 'box1' loads it by itself"),
+        ("load", {}, "activated", "'m' is set; its node 'box1' loads it by itself"),
+        ("load", {"activate": False}, "noted", "its requests; its node 'box1' loads it by itself"),
+        ("unload", {}, "cleared", "'m' stays until its node 'box1' unloads it"),
+    ],
+)
+async def test_an_order_for_what_a_node_has(front, action, fields, status, words):
+    """An order at a front asks nobody to load or unload by hand what a node loads and unloads itself."""
+    client = await front.client()
+    await client.send(order(action, **fields))
+
+    told = json.loads((await client.answer()).body)
+
+    assert told["status"] == status
+    assert words in told["message"]
+    assert "workflow" not in told and "by hand" not in str(told)
+
+
+async def test_options_of_a_load_at_a_node(front):
+    """What a node is loaded with is said in its own file, and the answer to an order says so."""
+    client = await front.client()
+    await client.send(order("load", loadConfig={"contextLength": 4096}))
+
+    told = json.loads((await client.answer()).body)
+
+    why = "the node loads its models; say it in its configuration"
+    assert told["load_config"] == {"applied": {}, "not_applied": {"context_length": why}}
+    assert "Not applied: context_length; load_config says why." in told["message"]
 
 
 async def test_a_trace_goes_on(front, backend):

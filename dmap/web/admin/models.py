@@ -12,7 +12,8 @@ from dmap.errors import BadRequest, DmapError, LoadFailed
 from dmap.models import Route
 from dmap.state import Activation, Saved, later
 from dmap.web.admin import words
-from dmap.web.admin.orders import ModelOrder, note, read_order, turn_of
+from dmap.web.admin.orders import ModelOrder, loader_of, note, read_order, turn_of
+from dmap.web.admin.words import Loader
 from dmap.web.choice import best
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
@@ -60,13 +61,13 @@ async def load(proxy: Proxy, visit: Visit) -> web.Response:
             await proxy.save(saved)
         finally:  # it is in effect, saved or not
             if not changed:
-                reason = "by hand" if route.device is None else "already loaded"
+                reason = loader_of(proxy, route).value or "already loaded"
                 _tell(proxy, visit, setting, route, "model.loaded", reason=reason, changed=False)
             if is_activated:
                 _tell(proxy, visit, setting, route, "model.activated")
     spent_s = round(clock() - came_at, 3)
     note(visit, **route.key.told, status=status, load_s=spent_s)
-    done = words.Done(setting.name, route, status, changed, _is_active(proxy, setting.name), setting.refused)
+    done = _done(proxy, setting.name, route, status, changed=changed, refused=setting.refused)
     answer = _answer(proxy, done, words.of_load(done)) | setting.told | loaded
     return web.json_response(answer | _by_hand(proxy, route, setting) | {"took_s": spent_s})
 
@@ -85,7 +86,7 @@ async def activate(proxy: Proxy, visit: Visit) -> web.Response:
         _tell(proxy, visit, setting, route, "model.activated")
     proxy.gate(route).changed()
     note(visit, **route.key.told, status="activated")
-    done = words.Done(setting.name, route, "activated", False, True, setting.refused)
+    done = _done(proxy, setting.name, route, "activated", refused=setting.refused)
     message = words.of_activation(done, resident=route.key in proxy.residents())
     answer = _answer(proxy, done, message) | setting.told | _by_hand(proxy, route, setting)
     return web.json_response(answer)
@@ -116,7 +117,7 @@ async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     if route.device is not None:
         status = "unloaded" if await _unload(proxy, visit, routes) else "not_loaded"
     if status != "unloaded":
-        reason = "by hand" if status == "cleared" else "not loaded"
+        reason = loader_of(proxy, route).value or "not loaded"
         told = _told(visit, name, model, route)
         proxy.bus.tell("model.unloaded", told | {"reason": reason, "changed": False})
     active = proxy.saved.active
@@ -129,7 +130,7 @@ async def unload(proxy: Proxy, visit: Visit) -> web.Response:
     saved = await _agreed(proxy, forgotten, lambda last: None if is_ended and last == active else last)
     await proxy.save(saved)
     note(visit, **route.key.told, status=status, took_s=round(clock() - came_at, 3))
-    done = words.Done(name, route, status, status == "unloaded", _is_active(proxy, name))
+    done = _done(proxy, name, route, status, changed=status == "unloaded")
     answer = _answer(proxy, done, words.of_unload(done, ended=is_ended))
     return web.json_response(answer | _by_hand(proxy, route, ended=is_ended))
 
@@ -141,17 +142,18 @@ def _understand(proxy: Proxy, route: Route, order: ModelOrder) -> _Setting:
     What it lacks stays as it was set before.  Options that the backend refuses are not set, but where
     a person does the load, all are kept for the workflow.
     """
+    by_hand = loader_of(proxy, route) is Loader.PERSON
     name, model = proxy.catalog.kept_as(order.model_key)
     before = {each: proxy.saved.models.get(each, Activation()) for each in (name, model)}
     given, wanted = order.default_inference, order.load_config
     defaults = before[name].defaults if given is None else given.given()
     asked = before[model].load if wanted is None else wanted.given()
-    if route.device is not None:
-        refused = proxy.config.backends[route.key.backend].refuses(asked)
-    else:
+    if by_hand:
         refused = dict.fromkeys(asked, "dmap cannot load models on this server; see workflow")
+    else:
+        refused = proxy.config.backends[route.key.backend].refuses(asked)
     applied = {option: value for option, value in asked.items() if option not in refused}
-    kept = applied if route.device is not None else asked
+    kept = asked if by_hand else applied
     before[model] = replace(before[model], load=kept)
     before[name] = replace(before[name], defaults=defaults)
     told = {
@@ -258,8 +260,11 @@ def _tell(proxy: Proxy, visit: Visit, setting: _Setting, route: Route, event: st
     proxy.bus.tell(event, {**_told(visit, setting.name, setting.model, now), **more})
 
 
-def _is_active(proxy: Proxy, name: str) -> bool | None:
-    return None if proxy.saved.active is None else proxy.saved.active == name
+def _done(
+    proxy: Proxy, name: str, route: Route, status: str, *, changed: bool = False, refused: Sequence[str] = ()
+) -> words.Done:
+    active = None if proxy.saved.active is None else proxy.saved.active == name
+    return words.Done(name, route, status, changed, active, loader_of(proxy, route), refused)
 
 
 def _answer(proxy: Proxy, done: words.Done, message: str) -> dict[str, Any]:
@@ -282,7 +287,7 @@ def _by_hand(
 
     With *ended* the model was the active one.
     """
-    if route.device is not None:
+    if loader_of(proxy, route) is not Loader.PERSON:
         return {}
     (backend, model), section = route.key, proxy.config.backends[route.key.backend]
     url = proxy.backends[backend].url or "this host"

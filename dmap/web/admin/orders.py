@@ -16,6 +16,7 @@ from dmap.logfmt import Line
 from dmap.models import Route
 from dmap.sections import Defaults, Load, Spelled
 from dmap.web import upload
+from dmap.web.admin.words import Loader
 from dmap.web.proxy import Proxy
 from dmap.web.visit import Visit
 from dmap.wire.parameters import camel
@@ -124,3 +125,10 @@ def note(visit: Visit, **fields: Any) -> None:
     action = visit.record.path.rpartition("/")[2]
     who = {"client": visit.client.name, "id": visit.record.id}
     _log.info(Line("admin", {"action": action, **who, **fields}))
+
+
+def loader_of(proxy: Proxy, route: Route) -> Loader:
+    """Return who loads and unloads the model of *route* there."""
+    if route.device is not None:
+        return Loader.DMAP
+    return Loader.NODE if route.key.backend in proxy.nodes else Loader.PERSON

@@ -1,6 +1,7 @@
 """What an order for a model did, in plain words: a `message`, and three steps where a person has to act."""
 
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import Any, NamedTuple
 
 from dmap.models import Route
@@ -8,13 +9,21 @@ from dmap.sections.types import size_text
 from dmap.wire.parameters import camel
 
 
+class Loader(Enum):
+    """Who loads and unloads the models of a place; what an event calls it where that is not this dmap."""
+
+    DMAP = ""
+    NODE = "by its node"
+    PERSON = "by hand"
+
+
 class Done(NamedTuple):
     """
     What came of an order for the model, or the variant, called *name*.
 
     *status* is the answer's, *changed* whether dmap loaded or unloaded anything.  *active* tells whether it
-    is the active model now, None where no model is.  *refused* are the options of the load that its backend
-    does not take.
+    is the active model now, None where no model is.  *loader* is who loads at its place.  *refused* are the
+    options of the load that are not taken there.
     """
 
     name: str
@@ -22,24 +31,31 @@ class Done(NamedTuple):
     status: str
     changed: bool
     active: bool | None
+    loader: Loader
     refused: Sequence[str] = ()
+
+    @property
+    def elsewhere(self) -> str:
+        """Who loads it, where that is not this dmap."""
+        if self.loader is Loader.NODE:
+            return f"its node {self.route.key.backend!r} loads it by itself, for the first request there."
+        return "dmap cannot load it: workflow says what a person has to do."
 
 
 def of_load(done: Done) -> str:
     """Tell what a load has come to."""
     told = {
         "loaded": f"{done.name!r} {'is loaded' if done.changed else 'was loaded already'}.",
-        "activated": f"{done.name!r} is set, but dmap cannot load it: workflow says what a person has to do.",
-        "noted": f"What was set for {done.name!r} is noted and holds for its requests. dmap cannot load it: "
-        "workflow says what a person has to do.",
+        "activated": f"{done.name!r} is set; {done.elsewhere}",
+        "noted": f"What was set for {done.name!r} is noted and holds for its requests; {done.elsewhere}",
     }
     return f"{told[done.status]} {_of_active(done.active)}{_of_options(done)}"
 
 
 def of_activation(done: Done, *, resident: bool) -> str:
     """Tell who gets the model that is active now, and who loads it."""
-    if done.route.device is None:
-        then = "; dmap cannot load it: workflow says what a person has to do."
+    if done.loader is not Loader.DMAP:
+        then = f"; {done.elsewhere}"
     else:
         then = ", and it is loaded." if resident else "; the first of them has it loaded."
     return f"Requests that name no model get {done.name!r} from now on{then}{_of_options(done)}"
@@ -50,7 +66,9 @@ def of_unload(done: Done, *, ended: bool) -> str:
     told = {
         "unloaded": f"{done.name!r} was unloaded.",
         "not_loaded": f"{done.name!r} was not loaded.",
-        "cleared": f"dmap cannot unload {done.name!r}: workflow says what a person has to do.",
+        "cleared": f"{done.name!r} stays until its node {done.route.key.backend!r} unloads it."
+        if done.loader is Loader.NODE
+        else f"dmap cannot unload {done.name!r}: workflow says what a person has to do.",
     }
     active = " It was the active model; now none is." if ended else ""
     return f"{told[done.status]} What was set for it here is forgotten.{active}"
@@ -91,8 +109,8 @@ def _steps(*steps: str) -> dict[str, str]:
 
 
 def _of_options(done: Done) -> str:
-    """Name the options that are not applied; where dmap cannot load, that is what the workflow is for."""
-    if done.route.device is None or not done.refused:
+    """Name the options that are not applied; where a person loads, that is what the workflow is for."""
+    if done.loader is Loader.PERSON or not done.refused:
         return ""
     return f" Not applied: {', '.join(done.refused)}; load_config says why."
 
