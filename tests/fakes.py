@@ -13,12 +13,14 @@ import logging
 import socket
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+
+from tests.ports import deaf
 
 Script = Callable[["Exchange"], Awaitable[None]]
 Result = TypeVar("Result")
@@ -177,7 +179,7 @@ class FakeBackend:
         self.hold = asyncio.Event()
         self.hangs = False
         self._server: asyncio.Server | None = None
-        self._stuffing: list[socket.socket] = []
+        self._stuffing = ExitStack()
         self._writers: set[asyncio.StreamWriter] = set()
         self._inbox: asyncio.Queue[Exchange] = asyncio.Queue()
 
@@ -246,21 +248,14 @@ class FakeBackend:
 
     def stuff(self) -> None:
         """Listen again, but accept nobody: the queue of connections is full from the start."""
-        listener = socket.create_server(("127.0.0.1", self.port), backlog=0)
-        self._stuffing = [listener]
-        for _ in range(2):
-            sock = socket.socket()
-            sock.setblocking(False)
-            sock.connect_ex(("127.0.0.1", self.port))
-            self._stuffing.append(sock)
+        self._stuffing.enter_context(deaf(self.port))
 
     def close(self) -> None:
         """End everything."""
         self.hold.set()
         if self._server is not None:
             self._server.close()
-        for sock in self._stuffing:
-            sock.close()
+        self._stuffing.close()
         self.cut_all()
 
     def cut_all(self) -> None:

@@ -2,9 +2,8 @@
 
 import asyncio
 import os
-import socket
-from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ import pytest
 from dmap.daemon import listening
 from tests.conftest import Proxy, config_of
 from tests.fakes import DONE, END, SSE, FakeBackend, RawClient, chat, chunk, delta, post, told
-from tests.ports import free_port
+from tests.ports import deaf, free_port
 from tests.programs import find, why_not
 from tests.test_recipes import accepting
 
@@ -57,17 +56,6 @@ def nginx(folder: Path, port: int, ports: list[int]) -> tuple[list[str], dict[st
     path = folder / "nginx.conf"
     path.write_text(text)
     return ["nginx", "-p", str(folder), "-e", "stderr", "-c", str(path), "-g", "daemon off;"], {}
-
-
-@contextmanager
-def deaf(port: int) -> Generator[None]:
-    """Let *port* say nothing at all, not even that nobody listens: its queue of connections is full."""
-    with socket.create_server(("127.0.0.1", port), backlog=0), ExitStack() as stack:
-        for _ in range(4):
-            full = stack.enter_context(socket.socket())
-            full.setblocking(False)
-            full.connect_ex(("127.0.0.1", port))
-        yield
 
 
 @pytest.fixture(params=[haproxy, nginx], ids=["haproxy", "nginx"])

@@ -15,6 +15,8 @@ from dmap.sockets import watch_node
 
 MAX_IDLE_S = 3.5
 """LM Studio and llama-server close an idle connection after 5 s (`Keep-Alive: timeout=5`)."""
+NODE_S = 1.5
+"""A node takes a connection in this time, or another one is tried: the kernel has asked twice by then."""
 MAX_IDLE = 256
 """Idle connections kept per backend address; when more requests come at once, the others connect anew."""
 
@@ -23,7 +25,8 @@ class Pool:
     """
     The idle connections to all backends, and the exchanges under way; make it inside the loop that runs it.
 
-    *connect_s* bounds each attempt to open a new connection.  *idle* has no address without a connection.
+    *connect_s* bounds each attempt to open a new connection; one to a node takes no more than `NODE_S`.
+    *idle* has no address without a connection.
     """
 
     def __init__(self, *, connect_s: float) -> None:
@@ -53,7 +56,7 @@ class Pool:
         head = target.head(method, (*headers, ("Content-Length", str(len(body)))))
         connection = None if fresh else self._take((target.host, target.port, target.tls))
         if connection is None:
-            connection = await self._open(target)
+            connection = await self._open(target, min(self.connect_s, NODE_S) if node else self.connect_s)
             if node is not None:
                 watch_node(connection.transport.get_extra_info("socket"))
         exchange = Exchange(connection, self.loop, bounds, self.under_way, node)
@@ -109,7 +112,7 @@ class Pool:
             if not idle:
                 del self.idle[connection.address]
 
-    async def _open(self, target: Target) -> BackendConnection:
+    async def _open(self, target: Target, within_s: float) -> BackendConnection:
         place, context = (target.host, target.port, target.tls), target.context
         name = target.host if context is not None else None
 
@@ -121,10 +124,10 @@ class Pool:
             return (await self.loop.create_connection(make, *there, ssl=context, server_hostname=name))[1]
 
         try:
-            async with asyncio.timeout(self.connect_s):
+            async with asyncio.timeout(within_s):
                 return await HOSTS.connect(target.host, attempt)
         except OSError as exc:
             if exc.errno in (errno.EMFILE, errno.ENFILE):
                 raise Overloaded("dmap has no file descriptor left", retry_after_s=5) from exc
-            reason = trouble_of(exc, self.connect_s)
+            reason = trouble_of(exc, within_s)
             raise BackendDown(f"the backend cannot be reached: {reason}", retry_after_s=2) from exc
