@@ -129,7 +129,7 @@ class Resident:
         self.misses = 0 if await self.says_anything(within_s) else self.misses + 1
         most = MISSES * (self.recipe.patience if in_use else 1)
         child = self.child
-        if self.misses >= most and not child.ending and child.status is None:
+        if self.misses >= most and not (child.ending or child.killed) and child.status is None:
             fields = {"backend": backend, "model": self.recipe.model, "pid": child.pid, "misses": self.misses}
             _log.error(Line("engine_hung", fields))
             child.kill()

@@ -48,6 +48,7 @@ class Child:
     which may have lines of other children.  It is asked to end by the command *stop*, or by a SIGTERM if
     there is none, and killed after *stop_s*.  *stop* is run too if the command ends by itself; while that
     lives it finds its process id as `MAINPID` in its environment, as systemd's `ExecStop=` does.
+    *killed* tells whether a SIGKILL has been sent, which takes a moment.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Child:
         self.log = log or Log()
         self.ending = False
         self.status: int | None = None
-        self._killed = False
+        self.killed = False
         self._stop_by = tuple(stop)
         self._stop_s = stop_s
         self._mark = marks.new()
@@ -118,7 +119,7 @@ class Child:
 
     def kill(self) -> None:
         """Send a SIGKILL at once, also to what is left.  It counts as an end that nobody asked for."""
-        self._killed = True
+        self.killed = True
         self._signal(signal.SIGKILL)
 
     async def ended(self) -> None:
@@ -133,7 +134,7 @@ class Child:
 
     def _bound(self) -> None:
         """Have all of it killed after `stop_s`."""
-        if self._kill is None and not self._killed:
+        if self._kill is None and not self.killed:
             self._kill = asyncio.get_running_loop().call_later(self._stop_s, self.kill)
 
     def _stop(self) -> None:
@@ -187,7 +188,7 @@ class Child:
             env=self._environment,
             start_new_session=True,
         )
-        if self._killed:
+        if self.killed:
             self.kill()
         elif self.ending:
             self._stop()
@@ -215,7 +216,7 @@ class Child:
 
     def _last_word(self, gentle: int) -> int:
         """Return the signal for what is left: *gentle* as long as there is time to end."""
-        return gentle if self._kill is not None and not self._killed else signal.SIGKILL
+        return gentle if self._kill is not None and not self.killed else signal.SIGKILL
 
     async def _listen(self, stdout: asyncio.StreamReader) -> None:
         try:
