@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 from bench.switches import contenders, models, pace, place
-from bench.switches.clients import Ask, play
+from bench.switches.clients import Ask, asking
 from bench.switches.figures import Figures, Window, figures, share_of_turns
 from bench.switches.models import Stream
 from bench.switches.pace import Load
 from bench.switches.report import bars, table
 from bench.switches.workloads import MANY, PAUSE, THREE, TWO
+from tests.fakes import soon
+
+SECONDS = 60
 
 A, B = TWO.clients
 
@@ -119,12 +122,13 @@ async def test_dmap_is_played_on_an_engine_that_is_slowed_down(tmp_path: Path) -
     where = place.place(tmp_path / "dmap", models.make_all(tmp_path / "models"), place.free_ports())
 
     async with place.running(contenders.dmap(), where, slow):
-        start = asyncio.get_running_loop().time()
-        window = Window(start, start + 4)
-        asks = await play(where.url, TWO, window.start, window.end)
-    found = figures(TWO, window, asks, pace.loads(place.load_log(where)))
+        clock = asyncio.get_running_loop().time
+        start = clock()
+        async with asking(where.url, TWO, start) as asks:
+            await soon(lambda: {ask.client.model for ask in asks if ask.answered} == {"a", "b"}, SECONDS)
+    found = figures(TWO, Window(start, clock()), asks, pace.loads(place.load_log(where)))
 
     assert found.refused == 0, found.reason
     assert min(found.answers.values()) >= 1
-    assert found.loads >= 2 and 0.5 <= found.load_s < 4
-    assert 0.01 <= found.token_s < 0.1
+    assert found.loads >= 2 and found.load_s >= 0.5
+    assert found.token_s >= 0.01

@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -45,13 +46,22 @@ async def play(url: str, workload: Workload, start: float, end: float) -> list[A
     Who asks first has done so `PAUSE_S` before.  Returns all questions in the order of their answers; those
     that have none come last.
     """
+    async with asking(url, workload, start) as asks:
+        await _sleep_until(end)
+    return sorted(asks, key=lambda ask: ask.answered or float("inf"))
+
+
+@asynccontextmanager
+async def asking(url: str, workload: Workload, start: float) -> AsyncGenerator[list[Ask]]:
+    """Let the clients loose from *start* on, as long as the context is open; yield what they have asked."""
     asks: list[Ask] = []
     loops = [asyncio.create_task(_keep_asking(url, client, start, asks)) for client in workload.clients]
-    await _sleep_until(end)
-    for loop in loops:
-        loop.cancel()
-    await asyncio.gather(*loops, return_exceptions=True)
-    return sorted(asks, key=lambda ask: ask.answered or float("inf"))
+    try:
+        yield asks
+    finally:
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
 
 
 async def _keep_asking(url: str, client: Client, start: float, asks: list[Ask]) -> None:
