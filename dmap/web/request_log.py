@@ -17,21 +17,28 @@ _ENDS = {"success": "request.finished", "client_left": "request.cancelled", "can
 
 def tell(bus: Bus, record: RequestRecord, event: str, fields: Mapping[str, Any]) -> None:
     """Tell that *event* happened to the request; its client and its model come before *fields*."""
-    who: dict[str, Any] = {"id": record.id, "client": record.client}
+    told: dict[str, Any] = {"id": record.id, "client": record.client}
+    if record.model:
+        told["model"] = record.model
     if record.backend:
-        who |= {"model": record.model} if record.model else {}
-        who["backend"] = record.backend
+        told["backend"] = record.backend
     if record.trace is not None:
-        who["trace"] = record.trace.id
+        told["trace"] = record.trace.id
         record.trace.note(bus.clock(), event, fields)
-    bus.tell(event, {**who, **fields})
+    told.update(fields)
+    bus.tell(event, told)
 
 
 def granted(bus: Bus, record: RequestRecord, more_s: float = 0.0) -> None:
     """Tell that the request has its model; it has waited *more_s* beside what *record* knows of."""
-    waited = {"queue_s": record.queue_s + record.away_s + more_s, "switch_s": record.switch_s}
-    asked = {"asked": record.alias} if record.alias is not None else {}
-    tell(bus, record, "request.granted", {**waited, **asked, **record.changes})
+    fields: dict[str, Any] = {
+        "queue_s": record.queue_s + record.away_s + more_s,
+        "switch_s": record.switch_s,
+    }
+    if record.alias is not None:
+        fields["asked"] = record.alias
+    fields.update(record.changes)
+    tell(bus, record, "request.granted", fields)
 
 
 def facts(record: RequestRecord) -> dict[str, Any]:
@@ -71,7 +78,7 @@ def ended(bus: Bus, record: RequestRecord, total_s: float) -> None:
     """
     record.total_s = total_s
     record.outcome = record.outcome or ("backend_error" if record.status >= 400 else "success")
-    fields = facts(record)
+    fields = _known(facts(record))
     _log.log(logging.DEBUG if record.path in _QUIET else logging.INFO, Line("request", fields))
     if record.received:
         more = {
@@ -83,8 +90,11 @@ def ended(bus: Bus, record: RequestRecord, total_s: float) -> None:
             "chunks": record.chunks,
             "tokens_per_s": _tokens_per_s(record, total_s),
         }
-        event = {name: value for name, value in (fields | more).items() if value is not None}
-        bus.tell(_ENDS.get(record.outcome, "request.failed"), event)
+        bus.tell(_ENDS.get(record.outcome, "request.failed"), fields | _known(more))
+
+
+def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _tokens_per_s(record: RequestRecord, total_s: float) -> float | None:
