@@ -157,22 +157,24 @@ class Catalog:
 
         Raises `ModelNotFound` or `BackendDown` as `resolve` does.
         """
-        entry = self._find(name, client, or_fallback=True)
+        entry, *_ = self._find(name, client, or_fallback=True)
         own = (name,) if name in entry.names else ()
         names = (*own, entry.name, str(entry.key), name)
         chosen = next(each for each in names if self._names.find(each) is entry)
         return self._shown(chosen, entry, client, set(residents))
 
     def _candidates(self, name: str, client: Client, or_fallback: bool = False) -> tuple[Route, ...]:
-        entry = self._find(name, client, or_fallback)
-        places = self._names.places(name) or self._names.copies(entry)
-        return tuple(self._served[place] for place in (places if entry in places else (entry,)))
+        return tuple(map(self._served.__getitem__, self._find(name, client, or_fallback)))
 
-    def _find(self, name: str, client: Client, or_fallback: bool = False) -> Entry:
-        """Find the model called *name*, for *client*; a model that is not for it is one that nobody knows."""
-        entry = self._names.find(name)
-        if entry is not None and client.may_use(*entry.names):
-            return entry
+    def _find(self, name: str, client: Client, or_fallback: bool = False) -> tuple[Entry, ...]:
+        """
+        Find all copies of the model called *name*, for *client*.
+
+        A model that is not for it is one that nobody knows.
+        """
+        places = self._names.places(name)
+        if places and client.may_use(*places[0].names):
+            return places
         known = (each for each, one in self._names.entries.items() if client.may_use(*one.names))
         meant = meant_by(name, known)
         may_have = [each for each in self._silence if client.may_use(name) and self._may_have(each, name)]
@@ -182,7 +184,7 @@ class Catalog:
                 raise BackendDown(f"{name[:_SHOWN]!r} is not known yet: {reason}", retry_after_s=5)
         fallback = self._names.fallback if or_fallback else None
         if fallback is not None and client.may_use(*fallback.names):
-            return fallback
+            return self._names.copies(fallback)
         raise self._not_found(name, meant, may_have)
 
     def _may_come(self, backend: str, name: str, *, is_typo: bool) -> bool:
