@@ -45,8 +45,8 @@ _PART = re.compile(r"(queue|switch|first_byte);dur=([0-9.]{1,12})(?:, |$)")
 
 
 async def check(exchange: Exchange) -> None:
-    """Raise what a node refused before it granted the request, if that is a reason to go elsewhere."""
-    if not exchange.waits or exchange.status < 400:
+    """Raise what a node refused while the request *waits* there, if that is a reason to go elsewhere."""
+    if exchange.status < 400:
         return
     await exchange.halted.wait()
     refusal = _refusal(exchange, decoded(exchange.headers.get("Content-Type", ""), b"".join(exchange.held)))
@@ -98,7 +98,7 @@ def note_times(exchange: Exchange, record: RequestRecord) -> None:
 
     Nothing is noted where the node did not say it, or somebody on the way has dropped that.
     """
-    if exchange.node is None or record.first_byte_s is None:
+    if record.first_byte_s is None:
         return
     told = dict(_PART.findall(exchange.headers.get("Server-Timing", "")))
     if not told.keys() >= {"queue", "first_byte"}:

@@ -65,7 +65,8 @@ async def run(
         begun = await ask(anew=True)
     with begun as exchange:
         try:
-            await nodes.check(exchange)
+            if exchange.waits:
+                await nodes.check(exchange)
             if reply.copy is not None:
                 reply.copy.said = exchange.made_with
             on_answer(_named(exchange))
@@ -89,7 +90,8 @@ async def _first(reply: Reply, exchange: Exchange, *, acts: bool) -> Exchange:
     finally:
         reply.record.away_s += exchange.waited_s
     reply.record.first_byte_s = asyncio.get_running_loop().time() - exchange.sent_at
-    nodes.note_times(exchange, reply.record)
+    if exchange.node is not None:
+        nodes.note_times(exchange, reply.record)
     return exchange
 
 

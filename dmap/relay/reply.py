@@ -115,7 +115,7 @@ class Reply:
         self, status: int, headers: "CIMultiDict[str]", *, length: int | None = None, sse: bool
     ) -> None:
         """Send the head, once; the body is framed by what aiohttp chose, never by what the backend had."""
-        said = self._mark(headers)
+        self._mark(headers)
         if self.copy is not None:
             self.copy.begin(status, headers)
         if self.record.committed:
@@ -123,7 +123,8 @@ class Reply:
                 raise BackendBroke("the backend answered something else than the event stream already begun")
             return
         if sse:
-            headers.update({"Cache-Control": said or "no-cache", "X-Accel-Buffering": "no"})
+            kept = "no-store" if _is_unkept(headers) else "no-cache"
+            headers.update({"Cache-Control": kept, "X-Accel-Buffering": "no"})
         self._response = response = Beginning(status=status, headers=headers)
         response.content_length = length
         if self._request.version < (1, 1):
@@ -134,12 +135,9 @@ class Reply:
         self._writer = await response.prepare(self._request)
         self._chunked = response.headers.get("Transfer-Encoding") == "chunked"
 
-    def _mark(self, headers: "CIMultiDict[str]") -> str:
-        """Return `no-store` if that is said of the answer, by its server in *headers* or from here on."""
+    def _mark(self, headers: "CIMultiDict[str]") -> None:
         if self.no_store:
             headers["Cache-Control"] = "no-store"
-        is_said = "no-store" in ",".join(headers.getall("Cache-Control", ())).lower()
-        return "no-store" if is_said else ""
 
     async def write(self, data: bytes) -> None:
         """Write *data*, and the head before it if that is not out, without waiting for the client."""
@@ -255,6 +253,11 @@ class Reply:
         if transport is None:
             raise ConnectionResetError("the client has left")
         return transport
+
+
+def _is_unkept(headers: "CIMultiDict[str]") -> bool:
+    """Tell whether *headers* say that nobody is to keep the answer: its server's, or `Reply.no_store`."""
+    return "no-store" in ",".join(headers.getall("Cache-Control", ())).lower()
 
 
 def _both(one: Callable[[bytes], object], other: Callable[[bytes], object]) -> Callable[[bytes], None]:
