@@ -145,17 +145,18 @@ class Bus:
                 listener(event)
             except Exception as exc:
                 tasks.report(f"a listener of {type}", exc)
-        self._ring()
+        if self._waiting and self._bell is None:
+            self._ring()
 
     def relay(self, type: str, at: float, fields: Mapping[str, Any], origin: str) -> None:
         """Let readers know of an event at another dmap, *origin*; nobody here counts it."""
         self.last += 1
         self._kept.append(Event(self.last, at, type, fields, origin))
-        self._ring()
+        if self._waiting and self._bell is None:
+            self._ring()
 
     def _ring(self) -> None:
-        if self._waiting and self._bell is None:
-            self._bell = asyncio.get_running_loop().call_later(PAUSE_S, self._wake, len(self._waiting))
+        self._bell = asyncio.get_running_loop().call_later(PAUSE_S, self._wake, len(self._waiting))
 
     def listen(self, listener: Listener, *types: str) -> None:
         """Have *listener* called for every event of these *types* from now on."""

@@ -50,9 +50,9 @@ async def infer(proxy: Proxy, visit: Visit) -> web.StreamResponse:
         raise error if visit.hop is None else Misdirected(error.message) from None
     choice = Choice(proxy, visit, asked, routes, functools.partial(_check, proxy, visit, asked))
     await choice.take()
-    ask = functools.partial(answer, proxy, visit, reply, asked, choice)
     if proxy.cache is None or visit.hop is not None:  # the front keeps, which knows who asks
-        return await ask()
+        return await answer(proxy, visit, reply, asked, choice)
+    ask = functools.partial(answer, proxy, visit, reply, asked, choice)
     return await proxy.cache.answer(visit, reply, asked, routes, ask)
 
 

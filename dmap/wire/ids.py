@@ -14,7 +14,8 @@ AT_ONCE = 256
 def _words() -> Iterator[str]:
     while True:
         drawn = secrets.token_hex(8 * AT_ONCE)
-        yield from (drawn[at : at + 16] for at in range(0, len(drawn), 16))
+        for at in range(0, len(drawn), 16):
+            yield drawn[at : at + 16]
 
 
 new_word = _words().__next__
