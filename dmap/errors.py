@@ -6,9 +6,8 @@ DmapError
     BadRequest 400          AccessDenied 403        UploadTimeout 408
     InvalidKey 401          PathNotFound 404        BodyTooLarge 413
     Invalid 400             ModelNotFound 404       EncodedBody 415
-    ContextExceeded 400     RequestNotFound 404     Overloaded 429
-                            MethodNotAllowed 405
-                            Misdirected 421
+    ContextExceeded 400     RequestNotFound 404     Misdirected 421
+                            MethodNotAllowed 405    Overloaded 429
   backend's fault
     LoadFailed 502          BackendBroke 502        BackendSlow 504
     BackendDown 503         Unanswered 502          BackendDied 502
@@ -28,8 +27,6 @@ from typing import Any
 
 RETRY_AFTER_S = (1, 60)
 """OpenAI's Node client ignores a `Retry-After` over 60 s, Python's gives up over 120 s."""
-
-
 SAID = "; its last lines: "
 """In a message, before what a server has written itself: that may be for its owner alone."""
 OTHERS = " are used by others: "
@@ -300,5 +297,3 @@ class NotBuilt(Final):
 
 class Internal(DmapError):
     """A bug of dmap's own."""
-
-    status, type, code = 500, "server_error", "internal_error"
