@@ -409,6 +409,20 @@ async def test_a_server_that_wants_nothing_kept(proxy, backend, server):
     assert not (await ask(proxy)).is_hit
 
 
+async def test_what_another_cache_had(proxy, backend, server):
+    """An answer that has an `Age` is not kept for longer than it was, and only our own hits are called so."""
+    old = answer(b"{}").replace(b"\r\n", b"\r\nAge: 300\r\nDmap-Cache: hit\r\n", 1)
+    backend.script = lambda e: e.end(old)
+    first = await ask(proxy)
+    backend.script = lambda e: e.end(answer(b"{}"))
+    await ask(proxy, {**ASKED, "seed": 8})
+    await kept(server)
+    again = await ask(proxy)
+
+    assert (first.is_hit, first.headers["Age"]) == (False, "300")
+    assert not again.is_hit
+
+
 async def test_a_client_that_left(proxy, backend, server):
     """Nothing is kept of an answer whose client has left, and its memory is free."""
     backend.script = backend.by_hand

@@ -56,7 +56,7 @@ def test_an_answer_comes_down():
         "Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Connection", "TE", "Trailer",
         "Transfer-Encoding", "Upgrade", "Content-Length", "Date", "Server", "X-Request-ID", "Set-Cookie",
         "WWW-Authenticate",
-        "X-Powered-By", "Access-Control-Allow-Origin", "access-control-max-age",
+        "X-Powered-By", "Dmap-Cache", "Access-Control-Allow-Origin", "access-control-max-age",
     ],
 )  # fmt: skip
 def test_what_is_not_the_answers_stays(name):

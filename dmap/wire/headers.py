@@ -20,7 +20,7 @@ _TO_BACKEND = frozenset(
 _OF_NO_MEANING = ("traceparent", "tracestate", "user-agent")
 _HOP_BY_HOP = ("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
 """Headers about one connection (RFC 9110, section 7.6.1), as are those that begin with `proxy-`."""
-_OWN = ("content-length", "date", "server", "x-request-id")
+_OWN = ("content-length", "date", "dmap-cache", "server", "x-request-id")
 """Headers that dmap writes itself."""
 _OF_BACKEND = ("content-location", "location", "set-cookie", "www-authenticate", "x-powered-by")
 """Headers about the backend, where it is, or its token, not about the answer."""

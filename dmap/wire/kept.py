@@ -36,12 +36,13 @@ def kind_of(status: int, headers: MultiMapping[str]) -> str | None:
     Return the content type of an answer that may be kept, by its *headers*; None if it may not.
 
     One that is encoded was not searched for its end; one may also say `no-store` itself (RFC 9111, 5.2.2.5).
+    One with an `Age` (5.1) comes from another cache, and would be kept here once more for all of its time.
     """
+    if "Age" in headers or "no-store" in directives(headers):
+        return None
     kind = headers.get("Content-Type", "")
     is_plain = headers.get("Content-Encoding", "identity") == "identity"
-    if status != 200 or not is_plain or not _KIND.fullmatch(kind) or "no-store" in directives(headers):
-        return None
-    return kind
+    return kind if status == 200 and is_plain and _KIND.fullmatch(kind) else None
 
 
 def tells_failure(body: bytes) -> bool:
