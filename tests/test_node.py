@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 
+from dmap.access import Client
+from dmap.catalog import Shown
+from dmap.models import Route
+from dmap.web.view import Views
 from dmap.wire.view import At, line_of, read
 from tests.conftest import Proxy
 from tests.fakes import DONE, END, SSE, FakeBackend, chunk, delta, soon
@@ -157,3 +161,28 @@ async def test_a_view_is_for_fronts(node):
     await client.send(view("plain"))
 
     assert (await client.answer()).head.status == 403
+
+
+async def test_an_alias_costs_a_view_nothing(start, backend):
+    """A model is looked at once for a view, however many names it has, and is listed with all of them."""
+    node = await start(
+        f"backends: {{fake: {{kind: openai, url: '{backend.url}'}}}}\nmodels: {{m: {{aliases: [b, c]}}}}"
+    )
+    catalog, looked = node.proxy.catalog, list[str]()
+
+    def places(shown: Shown) -> tuple[Route, ...]:
+        looked.append(shown.entry.name)
+        return catalog.places(shown.entry)
+
+    views = Views(
+        {f"backend {name}": gate for name, gate in node.proxy.passages.items()},
+        lambda client: catalog.shown(client, ()),
+        places,
+        lambda route: True,
+        lambda backend: "openai",
+        lambda routes: "",
+    )
+    listed = views.of(Client("front"), "", between=False).models
+
+    assert looked == ["m"]
+    assert [(one.id, one.names) for one in listed or []] == [("m", ["b", "c"])]

@@ -71,9 +71,10 @@ class Views:
         for shown in self._shown(client):
             if shown.entry.info.kind:
                 continue  # another box's
-            one = found.setdefault(shown.entry.name, self._list(shown))
+            if shown.entry.name not in found:
+                found[shown.entry.name] = self._list(shown)
             if shown.is_alias:
-                one.names.append(shown.name)
+                found[shown.entry.name].names.append(shown.name)
         return list(found.values())
 
     def _list(self, shown: Shown) -> Listed:
