@@ -81,6 +81,18 @@ class TestServers:
         assert [(await each)[0] for each in asked] == [200, 200]
         assert proxy.proxy.inventory.is_down("one")
 
+    async def test_all_that_are_gone_are_tried_once(
+        self, proxy: Proxy, servers: dict[str, FakeBackend], session: aiohttp.ClientSession
+    ) -> None:
+        """A request that nobody takes goes round once."""
+        for server in servers.values():
+            await server.shut()
+
+        status, _ = await asking(proxy, session)()
+
+        assert status == 503
+        assert [each.get("moved") for each in ended(proxy)] == [1]
+
     async def test_who_moves_to_a_full_queue_may_come_back(
         self, proxy: Proxy, servers: dict[str, FakeBackend], session: aiohttp.ClientSession
     ) -> None:
@@ -189,6 +201,20 @@ class TestDevices:
         assert (await asked)[0] == 200
         assert stage.asked(backend) == 2
         assert [(each.get("moved"), each.get("retried")) for each in stage.ended()] == [(None, 1)]
+
+    async def test_who_came_back_goes_nowhere_else_after_that(self, twins: Made) -> None:
+        """A request that ends whatever server has it is sent twice, though another place was not asked."""
+        stage = await twins(load_s=0.01, token_s=0.05)
+        backend = (await stage.order("load", MODELS[0]))["backend"]
+        asked = stage.ask(model=MODELS[0], stream=False)
+        await stage.busy()
+        await stage.servers[backend].crash()
+        await soon(lambda: stage.asked(backend) == 2, 5)
+
+        await stage.servers[backend].crash()
+
+        assert (await asked)[0] == 502
+        assert sum(map(stage.asked, stage.servers)) == 2
 
     async def test_a_model_that_did_not_answer_is_looked_for(self, twins: Made) -> None:
         """Who moves on leaves word, so that nobody else is sent where the model is no more."""
