@@ -14,6 +14,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -134,6 +135,17 @@ def address(compose: Compose, part: str) -> str:
     return compose("exec", "-T", part, "hostname", "-i").strip()
 
 
+@contextmanager
+def holding(place: str) -> Generator[None]:
+    """Have a container of no use at the address *place* of the fleet's network."""
+    where = ("--network", f"{PROJECT}_default", "--ip", place)
+    holder = _docker("run", "-d", *where, "--entrypoint", "sleep", IMAGE, "600").strip()
+    try:
+        yield
+    finally:
+        _docker("rm", "--force", holder)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(SECONDS * 2)
 class TestFleet:
@@ -162,14 +174,12 @@ class TestFleet:
         """Both fronts find it there, and have it alone when the other node is gone."""
         was = address(compose, "node1")
         compose("rm", "--stop", "--force", "node1")
-        network = ("--network", f"{PROJECT}_default")
-        holder = _docker("run", "-d", *network, "--ip", was, "--entrypoint", "sleep", IMAGE, "600").strip()
-        compose("up", "-d", "--no-deps", "--wait", "node1")
-        compose("kill", "node2")
+        with holding(was):
+            compose("up", "-d", "--no-deps", "--wait", "node1")
+            compose("kill", "node2")
 
-        assert address(compose, "node1") != was
-        assert [said(client, model) for _ in range(4) for model in MODELS] == ["length"] * 8
-        _docker("rm", "--force", holder)
+            assert address(compose, "node1") != was
+            assert [said(client, model) for _ in range(4) for model in MODELS] == ["length"] * 8
         compose("up", "-d", "--wait", *PARTS)
 
     def test_nobody_is_root_or_writes(self, compose: Compose) -> None:
