@@ -124,8 +124,8 @@ async def main(options: argparse.Namespace) -> None:
         node = await stack.enter_async_context(
             daemon(folders[1], access + backend.replace("warning", "info"))
         )
-        plain = f"backends: {{box: {{kind: openai, url: '{node.url}', api_key: front}}}}"
-        behind = await stack.enter_async_context(daemon(folders[3], plain))
+        other = f"backends: {{box: {{kind: openai, url: '{node.url}', api_key: front}}}}"
+        behind = await stack.enter_async_context(daemon(folders[3], other))
         nodes = f"nodes: {{box: {{url: '{node.url}', api_key: front}}}}"
         front = await stack.enter_async_context(daemon(folders[2], nodes))
         await asyncio.sleep(1)
@@ -134,12 +134,13 @@ async def main(options: argparse.Namespace) -> None:
             p99 = statistics.quantiles(values, n=100)[98]
             print(f"{name}: median {statistics.median(values):.2f} ms, p99 {p99:.2f} ms")
         for _ in range(options.rounds):
-            costs = [await per_chunk_us(each, options.streams) for each in (behind, front, one)]
-            told = f"plain {costs[0]:.1f} us, front {costs[1]:.1f} us ({costs[1] / costs[0]:.3f})"
-            print(f"CPU per chunk: {told}; one that is asked directly {costs[2]:.1f} us")
-        before = cpu_s(front)
+            each_way = (front, behind, front)  # a machine that gets slower or faster favours neither
+            before, plain, after = [await per_chunk_us(each, options.streams) for each in each_way]
+            ratio = (before + after) / 2 / plain
+            print(f"CPU per chunk: plain {plain:.1f} us, front {before:.1f} and {after:.1f} us ({ratio:.3f})")
+        begun_s = cpu_s(front)
         await asyncio.sleep(options.seconds)
-        print(f"CPU of an idle front: {1000 * (cpu_s(front) - before) / options.seconds:.1f} ms a second")
+        print(f"CPU of an idle front: {1000 * (cpu_s(front) - begun_s) / options.seconds:.1f} ms a second")
         print(f"load average {os.getloadavg()[0]:.1f} on {psutil.cpu_count()} cores")
 
 
