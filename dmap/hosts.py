@@ -44,7 +44,7 @@ class Hosts:
 
     async def addresses(self, host: str) -> list[str]:
         """Return the addresses of *host*, at least one; raises OSError."""
-        if _is_address(host):
+        if is_address(host):
             return [host]
         at, known = self._known.get(host, (0.0, []))
         if known and time.monotonic() - at < self._fresh_s:
@@ -92,7 +92,8 @@ class Hosts:
         return answer
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Tell whether *host* is an address, of either version, and no name."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

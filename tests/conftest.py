@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
@@ -128,6 +128,19 @@ async def proxy(
     await proxy.close()
     backend.cut_all()
     await proxy.settled()
+
+
+def nodes_at(urls: Sequence[str]) -> str:
+    """Write the section of a front whose nodes are at *urls*, called `box0` and so on."""
+    listed = (f"box{at}: {{url: '{url}', api_key: front}}" for at, url in enumerate(urls))
+    return f"nodes: {{{', '.join(listed)}}}"
+
+
+async def front_of(start: Callable[[str], Awaitable[Proxy]], urls: Sequence[str], rest: str = "") -> Proxy:
+    """Run a front of the nodes at *urls*, with the *rest* of its configuration, once all of them answer."""
+    proxy = await start(f"{nodes_at(urls)}\n{rest}")
+    await soon(lambda: len(proxy.proxy.inventory.answering) == len(urls), HERE_S)
+    return proxy
 
 
 def config_of(text: str) -> Config:

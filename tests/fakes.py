@@ -36,6 +36,7 @@ HERE_S = 60.0
 SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 DONE = b"data: [DONE]\n\n"
 END = b"0\r\n\r\n"
+WHOLE = b'{"object": "chat.completion", "choices": []}'
 
 
 async def soon(is_so: Callable[[], bool], within_s: float) -> None:

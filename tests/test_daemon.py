@@ -27,6 +27,7 @@ from tests.fakes import (
     END,
     HERE_S,
     SSE,
+    WHOLE,
     Answer,
     Exchange,
     FakeBackend,
@@ -42,7 +43,6 @@ from tests.fakes import (
 from tests.process import Process, daemon
 
 pytestmark = pytest.mark.timeout(90)
-WHOLE = b'{"object": "chat.completion", "choices": []}'
 SOON_S = 8
 """How soon it has to end; `shutdown_s` would be 20."""
 

@@ -13,11 +13,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.conftest import Proxy
+from tests.conftest import Proxy, front_of, nodes_at
 from tests.fakes import (
     DONE,
     END,
     SSE,
+    WHOLE,
     Exchange,
     FakeBackend,
     answer,
@@ -34,7 +35,6 @@ from tests.test_balancers import ACCESS, CLIENT, haproxy
 from tests.test_recipes import accepting, free_port
 
 FRONT = hashlib.sha256(b"front").hexdigest()
-WHOLE = b'{"object": "chat.completion", "choices": []}'
 SECONDS = 20
 
 
@@ -71,12 +71,7 @@ async def boxes(tmp_path: Path) -> AsyncGenerator[list[Box]]:
 @pytest.fixture
 async def front(start: Callable[[str], Any], boxes: list[Box]) -> Proxy:
     """Run a front of both."""
-    listed = ", ".join(
-        f"box{at}: {{url: '{box.process.url}', api_key: front}}" for at, box in enumerate(boxes)
-    )
-    proxy: Proxy = await start(f"nodes: {{{listed}}}")
-    await soon(lambda: len(proxy.proxy.inventory.answering) == 2, SECONDS)
-    return proxy
+    return await front_of(start, [box.process.url for box in boxes])
 
 
 def waiting(front: Proxy) -> list[str]:
@@ -156,16 +151,12 @@ async def test_fronts_behind_a_load_balancer(tmp_path, boxes):
     """No client sees anything of a front that is told to stop while all of them ask."""
     for box in boxes:
         box.server.script = lambda exchange: exchange.end(answer(WHOLE))
-    nodes = ", ".join(
-        f"box{at}: {{url: '{box.process.url}', api_key: front}}" for at, box in enumerate(boxes)
-    )
+    nodes = nodes_at([box.process.url for box in boxes])
     async with AsyncExitStack() as stack:
         fronts = []
         for name in ("left", "right"):
             (tmp_path / name).mkdir()
-            fronts.append(
-                await stack.enter_async_context(daemon(tmp_path / name, f"nodes: {{{nodes}}}\n{ACCESS}"))
-            )
+            fronts.append(await stack.enter_async_context(daemon(tmp_path / name, f"{nodes}\n{ACCESS}")))
         port = free_port()
         command, environment = haproxy(tmp_path, port, [int(each.url.rpartition(":")[2]) for each in fronts])
         await stack.enter_async_context(running(*command, port=port, **environment))

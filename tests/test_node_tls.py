@@ -12,10 +12,9 @@ import pytest
 from dmap.cli import main
 from dmap.config import ConfigProblem
 from tests.conftest import Proxy
-from tests.fakes import FakeBackend, answer, chat, post, soon
+from tests.fakes import WHOLE, FakeBackend, answer, chat, post, soon
 
 FRONT = hashlib.sha256(b"front").hexdigest()
-WHOLE = b'{"object": "chat.completion", "choices": []}'
 KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 SECONDS = 10
 

@@ -13,7 +13,7 @@ from aiohttp import web
 from dmap.config import advice, parse
 from dmap.placement import Standing
 from dmap.wire.hop import SILENT_S
-from tests.conftest import Proxy
+from tests.conftest import Proxy, front_of
 from tests.cutter import cutter
 from tests.fakes import (
     DONE,
@@ -48,10 +48,7 @@ async def nodes() -> AsyncGenerator[list[FakeBackend]]:
 @pytest.fixture
 async def front(start: Any, nodes: list[FakeBackend]) -> Proxy:
     """Run a front of both."""
-    listed = ", ".join(f"box{at}: {{url: '{node.url}', api_key: front}}" for at, node in enumerate(nodes))
-    proxy: Proxy = await start(f"nodes: {{{listed}}}\nserver: {{heartbeat_s: 60}}")
-    await soon(lambda: len(proxy.proxy.inventory.answering) == 2, SECONDS)
-    return proxy
+    return await front_of(start, [node.url for node in nodes], "server: {heartbeat_s: 60}")
 
 
 async def asked(nodes: list[FakeBackend]) -> tuple[FakeBackend, FakeBackend, Exchange]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dmap.wire.hop import Queued, waits
-from tests.conftest import Proxy
+from tests.conftest import Proxy, front_of
 from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, answer, chunk, delta, fake_backend, soon
 
 SECONDS = 10
@@ -41,10 +41,7 @@ async def nodes() -> AsyncGenerator[list[FakeBackend]]:
 @pytest.fixture
 async def front(start: Any, nodes: list[FakeBackend]) -> Proxy:
     """Run a front of both."""
-    listed = ", ".join(f"box{at}: {{url: '{node.url}', api_key: front}}" for at, node in enumerate(nodes))
-    proxy: Proxy = await start(f"nodes: {{{listed}}}\nserver: {{heartbeat_s: 60}}")
-    await soon(lambda: len(proxy.proxy.inventory.answering) == 2, SECONDS)
-    return proxy
+    return await front_of(start, [node.url for node in nodes], "server: {heartbeat_s: 60}")
 
 
 def ask(stream: bool = True) -> bytes:

@@ -13,7 +13,6 @@ A browser sends what any page tells it to, from inside the owner's network.  The
 `Referer` is not looked at, because a page may leave it out.  A request without these headers is no browser's.
 """
 
-import ipaddress
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -21,6 +20,7 @@ from functools import lru_cache
 from multidict import MultiMapping
 
 from dmap.errors import AccessDenied
+from dmap.hosts import is_address
 
 _REMEMBERED = 1024
 """Hosts that are not looked into anew for each request."""
@@ -89,7 +89,7 @@ class Pages:
     def _is_own(self, text: str) -> bool:
         host, _ = _authority(text, 0)
         is_local = "." not in host or host.endswith(_LOCAL)
-        return host != "" and (is_local or host in self.names or _is_address(host))
+        return host != "" and (is_local or host in self.names or is_address(host))
 
 
 def _is_same(origin: str, host: str) -> bool:
@@ -107,14 +107,6 @@ def _authority(text: str, usual: int) -> tuple[str, int]:
     """
     match = _AUTHORITY.fullmatch(text.lower())
     host = match[1].strip("[]") if match else ""
-    if match is None or (match[1] != host and not _is_address(host)):
+    if match is None or (match[1] != host and not is_address(host)):
         return "", 0
     return host, int(match[2] or usual)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

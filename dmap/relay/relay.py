@@ -67,15 +67,20 @@ async def run(
         try:
             if exchange.waits:
                 await nodes.check(exchange)
-            if reply.copy is not None:
-                reply.copy.said = exchange.made_with
             on_answer(_named(exchange))
-            if exchange.status == 200 and _kind(exchange) == "text/event-stream":
-                await _stream(reply, exchange, by_finish)
-            else:
-                await _plain(reply, exchange)
+            await _answer(reply, exchange, by_finish)
         finally:
             reply.record.chunks = exchange.chunks
+
+
+async def _answer(reply: Reply, exchange: Exchange, by_finish: bool) -> None:
+    """Pass the answer on, as what it is."""
+    if reply.copy is not None:
+        reply.copy.said = exchange.made_with
+    if exchange.status == 200 and _kind(exchange) == "text/event-stream":
+        await _stream(reply, exchange, by_finish)
+    else:
+        await _plain(reply, exchange)
 
 
 async def _first(reply: Reply, exchange: Exchange, *, acts: bool) -> Exchange:

@@ -69,7 +69,7 @@ class Proxy:
         state: StateFile | None = None,
         engines: Mapping[str, Engine] = MappingProxyType({}),
     ) -> None:
-        server, listen = config.server, config.listen
+        server, listen, servers = config.server, config.listen, servers_of(config)
         self.config, self.engines = config, engines
         self.state = state or StateFile(config.state)
         self.saved: Saved = self.state.read()
@@ -96,22 +96,23 @@ class Proxy:
         self.visits = Visits(server)
         self.context = ContextGuard(config, self.backends, counters(config))
         self.captures, self.lacking = Captures(), Lacking()
-        self.rivals = Rivals(self.bus, self._is_busy, servers_of(config))
-        self.shared = join(
-            config.redis, servers_of(config), self.bus, lambda *took: self.metrics.redis_s.observe(*took)
-        )
+        self.rivals = Rivals(self.bus, self._is_busy, servers)
+        self.shared = join(config.redis, servers, self.bus, lambda *took: self.metrics.redis_s.observe(*took))
         self.cache = parts.cache_of(config, self.shared, self.making)
         self.metrics = self._metrics()
-        if self.shared is not None:
-            self.access.guessed = self.shared.quotas.guessed
-            self.shared.settings.mine = lambda: self.saved
-            self.shared.settings.adopt = self._adopt
+        self._link()
         self._writing: asyncio.Task[None] | None = None
         self.trials: dict[str, Activation] = {}
         self.turns: dict[ModelKey, asyncio.Lock] = {}
         self.reload: Callable[[], list[str]] | None = None
         self.choose()
         durations.recall(self.saved.durations, self.devices, self.switchers)
+
+    def _link(self) -> None:
+        if self.shared is not None:
+            self.access.guessed = self.shared.quotas.guessed
+            self.shared.settings.mine = lambda: self.saved
+            self.shared.settings.adopt = self._adopt
 
     def _views(self) -> Views:
         return Views(
@@ -272,8 +273,7 @@ class Proxy:
         sections = self.config.backends
         placed = {name: each for name, each in self.switchers.items() if sections[name].placed_on == device}
         section, route_of = self.config.device(device), self.catalog.route_of
-        preloads = functools.partial(self.catalog.preloads, device)
-        meter = self.meters.get(device)
+        preloads, meter = functools.partial(self.catalog.preloads, device), self.meters.get(device)
         return Gate(
             device, section, placed, tell=self.bus.tell, route_of=route_of, preloads=preloads, meter=meter
         )
