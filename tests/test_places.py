@@ -99,8 +99,8 @@ class TestNext:
         """A place where an answer begins at once goes before one where one waits."""
         first, second = pair.ask(), pair.ask()
 
-        await (await pair.one.next()).end(*SAID)
-        await (await pair.two.next()).end(*SAID)
+        for each in [await pair.one.next(), await pair.two.next()]:
+            await each.end(*SAID)
 
         assert [(await each)[0] for each in (first, second)] == [200, 200]
 
