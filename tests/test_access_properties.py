@@ -313,7 +313,6 @@ async def test_no_foreign_page_gets_in(keyless: Any, asked: Browsed) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
 @examples(5000)
 @given(st.one_of(_browsed, _own))
 async def test_no_foreign_page_of_many_gets_in(keyless: Any, asked: Browsed) -> None:

@@ -16,8 +16,6 @@ from aiohttp import StreamReader
 from dmap.aiohttp_insides import ClientConnection, HttpServer, read_some
 from tests.fakes import DONE, END, SSE, RawClient, chat, chunk, delta, post, served, soon
 
-pytestmark = pytest.mark.timeout(60)
-
 
 @pytest.fixture
 async def serve(start, backend, caplog):

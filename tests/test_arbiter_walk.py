@@ -265,7 +265,6 @@ def test_every_interleaving_keeps_the_invariants(start: str) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("start", LONG)
 def test_a_longer_walk(start: str) -> None:
     """One step of time or one failure more makes many more states, and none of them breaks an invariant."""

@@ -74,7 +74,6 @@ def test_what_clients_send_is_taken():
     assert len(innocent) > 90 and len(uploads) == 2
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("place", "number"),
     [

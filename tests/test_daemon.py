@@ -42,7 +42,6 @@ from tests.fakes import (
 )
 from tests.process import Process, daemon
 
-pytestmark = pytest.mark.timeout(90)
 SOON_S = 8
 """How soon it has to end; `shutdown_s` would be 20."""
 

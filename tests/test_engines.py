@@ -150,7 +150,6 @@ def test_the_words_of_the_warning(tmp_path):
     ]
 
 
-@pytest.mark.timeout(60)
 async def test_a_signal_while_a_driver_hangs(tmp_path, written):
     """Who stops a start that waits for a driver need not wait for it, too, and nothing of it is left."""
     begun = tmp_path / "begun"

@@ -7,8 +7,6 @@ import pytest
 from tests.fuzzing import campaign
 from tests.rubbish import requests
 
-pytestmark = pytest.mark.timeout(240)
-
 FEW, ALL = 500, 1100
 GROWTH_BYTES = 2**20
 """What caches, rings and the state files may still take after the first `FEW`: 300 KiB were seen."""

@@ -74,7 +74,6 @@ async def test_it_comes_back(held: Held) -> None:
     assert model.id == "held"
 
 
-@pytest.mark.timeout(90)
 async def test_a_daemon_ends_though_a_disk_hangs(held: Held, tmp_path: Path) -> None:
     """The end of the process waits for no read."""
     backends = f"backends: {{engine: {{kind: gguf, path: {held.path.parent}, device: gpu0}}}}"

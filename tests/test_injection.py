@@ -8,8 +8,6 @@ import pytest
 from dmap.state import Activation, Saved
 from tests.fakes import SSE, answer, chunk, delta, post, served, told
 
-pytestmark = pytest.mark.timeout(60)
-
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 ANSWER = answer(b'{"id": "1", "object": "chat.completion", "model": "m", "choices": []}')
 EMBEDDING = answer(b'{"object": "list", "data": [], "model": "m"}')
@@ -153,7 +151,6 @@ async def test_embeddings_get_nothing(serve, backend, path):
     assert await arrived(proxy, backend, post(body, path), EMBEDDING) == body
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("path", "body", "counted"),
     [

@@ -12,8 +12,6 @@ from tests.fakes import RawClient
 from tests.process import Process, daemon
 from tests.test_tls import made
 
-pytestmark = pytest.mark.timeout(90)
-
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 HALF = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"
 FEW = 200

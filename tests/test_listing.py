@@ -7,8 +7,6 @@ import pytest
 
 from tests.fakes import Answer, chat, post
 
-pytestmark = pytest.mark.timeout(60)
-
 SHA = {name: hashlib.sha256(f"sk-{name}".encode()).hexdigest() for name in ("all", "some", "ops")}
 KEYS = f"""
 access:

@@ -19,8 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from tests.lmstudio_emulator import Emulator, Knobs, Traps, emulator
 from tests.lmstudio_world import SPECS
 
-pytestmark = pytest.mark.timeout(60)
-
 SMALL, SEEING = "llama-3.2-1b-instruct", "google/gemma-3-12b"
 EMBED = next(spec.key for spec in SPECS if spec.embedding)
 ALL = [*(spec.key for spec in SPECS), "m"]

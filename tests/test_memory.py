@@ -412,7 +412,6 @@ async def until_models(process: Process) -> dict[str, int]:
             await asyncio.sleep(0.1)
 
 
-@pytest.mark.timeout(90)
 async def test_a_daemon_tells_whose_memory_it_is(models: Path, tmp_path: Path) -> None:
     """Real engines on a GPU are measured by their ids; metrics, status and the start's lines have it."""
     variables = described(tmp_path, gpu(3 * GIB, processes={"4194304": GIB}, children=1))
@@ -431,7 +430,6 @@ async def test_a_daemon_tells_whose_memory_it_is(models: Path, tmp_path: Path) -
     assert any("device name=gpu0" in line and "gpus=0" in line for line in process.log)
 
 
-@pytest.mark.timeout(90)
 async def test_a_daemon_whose_driver_hangs(models: Path, tmp_path: Path) -> None:
     """It starts, serves, tells that the memory is not known, and ends."""
     variables = described(tmp_path, gpu(), hangs=["nvmlInitWithFlags"])

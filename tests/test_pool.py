@@ -13,8 +13,6 @@ from dmap.relay.pool import MAX_IDLE, MAX_IDLE_S
 from tests.fakes import DONE, END, HERE_S, SSE, answer, chunk, delta, soon
 from tests.ports import deaf
 
-pytestmark = pytest.mark.timeout(60)
-
 BOUNDS = Bounds(first_byte_s=30, idle_s=30, lease_s=120)
 
 

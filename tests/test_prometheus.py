@@ -22,10 +22,7 @@ from tests.programs import find, why_not
 from tests.redis_server import redis_server
 from tests.test_alerts import ALERTS, panels
 
-pytestmark = [
-    pytest.mark.skipif(bool(why_not("prometheus")), reason=why_not("prometheus")),
-    pytest.mark.timeout(240),
-]
+pytestmark = pytest.mark.skipif(bool(why_not("prometheus")), reason=why_not("prometheus"))
 CHAT = "/v1/chat/completions"
 BROKEN = """
 devices: {gpu0: {cooldown_s: 0}}

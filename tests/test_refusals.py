@@ -30,8 +30,6 @@ from tests.fakes import (
 )
 from tests.lmstudio_emulator import Knobs, emulator
 
-pytestmark = pytest.mark.timeout(60)
-
 CHAT = "/v1/chat/completions"
 SMALL, BIG = "llama-3.2-1b-instruct", "openai/gpt-oss-20b"
 

@@ -8,8 +8,6 @@ import pytest
 
 from tests.fakes import DONE, END, SSE, answer, chat, chunk, delta, post, served, told
 
-pytestmark = pytest.mark.timeout(60)
-
 FIVE_MB = b'data: {"choices": [{"delta": {"content": "' + b"x" * 5_000_000 + b'"}}]}\n\n'
 LARGE = b'{"object": "list", "data": ["' + b"0123456789" * 20_000 + b'"]}'
 JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

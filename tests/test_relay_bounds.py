@@ -24,8 +24,6 @@ from tests.fakes import (
     told,
 )
 
-pytestmark = pytest.mark.timeout(60)
-
 KIB = 1024
 PIECE = delta("x" * 4000)
 JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

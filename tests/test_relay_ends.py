@@ -8,8 +8,6 @@ import pytest
 
 from tests.fakes import DONE, END, SSE, answer, chat, chunk, delta, holding, post, served, told
 
-pytestmark = pytest.mark.timeout(60)
-
 LARGE = b'{"object": "list", "data": ["' + b"0123456789" * 20_000 + b'"]}'
 JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"

@@ -8,8 +8,6 @@ import pytest
 from tests.fakes import chat, post
 from tests.floods import FLOODS, MIB, Flooding, read_all, toll
 
-pytestmark = pytest.mark.timeout(60)
-
 TOTAL = 10 * MIB
 LONGEST_S = 0.1
 

@@ -14,8 +14,6 @@ from dmap.relay import Reply
 from dmap.wire.routes import Dialect
 from tests.fakes import HERE_S, narrow_to, soon
 
-pytestmark = pytest.mark.timeout(60)
-
 MUCH = b"x" * 2**20
 """More than the kernel takes for a narrow client, and less than a client of ours keeps."""
 

@@ -9,8 +9,6 @@ import pytest
 from dmap.web.asked import Asked
 from tests.fakes import DONE, END, SSE, answer, chat, chunk, delta, holding, post, served, soon, told, zipped
 
-pytestmark = pytest.mark.timeout(60)
-
 PATH = "/v1/chat/completions"
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"

@@ -83,7 +83,6 @@ def test_the_whole_table(name: str, of_hash: float) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(600)  # six rules, three seeds: a minute and a half of CPU
 @pytest.mark.parametrize("name", ["unlike loads", "chats", "batch"])
 def test_other_loads_and_other_clients(name: str) -> None:
     """Loads of 2 to 30 s, people who wait for answers, a batch beside others: no rule does better."""

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import aiohttp
-import pytest
 
 from dmap.state import StateFile
 
@@ -25,7 +24,6 @@ state: {state}
 KILLS = int(os.environ.get("DMAP_TEST_KILLS", "3"))
 
 
-@pytest.mark.timeout(300)
 async def test_killed_between_two_orders(tmp_path: Path) -> None:
     """A daemon that is killed at any moment leaves the last order it answered, or the one under way."""
     chance, state = random.Random(4), tmp_path / "state.json"
