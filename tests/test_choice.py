@@ -249,7 +249,7 @@ class TestDevices:
 
         assert (status, told["error"]["code"]) == (429, "rate_limit_exceeded")
         assert (await waits)[0] == 200
-        assert [gate.view.coming for gate in stage.proxy.devices.values()] == [{}, {}]
+        assert [gate.view.coming for gate in stage.proxy.devices.values()] == [[], []]
 
     async def test_where_it_fits_nowhere_that_is_told(self, twins: Made) -> None:
         """Nobody is told to come back in vain."""
@@ -272,7 +272,7 @@ class TestDevices:
 
         assert [(await each)[0] for each in asked] == [200] * 40
         assert min(map(stage.asked, stage.servers)) > 10
-        assert sum(gate.view.coming.total() for gate in stage.proxy.devices.values()) == 0
+        assert sum(len(gate.view.coming) for gate in stage.proxy.devices.values()) == 0
 
 
 async def test_a_burst_that_is_looked_at_beside_the_loop_is_shared(
@@ -292,7 +292,7 @@ async def test_a_burst_that_is_looked_at_beside_the_loop_is_shared(
     await soon(lambda: sum(gate.snapshot().waiting for gate in gates) == 40, 5)
 
     assert min(gate.snapshot().waiting for gate in gates) > 10
-    assert sum(gate.view.coming.total() for gate in gates) == 0
+    assert sum(len(gate.view.coming) for gate in gates) == 0
     for each in asked:
         each.cancel()
     await asyncio.gather(*asked, return_exceptions=True)

@@ -153,7 +153,7 @@ class TestPlace:
     async def test_who_has_chosen_it_and_has_not_asked_yet_counts(self, gate: Gate) -> None:
         """Four answers at once are given, as far as is known: the fifth of a burst would wait for one."""
         before = gate.place(A)
-        gate.view.coming[A.key] += 4
+        gate.view.coming += [A.key] * 4
 
         assert gate.place(A).score_s > before.score_s
         assert gate.place(A).in_flight == before.in_flight + 4

@@ -1,5 +1,6 @@
 """What a front makes of a node's view that is not what it should be, in each of its members."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
@@ -155,7 +156,8 @@ async def test_an_odd_view(start: Any, nodes: list[FakeBackend], caplog: Any, od
     answers = [await said(front, ask(stream=False)) for _ in range(6)]
     pages = [await said(front, get(path)) for path in ("/v1/models", "/debug/status", "/metrics", "/ready")]
     nodes[0].listing = whole.replace(b'"seq": 1', b'"seq": 9')
-    await soon(lambda: front.proxy.backends["box0"].place("m", 0).wait_s == 0.0, SECONDS)
+    box0, clock = front.proxy.backends["box0"], asyncio.get_running_loop().time
+    await soon(lambda: box0.place("m", clock(), 0, 0).wait_s == 0.0, SECONDS)
 
     assert [(each.head.status, each.body) for each in answers] == 6 * [(200, WHOLE)]
     assert [page.head.status for page in pages] == 4 * [200]

@@ -147,8 +147,12 @@ class Forwarding(Backend, Protocol):
     def doubt(self) -> None:
         """Hear that it told nothing of a request for long: others are asked first for a while."""
 
-    def place(self, model: str, in_flight: int, coming: int = 0) -> Place:
-        """Return what is known of a request for *model* there; *in_flight* of ours are, some *coming*."""
+    def place(self, model: str, now: float, in_flight: int, coming: int) -> Place:
+        """
+        Return what is known of a request for *model* there, *now* being the loop's time.
+
+        *in_flight* of our requests are there, for any model, and so many for this one are *coming*.
+        """
 
     def sent(self, model: str) -> None:
         """Hear that one more request for *model* goes there."""

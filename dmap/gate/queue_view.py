@@ -1,6 +1,5 @@
 """Who waits at a gate, at what place, for about how long, behind what, and who would.  It only looks."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -21,13 +20,13 @@ class QueueView:
     """
     The places of the leases that wait for what *arbiter* gives out; *now* is the gate's time.
 
-    *coming* counts by model who has chosen this gate, and has not asked it yet: whoever chooses counts them,
-    or a burst would all choose one gate.
+    *coming* has the model of each request that has chosen this gate, and has not asked it yet: whoever
+    chooses adds them, or a burst would all choose one gate.
     """
 
     _arbiter: Arbiter
     _now: Callable[[], float]
-    coming: Counter[ModelKey] = field(default_factory=Counter)
+    coming: list[ModelKey] = field(default_factory=list)
     _seen: Outlook | None = None
 
     def first(self, count: int) -> Mapping[Lease, Place]:
@@ -60,7 +59,7 @@ class QueueView:
     @property
     def in_flight(self) -> int:
         """How many requests wait here, are answered, or have chosen this gate."""
-        return len(self._arbiter.leases) + len(self._arbiter.waiting) + self.coming.total()
+        return len(self._arbiter.leases) + len(self._arbiter.waiting) + len(self.coming)
 
     def load_s(self, key: ModelKey) -> float:
         """Return what a load of *key* takes, as far as is known."""
@@ -101,7 +100,7 @@ class QueueView:
         It comes last where nobody is served, *queue* wait already, the model never fits, or its backend
         *is_silent*.
         """
-        arbiter, view, coming = self._arbiter, self.of_newcomers(), self.coming
+        arbiter, view = self._arbiter, self.of_newcomers()
         is_full = len(arbiter.waiting) >= queue
         is_last = view.drained or is_silent or is_full or not self.can_hold(route)
         known = view.models.get(seat)
@@ -109,7 +108,7 @@ class QueueView:
             str(route.key),
             view.wait_s(seat, arbiter.load_s(seat)),
             resident=known is not None and known.resident,
-            sent=coming[route.key],
+            sent=self.coming.count(route.key),
             answer_s=(known or view).answer_s,
             parallel=(known or view).parallel,
             in_flight=self.in_flight,

@@ -5,6 +5,6 @@ A place is a device of this box, or another box; nothing here knows which.  No c
 nothing of dmap's outside this package.  `ranking` has the rule, and why it is the rule.
 """
 
-from dmap.placement.ranking import Place, Standing, ranked
+from dmap.placement.ranking import Place, Standing, first
 
-__all__ = ["Place", "Standing", "ranked"]
+__all__ = ["Place", "Standing", "first"]

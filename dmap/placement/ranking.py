@@ -1,11 +1,11 @@
 """
-The rule by which places are ranked: the shortest wait first, and among equals always the same one.
+The rule by which a place is chosen: the shortest wait, and among equals always the same one.
 
 Each place says itself how long a request would wait there, with the load that it may take.  So a model gets
 a second copy when its queue is longer than a load elsewhere, and nobody has to decide about copies.  Among
 places whose waits are about equal, rendezvous hashing decides (Thaler and Ravishankar, "Using name-based
-mappings to increase hit rates", 1998): all who rank come to the same place without a word to each other, and
-a place that goes takes only its own requests along.
+mappings to increase hit rates", 1998): all who choose come to the same place without a word to each other,
+and a place that goes takes only its own requests along.
 
 Where nobody knows a wait, rendezvous hashing alone would pile a hot model up in one place.  So a place that
 has more than its share is passed over (Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded
@@ -13,8 +13,7 @@ loads", 2018).
 """
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
@@ -27,8 +26,6 @@ SHARE = 1.25
 """More than this times its share of requests is too much for a place."""
 NEVER_S = 1e9
 """A longer wait is not told from this one."""
-_WARM = -1
-"""Stands for all waits of places that have the model, and are not much worse than the best."""
 
 
 class Standing(IntEnum):
@@ -41,7 +38,7 @@ class Standing(IntEnum):
     """It is drained, or full."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Place:
     """
     A place where a model may be asked for, by its *name*, which no other place has.  Nothing of it changes;
@@ -70,37 +67,28 @@ class Place:
         return max(0.0, min(NEVER_S, said_s + rounds * self.answer_s))
 
 
-def ranked(model: str, affinity: str, places: Sequence[Place]) -> Iterator[Place]:
+def first(model: str, affinity: str, places: Collection[Place]) -> Place:
     """
-    Yield *places*, the best one for a request for *model* first.
+    Return the best one of *places* for a request for *model*; there has to be one.
 
     *affinity* names what the request has in common with others, such as a conversation: of several places
     that have the model, and where the wait is about the same, requests of one affinity prefer the same one.
     Where the model is not, it goes by the model alone: else each conversation would load a copy of its own.
-    The order depends on nothing else, so whoever knows the same of the places ranks them alike.
+    It depends on nothing else, so whoever knows the same of the places chooses the same one.
     """
-    equals = defaultdict[tuple[int, ...], list[Place]](list)
-    for rank, place in zip(_ranks(places), places, strict=True):
-        equals[rank].append(place)
-    weight, kin = _rendezvous(model), _rendezvous(model, affinity)
-    for rank in sorted(equals):
-        yield from sorted(equals[rank], key=kin if rank[2] == _WARM else weight, reverse=True)
-
-
-def _ranks(places: Sequence[Place]) -> Iterator[tuple[int, ...]]:
-    """Yield what each of *places* is sorted by, before the hash: equal ones only are hashed."""
-    scores_s, best_s = [place.score_s for place in places], [math.inf] * len(Standing)
-    for place, score_s in zip(places, scores_s, strict=True):
-        best_s[place.standing] = min(best_s[place.standing], score_s)
-    most = math.ceil(SHARE * (sum(place.in_flight for place in places) + 1) / max(len(places), 1))
-    for place, score_s in zip(places, scores_s, strict=True):
-        standing = int(place.standing)  # an enum is dear to hash
-        if place.wait_s is None:
-            yield standing, 1, place.in_flight >= most, 0  # no more than its share; one always may have one
-        elif place.resident and score_s <= best_s[standing] + AFFINITY_S:
-            yield standing, 0, _WARM, 0
-        else:
-            yield standing, 0, round(score_s / TICK_S), not place.resident
+    best = min([place.standing for place in places])
+    sound = [place for place in places if place.standing == best]
+    waits = [(place.score_s, place) for place in sound if place.wait_s is not None]
+    if not waits:
+        most = math.ceil(SHARE * (sum(place.in_flight for place in places) + 1) / len(places))
+        free = [place for place in sound if place.in_flight < most]
+        return max(free or sound, key=_rendezvous(model))
+    best_s = min([score_s for score_s, _ in waits])
+    warm = [place for score_s, place in waits if place.resident and score_s <= best_s + AFFINITY_S]
+    if warm:
+        return max(warm, key=_rendezvous(model, affinity))
+    tick = round(best_s / TICK_S)
+    return max([place for score_s, place in waits if round(score_s / TICK_S) == tick], key=_rendezvous(model))
 
 
 def _rendezvous(*asked: str) -> Callable[[Place], bytes]:

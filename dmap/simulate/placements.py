@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dmap.arbiter import View
-from dmap.placement import Place, ranked
+from dmap.placement import Place, first
 from dmap.simulate.groups import Request
 
 
@@ -56,12 +56,12 @@ def _fewest(front: Front, request: Request, boxes: Sequence[str]) -> str:
 
 
 def _hashed(front: Front, request: Request, boxes: Sequence[str]) -> str:
-    return next(ranked(request.model, "", [Place(name, 0.0) for name in boxes])).name
+    return first(request.model, "", [Place(name, 0.0) for name in boxes]).name
 
 
 def _bounded(front: Front, request: Request, boxes: Sequence[str]) -> str:
     places = [Place(name, None, in_flight=front.in_flight[name]) for name in boxes]
-    return next(ranked(request.model, "", places)).name
+    return first(request.model, "", places).name
 
 
 def _resident(front: Front, request: Request, boxes: Sequence[str]) -> str:
@@ -71,7 +71,7 @@ def _resident(front: Front, request: Request, boxes: Sequence[str]) -> str:
 
 def _soonest(front: Front, request: Request, boxes: Sequence[str]) -> str:
     places = [front.place(name, request.model) for name in boxes]
-    return next(ranked(request.model, request.key or request.client, places)).name
+    return first(request.model, request.key or request.client, places).name
 
 
 @dataclass(frozen=True, slots=True)

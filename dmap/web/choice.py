@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dmap.errors import BackendDown, DmapError, NodeSilent, Unanswered
 from dmap.gate import Lease
 from dmap.models import Route
-from dmap.placement import Place, Standing, ranked
+from dmap.placement import Place, Standing, first
 from dmap.web import request_log
 from dmap.web.asked import Asked
 from dmap.web.proxy import Proxy
@@ -52,16 +52,14 @@ class Choice:
             self._left.remove(self.route)
             note(self._visit, self.route)
             key, coming = self.route.key, self._proxy.gate(self.route).view.coming
-            coming[key] += 1
+            coming.append(key)
             try:
                 return await self._check(self.route)
             except DmapError as error:
                 if not (self._left and error.elsewhere):
                     raise self._last_word(error) from None
             finally:
-                coming[key] -= 1
-                if not coming[key]:
-                    coming.pop(key)  # `del` of a Counter is slow
+                coming.remove(key)
 
     def lease(self) -> Lease:
         """Return a lease at the place that was taken; what was waited elsewhere counts."""
@@ -160,19 +158,20 @@ def report(proxy: Proxy, route: Route, error: DmapError) -> None:
 
 
 def best(proxy: Proxy, routes: Sequence[Route], affinity: str = "") -> tuple[Route, Place]:
-    """Return where an answer begins first, of those whose backend is up; see `ranked` for *affinity*."""
+    """Return where an answer begins first, of those whose backend is up; see `first` for *affinity*."""
     up = [route for route in routes if not proxy.inventory.is_down(route.key.backend)] or routes
-    places = [_place(proxy, route) for route in up]
-    first = next(ranked(routes[0].key.model, affinity, places))
-    return next((route, place) for route, place in zip(up, places, strict=True) if place is first)
+    now = asyncio.get_running_loop().time()
+    places = {_place(proxy, route, now): route for route in up}
+    place = first(routes[0].key.model, affinity, places)
+    return places[place], place
 
 
-def _place(proxy: Proxy, route: Route) -> Place:
-    """Return how a request for *route* would stand there now, as the gate says, or another box."""
+def _place(proxy: Proxy, route: Route, now: float) -> Place:
+    """Return how a request for *route* stands there, as its gate says, or at *now* what another box said."""
     gate, node = proxy.gate(route), proxy.nodes.get(route.key.backend)
     if node is None:
         return gate.place(route)
-    return node.place(route.key.model, gate.view.in_flight, gate.view.coming.get(route.key, 0))
+    return node.place(route.key.model, now, gate.view.in_flight, gate.view.coming.count(route.key))
 
 
 def _to_node(route: Route, why: str) -> dict[str, str]:

@@ -104,23 +104,19 @@ class NodeBackend:
 
     # What a request asks
 
-    def place(self, model: str, in_flight: int, coming: int = 0) -> Place:
-        """
-        Return what a request for *model* would meet here, by the last view.
-
-        *in_flight* of ours are here by now, for any model, and so many for this one are *coming*.
-        """
+    def place(self, model: str, now: float, in_flight: int, coming: int) -> Place:
+        """Return what a request for *model* would meet here, by the last view."""
         seen = self._lines.get(model)
         if seen is None:
             return Place(self.name, None, in_flight=in_flight, standing=Standing.LAST)
-        (line, serves), now = seen, asyncio.get_running_loop().time()
+        line, serves = seen
         is_old, is_doubted = now - self._seen_at >= DOUBTFUL_S, now - self._doubted_at < UNHEARD_S
         standing = Standing.DOUBTFUL if is_old or is_doubted else Standing.SOUND
         return Place(
             self.name,
             None if is_old else line.wait_s,
             line.resident,
-            self._sent[model] + coming,
+            self._sent.get(model, 0) + coming,
             line.answer_s,
             line.parallel,
             in_flight,
