@@ -86,6 +86,10 @@ class Proxy:
         self._stack.callback(writer.close)
         return RawClient(reader, writer)
 
+    async def sees(self, count: int) -> None:
+        """Wait until *count* backends have answered: the first request may be sooner than a second answer."""
+        await soon(lambda: len(self.proxy.inventory.answering) == count, HERE_S)
+
     @property
     def leftovers(self) -> int:
         """Count leases, waiters and bodies that the proxy still holds."""
@@ -139,7 +143,7 @@ def nodes_at(urls: Sequence[str]) -> str:
 async def front_of(start: Callable[[str], Awaitable[Proxy]], urls: Sequence[str], rest: str = "") -> Proxy:
     """Run a front of the nodes at *urls*, with the *rest* of its configuration, once all of them answer."""
     proxy = await start(f"{nodes_at(urls)}\n{rest}")
-    await soon(lambda: len(proxy.proxy.inventory.answering) == len(urls), HERE_S)
+    await proxy.sees(len(urls))
     return proxy
 
 

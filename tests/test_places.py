@@ -11,7 +11,7 @@ import pytest
 
 from dmap.web.reload import reload
 from tests.conftest import Proxy, config_of
-from tests.fakes import DONE, END, SSE, FakeBackend, chat, chunk, delta, fake_backend, soon
+from tests.fakes import DONE, END, HERE_S, SSE, FakeBackend, chat, chunk, delta, fake_backend, soon
 from tests.lmstudio_emulator import Knobs, emulator
 from tests.twin_soak import MODELS, twins
 
@@ -47,7 +47,7 @@ class Pair:
     async def asked(self, number: int) -> "asyncio.Task[tuple[int, str]]":
         """Ask with *number* as the seed, after so many others; return when it has its place."""
         answer = self.ask(seed=number)
-        await soon(lambda: self.under_way() > number, 2)
+        await soon(lambda: self.under_way() > number, HERE_S)
         return answer
 
     def under_way(self) -> int:
@@ -76,8 +76,7 @@ class Pair:
 
     async def first(self) -> tuple[FakeBackend, FakeBackend]:
         """Wait for one request; return where it is, and the other one."""
-        while not (self.one.requests or self.two.requests):
-            await asyncio.sleep(0.001)
+        await soon(lambda: bool(self.one.requests or self.two.requests), HERE_S)
         return (self.one, self.two) if self.one.requests else (self.two, self.one)
 
 
@@ -87,6 +86,7 @@ async def pair(start) -> AsyncGenerator[Pair]:
         one, two = [await stack.enter_async_context(fake_backend()) for _ in range(2)]
         one.script, two.script = one.by_hand, two.by_hand
         proxy = await start(BACKENDS.format(one.url, two.url))
+        await proxy.sees(2)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         yield Pair(one, two, proxy, session)
         one.cut_all()
@@ -142,14 +142,15 @@ class TestNext:
                 server.script = server.by_hand
             urls = (f"s{at}: {{kind: openai, url: '{server.url}'}}" for at, server in enumerate(servers))
             proxy = await start(f"backends: {{{', '.join(urls)}}}")
+            await proxy.sees(3)
             session = await stack.enter_async_context(aiohttp.ClientSession())
             asked = asyncio.create_task(session.post(proxy.url + CHAT, json=chat()))
             for count in (1, 2):
-                await soon(lambda count=count: sum(len(each.requests) for each in servers) == count, 2)
+                await soon(lambda count=count: sum(len(each.requests) for each in servers) == count, HERE_S)
                 for server in servers:
                     server.cut_all()
 
-            async with asyncio.timeout(5), await asked as answer:
+            async with asyncio.timeout(HERE_S), await asked as answer:
                 assert answer.status == 502
             assert sorted(len(each.requests) for each in servers) == [0, 1, 1]
 
@@ -160,7 +161,7 @@ class TestNext:
         pair.leave_only("one")
 
         dying.cut()
-        first, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=2)
+        first, _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=HERE_S)
         await held.end(*SAID)
 
         assert [each.result()[0] for each in first] == [502]
@@ -172,7 +173,7 @@ class TestNext:
         held, dying = await pair.one.next(), await pair.two.next()
         await pair.two.shut()
         dying.cut()
-        await soon(lambda: pair.waiting() == 3, 2)
+        await soon(lambda: pair.waiting() == 3, HERE_S)
         await held.end(*SAID)
 
         served = []
@@ -188,10 +189,10 @@ class TestNext:
         """What is told of its wait begins where it waited first."""
         asked = [await pair.asked(number) for number in range(4)]
         held, dying = await pair.one.next(), await pair.two.next()
-        await soon(lambda: pair.oldest_wait_s() > 0.2, 2)
+        await soon(lambda: pair.oldest_wait_s() > 0.2, HERE_S)
         await pair.two.shut()
         dying.cut()
-        await soon(lambda: pair.waiting() == 3, 2)
+        await soon(lambda: pair.waiting() == 3, HERE_S)
         await held.end(*SAID)
         for _ in range(3):
             await (await pair.one.next()).end(*SAID)
@@ -231,25 +232,27 @@ class TestNext:
 
     async def test_a_full_queue_is_passed_over(self, pair):
         """Nobody is refused before all are full: here with one answered and three waiting at each."""
-        asked = [pair.ask() for _ in range(8)]
+        asked = [await pair.asked(number) for number in range(8)]
         exchanges = [await pair.one.next(), await pair.two.next()]
 
         status, _ = await pair.ask()
 
         assert status == 429
+        pair.one.script, pair.two.script = pair.one.finish, pair.two.finish
         for exchange in exchanges:
             await exchange.end(*SAID)
-        pair.one.script, pair.two.script = pair.one.finish, pair.two.finish
         assert [(await each)[0] for each in asked] == [200] * 8
 
     async def test_who_waits_at_a_server_that_dies_goes_elsewhere_at_once(self, pair):
         """Not when its turn would come: the one before it is at work for as long as it likes."""
-        asked = [pair.ask() for _ in range(4)]
+        asked = [await pair.asked(number) for number in range(4)]
         held, dying = await pair.one.next(), await pair.two.next()
+
         await pair.two.shut()
         dying.cut()
-        await held.end(*SAID)
 
+        await soon(lambda: pair.waiting() == 3, HERE_S)
+        await held.end(*SAID)
         for _ in range(3):
             await (await pair.one.next()).end(*SAID)
 
@@ -274,6 +277,7 @@ class TestOrders:
                 state: {tmp_path}/state.json
                 """
             )
+            await proxy.sees(2)
 
             told = []
             proxy.proxy.bus.listen(lambda event: told.append(event.fields["backend"]), "model.loaded")
