@@ -568,6 +568,19 @@ def test_a_typo_beside_a_silent_backend(name):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("gpt-4o-mnii", "gpt-4o-mini"), ("qwen3-8b:carful", "qwen3-8b:careful"), ("a/qwen3-8", "a/qwen3-8b")],
+)
+def test_a_typo_of_another_name(name, meant):
+    """A typo of an alias, of a variant or of backend/model is one too."""
+    models = "models: {'qwen3-8b': {aliases: [gpt-4o-mini]}, 'qwen3-8b:careful': {of: qwen3-8b}}"
+
+    status, message = refused(catalog(TWO + models, a=["qwen3-8b"]), name)
+
+    assert (status, f"; did you mean {meant!r}? " in message) == (404, True)
+
+
 @pytest.mark.parametrize("name", ["qwen3-4b", "qwen3-8b-q4", "llama-3", "b/qwen3-8"])
 def test_no_typo(name):
     """Another number is another model, and so is what is asked of the silent backend itself."""

@@ -175,7 +175,7 @@ class Catalog:
         places = self._names.places(name)
         if places and client.may_use(*places[0].names):
             return places
-        known = (each for each, one in self._names.entries.items() if client.may_use(*one.names))
+        known = (each for each, one in self._names.spellings() if client.may_use(*one.names))
         meant = meant_by(name, known)
         may_have = [each for each in self._silence if client.may_use(name) and self._may_have(each, name)]
         for backend in may_have:

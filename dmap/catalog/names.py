@@ -106,6 +106,10 @@ class NameIndex:
         """Return all copies of the model of *entry*, if that is the first of them; else itself."""
         return self._copies.get(entry, (entry,))
 
+    def spellings(self) -> Iterable[tuple[str, Entry]]:
+        """Return all names that mean a model, those of the file first, each with what it means."""
+        return self._all.items()
+
     def listed(self) -> Iterator[tuple[str, Entry]]:
         """Yield each model under its name and its aliases, but no name that means another."""
         for entry in self.entries.values():
