@@ -19,6 +19,8 @@ from tests.once import made_once
 from tests.process import Process
 
 Connect = Callable[[Process], Awaitable[RawClient]]
+LONGEST_MS = 1000
+"""The longest `redis.timeout_ms` of a file: a test that gives it needs an answer, however late."""
 MODELS = ("tiny-sea", "tiny-kitchen", "tiny-brief", "tiny-embed", "slow")
 
 
@@ -97,8 +99,8 @@ class Proxy:
         return sum(view.leases + view.waiting for view in views) + self.proxy.visits.body_bytes
 
     async def settled(self) -> None:
-        """Wait, a second at most, until nothing is held any more."""
-        await soon(lambda: not self.leftovers, 1)
+        """Wait until nothing is held any more."""
+        await soon(lambda: not self.leftovers, HERE_S)
 
     async def close(self) -> None:
         await self._stack.aclose()
@@ -110,7 +112,7 @@ async def start() -> AsyncGenerator[Callable[[str], "asyncio.Future[Proxy]"]]:
     async with AsyncExitStack() as stack:
 
         async def run(text: str) -> Proxy:
-            config = parse(text, {})
+            config = config_of(text)
             listen = config.listen.model_copy(update={"port": 0})
             config = config.model_copy(update={"listen": listen})
             proxy = Proxy(await stack.enter_async_context(listening(config)))
@@ -148,8 +150,16 @@ async def front_of(start: Callable[[str], Awaitable[Proxy]], urls: Sequence[str]
 
 
 def config_of(text: str) -> Config:
-    """Read a configuration from YAML."""
-    return parse(text, {})
+    """
+    Read a configuration from YAML.
+
+    Its Redis may take as long as a machine stands still, if *text* gives it `LONGEST_MS`.
+    """
+    config = parse(text, {})
+    if config.redis is None or config.redis.timeout_ms < LONGEST_MS:
+        return config
+    patient = config.redis.model_copy(update={"timeout_ms": 1000 * HERE_S})
+    return config.model_copy(update={"redis": patient})
 
 
 @pytest.fixture

@@ -430,8 +430,8 @@ def _reset(writer: asyncio.StreamWriter) -> None:
 
 
 async def holding(proxy: Any, count: int) -> None:
-    """Wait, a second at most, until just *count* requests wait or have a lease."""
-    await soon(lambda: _tickets(proxy) == count, 1)
+    """Wait until just *count* requests wait or have a lease."""
+    await soon(lambda: _tickets(proxy) == count, HERE_S)
 
 
 def _tickets(proxy: Any) -> int:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.fakes import HERE_S
+
 
 @dataclass
 class Process:
@@ -31,7 +33,7 @@ class Process:
     async def until_logged(self, pattern: str) -> str:
         """Read the log until a line matches *pattern*; return that line."""
         assert self.child.stderr is not None
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HERE_S):
             while line := (await self.child.stderr.readline()).decode():
                 self.log.append(line)
                 if re.search(pattern, line):
@@ -87,4 +89,4 @@ async def daemon(
     finally:
         if child.returncode is None:
             child.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.ended(), 30) == process.ends_with, process.log[-20:]
+        assert await asyncio.wait_for(process.ended(), HERE_S) == process.ends_with, process.log[-20:]

@@ -90,7 +90,7 @@ class Connection:
         tls: dict[str, Any] = {"ssl_ca_certs": str(section.ca)} if section.ca is not None else {}
         self._redis = Redis.from_url(
             section.url,
-            socket_timeout=CONNECT_S,
+            socket_timeout=None,  # each round trip has its bound
             socket_connect_timeout=CONNECT_S,
             retry=Retry(NoBackoff(), 0),
             driver_info=None,
