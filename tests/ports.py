@@ -1,14 +1,17 @@
 """Ports for servers that have to be told where they listen before they do, and ports that say nothing."""
 
+import itertools
 import os
-import random
 import socket
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_draw = random.Random(os.getpid())
+SHARE = 200
+"""So many ports are a worker's own; there are 12 workers at most."""
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_turns = itertools.count(os.getpid())  # so that two runs on one host begin with different ones
 
 
 def free_port(count: int = 1) -> int:
@@ -16,15 +19,16 @@ def free_port(count: int = 1) -> int:
     Return the first of *count* ports on which nobody listens, and which nobody gets who asks for any.
 
     Those of `RANGE` the kernel gives away, to each connection too: one of them may be somebody's before the
-    server that it is meant for begins to listen.
+    server that it is meant for begins to listen.  Nor does another worker get it, or this one again soon.
     """
-    lowest = int(RANGE.read_text().split()[0])
+    lowest = int(RANGE.read_text().split()[0]) - SHARE * (_WORKER % 12 + 1)
     while True:
-        first = _draw.randrange(lowest - 2_500, lowest - count)
+        turns = [next(_turns) % SHARE for _ in range(count)]
         with suppress(OSError), ExitStack() as stack:
-            for port in range(first, first + count):
-                stack.enter_context(socket.create_server(("127.0.0.1", port)))
-            return first
+            for turn in turns:
+                stack.enter_context(socket.create_server(("127.0.0.1", lowest + turn)))
+            if turns == sorted(turns):
+                return lowest + turns[0]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from openai import AsyncOpenAI
 
 from dmap.web.reload import reload
 from tests.conftest import Proxy
-from tests.fakes import Exchange, FakeBackend, answer, soon
+from tests.fakes import HERE_S, Exchange, FakeBackend, answer, soon
 from tests.kept_server import KeptServer, kept_server
 
 CONFIG = """
@@ -470,9 +470,9 @@ class TestQueue:
         held = asyncio.Event()
         server.hold = held.wait  # type: ignore[assignment]
         first = asyncio.ensure_future(ask(dmap, "POST", "/v1/moderations", json={"input": "x"}))
-        await soon(lambda: len(server.asked) == 1, 5)
+        await soon(lambda: len(server.asked) == 1, HERE_S)
         second = asyncio.ensure_future(ask(dmap, "POST", "/v1/batches", json={"input_file_id": "f"}))
-        await soon(lambda: sum(1 for _ in dmap.proxy.visits.open()) == 2, 5)
+        await soon(lambda: dmap.proxy.passages["server"].snapshot().waiting == 1, HERE_S)
 
         _, queue, _ = await ask(dmap, "GET", "/admin/queue")
         reload(dmap.proxy, dmap.proxy.config)
@@ -489,7 +489,7 @@ class TestQueue:
         server.hold = asyncio.Event().wait  # type: ignore[assignment]
         raw = await dmap.client()
         await raw.send(b"POST /v1/moderations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
-        await soon(lambda: len(server.asked) == 1, 5)
+        await soon(lambda: len(server.asked) == 1, HERE_S)
 
         raw.reset()
 
@@ -517,7 +517,13 @@ class TestQueue:
     async def test_what_changes_nothing(self, start: Any, backend: FakeBackend) -> None:
         """What only has a model answer takes an idle connection, and is sent again where that has ended."""
         proxy = await start(f"backends: {{server: {{kind: openai, url: '{backend.url}'}}}}")
-        scripts = [answering, cut, answering]
+
+        async def cut_at_once(exchange: Exchange) -> None:
+            [sent] = proxy.proxy.pool.under_way
+            sent.sent_at += HERE_S  # this is at once, however long the machine stands still
+            exchange.cut()
+
+        scripts = [answering, cut_at_once, answering]
         backend.script = lambda exchange: scripts.pop(0)(exchange)
 
         statuses = [(await ask(proxy, "POST", "/v1/tokenize", json={}))[0] for _ in range(2)]

@@ -1,5 +1,6 @@
 """Which connections to a backend are kept, how long, and what becomes of those that are not."""
 
+import asyncio
 import socket
 
 import pytest
@@ -18,7 +19,7 @@ BOUNDS = Bounds(first_byte_s=30, idle_s=30, lease_s=120)
 
 @pytest.fixture
 async def pool():
-    pool = Pool(connect_s=5)
+    pool = Pool(connect_s=HERE_S)
     yield pool
     pool.stop(ShuttingDown("the test is over"))
     await pool.close()
@@ -43,7 +44,7 @@ def target(backend):
 async def finished(exchange, server, *pieces):
     """Have *server* answer, and wait until *exchange* has ended."""
     await server.end(*(pieces or (answer(b"{}"),)))
-    await soon(lambda: exchange.ended, 1)
+    await soon(lambda: exchange.ended, HERE_S)
 
 
 async def test_a_node_that_takes_no_connection(pool, backend):
@@ -87,8 +88,7 @@ class TestKept:
         """At most `MAX_IDLE` connections to one server are kept, and the others closed."""
         under_way = [await ask() for _ in range(MAX_IDLE + 1)]
 
-        for exchange, server in under_way:
-            await finished(exchange, server)
+        await asyncio.gather(*(finished(exchange, server) for exchange, server in under_way))
 
         assert [len(kept) for kept in pool.idle.values()] == [MAX_IDLE]
         await under_way[0][1].abandoned()
