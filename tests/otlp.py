@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from tests.fakes import soon
+from tests.fakes import HERE_S, soon
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Collector:
         def found() -> list[Any]:
             return [span for span in self.spans if span.trace_id.hex() == id]
 
-        await soon(lambda: len(found()) >= count, 15)
+        await soon(lambda: len(found()) >= count, HERE_S)
         return sorted(found(), key=lambda span: (span.start_time_unix_nano, -span.end_time_unix_nano))
 
 

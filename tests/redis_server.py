@@ -12,10 +12,12 @@ from typing import Any
 import redis
 
 from dmap.shared.connection import Away, Connection
+from tests.fakes import HERE_S
 from tests.ports import free_port
 from tests.programs import find
 
-HERE_S = 15.0
+PATIENT_MS = 1000 * round(HERE_S)
+"""A `timeout_ms` that no owner may set, for what is not about it: the machine may stand still for seconds."""
 
 
 @dataclass

@@ -14,18 +14,15 @@ import pytest
 from dmap import tasks
 from dmap.config import ConfigProblem, RedisSection, parse
 from dmap.shared.connection import BATCH, FAILURES, QUEUE, Away, Connection
-from dmap.shared.core import BEAT_S
-from tests.fakes import answer, chat, soon
+from tests.fakes import HERE_S, answer, chat, soon
 from tests.programs import why_not
-from tests.redis_server import RedisServer, reach, redis_server
+from tests.redis_server import PATIENT_MS, RedisServer, reach, redis_server
 from tests.slow_line import slow_line
 
 LACKS = why_not("redis-server")
 needs_redis = pytest.mark.skipif(bool(LACKS), reason=LACKS)
 CHAT = "/v1/chat/completions"
 PING = ("PING",)
-LONG_S = 5.0
-"""Longer than all bounds in front of a request together, on a machine that is busy."""
 
 
 @pytest.fixture
@@ -37,8 +34,9 @@ async def server(tmp_path: Path) -> AsyncGenerator[RedisServer]:
 
 @asynccontextmanager
 async def connected(port: int, **keys: Any) -> AsyncGenerator[Connection]:
-    """Run a connection to *port* of loopback that was answered once."""
-    connection = Connection(RedisSection(url=f"redis://127.0.0.1:{port}", **keys))
+    """Run a connection to *port* of loopback that was answered once; without `timeout_ms` it is patient."""
+    section = RedisSection(url=f"redis://127.0.0.1:{port}")
+    connection = Connection(section.model_copy(update={"timeout_ms": PATIENT_MS, **keys}))
     try:
         async with tasks.running(connection.run, "redis"):
             await reach(connection)
@@ -63,7 +61,7 @@ async def refused(connection: Connection, times: int) -> list[str]:
 @needs_redis
 async def test_everybody_gets_the_own_answer(server: RedisServer) -> None:
     """Whoever asks gets the answer to that, however many ask at once, over one connection."""
-    async with slow_line(server.port) as line, connected(line.port, timeout_ms=1000) as connection:
+    async with slow_line(server.port) as line, connected(line.port) as connection:
         asked = [connection.ask("test", "ECHO", str(number)) for number in range(3 * BATCH)]
 
         answers = await asyncio.gather(*asked)
@@ -75,9 +73,9 @@ async def test_everybody_gets_the_own_answer(server: RedisServer) -> None:
 @needs_redis
 async def test_who_leaves_takes_no_answer_along(server: RedisServer) -> None:
     """Of 10,000 who ask a slow Redis two thirds leave at once or later; the others get their own answers."""
-    async with slow_line(server.port) as line, connected(line.port, timeout_ms=1000) as connection:
+    async with slow_line(server.port) as line, connected(line.port) as connection:
         line.delay_s = 0.01
-        right, lost = 0, 0
+        right = 0
         for start in range(0, 10_000, 500):
             numbers = range(start, start + 500)
             asked = [asyncio.create_task(connection.ask("test", "ECHO", str(each))) for each in numbers]
@@ -86,10 +84,8 @@ async def test_who_leaves_takes_no_answer_along(server: RedisServer) -> None:
             answers = await asyncio.gather(*asked, return_exceptions=True)
             wanted = [(b"%d" % each, answers[each - start]) for each in numbers if each % 3 == 0]
             right += sum(got == sent for sent, got in wanted)
-            lost += sum(isinstance(got, Away) for _, got in wanted)
 
-        assert right + lost == len(range(0, 10_000, 3))
-        assert lost <= 2 * BATCH  # those of a round trip or two in which the machine stood still
+        assert right == len(range(0, 10_000, 3))
 
 
 @needs_redis
@@ -119,28 +115,26 @@ async def test_what_waits_is_bounded(server: RedisServer) -> None:
 @needs_redis
 async def test_a_redis_that_hangs_is_asked_no_more(server: RedisServer) -> None:
     """A Redis that stands still costs a few bounded waits; then nobody waits, and its return is noticed."""
-    async with connected(server.port) as connection:
+    async with connected(server.port, timeout_ms=50) as connection:
         clock = asyncio.get_running_loop().time
         server.stop()
         began = clock()
 
         await refused(connection, FAILURES)
         spent_s = clock() - began
-        began = clock()
-        await refused(connection, 1000)
-        later_s = clock() - began
+        later = asyncio.create_task(refused(connection, 1000))
+        await asyncio.sleep(0)
+
+        assert FAILURES * 0.05 <= spent_s < HERE_S
+        assert len(later.result()) == 1000  # in one turn of the loop
         server.go_on()
         await reach(connection)
-
-        assert FAILURES * 0.05 <= spent_s < FAILURES * LONG_S
-        assert later_s / 1000 < 0.001
-        assert await connection.ask("test", *PING) in (True, b"PONG")
 
 
 @needs_redis
 async def test_a_slip_does_not_open_it(server: RedisServer) -> None:
     """One round trip that is late is no outage."""
-    async with slow_line(server.port) as line, connected(line.port) as connection:
+    async with slow_line(server.port) as line, connected(line.port, timeout_ms=50) as connection:
         line.delay_s = 0.5
 
         await refused(connection, 1)
@@ -150,17 +144,15 @@ async def test_a_slip_does_not_open_it(server: RedisServer) -> None:
 
 @needs_redis
 async def test_a_crowd_waits_no_longer_than_one(server: RedisServer) -> None:
-    """All who ask a Redis that hangs know after two bounds, not one after the other."""
-    async with connected(server.port) as connection:
+    """All who ask a Redis that hangs know when one of them does, and not one after the other."""
+    async with connected(server.port, timeout_ms=300) as connection:
         server.stop()
-        clock = asyncio.get_running_loop().time
-        began = clock()
 
         asked = [connection.ask("test", *PING) for _ in range(20 * BATCH)]
         answers = await asyncio.gather(*asked, return_exceptions=True)
 
         assert {type(each) for each in answers} == {Away}
-        assert clock() - began < (FAILURES + 1) * 0.05 + LONG_S
+        assert connection.is_up  # there were no `FAILURES` round trips
 
 
 @needs_redis
@@ -182,7 +174,7 @@ async def test_down_and_up_are_told_once(server: RedisServer, caplog: Any) -> No
 async def test_what_redis_refuses_fails_alone(server: RedisServer, caplog: Any) -> None:
     """Somebody's data under one key fails what needs that key, told once; the rest is answered."""
     server("SET", "ours", "text")
-    async with connected(server.port, timeout_ms=1000) as connection:
+    async with connected(server.port) as connection:
         asked = [connection.ask("events", "XLEN", "ours"), connection.ask("test", "ECHO", "me")]
         bad, good = await asyncio.gather(*asked, return_exceptions=True)
         reasons = [await refusal(connection, "events", "XLEN", "ours") for _ in range(2 * FAILURES)]
@@ -206,22 +198,21 @@ async def refusal(connection: Connection, op: str, *command: str) -> str:
 @needs_redis
 async def test_nobody_waits_for_two_round_trips(server: RedisServer) -> None:
     """Who asks during a round trip that fails waits for its end, and not for one of their own."""
-    clock = asyncio.get_running_loop().time
     async with connected(server.port, timeout_ms=1000) as connection:
         server.stop()
         first = asyncio.create_task(refused(connection, 1))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.1)
         second = asyncio.create_task(refused(connection, 1))
-        began = clock()
-        await asyncio.gather(first, second)
 
-        assert clock() - began < 0.9
+        await first
+
+        await soon(second.done, 0.1)
 
 
 @needs_redis
 async def test_a_probe_that_is_refused_leads_down(server: RedisServer, caplog: Any) -> None:
     """A Redis that takes no writes, as a replica, is away after one probe; the log has its own words."""
-    async with connected(server.port, timeout_ms=1000) as connection:
+    async with connected(server.port) as connection:
         server("REPLICAOF", "127.0.0.1", "1")
 
         with pytest.raises(Away, match="read only replica"):
@@ -235,7 +226,7 @@ async def test_a_probe_that_is_refused_leads_down(server: RedisServer, caplog: A
 async def test_a_redis_that_stays_slow_is_down(server: RedisServer, caplog: Any) -> None:
     """A Redis that answers, but later than requests wait, stays down: nobody waits for it again and again."""
     caplog.set_level("INFO", "dmap.shared.connection")
-    async with slow_line(server.port) as line, connected(line.port) as connection:
+    async with slow_line(server.port) as line, connected(line.port, timeout_ms=50) as connection:
         caplog.clear()
         line.delay_s = 0.3
         await refused(connection, FAILURES)
@@ -306,7 +297,7 @@ async def test_requests_go_on_without(shared: Any, server: RedisServer, fate: st
     happened = getattr(server, fate)()
     await (happened if fate == "kill" else asyncio.sleep(0))
 
-    await soon(lambda: not shared.proxy.shared.is_up, 10 * BEAT_S)
+    await soon(lambda: not shared.proxy.shared.is_up, HERE_S)
 
     assert up == (200, "up")
     assert await ready(shared) == (200, "down")
@@ -318,11 +309,11 @@ async def test_requests_go_on_without(shared: Any, server: RedisServer, fate: st
 async def test_it_is_back(shared: Any, server: RedisServer) -> None:
     """A Redis that comes back is used again, without a request that has to try."""
     server.fill()
-    await soon(lambda: not shared.proxy.shared.is_up, 10 * BEAT_S)
+    await soon(lambda: not shared.proxy.shared.is_up, HERE_S)
 
     server.empty()
 
-    await soon(lambda: shared.proxy.shared.is_up, 10 * BEAT_S)
+    await soon(lambda: shared.proxy.shared.is_up, HERE_S)
     assert await ready(shared) == (200, "up")
 
 
@@ -333,7 +324,7 @@ async def test_dmaps_count_each_other(shared: Any, start: Any, backend: Any, ser
 
     second = await start(text)
 
-    await soon(lambda: shared.proxy.shared.dmaps == second.proxy.shared.dmaps == 2, 10 * BEAT_S)
+    await soon(lambda: shared.proxy.shared.dmaps == second.proxy.shared.dmaps == 2, HERE_S)
 
 
 @needs_redis
@@ -341,7 +332,7 @@ async def test_a_dead_dmap_of_a_clock_that_went_back(shared: Any, server: RedisS
     """A dmap that said it is there by a clock of Redis that has gone back since is not counted."""
     server("ZADD", "dmap:dmaps", 9e9, "dead")
 
-    await soon(lambda: server("ZSCORE", "dmap:dmaps", "dead") is None, 10 * BEAT_S)
+    await soon(lambda: server("ZSCORE", "dmap:dmaps", "dead") is None, HERE_S)
 
     assert shared.proxy.shared.dmaps == 1
 

@@ -11,7 +11,7 @@ import pytest
 from dmap.config import parse
 from dmap.state import Saved, StateFile
 from dmap.web.reload import reload
-from tests.fakes import FakeBackend, answer, soon
+from tests.fakes import HERE_S, FakeBackend, answer, soon
 from tests.lmstudio_emulator import Emulator, Knobs, emulator
 from tests.test_admin import Client
 
@@ -140,7 +140,7 @@ async def test_a_drain_keeps_it_idle(connect: Connect, backend: FakeBackend) -> 
     backend.script = lambda exchange: exchange.write(answer(b'{"choices": []}'))
     await client.post("/admin/drain", device="gpu0", unload=True)
     asking = asyncio.ensure_future(client.chat("m"))
-    await soon(lambda: any(client.proxy.proxy.visits.open()), 5)
+    await soon(lambda: any(client.proxy.proxy.visits.open()), HERE_S)
     _, ready = await client.get("/ready")
     asked = len(backend.requests)
 

@@ -10,8 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from dmap.shared.core import BEAT_S
-from tests.fakes import answer, chat, soon
+from tests.fakes import HERE_S, answer, chat, soon
 from tests.programs import why_not
 from tests.redis_server import redis_server
 from tests.slow_line import Line, slow_line
@@ -21,7 +20,6 @@ pytestmark = pytest.mark.skipif(bool(LACKS), reason=LACKS)
 KEY = "dmap-key"
 SHA = hashlib.sha256(KEY.encode()).hexdigest()
 PASSWORD = "dmap-password"
-LATER = 12 * BEAT_S
 
 LISTED = b"*2\r\n:1\r\n:0\r\n"
 SAID = {
@@ -106,7 +104,7 @@ async def place(start: Any, backend: Any, tmp_path: Any) -> AsyncGenerator[Place
         server = await asyncio.start_server(place.serve, "127.0.0.1", 0)
         stack.callback(server.close)
         place.rubbish = server.sockets[0].getsockname()[1]
-        await soon(lambda: proxy.proxy.shared.is_up, LATER)
+        await soon(lambda: proxy.proxy.shared.is_up, HERE_S)
         yield place
         await proxy.close()
 
@@ -119,11 +117,11 @@ async def test_what_is_no_redis(place: Place, caplog: pytest.LogCaptureFixture, 
 
     place.replace()
     statuses += [await place.ask() for _ in range(20)]
-    await soon(lambda: not place.proxy.proxy.shared.is_up, LATER)
+    await soon(lambda: not place.proxy.proxy.shared.is_up, HERE_S)
     statuses += [await place.ask() for _ in range(5)]
     place.line.cut()
     place.line.to, place.line.is_cut = redis_port, False
-    await soon(lambda: place.proxy.proxy.shared.is_up, LATER)
+    await soon(lambda: place.proxy.proxy.shared.is_up, HERE_S)
     statuses += [await place.ask()]
 
     assert statuses == [200] * 27

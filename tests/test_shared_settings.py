@@ -12,16 +12,14 @@ import aiohttp
 import pytest
 
 from dmap.daemon import listening
-from dmap.shared.core import BEAT_S
 from dmap.state import Activation, Saved, StateFile
 from tests.conftest import config_of
-from tests.fakes import soon
+from tests.fakes import HERE_S, soon
 from tests.programs import why_not
 from tests.redis_server import RedisServer, redis_server
 
 LACKS = why_not("redis-server")
 pytestmark = pytest.mark.skipif(bool(LACKS), reason=LACKS)
-SOON_S = 20 * BEAT_S
 PAGE = Path(__file__).parent.parent / "docs/redis.md"
 
 
@@ -65,7 +63,7 @@ async def test_all_have_the_same_active_model(two: list[Any]) -> None:
 
     status, _ = await order(one, "one", defaultInference={"temperature": 0.5})
 
-    await soon(lambda: saved(other).active == "one", SOON_S)
+    await soon(lambda: saved(other).active == "one", HERE_S)
     assert status == 200
     assert saved(other).models == {"one": Activation({"temperature": 0.5})}
     assert other.proxy.catalog.active == "one"
@@ -79,7 +77,7 @@ async def test_orders_at_the_same_time_lose_nothing(two: list[Any]) -> None:
 
     statuses = [status for status, _ in await asyncio.gather(*asked)]
 
-    await soon(lambda: saved(two[0]) == saved(two[1]), SOON_S)
+    await soon(lambda: saved(two[0]) == saved(two[1]), HERE_S)
     assert statuses == [200, 200]
     assert {name: dict(each.defaults) for name, each in saved(two[0]).models.items()} == {
         "one": {"seed": 0},
@@ -92,7 +90,7 @@ async def test_without_redis_nothing_is_set(two: list[Any], server: RedisServer,
     """While Redis is away an order is refused, in OpenAI's shape, and the last copy holds."""
     await order(two[0], "one")
     await server.kill()
-    await soon(lambda: not two[0].proxy.shared.is_up, SOON_S)
+    await soon(lambda: not two[0].proxy.shared.is_up, HERE_S)
 
     status, told = await order(two[0], "two", action)
 
@@ -105,12 +103,12 @@ async def test_a_redis_that_lost_its_data_learns_it_again(two: list[Any], server
     await order(two[0], "one")
     await order(two[0], "two")
     await server.kill()
-    await soon(lambda: not two[0].proxy.shared.is_up, SOON_S)
+    await soon(lambda: not two[0].proxy.shared.is_up, HERE_S)
 
     await server.start()
 
-    await soon(lambda: server("HGET", "dmap:saved", "version") == "2", SOON_S)
-    await soon(lambda: two[1].proxy.shared.is_up and saved(two[1]).active == "two", SOON_S)
+    await soon(lambda: server("HGET", "dmap:saved", "version") == "2", HERE_S)
+    await soon(lambda: two[1].proxy.shared.is_up and saved(two[1]).active == "two", HERE_S)
 
 
 async def test_what_was_set_without_redis_comes_along(server: RedisServer, tmp_path: Path) -> None:
@@ -121,7 +119,7 @@ async def test_what_was_set_without_redis_comes_along(server: RedisServer, tmp_p
         listening(at_any_port(text_of(server, tmp_path / "one.json"))) as one,
         listening(at_any_port(text_of(server, tmp_path / "two.json"))) as two,
     ):
-        await soon(lambda: two.proxy.saved.active == one.proxy.saved.active == "one", SOON_S)
+        await soon(lambda: two.proxy.saved.active == one.proxy.saved.active == "one", HERE_S)
 
 
 async def test_the_last_copy_is_on_the_disk(two: list[Any], server: RedisServer, tmp_path: Path) -> None:
@@ -129,7 +127,7 @@ async def test_the_last_copy_is_on_the_disk(two: list[Any], server: RedisServer,
     state = tmp_path / "state.json"
     await order(two[0], "two")
     async with listening(at_any_port(text_of(server, state))):
-        await soon(lambda: StateFile(state).read().active == "two", SOON_S)
+        await soon(lambda: StateFile(state).read().active == "two", HERE_S)
     await server.kill()
 
     async with listening(at_any_port(text_of(server, state))) as later:
@@ -141,11 +139,11 @@ async def test_what_nobody_understands_changes_nothing(
 ) -> None:
     """A copy in Redis that is none is told in the log, and the one that is here holds."""
     await order(two[0], "one")
-    await soon(lambda: saved(two[1]).active == "one", SOON_S)
+    await soon(lambda: saved(two[1]).active == "one", HERE_S)
 
     server("HSET", "dmap:saved", "version", 7, "json", "{")
 
-    await soon(lambda: saved(two[1]).shared_version == 7, SOON_S)
+    await soon(lambda: saved(two[1]).shared_version == 7, HERE_S)
     assert saved(two[1]).active == "one"
     assert any("shared_settings_not_understood" in line for line in caplog.messages)
 
@@ -154,11 +152,11 @@ async def test_what_nobody_understands_changes_nothing(
 async def test_a_version_that_is_none(two: list[Any], server: RedisServer, caplog: Any, version: str) -> None:
     """What somebody else has written as a version is replaced by the copy that the dmaps have."""
     await order(two[0], "one")
-    await soon(lambda: saved(two[1]).active == "one", SOON_S)
+    await soon(lambda: saved(two[1]).active == "one", HERE_S)
 
     server("HSET", "dmap:saved", "version", version)
 
-    await soon(lambda: server("HGET", "dmap:saved", "version") == "1", SOON_S)
+    await soon(lambda: server("HGET", "dmap:saved", "version") == "1", HERE_S)
     assert all(each.proxy.shared.is_up for each in two)
     assert "bug" not in caplog.text
 
@@ -169,7 +167,7 @@ async def test_what_is_of_one_dmap_stays_there(two: list[Any]) -> None:
 
     await order(two[0], "one")
 
-    await soon(lambda: saved(two[1]).active == "one", SOON_S)
+    await soon(lambda: saved(two[1]).active == "one", HERE_S)
     assert (saved(two[0]).drained, saved(two[1]).drained) == ({"gpu0"}, frozenset())
 
 
@@ -192,7 +190,7 @@ async def test_the_rights_that_the_page_names_are_enough(start: Any, server: Red
     assert (set_to.status, asked.status) == (200, 503)  # its server is nobody
     assert one.proxy.shared.is_up
     assert {"beat", "quota", "saved"} <= ops(one)
-    await soon(lambda: "events" in ops(one), SOON_S)
+    await soon(lambda: "events" in ops(one), HERE_S)
 
 
 def ops(proxy: Any) -> set[str]:

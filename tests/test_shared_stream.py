@@ -15,9 +15,9 @@ from dmap.config import RedisSection
 from dmap.events import Bus
 from dmap.shared.connection import Connection
 from dmap.shared.stream import PIECE, EventStream
-from tests.fakes import answer, soon
+from tests.fakes import HERE_S, answer, soon
 from tests.programs import why_not
-from tests.redis_server import RedisServer, reach, redis_server
+from tests.redis_server import PATIENT_MS, RedisServer, reach, redis_server
 from tests.test_shared import status_of_chat
 
 LACKS = why_not("redis-server")
@@ -35,14 +35,15 @@ async def server(tmp_path: Path) -> AsyncGenerator[RedisServer]:
 @asynccontextmanager
 async def dmap(server: RedisServer, name: str, ring: int = 1000) -> AsyncGenerator[Bus]:
     """Run what shares the events of one dmap, which somebody watches."""
-    connection = Connection(RedisSection(url=server.url, timeout_ms=1000))
+    section = RedisSection(url=server.url)
+    connection = Connection(section.model_copy(update={"timeout_ms": PATIENT_MS}))
     bus = Bus(ring, lambda: 7.0)
     bus.readers = 1
     async with tasks.running(connection.run, "redis"):
         await reach(connection)
         stream = EventStream(connection, KEY, name, f"run of {name}", bus)
         async with tasks.running(stream.run, "events"):
-            await soon(lambda: stream.follows, 10)
+            await soon(lambda: stream.follows, HERE_S)
             yield bus
     await connection.close()
 
@@ -56,11 +57,11 @@ async def test_each_sees_what_happens_at_the_other(server: RedisServer) -> None:
     """An event is told at the other dmap once, with where and when it happened, and never comes back."""
     async with dmap(server, "one") as one, dmap(server, "two") as two:
         one.tell("config.reloaded", {})
-        await soon(lambda: ("one", "config.reloaded", {}) in seen(two), 10)
+        await soon(lambda: ("one", "config.reloaded", {}) in seen(two), HERE_S)
 
         two.tell("access.denied", {"client": "a"})
 
-        await soon(lambda: ("two", "access.denied", {"client": "a"}) in seen(one), 10)
+        await soon(lambda: ("two", "access.denied", {"client": "a"}) in seen(one), HERE_S)
         assert len(seen(one)) == len(seen(two)) == 2
         told = json.loads(two.since(0, 1)[0][0].data)
         assert (told["dmap"], told["at"], told["type"]) == ("one", 7.0, "config.reloaded")
@@ -72,7 +73,7 @@ async def test_nobody_here_counts_it(server: RedisServer) -> None:
         heard = list[str]()
         two.listen(lambda event: heard.append(event.type), "config.reloaded", "config.refused")
         one.tell("config.reloaded", {})
-        await soon(lambda: len(seen(two)) == 1, 10)
+        await soon(lambda: len(seen(two)) == 1, HERE_S)
 
         two.tell("config.refused", {"problems": []})
 
@@ -83,11 +84,11 @@ async def test_who_begins_to_watch_sees_what_comes(server: RedisServer) -> None:
     """What happened before somebody began to watch is not fetched."""
     async with dmap(server, "one") as one:
         one.tell("config.reloaded", {})
-        await soon(lambda: server("XLEN", KEY) == 1, 10)
+        await soon(lambda: server("XLEN", KEY) == 1, HERE_S)
         async with dmap(server, "two") as two:
             one.tell("access.denied", {"client": "a"})
 
-            await soon(lambda: len(seen(two)) > 0, 10)
+            await soon(lambda: len(seen(two)) > 0, HERE_S)
 
             assert seen(two) == [("one", "access.denied", {"client": "a"})]
 
@@ -96,11 +97,11 @@ async def test_more_than_fits_in_one_entry(server: RedisServer) -> None:
     """A burst arrives whole and in order."""
     async with dmap(server, "one") as one, dmap(server, "two") as two:
         one.tell("config.reloaded", {"at_number": -1})
-        await soon(lambda: len(seen(two)) == 1, 10)
+        await soon(lambda: len(seen(two)) == 1, HERE_S)
 
         _ = [one.tell("config.reloaded", {"at_number": each}) for each in range(3 * PIECE)]
 
-        await soon(lambda: len(seen(two)) == 3 * PIECE + 1, 10)
+        await soon(lambda: len(seen(two)) == 3 * PIECE + 1, HERE_S)
         assert [fields["at_number"] for _, _, fields in seen(two)] == list(range(-1, 3 * PIECE))
 
 
@@ -108,11 +109,11 @@ async def test_what_is_lost_is_told(server: RedisServer) -> None:
     """What a ring has forgotten before it could be sent is counted for the readers of the others."""
     async with dmap(server, "one", ring=10) as one, dmap(server, "two") as two:
         one.tell("config.reloaded", {})
-        await soon(lambda: len(seen(two)) == 1, 10)
+        await soon(lambda: len(seen(two)) == 1, HERE_S)
 
         _ = [one.tell("config.reloaded", {}) for _ in range(25)]
 
-        await soon(lambda: len(seen(two)) == 12, 10)
+        await soon(lambda: len(seen(two)) == 12, HERE_S)
         assert seen(two)[1] == ("one", "debug.missed", {"missed": 15})
 
 
@@ -120,7 +121,7 @@ async def test_events_that_nobody_understands(server: RedisServer, caplog: Any) 
     """What is no event, or one that is not known here, is passed over."""
     async with dmap(server, "one") as one, dmap(server, "two") as two:
         one.tell("config.reloaded", {})
-        await soon(lambda: len(seen(two)) == 1, 10)
+        await soon(lambda: len(seen(two)) == 1, HERE_S)
 
         server("XADD", KEY, "*", "from", "three", "run", "x", "first", "x", "events", "{")
         server(
@@ -134,7 +135,7 @@ async def test_events_that_nobody_understands(server: RedisServer, caplog: Any) 
         ]
         one.tell("config.refused", {"problems": []})
 
-        await soon(lambda: len(seen(two)) == 2, 10)
+        await soon(lambda: len(seen(two)) == 2, HERE_S)
         assert [type for _, type, _ in seen(two)] == ["config.reloaded", "config.refused"]
         assert "bug" not in caplog.text
 
@@ -148,10 +149,10 @@ async def test_the_stream_of_a_daemon(start: Any, backend: Any, server: RedisSer
     async with (
         aiohttp.ClientSession(one.url) as session,
         session.get("/debug/stream?type=request.finished") as stream,
-        asyncio.timeout(60),
+        asyncio.timeout(HERE_S),
     ):
         await stream.content.readuntil(b"\n\n")
-        await soon(lambda: one.proxy.shared.stream.follows, 10)
+        await soon(lambda: one.proxy.shared.stream.follows, HERE_S)
 
         assert await status_of_chat(two) == 200
 
