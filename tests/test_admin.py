@@ -12,7 +12,7 @@ import pytest
 
 from dmap.state import Activation, Saved, StateFile
 from tests.conftest import Proxy
-from tests.fakes import SSE, Exchange, FakeBackend, answer, chunk, delta, soon
+from tests.fakes import HERE_S, SSE, Exchange, FakeBackend, answer, chunk, delta, soon
 from tests.lmstudio_emulator import Emulator, Knobs, emulator
 from tests.lmstudio_world import SPECS
 
@@ -521,7 +521,7 @@ class TestQueue:
         first = asyncio.ensure_future(client.chat("m"))
         await asked.wait()
         second = asyncio.ensure_future(client.chat("m"))
-        await until(lambda: len(list(client.proxy.proxy.visits.open())) == 2)
+        await until(lambda: waiters(client) == 1)
 
         _, told = await client.get("/admin/queue")
         [waiting] = told["waiting"]["backend server"]
@@ -557,7 +557,7 @@ class TestQueue:
         first = asyncio.ensure_future(client.chat("m"))
         await asked.wait()
         second = asyncio.ensure_future(client.chat("m"))
-        await until(lambda: len(list(client.proxy.proxy.visits.open())) == 2)
+        await until(lambda: waiters(client) == 1)
 
         client.session.headers["Authorization"] = "Bearer some"
         _, told = await client.get("/admin/queue")
@@ -730,7 +730,7 @@ class TestDrain:
         _, told = await studio.post("/admin/drain", device="gpu0", unload=True)
         await until(lambda: not lm.world.instances)
         asking = asyncio.ensure_future(studio.chat(SMALL))
-        await until(lambda: any(studio.proxy.proxy.visits.open()))
+        await until(lambda: waiters(studio) == 1)
         _, queued = await studio.get("/admin/queue")
         _, ready = await studio.get("/ready")
 
@@ -778,7 +778,7 @@ class TestState:
             """
         )
         asking = asyncio.ensure_future(client.chat())
-        await until(lambda: any(client.proxy.proxy.visits.open()))
+        await until(lambda: waiters(client) == 1)
         assert (await client.get("/admin/queue"))[1]["waiting"]["gpu0"] != []
 
         await client.post("/admin/resume")
@@ -838,6 +838,11 @@ def contexts(lm: Emulator) -> list[int]:
     return [instance.config["context_length"] for instance in lm.world.instances.values()]
 
 
+def waiters(client: Client) -> int:
+    """Count who waits for a model."""
+    return sum(gate.snapshot().waiting for gate in client.proxy.proxy.gates.values())
+
+
 async def until(done: Callable[[], bool]) -> None:
     """Wait until *done*."""
-    await soon(done, 5)
+    await soon(done, HERE_S)

@@ -11,21 +11,25 @@ import pytest
 
 from dmap.access import Client
 from tests.conftest import Proxy
-from tests.fakes import soon
+from tests.fakes import HERE_S, soon
 from tests.lmstudio_emulator import Knobs, emulator
 from tests.twin_soak import MODELS
 
 OWNER = Client("owner")
-TOLD = ("model.loaded", "model.activated")
 Order = Callable[..., Awaitable[Any]]
+
+
+def told(proxy: Proxy, *types: str) -> list[str]:
+    """Return the backend of each event of one of *types*."""
+    return [each.fields["backend"] for each in proxy.proxy.bus.since(0, 1000)[0] if each.type in types]
 
 
 @asynccontextmanager
 async def studios(
-    start: Callable[[str], Awaitable[Proxy]], folder: Path, gpu0: str = "", gpu1: str = ""
+    start: Callable[[str], Awaitable[Proxy]], folder: Path, gpu0: str = "", gpu1: str = "", **more: float
 ) -> AsyncGenerator[tuple[Proxy, Order]]:
-    """Run a proxy before two emulated LM Studios; give it, and what orders something of it."""
-    knobs = Knobs(load_s=0.01)
+    """Run a proxy before two LM Studios, emulated with *more* knobs; give it, and what orders something."""
+    knobs = Knobs(load_s=0.01, **more)
     async with emulator(knobs=knobs) as one, emulator(knobs=knobs) as two, aiohttp.ClientSession() as session:
         proxy = await start(
             f"""
@@ -100,14 +104,14 @@ async def test_a_load_that_fails_at_one_place_is_done_at_the_other(start, tmp_pa
         assert (await order("load", MODELS[0]))["backend"] == at
         assert (await order("load", MODELS[0], activate=True))["status"] == "loaded"
 
-        told = [each.fields for each in proxy.proxy.bus.since(0, 1000)[0] if each.type in TOLD]
+        backends = told(proxy, "model.loaded", "model.activated")
 
-    assert [each["backend"] for each in told] == [at] * 4
+    assert backends == [at] * 4
 
 
 async def test_who_waits_at_a_drained_device_goes_to_the_other_one(start, tmp_path):
     """It would wait for as long as the owner likes, and the other device idles."""
-    async with studios(start, tmp_path) as (proxy, order), aiohttp.ClientSession() as session:
+    async with studios(start, tmp_path, token_s=0.05) as (proxy, order), aiohttp.ClientSession() as session:
         backend = (await order("load", MODELS[0]))["backend"]
         device, other = ("gpu0", "gpu1") if backend == "one" else ("gpu1", "gpu0")
 
@@ -118,7 +122,7 @@ async def test_who_waits_at_a_drained_device_goes_to_the_other_one(start, tmp_pa
                 return answer.status
 
         asked = [asyncio.create_task(ask()) for _ in range(6)]
-        await soon(lambda: proxy.proxy.devices[device].snapshot().waiting == 2, 2)
+        await soon(lambda: proxy.proxy.devices[device].snapshot().waiting == 2, HERE_S)
         async with session.post(f"{proxy.url}/admin/drain", json={"device": device}) as answer:
             assert (await answer.json())["devices"][device]["waiting"] == 0
 
@@ -134,7 +138,7 @@ async def test_who_waits_stays_where_all_is_drained(start, tmp_path):
         body = {"model": MODELS[0], "messages": [{"role": "user", "content": "Hello"}]}
         asked = asyncio.create_task(session.post(f"{proxy.url}/v1/chat/completions", json=body))
         gates = proxy.proxy.devices.values()
-        await soon(lambda: sum(gate.snapshot().waiting for gate in gates) == 1, 2)
+        await soon(lambda: sum(gate.snapshot().waiting for gate in gates) == 1, HERE_S)
         before = [gate.snapshot().waiting for gate in gates]
 
         for device in ("gpu0", "gpu1"):
@@ -157,8 +161,7 @@ async def test_one_that_stays_keeps_no_other(start, tmp_path):
         async with gpu0.lease(first, "me"):
             async with gpu1.lease(second, "me"):
                 ordered = asyncio.create_task(order("unload", MODELS[0]))
-                await soon(lambda: gpu0.snapshot().residents[0].leaving, 2)
-                await soon(lambda: not gpu0.snapshot().residents[0].leaving, 2)
+                await soon(lambda: told(proxy, "model.kept") == ["one"], HERE_S)
                 assert not ordered.done()
             with pytest.raises(AssertionError, match=r"still serves after 0\.2 s"):
                 await ordered

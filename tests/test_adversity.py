@@ -21,6 +21,7 @@ from tests.fake_switcher import A, B, FakeSwitcher
 from tests.fakes import HERE_S
 from tests.lmstudio_clients import Call, Client, Tally, drawn
 from tests.lmstudio_emulator import Emulator, Knobs, emulator
+from tests.test_retries import children
 
 CHAT = "/v1/chat/completions"
 ONE = Needs(size_bytes=6)
@@ -132,7 +133,7 @@ async def loaded(session: aiohttp.ClientSession, length: int, order: str = "load
 
 async def waiting(proxy: Proxy, count: int) -> None:
     """Wait until so many wait at the device."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HERE_S):
         while proxy.proxy.devices["gpu0"].snapshot().waiting != count:
             await asyncio.sleep(0.002)
 
@@ -169,12 +170,15 @@ async def test_an_order_that_is_left_takes_no_other_along(
     """Who leaves while its load waits changes nothing of what another has ordered for the same model."""
     async with session.post(CHAT, json=asked("tiny-sea", 1000)) as answer:
         await answer.content.readline()
+        (serving,) = children()
+        serving.suspend()
         staying = asyncio.create_task(loaded(session, 512))
         leaving = asyncio.create_task(loaded(session, 768))
         await waiting(engine, 1)
         leaving.cancel()
         client = asyncio.create_task(answered(session, "slow"))
         await waiting(engine, 2)
+        serving.resume()
         await answer.read()
 
     assert await staying == 512
@@ -227,7 +231,7 @@ class Crowd:
             await asyncio.gather(*crowd)
 
     async def asks(self, number: int) -> None:
-        client = Client(number, self.proxy.url, bound_s=20)
+        client = Client(number, self.proxy.url, bound_s=HERE_S)
         while not self.over.is_set():
             call = drawn(self.rng, (SMALL, OTHER, THIRD)[number % 3])
             self.tally.verdicts.append(await client.ask(call))
