@@ -38,9 +38,9 @@ class Inventory:
     """
     Reports to *catalog* what *backends* have; `start` and `close` own its tasks.
 
-    *learnt* is called with a backend that has answered, after the catalog knows what it has, and *lost* with
-    one that has not, and why.  One that has been silent for *gone_s* counts as gone.  *down* has those that
-    did not answer last time, with the reasons, which are for clients too.
+    *learnt* is called with a backend that has answered and with what it has, after the catalog knows that,
+    and *lost* with one that has not, and why.  One that has been silent for *gone_s* counts as gone.  *down*
+    has those that did not answer last time, with the reasons, which are for clients too.
     """
 
     def __init__(self, backends: Mapping[str, Backend], catalog: Catalog, *, gone_s: float = GONE_S) -> None:
@@ -52,7 +52,7 @@ class Inventory:
         self._told: dict[str, set[str]] = {}
         self._asking = {name: asyncio.Lock() for name in backends}
         self._tasks: list[asyncio.Task[None]] = []
-        self.learnt: Callable[[str], None] = lambda backend: None
+        self.learnt: Callable[[str, Sequence[ModelInfo]], None] = lambda backend, found: None
         self.lost: Callable[[str, BackendDown], None] = lambda backend, error: None
 
     async def start(self) -> None:
@@ -130,7 +130,7 @@ class Inventory:
             self._catalog.update(name, found)
             self._silent_since.pop(name, None)
             self._note_differing(name)
-            self.learnt(name)
+            self.learnt(name, found)
             if self.down.pop(name, None) is not None:
                 _log.warning(Line("backend_up", {"backend": name}))
         self._answered_at[name] = now

@@ -36,7 +36,8 @@ class ModelInfo:
     *size_bytes* is the memory it takes when resident and *parallel* the requests it serves at once, None
     where the backend cannot tell.  *context_length* is the resident's, else what a load would give it.
     *vision* tells whether it takes images, None where nobody knows.
-    A load would find what is *cached* in the system's memory, as far as the backend can tell.
+    A load would find what is *cached* in the system's memory, as far as the backend can tell.  What somebody
+    else than dmap loads now is *arriving*, as far as that shows.
     *file* is the path of its file, as far as that shows, with `/` and from the folder where models are.
     Behind another dmap, *kind* is that of the server there.
     *names* are other names it answers to there; with *any_quant* it also answers to its id with any `@quant`
@@ -52,6 +53,7 @@ class ModelInfo:
     embedding: bool = False
     vision: bool | None = None
     cached: bool = False
+    arriving: bool = False
     file: str = ""
     kind: str = ""
     names: tuple[str, ...] = ()

@@ -51,6 +51,9 @@ class Bench:
     async def residents(self) -> list[str]:
         return sorted(model.id for model in await self.backend.models() if model.resident)
 
+    async def arriving(self) -> list[str]:
+        return sorted(model.id for model in await self.backend.models() if model.arriving)
+
     def asked(self, path: str) -> list[dict]:
         return [body for _, asked, body in self.lm.requests if asked == path]
 
@@ -535,6 +538,21 @@ async def test_a_cancelled_load_is_joined_by_the_next():
         assert bench.world.happened("load_abandoned") == []
 
 
+async def test_only_loads_of_others_are_arriving():
+    """A load of ours is not, though its client has left; one of somebody else is until it ends."""
+    async with running(slow_s=WHILE_S) as bench:
+        load = asyncio.ensure_future(bench.backend.load(SMALL, {}))
+        await bench.happened("load_start")
+        load.cancel()
+        hand = asyncio.ensure_future(bench.world.load(OTHER))
+        await bench.happened("load_start", 2)
+
+        during = await bench.arriving()
+        await hand
+
+        assert (during, await bench.arriving()) == ([OTHER], [])
+
+
 async def test_a_load_waits_for_the_cancelled_one_of_another_model():
     """Two loads never run at once, also when nobody waits for the first."""
     async with running(slow_s=WHILE_S) as bench:
@@ -585,15 +603,17 @@ async def test_a_copy_that_comes_during_an_unload_goes_too():
 
 
 async def test_lists_that_lag_behind_an_unload_hold_no_switch_up():
-    """What the lists still name after its unload is waited for: it is not unloaded again, nor in the way."""
+    """What the lists still name after its unload is waited for: nobody loads it, nor is it in the way."""
     async with running(gone_lag_s=WHILE_S, disagree_s=LIMIT_S, v0_lag_s=0) as bench:
         await bench.backend.load(SMALL, {})
+        arriving = set[str]()
+        bench.backend.report = lambda found: arriving.update(one.id for one in found if one.arriving)
         await bench.backend.unload(SMALL)
         assert await bench.residents() == []
 
         await bench.backend.load(OTHER, {})
 
-        assert list(bench.world.instances) == [OTHER]
+        assert (list(bench.world.instances), arriving) == ([OTHER], set())
         assert bench.asked(f"{V1}/unload") == [{"instance_id": SMALL}]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -11,6 +12,7 @@ from dmap.events import Bus
 from dmap.web.rivals import SHOWN_S, TOLD_S, USED_S, WITHIN_S, Rivals
 from tests.fakes import soon
 from tests.lmstudio_emulator import Emulator, emulator
+from tests.lmstudio_world import GB
 
 OURS = ("qwen/qwen3-8b", "google/gemma-3-12b")
 THEIRS = ("openai/gpt-oss-20b", "mistralai/mistral-small-3.2")
@@ -111,6 +113,48 @@ def test_a_model_that_goes_under_its_requests(
     assert rivals.suspected() == told
 
 
+def test_a_load_counts_from_its_begin(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
+    """Look after look it is one change with its end; beside a model that goes it is told at once."""
+    rivals = Rivals(bus, lambda device: True, SERVERS)
+    _ = [rivals.note_arriving("gpu0", "studio", ["b"]) for _ in range(20)]
+    bus.tell("model.appeared", {**GONE, "model": "b"})
+    alone = rivals.suspected()
+
+    bus.tell("model.vanished", GONE)
+
+    assert (alone, rivals.suspected()) == (set(), {"studio"})
+    assert "changes=2" in caplog.text
+
+
+def test_a_load_is_seen_after_a_model_went(bus: Bus, clock: Clock) -> None:
+    """However long it takes then, the warning is over as if it had been quick."""
+    rivals = Rivals(bus, lambda device: True, SERVERS)
+    bus.tell("model.vanished", GONE)
+    rivals.note_arriving("gpu0", "studio", ["b"])
+    early = rivals.suspected()
+    clock.now += SHOWN_S / 2
+    rivals.note_arriving("gpu0", "studio", ["b"])
+    clock.now += SHOWN_S / 2
+
+    assert (early, rivals.suspected()) == ({"studio"}, set())
+
+
+def test_loads_while_nobody_asks(bus: Bus) -> None:
+    """They are nobody's business, until a request waits for one of them to end."""
+    busy = set[str]()
+    rivals = Rivals(bus, busy.__contains__, SERVERS)
+    busy.add("gpu0")
+    bus.tell("model.vanished", GONE)
+    busy.clear()
+    rivals.note_arriving("gpu0", "studio", ["b"])
+    idle = rivals.suspected()
+
+    busy.add("gpu0")
+    rivals.note_arriving("gpu0", "studio", ["b"])
+
+    assert (idle, rivals.suspected()) == (set(), {"studio"})
+
+
 def test_a_server_that_was_killed_is_no_rival(bus: Bus, clock: Clock) -> None:
     """It loses its models, under requests too, time and again; what goes later has another reason."""
     rivals = Rivals(bus, lambda device: True, SERVERS)
@@ -149,11 +193,19 @@ def config_of(lm: Emulator) -> str:
 
 async def ask_on(proxy: Any, model: str, stop: asyncio.Event) -> None:
     """Ask *proxy* for answers of *model*, one after the other, until *stop*."""
-    async with aiohttp.ClientSession(proxy.url) as session:
-        while not stop.is_set():
-            body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 200}
-            async with session.post("/v1/chat/completions", json=body) as answered:
-                await answered.read()
+    while not stop.is_set():
+        await ask(proxy, model)
+
+
+async def ask(proxy: Any, model: str) -> int:
+    """Ask *proxy* for one answer of *model*; return its status."""
+    body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 200}
+    async with (
+        aiohttp.ClientSession(proxy.url) as session,
+        session.post("/v1/chat/completions", json=body) as answered,
+    ):
+        await answered.read()
+        return answered.status
 
 
 async def test_two_dmaps_on_one_server(start: Any, lm: Emulator, caplog: Any) -> None:
@@ -170,6 +222,37 @@ async def test_two_dmaps_on_one_server(start: Any, lm: Emulator, caplog: Any) ->
     await asyncio.gather(*asking)
     assert [each["warning"] for each in said] == ["something else switches its models, too"] * 2
     assert sum("switched_by_others backend=studio" in line for line in caplog.messages) == 2
+
+
+async def test_a_rival_whose_load_takes_long(start: Any, lm: Emulator) -> None:
+    """It is told as soon as that load is seen, though it does not end, and no request has failed."""
+    proxy = await start(config_of(lm))
+    await ask(proxy, OURS[0])
+    proxy.proxy.drain("gpu0", unload=False)
+    waiting = asyncio.create_task(ask(proxy, OURS[1]))
+    await soon(lambda: proxy.proxy.devices["gpu0"].snapshot().waiting == 1, 10)
+
+    lm.world.unload(OURS[0])
+    lm.world.knobs = replace(lm.world.knobs, load_s=600)
+    loading = asyncio.create_task(lm.world.load(THEIRS[0]))
+
+    await soon(lambda: proxy.proxy.rivals.suspected() == SERVERS, 10)
+    _ = [each.cancel() for each in (waiting, loading)]
+    await asyncio.gather(waiting, loading, return_exceptions=True)
+
+
+async def test_loads_by_hand(start: Any, lm: Emulator) -> None:
+    """Twenty of them under requests, each seen on its way, are no reason to warn."""
+    lm.world.knobs = replace(lm.world.knobs, load_s=0.2, memory_bytes=64 * GB)
+    proxy, stop = await start(config_of(lm)), asyncio.Event()
+    asking = [asyncio.create_task(ask_on(proxy, model, stop)) for model in OURS]
+
+    _ = [await lm.world.load(model) for model in 10 * ("llama-3.2-1b-instruct", "ibm/granite-4-micro")]
+
+    told = proxy.proxy.rivals.suspected()
+    stop.set()
+    await asyncio.gather(*asking)
+    assert (told, lm.world.cuts()) == (set(), [])
 
 
 async def warnings(proxy: Any) -> Any:

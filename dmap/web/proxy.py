@@ -4,7 +4,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import MappingProxyType
@@ -22,7 +22,7 @@ from dmap.gate import Gate
 from dmap.inventory import Inventory
 from dmap.logfmt import Line
 from dmap.metrics.board import Metrics
-from dmap.models import ModelKey, Route
+from dmap.models import ModelInfo, ModelKey, Route
 from dmap.owner import servers_of
 from dmap.relay import Pool
 from dmap.shared import join
@@ -278,11 +278,12 @@ class Proxy:
             device, section, placed, tell=self.bus.tell, route_of=route_of, preloads=preloads, meter=meter
         )
 
-    def _learnt(self, backend: str) -> None:
-        """Hear that *backend* has told what it has: models that are to be there may be known only now."""
+    def _learnt(self, backend: str, found: Sequence[ModelInfo]) -> None:
+        """Hear that *found* is what *backend* has: models that are to be there may be known only now."""
         self.twins.note(backend)
         device = self.config.backends[backend].placed_on
         if device is not None:
+            self.rivals.note_arriving(device, backend, [model.id for model in found if model.arriving])
             gate, preloads = self.devices[device], self.catalog.preloads(device)
             if gate.snapshot().preload.keys() != preloads.keys():
                 gate.changed()
@@ -290,8 +291,7 @@ class Proxy:
     def _lost(self, backend: str, error: BackendDown) -> None:
         """Hear that *backend* is down: who waits for a model there and may have it elsewhere goes there."""
         self.rivals.note_down(backend)
-        device = self.config.backends[backend].placed_on
-        gate = self.devices[device] if device is not None else self.passages[backend]
+        gate = self.gates[self.config.backends[backend].placed_on or f"backend {backend}"]
         gate.refuse(lambda lease: lease.may_move and lease.route.key.backend == backend, error)
         self.pool.leave(backend, error)
 

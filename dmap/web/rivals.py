@@ -3,13 +3,15 @@ Whether something else switches the models of a server that dmap switches, while
 
 A person who loads a model by hand does that once, and seldom takes out one that is in use.  Another dmap does
 both, again and again.  So what counts is a model that goes under its requests, or one that goes and another
-change within `WITHIN_S`, beside requests.  What a server loses that was down does not.  It is told, in the
-log and in `/ready`, and nothing is refused for it.
+change within `WITHIN_S`, beside requests.  A model comes as soon as its load is seen, which may take long.
+What a server loses that was down does not count.  It is told, in the log and in `/ready`, and nothing is
+refused for it.
 """
 
 import logging
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple
 
 from dmap.events import Bus, Event
 from dmap.logfmt import Line
@@ -31,6 +33,12 @@ CHANGES = 16
 _log = logging.getLogger(__name__)
 
 
+class _Change(NamedTuple):
+    at: float
+    model: str
+    has_gone: bool
+
+
 class Rivals:
     """
     Listens to *bus* for models that come and go on *servers*, the backends that others could switch, too.
@@ -40,7 +48,7 @@ class Rivals:
 
     def __init__(self, bus: Bus, is_busy: Callable[[str], bool], servers: Collection[str]) -> None:
         self._clock, self._is_busy, self._servers = bus.clock, is_busy, servers
-        self._changes = defaultdict[str, deque[Event]](lambda: deque(maxlen=CHANGES))
+        self._changes = defaultdict[str, deque[_Change]](lambda: deque(maxlen=CHANGES))
         self._failed: dict[str, tuple[float, str]] = {}
         self._down_at: dict[str, float] = {}
         self._seen_at: dict[str, float] = {}
@@ -57,24 +65,32 @@ class Rivals:
         """Hear that the server of *backend* does not answer: if it is killed, it loses its models."""
         self._down_at[backend] = self._clock()
 
+    def note_arriving(self, device: str, backend: str, models: Iterable[str]) -> None:
+        """Hear that others are loading *models* of *backend* by its last look."""
+        for model in models:
+            self._note(device, backend, _Change(self._clock(), model, has_gone=False))
+
     def _note_failure(self, event: Event) -> None:
         if (backend := event.fields.get("backend", "")) in self._servers:
             self._failed[backend] = event.at, event.fields.get("model", "")
 
     def _hear(self, event: Event) -> None:
-        device, backend = event.fields["device"], event.fields["backend"]
+        change = _Change(event.at, event.fields["model"], event.type == "model.vanished")
+        self._note(event.fields["device"], event.fields["backend"], change)
+
+    def _note(self, device: str, backend: str, change: _Change) -> None:
         failed_at, failed = self._failed.get(backend, (0.0, ""))
-        has_failed, has_gone = event.at - failed_at < USED_S, event.type == "model.vanished"
-        is_lost = has_gone and event.at - self._down_at.get(backend, 0.0) < USED_S
-        if backend not in self._servers or is_lost or not (has_failed or self._is_busy(device)):
+        has_failed, has_gone = change.at - failed_at < USED_S, change.has_gone
+        is_lost = has_gone and change.at - self._down_at.get(backend, 0.0) < USED_S
+        lately = [each for each in self._changes[backend] if change.at - each.at < WITHIN_S]
+        is_known = not has_gone and change[1:] in [each[1:] for each in lately]  # it was seen on its way
+        if backend not in self._servers or is_lost or is_known or not (has_failed or self._is_busy(device)):
             return
-        changes = self._changes[backend]
-        changes.append(event)
-        lately = [each for each in changes if event.at - each.at < WITHIN_S]
-        is_one_of_two = len(lately) > 1 and any(each.type == "model.vanished" for each in lately)
-        if is_one_of_two or (has_gone and has_failed and failed == event.fields["model"]):
-            self._seen_at[backend] = event.at
-            self._tell(backend, event.at, len(lately))
+        self._changes[backend].append(change)
+        is_one_of_two = lately and (has_gone or any(each.has_gone for each in lately))
+        if is_one_of_two or (has_gone and has_failed and failed == change.model):
+            self._seen_at[backend] = change.at
+            self._tell(backend, change.at, len(lately) + 1)
 
     def _tell(self, backend: str, now: float, changes: int) -> None:
         if now - self._told_at.get(backend, -TOLD_S) >= TOLD_S:

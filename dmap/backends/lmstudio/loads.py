@@ -180,6 +180,7 @@ class Loads:
             raise _Again(str(fault)) from fault
 
     async def _load(self, key: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        self.server.own = key
         try:
             if self.lms is not None and goes_by_lms(wanted):
                 return await self.lms.load(key, wanted, self.load_s)
@@ -188,7 +189,7 @@ class Loads:
             self.server.note_loaded(key, str(answer.get("instance_id") or key))
             return answer
         finally:
-            self.loading = None
+            self.loading = self.server.own = None
             self.server.answers += 1
 
     async def _verified(

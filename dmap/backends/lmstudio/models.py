@@ -24,7 +24,8 @@ class Instance:
     """
     One copy of the model *key* in memory, or on its way there: v1 lists it from the start of its load.
 
-    It may also stand for what a load asks for; *id* is then the identifier, empty if any will do.
+    It may also stand for what a load asks for; *id* is then the identifier, empty if any will do.  One that
+    somebody else loads now is *arriving*.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Instance:
     context_length: int | None = None
     parallel: int | None = None
     answers: bool = field(default=False, compare=False)
+    arriving: bool = field(default=False, compare=False)
 
     @property
     def is_named(self) -> bool:
@@ -116,7 +118,8 @@ class Look:
         ready = {instance.id for instance in model.instances if instance.answers}
         answering = [one for one in _loaded_of(model.info.v1) if one.get("id") in ready]
         v1 = {**model.info.v1, "loaded_instances": answering}
-        info, instance = replace(model.info, v0=self._older(model), v1=v1), model.serving
+        arriving = any(one.arriving for one in model.instances)
+        info, instance = replace(model.info, v0=self._older(model), v1=v1, arriving=arriving), model.serving
         if instance is None:
             return info
         length, parallel = instance.context_length, instance.parallel

@@ -40,7 +40,8 @@ class Server:
     *last* is the last look that was kept, *residents* are the keys of the models that answer.  *expected* are
     the residents of the last turn of the watch, changed as dmap itself has changed them since; None before
     its first turn.  *down* is set by a look that got no answer.  Whoever loads or unloads holds *busy*, and
-    counts in *answers* what was answered: a look that began before is out of date.
+    counts in *answers* what was answered: a look that began before is out of date.  *own* is the key of the
+    model that a load of ours is bringing, whether somebody still waits for it or not.
 
     *report* is called with the outcome of each look: the models, or the reason why there was no answer.
     *changed* is for whoever finds out that a model may have come or gone without an order of dmap, and
@@ -57,6 +58,7 @@ class Server:
     expected: frozenset[str] | None = None
     down: asyncio.Event = field(default_factory=asyncio.Event)
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
+    own: str | None = None
     answers: int = 0
     _known: dict[str, Known] = field(default_factory=dict)
     _given: dict[str, tuple[Instance, Instance]] = field(default_factory=dict)
@@ -160,7 +162,9 @@ class Server:
             before = self._known.get(instance.id) or Known(State.DOUBTED, now)
             known = before.after(LOADED if is_gone else entry.get("state"), now, self.disagree_s)
             self._known[instance.id] = known
-            instances.append(replace(instance, answers=known.answers(now, self.disagree_s)))
+            answers = known.answers(now, self.disagree_s)
+            arriving = not answers and entry.get("state") == LOADING and instance.key != self.own
+            instances.append(replace(instance, answers=answers, arriving=arriving))
         return replace(model, instances=tuple(instances))
 
 
