@@ -44,7 +44,8 @@ def check(origin: Origin) -> None:
 
 
 def _warn(origin: Origin, warnings: Iterable[str]) -> None:
-    for warning in origin.source.locate(warnings, mark="warning: "):
+    once = dict.fromkeys(warnings)  # a backend on several devices is one place of the file
+    for warning in origin.source.locate(once, mark="warning: "):
         print(warning, file=sys.stderr)
 
 

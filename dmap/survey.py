@@ -6,9 +6,12 @@ Nothing is loaded, started or changed: each backend is asked for its list, as th
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import cast
 
+from dmap.backends import Switcher
 from dmap.catalog.entries import known_models
 from dmap.catalog.names import NameIndex
 from dmap.config import BACKEND, BY_URL, Config, model_of
@@ -23,10 +26,15 @@ ANSWER_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What backends have said they have, by their names; and why the others are *silent*."""
+    """
+    What backends have said they have, by their names; and why the others are *silent*.
+
+    *unsound* has, by backend and model, why a model that is there cannot be loaded.
+    """
 
     reports: Mapping[str, Sequence[ModelInfo]] = field(default_factory=dict)
     silent: Mapping[str, str] = field(default_factory=dict)
+    unsound: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 async def survey(config: Config, backends: Iterable[str], within_s: float = ANSWER_S) -> Survey:
@@ -34,14 +42,15 @@ async def survey(config: Config, backends: Iterable[str], within_s: float = ANSW
     asked = list(backends)
     answers = await asyncio.gather(*(_ask(config, name, within_s) for name in asked), return_exceptions=True)
     reports, silent = dict[str, Sequence[ModelInfo]](), dict[str, str]()
+    unsound = dict[str, Mapping[str, str]]()
     for name, answer in zip(asked, answers, strict=True):
         if isinstance(answer, TimeoutError | DmapError | OSError):
             silent[name] = str(answer) or f"the backend {name!r} does not answer within {within_s:g} s"
         elif isinstance(answer, BaseException):
             raise answer
         else:
-            reports[name] = answer
-    return Survey(reports, silent)
+            reports[name], unsound[name] = answer
+    return Survey(reports, silent, unsound)
 
 
 async def kind_of_server(config_of: Callable[[str], Config]) -> str | None:
@@ -52,21 +61,32 @@ async def kind_of_server(config_of: Callable[[str], Config]) -> str | None:
     return None
 
 
-async def _ask(config: Config, name: str, within_s: float) -> Sequence[ModelInfo]:
+async def _ask(config: Config, name: str, within_s: float) -> tuple[Sequence[ModelInfo], Mapping[str, str]]:
+    """Return what a backend has, and of what cannot be loaded the reasons."""
     section = config.backends[name]
-    if section.runs_commands:  # its models are those that the file has commands for
-        models = config.settings.named.items()
-        return [
-            ModelInfo(each, resident=False)
-            for each, model in models
-            if model.cmd is not None and model.lives_on(name)
-        ]
     backend = config.kind_of(name).make(name, section, config.server.connect_s)
     try:
-        async with asyncio.timeout(within_s):
-            return await backend.models()
+        if section.placed_on is None:
+            return await asyncio.wait_for(backend.models(), within_s), {}
+        switcher = cast(Switcher, backend)
+        switcher.commands = config.commands_of(name)
+        infos = await asyncio.wait_for(switcher.models(), within_s)
+        return infos, await _unsound(switcher, infos, within_s)
     finally:
         await backend.close()
+
+
+async def _unsound(switcher: Switcher, infos: Iterable[ModelInfo], within_s: float) -> Mapping[str, str]:
+    """Return why models cannot be loaded for certain, of as many as can be looked at in that time."""
+    found = dict[str, str]()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            for info in infos:
+                try:
+                    await switcher.check(info.id)
+                except DmapError as exc:
+                    found[info.id] = str(exc)
+    return found
 
 
 def warnings_of_models(config: Config, found: Survey) -> Iterator[str]:
@@ -77,6 +97,9 @@ def warnings_of_models(config: Config, found: Survey) -> Iterator[str]:
     for name in config.backends:
         if name in found.reports and not found.reports[name] and not named & {name, name.partition(ON)[0]}:
             yield f"{config.where(name)}: no model found there"
+    for name, reasons in found.unsound.items():
+        for model, reason in reasons.items():
+            yield f"{f'models.{model}' if model in config.models else config.where(name)}: {reason}"
     yield from _unlisted(config, found)
     if not found.silent:
         yield from _unfitting(config, found)

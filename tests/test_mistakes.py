@@ -85,6 +85,13 @@ def test_a_warning(check: Check, text: str, words: str) -> None:
     assert [line for line in lines if LIBRARIES.search(line)] == []
 
 
+def test_a_warning_of_several_devices(check: Check) -> None:
+    """What is said of a backend on several devices is told once."""
+    _, lines = check("devices: {g: {}, h: {}}\nbackends: {e: {kind: gguf, path: ., devices: [g, h]}}")
+
+    assert len([line for line in lines if "cannot load model 'qwen'" in line]) == 1
+
+
 ALL_AT_ONCE = """\
 ^listn: {port: 8000}
 listen:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -366,14 +367,16 @@ class TestCommand:
         return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     def test_one_command(self, tmp_path):
-        """What it prints passes `check-config` as it is."""
+        """What it prints passes `check-config` as it is, where its program is there."""
         source, made = tmp_path / "llama-swap.yaml", tmp_path / "config.yaml"
+        (tmp_path / "serve").touch(0o755)
         source.write_text(FILES["the least"].text)
 
         done = self.run("llama-swap", str(source))
         made.write_text(done.stdout)
         check = (sys.executable, "-m", "dmap", "check-config", str(made))
-        checked = subprocess.run(check, capture_output=True, text=True, timeout=60)
+        path = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        checked = subprocess.run(check, capture_output=True, text=True, timeout=60, env=path)
 
         assert (done.returncode, done.stderr) == (0, "")
         assert (checked.returncode, checked.stderr) == (0, "")

@@ -204,6 +204,14 @@ class Config(Section):
         named = [section for name, section in self.backends.items() if model.lives_on(name)]
         return named or list(self.backends.values())
 
+    def commands_of(self, backend: str) -> dict[str, ModelSection]:
+        """Return those models of *backend* that are commands, by name."""
+        return {
+            name: model
+            for name, model in self.settings.named.items()
+            if model.cmd is not None and model.backend is not None and model.lives_on(backend)
+        }
+
     def device_of(self, model: ModelSection) -> str | None:
         """Return the device that *model* is on, if the file tells."""
         homes = self.homes_of(model)

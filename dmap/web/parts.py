@@ -10,7 +10,6 @@ from dmap.config import Config, Device
 from dmap.gate import Gate
 from dmap.logfmt import Line
 from dmap.memory import Meter, check, reader_of
-from dmap.sections import ModelSection
 from dmap.tls import check_authorities
 from dmap.web.making import Making
 
@@ -48,15 +47,6 @@ def cache_of(config: Config, shared: "Shared | None", making: Making) -> "Cache 
 def placed(config: Config) -> list[str]:
     """Return the backends whose models dmap can load and unload."""
     return [name for name, section in config.backends.items() if section.placed_on is not None]
-
-
-def commands(config: Config, backend: str) -> dict[str, ModelSection]:
-    """Return what the file says of those models of *backend* that are commands."""
-    return {
-        name: model
-        for name, model in config.settings.named.items()
-        if model.cmd is not None and model.backend is not None and model.lives_on(backend)
-    }
 
 
 def note_unknown(config: Config, catalog: Catalog) -> None:

@@ -171,7 +171,7 @@ class Proxy:
         contexts = Contexts(self.config.settings, models)
         for name, switcher in self.switchers.items():
             switcher.contexts = contexts
-            switcher.commands = parts.commands(self.config, name)
+            switcher.commands = self.config.commands_of(name)
 
     async def save(self, saved: Saved) -> None:
         """Have requests go by *saved* from now on; return when it is on the disk.  Raises `NotSaved`."""

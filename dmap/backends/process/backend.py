@@ -117,7 +117,8 @@ class ProcessBackend:
         command = Command.of(section, self._values(model, section, {}))
         path = _environment(self._section, command).get("PATH")
         if await asyncio.to_thread(shutil.which, command.run[0], path=path) is None:
-            raise LoadFailed(f"cannot load model {model!r}: there is no program {command.run[0]!r}")
+            reason = f"there is no program {command.run[0]!r} that may be run"
+            raise LoadFailed(f"cannot load model {model!r}: {reason}")
 
     async def confirm(self) -> None:
         """Nobody else starts or ends these servers; one that dies is noticed at once."""
