@@ -18,8 +18,12 @@ from dmap.access import Verdict
 from dmap.config import Key
 from dmap.shared.connection import Away, Connection, Number, shaped
 
-BUSY_S = 30
-"""A request that nobody renews is counted no longer: its dmap was killed."""
+BUSY_S = 25
+"""
+A request that nobody renews is counted no longer: its dmap was killed.
+
+That is a promise of 30 s, less what it takes to ask; and one of two renewals may be lost.
+"""
 RENEWED = 100
 """Requests renewed by one command."""
 
