@@ -126,6 +126,23 @@ def test_one_hides_no_other(check: Check) -> None:
 
 
 @pytest.mark.parametrize(
+    ("nodes", "told"),
+    [
+        ("{box: {url: 'http://10.0.0.1:8000', api_key: k}}", "nodes.box: url: its key and all prompts"),
+        ("{box: {url: 'http://127.0.0.1:9', api-key: k}}", "nodes.box.api-key: no such key"),
+        ("{box: https://box1:8000}\nmodels: {m: {backend: box}}", "nodes.box: must be a mapping"),
+        ("[{url: 'http://127.0.0.1:9', api_key: k}]", "nodes: must be a mapping"),
+    ],
+)
+def test_a_front_with_a_wrong_node(check: Check, nodes: str, told: str) -> None:
+    """A front whose node is wrong has a place for its models all the same: no backend is missing."""
+    _, lines = check(f"nodes: {nodes}\n")
+
+    assert [line for line in lines if told in line] != []
+    assert [line for line in lines if "backends: missing" in line or "no backend" in line] == []
+
+
+@pytest.mark.parametrize(
     ("content", "told"),
     [
         (A.encode() + b"state: \xe4\n", "c.yaml: cannot be read: what stands in line 2 is no text in UTF-8"),

@@ -14,6 +14,8 @@ Steps = Sequence[int | str]
 _MANY = 10**6
 _ANY = {"url": "http://localhost", "path": "/", "parallel": 1}
 """Values of a backend that nothing else rests on, in place of wrong ones."""
+_NODE = {"url": "http://localhost", "api_key": "any"}
+"""In place of a node with a mistake: all that anything else rests on is its name."""
 
 
 def mended(values: Any, wrong: Iterable[Steps], *, entries: bool = False) -> Any:
@@ -40,6 +42,10 @@ def mended(values: Any, wrong: Iterable[Steps], *, entries: bool = False) -> Any
                 del values["backends"][name][key]
             case ("backends", *inner):
                 _without_backends(values, inner)
+            case ("nodes",):
+                values["nodes"] = {"node": _NODE}
+            case ("nodes", name, *_) if not entries:
+                values["nodes"][name] = _NODE
             case ("models", name, "backend" | "cmd", *_):
                 _without_model(values["models"], name)
             case _:
