@@ -13,6 +13,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.fakes import soon
+
 GB = 10**9
 
 
@@ -75,7 +77,7 @@ class Traps:
 class Knobs:
     """How fast and how big; times in seconds."""
 
-    load_s: float = 0.05
+    load_s: float = 0.05  # in turns of the loop: one that stands still does not bring a load to its end
     load_gb_s: float = 0.0  # on top of that, for each 10^9 bytes
     token_s: float = 0.001
     tokens: int = 8
@@ -302,7 +304,7 @@ class World:
 
     async def _load(self, instance: Instance) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(instance.gone.wait(), self.load_s(instance.spec))
+            await soon(instance.gone.is_set, self.load_s(instance.spec))
         if (
             self.used_bytes() > self.knobs.memory_bytes
         ):  # without guardrails the engine dies, cause lost [#2295]

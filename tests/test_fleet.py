@@ -6,7 +6,7 @@ import json
 import signal
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from tests.process import daemon
 
 FRONT = hashlib.sha256(b"front").hexdigest()
 SECONDS = 10
+HEARTBEAT_S = 0.1
 
 
 @dataclass
@@ -61,7 +62,7 @@ async def boxes(start: Any) -> AsyncGenerator[list[Box]]:
 async def front(start: Any, boxes: list[Box]) -> Proxy:
     """Run a front of both."""
     nodes = ", ".join(f"box{at}: {{url: '{box.wire.url}', api_key: front}}" for at, box in enumerate(boxes))
-    proxy: Proxy = await start(f"nodes: {{{nodes}}}\nserver: {{heartbeat_s: 0.1}}")
+    proxy: Proxy = await start(f"nodes: {{{nodes}}}\nserver: {{heartbeat_s: {HEARTBEAT_S}}}")
     await soon(lambda: len(proxy.proxy.inventory.answering) == 2, SECONDS)
     return proxy
 
@@ -84,8 +85,8 @@ async def test_both_are_asked(front, boxes):
     await soon(lambda: sum(box.leases for box in boxes) == 1, SECONDS)
     await clients[1].send(ask())
 
-    for box in boxes:
-        await (await box.server.next()).end(SSE, chunk(delta("a")), chunk(DONE), END)
+    for each in [await box.server.next() for box in boxes]:
+        await each.end(SSE, chunk(delta("a")), chunk(DONE), END)
 
     assert [await client.until(DONE) is not None for client in clients] == [True, True]
 
@@ -100,8 +101,8 @@ async def test_a_box_that_is_a_front_and_answers(start, boxes):
     await soon(lambda: sum(len(box.server.requests) for box in boxes) == 1, SECONDS)
     await clients[1].send(ask())
 
-    for box in boxes:
-        await (await box.server.next()).end(SSE, chunk(delta("a")), chunk(DONE), END)
+    for each in [await box.server.next() for box in boxes]:
+        await each.end(SSE, chunk(delta("a")), chunk(DONE), END)
 
     assert [await client.until(DONE) is not None for client in clients] == [True, True]
 
@@ -129,11 +130,10 @@ async def test_a_waiting_request_goes_on_elsewhere(front, boxes):
     lost.wire.cut()
     await soon(lambda: left.waiting == 1, SECONDS)
     (third,) = [visit for visit in left.node.proxy.visits.open() if visit.record.id == "third"]
-    (other,) = [visit for visit in left.node.proxy.visits.open() if visit.record.id != "third"]
     await (await left.server.next()).end(SSE, chunk(delta("a")), chunk(DONE), END)
     await (await left.server.next()).end(SSE, chunk(delta("b")), chunk(DONE), END)
 
-    assert third.hop.waited_s > other.hop.waited_s
+    assert third.hop.waited_s > 0.9 * HEARTBEAT_S  # after which the comment came; timers may come early
     assert delta("b") in await client.until(DONE)
     assert [event.type for event in front.proxy.bus.since(0, 999)[0]].count("request.moved") == 1
 
@@ -196,8 +196,8 @@ async def test_another_front_is_unharmed(start, front, boxes):
     await soon(lambda: sum(box.leases for box in boxes) == 1, SECONDS)
     await clients[1].send(ask())
 
-    for box in boxes:
-        await (await box.server.next()).end(SSE, chunk(delta("a")), chunk(DONE), END)
+    for each in [await box.server.next() for box in boxes]:
+        await each.end(SSE, chunk(delta("a")), chunk(DONE), END)
 
     assert [await client.until(DONE) is not None for client in clients] == [True, True]
 
@@ -225,42 +225,49 @@ async def test_a_front_that_is_killed(tmp_path, boxes, connect):
         process.ends_with = -signal.SIGKILL
 
         process.child.kill()
+        await process.child.wait()
 
         await soon(lambda: not any(box.leases + box.waiting for box in boxes), 1)
 
 
-async def answers(front: Proxy, key: str, until: asyncio.Event) -> int:
-    """Ask one question after the other with *key*; return how many were answered."""
-    client, count = await front.client(), 0
-    while not until.is_set():
-        await client.send(
-            ask(stream=False).replace(b"Host:", f"Authorization: Bearer {key}\r\nHost:".encode())
-        )
+async def answers(key: str, front: Proxy, counts: Counter[str]) -> None:
+    """Ask one question after the other with *key*; count how many were answered."""
+    client = await front.client()
+    request = ask(stream=False).replace(b"Host:", f"Authorization: Bearer {key}\r\nHost:".encode())
+    while True:
+        await client.send(request)
         await client.answer()
-        count += 1
-    return count
+        counts[key] += 1
 
 
-async def shares(start: Any, box: Box) -> dict[str, int]:
-    """Have Anna ask by three fronts and Bert by one, each so that somebody always waits; count answers."""
+@asynccontextmanager
+async def crowd(start: Any, box: Box) -> AsyncGenerator[Counter[str]]:
+    """
+    Have Anna ask by three fronts and Bert by one, each so that somebody always waits.
+
+    Yield how many answers each has got so far.
+    """
     keys = ", ".join(
         f"{{name: {name}, sha256: {hashlib.sha256(name.encode()).hexdigest()}}}" for name in ("anna", "bert")
     )
     config = f"access: {{keys: [{keys}]}}\nnodes: {{box: {{url: '{box.node.url}', api_key: front}}}}"
     fronts = [await start(config) for _ in range(3)]
     places = [("anna", front) for front in fronts for _ in range(4)] + [("bert", fronts[0])] * 4
-    over = asyncio.Event()
-    asking = [asyncio.create_task(answers(front, name, over)) for name, front in places]
-    await soon(lambda: len(box.server.requests) >= 400, 6 * SECONDS)
-    over.set()
     counts = Counter[str]()
-    for (name, _), count in zip(places, await asyncio.gather(*asking), strict=True):
-        counts[name] += count
-    return dict(counts)
+    asking = asyncio.gather(*(answers(name, front, counts) for name, front in places))
+    try:
+        yield counts
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
 
 
 async def test_a_client_has_one_share_over_all_fronts(start, boxes):
-    """Who asks by three fronts gets half of a device beside one who asks by one, and not three fourths."""
+    """
+    Who asks by three fronts gets half of a device beside one who asks by one, and not three fourths.
+
+    It is half of the time: whoever has the device while all stand still lets the other catch up.
+    """
     body = b'{"object": "chat.completion", "choices": [{"message": {"content": "hi"}}]}'
 
     async def work(exchange: Exchange) -> None:
@@ -269,9 +276,8 @@ async def test_a_client_has_one_share_over_all_fronts(start, boxes):
 
     boxes[0].server.script = work
 
-    counted = await shares(start, boxes[0])
-
-    assert 0.4 < counted["anna"] / sum(counted.values()) < 0.6
+    async with crowd(start, boxes[0]) as counts:
+        await soon(lambda: counts.total() >= 400 and 0.4 < counts["anna"] / counts.total() < 0.6, 2 * SECONDS)
 
 
 async def test_a_node_that_loses_a_model_by_a_reload(front, boxes):

@@ -16,7 +16,7 @@ from dmap.gate import Gate
 from dmap.gate.live import limits_of
 from dmap.models import ModelKey, Route
 from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, released, running_gate, until
-from tests.fakes import within
+from tests.fakes import HERE_S, within
 
 
 @pytest.fixture
@@ -638,7 +638,7 @@ class TestRefusals:
         await gate.load(replace(A, needs=Needs(ttl_s=1000)), "me")
         gate.configure(Device(cooldown_s=0, wait_s=0.01))
 
-        async with gate.lease(A, "me"), asyncio.timeout(5):
+        async with gate.lease(A, "me"), asyncio.timeout(HERE_S):
             with pytest.raises(WaitExpired):
                 await ask(gate, B)
 
@@ -682,7 +682,7 @@ class TestRefusals:
         with pytest.raises(WaitExpired):
             await ask(gate, A)
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HERE_S):
             with pytest.raises(WaitExpired):
                 await ask(gate, A)
 
@@ -1218,7 +1218,7 @@ async def test_nobody_is_served_before_the_first_look(studio: FakeSwitcher):
     studio.residents = {"a"}
     studio.looking.hold()
     gate = Gate("gpu0", Device(cooldown_s=0), {"studio": studio})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HERE_S):
         await gate.start()
     waiting = ask(gate, A)
     await until(lambda: gate.snapshot().waiting == 1)

@@ -14,6 +14,7 @@ from dmap.errors import BackendBroke, BackendDown, LoadFailed, ModelNotFound, Sh
 from dmap.gate import Gate
 from dmap.models import ModelKey
 from tests.fake_switcher import A, B, C, FakeSwitcher, ask, cancelled, idle, released, running_gate, until
+from tests.fakes import HERE_S
 
 
 @pytest.fixture
@@ -465,7 +466,7 @@ async def test_a_model_that_nobody_uses_is_unloaded(gate: Gate, studio: FakeSwit
     """After `ttl_s` without a lease the gate's own timer has a model unloaded."""
     await gate.load(replace(A, needs=Needs(ttl_s=0.01)), "me")
 
-    await asyncio.wait_for(studio.unloading.started.wait(), 5)
+    await asyncio.wait_for(studio.unloading.started.wait(), HERE_S)
 
     await until(lambda: residents(gate) == [])
 

@@ -14,6 +14,7 @@ from dmap.catalog import Catalog
 from dmap.config import parse
 from dmap.errors import BackendDown, ModelNotFound
 from dmap.inventory import Inventory
+from tests.fakes import HERE_S
 from tests.lmstudio_emulator import Knobs, Traps, emulator, section
 
 STUDIO = "{devices: {gpu0: {}}, backends: {studio: {kind: lmstudio, url: 'http://a', device: gpu0}}}"
@@ -149,7 +150,7 @@ async def test_one_that_is_down_is_not_waited_for(house):
     house.inventory.report("a", BackendDown("refused"))
     house.a.release.clear()
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HERE_S):
         await house.inventory.refresh()
 
     assert (house.a.asked, house.models) == (0, ["n"])
@@ -167,7 +168,7 @@ async def test_a_backend_found_down_is_probed(house, caplog):
     with pytest.raises(BackendDown, match="refused once more"):
         house.inventory.check("a")
     assert house.models == ["m", "n"]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HERE_S):
         await house.a.answered.wait()
         await asyncio.sleep(0)
     house.inventory.check("a")
@@ -187,7 +188,7 @@ async def test_a_bug_ends_no_watch(house, caplog, at_first, later):
 
     house.inventory.report("a", BackendDown("refused"))
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HERE_S):
         await until(lambda: [record for record in caplog.records if record.exc_info])
         await until(lambda: _is_up(house.inventory))
     (found,) = [record for record in caplog.records if record.exc_info]
@@ -221,7 +222,7 @@ async def test_close_ends_what_is_being_asked(house):
     house.a.release.clear()
     house.inventory.report("a", BackendDown("refused"))
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HERE_S):
         await house.inventory.close()
 
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("inventory")]
@@ -229,7 +230,7 @@ async def test_close_ends_what_is_being_asked(house):
 
 async def test_an_lm_studio_is_known_as_its_watch_finds_it():
     """An LM Studio's end, its return and what is loaded there are known with the next look of its watch."""
-    async with emulator() as lm, asyncio.timeout(30):
+    async with emulator() as lm, asyncio.timeout(HERE_S):
         backend = LMStudioBackend("studio", section(lm.url), watch_s=0.02)
         catalog = Catalog(parse(STUDIO, {}))
         inventory = Inventory({"studio": backend}, catalog)
@@ -253,7 +254,7 @@ async def test_an_lm_studio_is_known_as_its_watch_finds_it():
 async def test_an_outage_of_an_lm_studio_is_two_lines(caplog):
     """Its end and its return are one line each; the log has its address, clients are told without."""
     caplog.set_level(logging.INFO)
-    async with emulator() as lm, asyncio.timeout(30):
+    async with emulator() as lm, asyncio.timeout(HERE_S):
         backend = LMStudioBackend("studio", section(lm.url), watch_s=3600)  # no look is under way at the kill
         inventory = Inventory({"studio": backend}, Catalog(parse(STUDIO, {})))
         await inventory.start()
@@ -284,7 +285,7 @@ async def test_an_outage_of_an_lm_studio_is_two_lines(caplog):
 
 async def test_an_older_lm_studio_is_one_line(caplog):
     """The log says once that it is too old, and what its owner can do."""
-    async with emulator(Traps(native=False), Knobs(v0_lag_s=0)) as lm, asyncio.timeout(30):
+    async with emulator(Traps(native=False), Knobs(v0_lag_s=0)) as lm, asyncio.timeout(HERE_S):
         backend = LMStudioBackend("studio", section(lm.url), watch_s=0.01)
         inventory = Inventory({"studio": backend}, Catalog(parse(STUDIO, {})))
         await inventory.start()

@@ -17,6 +17,7 @@ import pytest_asyncio
 from openai import AsyncOpenAI
 
 from dmap.process import launch, marks
+from tests.fakes import HERE_S
 from tests.process import Process, daemon
 
 CONFIG = """
@@ -27,6 +28,8 @@ backends:
 """
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 MARK = (sys.executable, "-c", "from dmap.process import marks; print(marks.new().limit)")
+STILL_S = 10
+"""How long this machine may stand still meanwhile; who is starved waits until the others end."""
 POINTS = random.Random(7).sample(range(1, 120), 10)
 
 
@@ -115,7 +118,8 @@ async def test_lone_client_beside_two_overlapping_ones(client: AsyncOpenAI) -> N
     stop.set()
     await asyncio.gather(*busy)
 
-    assert max(waits) < 2 + 3 * max(there_s, 1.5)  # patience; answers of `slow` that drain and precede; loads
+    served_s = 2 + 3 * max(there_s, 1.5)  # patience; answers of `slow` that drain and precede; loads
+    assert max(waits) < served_s + STILL_S
 
 
 async def test_nothing_outlives_the_daemon(models: Path, tmp_path: Path) -> None:
@@ -180,14 +184,14 @@ async def timed(work: Any) -> float:
 
 async def until(ready: Callable[[], bool]) -> None:
     """Wait for what only the process table shows."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HERE_S):
         while not ready():
             await asyncio.sleep(0.001)
 
 
 async def until_waiting(client: AsyncOpenAI, count: int) -> None:
     """Wait until *count* requests wait at the device."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HERE_S):
         while (await state(client))["waiting"] != count:
             await asyncio.sleep(0.002)
 

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.fakes import RawClient
+from tests.fakes import HERE_S, RawClient, soon
 from tests.process import Process, daemon
 from tests.test_tls import made
 
@@ -67,6 +67,7 @@ async def test_a_client_waits_until_there_is_room(process, connect):
         client.close()
 
     assert (await waiting.answer()).status == 200
+    await soon(lambda: any("clients_wait" in line for line in process.log), HERE_S)
     assert sum("clients_wait" in line for line in process.log) == 1
 
 
@@ -128,7 +129,7 @@ async def test_handshakes_that_never_begin_lock_nobody_out(tmp_path):
         restrict(process)
         silent = [await asyncio.open_connection("127.0.0.1", port_of(process)) for _ in range(2 * ROOM)]
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(15):  # `HANDSHAKE_S` is longer
             reader, writer = await asyncio.open_connection(
                 "127.0.0.1", port_of(process), ssl=pair.trusted, server_hostname="localhost"
             )

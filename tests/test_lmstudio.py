@@ -78,7 +78,7 @@ async def until(condition) -> None:
 
 
 @asynccontextmanager
-async def running(*, api_key: str | None = None, load_s: float = 5.0, **options) -> AsyncGenerator[Bench]:
+async def running(*, api_key: str | None = None, load_s: float = LIMIT_S, **options) -> AsyncGenerator[Bench]:
     """Run a backend before an emulator with *options* for its traps and knobs; `slow_s` is a load's time."""
     traps = {name: value for name, value in options.items() if name in Traps.__dataclass_fields__}
     knobs = {name: value for name, value in options.items() if name in Knobs.__dataclass_fields__}

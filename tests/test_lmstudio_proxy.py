@@ -307,7 +307,7 @@ async def test_a_crowd(ask: Ask, lm: Emulator) -> None:
 @pytest.mark.parametrize("slots", [1, 8])
 async def test_as_many_at_once_as_it_serves(start: Any, slots: int) -> None:
     """Of ten requests for a model that dmap loads, as many have it at once as LM Studio's instance says."""
-    async with emulator(knobs=Knobs(parallel=slots, token_s=0.2)) as lm:
+    async with emulator(knobs=Knobs(parallel=slots, token_s=HERE_S)) as lm:
         proxy = await start(
             f"""
             devices: {{gpu0: {{}}}}
@@ -316,9 +316,11 @@ async def test_as_many_at_once_as_it_serves(start: Any, slots: int) -> None:
         )
         async with aiohttp.ClientSession(proxy.url) as session:
             asked = [asyncio.ensure_future(said(session, SMALL)) for _ in range(10)]
-            await soon(lambda: proxy.proxy.devices["gpu0"].snapshot().leases, 5)
+            device = proxy.proxy.devices["gpu0"]
+            await soon(lambda: device.snapshot().leases + device.snapshot().waiting == 10, HERE_S)
+            await soon(lambda: device.snapshot().leases, HERE_S)
 
-            view = proxy.proxy.devices["gpu0"].snapshot()
+            view = device.snapshot()
 
             assert (view.leases, view.waiting) == (slots, 10 - slots)
             for each in asked:

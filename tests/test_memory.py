@@ -23,12 +23,14 @@ from dmap.memory.nvml import Nvml
 from dmap.memory.whose import name_of, own_of
 from dmap.process import Child
 from dmap.remote.pages import report
-from tests.fakes import chat
+from tests.fakes import HERE_S, chat
 from tests.nvml import NOT_SUPPORTED, Library, described, gpu
 from tests.process import Process, daemon
 
 GIB = 2**30
 DRIVER_NOT_LOADED, GPU_IS_LOST = 9, 15
+ASIDE = 2**20
+"""What an engine may take or give back between two questions to the driver."""
 World = Callable[..., object]
 
 
@@ -192,9 +194,9 @@ sys.stdin.read()
 """
 
 
-def threads() -> int:
-    """Count the reads under way."""
-    return sum(thread.name == "read" for thread in threading.enumerate())
+def threads() -> set[threading.Thread]:
+    """Return the reads under way."""
+    return {thread for thread in threading.enumerate() if thread.name == "read"}
 
 
 def meter(gpus: GPUs, *, ids_are_ours: bool = True, within_s: float = 20) -> Meter:
@@ -203,7 +205,7 @@ def meter(gpus: GPUs, *, ids_are_ours: bool = True, within_s: float = 20) -> Met
 
 async def until_known(measured: Meter) -> None:
     """Look until there is something to see."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HERE_S):
         while await measured.look() is None:
             await asyncio.sleep(0.01)
 
@@ -258,11 +260,11 @@ class TestMeter:
         assert await measured.look() is None
         began = loop.time()
 
-        found = await asyncio.gather(*(measured.look() for _ in range(20)))
+        found = [await measured.look() for _ in range(100)]
 
-        assert loop.time() - began < 0.2
-        assert found == [None] * 20
-        assert threads() - before == 1
+        assert loop.time() - began < 10  # and 20 s if each of them waited
+        assert found == [None] * 100
+        assert len(threads() - before) == 1
         world(gpu(5))
         await until_known(measured)
 
@@ -403,7 +405,7 @@ async def asked(process: Process) -> int:
 
 async def until_models(process: Process) -> dict[str, int]:
     """Wait until models have memory; return all kinds, as the metrics have them."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HERE_S):
         while True:
             told = (await page(process, "/debug/metrics"))["dmap_device_memory_bytes"]
             kinds = {each["kind"]: each["value"] for each in told}
@@ -421,8 +423,9 @@ async def test_a_daemon_tells_whose_memory_it_is(models: Path, tmp_path: Path) -
         device = (await page(process, "/debug/status"))["devices"]["gpu0"]
 
         assert kinds["total"] == 24 * GIB
-        assert kinds["models"] == kinds["used"] - 3 * GIB > 10 * 2**20
-        assert (kinds["others"], kinds["unaccounted"]) == (GIB, 2 * GIB)
+        assert kinds["models"] > 10 * 2**20
+        assert kinds["models"] == pytest.approx(kinds["used"] - 3 * GIB, abs=ASIDE)
+        assert (kinds["others"], kinds["unaccounted"]) == (GIB, pytest.approx(2 * GIB, abs=ASIDE))
         assert device["gpu_memory"]["processes"] == [{"pid": 4194304, "name": "", "bytes": GIB}]
         assert device["residents"][0]["took_bytes"] > 10 * 2**20
         text = report(process.url, await page(process, "/debug/status"), 80)

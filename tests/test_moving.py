@@ -296,13 +296,13 @@ def test_a_matrix_is_lists_of_models(expression, lists):
 )
 def test_a_matrix_that_cannot_be_read_is_said(text):
     """An expression that is wrong, or means too much, stands as a comment, in bounded time."""
-    began = time.monotonic()
+    began = time.process_time()
 
     found = of_matrix({"sets": {"one": text, "two": "a & b"}}, list("abcd"))
 
     assert found.lists == [("a", "b")]
     assert len(found.notes) == 1
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_too_many_groups_are_said():
@@ -343,13 +343,13 @@ def test_too_many_groups_are_said():
 )
 def test_what_is_no_configuration_is_refused(text, problem):
     """A file that cannot be read is refused whole, in bounded time and memory, without its values."""
-    began = time.monotonic()
+    began = time.process_time()
 
     with pytest.raises(ConfigProblem) as caught:
         imported(text, {}, "config.yaml")
 
     assert caught.value.problems[0].startswith(problem)
-    assert time.monotonic() - began < 30
+    assert time.process_time() - began < 30
 
 
 def test_many_models():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import DONE, END, SSE, FakeBackend, answer, chat, chunk, delta, holding, post, served
+from tests.fakes import DONE, END, HERE_S, SSE, FakeBackend, answer, chat, chunk, delta, holding, post, served
 from tests.npm import install
 from tests.once import made_once
 from tests.programs import find, why_not
@@ -60,12 +60,12 @@ class Script:
     async def line(self) -> list[str]:
         """Return the words of the next line; none at the end."""
         assert self._child.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HERE_S):
             return (await self._child.stdout.readline()).decode().split()
 
     async def end(self) -> None:
         """Wait for its end, which has to be a good one."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HERE_S):
             assert await self._child.wait() == 0
 
     def kill(self) -> None:

@@ -17,6 +17,7 @@ from tests.conftest import Proxy, front_of, nodes_at
 from tests.fakes import (
     DONE,
     END,
+    HERE_S,
     SSE,
     WHOLE,
     Exchange,
@@ -143,7 +144,7 @@ async def running(*command: str, port: int, **environment: str) -> AsyncGenerato
         yield
     finally:
         child.terminate()
-        await asyncio.wait_for(child.wait(), 10)
+        await asyncio.wait_for(child.wait(), HERE_S)
 
 
 @pytest.mark.skipif(bool(why_not("haproxy")), reason=why_not("haproxy"))

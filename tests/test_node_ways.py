@@ -265,10 +265,8 @@ async def test_a_front_that_is_its_own_node(start, backend, caplog):
         wire.port = front.daemon.addresses[0][1]
         client = await front.client()
 
-        await soon(
-            lambda: "it is this dmap itself; take it out of nodes" in front.proxy.inventory.down["me"],
-            SECONDS,
-        )
+        itself, down = "it is this dmap itself; take it out of nodes", front.proxy.inventory.down
+        await soon(lambda: itself in down.get("me", ""), SECONDS)
         await client.send(post(chat(stream=False)))
 
         assert (await client.answer()).body == WHOLE
