@@ -15,7 +15,7 @@ from typing import Any
 from dmap.config import AccessSection, ConfigProblem, Listen, exposure
 from dmap.notify import listen_fds
 
-ANOTHER = "; --port (with make: PORT=8001), or listen.port in the file, names another"
+ANOTHER = "; --port (with make: PORT=8001), listen.port in the file or DMAP_LISTEN names another"
 _BACKLOG = 4096
 """Connections that the kernel holds until they are accepted; systemd's own number for its sockets."""
 _PROBE_AFTER_S, _PROBE_EVERY_S, _PROBES = 15, 5, 3

@@ -62,7 +62,7 @@ def test_keys(written: str) -> None:
         ({"DMAP_KEYS": ""}, "DMAP_KEYS: empty; write the SHA-256 of each key"),
         ({"DMAP_KEYS": f"{HASH},sk-SECRET"}, "DMAP_KEYS, item 2: not a SHA-256"),
         ({"DMAP_KEYS": f"sk SECRET:{HASH}"}, "DMAP_KEYS, item 1: not a SHA-256"),
-        ({"DMAP_KEYS": f"a:{HASH},a:{HASH[::-1]}"}, "DMAP_KEYS, item 2: that of "),
+        ({"DMAP_KEYS": f"a:{HASH},a:{HASH[::-1]}"}, "DMAP_KEYS, item 2: that of item 1 too"),
         ({"DMAP_LISTN": "x"}, "DMAP_LISTN: no such variable; did you mean DMAP_LISTEN?"),
     ],
 )

@@ -12,6 +12,7 @@ from dmap.sections.types import (
     Guarded,
     HostName,
     Integer,
+    ListenHost,
     Name,
     Network,
     Origin,
@@ -34,7 +35,7 @@ class Listen(Section):
     *names* are public names of this host, which requests without a key may use.
     """
 
-    host: str = "127.0.0.1"
+    host: ListenHost = "127.0.0.1"
     port: Integer = Field(default=8000, ge=0, le=65535)
     tls: Tls | None = None
     names: tuple[HostName, ...] = ()

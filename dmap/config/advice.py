@@ -13,6 +13,8 @@ from dmap.sections.types import is_loopback
 
 _LEAST_MEMORY = 2**20
 """Bytes; less was meant in a larger unit."""
+_LEAST_BODY = 2**10
+_OTLP_GRPC = 4317
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -26,9 +28,11 @@ def warnings_of(config: Config, now: datetime, load_s: float = 10) -> list[str]:
         *_long_waits(config, load_s),
         *_idle(config),
         *_tiny(config),
+        *_unfit(config),
         *_unheard(config),
         *doubts(config),
         *_about_servers(config),
+        *_about_lists(config),
         *_about_access(config, now),
     ]
 
@@ -73,6 +77,17 @@ def _tiny(config: Config) -> Iterator[str]:
                 yield f"{section}.{name}.memory: these are bytes; with a unit it is {entry.memory}GiB"
 
 
+def _unfit(config: Config) -> Iterator[str]:
+    """Find bounds of the daemon's own that nothing fits into, and a collector's other port."""
+    server = config.server
+    if server.max_body < _LEAST_BODY:
+        yield f"server.max_body: these are bytes; with a unit it is {server.max_body}MiB"
+    if server.bodies < server.max_body:
+        yield "server.bodies: less than max_body, so a request as long as that never gets in"
+    if config.traces is not None and urlsplit(config.traces.url).port == _OTLP_GRPC:
+        yield f"traces.url: at {_OTLP_GRPC} collectors take gRPC; over HTTP, as dmap sends it, it is 4318"
+
+
 def _unheard(config: Config) -> Iterator[str]:
     """Find commands that are not told where to listen, by a URL that has that port."""
     for name, model in config.settings.named.items():
@@ -107,6 +122,15 @@ def _server(url: str) -> tuple[str, int, str]:
     if is_loopback(host) or host in ("0.0.0.0", "::"):  # noqa: S104 - one asks this host by these, too
         host = _LOOPBACK
     return host, parts.port or _PORTS[parts.scheme], parts.path.rstrip("/").removesuffix("/v1")
+
+
+def _about_lists(config: Config) -> Iterator[str]:
+    """Find lists of models that leave none."""
+    if not config.allow_models:
+        yield "allow_models: is empty, so no model is listed or served; without this line all are"
+    for at, key in enumerate(config.access.keys):
+        if not key.models and "inference" in key.scopes:
+            yield f"access.keys[{at}].models: is empty, so {key.name!r} may use no model; without it, all"
 
 
 def _about_access(config: Config, now: datetime) -> Iterator[str]:

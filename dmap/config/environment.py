@@ -40,6 +40,7 @@ def _named(problem: str) -> str:
     variable = next((name for start, name in _PATHS.items() if path.startswith(start)), path)
     if item := re.search(r"\[(\d+)\]", path):
         variable += f", item {int(item[1]) + 1}"
+    words = re.sub(r"access[.]keys\[(\d+)\]", lambda key: f"item {int(key[1]) + 1}", words)
     return f"{variable}: {re.sub('set access[.]keys.*', f'set {KEYS}', words)}"
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 _NAMES = re.compile("(?i)(api_?key|token|secret|password|passwd)$")
 _OPTIONS = re.compile(r"--(api-?key|token|hf-token|password)[ =][^\s$]")
+_VARIABLES = re.compile(r"\b([A-Z0-9_]+_)?(API_?KEY|TOKEN|SECRET|PASSWORD)=[^\s$]")
+"""As in `docker run -e HF_TOKEN=...`."""
 _IN_URL = re.compile(r"//[^/@]*:[^/@]+@")
 """A password in a URL, as that of Redis has it."""
 _READERS = 0o044
@@ -32,4 +34,5 @@ def _plain(values: Any, path: str) -> Iterator[str]:
 
 def _tells(name: str, value: str) -> bool:
     """Tell whether *value* is or has a secret."""
-    return any(found for found in (_NAMES.search(name), _OPTIONS.search(value), _IN_URL.search(value)))
+    in_value = (_OPTIONS, _VARIABLES, _IN_URL)
+    return _NAMES.search(name) is not None or any(each.search(value) for each in in_value)

@@ -55,6 +55,7 @@ _OTHERS = {
     "max_model_len": "context_length",
     "ngl": "gpu_layers", "n_gpu_layers": "gpu_layers", "token": "api_key", "concurrency": "parallel",
     "max_loaded": "max_models", "whitelist": "allow", "allowlist": "allow", "hash": "sha256", "key": "sha256",
+    "certificate": "cert", "cert_file": "cert", "sample": "share", "sampling": "share", "ratio": "share",
     "timeout": "load_s", "request_timeout": "first_byte_s", "ttl": "ttl_s", "keep_alive": "ttl_s",
 }  # fmt: skip
 """Keys as other programs call them, by what they are called here."""
@@ -111,7 +112,7 @@ def _hint(key: str, error: ErrorDetails) -> str:
         case "must be a text":
             return "; put it in quotes" if value is not None else ", and there is none"
         case "must be a number" | "must be a whole number" if isinstance(value, str):
-            return _in_seconds(key, value)
+            return _in_units(key, value)
         case words:
             return _SHAPES.get((words or "", type(value)), "")
 
@@ -124,7 +125,10 @@ _SHAPES = {
 """What to do about a value of one shape where another one belongs."""
 
 
-def _in_seconds(key: str, value: str) -> str:
+def _in_units(key: str, value: str) -> str:
+    """Guess the number of a *value* with a unit: of seconds, or of tokens as in `8k`."""
+    if (tokens := re.fullmatch(r"([0-9]{1,5}) ?[kK]", value)) and key == "context_length":
+        return f"; did you mean {int(tokens[1]) * 1024}?"
     found = re.fullmatch(r"([0-9]{1,6}) ?([a-z]{1,3})", value)
     if found is None or not key.endswith("_s") or found[2] not in _S_PER:
         return ""

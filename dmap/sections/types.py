@@ -18,6 +18,7 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _ORIGIN = r"\*|https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?"
 _NO_NAME = "not a name: up to 64 letters, digits, '.', '_' and '-', first a letter or a digit"
 _NO_ORIGIN = "not an origin; write it like https://app.example:8443, or *"
+_HOST = r"(?=.{1,253}$)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?"
 _NO_HOST = "not the name of a host, without port; write it like llm.example.com"
 _ROUTE = re.compile("/v1(/(?:chat(?:/completions)?|completions|responses|messages|embeddings|models))/?$")
 _NO_KEY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -44,11 +45,22 @@ def _network(value: Any) -> Any:
         network = ipaddress.ip_network(str(value), strict=False)
     except ValueError:
         raise ValueError("not an address or a network; write it like 192.168.1.0/24") from None
+    if "%" in str(network):
+        raise ValueError("an address with the name of an interface; leave out what stands behind its %")
     if str(network.network_address) != str(ipaddress.ip_interface(str(value)).ip):
         raise ValueError(f"an address within a network; did you mean {network}?")
     if network.version == 6 and network.subnet_of(_MAPPED):
         raise ValueError("an address of IPv4 in IPv6's form; write it as IPv4, like 192.168.1.0/24")
     return network
+
+
+def _host(value: str) -> str:
+    """Take an address or a name to listen at, and nothing that goes around one."""
+    with suppress(ValueError):
+        return str(ipaddress.ip_address(value))
+    if not re.fullmatch(_HOST, value):
+        raise ValueError("not an address of this host; write it like 127.0.0.1 or ::, and its port as port")
+    return value
 
 
 def is_loopback(host: str) -> bool:
@@ -130,11 +142,12 @@ Sha256 = Annotated[
 Expiry = Annotated[datetime, BeforeValidator(_expiry)]
 Origin = Annotated[str, StringConstraints(to_lower=True), like(_ORIGIN, _NO_ORIGIN)]
 """What browsers send in `Origin`: scheme, host and port, nothing after them (RFC 6454)."""
-HostName = Annotated[str, like(r"(?=.{1,253}$)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", _NO_HOST)]
+HostName = Annotated[str, like(_HOST, _NO_HOST)]
 """A name of DNS, as browsers send it: those with other letters as `xn--...` (RFC 5891)."""
 _Moving = Literal["draft_model", "context_length", "keep_alive", "options"]
 Guarded = Literal[_Moving, "integrations", "image_url", "fallbacks", "background"]
 """The fields of a request that move memory, reach out of the box or past dmap; refused unless permitted."""
+ListenHost = Annotated[str, AfterValidator(_host)]
 Token = Annotated[str, like(r"[\x21-\x7e]*", "not a token; it is one word of ASCII, without 'Bearer'")]
 Url = Annotated[str, AfterValidator(check_url)]
 File = Annotated[Path, BeforeValidator(_file)]
