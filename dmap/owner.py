@@ -33,8 +33,10 @@ from dmap.sections.types import is_loopback
 
 WAIT_S = 2.0
 """How long the end of the one before is waited for: it may be about to end."""
-ASK_S = 0.5
-"""How long the other dmap may take to say which one it is."""
+ASK_S = 2.0
+"""How long the other dmap may take to say which one it is: their host may be busy."""
+RESOLVE_S = 0.5
+"""How long a name may take to be found."""
 ADDRESSES = 16
 """So many of a name are looked at."""
 TOLD = 512
@@ -69,16 +71,19 @@ def is_here(host: str) -> bool:
 
 @functools.lru_cache
 def _addresses(host: str) -> list[tuple[int, Any]]:
-    """Return the families and addresses of *host*; none where no resolver tells them within `ASK_S`."""
+    """Return the families and addresses of *host*; none where no resolver tells them within `RESOLVE_S`."""
     found = list[tuple[int, Any]]()
 
-    def look() -> None:
+    def look(flags: int = 0) -> None:
         with contextlib.suppress(OSError, UnicodeError):
-            found.extend((each[0], each[4]) for each in socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM))
+            all_of_it = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM, flags=flags)
+            found.extend((each[0], each[4]) for each in all_of_it)
 
-    looking = threading.Thread(target=look, daemon=True)  # a resolver may take long
-    looking.start()
-    looking.join(ASK_S)
+    look(socket.AI_NUMERICHOST)  # for which nobody is asked
+    if not found:
+        looking = threading.Thread(target=look, daemon=True)  # a resolver may take long
+        looking.start()
+        looking.join(RESOLVE_S)
     return found[:ADDRESSES]
 
 

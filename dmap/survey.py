@@ -53,12 +53,23 @@ async def survey(config: Config, backends: Iterable[str], within_s: float = ANSW
     return Survey(reports, silent, unsound)
 
 
-async def kind_of_server(config_of: Callable[[str], Config]) -> str | None:
-    """Return the first kind with whose configuration the backend answers; None if it does with none."""
-    for kind in BY_URL:
-        if (await survey(config_of(kind), [BACKEND])).reports:
-            return kind
-    return None
+async def kind_of_server(config_of: Callable[[str], Config], within_s: float = ANSWER_S) -> str | None:
+    """
+    Return the first kind with whose configuration the backend answers; None if it does with none.
+
+    It is asked for that one last, when it is known to be up, and each answer may take *within_s*.  One that
+    is late tells nothing: an LM Studio must not be taken for a server whose models nobody switches.
+    """
+    found = None
+    for kind in reversed(BY_URL):
+        try:
+            await _ask(config_of(kind), BACKEND, within_s)
+        except TimeoutError:
+            return None
+        except (DmapError, OSError):
+            continue
+        found = kind
+    return found
 
 
 async def _ask(config: Config, name: str, within_s: float) -> tuple[Sequence[ModelInfo], Mapping[str, str]]:

@@ -16,10 +16,11 @@ import pytest
 from dmap.config import ConfigProblem, parse
 from dmap.owner import cards_of, is_here, names_of, owning, place_of, servers_of
 from tests.lmstudio_emulator import Emulator, emulator
+from tests.ports import free_port
 from tests.process import daemon
 
-PORT = 65533
-"""Nobody asks this server; its name is what counts."""
+PORT = free_port(3) + 2
+"""Nobody asks this server; its name is what counts.  No other worker has it, nor the two before."""
 
 
 @pytest.fixture
@@ -125,14 +126,17 @@ async def test_others_are_in_nobodys_way() -> None:
 
 async def test_a_card_of_another_dmap_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """Two dmaps may share a GPU; the second one says so, and which one is the first."""
-    text = "devices: {gpu0: {gpus: [91, 92]}}\nbackends: {s: {kind: openai, url: 'http://h', device: gpu0}}"
-    devices = cards_of(parse(text, {}))
+    card = PORT % 900  # is no other worker's either
+    device = f"devices: {{gpu0: {{gpus: [{card}, {card + 1}]}}}}"
+    devices = cards_of(
+        parse(f"{device}\nbackends: {{s: {{kind: openai, url: 'http://h', device: gpu0}}}}", {})
+    )
     async with owning({}, "the first", devices):
         assert caplog.messages == []
-        async with owning({}, "the second", {"92": "big", "93": "small"}):
+        async with owning({}, "the second", {str(card + 1): "big", str(card + 2): "small"}):
             pass
 
-    assert caplog.messages == [f'gpu_of_another device=big gpu=92 by="pid {os.getpid()}, the first"']
+    assert caplog.messages == [f'gpu_of_another device=big gpu={card + 1} by="pid {os.getpid()}, the first"']
 
 
 def test_only_servers_that_dmap_switches() -> None:
@@ -173,7 +177,7 @@ import asyncio, os, resource
 from dmap.owner import owning
 async def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, 4096))
-    async with owning({"studio": "http://127.0.0.1:65533"}, "me"):
+    async with owning({"studio": "http://127.0.0.1:9"}, "me"):
         print("goes on")
 asyncio.run(main())
 """

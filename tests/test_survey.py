@@ -1,5 +1,9 @@
 """What backends have, asked without a daemon, and what of the file fits none of it."""
 
+import asyncio
+
+from aiohttp import web
+
 from dmap.config import Config, parse
 from dmap.models import ModelInfo
 from dmap.survey import Survey, kind_of_server, survey, warnings_of_models
@@ -56,6 +60,28 @@ async def test_the_kind_of_a_server(backend: FakeBackend) -> None:
         assert await kind_of_server(lambda kind: of(url, kind)) == "lmstudio"
     assert await kind_of_server(lambda kind: of(backend.url, kind)) == "openai"
     assert await kind_of_server(lambda kind: of("http://127.0.0.1:9", kind)) is None
+
+
+async def test_a_slow_lm_studio() -> None:
+    """A server that is late with what only an LM Studio knows is of no kind: it may be one."""
+
+    async def models(_: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "m"}]})
+
+    async def silent(_: web.Request) -> web.Response:
+        return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    app = web.Application()
+    app.add_routes([web.get("/v1/models", models), web.get("/{other:.*}", silent)])
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+    found = await kind_of_server(lambda kind: of(url, kind), within_s=0.5)
+
+    await runner.cleanup()
+    assert found is None
 
 
 def test_what_nobody_has() -> None:
