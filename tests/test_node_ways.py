@@ -175,7 +175,8 @@ async def test_a_node_that_tells_nothing_of_a_request(front, nodes, caplog):
     await (await other.next()).end(GRANTED, answer(WHOLE))
 
     assert answered.body == (await client.answer()).body == WHOLE
-    assert front.proxy.nodes[name].place("m", 0).standing is Standing.DOUBTFUL
+    now = asyncio.get_running_loop().time()
+    assert front.proxy.nodes[name].place("m", now, 0, 0).standing is Standing.DOUBTFUL
     assert sorted(front.proxy.inventory.answering) == ["box0", "box1"]
     assert caplog.text.count(f"node_silent node={name}") == 1
 
@@ -299,8 +300,8 @@ async def test_one_node_under_two_names(start, nodes, caplog):
     nodes[0].listing = view(
         run="run0", models_tag="ee", seq=2, models=[{"id": "n", "at": [["gpu0", "n", 1.0]]}]
     )
-    known = front.proxy.nodes.values()
-    await soon(lambda: all(node.place("n", 0).wait_s is not None for node in known), SECONDS)
+    known, clock = front.proxy.nodes.values(), asyncio.get_running_loop().time
+    await soon(lambda: all(node.place("n", clock(), 0, 0).wait_s is not None for node in known), SECONDS)
 
     assert caplog.text.count("node_twice") == 1
 
