@@ -13,7 +13,7 @@ from dmap.backends.openai.backend import OpenAIBackend
 from dmap.backends.openai.section import OpenAISection
 from dmap.errors import BackendDown
 from dmap.models import ModelInfo
-from tests.fakes import answer
+from tests.fakes import HERE_S, answer
 
 LIST = b'{"object": "list", "data": [{"id": "m", "object": "model"}]}'
 
@@ -27,7 +27,7 @@ def listed(*items: object) -> bytes:
 
 def backend_at(url: str, api_key: str | None = None) -> OpenAIBackend:
     """The backend for the server at *url*."""
-    return OpenAIBackend("box", OpenAISection(kind="openai", url=url, api_key=api_key), 1.0)
+    return OpenAIBackend("box", OpenAISection(kind="openai", url=url, api_key=api_key), HERE_S)
 
 
 @pytest.fixture

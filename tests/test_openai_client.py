@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI
 
+from tests.fakes import HERE_S, soon
 from tests.models import subjects, tool_call
 from tests.process import Process, daemon
 
@@ -179,7 +180,7 @@ class TestErrors:
         other = await client.chat.completions.create(model="tiny-sea", messages=HELLO, max_tokens=3)
 
         assert other.model == "tiny-sea"
-        assert any("outcome=client_left" in line for line in running.log)
+        await soon(lambda: any("outcome=client_left" in line for line in running.log), HERE_S)
 
 
 class TestCrowds:

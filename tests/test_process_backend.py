@@ -41,15 +41,15 @@ SERVE = f"{PYTHON} -m tests.llama_serve FILE --port {{port}} -c {{context_length
 class Box:
     """A backend and how to give it commands."""
 
-    def __init__(self, models: Path, **section: Any) -> None:
+    def __init__(self, models: Path, health_s: float = 10.0, **section: Any) -> None:
         settings = {"parallel": 2, "load_s": LIMIT_S, "ports": PORTS, **section}
         self.section = ProcessSection(kind="process", device="gpu0", **settings)
-        self.health_s = 10.0
+        self.health_s = health_s
         self.models = models
         self.backend = self.made()
 
     def made(self) -> ProcessBackend:
-        return ProcessBackend("box", self.section, 1.0, health_s=self.health_s)
+        return ProcessBackend("box", self.section, LIMIT_S, health_s=self.health_s)
 
     def give(self, model: str, cmd: str, **fields: Any) -> None:
         """Have *model* be a command."""
@@ -196,8 +196,7 @@ async def test_changed_commands_are_reported(box):
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 async def test_a_server_that_fails_is_noticed(make, how):
     """A crash is noticed at once, a hang by questions without an answer; the gate hears of either."""
-    box = make()
-    box.backend = ProcessBackend("box", box.section, 1.0, health_s=0.3 if how == "stopped" else 60)
+    box = make(health_s=0.3 if how == "stopped" else 60)
     told, at_work = asyncio.Event(), [True]  # so that one that is only slow, as the machine is, is not hung
     box.backend.changed, box.backend.in_use = told.set, lambda model: at_work[0]
     box.serve("sea", "tiny-sea")
@@ -216,8 +215,7 @@ async def test_a_server_that_fails_is_noticed(make, how):
 
 async def test_a_server_at_work_has_more_patience(make):
     """A simple server answers nothing else while it works, and is not taken for a hung one so soon."""
-    box = make()
-    box.backend = ProcessBackend("box", box.section, 1.0, health_s=0.05)
+    box = make(health_s=0.05)
     told, at_work = asyncio.Event(), [True]
     box.backend.changed, box.backend.in_use = told.set, lambda model: at_work[0]
     box.serve("sea", "tiny-sea")
