@@ -11,7 +11,7 @@ OPTIONS = (
     *("--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline"),
     *("--fetch-retries=1", "--fetch-retry-mintimeout=1000"),
 )
-INSTALL_S = 90.0
+INSTALL_S = 300.0
 
 
 def install(folder: Path, *packages: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import StreamReader
 
 from dmap.aiohttp_insides import ClientConnection, HttpServer, read_some
-from tests.fakes import DONE, END, SSE, RawClient, chat, chunk, delta, post, served, soon
+from tests.fakes import DONE, END, HERE_S, SSE, RawClient, chat, chunk, delta, post, served, soon
 
 
 @pytest.fixture
@@ -281,32 +281,32 @@ async def test_connections_are_counted(proxy):
     """A server's connections are those that are open now."""
     http = proxy.daemon._listeners[0]._http
     clients = [await proxy.client() for _ in range(3)]
-    await soon(lambda: len(http) == 3, 1)
+    await soon(lambda: len(http) == 3, HERE_S)
 
     clients[0].close()
 
-    await soon(lambda: len(http) == 2, 1)
+    await soon(lambda: len(http) == 2, HERE_S)
 
 
 async def test_idle_connections_are_known(proxy, backend):
     """A connection is idle before its first request's head is whole, and after each answer."""
     http = proxy.daemon._listeners[0]._http
     first, second = await proxy.client(), await proxy.client()
-    await soon(lambda: len(http.idle) == 2, 1)
+    await soon(lambda: len(http.idle) == 2, HERE_S)
 
     await first.send(post(chat()))
     exchange = await backend.next()
     during = len(http.idle)
     await exchange.end(SSE, chunk(DONE), END)
     await first.answer()
-    await soon(lambda: len(http.idle) == 2, 1)
+    await soon(lambda: len(http.idle) == 2, HERE_S)
     http.cut_idle(1, 0)
 
     assert (during, await second.all()) == (1, b"")
     await first.send(NEXT)
     assert (await first.answer()).status == 200
     first.close()
-    await soon(lambda: not http.idle, 1)
+    await soon(lambda: not http.idle, HERE_S)
 
 
 async def by_turn(body):

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from tests.conftest import Proxy
-from tests.fakes import DONE, END, SSE, FakeBackend, chat, chunk, delta, fake_backend, soon
+from tests.fakes import DONE, END, HERE_S, SSE, FakeBackend, chat, chunk, delta, fake_backend, soon
 from tests.lmstudio_emulator import Emulator, Knobs, emulator
 from tests.twin_soak import MODELS
 
@@ -100,11 +100,11 @@ class TestServers:
         ask = asking(proxy, session)
         asked = [ask() for _ in range(4)]
         held, dying = await servers["one"].next(), await servers["two"].next()
-        await soon(lambda: all(gate.snapshot().waiting for gate in proxy.proxy.gates.values()), 2)
+        await soon(lambda: all(gate.snapshot().waiting for gate in proxy.proxy.gates.values()), HERE_S)
 
         await servers["two"].shut()
         dying.cut()
-        refused, _ = await asyncio.wait(asked, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        refused, _ = await asyncio.wait(asked, timeout=HERE_S, return_when=asyncio.FIRST_COMPLETED)
         await held.end(*SAID)
         await (await servers["one"].next()).end(*SAID)
 
@@ -134,7 +134,7 @@ class Twins:
 
     async def busy(self) -> str:
         """Wait until one server is asked for a chat; return which."""
-        await soon(lambda: any(map(self.asked, self.servers)), 2)
+        await soon(lambda: any(map(self.asked, self.servers)), HERE_S)
         return next(name for name in self.servers if self.asked(name))
 
     def ended(self) -> list[Any]:
@@ -209,7 +209,7 @@ class TestDevices:
         asked = stage.ask(model=MODELS[0], stream=False)
         await stage.busy()
         await stage.servers[backend].crash()
-        await soon(lambda: stage.asked(backend) == 2, 5)
+        await soon(lambda: stage.asked(backend) == 2, HERE_S)
 
         await stage.servers[backend].crash()
 
@@ -225,7 +225,7 @@ class TestDevices:
         where = await stage.busy()
 
         await stage.servers[where].crash()
-        await soon(lambda: stage.residents(where) == [], 2)
+        await soon(lambda: stage.residents(where) == [], HERE_S)
 
         assert (await asked)[0] == 200
 
@@ -243,7 +243,7 @@ class TestDevices:
         sizes = {"one": ", queue: 1", "two": ", queue: 1", small: ", memory: 1GB"}
         stage = await twins(**sizes, load_s=0.3)
         waits = stage.ask(model=MODELS[0])
-        await soon(lambda: sum(gate.snapshot().waiting for gate in stage.proxy.devices.values()) == 1, 2)
+        await soon(lambda: sum(gate.snapshot().waiting for gate in stage.proxy.devices.values()) == 1, HERE_S)
 
         status, told = await stage.ask(model=MODELS[0])
 
@@ -289,7 +289,7 @@ async def test_a_burst_that_is_looked_at_beside_the_loop_is_shared(
     ask, gates = asking(proxy, session), proxy.proxy.devices.values()
 
     asked = [ask() for _ in range(40)]
-    await soon(lambda: sum(gate.snapshot().waiting for gate in gates) == 40, 5)
+    await soon(lambda: sum(gate.snapshot().waiting for gate in gates) == 40, HERE_S)
 
     assert min(gate.snapshot().waiting for gate in gates) > 10
     assert sum(len(gate.view.coming) for gate in gates) == 0

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from openai import AsyncOpenAI
 
-from tests.fakes import DONE, END, SSE, FakeBackend, answer, chat, chunk, delta, holding, post, served
+from tests.fakes import DONE, END, HERE_S, SSE, FakeBackend, answer, chat, chunk, delta, holding, post, served
 from tests.ports import free_port
 from tests.test_node_client import LEFT_S, PLAIN, TIMER_S, WHOLE, Run, node, package, soon_done
 
@@ -45,7 +45,7 @@ class Tries:
 
     async def next(self) -> tuple[int, float, float]:
         """Return the next one."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HERE_S):
             return await self.seen.get()
 
 

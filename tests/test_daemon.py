@@ -38,12 +38,14 @@ from tests.fakes import (
     delta,
     fake_backend,
     post,
+    soon,
     told,
+    within,
 )
 from tests.process import Process, daemon
 
-SOON_S = 8
-"""How soon it has to end; `shutdown_s` would be 20."""
+LONG = "{shutdown_s: 600}"
+"""Ten times what is waited for the end: a daemon that goes by it has not ended when it should."""
 
 Serve = Callable[..., Awaitable[Process]]
 
@@ -54,7 +56,7 @@ async def serve(tmp_path, backend) -> AsyncGenerator[Serve]:
     backend.script = backend.by_hand
     async with AsyncExitStack() as stack:
 
-        async def start(server: str = "{}", parallel: int = 4, rest: str = "") -> Process:
+        async def start(server: str = LONG, parallel: int = 4, rest: str = "") -> Process:
             options = f"kind: openai, url: '{backend.url}', parallel: {parallel}"
             text = f"backends: {{fake: {{{options}}}}}\nserver: {server}\n{rest}"
             return await stack.enter_async_context(daemon(tmp_path, text))
@@ -72,8 +74,8 @@ async def streaming(client: RawClient, backend: FakeBackend) -> Exchange:
 
 
 async def ended(process: Process) -> int:
-    """Wait for the end, which has to be soon; return the exit code."""
-    async with asyncio.timeout(SOON_S):
+    """Wait for the end; return the exit code."""
+    async with asyncio.timeout(HERE_S):
         return await process.ended()
 
 
@@ -206,7 +208,7 @@ async def test_a_stream_that_takes_too_long_is_told_and_cut(serve, backend, conn
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_second_signal_ends_it_at_once(serve, backend, connect, number):
     """A second signal does not wait for streams: they are told, and the daemon ends."""
-    process = await serve(server="{shutdown_s: 60}")
+    process = await serve()
     client = await connect(process)
     exchange = await streaming(client, backend)
     await stopping(process, connect)
@@ -234,6 +236,7 @@ async def test_who_was_let_in_just_before_is_answered(serve, backend, connect):
     """A load balancer sends what it has connected for, also where dmap was told to end meanwhile."""
     process = await serve()
     tell(process, signal.SIGSTOP)
+    await soon(lambda: psutil.Process(process.child.pid).status() == psutil.STATUS_STOPPED, HERE_S)
     clients = [await connect(process) for _ in range(8)]
     tell(process)
     for client in clients:
@@ -345,9 +348,8 @@ async def test_a_slow_backend_does_not_hold_up_the_start(start, backend):
     async with fake_backend() as slow:
         slow.hangs = True
         studio = f"studio: {{kind: lmstudio, url: '{slow.url}', device: gpu0}}"
-        async with asyncio.timeout(5):
-            fake = f"fake: {{kind: openai, url: '{backend.url}'}}"
-            proxy = await start(f"backends: {{{fake}, {studio}}}\ndevices: {{gpu0: {{}}}}")
+        fake = f"fake: {{kind: openai, url: '{backend.url}'}}"
+        proxy = await within(5, start(f"backends: {{{fake}, {studio}}}\ndevices: {{gpu0: {{}}}}"))
         client = await proxy.client()
 
         await client.send(post(chat()))
@@ -412,7 +414,7 @@ async def test_gates_close_within_the_time_for_it(stubborn):
     """What will not end on a device keeps the daemon for `shutdown_s` at most."""
     daemon = await ending(stubborn, 0.2)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HERE_S):
         await daemon.drain(asyncio.Event())
 
     assert not any(each.leaving.release.is_set() for each in stubborn)

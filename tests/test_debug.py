@@ -86,8 +86,8 @@ async def asked(proxy: Proxy, path: str) -> Any:
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    """Wait, two seconds at most, until something is so."""
-    await soon(is_so, 2)
+    """Wait until something is so."""
+    await soon(is_so, HERE_S)
 
 
 def tell(proxy: Proxy, count: int, size: int = 0) -> None:

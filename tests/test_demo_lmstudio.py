@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from tests.demo_lmstudio import MODELS
+from tests.fakes import HERE_S
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,7 +29,7 @@ async def demo() -> AsyncGenerator[asyncio.subprocess.Process]:
     try:
         yield child
         child.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(child.wait(), 30) == 0
+        assert await asyncio.wait_for(child.wait(), HERE_S) == 0
     finally:
         if child.returncode is None:
             child.kill()
@@ -39,7 +40,7 @@ async def until(child: asyncio.subprocess.Process, pattern: str) -> list[str]:
     """Read up to a line that matches *pattern*; return all lines."""
     assert child.stdout is not None
     lines = [""]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HERE_S):
         while not re.search(pattern, lines[-1]):
             line = await child.stdout.readline()
             assert line, f"no line like {pattern!r} in {lines}"

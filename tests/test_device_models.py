@@ -12,6 +12,7 @@ from dmap.gate.device_models import DeviceModels
 from dmap.gate.lease import Lease
 from dmap.models import ModelKey
 from tests.fake_switcher import A, B, FakeSwitcher
+from tests.fakes import HERE_S
 
 DAY_S = 86_400.0
 
@@ -44,7 +45,7 @@ async def test_a_backend_that_frees_at_once_needs_no_cool_down() -> None:
 
     await warm.unload(A.key)
 
-    await asyncio.wait_for(warm.cool_down(), 1)
+    await asyncio.wait_for(warm.cool_down(), HERE_S)
 
 
 async def test_reads_what_is_resident_on_all() -> None:

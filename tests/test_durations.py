@@ -15,6 +15,7 @@ from dmap.models import ModelKey
 from dmap.state import MODELS, NAME, Durations, Saved, StateFile
 from dmap.web.durations import learnt
 from tests.conftest import config_of
+from tests.fakes import HERE_S
 from tests.lmstudio_emulator import emulator
 
 SMALL = "llama-3.2-1b-instruct"
@@ -116,7 +117,7 @@ async def test_that_it_cannot_be_saved_keeps_nobody_from_stopping(lm, tmp_path, 
 
 async def test_a_disk_that_does_not_answer_keeps_nobody_from_stopping(lm, tmp_path, caplog) -> None:
     """Nobody waits for it long: the end goes on, and so servers that dmap has started are ended."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HERE_S):
         async with running(lm, tmp_path) as daemon:
             await ask(daemon, SMALL)
             os.mkfifo(beside := tmp_path / "state.json.new")

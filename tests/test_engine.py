@@ -12,9 +12,9 @@ import pytest
 from dmap.backends.gguf import engine
 from dmap.backends.gguf.engine import KEY_VARIABLE
 from dmap.extras import how
+from tests.fakes import HERE_S
 
 KEY = "a-key-for-tests"
-LIMIT_S = 20
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ async def start():
         started.append(process)
         return process
 
-    async with asyncio.timeout(LIMIT_S):
+    async with asyncio.timeout(HERE_S):
         yield run
     for process in started:
         if process.returncode is None:

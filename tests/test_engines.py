@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from dmap.backends import Engine
+from dmap.backends.gguf.look import LOOK_S
 from dmap.config import ConfigProblem, parse
 from dmap.engines import look_at, said, warnings_of
 from dmap.extras import how
@@ -164,7 +165,7 @@ async def test_a_signal_while_a_driver_hangs(tmp_path, written):
 
     start.send_signal(signal.SIGTERM)
 
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(LOOK_S - 5):
         assert (await start.wait(), await start.stderr.read()) == (0, b"")
     assert not child.is_running()
 

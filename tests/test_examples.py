@@ -1,7 +1,6 @@
 """The programs of `examples/`, run as their README says, against the production server."""
 
 import asyncio
-import contextlib
 import functools
 import json
 import os
@@ -16,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, answer, chat, chunk, delta, post, served
+from tests.fakes import DONE, END, HERE_S, SSE, FakeBackend, answer, chat, chunk, delta, post, served
 from tests.npm import install
 from tests.once import made_once
 from tests.programs import find, why_not
 from tests.test_node_client import soon_done
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-BUILD_S = 60.0
+BUILD_S = 300.0
 LEFT_S = 10.0
 """How soon a backend has to feel that another process has left."""
 TIMER_S = 0.01
@@ -53,12 +52,12 @@ class Program:
     async def until(self, text: str) -> str:
         """Return the output up to *text*."""
         assert self.child.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HERE_S):
             return (await self.child.stdout.readuntil(text.encode())).decode()
 
     async def end(self) -> tuple[int, str, str]:
         """Wait for the end; return the exit status, what was still to read, and the complaints."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HERE_S):
             out, err = await self.child.communicate()
         assert self.child.returncode is not None
         return self.child.returncode, out.decode(), err.decode()
@@ -125,14 +124,6 @@ def node(built: Path, *arguments: str) -> tuple[str, ...]:
     return find("node") or "node", str(built), "--model", *arguments
 
 
-async def arrived(backend: FakeBackend) -> Exchange:
-    """Return the next request, of a program that takes its time to start when the machine is busy."""
-    async with asyncio.timeout(30):
-        while True:
-            with contextlib.suppress(TimeoutError):
-                return await backend.next()
-
-
 Kit = Callable[..., tuple[str, ...]]
 
 
@@ -164,7 +155,7 @@ class TestBoth:
         held = await backend.next()
 
         program = await run(proxy.url, *kit("m", "--whole", "Hello"))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HERE_S):
             refused_at = await refused.get()
         backend.script = lambda exchange: exchange.write(whole("Hello"))
         await held.end(whole("Hello"))
@@ -180,11 +171,11 @@ class TestBoth:
         """What may pass is asked again, not before it was told to, and within the same trace."""
         backend.script, clock = backend.by_hand, asyncio.get_running_loop().time
         program = await run(backend.url, *kit("m", *option, "Hello"))
-        first = await arrived(backend)
+        first = await backend.next()
         refused_at = clock()
         await first.end(refusal(status, "Retry-After: 1"))
 
-        second = await arrived(backend)
+        second = await backend.next()
         waited = clock() - refused_at
         await second.end(refusal("400 Bad"))
 
@@ -216,7 +207,7 @@ class TestBoth:
     ) -> None:
         """An answer that breaks off is not begun again: its words have been said."""
         program = await run((await serve()).url, *kit("m", "Hello"))
-        exchange = await arrived(backend)
+        exchange = await backend.next()
         await exchange.write(SSE, chunk(delta("one ")))
         await program.until("one ")
 
@@ -252,7 +243,7 @@ class TestPython:
     async def test_as_it_is_made(self, serve: Any, backend: FakeBackend, run: Run) -> None:
         """A word is printed while the backend still holds back the next."""
         program = await run((await serve()).url, *python("m", "Hello"))
-        exchange = await arrived(backend)
+        exchange = await backend.next()
 
         await exchange.write(SSE, chunk(delta("one ")))
         assert await program.until("one ") == "one "
@@ -272,7 +263,7 @@ class TestPython:
     async def test_a_stream_that_breaks(self, serve: Any, backend: FakeBackend, run: Run) -> None:
         """An answer that broke off is told as such."""
         program = await run((await serve()).url, *python("m", "Hello"))
-        exchange = await arrived(backend)
+        exchange = await backend.next()
         await exchange.write(SSE, chunk(delta("one ")))
         await program.until("one ")
 
@@ -285,7 +276,7 @@ class TestPython:
     async def test_interrupted(self, serve: Any, backend: FakeBackend, run: Run) -> None:
         """Ctrl-C stops the model."""
         program = await run((await serve()).url, *python("m", "Hello"))
-        exchange = await arrived(backend)
+        exchange = await backend.next()
         await exchange.write(SSE, chunk(delta("one ")))
         await program.until("one ")
 
@@ -309,7 +300,7 @@ class TestTypeScript:
     async def test_as_it_is_made(self, serve: Any, backend: FakeBackend, run: Run, built: Path) -> None:
         """A word is printed while the backend still holds back the next."""
         program = await run((await serve()).url, *node(built, "m", "Hello"))
-        exchange = await arrived(backend)
+        exchange = await backend.next()
 
         await exchange.write(SSE, chunk(delta("one ")))
         assert await program.until("one ") == "one "
@@ -321,7 +312,7 @@ class TestTypeScript:
         """A whole answer is printed at once."""
         program = await run((await serve()).url, *node(built, "m", "--whole", "Hello"))
 
-        await (await arrived(backend)).end(whole("Hello to you"))
+        await (await backend.next()).end(whole("Hello to you"))
 
         assert await program.end() == (0, "Hello to you\n", "")
 
@@ -341,7 +332,7 @@ class TestTypeScript:
         """An answer that is not what its type says is refused, whoever made it."""
         program = await run((await serve()).url, *node(built, "m", option, "Hello"))
 
-        await (await arrived(backend)).end(told)
+        await (await backend.next()).end(told)
 
         status, out, err = await program.end()
         assert (status, out) == (1, "")
@@ -350,7 +341,7 @@ class TestTypeScript:
     async def test_never_twice(self, serve: Any, backend: FakeBackend, run: Run, built: Path) -> None:
         """A 502 after which the work may have been done is not tried again: dmap says so."""
         program = await run((await serve()).url, *node(built, "m", "--whole", "Hello"))
-        exchange = await arrived(backend)
+        exchange = await backend.next()
 
         exchange.close()
         exchange.done.set()
@@ -365,7 +356,7 @@ class TestTypeScript:
     ) -> None:
         """Ctrl-C stops the model, whether it has begun to answer or not."""
         program = await run((await serve()).url, *node(built, "m", *option, "Hello"))
-        exchange = await arrived(backend)
+        exchange = await backend.next()
 
         program.child.send_signal(signal.SIGINT)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-START_S = 30.0
+START_S = 60.0
 _LAG = re.compile(r'^dmap_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)', re.MULTILINE)
 
 

@@ -25,9 +25,11 @@ from tests.models import make
 FAULTS = Path(__file__).parent / "faults"
 MARK = "injected by the campaign"
 TOGETHER = 3
-PATIENCE_S = 12.0
+PATIENCE_S = 25.0
 CONFIG = """
-devices: {{gpu0: {{cooldown_s: 0, patience_s: 0.1, wait_s: 8}}, gpu1: {{cooldown_s: 0, patience_s: 0.1, wait_s: 8}}}}
+devices:
+  gpu0: {{cooldown_s: 0, patience_s: 0.1, wait_s: 20}}
+  gpu1: {{cooldown_s: 0, patience_s: 0.1, wait_s: 20}}
 backends:
   engine: {{kind: gguf, path: {models}, device: gpu0, parallel: 1, context_length: 256, threads: 1}}
   studio: {{kind: lmstudio, url: '{studio}', device: gpu1}}
@@ -105,7 +107,7 @@ async def _record(folder: Path) -> dict[str, int]:
 async def _use(found: House) -> list[Answer]:
     """Use everything there is: each kind, switches, lists, figures, a client that leaves."""
     pages = [request("GET", path) for path in ("/v1/models", "/metrics", "/debug/status", "/ready")]
-    await asyncio.gather(*(ask(found.port, page, within_s=5) for page in pages), _leave(found))
+    await asyncio.gather(*(ask(found.port, page, within_s=PATIENCE_S) for page in pages), _leave(found))
     return [await _chat(found, model) for model in ASKED]
 
 

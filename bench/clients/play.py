@@ -13,8 +13,6 @@ from bench.clients.place import KEY, WAIT_S, Place
 from bench.clients.verdict import Cell, Seen, judged
 from tests.models import tool_call
 
-LEFT_S = 5.0
-"""How soon dmap has to have noticed that a client left."""
 IN_QUEUE_S = 1.5
 """How long a client is kept in the queue."""
 
@@ -123,7 +121,7 @@ _TOLD = {"cancel": "outcome=client_left", "queue": r"queue_s=[1-9]"}
 
 async def _seen(place: Place, task: str, mark: int) -> Seen:
     with suppress(TimeoutError, KeyError):
-        async with asyncio.timeout(LEFT_S):
+        async with asyncio.timeout(WAIT_S):
             await place.until_logged(mark, _TOLD[task])
     return Seen(
         refusals=len(place.since(mark, r"status=(429|503)")),
