@@ -23,6 +23,7 @@ from dmap.wire.hop import granted
 from tests.conftest import LONGEST_MS, Proxy
 from tests.conftest import config_of as read
 from tests.fakes import DONE, END, HERE_S, SSE, FakeBackend, answer, chunk, delta, soon, within
+from tests.models import subjects
 from tests.process import daemon
 from tests.programs import why_not
 from tests.redis_server import RedisServer
@@ -843,6 +844,30 @@ async def test_a_hit_loads_nothing(start, models, server):
     assert [each.body for each in second] == [each.body for each in first]
     assert json.loads(second[2].body)["data"][0]["embedding"]
     assert "tiny-sea" not in {each.model for each in proxy.proxy.residents()}
+
+
+async def test_a_file_that_is_replaced(start, models, server, tmp_path):
+    """The next request sees that a file is another one, though nobody has looked into the folder since."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    shutil.copy(models / "tiny-sea.gguf", folder / "tiny.gguf")
+    engine = f"{{kind: gguf, path: {folder}, device: gpu0, parallel: 1, context_length: 256, threads: 1}}"
+    proxy = await start(
+        f"devices: {{gpu0: {{}}}}\nbackends: {{engine: {engine}}}\n"
+        f"redis: {{url: '{server.url}', timeout_ms: {LONGEST_MS}}}\ncache: {{}}"
+    )
+    asked = {**ASKED, "model": "tiny", "max_tokens": 5}
+    first = await ask(proxy, asked)
+    await kept(server)
+    assert (await ask(proxy, {"model": "tiny"}, "/admin/models/unload")).status == 200
+
+    shutil.copy(models / "tiny-kitchen.gguf", tmp_path / "new.gguf")
+    os.replace(tmp_path / "new.gguf", folder / "tiny.gguf")
+    second = await ask(proxy, asked)
+
+    assert [(each.status, each.is_hit) for each in (first, second)] == [(200, False)] * 2
+    said = [json.loads(each.body)["choices"][0]["message"]["content"] for each in (first, second)]
+    assert [subjects(text) for text in said] == [{"sea"}, {"kitchen"}]
 
 
 async def test_another_file(start, models, tmp_path):

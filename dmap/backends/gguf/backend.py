@@ -134,7 +134,11 @@ class GGUFBackend:
         return file is not None and self._residents.satisfies(model, _asked(file, options))
 
     async def check(self, model: str) -> None:
-        """Look whether the files of *model* are whole, and of an architecture that the engine knows."""
+        """
+        Look whether the files of *model* are whole, and of an architecture that the engine knows.
+
+        If they are others than those that the folder had, it is looked through again.
+        """
         file = self._told.models.get(model) or (await self._scan()).models.get(model)
         try:
             if file is None:
@@ -146,6 +150,8 @@ class GGUFBackend:
             raise ModelNotFound(text, param="model") from None
         except TimeoutError:
             return
+        if self._soundness.has_changed(file):
+            file = (await self._scan()).models.get(model, file)
         if fault is None and file.header.architecture in self._unknown:
             fault = f"its architecture {file.header.architecture!r} is unknown to the engine"
         if fault is not None:

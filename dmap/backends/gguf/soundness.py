@@ -43,6 +43,10 @@ class Soundness:
         faults = (self._fault_of(part.path) for part in file.all_parts)
         return next(filter(None, faults), None)
 
+    def has_changed(self, file: ModelFile) -> bool:
+        """Tell whether *file* was another version of itself when it was last looked at.  It does not block."""
+        return any(self._faults.get(part.path, (part,))[0] != part for part in file.all_parts)
+
     def _fault_of(self, path: Path) -> str | None:
         now = Part.of(path)
         part, fault = self._faults.get(path, (None, None))
