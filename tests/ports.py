@@ -32,6 +32,14 @@ def free_port(count: int = 1) -> int:
 
 
 @contextmanager
+def nobody() -> Generator[int]:
+    """Keep a port on which nobody listens, nor can: whoever comes is refused."""
+    with socket.socket() as kept:
+        kept.bind(("127.0.0.1", 0))
+        yield kept.getsockname()[1]
+
+
+@contextmanager
 def deaf(port: int) -> Generator[None]:
     """Let *port* say nothing at all, not even that nobody listens: its queue of connections is full."""
     with socket.create_server(("127.0.0.1", port), backlog=0), ExitStack() as stack:

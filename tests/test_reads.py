@@ -4,8 +4,7 @@ import asyncio
 import threading
 
 from dmap.reads import Reads
-
-LIMIT_S = 20
+from tests.fakes import HERE_S
 
 
 async def test_one_at_a_time() -> None:
@@ -13,7 +12,7 @@ async def test_one_at_a_time() -> None:
     slow, going, turns = Reads(), threading.Event(), list[str]()
 
     def first() -> str:
-        going.wait(LIMIT_S)
+        going.wait(HERE_S)
         return "first"
 
     def wrong() -> None:

@@ -11,7 +11,20 @@ import aiohttp
 import pytest
 
 from tests.conftest import config_of
-from tests.fakes import DONE, END, SSE, FakeBackend, RawClient, chat, chunk, delta, holding, post, told
+from tests.fakes import (
+    DONE,
+    END,
+    HERE_S,
+    SSE,
+    FakeBackend,
+    RawClient,
+    chat,
+    chunk,
+    delta,
+    holding,
+    post,
+    told,
+)
 from tests.ports import free_port
 from tests.programs import find, why_not
 
@@ -19,8 +32,6 @@ PAGE = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text()
 RECIPES = dict(re.findall(r"^### ([^\n]+)\n+```nginx\n(.+?)^```$", PAGE, re.MULTILINE | re.DOTALL))
 SETTINGS = re.findall(r"^```yaml\n(.+?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 TRUSTED = "access: {trusted_proxies: [127.0.0.1]}"
-SLOW_S = 10.0
-"""nginx is another process: what it passes on takes longer than within our loop."""
 
 Front = Callable[..., Awaitable["Nginx"]]
 
@@ -73,11 +84,11 @@ async def nginx(folder: Path, recipe: str, proxy: Any) -> AsyncGenerator[Nginx]:
     finally:
         if child.returncode is None:
             child.terminate()
-        await asyncio.wait_for(child.wait(), 10)
+        await asyncio.wait_for(child.wait(), HERE_S)
 
 
 async def accepting(port: int, child: asyncio.subprocess.Process) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HERE_S):
         while child.returncode is None:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -189,7 +200,7 @@ async def test_a_client_that_leaves(front: Front, backend: FakeBackend) -> None:
 
     client.close()
 
-    await exchange.abandoned(SLOW_S)
+    await exchange.abandoned(HERE_S)
     await server.proxy.settled()
 
 
@@ -203,7 +214,7 @@ async def test_a_client_that_leaves_early(front: Front, backend: FakeBackend) ->
 
     client.close()
 
-    await exchange.abandoned(SLOW_S)
+    await exchange.abandoned(HERE_S)
     await server.proxy.settled()
 
 

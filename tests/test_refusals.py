@@ -262,19 +262,32 @@ EXPIRED = Refusal(503, "server_error", "wait_expired", words=("0.2 s",), again="
     ("options", "key", "under_way", "words"),
     [
         ("parallel: 1, queue: 1", "sk-all", 2, ("is full, at 1",)),
-        ("parallel: 1, wait_s: 3", "sk-all", 2, ("would wait for about 1", "wait_s is 3")),
         ("", "sk-one", 1, ("'one'", "1")),
     ],
-    ids=["queue", "hopeless", "parallel"],
+    ids=["queue", "parallel"],
 )
 async def test_a_full_queue_and_a_clients_limit(serve, options, key, under_way, words):
-    """What is over the queue, in vain, or over what a key may have at once, is told when to come again."""
+    """What is over the queue, or over what a key may have at once, is told when to come again."""
     proxy = await serve(options=options)
     await busy(proxy, under_way, ask(key=key))
 
     got = await given(proxy, ask(key=key))
 
     assert_told(got, replace(BUSY, words=words))
+
+
+async def test_a_wait_in_vain(serve):
+    """Of two who come together one would wait for longer than it may, and is told so at once."""
+    proxy = await serve(options="parallel: 1, wait_s: 3")
+    await busy(proxy, 1)
+    clients = [await proxy.client() for _ in range(2)]
+    await asyncio.gather(*(client.send(ask()) for client in clients))
+
+    answers = [asyncio.ensure_future(client.answer()) for client in clients]
+    [refused], [waiting] = await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
+
+    assert_told(refused.result(), replace(BUSY, words=("would wait for about 1", "wait_s is 3")))
+    waiting.cancel()
 
 
 async def test_a_clients_pace(serve, backend):
@@ -298,7 +311,7 @@ async def test_a_wait_that_was_too_long(serve):
 
 async def test_a_wait_that_was_too_long_in_a_stream(serve):
     """Who has heard by then at which position it is hears that as an event, in a stream without an end."""
-    proxy = await serve(server="{heartbeat_s: 0.05}", options="parallel: 1, wait_s: 0.2")
+    proxy = await serve(server="{heartbeat_s: 0.01}", options="parallel: 1, wait_s: 2")
     await busy(proxy, 1)
     client = await sent(proxy, ask())
 
@@ -343,7 +356,7 @@ async def test_a_load_that_failed(start):
         studio = f"backends: {{studio: {{kind: lmstudio, url: '{lm.url}', device: gpu0}}}}"
         proxy = await start(f"devices: {{gpu0: {{cooldown_s: 0}}}}\n{studio}\n{KEYS}")
 
-        first, second = [await given(proxy, ask(chat(model=BIG))) for _ in range(2)]
+        first, second = await given(proxy, ask(chat(model=BIG))), await backed_off(proxy, BIG)
         other = await given(proxy, ask(chat(model=SMALL, stream=False)))
         lm.world.knobs = Knobs()
 
@@ -352,6 +365,14 @@ async def test_a_load_that_failed(start):
         assert other.status == 200
         await answered(proxy, ask(chat(model=BIG)))
         await proxy.settled()
+
+
+async def backed_off(proxy, model):
+    """Ask until the model is not tried again at once, and return what is told then: a try may be late."""
+    async with asyncio.timeout(HERE_S):
+        while (got := await given(proxy, ask(chat(model=model)))).status != BACK_OFF.status:
+            pass
+    return got
 
 
 async def answered(proxy, request):
@@ -368,7 +389,7 @@ async def test_an_engine_that_failed_to_load(start, models, tmp_path):
     engine = f"backends: {{local: {{kind: gguf, path: '{tmp_path}', device: box, threads: 1}}}}"
     proxy = await start(f"devices: {{box: {{cooldown_s: 0}}}}\n{engine}\n{KEYS}")
 
-    first, second = [await given(proxy, ask(chat(model="torn"))) for _ in range(2)]
+    first, second = await given(proxy, ask(chat(model="torn"))), await backed_off(proxy, "torn")
 
     assert_told(first, replace(FAILED, words=("torn", "tensor")))
     assert_told(second, BACK_OFF)

@@ -4,14 +4,17 @@ import asyncio
 import json
 import re
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import openai
+import psutil
 import pytest
 from openai import AsyncOpenAI
 
+from tests.fakes import HERE_S
 from tests.process import Process, daemon
 
 CONFIG = """
@@ -41,9 +44,19 @@ class Running:
         for _ in range(times):
             told = len(self.answers)
             self.process.child.send_signal(signal.SIGHUP)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(HERE_S):
                 while len(self.answers) == told:
                     await asyncio.sleep(0.002)
+
+    @contextmanager
+    def at_rest(self) -> Generator[None]:
+        """Have its engine stand still: a stream that it gives lasts as long as that."""
+        (engine,) = map(psutil.Process, self.process.engines)
+        engine.suspend()
+        try:
+            yield
+        finally:
+            engine.resume()
 
     @property
     def answers(self) -> list[str]:
@@ -87,7 +100,7 @@ async def test_what_its_owner_may_not_want_is_told(running: Running) -> None:
 
     await running.reload(running.text() + f"access: {{keys: [{key}]}}\n")
 
-    assert "'old' expired on 2020-01-01" in running.process.log[-2]
+    assert any("'old' expired on 2020-01-01" in line for line in running.process.log)
 
 
 async def test_the_form_of_the_log(running: Running) -> None:
@@ -117,7 +130,7 @@ async def test_what_takes_a_restart_is_told(client: AsyncOpenAI, running: Runnin
     running.file.write_text(f"listen: {{port: {0 if more == 'x' else 1}}}\n{changed}")
 
     running.process.child.send_signal(signal.SIGHUP)
-    await asyncio.wait_for(told(running), 30)
+    await asyncio.wait_for(told(running), HERE_S)
 
     assert "takes a restart" in running.answers[0]
     assert await tokens(client) == 5
@@ -132,13 +145,14 @@ async def test_who_waits_for_a_model_that_is_gone(client: AsyncOpenAI, running: 
     """When a model is taken out, its stream goes on to its end and those who wait for it get 404."""
     stream = await client.chat.completions.create(model="slow", messages=HELLO, max_tokens=300, stream=True)
     first = await anext(aiter(stream))
-    waiting = asyncio.ensure_future(tokens(client, "slow"))
-    await until_waiting(client, 1)
+    with running.at_rest():
+        waiting = asyncio.ensure_future(tokens(client, "slow"))
+        await until_waiting(client, 1)
 
-    await running.reload(running.text(allowed="tiny-sea"))
+        await running.reload(running.text(allowed="tiny-sea"))
 
-    with pytest.raises(openai.NotFoundError):
-        await waiting
+        with pytest.raises(openai.NotFoundError):
+            await waiting
     rest = [chunk async for chunk in stream]
     assert first.model == "slow" and rest[-1].choices[0].finish_reason == "length"
     assert await tokens(client) == 5
@@ -148,13 +162,14 @@ async def test_a_device_is_configured_anew(client: AsyncOpenAI, running: Running
     """Bounds of a device that were changed hold for those who wait already."""
     stream = await client.chat.completions.create(model="slow", messages=HELLO, max_tokens=1500, stream=True)
     await anext(aiter(stream))
-    waiting = asyncio.ensure_future(tokens(client))
-    await until_waiting(client, 1)
+    with running.at_rest():
+        waiting = asyncio.ensure_future(tokens(client))
+        await until_waiting(client, 1)
 
-    await running.reload(running.text(wait_s=1))
+        await running.reload(running.text(wait_s=1))
 
-    with pytest.raises(openai.InternalServerError) as refused:
-        await waiting
+        with pytest.raises(openai.InternalServerError) as refused:
+            await waiting
     assert refused.value.status_code == 503
     await stream.close()
 
@@ -179,6 +194,6 @@ async def anything(stream: Any) -> list[Any]:
 async def until_waiting(client: AsyncOpenAI, count: int) -> None:
     """Wait until *count* requests wait at the device."""
     url = "http://" + str(client.base_url).split("/")[2] + "/ready"
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HERE_S):
         while (await client.get(url, cast_to=object))["devices"]["gpu0"]["waiting"] != count:  # type: ignore[index]
             await asyncio.sleep(0.005)

@@ -15,7 +15,8 @@ import dmap
 from dmap.remote.client import Trouble, daemon_of
 from dmap.remote.pages import models, report, summary
 from tests.conftest import Proxy
-from tests.fakes import END, SSE, answer, chunk
+from tests.fakes import END, HERE_S, SSE, answer, chunk
+from tests.ports import nobody
 from tests.programs import find, why_not
 from tests.test_tail import scripted
 from tests.test_tls import made
@@ -33,7 +34,7 @@ async def run(url: str, *arguments: str, **environment: str) -> Ended:
         stderr=asyncio.subprocess.PIPE,
         env={"DMAP_URL": url, **environment},
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HERE_S):
         out, err = await child.communicate()
     assert child.returncode is not None
     return child.returncode, out.decode(), err.decode()
@@ -158,7 +159,7 @@ class TestStatus:
         command = (sys.executable, "-m", "dmap", "status", "--watch", "--url", proxy.url)
         child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         assert child.stdout is not None
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HERE_S):
             first, second = [await child.stdout.readuntil(b"\x1b[2J") for _ in range(2)]
         child.send_signal(signal.SIGINT)
         await child.communicate()
@@ -223,14 +224,13 @@ class TestStatus:
 class TestTrouble:
     async def test_nobody_there(self, command) -> None:
         """A daemon that cannot be reached is told in one line, with what to do; the exit code is 1."""
-        async with scripted(b"") as (nobody, _):
-            pass
-
-        code, out, err = await run(nobody.url, *command.split())
+        with nobody() as port:
+            url = f"http://127.0.0.1:{port}"
+            code, out, err = await run(url, *command.split())
 
         assert (code, out) == (1, "")
         where = "(Connection refused); --url or DMAP_URL says where it is"
-        assert err == f"dmap: no dmap answers at {nobody.url} {where}\n"
+        assert err == f"dmap: no dmap answers at {url} {where}\n"
 
     async def test_a_refusal(self, command) -> None:
         """What the daemon refuses is told in its own words, and the key nowhere."""
@@ -285,7 +285,7 @@ async def test_a_reader_that_has_seen_enough(command) -> None:
             env={"DMAP_URL": daemon.url},
         )
         os.close(theirs)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(HERE_S):
             _, err = await child.communicate()
 
     assert (child.returncode, err) == (0, b"")
@@ -343,7 +343,7 @@ def test_the_units_that_load(tmp_path, kind) -> None:
         env={"SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=HERE_S,
     )
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

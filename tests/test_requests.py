@@ -326,7 +326,7 @@ class TestTooMuch:
 
     async def test_for_its_patience_after_a_heartbeat(self, serve, backend):
         """Who has heard comments is told so inside the stream."""
-        proxy = await serve(server="{heartbeat_s: 0.05}", backend_options="parallel: 1, wait_s: 1")
+        proxy = await serve(server="{heartbeat_s: 0.01}", backend_options="parallel: 1, wait_s: 2")
         await sent(proxy, post(chat()))
         await holding(proxy, 1)
 
@@ -624,6 +624,7 @@ class TestTheLine:
         caplog.set_level("INFO")
         proxy = await serve(backend_options="parallel: 1, wait_s: 0.1")
         await sent(proxy, post(chat()))
+        await holding(proxy, 1)
         client = await sent(proxy, post(chat()))
 
         refused = await client.answer()

@@ -6,9 +6,8 @@ from typing import Any
 from dmap.backends.base import Loaded, Target
 from dmap.backends.resident import MISSES, Recipe, Resident
 from dmap.process import Child, Log
+from tests.fakes import HERE_S
 from tests.ports import free_port
-
-SECONDS = 10
 
 
 async def resident() -> Resident:
@@ -19,14 +18,14 @@ async def resident() -> Resident:
 
     recipe = Recipe("m", ("sleep", "600"), {}, come_up, "/health", lambda what, lines: what)
     made = Resident(recipe, {}, Log(), lambda gone: None)
-    await made.come_up(SECONDS)
+    await made.come_up(HERE_S)
     return made
 
 
 async def test_a_child_that_hangs_is_told_once(caplog: Any) -> None:
     """It is killed and told, and not told again before the kernel has taken it away."""
     hung = await resident()
-    looks = [hung.check("box", SECONDS, in_use=False) for _ in range(MISSES + 1)]
+    looks = [hung.check("box", HERE_S, in_use=False) for _ in range(MISSES + 1)]
 
     await asyncio.gather(*looks)
     await hung.child.ended()

@@ -1,10 +1,9 @@
 """Several residents by an owner's lists, and models that are there before anybody asks: a real daemon."""
 
 import asyncio
-import os
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,17 @@ from typing import Any
 import aiohttp
 import psutil
 
-from tests.fakes import soon
+from tests.fakes import HERE_S, soon
+from tests.ports import free_port
 from tests.process import Process, daemon
 
 ROOT = Path(__file__).parent.parent
-FIRST = 34_000 + 40 * (os.getpid() % 200)
+PORTS = 8
+"""More than models, for the server of one may have ended a moment ago."""
 CONFIG = """
 devices: {{gpu0: {{cooldown_s: 0, patience_s: 1, residency: 0, {device}}}}}
 backends:
-  box: {{kind: process, device: gpu0, ports: {first}-{last}, parallel: 2, stop_s: 5, load_s: 60}}
+  box: {{kind: process, device: gpu0, ports: {first}-{last}, parallel: 2, stop_s: 5, load_s: 600}}
 macros:
   llama: '{python} -m tests.llama_serve --port {{port}} -c {{context_length}} -np {{parallel}}'
 models:
@@ -42,7 +43,7 @@ class Box:
     process: Process
     session: aiohttp.ClientSession
     file: Path
-    models: Path
+    text: Callable[[str], str]
 
     async def ask(self, *models: str) -> None:
         """Ask each of *models*, one after the other, for a few words."""
@@ -67,7 +68,7 @@ class Box:
 
     async def until(self, *models: str) -> None:
         """Wait until just *models* are resident, and nothing is under way."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(5 * HERE_S):
             while await self.residents() != {*models} or (await self.device())["switch"] is not None:
                 await asyncio.sleep(0.02)
 
@@ -80,28 +81,24 @@ class Box:
 
     async def reload(self, device: str) -> None:
         """Have other settings of the device read."""
-        self.file.write_text(text(self.models, device))
+        self.file.write_text("listen: {port: 0}\n" + self.text(device))
         self.process.child.send_signal(signal.SIGHUP)
-        await soon(lambda: any(" reloaded" in line for line in self.process.log), 30)
-
-
-def text(models: Path, device: str) -> str:
-    return "listen: {port: 0}\n" + config(models, device)
-
-
-def config(models: Path, device: str) -> str:
-    places = {"models": models, "root": ROOT, "python": sys.executable, "first": FIRST, "last": FIRST + 39}
-    return CONFIG.format(device=device, **places)
+        await soon(lambda: any(" reloaded" in line for line in self.process.log), HERE_S)
 
 
 @asynccontextmanager
 async def running(models: Path, folder: Path, device: str) -> AsyncGenerator[Box]:
+    first = free_port(PORTS)
+    places = {"models": models, "root": ROOT, "python": sys.executable}
+
+    def config(device: str) -> str:
+        return CONFIG.format(device=device, first=first, last=first + PORTS - 1, **places)
+
     async with (
-        asyncio.timeout(100),
-        daemon(folder, config(models, device)) as process,
+        daemon(folder, config(device)) as process,
         aiohttp.ClientSession(process.url) as session,
     ):
-        yield Box(process, session, folder / "config.yaml", models)
+        yield Box(process, session, folder / "config.yaml", config)
 
 
 async def test_what_is_on_one_list_is_resident_together(models: Path, tmp_path: Path) -> None:
@@ -151,9 +148,9 @@ async def test_one_that_fails_from_the_start(models: Path, tmp_path: Path) -> No
     lists = "together: [[broken, chat]], preload: [broken, chat, nobody]"
     async with running(models, tmp_path, lists) as box:
         await box.until("chat")
-        failed = [line for line in box.process.log if "outcome=failed" in line]
         await box.ask("chat")
 
+    failed = [line for line in box.process.log if "outcome=failed" in line]
     assert len(failed) == 1
     assert "reason=preload" in failed[0]
     assert "ended with status 1" in failed[0]
@@ -162,9 +159,11 @@ async def test_one_that_fails_from_the_start(models: Path, tmp_path: Path) -> No
 
 async def test_the_default_comes_back_after_idling(models: Path, tmp_path: Path) -> None:
     """Both of its list; what others used meanwhile goes."""
-    async with running(models, tmp_path, LISTS + ", preload: [chat, embed], return_s: 0.5") as box:
+    preloaded = LISTS + ", preload: [chat, embed]"
+    async with running(models, tmp_path, preloaded + ", return_s: 600") as box:
         await box.until("chat", "embed")
         await box.ask("coder", "vision")
+        await box.reload(preloaded + ", return_s: 0.5")
         await box.until("chat", "embed")
 
     assert box.switches()[-2:] == ["return box/chat box/coder,box/vision", "return box/embed -"]
@@ -192,7 +191,7 @@ async def test_one_that_is_killed_comes_back(models: Path, tmp_path: Path) -> No
         await box.ask("chat")
         (server,) = box.process.engines
         psutil.Process(server).kill()
-        await soon(lambda: len(box.switches()) == 2, 60)
+        await soon(lambda: len(box.switches()) == 2, HERE_S)
         (other,) = box.process.engines
 
     assert other != server

@@ -20,7 +20,7 @@ import pytest
 
 import dmap
 from dmap.config import load, warnings_of
-from tests.fakes import FakeBackend, RawClient, chat, post
+from tests.fakes import HERE_S, FakeBackend, RawClient, chat, post
 from tests.process import Process, daemon
 from tests.programs import find, why_not
 
@@ -52,7 +52,7 @@ class Ear:
 
     async def until(self, pattern: str) -> str:
         """Wait for a line that *pattern* describes whole; return it."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HERE_S):
             while True:
                 for line in await self.next():
                     if re.fullmatch(pattern, line):
@@ -173,7 +173,7 @@ async def given(
     finally:
         if child.returncode is None:
             child.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(child.communicate(), 30)
+        await asyncio.wait_for(child.communicate(), HERE_S)
 
 
 def _over(descriptor: int, least: int) -> int:
@@ -247,7 +247,7 @@ class TestSockets:
         """A socket that cannot be served, or would be open to all without a key, is a wrong configuration."""
         with make() as sock:
             async with given([sock], written) as child:
-                _, log = await asyncio.wait_for(child.communicate(), 30)
+                _, log = await asyncio.wait_for(child.communicate(), HERE_S)
 
         assert child.returncode == 78
         assert complaint in log.decode()
@@ -275,7 +275,7 @@ async def _load(url: str, outcomes: Counter[str], stop: asyncio.Event) -> None:
 
 async def _more(outcomes: Counter[str], count: int) -> None:
     wanted = outcomes["answered"] + count
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HERE_S):
         while outcomes["answered"] < wanted:
             await asyncio.sleep(0.005)
 
@@ -285,7 +285,7 @@ async def _more(outcomes: Counter[str], count: int) -> None:
 
 def analyzed(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(find("systemd-analyze")), *map(str, arguments)], capture_output=True, text=True, timeout=30
+        [str(find("systemd-analyze")), *map(str, arguments)], capture_output=True, text=True, timeout=HERE_S
     )
 
 
@@ -374,7 +374,7 @@ def make(tmp_path: Path, python: Path) -> Callable[..., subprocess.CompletedProc
     def run(target: str, **variables: object) -> subprocess.CompletedProcess[str]:
         chosen = {"DESTDIR": tmp_path / "root", "PYTHON": python, **variables}
         command = ["make", "-s", target, *(f"{name}={value}" for name, value in chosen.items())]
-        return subprocess.run(command, cwd=ROOT, umask=0o077, capture_output=True, text=True, timeout=30)
+        return subprocess.run(command, cwd=ROOT, umask=0o077, capture_output=True, text=True, timeout=HERE_S)
 
     return run
 
@@ -520,6 +520,6 @@ class TestInstall:
         """shellcheck has nothing to say about the scripts."""
         command = [str(find("shellcheck")), ROOT / script]
 
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=HERE_S)
 
         assert ended.stdout == ""

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from dmap.wire.users import user_of
-from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, answer, chat, chunk, delta, post, soon
+from tests.fakes import DONE, END, HERE_S, SSE, Exchange, FakeBackend, answer, chat, chunk, delta, post, soon
 
 CHAT = "/v1/chat/completions"
 
@@ -78,7 +78,7 @@ async def test_who_has_to_wait(start: Any, backend: FakeBackend) -> None:
     await first.send(post(chat()))
     answering = await backend.next()
     await second.send(post(chat()))
-    await soon(lambda: "request.queued" in [type for type, _ in events(proxy)], 5)
+    await soon(lambda: "request.queued" in [type for type, _ in events(proxy)], HERE_S)
 
     await answering.end(SSE, chunk(DONE), END)
     await (await backend.next()).end(SSE, chunk(DONE), END)
@@ -205,7 +205,7 @@ async def test_a_user_behind_a_name(
     await first.send(post(chat(user="Ann Smith")))
     exchange = await backend.next()
     await second.send(post(chat(user="other"), headers="X-OpenWebUI-User-Id: Ann Smith\r\n"))
-    await soon(lambda: len(proxy.proxy.gates["backend fake"].view.first(1)) == 1, 5)
+    await soon(lambda: len(proxy.proxy.gates["backend fake"].view.first(1)) == 1, HERE_S)
 
     (waiting,) = proxy.proxy.gates["backend fake"].view.first(1)
 

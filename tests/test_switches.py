@@ -13,9 +13,7 @@ from bench.switches.models import Stream
 from bench.switches.pace import Load
 from bench.switches.report import bars, table
 from bench.switches.workloads import MANY, PAUSE, THREE, TWO
-from tests.fakes import soon
-
-SECONDS = 60
+from tests.fakes import HERE_S, soon
 
 A, B = TWO.clients
 
@@ -125,7 +123,7 @@ async def test_dmap_is_played_on_an_engine_that_is_slowed_down(tmp_path: Path) -
         clock = asyncio.get_running_loop().time
         start = clock()
         async with asking(where.url, TWO, start) as asks:
-            await soon(lambda: {ask.client.model for ask in asks if ask.answered} == {"a", "b"}, SECONDS)
+            await soon(lambda: {ask.client.model for ask in asks if ask.answered} == {"a", "b"}, HERE_S)
     found = figures(TWO, Window(start, clock()), asks, pace.loads(place.load_log(where)))
 
     assert found.refused == 0, found.reason

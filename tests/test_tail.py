@@ -13,7 +13,8 @@ from dmap.remote.client import DaemonClient, Gone, Trouble
 from dmap.remote.lines import line
 from dmap.remote.pages import duration, table
 from dmap.remote.tail import MOST_BYTES, follow, records
-from tests.fakes import END, SSE, answer, chunk
+from tests.fakes import END, HERE_S, SSE, answer, chunk
+from tests.ports import nobody
 
 NOON = datetime(2026, 11, 20, 12, 0, 0, 123_456).timestamp()
 
@@ -198,13 +199,25 @@ class TestWords:
 
 
 @asynccontextmanager
-async def scripted(*answers: bytes) -> AsyncGenerator[tuple[DaemonClient, list[bytes]]]:
-    """Run a server that gives one of *answers* to each connection and closes it, and keeps their heads."""
+async def scripted(
+    *answers: bytes, until: asyncio.Event | None = None
+) -> AsyncGenerator[tuple[DaemonClient, list[bytes]]]:
+    """
+    Run a server that gives one of *answers* to each connection and closes it, and keeps their heads.
+
+    It closes none before *until*: a client may see the end of a connection before it has read all of it.
+    """
     heads: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heads.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(answers[min(len(heads), len(answers)) - 1])
+        head = await reader.readuntil(b"\r\n\r\n")
+        heads.append(head)
+        said = answers[min(len(heads), len(answers)) - 1]
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        await reader.readexactly(int(length[1]) if length else 0)
+        writer.write(said)
+        if until is not None:
+            await until.wait()
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -215,13 +228,16 @@ async def scripted(*answers: bytes) -> AsyncGenerator[tuple[DaemonClient, list[b
         server.close()
 
 
-async def read(*pieces: bytes, last_id: str | None = None) -> list[tuple[str | None, str]]:
-    """The records of a stream that comes in *pieces*, and then breaks."""
-    async with scripted(SSE + b"".join(map(chunk, pieces))) as (daemon, _):
+async def read(*pieces: bytes, count: int, last_id: str | None = None) -> list[tuple[str | None, str]]:
+    """The records of a stream that comes in *pieces*, and breaks when *count* of them were read."""
+    enough = asyncio.Event()
+    async with scripted(SSE + b"".join(map(chunk, pieces)), until=enough) as (daemon, _):
         found = []
         with pytest.raises(Gone):
             async for each in records(daemon, "/", last_id):
                 found.append(each)
+                if len(found) == count:
+                    enough.set()
         return found
 
 
@@ -231,13 +247,13 @@ class TestRecords:
         """Whole records are read the same in whatever pieces they come, over comments and both line ends."""
         stream = b"id: 4\n\n: ping\r\n\r\n" + record(5) + b"data: a\r\ndata: b\r\n\r\n" + record(6)[:-1]
 
-        found = await read(*(stream[at : at + size] for at in range(0, len(stream), size)))
+        found = await read(*(stream[at : at + size] for at in range(0, len(stream), size)), count=4)
 
         assert found == [("4", ""), ("4", ""), ("5", '{"number":5}'), ("5", "a\nb")]
 
     async def test_where_it_goes_on(self) -> None:
         """Before the first whole record, the place to go on from is the one that was asked for."""
-        assert await read(b": ping\r\n\r\nid: 9\nda", last_id="3") == [("3", "")]
+        assert await read(b": ping\r\n\r\nid: 9\nda", count=1, last_id="3") == [("3", "")]
 
     async def test_what_never_ends(self) -> None:
         """A line without an end is given up."""
@@ -253,10 +269,12 @@ class Screen:
     enough: int
     events: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
     full: asyncio.Event = field(default_factory=asyncio.Event)
 
     def show(self, event: str) -> None:
         self.events.append(event)
+        self.begun.set()
         if len(self.events) == self.enough:
             self.full.set()
 
@@ -265,7 +283,7 @@ class Screen:
     ) -> None:
         """Follow until there are enough events."""
         following = asyncio.create_task(follow(daemon, wanted, after, self.show, self.said.append))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HERE_S):
             await self.full.wait()
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
@@ -283,8 +301,9 @@ class TestFollow:
         broken = SSE + chunk(b"id: 6\n\n" + record(7) + record(8)[:9])
         busy = answer(b'{"error": {"message": "too many"}}', status="429 Too Many Requests")
         screen = Screen(enough=3)
+        answers = broken, busy, SSE + chunk(record(8)) + chunk(record(9)) + END
 
-        async with scripted(broken, busy, SSE + chunk(record(8)) + chunk(record(9)) + END) as (daemon, heads):
+        async with scripted(*answers, until=screen.begun) as (daemon, heads):
             await screen.watch(daemon, {"type": ["config"], "model": [], "client": ["a b"]}, None)
 
         assert screen.events == ['{"number":7}', '{"number":8}', '{"number":9}']
@@ -317,11 +336,11 @@ class TestFollow:
 
     async def test_nobody_there(self) -> None:
         """A daemon that cannot be reached the first time is a mistake, and told at once."""
-        async with scripted(b"") as (daemon, _):
-            pass
+        with nobody() as port:
+            daemon = DaemonClient(f"http://127.0.0.1:{port}", "the-key")
 
-        with pytest.raises(Gone, match=f"no dmap answers at {daemon.url} .Connection refused.; --url"):
-            await follow(daemon, {}, None, print, print)
+            with pytest.raises(Gone, match=f"no dmap answers at {daemon.url} .Connection refused.; --url"):
+                await follow(daemon, {}, None, print, print)
 
     async def test_a_refusal(self) -> None:
         """A refusal ends it, with the daemon's own words."""

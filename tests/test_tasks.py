@@ -17,7 +17,7 @@ from dmap.daemon import serve
 from dmap.events import Bus, Event
 from dmap.relay.sweep import Sweep
 from dmap.web.listener import Listener
-from tests.fakes import soon
+from tests.fakes import HERE_S, soon
 
 
 class Work:
@@ -197,7 +197,7 @@ async def test_one_bad_time_limit_does_not_stop_the_sweep(caplog) -> None:
     sweep.add(bad)
     sweep.add(good)
 
-    await soon(lambda: good.looks >= 3, 5)
+    await soon(lambda: good.looks >= 3, HERE_S)
     sweep.discard(bad)
     sweep.discard(good)
 
@@ -219,7 +219,7 @@ async def test_a_bug_where_clients_come_in_stops_the_daemon(caplog, stops) -> No
     listener.start()
 
     with socket.create_connection(listener.address):
-        await soon(lambda: stops, 5)
+        await soon(lambda: stops, HERE_S)
     listener.close()
 
     assert stops[0] == "dmap has to stop: a bug in taking connections"

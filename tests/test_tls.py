@@ -27,6 +27,7 @@ from tests.conftest import Proxy, config_of
 from tests.fakes import (
     DONE,
     END,
+    HERE_S,
     SSE,
     FakeBackend,
     RawClient,
@@ -76,7 +77,7 @@ def made(folder: Path, name: str, *options: str) -> Pair:
         ["openssl", "req", "-x509", "-days", "2", "-subj", "/CN=localhost",
          "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", pair.key, "-out", pair.cert,
          *(options or ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"))],
-        check=True, capture_output=True, timeout=30,
+        check=True, capture_output=True, timeout=HERE_S,
     )  # fmt: skip
     return pair
 
@@ -439,7 +440,7 @@ async def serving(path: Path) -> AsyncGenerator[Process]:
     finally:
         child.send_signal(signal.SIGTERM)
         await process.drain_log()
-        assert await asyncio.wait_for(child.wait(), 30) == 0
+        assert await asyncio.wait_for(child.wait(), HERE_S) == 0
 
 
 async def test_hangup(tmp_path: Path, backend: FakeBackend, pair: Pair, renewed: Pair) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 
 from dmap.record import RequestRecord
 from dmap.traces.spans import SWITCHES, SeenSwitch, spans_of
 from dmap.wire.trace import trace_of
-from tests.fakes import answer, chat, soon
+from tests.conftest import front_of
+from tests.fakes import HERE_S, answer, chat, soon
 from tests.otlp import Collector, about, collector
 from tests.process import daemon
 
@@ -80,7 +82,7 @@ async def test_the_trace_is_told_everywhere(traced: Any, backend: Any, caplog: A
     right, wrong = await asked(traced, {}), await asked(traced, {}, "/v2/nothing")
 
     ids = [headers["traceresponse"].split("-")[1] for headers in (right, wrong)]
-    await soon(lambda: len(caplog.messages) == 2, 5)
+    await soon(lambda: len(caplog.messages) == 2, HERE_S)
     assert [f"trace={id}" in line for id, line in zip(ids, caplog.messages, strict=True)] == [True, True]
     events = [event.fields for event in traced.proxy.bus.since(0, 100)[0] if "id" in event.fields]
     assert {fields["trace"] for fields in events} == {ids[0]}
@@ -149,11 +151,11 @@ async def test_a_collector_that_fails_is_heard_once(
     backend.script = lambda e: e.end(answer(b"{}"))
     otlp.status = status
     await asked(traced, SAMPLED)
-    await soon(lambda: any("traces_lost" in line for line in caplog.messages), 30)
+    await soon(lambda: any("traces_lost" in line for line in caplog.messages), HERE_S)
 
     otlp.status = 200
     await asked(traced, SAMPLED)
-    await soon(lambda: any("traces_sent_again" in line for line in caplog.messages), 30)
+    await soon(lambda: any("traces_sent_again" in line for line in caplog.messages), HERE_S)
 
     assert [line.split()[0] for line in caplog.messages if line.startswith("traces_")] == [
         "traces_lost",
@@ -268,10 +270,20 @@ async def told(session: aiohttp.ClientSession) -> int:
 
 async def answering(session: aiohttp.ClientSession) -> None:
     """Wait until some request is being answered."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HERE_S):
         while True:
             async with session.get("/debug/status") as answered:
                 if any(each["answering"] for each in (await answered.json())["served"]):
+                    return
+            await asyncio.sleep(0.01)
+
+
+async def switching(session: aiohttp.ClientSession) -> None:
+    """Wait until a switch has begun."""
+    async with asyncio.timeout(HERE_S):
+        while True:
+            async with session.get("/debug/status") as answered:
+                if (await answered.json())["devices"]["gpu0"]["switch"] is not None:
                     return
             await asyncio.sleep(0.01)
 
@@ -293,8 +305,12 @@ async def test_each_second_of_a_wait(models: Path, tmp_path: Path, otlp: Collect
     async with daemon(tmp_path, config) as process, aiohttp.ClientSession(process.url) as session:
         long = asyncio.create_task(asked_as(session, "a", "slow", 500))
         await answering(session)
-        assert await asked_as(session, "b", "tiny-kitchen", 5) == 200
-        assert await long == 200
+        (engine,) = map(psutil.Process, process.engines)
+        engine.suspend()  # its answer lasts until somebody has lost patience
+        asking = asyncio.create_task(asked_as(session, "b", "tiny-kitchen", 5))
+        await switching(session)
+        engine.resume()
+        assert [await asking, await long] == [200, 200]
         own, wait, switch, relay = await otlp.trace("b" * 32, 4)
 
     assert [span.name for span in (own, wait, switch, relay)] == [f"POST {CHAT}", "queue", "switch", "relay"]
@@ -319,7 +335,7 @@ async def test_why_a_request_waited(models: Path, tmp_path: Path, otlp: Collecto
                     assert answered.status == 200
 
             async def waiting(count: int) -> None:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(HERE_S):
                     while (await told(session)) != count:
                         await asyncio.sleep(0.01)
 
@@ -331,7 +347,7 @@ async def test_why_a_request_waited(models: Path, tmp_path: Path, otlp: Collecto
             await order("/admin/resume")
             assert [await first, await second] == [200, 200]
 
-        own, wait, *switches, relay = await otlp.trace("b" * 32, 4)
+        own, wait, *switches, relay = await otlp.trace("b" * 32, 5)
 
     assert [span.name for span in (own, wait, relay)] == ["POST /v1/chat/completions", "queue", "relay"]
     assert about(wait)["dmap.behind"] == "drain"
@@ -349,11 +365,11 @@ async def test_a_trace_over_a_hop(otlp: Collector, start: Any, backend: Any) -> 
     traces = f"traces: {{url: '{otlp.url}', share: 0}}"
     fake = f"backends: {{fake: {{kind: openai, url: '{backend.url}', parallel: 1}}}}"
     node = await start(f"{fake}\n{traces}")
-    front = await start(f"nodes: {{box1: {{url: '{node.url}', api_key: x}}}}\n{traces}")
+    front = await front_of(start, [node.url], traces)
     before = asyncio.create_task(asked(front, {}))
     first = await backend.next()
     asking = asyncio.create_task(asked(front, SAMPLED))
-    await soon(lambda: [visit.record.waits for visit in front.proxy.visits.open()] == [False, True], 10)
+    await soon(lambda: [visit.record.waits for visit in front.proxy.visits.open()] == [False, True], HERE_S)
     await first.end(answer(b'{"model": "m"}'))
     exchange = await backend.next()
     await exchange.end(answer(b'{"model": "m"}'))

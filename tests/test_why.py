@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 
-from tests.lmstudio_emulator import Knobs, emulator
+from tests.fakes import HERE_S
+from tests.lmstudio_emulator import Emulator, Knobs, emulator
 from tests.process import Process, daemon
 
 LLAMA, QWEN = "llama-3.2-1b-instruct", "qwen/qwen3-8b"
@@ -42,8 +43,8 @@ log: {{timestamps: true}}
 class Asking:
     """Asks a daemon, each client by the key of its name; *ids* has what their last answers were called."""
 
-    def __init__(self, process: Process, session: aiohttp.ClientSession) -> None:
-        self.process, self.session = process, session
+    def __init__(self, process: Process, session: aiohttp.ClientSession, server: Emulator) -> None:
+        self.process, self.session, self.server = process, session, server
         self.ids: dict[str, str] = {}
 
     async def post(self, name: str, path: str, **body: Any) -> None:
@@ -72,13 +73,13 @@ class Asking:
 
 @asynccontextmanager
 async def asking(folder: Path) -> AsyncGenerator[Asking]:
-    """Run a daemon before an LM Studio that takes half a second for a load."""
+    """Run a daemon before an LM Studio that takes half a second for a load, and at first for a token."""
     async with (
-        emulator(knobs=Knobs(load_s=0.5, token_s=0.01)) as server,
+        emulator(knobs=Knobs(load_s=0.5, token_s=0.5)) as server,
         daemon(folder, CONFIG % server.url) as process,
         aiohttp.ClientSession(process.url) as session,
     ):
-        yield Asking(process, session)
+        yield Asking(process, session, server)
 
 
 class Told(NamedTuple):
@@ -97,7 +98,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
 
 async def _played(tmp_path: Path) -> Told:
     """Play the case: `phone` is the one that wonders why it waited."""
-    async with asyncio.timeout(60), asking(tmp_path) as clients:
+    async with asyncio.timeout(5 * HERE_S), asking(tmp_path) as clients:
         await clients.post("owner", "/admin/models/load", modelKey=LLAMA)
         long = asyncio.create_task(clients.chat("batch", LLAMA, 150))
         await clients.events("request.first_byte", "batch")
@@ -105,8 +106,10 @@ async def _played(tmp_path: Path) -> Told:
         await clients.events("request.queued", "webui")
         order = asyncio.create_task(clients.post("owner", "/admin/models/unload", modelKey=LLAMA))
         await clients.events("model.leaving", "owner")
-        await clients.chat("phone", LLAMA, 5)
-        await asyncio.gather(long, other, order)
+        own = asyncio.create_task(clients.chat("phone", LLAMA, 5))
+        await clients.events("request.queued", "phone")
+        clients.server.world.knobs = Knobs(load_s=0.5, token_s=0.01)
+        await asyncio.gather(long, other, order, own)
         events = await clients.events("request.finished", "phone")
     return Told(events, [_parsed(line) for line in clients.process.log], clients.ids)
 

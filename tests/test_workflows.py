@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes import HERE_S
 from tests.lmstudio_emulator import Knobs, emulator
 from tests.process import daemon
 from tests.programs import why_not
@@ -45,7 +46,7 @@ async def run(script: str, url: str, folder: Path) -> str:
         env={**os.environ, **KEYS},
         stdout=asyncio.subprocess.PIPE,
     )
-    said, _ = await asyncio.wait_for(shell.communicate(), 30)
+    said, _ = await asyncio.wait_for(shell.communicate(), HERE_S)
     return said.decode()
 
 
