@@ -35,10 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (OSError, Trouble) as exc:
-        print(f"dmap: {exc}", file=sys.stderr)
+        print(f"dmap: {_said(exc)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return EX_INTERRUPTED
+
+
+def _said(exc: OSError | Trouble) -> str:
+    """Say what went wrong, without the number that Python puts in front of the system's words."""
+    if not isinstance(exc, OSError) or exc.strerror is None:
+        return str(exc)
+    return f"{f'{exc.filename}: ' if exc.filename else ''}{exc.strerror.lower()}"
 
 
 def _open_standard_files() -> None:

@@ -254,3 +254,9 @@ def test_a_wrong_address(capsys, monkeypatch):
 
     assert main(["status"]) == 1
     assert capsys.readouterr() == ("", "dmap: DMAP_URL: write it like http://127.0.0.1:8000\n")
+
+
+def test_a_log_that_is_not_there(tmp_path, capsys):
+    """What the system says of a file is told in words, after its name, and never with a number."""
+    assert main(["simulate", "--replay", str(tmp_path / "nowhere")]) == 1
+    assert capsys.readouterr().err == f"dmap: {tmp_path}/nowhere: no such file or directory\n"

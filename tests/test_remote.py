@@ -1,15 +1,19 @@
 """The commands that ask a running daemon: what they send, what they print, how they end."""
 
 import asyncio
+import errno
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import aiohttp
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
 
 import dmap
 from dmap.remote.client import Trouble, daemon_of
@@ -218,6 +222,22 @@ class TestStatus:
         code, out, _ = await run(proxy.url, "status", "--json")
 
         assert (code, json.loads(out)["backends"]["fake"]["answers"]) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed"), "Connection refused"),
+    ],
+)
+def test_why_nobody_answers(reason, told) -> None:
+    """What the resolver says is told in its words, for its numbers are not the system's."""
+    key = ConnectionKey("box", 80, False, True, None, None, None)
+
+    trouble = daemon_of({"DMAP_URL": "http://box"}).trouble(aiohttp.ClientConnectorError(key, reason))
+
+    assert str(trouble) == f"no dmap answers at http://box ({told}); --url or DMAP_URL says where it is"
 
 
 @pytest.mark.parametrize("command", ["status", "tail", "reload", "load m"])

@@ -75,9 +75,9 @@ class DaemonClient:
                     raise self._refusal(response, await _whole(response))
                 yield response
         except (aiohttp.ClientError, OSError) as exc:  # a TimeoutError is an OSError
-            raise self._trouble(exc) from None
+            raise self.trouble(exc) from None
 
-    def _trouble(self, exc: Exception) -> Trouble:
+    def trouble(self, exc: Exception) -> Trouble:
         """Say in one line why there is no answer."""
         match exc:
             case TimeoutError():
@@ -90,7 +90,8 @@ class DaemonClient:
                 reason = plain(str(exc.os_error))[:200]
                 return Trouble(f"no TLS with {self.url} ({reason}); it may be http://...")
             case aiohttp.ClientConnectorError():
-                reason = plain(os.strerror(exc.errno) if exc.errno else str(exc.os_error))
+                number = exc.errno or 0  # below 0 it is the resolver's
+                reason = plain(os.strerror(number) if number > 0 else exc.strerror or str(exc.os_error))
                 return Gone(f"no dmap answers at {self.url} ({reason}); --url or DMAP_URL says where it is")
         return Gone(f"the connection to {self.url} broke: {plain(str(exc))[:200]}{self._hint(exc)}")
 
