@@ -44,7 +44,7 @@ class Soundness:
         return next(filter(None, faults), None)
 
     def has_changed(self, file: ModelFile) -> bool:
-        """Tell whether *file* was another version of itself when it was last looked at.  It does not block."""
+        """Tell whether *file* has changed since it was last looked at.  It does not block."""
         return any(self._faults.get(part.path, (part,))[0] != part for part in file.all_parts)
 
     def _fault_of(self, path: Path) -> str | None:
