@@ -20,6 +20,7 @@ import aiohttp
 
 from tests.lmstudio_clients import CHATS, Client, Tally, drawn
 from tests.lmstudio_world import World
+from tests.ports import free_port
 from tests.process import Process, daemon
 
 CONFIG = """
@@ -40,7 +41,7 @@ class Studio:
     """The emulator as a process; each of its lives has its own log of events, as a `World`'s."""
 
     def __init__(self, *arguments: str) -> None:
-        self.port = 0
+        self.port = free_port()  # which nobody gets while it is down
         self.lives: list[World] = []
         self._arguments = arguments
         self._child: asyncio.subprocess.Process | None = None
@@ -55,7 +56,7 @@ class Studio:
         return self.lives[-1]
 
     async def start(self) -> float:
-        """Start it, on the port it had before; return when it accepted connections, by the loop's clock."""
+        """Start it, each time on the same port; return when it accepted connections, by the loop's clock."""
         command = (sys.executable, "-m", "tests.lmstudio_emulator", "--port", str(self.port))
         self._child = await asyncio.create_subprocess_exec(
             *command, *self._arguments, stderr=asyncio.subprocess.PIPE, limit=2**20
@@ -64,7 +65,6 @@ class Studio:
         while not (line := (await self._child.stderr.readline()).decode()).startswith("an emulated"):
             assert line, "the emulator ended"
         at = asyncio.get_running_loop().time()
-        self.port = int(line.rpartition(":")[2])
         self.lives.append(World())
         self._reading = asyncio.create_task(self._read(self._child.stderr, self.world))
         return at

@@ -66,8 +66,8 @@ class Twins:
         return served_s
 
     async def _both_answer(self) -> None:
-        """Wait until dmap has seen both servers, 10 s at most: with both down there is nothing to show."""
-        async with asyncio.timeout(10), aiohttp.ClientSession() as session:
+        """Wait until dmap has seen both servers, 60 s at most: with both down there is nothing to show."""
+        async with asyncio.timeout(60), aiohttp.ClientSession() as session:
             while True:
                 async with session.get(f"{self.proxy.url}/ready") as answer:
                     if all(each["answers"] for each in (await answer.json())["backends"].values()):
