@@ -130,6 +130,21 @@ async def test_who_leaves_while_redis_is_asked(three: Any, backend: Any, server:
         await soon(lambda: server("ZCARD", "dmap:{k}:busy") == 0, HERE_S)
 
 
+async def test_no_request_waits_for_round_trips_of_others(server: RedisServer) -> None:
+    """A Redis that is slow, but answers, keeps a request no longer than `timeout_ms`: not for two of them."""
+    async with slow_line(server.port) as line, connected(line.port, timeout_ms=1000) as connection:
+        quotas, key = scripts.Quotas(connection, "dmap:", "me"), bounded(parallel=2)
+        line.delay_s = 0.8
+        first = asyncio.create_task(quotas.begin(key, "first"))
+        await asyncio.sleep(0.1)
+        second = asyncio.create_task(quotas.begin(key, "second"))
+
+        await soon(second.done, 1.2)
+
+        assert second.result() is None
+        await first
+
+
 async def test_a_killed_dmap_frees_its_places(backend: Any, server: RedisServer, tmp_path: Path) -> None:
     """What a killed dmap had under way is counted for 30 s less a margin, and no longer."""
     backend.script = backend.by_hand

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any
 
 from dmap.config import CacheSection
-from dmap.shared.connection import Away, Connection
+from dmap.shared.connection import Away, Connection, in_time
 
 ROUND_BYTES = 4 * 2**20
 """What round trips may bring of answers: 35 ms at 1 Gbit/s, of the 50 that an answer of Redis may take."""
@@ -44,12 +44,9 @@ class Answers:
         None if there is nothing, or something of over *most* bytes.  Raises `Away`.
         """
         command = ("EVAL", _FIND, 1, self._prefix + name, most)
-        try:
-            async with asyncio.timeout(self._within_s), self._turns:
-                shape = tuple[bytes | None, int]
-                data, left_ms = await self._connection.ask("cache", *command, shape=shape)
-        except TimeoutError:
-            raise Away("no answer in time") from None
+        async with in_time(self._within_s), self._turns:
+            shape = tuple[bytes | None, int]
+            data, left_ms = await self._connection.ask("cache", *command, shape=shape)
         return None if data is None else (data, left_ms)
 
     def keep(self, name: str, data: bytes, ttl_ms: int) -> None:

@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -63,6 +63,20 @@ class _Asked(NamedTuple):
     answer: "asyncio.Future[Any] | None"
 
 
+@contextlib.asynccontextmanager
+async def in_time(within_s: float) -> AsyncGenerator[None]:
+    """
+    Have what is asked within answered in *within_s*, or raise `Away`: for requests, which wait for no others.
+
+    An answer may take two round trips, that under way and its own, and in a crowd more.
+    """
+    try:
+        async with asyncio.timeout(within_s):
+            yield
+    except TimeoutError:
+        raise Away("no answer in time") from None
+
+
 def shaped(answer: Any, shape: Any) -> Any:
     """Return *answer* as a *shape*, a type; raises `Away` if it is none."""
     try:
@@ -75,7 +89,8 @@ class Connection:
     """
     The connection that *section* describes.  It is made by `running`, as long as that is open.
 
-    *observe* is called with what was asked (`op`) and the seconds until its answer.
+    *observe* is called with what was asked (`op`) and the seconds until its answer.  A round trip takes
+    *within_s* at the most.
     """
 
     def __init__(
@@ -84,7 +99,7 @@ class Connection:
         self.is_up = False
         self.reason = "not asked yet"
         self._observe = observe
-        self._place, self._within_s = section.place, section.timeout_ms / 1000
+        self._place, self.within_s = section.place, section.timeout_ms / 1000
         parts = urlsplit(section.url)
         self._host, self._password = parts.hostname, unquote(parts.password or "")
         tls: dict[str, Any] = {"ssl_ca_certs": str(section.ca)} if section.ca is not None else {}
@@ -136,7 +151,7 @@ class Connection:
             clock = asyncio.get_running_loop().time
             await self._round_trip([_Asked(op, ("PING",), clock(), None)], CONNECT_S)
             # What takes longer than requests would wait does not lead up, or it would lead down again.
-            answers = await self._round_trip([_Asked(op, command, clock(), None)], self._within_s)
+            answers = await self._round_trip([_Asked(op, command, clock(), None)], self.within_s)
             answer = shaped(self._checked(answers[0]), shape)
         except _Refused as error:
             raise self._failed(str(error), at_once=True) from None
@@ -174,7 +189,7 @@ class Connection:
     async def _exchange(self, batch: list[_Asked]) -> None:
         """Send *batch* and hand out the answers."""
         try:
-            answers = await self._round_trip(batch, self._within_s)
+            answers = await self._round_trip(batch, self.within_s)
             for asked, answer in zip(batch, answers, strict=True):
                 _settle(asked, self._heard(asked.op, answer))
             self._failures = 0
@@ -219,7 +234,7 @@ class Connection:
     async def _cut(self) -> None:
         """Close a connection on which nobody knows what comes next."""
         with contextlib.suppress(RedisError, OSError, TimeoutError):
-            async with asyncio.timeout(self._within_s):
+            async with asyncio.timeout(self.within_s):
                 await self._redis.connection_pool.disconnect()
 
     def _checked(self, answer: Any) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 from dmap.access import Verdict
 from dmap.config import Key
-from dmap.shared.connection import Away, Connection, Number, shaped
+from dmap.shared.connection import Away, Connection, Number, in_time, shaped
 
 BUSY_S = 25
 """
@@ -95,13 +95,14 @@ class Quotas:
         return slot
 
     async def begin(self, key: Key, slot: str) -> Verdict | None:
-        """Return whether all dmaps together let a request of *key* begin; None where Redis is away."""
+        """Return whether all dmaps together let a request of *key* begin; None if Redis is away or late."""
         pace, busy = f"{self._prefix}{{{key.name}}}:rate", self._busy(key.name)
         bounds = (key.rate_per_min or 0, key.parallel or 0)
         self._asking.add(slot)
         try:
             command = ("EVAL", _BEGIN, 2, pace, busy, *bounds, slot, BUSY_S)
-            running, wait_us = await self._connection.ask("quota", *command, shape=tuple[Number, Number])
+            async with in_time(self._connection.within_s):
+                running, wait_us = await self._connection.ask("quota", *command, shape=tuple[Number, Number])
         except Away:
             return None
         finally:
