@@ -75,7 +75,7 @@ class RunningDaemon:
         systemd holds goes on queueing connections for the next daemon.
         """
         for listener in self._listeners:
-            listener.close()
+            listener.end()
         self.proxy.bus.close()
         await asyncio.sleep(ON_THE_WAY_S)
         ends = [tasks.errand(self._emptied(), "drain"), tasks.errand(hurry.wait(), "hurry")]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import resource
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -17,6 +18,8 @@ HALF = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length
 FEW = 200
 """Descriptors that the daemon may have; there is room for 68 clients then."""
 ROOM = 68
+MANY = 100
+"""More than are taken in one turn of the loop."""
 CONFIG = "backends: {fake: {kind: openai, url: 'http://127.0.0.1:9'}}\n"
 
 Connect = Callable[[], Awaitable[RawClient]]
@@ -95,6 +98,21 @@ async def test_heads_that_never_end_lock_nobody_out(connect):
             task.cancel()
 
     assert max(waits) < 10
+
+
+async def test_who_is_connected_when_dmap_is_told_to_stop_is_served(start):
+    """A client whom the kernel has let in is not cut, though nobody has taken its connection yet."""
+    proxy = await start(CONFIG)
+    early = [socket.create_connection(proxy.daemon.addresses[0]) for _ in range(MANY)]
+    for each in early:
+        each.sendall(HEALTH)
+
+    await proxy.daemon.drain(asyncio.Event())
+
+    clients = [RawClient(*await asyncio.open_connection(sock=each)) for each in early]
+    assert [(await client.answer()).status for client in clients] == [200] * MANY
+    for client in clients:
+        client.close()
 
 
 async def trickle(connect: Connect) -> None:

@@ -68,6 +68,11 @@ class Listener:
         take = functools.partial(tasks.attempt, "taking connections", self._take, vital=True)
         self._loop.add_reader(self._sock, take)
 
+    def end(self) -> None:
+        """Take those who are connected, for whom there is room, and no more: a close would cut them."""
+        self._take(_most())
+        self.close()
+
     def close(self) -> None:
         """Take no more of them.  Idempotent."""
         if self._timer is not None:
@@ -76,11 +81,11 @@ class Listener:
             self._loop.remove_reader(self._sock)
             self._sock.close()
 
-    def _take(self) -> None:
+    def _take(self, most: int = _BATCH) -> None:
         room = _most() - len(self._http) - len(self._opening)
         if room <= 0:
             return self._pause("as many clients as there is room for")
-        for _ in range(min(room, _BATCH)):
+        for _ in range(min(room, most)):
             try:
                 sock, _ = self._sock.accept()
             except (BlockingIOError, ConnectionAbortedError):
