@@ -13,7 +13,7 @@ from typing import Any
 from tests.fakes import Head
 from tests.rubbish import Ask
 
-__all__ = ["Visit"]
+__all__ = ["OWED_S", "Visit"]
 
 OWED_S = 10.0
 """How long a request by the book may wait for its answer."""

@@ -26,8 +26,21 @@ from dmap.config import parse
 from dmap.daemon import RunningDaemon, listening
 from dmap.web.reload import reload
 from tests.conftest import Proxy
-from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, answer, chat, chunk, delta, fake_backend, post
-from tests.fuzz_visit import Visit
+from tests.fakes import (
+    DONE,
+    END,
+    SSE,
+    Exchange,
+    FakeBackend,
+    answer,
+    chat,
+    chunk,
+    delta,
+    fake_backend,
+    post,
+    soon,
+)
+from tests.fuzz_visit import OWED_S, Visit
 from tests.lmstudio_emulator import Emulator
 from tests.lmstudio_world import SPECS, Knobs, Refusal, World
 from tests.rubbish import Ask
@@ -193,6 +206,7 @@ class Campaign:
             site.loads = site.answers = 0
             for gate in site.proxy.proxy.gates.values():
                 gate.resume()
+                gate.configure(gate.section.model_copy(update={"wait_s": OWED_S}))
             for path, body in BY_THE_BOOK.items():
                 key = "Authorization: Bearer sk-all\r\n" if keyed else ""
                 sent = post(body, path, headers=f"Content-Type: application/json\r\n{key}")
@@ -222,9 +236,7 @@ class Campaign:
     async def _left(self, site: Site) -> list[str]:
         """Wait, five seconds at most, until nothing is left of the requests; tell what is."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
-                while self._leftovers(site):
-                    await asyncio.sleep(0.02)
+            await soon(lambda: not self._leftovers(site), 5)
         return self._leftovers(site)
 
     def _leftovers(self, site: Site) -> list[str]:

@@ -329,6 +329,7 @@ class TestThePage:
         client = await proxy.client()
         await client.send(post(chat(stream=False)))
         await client.answer()
+        await proxy.settled()
 
         page = await scraped(proxy)
 
@@ -379,6 +380,7 @@ class TestThePage:
         await client.answer()
         await client.send(post(chat(model="tiny-kitchen", stream=False, max_tokens=2)))
         await client.answer()
+        await proxy.settled()
 
         page = await scraped(proxy)
 
