@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from dmap.access import Client
+from dmap.web.reload import reload
 from tests.conftest import Proxy
 from tests.fakes import HERE_S, soon
 from tests.lmstudio_emulator import Knobs, emulator
@@ -17,6 +18,13 @@ from tests.twin_soak import MODELS
 
 OWNER = Client("owner")
 Order = Callable[..., Awaitable[Any]]
+
+
+def have_wait(proxy: Proxy, device: str, wait_s: float) -> None:
+    """Reload the configuration with another `wait_s` of *device*."""
+    config = proxy.proxy.config
+    section = config.devices[device].model_copy(update={"wait_s": wait_s})
+    reload(proxy.proxy, config.model_copy(update={"devices": config.devices | {device: section}}))
 
 
 def told(proxy: Proxy, *types: str) -> list[str]:
@@ -152,7 +160,7 @@ async def test_who_waits_stays_where_all_is_drained(start, tmp_path):
 
 async def test_one_that_stays_keeps_no_other(start, tmp_path):
     """An unload of all copies waits for each; one that will not go is told then."""
-    async with studios(start, tmp_path, gpu0=", wait_s: 0.2") as (proxy, order):
+    async with studios(start, tmp_path) as (proxy, order):
         for backend in ("one", "two"):
             await order("load", f"{backend}/{MODELS[0]}")
         gpu0, gpu1 = (proxy.proxy.devices[name] for name in ("gpu0", "gpu1"))
@@ -160,6 +168,7 @@ async def test_one_that_stays_keeps_no_other(start, tmp_path):
 
         async with gpu0.lease(first, "me"):
             async with gpu1.lease(second, "me"):
+                have_wait(proxy, "gpu0", 0.2)
                 ordered = asyncio.create_task(order("unload", MODELS[0]))
                 await soon(lambda: told(proxy, "model.kept") == ["one"], HERE_S)
                 assert not ordered.done()

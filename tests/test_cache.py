@@ -236,9 +236,10 @@ async def test_a_long_answer(proxy, backend, server, size):
 async def test_a_client_that_does_not_read(start, backend, server):
     """A hit is given up like any answer when its client does not read, and holds no memory for it."""
     backend.script = lambda e: e.end(answer(b'{"a": "%b"}' % (b"x" * 1_000_000)))
-    text = config_of(backend, server, "server: {client_stall_s: 1}").replace("128KiB", "1MiB")
+    text = config_of(backend, server).replace("128KiB", "1MiB")
     proxy = await start(text)
     await both(proxy, server)
+    have(proxy, f"{text}\nserver: {{client_stall_s: 1}}")
     body = json.dumps(ASKED).encode()
     small = socket.socket()
     small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
