@@ -389,7 +389,7 @@ class TestEarlyAnswer:
         backend.on_head = read_nothing
         client = await proxy.client()
         await client.send(post({"model": "m", "messages": [{"role": "user", "content": "x" * 8_000_000}]}))
-        await soon(lambda: backend.requests, 1)
+        await soon(lambda: backend.requests, HERE_S)
 
         client.close()
         await proxy.proxy.visits.gone()

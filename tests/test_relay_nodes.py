@@ -11,9 +11,20 @@ import pytest
 
 from dmap.wire.hop import Queued, waits
 from tests.conftest import Proxy, front_of
-from tests.fakes import DONE, END, SSE, Exchange, FakeBackend, answer, chunk, delta, fake_backend, soon
+from tests.fakes import (
+    DONE,
+    END,
+    HERE_S,
+    SSE,
+    Exchange,
+    FakeBackend,
+    answer,
+    chunk,
+    delta,
+    fake_backend,
+    soon,
+)
 
-SECONDS = 10
 WAITS = b"HTTP/1.1 102 Processing\r\nDmap-Place: position 1 in the queue, about 3600 s to go\r\n\r\n"
 GRANTED = b"HTTP/1.1 103 Early Hints\r\nDmap-Granted: gpu0\r\n\r\n"
 WHOLE = b'{"id": "1", "object": "chat.completion", "model": "m", "choices": []}'
@@ -52,7 +63,7 @@ def ask(stream: bool = True) -> bytes:
 
 async def asked(nodes: list[FakeBackend]) -> tuple[FakeBackend, FakeBackend, Exchange]:
     """Return the node that was asked first, the other one, and the request."""
-    await soon(lambda: any(node.requests for node in nodes), SECONDS)
+    await soon(lambda: any(node.requests for node in nodes), HERE_S)
     first, other = sorted(nodes, key=lambda node: -len(node.requests))
     return first, other, await first.next()
 
@@ -66,7 +77,7 @@ async def test_an_answer_is_its_own_grant(front, nodes):
     await client.until(delta("one"))
 
     first.listing = answer(b"{}", status="500 Internal Server Error")
-    await soon(lambda: front.proxy.inventory.answering == ["box1" if first is nodes[0] else "box0"], SECONDS)
+    await soon(lambda: front.proxy.inventory.answering == ["box1" if first is nodes[0] else "box0"], HERE_S)
     await exchange.end(chunk(delta("two")), chunk(DONE), END)
 
     assert delta("two") in await client.until(DONE)
@@ -83,7 +94,7 @@ async def test_a_wait_of_hours(front, nodes):
         place = Queued(1, 3600.0 * (40 - hour), 3600.0 * 40, "engine/some-model-with-a-long-name")
         await exchange.write(50 * waits(place))
         words = place.words
-        await soon(lambda: [each.place for each in front.proxy.pool.under_way] == [words], SECONDS)  # noqa: B023
+        await soon(lambda: [each.place for each in front.proxy.pool.under_way] == [words], HERE_S)  # noqa: B023
     await exchange.end(GRANTED, answer(WHOLE))
 
     assert (await client.answer()).body == WHOLE

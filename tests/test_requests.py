@@ -7,7 +7,22 @@ import json
 import pytest
 
 from dmap.web.asked import Asked
-from tests.fakes import DONE, END, SSE, answer, chat, chunk, delta, holding, post, served, soon, told, zipped
+from tests.fakes import (
+    DONE,
+    END,
+    HERE_S,
+    SSE,
+    answer,
+    chat,
+    chunk,
+    delta,
+    holding,
+    post,
+    served,
+    soon,
+    told,
+    zipped,
+)
 
 PATH = "/v1/chat/completions"
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
@@ -345,7 +360,7 @@ class TestTooMuch:
             client = await sent(proxy, post(chat(stream=stream)))
             await client.reader.readuntil(b"wait_expired")
             await holding(proxy, 1)
-            await soon(lambda: len([1 for _ in proxy.proxy.visits.open()]) == 1, 1)
+            await soon(lambda: len([1 for _ in proxy.proxy.visits.open()]) == 1, HERE_S)
 
             assert len([each for each in gc.get_objects() if isinstance(each, Asked)]) == 1
         finally:

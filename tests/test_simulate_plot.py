@@ -128,9 +128,9 @@ def test_without_matplotlib(one: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", WITHOUT, "simulate", one]
 
     drawn = subprocess.run(
-        [*command, "--plot", str(tmp_path / "a.png")], capture_output=True, text=True, timeout=100
+        [*command, "--plot", str(tmp_path / "a.png")], capture_output=True, text=True, timeout=600
     )
-    told = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=600)
 
     assert (drawn.returncode, drawn.stdout) == (78, "")
     how = "run: .venv/bin/pip install -e '.[plot]' (a service: see docs/service.md)"
