@@ -7,6 +7,7 @@ import pytest
 from dmap.errors import MethodNotAllowed, PathNotFound
 from dmap.web import listing
 from dmap.web.admin import service
+from dmap.web.passing import pass_on
 from dmap.web.table import find
 
 
@@ -60,6 +61,10 @@ def test_what_is_not(path):
         ("/v1/v1/messages", "/v1/messages? The base URL of Anthropic's clients ends before /v1"),
         ("/v1/chat/completions/", "/v1/chat/completions?"),
         ("/V1/Chat/Completions", "/v1/chat/completions?"),
+        ("/v1/chat/completion", "/v1/chat/completions?"),
+        ("/v1/embedding", "/v1/embeddings?"),
+        ("/v1/image/generations", "/v1/images/generations?"),
+        ("/admin/model/load", "/admin/models/load?"),
     ],
 )
 @pytest.mark.parametrize("passes", [True, False])
@@ -84,3 +89,11 @@ def test_another_method(method, path, allowed):
         find(method, path)
 
     assert refused.value.headers()["Allow"] == allowed
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/reranking", "/v1/moderations", "/v1/audio/voices", "/v1/responses/x/cancel"]
+)
+def test_what_is_no_typo(path):
+    """What other servers have, however like ours, goes on to one."""
+    assert find("POST", path, passes=True) == (pass_on, "")

@@ -1,8 +1,10 @@
 """What the file allows but its owner may not want."""
 
 import math
+import re
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +17,8 @@ _LEAST_MEMORY = 2**20
 """Bytes; less was meant in a larger unit."""
 _LEAST_BODY = 2**10
 _OTLP_GRPC = 4317
+_SHELLS = frozenset(("sh", "bash", "dash", "zsh"))
+_VARIABLE = re.compile(r"\$[A-Z_]")
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -30,6 +34,7 @@ def warnings_of(config: Config, now: datetime, load_s: float = 10) -> list[str]:
         *_tiny(config),
         *_unfit(config),
         *_unheard(config),
+        *_unfilled(config),
         *doubts(config),
         *_about_servers(config),
         *_about_lists(config),
@@ -94,6 +99,14 @@ def _unheard(config: Config) -> Iterator[str]:
         told = {place for text in (*(model.cmd or ()), *model.env.values()) for place in places(text)}
         if model.cmd and PORT not in told and (model.url is None or PORT in places(model.url)):
             yield f"models.{name}.cmd: is not told {{port}}, so nobody finds its server; say it, or set url"
+
+
+def _unfilled(config: Config) -> Iterator[str]:
+    """Find commands with variables that only a shell would fill in."""
+    for name, model in config.settings.named.items():
+        words = model.cmd or ("",)
+        if PurePath(words[0]).name not in _SHELLS and any(map(_VARIABLE.search, words)):
+            yield f"models.{name}.cmd: no shell fills in $NAME here; write ${{NAME}}, or sh -c '...'"
 
 
 def _about_servers(config: Config) -> Iterator[str]:

@@ -87,6 +87,8 @@ def check_url(value: str) -> str:
 
 def _file(value: Any, asked: ValidationInfo) -> Any:
     """Take a path from the folder of the configuration's file, which is the context `base`."""
+    if isinstance(value, str) and re.search(r"\$[A-Za-z_]", value):
+        raise ValueError("write a variable of the environment as ${NAME}")
     base = (asked.context or {}).get("base")
     if base is None or not isinstance(value, str):
         return value

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from dmap.errors import MethodNotAllowed, PathNotFound
 from dmap.kinds import ROUTES
+from dmap.sections.near import nearest
 from dmap.web import debug, listing, logs, metrics, node, status
 from dmap.web.admin import listing as admin_listing
 from dmap.web.admin import models, service
@@ -51,6 +52,8 @@ _BASES = (
     "A client's base URL ends in /v1, once",
     "The base URL of Anthropic's clients ends before /v1, which they add",
 )
+_ALIKE = 0.95
+"""From here on one path is a typo of another (difflib's ratio): a letter more or less."""
 _LITERAL = "paths are taken literally"
 _NAMING = [(path.partition("{id}"), methods) for path, methods in PATHS.items() if "{id}" in path]
 
@@ -59,15 +62,16 @@ def find(method: str, path: str, *, passes: bool = False) -> tuple[Handler, str]
     """
     Return what answers *path*, as the client wrote it, and what it names, "" where it has no place for that.
 
-    HEAD is answered as GET is.  With *passes* there is a server that gets what dmap does not know.  Raises
-    `PathNotFound` or `MethodNotAllowed`.
+    HEAD is answered as GET is.  With *passes* there is a server that gets what dmap does not know, but no
+    typos of what it knows.  Raises `PathNotFound` or `MethodNotAllowed`.
     """
     methods, named = (PATHS[path], "") if path in PATHS else _named(path)
     if methods is None:
         reason = reason_against(method, path, _KNOWN) if passes and path.startswith("/v1/") else _LITERAL
-        if reason is None:
+        hint = _hint(path)
+        if reason is None and not hint:
             return pass_on, ""
-        raise PathNotFound(f"there is no route {method} {path[:256]}; {_hint(path) or reason}")
+        raise PathNotFound(f"there is no route {method} {path[:256]}; {hint or reason}")
     handler = methods.get("GET" if method == "HEAD" else method)
     if handler is None:
         allowed = ", ".join(sorted({*methods, "HEAD"} if "GET" in methods else methods))
@@ -81,7 +85,8 @@ def _hint(path: str) -> str:
     for meant in (f"/v1{whole}", f"/v1{whole.rpartition('/v1')[2]}", whole, path.lower()):
         if meant != path and (meant in PATHS or _named(meant)[0] is not None):
             return f"did you mean {meant[:256]}? {_BASES[meant.startswith('/v1/messages')]}"
-    return ""
+    near = nearest(path, PATHS, cutoff=_ALIKE)
+    return f"did you mean {near}?" if near is not None else ""
 
 
 def _named(path: str) -> tuple[Mapping[str, Handler] | None, str]:
