@@ -43,7 +43,7 @@ def mended(values: Any, wrong: Iterable[Steps], *, entries: bool = False) -> Any
             case ("backends", *inner):
                 _without_backends(values, inner)
             case ("nodes",):
-                values["nodes"] = {"node": _NODE}
+                values["nodes"] = {"box": _NODE}
             case ("nodes", name, *_) if not entries:
                 values["nodes"][name] = _NODE
             case ("models", name, "backend" | "cmd", *_):
