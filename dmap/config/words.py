@@ -142,7 +142,7 @@ def _no_such_key(whole: type[Section], error: ErrorDetails) -> str:
         return "no such key, or a second spelling of one"
     here, known = [name for each in sections for name in each.model_fields], _everywhere(whole)
     ours = _ours(key)
-    if near := ours if ours in here else nearest(ours, here):
+    if near := ours if ours in here else nearest(ours, here) or nearest(key, here):
         return f"no such key; did you mean {near}?"
     if ours in known:
         return f"no such key here; there is {known[ours]}"
@@ -161,6 +161,8 @@ def _sections_at(whole: type[Section], around: Sequence[int | str]) -> Sequence[
     for step in around:
         if step in KINDS:
             sections = [KINDS[str(step)].section]
+        elif step == "nodes" and sections == [whole]:  # their type says no more than what all backends have
+            sections = [kind.section for kind in KINDS.values() if kind.forwards]
         elif found := [each.model_fields[str(step)] for each in sections if step in each.model_fields]:
             sections = [section for field in found for section in _sections_in(field.annotation)]
     return sections
