@@ -45,9 +45,9 @@ def dead() -> Generator[Mark]:
 def test_orphans_are_killed(dead):
     """What bears the mark of a dead dmap is gone when `end_orphans` returns, though it heeds nothing else."""
     with sleeping(dead.limit) as orphan:
-        orphan.send_signal(signal.SIGSTOP)
+        os.kill(orphan.pid, signal.SIGSTOP)  # for `send_signal` reaps one that has ended
 
-        end_orphans()  # or a daemon that another test starts at this moment
+        end_orphans()  # or a daemon that another test starts, as soon as the orphan is there
 
         assert psutil.Process(orphan.pid).status() == psutil.STATUS_ZOMBIE
 
