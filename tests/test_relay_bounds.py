@@ -54,12 +54,18 @@ async def ask(proxy, backend, request=None, connect=None):
     return client, await backend.next()
 
 
-async def jammed(proxy, backend, behind, request=None, head=SSE):
-    """Pour into a client that does not read until nothing moves; return both ends and what dmap holds."""
+async def pouring(proxy, backend, behind, request=None, head=SSE):
+    """Pour into a client that does not read; return both ends."""
     client, exchange = await ask(proxy, backend, request, narrow)
     exchange.squeeze()
     await exchange.write(head)
     behind(exchange.pour(chunk(PIECE), 10_000))
+    return client, exchange
+
+
+async def jammed(proxy, backend, behind, request=None, head=SSE):
+    """Do as `pouring` until nothing moves, which may take seconds; return what dmap holds, too."""
+    client, exchange = await pouring(proxy, backend, behind, request, head)
     return client, exchange, await held(proxy, backend, exchange)
 
 
@@ -157,9 +163,9 @@ class TestStall:
     async def test_a_client_that_never_reads(self, serve, backend, behind):
         """A client that keeps its backend paused for `client_stall_s` loses it, and then is told."""
         proxy = await serve(server="{buffer: 64KiB, client_stall_s: 0.4}")
-        client, exchange, _ = await jammed(proxy, backend, behind)
+        client, exchange = await pouring(proxy, backend, behind)
 
-        await exchange.abandoned(1)
+        await exchange.abandoned(HERE_S)
         await holding(proxy, 0)
         client.resume()
 
@@ -170,10 +176,10 @@ class TestStall:
     async def test_pauses_add_up(self, serve, backend, behind):
         """A client that reads a little now and then does not begin a new allowance each time."""
         proxy = await serve(server="{buffer: 16KiB, client_stall_s: 0.5}")
-        client, exchange, _ = await jammed(proxy, backend, behind)
+        client, exchange = await pouring(proxy, backend, behind)
         behind(sip(client))
 
-        await exchange.abandoned(5)
+        await exchange.abandoned(HERE_S)
 
     async def test_it_holds_its_connection_no_longer_than_that(self, serve, backend):
         """An answer that ended but is not read is cut off in time, without a second answer behind it."""
