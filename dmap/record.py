@@ -14,9 +14,8 @@ class RequestRecord:
 
     Times whose names end in `_at` are those of the loop's clock; those that end in `_s` are seconds.
     *device* is None where it passes without arbitration.  *service_s* is how long it held its model.
-    *away_s* is how long it waited at other boxes, which *queue_s* has in it at its end, *away_switch_s* the
-    part of it for a switch there.  *hop_s* is what the way to another box took until the first byte, and
-    *place* what that says of its place there.
+    *queue_s* has what it waited at other boxes in it.  *hop_s* is what the way to another box took until the
+    first byte, and *place* what that says of its place there.
     *asked* is the name that the client gave its model, or its beginning.  *behind* is what was in its way
     when it began to wait, if it did.
     *waits* tells that it is in the queue right now.
@@ -47,8 +46,6 @@ class RequestRecord:
     switch_s: float = 0.0
     service_s: float = 0.0
     waits: bool = False
-    away_s: float = 0.0
-    away_switch_s: float = 0.0
     hop_s: float | None = None
     place: Queued | None = None
     retried: int = 0

@@ -8,8 +8,9 @@ import pytest
 from dmap.backends import Target
 from dmap.errors import BackendBroke, BackendDown, BackendSlow, Internal, ShuttingDown
 from dmap.relay import Pool
+from dmap.relay.at_node import AtNode
 from dmap.relay.connection import STALE_S
-from dmap.relay.exchange import HOLD_BYTES, AtNode, Bounds, Stale
+from dmap.relay.exchange import HOLD_BYTES, Bounds, Stale
 from dmap.relay.pool import MAX_IDLE, MAX_IDLE_S
 from tests.fakes import DONE, END, HERE_S, SSE, answer, chunk, delta, soon
 from tests.ports import deaf
@@ -49,7 +50,7 @@ async def finished(exchange, server, *pieces):
 
 async def test_a_node_that_takes_no_connection(pool, backend):
     """The request goes elsewhere soon: a node that is gone is out after 3 s only, by its views."""
-    node = AtNode("n", True, lambda place: None, lambda waited_s: None)
+    node = AtNode("n", True, lambda place: None, lambda: None, lambda queue_s, switch_s: None)
     await backend.shut()
 
     with deaf(backend.port), pytest.raises(BackendDown, match=r"no connection within 1\.5 s"):

@@ -89,18 +89,20 @@ class NameIndex:
 
         Never by a part of a name.
         """
+        if name in self._all:
+            return self._all[name]
         folded = name.casefold()
-        found = self._all.get(name) or self._folded.get(folded)
-        return found or self._without_quant(folded) or self._with_file(folded)
+        return self._folded.get(folded) or self._without_quant(folded) or self._with_file(folded)
 
     def places(self, name: str) -> tuple[Entry, ...]:
         """Return all copies of the model that *name* means, the first of the file first; none if none."""
-        entry, folded = self.find(name), name.casefold()
+        entry = self.find(name)
         if entry is None:
             return ()
-        if folded in self._plain:
-            return self.copies(entry)
-        return tuple(copy for copy in self.copies(entry) if copy is entry or _answers_to(copy, folded))
+        copies = self.copies(entry)
+        if len(copies) == 1 or (folded := name.casefold()) in self._plain:
+            return copies
+        return tuple(copy for copy in copies if copy is entry or _answers_to(copy, folded))
 
     def copies(self, entry: Entry) -> tuple[Entry, ...]:
         """Return all copies of the model of *entry*, if that is the first of them; else itself."""

@@ -87,6 +87,12 @@ class Lease:
             self._is_open = False
             self._issuer.leave(self)
 
+    def waited_away(self, queue_s: float, switch_s: float) -> None:
+        """Hear that it was in another box's queue for *queue_s* while it was granted here."""
+        self.queue_s += queue_s
+        self.switch_s += switch_s
+        self.service_s -= queue_s
+
     def answer(self, error: DmapError | None) -> None:
         """Hear, once per wait, that the model is this lease's, or why it will not be; for the issuer."""
         self._is_answered, self._error = True, error

@@ -6,7 +6,8 @@ Bytes from one socket to another: a request sent to a backend, and its answer pa
 and its answer; one `sweep` looks after the time limits of all that are under way.
 """
 
-from dmap.relay.exchange import AtNode, Exchange
+from dmap.relay.at_node import AtNode
+from dmap.relay.exchange import Exchange
 from dmap.relay.pool import Pool
 from dmap.relay.relay import run
 from dmap.relay.reply import Reply

@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol, Self
 
 from multidict import CIMultiDict
 
-from dmap.errors import BackendSlow, DmapError, LeaseExpired, NodeSilent
+from dmap.errors import BackendSlow, DmapError, LeaseExpired
+from dmap.relay.at_node import AtNode
 from dmap.relay.sweep import Sweep
 from dmap.wire import hop
 
@@ -34,21 +35,6 @@ class Bounds(NamedTuple):
     first_byte_s: float
     idle_s: float
     lease_s: float
-
-
-class AtNode(NamedTuple):
-    """
-    The node *name* that a request goes to.
-
-    If it *tells*, what it says before an answer arrives: *queued* is called with each place in the queue that
-    it tells, None where the details were lost on the way, and *granted* once, with the seconds that the
-    request has waited.  Else the request counts as granted from the beginning.
-    """
-
-    name: str
-    tells: bool
-    queued: Callable[[hop.Queued | None], None]
-    granted: Callable[[float], None]
 
 
 class Stream(Protocol):
@@ -78,9 +64,7 @@ class Exchange:
     paused, and when it has ended.  *broken* is then None if the answer is complete; else it says why not,
     which may be that one of the *bounds* is over.  A backend that is paused is not silent.
 
-    At a *node* it *waits* first, in *place*; the bounds are those of an answer, so they hold from its grant
-    on.  Who has an answer was granted, whether or not that was heard; a refusal leaves it waiting.  With the
-    grant a node may tell what the answer is *made_with* (`wire.hop`).
+    At a *node* it waits first; the bounds are those of an answer, so they hold from its grant on.
     """
 
     stream: Stream | None
@@ -102,47 +86,41 @@ class Exchange:
     ended: bool = False
     broken: DmapError | None = None
     by_eof: bool = False
-    waits: bool = field(init=False)
-    waited_s: float = 0.0
-    place: str = "waiting for the first token"
-    made_with: str = ""
     _now: Callable[[], float] = field(init=False)
-    _heard_at: float = field(init=False)
     _seen: int = 0
-    _signs: int = 0
     _silent_since: float = field(init=False)
 
     def __post_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.first = loop.create_future()
-        self.waits, self._now = self.node is not None and self.node.tells, loop.time
-        if self.waits:
-            self.place = "waiting for the model"
-        self.look_s = min((*self.bounds, hop.SILENT_S) if self.waits else self.bounds) / _LOOKS
-        self.sent_at = self._silent_since = self._heard_at = loop.time()
+        self.first, self._now = loop.create_future(), loop.time
+        self.look_s = min(self.bounds) / _LOOKS
+        self.sent_at = self._silent_since = loop.time()
+        if self.node is not None:
+            self.look_s = min(self.look_s, hop.SILENT_S / _LOOKS)
+            self.node.begin(self.sent_at)
         self.sink = self.hold
         self.under_way.add(self)
 
+    @property
+    def place(self) -> str:
+        """What the request waits for, in words."""
+        return "waiting for the first token" if self.node is None else self.node.place
+
     def hear(self, status: int) -> bool:
         """Take the head of an answer in between (1xx); tell whether it means anything, as a node's does."""
-        self._signs += 1
-        if status == hop.GRANTED and self.node is not None:  # it grants again where its server was gone
-            self.made_with = self.headers.get(hop.MADE_WITH, "")
-        if not self.waits or self.node is None or self._signs > hop.MOST_SIGNS:
+        now = self._now()
+        if self.node is None or not self.node.hear(status, self.headers, now):
             return False
-        self._heard_at = self._now()
-        if status == hop.WAITS:
-            place = hop.place_in(self.headers)
-            self.place = place.words if place is not None else "waiting for the model"
-            self.node.queued(place)
-        elif status == hop.GRANTED:
-            self._granted(self.node)
+        if not self.node.waits:
+            self._begin_bounds(now)
         return True
 
     def begin(self, status: int) -> None:
         """Take the *status* of the answer itself: a node that does not refuse the request has granted it."""
         self.status = status
-        if self.waits and self.node is not None and status < 400:
-            self._granted(self.node)
+        if self.node is not None and self.node.waits and status < 400:
+            now = self._now()
+            self.node.grant(now)
+            self._begin_bounds(now)
 
     def hold(self, data: bytes) -> None:
         """Keep a piece of the body in `held`, and pause when that is enough; it is the first sink."""
@@ -182,8 +160,10 @@ class Exchange:
     def look(self, now: float) -> None:
         """End the answer if one of its bounds is over; for the sweep."""
         first_byte_s, idle_s, lease_s = self.bounds
-        if self.waits:
-            self._look_at_node(now)
+        if self.node is not None and self.node.waits:
+            silent = self.node.silence(now)
+            if silent is not None:
+                self.stop(silent)
         elif now - self.sent_at >= lease_s:
             self.stop(LeaseExpired(f"the request held its model for {lease_s:g} s (lease_s of the device)"))
         elif not self.first.done():
@@ -195,18 +175,9 @@ class Exchange:
         elif now - self._silent_since >= idle_s:
             self.stop(BackendSlow(f"silence from the backend for {idle_s:g} s (server.idle_s)"))
 
-    def _granted(self, node: AtNode) -> None:
+    def _begin_bounds(self, now: float) -> None:
         """Let the bounds begin: the model is this request's from now on."""
-        now = self._now()
-        self.waits, self.place, self.waited_s = False, "waiting for the first token", now - self.sent_at
         self.sent_at = self._silent_since = now
-        node.granted(self.waited_s)
-
-    def _look_at_node(self, now: float) -> None:
-        """Give up a node that has said nothing for long: its process may stand still."""
-        if now - self._heard_at >= hop.SILENT_S or now - self.sent_at >= hop.LONGEST_WAIT_S:
-            silent = f"its node has told nothing for {now - self._heard_at:.0f} s"
-            self.stop(NodeSilent(silent, retry_after_s=2))
 
     def finish(self, broken: DmapError | Stale | None = None) -> None:
         """Mark the answer complete, or *broken*; called by the connection."""
@@ -230,8 +201,8 @@ class Exchange:
 
     def _release(self) -> Stream | None:
         stream, self.stream = self.stream, None
-        if self.waits and not self.ended:
-            self.waited_s = self._now() - self.sent_at
+        if self.node is not None and not self.ended:
+            self.node.end(self._now())
         self.ended = True
         self.halted.set()
         self.under_way.discard(self)

@@ -3,10 +3,11 @@ What an answer means that comes from a node: whether the request may go elsewher
 
 Until a node has granted a request, nobody has begun to answer it, and it may be sent to another place; never
 after.  An answer that is no refusal is a grant, too, for a middlebox may have eaten the other one.
-`exchange` keeps what the node has told, `wire.hop` has the words.
+`at_node` keeps what the node has told, `wire.hop` has the words.
 """
 
 import re
+from collections.abc import Mapping
 
 from dmap.errors import (
     BackendBroke,
@@ -27,6 +28,7 @@ from dmap.errors import (
     WaitExpired,
 )
 from dmap.record import RequestRecord
+from dmap.relay.at_node import AtNode
 from dmap.relay.exchange import Exchange
 from dmap.wire.stream import error_of
 from dmap.wire.verdict import decoded
@@ -78,36 +80,34 @@ def _refusal(exchange: Exchange, payload: object) -> DmapError | None:
     return refusal
 
 
-def verdict(exchange: Exchange, error: DmapError, *, acts: bool) -> DmapError:
+def verdict(node: AtNode | None, error: DmapError, *, acts: bool) -> DmapError:
     """
-    Return what *error*, which came before the first byte of an answer, means.
+    Return what *error*, which came before the first byte of an answer, means if it comes from a *node*.
 
     A request that was granted may have been computed, and goes nowhere else; its client may ask again, unless
     it *acts* on its server's side.
     """
-    if exchange.waits:
+    if node is None:
+        return error
+    if node.waits:
         error.elsewhere = True
-    elif exchange.node and isinstance(error, BackendBroke) and not acts:
+    elif isinstance(error, BackendBroke) and not acts:
         return BackendDied(f"the node was lost before it answered: {error.message}")
     return error
 
 
-def note_times(exchange: Exchange, record: RequestRecord) -> None:
+def note_times(node: AtNode, headers: Mapping[str, str], record: RequestRecord) -> None:
     """
-    Note how the time until the first byte was spent at the node, as it says itself, and what the hop added.
+    Note how the time to the first byte was spent at the *node*, as its *headers* say, and what the hop added.
 
     Nothing is noted where the node did not say it, or somebody on the way has dropped that.
     """
-    if record.first_byte_s is None:
-        return
-    told = dict(_PART.findall(exchange.headers.get("Server-Timing", "")))
-    if not told.keys() >= {"queue", "first_byte"}:
+    told = dict(_PART.findall(headers.get("Server-Timing", "")))
+    if record.first_byte_s is None or not told.keys() >= {"queue", "first_byte"}:
         return
     queue_s, switch_s, first_byte_s = (_seconds(told.get(each)) for each in ("queue", "switch", "first_byte"))
-    whole_s = exchange.waited_s + record.first_byte_s
-    record.hop_s = max(0.0, whole_s - queue_s - first_byte_s)
-    record.away_s += queue_s - exchange.waited_s
-    record.away_switch_s += switch_s
+    record.hop_s = max(0.0, node.waited_s + record.first_byte_s - queue_s - first_byte_s)
+    node.waited(queue_s - node.waited_s, switch_s)
     record.first_byte_s = first_byte_s
 
 

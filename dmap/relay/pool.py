@@ -7,8 +7,9 @@ from collections import deque
 from dmap.backends import Target, trouble_of
 from dmap.errors import BackendDown, DmapError, Overloaded
 from dmap.hosts import HOSTS
+from dmap.relay.at_node import AtNode
 from dmap.relay.connection import Address, BackendConnection
-from dmap.relay.exchange import AtNode, Bounds, Exchange
+from dmap.relay.exchange import Bounds, Exchange
 from dmap.relay.states import State
 from dmap.relay.sweep import Sweep
 from dmap.sockets import watch_node
@@ -71,7 +72,8 @@ class Pool:
     def leave(self, node: str, error: DmapError) -> None:
         """End what waits at *node* and is not granted, with *error*: that it may go elsewhere."""
         for exchange in self.under_way:
-            if exchange.waits and exchange.node is not None and exchange.node.name == node:
+            at = exchange.node
+            if at is not None and at.waits and at.name == node:
                 exchange.stop(error)
 
     async def close(self) -> None:

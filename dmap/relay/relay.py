@@ -18,7 +18,8 @@ from dmap.errors import BackendBroke, DmapError, Relayed
 from dmap.kinds import PHRASES
 from dmap.record import RequestRecord
 from dmap.relay import nodes
-from dmap.relay.exchange import AtNode, Bounds, Exchange, Stale
+from dmap.relay.at_node import AtNode
+from dmap.relay.exchange import Bounds, Exchange, Stale
 from dmap.relay.pool import Pool
 from dmap.relay.reply import Reply
 from dmap.wire.headers import to_client
@@ -65,7 +66,7 @@ async def run(
         begun = await ask(anew=True)
     with begun as exchange:
         try:
-            if exchange.waits:
+            if node is not None and node.waits:
                 await nodes.check(exchange)
             on_answer(_named(exchange))
             await _answer(reply, exchange, by_finish)
@@ -76,7 +77,7 @@ async def run(
 async def _answer(reply: Reply, exchange: Exchange, by_finish: bool) -> None:
     """Pass the answer on, as what it is."""
     if reply.copy is not None:
-        reply.copy.said = exchange.made_with
+        reply.copy.said = exchange.node.made_with if exchange.node is not None else ""
     if exchange.status == 200 and _kind(exchange) == "text/event-stream":
         await _stream(reply, exchange, by_finish)
     else:
@@ -88,15 +89,13 @@ async def _first(reply: Reply, exchange: Exchange, *, acts: bool) -> Exchange:
     try:
         await reply.wait(exchange.first, lambda: exchange.place)
     except DmapError as error:
-        raise nodes.verdict(exchange, error, acts=acts) from None
+        raise nodes.verdict(exchange.node, error, acts=acts) from None
     except BaseException:
         exchange.abort()
         raise
-    finally:
-        reply.record.away_s += exchange.waited_s
     reply.record.first_byte_s = asyncio.get_running_loop().time() - exchange.sent_at
     if exchange.node is not None:
-        nodes.note_times(exchange, reply.record)
+        nodes.note_times(exchange.node, exchange.headers, reply.record)
     return exchange
 
 
@@ -196,15 +195,14 @@ def _kind(exchange: Exchange) -> str:
 
 def _head(exchange: Exchange, record: RequestRecord) -> "CIMultiDict[str]":
     headers = to_client(exchange.headers)
-    queue_s, switch_s = record.queue_s + record.away_s, record.switch_s + record.away_switch_s
     first_byte_s = record.first_byte_s or 0.0
     headers["Server-Timing"] = (
-        f"queue;dur={1000 * queue_s:.1f}, switch;dur={1000 * switch_s:.1f}, "
+        f"queue;dur={1000 * record.queue_s:.1f}, switch;dur={1000 * record.switch_s:.1f}, "
         f"first_byte;dur={1000 * first_byte_s:.1f}"
     )
     if record.hop_s is not None:
         until_now_s = asyncio.get_running_loop().time() - record.arrived_at
-        route_s = max(0.0, until_now_s - queue_s - first_byte_s - record.hop_s)
+        route_s = max(0.0, until_now_s - record.queue_s - first_byte_s - record.hop_s)
         headers["Server-Timing"] += f", route;dur={1000 * route_s:.1f}, hop;dur={1000 * record.hop_s:.1f}"
     return headers
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from dmap.errors import BackendDown, DmapError, NodeSilent, Unanswered
-from dmap.gate import Lease
+from dmap.gate import Gate, Lease
 from dmap.models import Route
 from dmap.placement import Place, Standing, first
 from dmap.web import request_log
@@ -28,12 +28,12 @@ class Choice:
     The places for the request of *visit*, which has *asked*: a route for each.
 
     *check* raises what speaks against a route before the request has a place in its queue.  *route* is the
-    one that was taken; `take` is called first.
+    one that was taken, and passes through *gate*; `take` is called first.
     """
 
     __slots__ = (
         *("_asked", "_check", "_last", "_later", "_left", "_proxy", "_resent", "_visit", "_why"),
-        "route",
+        *("gate", "route"),
     )
 
     def __init__(
@@ -41,6 +41,7 @@ class Choice:
     ) -> None:
         self._proxy, self._visit, self._asked, self._check = proxy, visit, asked, check
         self.route, self._left = routes[0], list(routes)
+        self.gate: Gate
         self._last: Lease | None = None
         self._later: tuple[Route, DmapError] | None = None
         self._resent, self._why = False, ""
@@ -51,7 +52,8 @@ class Choice:
             self.route = self._best(self._left)
             self._left.remove(self.route)
             note(self._visit, self.route)
-            key, coming = self.route.key, self._proxy.gate(self.route).view.coming
+            self.gate = self._proxy.gate(self.route)
+            key, coming = self.route.key, self.gate.view.coming
             coming.append(key)
             try:
                 return await self._check(self.route)
@@ -70,8 +72,7 @@ class Choice:
         waited_s = visit.hop.waited_s if visit.hop is not None else 0.0
         if last is not None:
             waited_s = asyncio.get_running_loop().time() - last.since
-        gate = self._proxy.gate(self.route)
-        lease = gate.lease(self.route, client.name, client.priority, visit.record.id, user, waited_s)
+        lease = self.gate.lease(self.route, client.name, client.priority, visit.record.id, user, waited_s)
         if last is not None:
             lease.queue_s, lease.switch_s, lease.service_s = last.queue_s, last.switch_s, last.service_s
         lease.may_move = bool(self._left)
@@ -139,8 +140,7 @@ class Choice:
     def _is_sooner_elsewhere(self) -> bool:
         """Tell whether another place is quicker than a load here: what did not answer is likely gone."""
         _, other = best(self._proxy, self._left, self._affinity())
-        load_s = self._proxy.gate(self.route).view.load_s(self.route.key)
-        return other.standing is Standing.SOUND and other.score_s < load_s
+        return other.standing is Standing.SOUND and other.score_s < self.gate.view.load_s(self.route.key)
 
     def _affinity(self) -> str:
         """Return what this request has in common with others of its conversation, else with none."""

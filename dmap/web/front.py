@@ -9,6 +9,7 @@ import asyncio
 
 from dmap.backends import Forwarding
 from dmap.events import Bus
+from dmap.gate import Lease
 from dmap.models import Route
 from dmap.record import RequestRecord
 from dmap.relay import AtNode
@@ -30,8 +31,8 @@ def hop_to(visit: Visit, route: Route, since: float, *, keeps: bool) -> list[tup
     return [*hop.headers(), (HEADER, user)] if user is not None else hop.headers()
 
 
-def at_node(bus: Bus, record: RequestRecord, node: Forwarding) -> AtNode:
-    """Return what hears of the request of *record* at *node*, and tells it."""
+def at_node(bus: Bus, record: RequestRecord, lease: Lease, node: Forwarding) -> AtNode:
+    """Return what hears of the request of *record*, that has a *lease* here, at *node*, and tells it."""
 
     def queued(place: Queued | None) -> None:
         record.place = place
@@ -41,10 +42,15 @@ def at_node(bus: Bus, record: RequestRecord, node: Forwarding) -> AtNode:
         record.behind = place.behind if place is not None else ""
         request_log.tell(bus, record, "request.queued", place.told if place is not None else {})
 
-    def granted(waited_s: float) -> None:
+    def granted() -> None:
         record.waits = False
-        request_log.granted(bus, record, waited_s)
+        request_log.granted(bus, record)
+
+    def waited(queue_s: float, switch_s: float) -> None:
+        lease.waited_away(queue_s, switch_s)
+        record.queue_s += queue_s
+        record.switch_s += switch_s
 
     if not node.tells:
         request_log.granted(bus, record)
-    return AtNode(node.name, node.tells, queued, granted)
+    return AtNode(node.name, node.tells, queued, granted, waited)

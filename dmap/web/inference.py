@@ -145,11 +145,11 @@ async def _serve_at(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, choi
     If its server was gone, the request goes back to its place in the queue, once: before anything was sent,
     or before a byte of the answer came, unless the server may have acted on it by then.
     """
-    route, record, lease = choice.route, reply.record, choice.lease()
+    route, gate, record, lease = choice.route, choice.gate, reply.record, choice.lease()
     try:
-        await _granted(proxy, visit, reply, asked, lease, lease.ask)
+        await _granted(proxy, visit, reply, asked, gate, lease, lease.ask)
         try:
-            return await _send(proxy, visit, reply, asked, route, lease.since)
+            return await _send(proxy, visit, reply, asked, gate, lease)
         except (BackendDown, Unanswered) as error:
             if not choice.comes_back(error):
                 if lease.may_move and route.device is not None:
@@ -157,22 +157,22 @@ async def _serve_at(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, choi
                 raise
             record.retried = 1
             request_log.tell(proxy.bus, record, "request.retried", {"reason": error.message})
-        await _granted(proxy, visit, reply, asked, lease, lease.come_back)
-        await _send(proxy, visit, reply, asked, route, lease.since)
+        await _granted(proxy, visit, reply, asked, gate, lease, lease.come_back)
+        await _send(proxy, visit, reply, asked, gate, lease)
     finally:
         lease.release()
         if record.lacks_route and route.device is not None:
             proxy.lacking.note(route.key, asked.path.path)
         record.waits = False
-        record.queue_s, record.switch_s = lease.queue_s + record.away_s, lease.switch_s + record.away_switch_s
-        record.service_s = lease.service_s - record.away_s
+        record.queue_s, record.switch_s = lease.queue_s, lease.switch_s
+        record.service_s = lease.service_s
 
 
 async def _granted(
-    proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, lease: Lease, ask: Callable[[], None]
+    proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, gate: Gate, lease: Lease, ask: Callable[[], None]
 ) -> None:
-    """Have *lease* ask, and wait until it is granted.  A front is told both."""
-    bus, record, gate = proxy.bus, reply.record, proxy.gate(lease.route)
+    """Have *lease* ask *gate*, and wait until it is granted.  A front is told both."""
+    bus, record = proxy.bus, reply.record
     ask()
     if lease.granted is not None:
         record.behind = gate.view.obstacle(lease, drained=gate.drained)
@@ -201,14 +201,15 @@ def _place(seen: tuple[int, float, float], gate: Gate, record: RequestRecord) ->
     return Queued(position, round(estimate_s, 3), round(p80_s, 3), record.behind, gate.drained)
 
 
-async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: Route, since: float) -> None:
-    """Send the request, which waits *since* then, to its backend, and pass the answer on."""
+async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, gate: Gate, lease: Lease) -> None:
+    """Send the request, whose *lease* of *gate* is granted, to its backend, and pass the answer on."""
+    route = lease.route
     backend, path = proxy.backends[route.key.backend], asked.path.path
     kind, headers, at = proxy.config.kind_of(backend.name), _headers(proxy, visit, asked), None
     if (to_node := proxy.nodes.get(backend.name)) is not None:
         to_node.sent(route.key.model)
-        headers += hop_to(visit, route, since, keeps=reply.copy is not None)
-        at = at_node(proxy.bus, visit.record, to_node)
+        headers += hop_to(visit, route, lease.since, keeps=reply.copy is not None)
+        at = at_node(proxy.bus, visit.record, lease, to_node)
     made_of = backend.made_of(route.key.model) if reply.copy is not None else None
 
     async def where() -> Target:
@@ -229,7 +230,7 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, route: R
         where,
         headers,
         functools.partial(asked.fitted, route),
-        lease_s=proxy.gate(route).section.lease_s,
+        lease_s=gate.section.lease_s,
         method=visit.record.method,
         fresh=asked.acts,
         on_answer=begun,

@@ -29,12 +29,9 @@ def tell(bus: Bus, record: RequestRecord, event: str, fields: Mapping[str, Any])
     bus.tell(event, told)
 
 
-def granted(bus: Bus, record: RequestRecord, more_s: float = 0.0) -> None:
-    """Tell that the request has its model; it has waited *more_s* beside what *record* knows of."""
-    fields: dict[str, Any] = {
-        "queue_s": record.queue_s + record.away_s + more_s,
-        "switch_s": record.switch_s,
-    }
+def granted(bus: Bus, record: RequestRecord) -> None:
+    """Tell that the request has its model."""
+    fields: dict[str, Any] = {"queue_s": record.queue_s, "switch_s": record.switch_s}
     if record.alias is not None:
         fields["asked"] = record.alias
     fields.update(record.changes)
@@ -78,23 +75,16 @@ def ended(bus: Bus, record: RequestRecord, total_s: float) -> None:
     """
     record.total_s = total_s
     record.outcome = record.outcome or ("backend_error" if record.status >= 400 else "success")
-    fields = _known(facts(record))
+    fields = {name: value for name, value in facts(record).items() if value is not None}
     _log.log(logging.DEBUG if record.path in _QUIET else logging.INFO, Line("request", fields))
     if record.received:
-        more = {
-            "device": record.device,
-            "key": record.key,
-            "priority": record.priority,
-            "service_s": record.service_s,
-            "stream": record.stream,
-            "chunks": record.chunks,
-            "tokens_per_s": _tokens_per_s(record, total_s),
-        }
-        bus.tell(_ENDS.get(record.outcome, "request.failed"), fields | _known(more))
-
-
-def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+        told = {**fields, "key": record.key, "priority": record.priority, "service_s": record.service_s}
+        told["stream"], told["chunks"], rate = record.stream, record.chunks, _tokens_per_s(record, total_s)
+        if record.device is not None:
+            told["device"] = record.device
+        if rate is not None:
+            told["tokens_per_s"] = rate
+        bus.tell(_ENDS.get(record.outcome, "request.failed"), told)
 
 
 def _tokens_per_s(record: RequestRecord, total_s: float) -> float | None:
