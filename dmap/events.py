@@ -83,7 +83,7 @@ class Event:
     def data(self) -> bytes:
         """This event as a JSON object on one line: `number`, `at`, `type` and the fields side by side."""
         if self._data is None:
-            fields = {name: _rounded(value) for name, value in self.fields.items()}
+            fields = {name: rounded(value) for name, value in self.fields.items()}
             whose = {} if self.origin is None else {"dmap": self.origin}
             told = {"number": self.number, "at": round(self.at, 3), "type": self.type, **whose, **fields}
             self._data = _json(told)
@@ -97,7 +97,8 @@ class Event:
         return self._frame
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Return *value* as it is shown: a float, such as seconds, with six digits behind its point at most."""
     return round(value, 6) if isinstance(value, float) else value
 
 

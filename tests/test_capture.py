@@ -47,6 +47,15 @@ def kept(body: object) -> str:
     return captures.fields()[0]["body"]
 
 
+def test_seconds_are_shown_as_in_events() -> None:
+    """What became of a request has no more digits than its event has."""
+    captures, one = Captures(), record()
+    one.total_s = 3.541000000011991
+    captures.note(one, b"{}", 1.0)
+
+    assert captures.fields()[0]["total_s"] == 3.541
+
+
 def test_what_was_sent() -> None:
     """Beside the body stands what its server got of it, without secrets too; nothing before it was sent."""
     captures, first, second = Captures(), record("a"), record("b")

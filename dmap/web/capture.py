@@ -13,6 +13,7 @@ import string
 from collections import deque
 from typing import Any
 
+from dmap.events import rounded
 from dmap.record import RequestRecord
 from dmap.web.request_log import facts
 
@@ -75,7 +76,12 @@ class Captures:
 
         `reason` is the error that the client was told; `outcome` is None while the request is under way.
         """
-        return [facts(record) | {"stream": record.stream} | fields for record, fields in self._kept]
+        return [
+            {name: rounded(value) for name, value in facts(record).items()}
+            | {"stream": record.stream}
+            | fields
+            for record, fields in self._kept
+        ]
 
 
 def _shown(body: bytes) -> tuple[str, bool]:
