@@ -876,6 +876,18 @@ class TestCopies:
 
         assert (listed["id"], listed["resident"]) == ("m", True)
 
+    @pytest.mark.parametrize("loaded", [set(), {"a"}, {"b"}, {"a", "b"}], ids=sorted)
+    def test_it_is_known_at_which_nodes_it_is_loaded(self, loaded):
+        """A node says itself what it has loaded; nobody else knows, for it is no device of this dmap."""
+        url = "{url: 'http://127.0.0.1:9', api_key: k}"
+        told = {node: [ModelInfo("m", resident=node in loaded)] for node in ("a", "b")}
+        made = catalog(f"nodes: {{a: {url}, b: {url}}}", **told)
+
+        (shown,) = made.shown(ANYONE, [])
+
+        assert shown.residents == {ModelKey(node, "m") for node in loaded}
+        assert shown.resident is bool(loaded)
+
     @pytest.mark.parametrize(
         ("there", "reason"),
         [

@@ -23,7 +23,7 @@ def shown(**records: Any) -> Shown:
     """A model of which its server has these *records*."""
     key = ModelKey("studio", "m")
     entry = Entry(key, ModelInfo("m", resident=False, **records), ModelSection())
-    return Shown("m", entry, Route(key), resident=False, active=False, own=frozenset("m"))
+    return Shown("m", entry, Route(key), residents=frozenset(), active=False, own=frozenset("m"))
 
 
 def test_an_entry_is_kept_as_it_came():

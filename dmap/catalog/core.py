@@ -213,13 +213,14 @@ class Catalog:
         own = (each for each in (entry.name, *entry.info.names) if self._names.find(each) is entry)
         # On a device the arbiter knows; elsewhere the backend's own word has to do.
         route, base = self._served[entry], entry.of
-        resident = any(
-            copy.key in loaded if self._served[copy].device is not None else copy.info.resident
+        residents = frozenset(
+            copy.key
             for copy in self._names.copies(entry)
+            if (copy.key in loaded if self._served[copy].device is not None else copy.info.resident)
         )
         is_known = base is not None and base in self._names.known and client.may_use(*base.names)
         variant_of = self._clear(base) if base is not None and is_known else None
-        return Shown(name, entry, route, resident, entry is self._active(), frozenset(own), variant_of)
+        return Shown(name, entry, route, residents, entry is self._active(), frozenset(own), variant_of)
 
     def _clear(self, entry: Entry) -> str:
         """Return the name that means *entry* and nothing else: short where that is clear."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from dmap.catalog.names import Entry
-from dmap.models import Route
+from dmap.models import ModelKey, Route
 
 RECORD_BYTES = 16 * 2**10
 """Of what a server has on one model that is passed on; the entries seen have about 1 KiB."""
@@ -29,16 +29,21 @@ class Shown:
 
     *own* are those names its server has for it that mean it here, too: of its variants and instances only
     these are shown, for another might be a model that this client may not use.  *variant_of* is the model
-    whose variant it is, if the client may know.
+    whose variant it is, if the client may know.  Of its copies *residents* are loaded.
     """
 
     name: str
     entry: Entry
     route: Route
-    resident: bool
+    residents: frozenset[ModelKey]
     active: bool
     own: frozenset[str]
     variant_of: str | None = None
+
+    @property
+    def resident(self) -> bool:
+        """Whether any copy of it is loaded."""
+        return bool(self.residents)
 
     @property
     def is_alias(self) -> bool:

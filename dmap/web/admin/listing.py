@@ -41,14 +41,14 @@ def _settings(proxy: Proxy, shown: Shown) -> dict[str, Any]:
         "load_config": dict(route.load),
         "pin": route.needs.pinned,
         "ttl_s": route.needs.ttl_s,
-    } | ({"copies": [_copy(proxy, place) for place in places]} if len(places) > 1 else {})
+    } | ({"copies": [_copy(shown, place) for place in places]} if len(places) > 1 else {})
 
 
-def _copy(proxy: Proxy, route: Route) -> dict[str, Any]:
-    """Return where one of several copies is, and whether it is loaded, which only a device knows."""
+def _copy(shown: Shown, route: Route) -> dict[str, Any]:
+    """Return where one of several copies is, and whether it is loaded there, as its node says or we know."""
     return {
         "name": str(route.key),
         "device": route.device,
-        "resident": route.key in proxy.gate(route).residents if route.device is not None else None,
+        "resident": route.key in shown.residents,
         "load_config": dict(route.load),
     }
