@@ -19,7 +19,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ import uvloop
 from bench.crowd import Crowd, Tally
 from dmap.process import marks
 from tests.models import make
+from tests.ports import free_port
 from tests.programs import find
 
 OPS = Path(__file__).parents[1] / "ops"
@@ -101,7 +101,8 @@ class Fleet:
     """The processes of `compose.fleet.yaml` that requests pass, in *folder*."""
 
     def __init__(self, folder: Path) -> None:
-        ports = dict(zip(("door", "front1", "front2", "node1", "node2", "redis"), free_ports(6), strict=True))
+        names = ("door", "front1", "front2", "node1", "node2", "redis")
+        ports = {name: free_port() for name in names}
         shas = {"sha": _sha(KEY), "front_sha": _sha(FRONT_KEY), "front_key": FRONT_KEY}
         _make_models(folder / "models")
         self.url = f"http://127.0.0.1:{ports['door']}"
@@ -166,13 +167,6 @@ async def kill(fleet: Fleet, rng: random.Random, seconds: float) -> Counter[str]
         await asyncio.sleep(rng.uniform(0, 3))
         await fleet.parts[victim].start()
     return killed
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that are free now."""
-    with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in held]
 
 
 def _sha(key: str) -> str:

@@ -26,9 +26,11 @@ import psutil
 import uvloop
 
 from bench.crowd import Crowd, Tally
-from bench.soak_fleet import Part, free_ports
+from bench.soak_fleet import Part
 from dmap.process import marks
+from tests.fakes import HERE_S
 from tests.models import make
+from tests.ports import free_port
 
 MODELS = ("tiny-sea", "tiny-kitchen")
 CLIENTS = 16
@@ -55,7 +57,7 @@ class Nodes:
     """The three processes, in *folder*."""
 
     def __init__(self, folder: Path) -> None:
-        ports = dict(zip(("front", "node1", "node2"), free_ports(3), strict=True))
+        ports = {name: free_port() for name in ("front", "node1", "node2")}
         sha = hashlib.sha256(KEY.encode()).hexdigest()
         for model in MODELS:
             make(model, folder / "models")
@@ -78,7 +80,7 @@ class Nodes:
 
     async def all_up(self) -> None:
         """Wait until both nodes answer and the front has them; it may not have missed a killed one yet."""
-        async with asyncio.timeout(60), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(5 * HERE_S), aiohttp.ClientSession() as session:
             while True:
                 with contextlib.suppress(aiohttp.ClientError):
                     for url in self.urls.values():
