@@ -197,6 +197,51 @@ async def test_nodes_that_all_tell_nothing(front, nodes):
     assert [len(node.requests) for node in nodes] == [1, 1]
 
 
+async def viewed(front: Proxy, nodes: list[FakeBackend], tag: str) -> None:
+    """Wait until each node has told two times how it stands, the second of which was asked for later."""
+    known, clock = front.proxy.nodes.values(), asyncio.get_running_loop().time
+    for each in (f"{tag}1", f"{tag}2"):
+        models = [{"id": name, "at": [["gpu0", name, 1.0]]} for name in ("m", each)]
+        for at, node in enumerate(nodes):
+            node.listing = view(run=f"run{at}", models_tag=each, models=models)
+        await soon(
+            lambda each=each: all(one.place(each, clock(), 0, 0).wait_s is not None for one in known), SECONDS
+        )
+
+
+async def test_a_request_that_a_node_has_not_told_of_is_not_in_its_view(front, nodes):
+    """A body may take longer than a view: until the node has told of a request, that is to come yet."""
+    client, clock = await front.client(), asyncio.get_running_loop().time
+    await client.send(post(chat(stream=False)))
+    first, _, exchange = await asked(nodes)
+    node = front.proxy.nodes[f"box{nodes.index(first)}"]
+
+    await viewed(front, nodes, "a")
+    before = node.place("m", clock(), 0, 0).sent
+    await exchange.write(GRANTED)
+    told = front.proxy.bus
+    await soon(lambda: "request.granted" in [event.type for event in told.since(0, 99)[0]], SECONDS)
+    await viewed(front, nodes, "b")
+
+    assert (before, node.place("m", clock(), 0, 0).sent) == (1, 0)
+    await exchange.end(answer(WHOLE))
+    assert (await client.answer()).body == WHOLE
+
+
+async def test_a_request_that_has_left_is_waited_for_in_no_view(front, nodes):
+    """Of a request whose client has left a node tells nothing more."""
+    client, clock = await front.client(), asyncio.get_running_loop().time
+    await client.send(post(chat(stream=False)))
+    first, _, exchange = await asked(nodes)
+
+    client.close()
+    await exchange.abandoned(SECONDS)
+    await front.settled()
+    await viewed(front, nodes, "a")
+
+    assert front.proxy.nodes[f"box{nodes.index(first)}"].place("m", clock(), 0, 0).sent == 0
+
+
 @asynccontextmanager
 async def middlebox(url: str) -> AsyncGenerator[str]:
     """Run a reverse proxy before *url* that drops answers in between, as many do; yield its URL."""

@@ -154,8 +154,11 @@ class Forwarding(Backend, Protocol):
         *in_flight* of our requests are there, for any model, and so many for this one are *coming*.
         """
 
-    def sent(self, model: str) -> None:
-        """Hear that one more request for *model* goes there."""
+    def sent(self, model: str, request: str) -> None:
+        """Hear that one more request for *model* goes there; *request* is its id."""
+
+    def heard(self, request: str) -> None:
+        """Hear that it has told of that request, or that this is over.  Idempotent."""
 
 
 class Switcher(Backend, Protocol):

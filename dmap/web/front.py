@@ -35,6 +35,7 @@ def at_node(bus: Bus, record: RequestRecord, lease: Lease, node: Forwarding) -> 
     """Return what hears of the request of *record*, that has a *lease* here, at *node*, and tells it."""
 
     def queued(place: Queued | None) -> None:
+        node.heard(record.id)
         record.place = place
         if record.waits:
             return
@@ -43,6 +44,7 @@ def at_node(bus: Bus, record: RequestRecord, lease: Lease, node: Forwarding) -> 
         request_log.tell(bus, record, "request.queued", place.told if place is not None else {})
 
     def granted() -> None:
+        node.heard(record.id)
         record.waits = False
         request_log.granted(bus, record)
 

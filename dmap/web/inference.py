@@ -161,6 +161,8 @@ async def _serve_at(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, choi
         await _send(proxy, visit, reply, asked, gate, lease)
     finally:
         lease.release()
+        if (node := proxy.nodes.get(route.key.backend)) is not None:
+            node.heard(record.id)
         if record.lacks_route and route.device is not None:
             proxy.lacking.note(route.key, asked.path.path)
         record.waits = False
@@ -207,7 +209,7 @@ async def _send(proxy: Proxy, visit: Visit, reply: Reply, asked: Asked, gate: Ga
     backend, path = proxy.backends[route.key.backend], asked.path.path
     kind, headers, at = proxy.config.kind_of(backend.name), _headers(proxy, visit, asked), None
     if (to_node := proxy.nodes.get(backend.name)) is not None:
-        to_node.sent(route.key.model)
+        to_node.sent(route.key.model, visit.record.id)
         headers += hop_to(visit, route, lease.since, keeps=reply.copy is not None)
         at = at_node(proxy.bus, visit.record, lease, to_node)
     made_of = backend.made_of(route.key.model) if reply.copy is not None else None

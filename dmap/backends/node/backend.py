@@ -57,7 +57,7 @@ class NodeBackend:
         self._lines: dict[str, tuple[SeenLine, bool]] = {}
         self._infos: list[ModelInfo] = []
         self._tag = ""
-        self._sent = Counter[str]()
+        self._sent, self._unheard = Counter[str](), dict[str, str]()
         self._seen_at, self._missed = 0.0, 0
         self._trouble: str | None = _UNASKED
         self._doubted_at = -UNHEARD_S
@@ -123,9 +123,19 @@ class NodeBackend:
             standing if serves else Standing.LAST,
         )
 
-    def sent(self, model: str) -> None:
-        """Count a request that goes here, until the next view has it."""
+    def sent(self, model: str, request: str) -> None:
+        """
+        Count a request that goes here, until a view has it.
+
+        Its body may take longer than a view, so none has it that was asked for before the node told of it.
+        """
         self._sent[model] += 1
+        if self.tells:
+            self._unheard[request] = model
+
+    def heard(self, request: str) -> None:
+        """Hear that it has told of that request, or that this is over."""
+        self._unheard.pop(request, None)
 
     def doubt(self) -> None:
         """Hear that it told nothing of a request for long: others are asked first for a while."""
@@ -186,8 +196,9 @@ class NodeBackend:
                 self.report(self._infos)
 
     async def _ask(self) -> None:
-        """Ask once.  What was sent while it was asked counts as not seen yet."""
-        sent, target = self._sent.copy(), self._server.at(f"/node/view?tag={self._tag}&between=1")
+        """Ask once.  What was sent meanwhile, or what it has not told of, counts as not seen yet."""
+        sent = self._sent - Counter(self._unheard.values())
+        target = self._server.at(f"/node/view?tag={self._tag}&between=1")
         within_s, heard = MISSING_S if self._is_missing else ANSWER_S, list[bool]()
         try:
             between = functools.partial(heard.append, True)
