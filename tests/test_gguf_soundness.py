@@ -54,7 +54,8 @@ def test_a_cut_file_is_told(models, file):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "begins with b''"),
+        (b"", "is cut off: it ends within its header, after 0 bytes"),
+        (b"GG", "is cut off: it ends within its header, after 2 bytes"),
         (b"<html>not found</html>", "begins with b'<htm'"),
         (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "GGUF version 1"),
         (b"GGUF" + struct.pack("<IQQ", 4, 0, 0), "GGUF version 4"),

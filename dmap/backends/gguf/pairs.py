@@ -47,7 +47,7 @@ def read_pairs(file: BinaryIO, is_enough: Callable[[Mapping[str, Value], str], b
 
     The file is then behind the last pair.
     """
-    magic = file.read(4)
+    (magic,) = unpack(file, "4s")
     if magic != b"GGUF":
         raise Broken(f"it begins with {magic!r}, a GGUF file with b'GGUF'")
     version = number(file, "I")
