@@ -104,7 +104,8 @@ class TestServers:
 
         await servers["two"].shut()
         dying.cut()
-        refused, _ = await asyncio.wait(asked, timeout=HERE_S, return_when=asyncio.FIRST_COMPLETED)
+        await soon(lambda: sum(each.done() for each in asked) == 2, HERE_S)
+        refused = [each for each in asked if each.done()]
         await held.end(*SAID)
         await (await servers["one"].next()).end(*SAID)
 
