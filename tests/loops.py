@@ -3,7 +3,9 @@
 import faulthandler
 import os
 import warnings
+from typing import Any
 
+import pytest
 import uvloop
 
 CLOSE_S = 60.0
@@ -26,6 +28,12 @@ class Loop(uvloop.Loop):
     is an error, as in our tests, it never comes to close it, and waits for its end for ever: in C, deaf to
     signals and so to time limits.  Here the warnings come when all is closed, and the test has failed.
     """
+
+    def call_exception_handler(self, context: Any) -> None:
+        """Stop for a test whose time is over, too: uvloop takes that for a bug of a callback, and goes on."""
+        super().call_exception_handler(context)
+        if isinstance(context.get("exception"), pytest.fail.Exception):
+            self.stop()
 
     def close(self) -> None:
         faulthandler.dump_traceback_later(CLOSE_S, exit=True, file=_stderr)

@@ -1,6 +1,7 @@
-"""The loop of our tests itself: its end cannot hang."""
+"""The loop of our tests itself: neither it nor its end can hang."""
 
 import asyncio
+import signal
 
 import psutil
 import pytest
@@ -35,3 +36,17 @@ def test_what_is_left_open_is_told(opened):
     assert left
     assert loop.is_closed()
     psutil.wait_procs(psutil.Process().children(), 5)  # else a test after it finds one that nobody reaped
+
+
+def test_a_test_whose_time_is_over_is_ended():
+    """What pytest-timeout raises where a signal of its comes ends the loop, which hangs else."""
+    loop = Loop()
+    loop.call_soon(signal.raise_signal, signal.SIGUSR1)
+    before = signal.signal(signal.SIGUSR1, lambda *_: pytest.fail("it took too long"))
+
+    try:
+        with pytest.raises((RuntimeError, pytest.fail.Exception)):
+            loop.run_until_complete(asyncio.wait_for(loop.create_future(), 60))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        loop.close()
