@@ -19,6 +19,7 @@ from dmap.kinds import ROUTES
 from dmap.web.reload import reload
 from dmap.web.table import PATHS
 from tests.fakes import DONE, END, SSE, FakeBackend, answer, chat, chunk, delta, post
+from tests.trees import parsed
 
 ADMIN = (
     "/admin/models/load",
@@ -373,7 +374,7 @@ def looked_up(tree: ast.AST) -> set[str]:
 
 def test_keys_are_compared_in_constant_time() -> None:
     """Digests meet in `compare_digest` alone, for every key, and a credential in no comparison at all."""
-    tree = ast.parse(Path(admission.__file__).read_text())
+    tree = parsed(Path(admission.__file__).read_text())
     secret = {"digest", "credentials", "token", "sha256", "headers"}
 
     meeting = [
@@ -393,7 +394,7 @@ def test_keys_are_compared_in_constant_time() -> None:
 
 def test_the_looking_finds_something() -> None:
     """A comparison that is not in constant time would be found."""
-    tree = ast.parse("a = key.digest == digest\nb = digest in known\nc = known[digest]\nd = known.get(token)")
+    tree = parsed("a = key.digest == digest\nb = digest in known\nc = known[digest]\nd = known.get(token)")
 
     assert (compared(tree), looked_up(tree)) == ({"key", "digest", "known"}, {"digest", "token"})
 

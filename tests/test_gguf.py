@@ -62,9 +62,11 @@ def is_engine(process: psutil.Process) -> bool:
 
 
 async def only_engine(parent: int | None = None) -> psutil.Process:
-    """Wait for an engine's process to be there."""
-    await until(lambda: len(engines(parent)) == 1)
-    return engines(parent)[0]
+    """Wait for an engine's process to be there.  It has no name for a moment when the command begins."""
+    async with asyncio.timeout(LIMIT_S):
+        while len(found := engines(parent)) != 1:
+            await asyncio.sleep(0.005)
+    return found[0]
 
 
 async def freeze(process: psutil.Process) -> None:

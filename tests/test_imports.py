@@ -16,6 +16,7 @@ from graphlib import CycleError, TopologicalSorter
 import pytest
 
 from tests.test_layers import FILES, ROOT, module_of
+from tests.trees import parsed
 
 MODULES = {module_of(file): file for file in FILES if file.name != "__main__.py"}
 KINDS = {name for name in MODULES if name.count(".") == 2 and (ROOT / name[5:].replace(".", "/")).is_dir()}
@@ -41,7 +42,7 @@ def parents_of(module: str) -> set[str]:
 
 def needs(module: str, text: str) -> set[str]:
     """Return what must have run before *module*, of *text*, has: modules, and packages that it is not in."""
-    imported = [(str(node.module), alias.name) for node in at_once(ast.parse(text)) for alias in node.names]
+    imported = [(str(node.module), alias.name) for node in at_once(parsed(text)) for alias in node.names]
     found = {f"{name}.{part}" if f"{name}.{part}" in MODULES else name for name, part in imported}
     found = (found & MODULES.keys()) | BY_NAME.get(module, set())
     return found | {parent for name in found for parent in parents_of(name)} - {module, *parents_of(module)}

@@ -15,6 +15,7 @@ from dmap.backends import Kind
 from dmap.kinds import KINDS
 from tests.fakes import END, SSE, chunk
 from tests.process import daemon
+from tests.trees import parsed
 
 ROOT = Path(dmap.__file__).parent
 OUTSIDE = sorted(
@@ -100,7 +101,7 @@ main()
 @pytest.mark.parametrize("file", [file for file in OUTSIDE if file not in WRITERS], ids=str)
 def test_nobody_outside_names_a_kind(file):
     """No file outside `dmap/backends/` has a kind's name as a word of its own."""
-    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    tree = parsed((ROOT / file).read_text(encoding="utf-8"))
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     words = {word for text in texts if isinstance(text, str) for word in (text, *_of_yaml(text))}
 
@@ -110,7 +111,7 @@ def test_nobody_outside_names_a_kind(file):
 @pytest.mark.parametrize("file", WRITERS, ids=str)
 def test_who_writes_a_configuration_compares_no_kind(file):
     """What names kinds because it writes configurations has no comparison with one."""
-    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    tree = parsed((ROOT / file).read_text(encoding="utf-8"))
     compared = [node for node in ast.walk(tree) if isinstance(node, ast.Compare | ast.MatchValue)]
     inner = [part for each in compared for part in ast.walk(each)]
 
@@ -120,7 +121,7 @@ def test_who_writes_a_configuration_compares_no_kind(file):
 @pytest.mark.parametrize("file", OUTSIDE, ids=str)
 def test_nobody_outside_imports_a_kind(file):
     """No file outside `dmap/backends/` imports from a kind's folder."""
-    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    tree = parsed((ROOT / file).read_text(encoding="utf-8"))
     imported = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
 
     assert [

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import dmap
+from tests.trees import parsed
 
 LAYERS = (
     "errors extras logfmt arbiter placement",  # 0, pure
@@ -78,7 +79,7 @@ def room_of(file: Path) -> str:
 
 def imports_of(file: Path) -> Iterator[str]:
     """Yield the dotted name of everything that *file* imports, at its top or anywhere in it."""
-    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed((ROOT / file).read_text(encoding="utf-8"))):
         match node:
             case ast.Import():
                 yield from (alias.name for alias in node.names)
@@ -127,7 +128,7 @@ def test_imports_go_down(file):
 @pytest.mark.parametrize("file", [file for file in FILES if file != Path("tasks.py")], ids=str)
 def test_tasks_are_made_in_one_place(file):
     """Only `tasks` makes tasks: one made elsewhere could die unheard."""
-    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    tree = parsed((ROOT / file).read_text(encoding="utf-8"))
     named = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
     assert not named & {"create_task", "ensure_future"}

@@ -1,23 +1,37 @@
 """A model that is resident as a child process, and what becomes of one that hangs."""
 
 import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine
 from typing import Any
 
+import pytest
+
+from dmap.backends.ask import Unheard
 from dmap.backends.base import Loaded, Target
 from dmap.backends.resident import MISSES, Recipe, Resident
+from dmap.errors import LoadFailed
 from dmap.process import Child, Log
 from tests.fakes import HERE_S
 from tests.ports import free_port
 
 
+async def nobody(child: Child) -> tuple[Target, Loaded]:
+    """Say of a *child* that it has come up, where nobody answers."""
+    return Target.of(f"http://127.0.0.1:{free_port()}", None), Loaded()
+
+
+def one(come_up: Callable[[Child], Coroutine[Any, Any, tuple[Target, Loaded]]]) -> Resident:
+    """Return one whose child says one line, and lives."""
+    command = ("sh", "-c", "echo here; exec sleep 600")
+    recipe = Recipe("m", command, {}, come_up, "/health", lambda what, lines: what)
+    return Resident(recipe, {}, Log(), lambda gone: None)
+
+
 async def resident() -> Resident:
     """Return one whose child lives, and never answers."""
-
-    async def come_up(child: Child) -> tuple[Target, Loaded]:
-        return Target.of(f"http://127.0.0.1:{free_port()}", None), Loaded()
-
-    recipe = Recipe("m", ("sleep", "600"), {}, come_up, "/health", lambda what, lines: what)
-    made = Resident(recipe, {}, Log(), lambda gone: None)
+    made = one(nobody)
     await made.come_up(HERE_S)
     return made
 
@@ -32,3 +46,20 @@ async def test_a_child_that_hangs_is_told_once(caplog: Any) -> None:
 
     assert hung.child.status == -9
     assert caplog.text.count("engine_hung") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [(signal.SIGKILL, "ended with status -9"), (signal.SIGCONT, "does not answer: the connection broke")],
+)
+async def test_a_child_that_hangs_up_while_it_loads(number: int, why: str) -> None:
+    """Who is killed then has ended, though its connections break before its end is known; others have not."""
+
+    async def hung_up(child: Child) -> tuple[Target, Loaded]:
+        assert await child.first_line() == "here"
+        assert child.pid is not None
+        os.kill(child.pid, number)
+        raise Unheard("the connection broke")
+
+    with pytest.raises(LoadFailed, match=f"cannot load model 'm': it {why}"):
+        await one(hung_up).come_up(HERE_S)

@@ -7,6 +7,7 @@ ever.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ ANSWER_BYTES = 4 * 2**20
 
 ANSWER_S = 5.0
 """How long a look waits for the answer of a server in doubt; it may be at work."""
+
+HANGS_UP_S = 1.0
+"""Whoever is killed hangs up first; so much later its end is known, too."""
 
 MISSES = 3
 """So many questions in a row have to stay without an answer: one may be this process's own delay."""
@@ -118,10 +122,14 @@ class Resident:
                 answer = await self.child.unless_ended(self.recipe.come_up(self.child))
         except TimeoutError as exc:
             raise self._failure(f"no answer in time (load_s is {within_s:g})") from exc
-        except (Unheard, LookupError, TypeError, ValueError) as exc:
+        except Unheard as exc:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.child.ended(), HANGS_UP_S)
+            raise self._failure(f"it does not answer: {exc}") from exc
+        except (LookupError, TypeError, ValueError) as exc:
             raise self._failure(f"its answers make no sense: {exc!r}") from exc
         if answer is None:
-            raise self._failure(f"it ended with status {self.child.status}")
+            raise self._failure("it ended")
         return answer
 
     async def check(self, backend: str, within_s: float, *, in_use: bool) -> None:
@@ -161,6 +169,8 @@ class Resident:
         self._gone(self)
 
     def _failure(self, what: str) -> LoadFailed:
-        recipe = self.recipe
+        recipe, status = self.recipe, self.child.status
+        if status is not None:
+            what = f"it ended with status {status}"
         reason = "it was unloaded meanwhile" if self.child.ending else self.reason(what)
         return LoadFailed(f"cannot load model {recipe.model!r}{recipe.place}: {reason}")
