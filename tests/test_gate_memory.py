@@ -11,7 +11,7 @@ from dmap.config import Device
 from dmap.errors import SAID, DmapError, LoadFailed
 from dmap.gate import Gate
 from dmap.memory import Meter, Usage
-from tests.fake_switcher import A, B, FakeSwitcher
+from tests.fake_switcher import A, B, C, FakeSwitcher, cancelled
 from tests.fakes import HERE_S
 
 GIB = 2**30
@@ -106,6 +106,23 @@ async def test_memory_that_comes_back_late_is_waited_for(studio: Studio, gpus: G
             (await task).release()
 
 
+async def test_who_leaves_during_the_cool_down(studio: Studio, gpus: GPUs) -> None:
+    """A switch whose only waiter leaves while memory is waited for does not load."""
+    studio.frees = 0
+    async with running(studio) as gate:
+        async with gate.lease(A, "me"):
+            pass
+        task = asyncio.create_task(gate.lease(B, "me").__aenter__())
+        await until_looked(gpus, 3)
+
+        await cancelled(task)
+        gpus.used -= 8 * GIB
+        async with asyncio.timeout(HERE_S), gate.lease(C, "me"):
+            pass
+
+        assert studio.loading.calls == ["a", "c"]
+
+
 async def test_less_than_it_took(studio: Studio) -> None:
     """Memory that has fallen, though by less than was taken, and stays so, is all that comes back."""
     studio.frees = GIB
@@ -144,7 +161,7 @@ async def test_the_cool_down_is_the_bound(studio: Studio) -> None:
             pass
         began = clock()
         async with gate.lease(B, "me"):
-            assert 0.4 <= clock() - began < HERE_S
+            assert 0.39 < clock() - began < HERE_S  # a timer may come early
 
 
 async def test_no_cool_down(studio: Studio) -> None:
@@ -165,7 +182,7 @@ async def test_a_driver_that_does_not_tell(
             pass
         began = clock()
         async with gate.lease(B, "me"):
-            assert 0.4 <= clock() - began < HERE_S
+            assert 0.39 < clock() - began < HERE_S  # a timer may come early
 
 
 async def test_what_a_load_took(studio: Studio, gpus: GPUs) -> None:

@@ -498,7 +498,7 @@ async def test_more_requests_than_parallel_queue_inside():
 
         await asyncio.gather(*(studio.ask(SMALL) for _ in range(6)))
 
-        assert studio.world.now() - began >= 0.06
+        assert studio.world.now() - began > 0.05  # of 0.06; timers may come early
 
 
 async def test_a_killed_server_comes_back_empty(studio):

@@ -23,6 +23,8 @@ LACKS = why_not("redis-server")
 needs_redis = pytest.mark.skipif(bool(LACKS), reason=LACKS)
 CHAT = "/v1/chat/completions"
 PING = ("PING",)
+EARLY_S = 0.01
+"""So much sooner than asked for a timer may come: the time of the loop has milliseconds."""
 
 
 @pytest.fixture
@@ -125,7 +127,7 @@ async def test_a_redis_that_hangs_is_asked_no_more(server: RedisServer) -> None:
         later = asyncio.create_task(refused(connection, 1000))
         await asyncio.sleep(0)
 
-        assert FAILURES * 0.05 <= spent_s < HERE_S
+        assert FAILURES * 0.05 - EARLY_S < spent_s < HERE_S
         assert len(later.result()) == 1000  # in one turn of the loop
         server.go_on()
         await reach(connection)

@@ -322,7 +322,7 @@ async def test_each_second_of_a_wait(models: Path, tmp_path: Path, otlp: Collect
     waited_s = (wait.end_time_unix_nano - wait.start_time_unix_nano) / 1e9
     assert min(parts) >= 0 and parts[0] >= 0.4
     assert sum(parts) == pytest.approx(waited_s, abs=0.25)
-    assert about(own)["dmap.queue_s"] == pytest.approx(waited_s, abs=0.05)
+    assert about(own)["dmap.queue_s"] == pytest.approx(waited_s, abs=0.25)
 
 
 async def test_why_a_request_waited(models: Path, tmp_path: Path, otlp: Collector) -> None:

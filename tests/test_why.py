@@ -24,8 +24,8 @@ from tests.lmstudio_emulator import Emulator, Knobs, emulator
 from tests.process import Process, daemon
 
 LLAMA, QWEN = "llama-3.2-1b-instruct", "qwen/qwen3-8b"
-AT_ONCE_S = 0.05
-"""Between two things that follow from each other."""
+AT_ONCE_S = 0.4
+"""Between two things that follow from each other, on a machine that is busy; each part of the wait is longer."""
 
 
 def _key(name: str, scopes: str = "[inference]") -> str:
@@ -73,9 +73,9 @@ class Asking:
 
 @asynccontextmanager
 async def asking(folder: Path) -> AsyncGenerator[Asking]:
-    """Run a daemon before an LM Studio that takes half a second for a load, and at first for a token."""
+    """Run a daemon before an LM Studio that takes a second for a load, and at first half of one for a token."""
     async with (
-        emulator(knobs=Knobs(load_s=0.5, token_s=0.5)) as server,
+        emulator(knobs=Knobs(load_s=1, token_s=0.5)) as server,
         daemon(folder, CONFIG % server.url) as process,
         aiohttp.ClientSession(process.url) as session,
     ):
@@ -102,13 +102,13 @@ async def _played(tmp_path: Path) -> Told:
         await clients.post("owner", "/admin/models/load", modelKey=LLAMA)
         long = asyncio.create_task(clients.chat("batch", LLAMA, 150))
         await clients.events("request.first_byte", "batch")
-        other = asyncio.create_task(clients.chat("webui", QWEN, 20))
+        other = asyncio.create_task(clients.chat("webui", QWEN, 60))
         await clients.events("request.queued", "webui")
         order = asyncio.create_task(clients.post("owner", "/admin/models/unload", modelKey=LLAMA))
         await clients.events("model.leaving", "owner")
         own = asyncio.create_task(clients.chat("phone", LLAMA, 5))
         await clients.events("request.queued", "phone")
-        clients.server.world.knobs = Knobs(load_s=0.5, token_s=0.01)
+        clients.server.world.knobs = Knobs(load_s=1, token_s=0.01)
         await asyncio.gather(long, other, order, own)
         events = await clients.events("request.finished", "phone")
     return Told(events, [_parsed(line) for line in clients.process.log], clients.ids)
@@ -152,7 +152,7 @@ def story(since: float, until: float, switches: Iterable[Switched], answers: Ite
         clients = {
             whose
             for ended_at, model, whose in answers
-            if model == each.unload and since - AT_ONCE_S <= ended_at <= served + AT_ONCE_S
+            if model == each.unload and since <= ended_at <= each.ended_at
         }
         parts += [
             Part(f"answers of {each.unload}", tuple(sorted(clients)), served - since),
@@ -229,7 +229,7 @@ def test_why_it_waited(told: Told, why: Callable[[Told], list[Part]]) -> None:
         (f"answers of studio/{QWEN}", ("webui",)),
         (f"switch to studio/{LLAMA}", ("phone",)),
     ]
-    assert all(part.spent_s > least for part, least in zip(parts, (0.2, 0.5, 0.1, 0.5), strict=True))
+    assert all(part.spent_s > least for part, least in zip(parts, (0.5, 0.9, 0.5, 0.9), strict=True))
     assert sum(part.spent_s for part in parts) == pytest.approx(dict(ends)[told.ids["phone"]], abs=AT_ONCE_S)
 
 

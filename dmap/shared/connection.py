@@ -41,7 +41,7 @@ QUEUE = 4096
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """What our scripts return."""
 CONNECT_S = 1.0
-"""What a probe may take, which has to connect, with TLS and a password, beside a loop that is busy."""
+"""What a probe may take at least, which connects, with TLS and a password, beside a loop that is busy."""
 
 _log = logging.getLogger(__name__)
 
@@ -100,13 +100,14 @@ class Connection:
         self.reason = "not asked yet"
         self._observe = observe
         self._place, self.within_s = section.place, section.timeout_ms / 1000
+        self._connect_s = max(CONNECT_S, self.within_s)
         parts = urlsplit(section.url)
         self._host, self._password = parts.hostname, unquote(parts.password or "")
         tls: dict[str, Any] = {"ssl_ca_certs": str(section.ca)} if section.ca is not None else {}
         self._redis = Redis.from_url(
             section.url,
             socket_timeout=None,  # each round trip has its bound
-            socket_connect_timeout=CONNECT_S,
+            socket_connect_timeout=self._connect_s,
             retry=Retry(NoBackoff(), 0),
             driver_info=None,
             max_connections=1,
@@ -149,7 +150,7 @@ class Connection:
                 return await self.ask(op, *command, shape=shape)
             await self._find_host()
             clock = asyncio.get_running_loop().time
-            await self._round_trip([_Asked(op, ("PING",), clock(), None)], CONNECT_S)
+            await self._round_trip([_Asked(op, ("PING",), clock(), None)], self._connect_s)
             # What takes longer than requests would wait does not lead up, or it would lead down again.
             answers = await self._round_trip([_Asked(op, command, clock(), None)], self.within_s)
             answer = shaped(self._checked(answers[0]), shape)
@@ -161,7 +162,7 @@ class Connection:
     async def _find_host(self) -> None:
         """Look for the address; redis-py, which asks with one of uvloop's few threads, has it soon then."""
         try:
-            async with asyncio.timeout(CONNECT_S):
+            async with asyncio.timeout(self._connect_s):
                 if self._host is not None:
                     await HOSTS.addresses(self._host)
         except OSError as exc:
