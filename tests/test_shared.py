@@ -200,12 +200,15 @@ async def refusal(connection: Connection, op: str, *command: str) -> str:
 @needs_redis
 async def test_nobody_waits_for_two_round_trips(server: RedisServer) -> None:
     """Who asks during a round trip that fails waits for its end, and not for one of their own."""
-    async with connected(server.port, timeout_ms=1000) as connection:
+    async with slow_line(server.port) as line, connected(line.port) as connection:
         server.stop()
         first = asyncio.create_task(refused(connection, 1))
         await asyncio.sleep(0.1)
         second = asyncio.create_task(refused(connection, 1))
+        await asyncio.sleep(0)
 
+        line.cut()
+        line.is_cut = False  # nobody answers who comes again
         await first
 
         await soon(second.done, 0.1)

@@ -14,6 +14,7 @@ from bench.switches.pace import Load
 from bench.switches.report import bars, table
 from bench.switches.workloads import MANY, PAUSE, THREE, TWO
 from tests.fakes import HERE_S, soon
+from tests.ports import free_port
 
 A, B = TWO.clients
 
@@ -117,7 +118,7 @@ def _heard(*lines: bytes) -> Stream:
 async def test_dmap_is_played_on_an_engine_that_is_slowed_down(tmp_path: Path) -> None:
     """Two clients of two models get whole answers, no token sooner than told, and no load either."""
     slow = pace.Pace(pace.build(tmp_path), load_s=0.5, step_s=0.01)
-    where = place.place(tmp_path / "dmap", models.make_all(tmp_path / "models"), place.free_ports())
+    where = place.place(tmp_path / "dmap", models.make_all(tmp_path / "models"), iter(free_port, None))
 
     async with place.running(contenders.dmap(), where, slow):
         clock = asyncio.get_running_loop().time
