@@ -25,7 +25,7 @@ from tests.process import Process, daemon
 
 LLAMA, QWEN = "llama-3.2-1b-instruct", "qwen/qwen3-8b"
 AT_ONCE_S = 0.4
-"""Between two things that follow from each other, on a machine that is busy; each part of the wait is longer."""
+"""Between two things that follow from each other on a busy machine; each part of the wait is longer."""
 
 
 def _key(name: str, scopes: str = "[inference]") -> str:
@@ -73,7 +73,7 @@ class Asking:
 
 @asynccontextmanager
 async def asking(folder: Path) -> AsyncGenerator[Asking]:
-    """Run a daemon before an LM Studio that takes a second for a load, and at first half of one for a token."""
+    """Run a daemon before an LM Studio; a load takes a second there, and a token at first half of one."""
     async with (
         emulator(knobs=Knobs(load_s=1, token_s=0.5)) as server,
         daemon(folder, CONFIG % server.url) as process,
