@@ -17,6 +17,7 @@ from dmap.backends import Backend, ModelInfo
 from dmap.catalog import Catalog
 from dmap.errors import BackendDown
 from dmap.logfmt import Line
+from dmap.standstill import patient
 from dmap.tasks import end, errand, spawn
 
 _log = logging.getLogger(__name__)
@@ -62,7 +63,9 @@ class Inventory:
         asked = [errand(self._ask(name), f"ask {name}") for name in self._backends]
         watches = [spawn(functools.partial(self._watch, name), f"watch {name}") for name in self._backends]
         self._tasks = [*asked, *watches]
-        await asyncio.wait(asked, timeout=START_S)
+        with contextlib.suppress(TimeoutError):
+            async with patient(START_S):
+                await asyncio.wait(asked)
 
     async def close(self) -> None:
         """Stop asking."""
@@ -74,7 +77,7 @@ class Inventory:
         up = (name for name in self._backends if name not in self.down)
         stale = [name for name in up if now - self._answered_at.get(name, -FRESH_S) >= FRESH_S]
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(START_S):
+            async with patient(START_S):
                 await asyncio.gather(*(self._ask(name) for name in stale))
 
     def check(self, backend: str) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from dmap.config import Config, parse
 from dmap.daemon import RunningDaemon, listening
+from dmap.inventory import START_S
 from tests.fakes import HERE_S, FakeBackend, RawClient, fake_backend, soon
 from tests.loops import Loop, keep_stderr
 from tests.models import make
@@ -92,6 +93,17 @@ class Proxy:
         """Wait until *count* backends have answered: the first request may be sooner than a second answer."""
         await soon(lambda: len(self.proxy.inventory.answering) == count, HERE_S)
 
+    async def known(self) -> None:
+        """Wait until what is there is known, for the start may have stood still; who is deaf is let be."""
+        with suppress(TimeoutError):
+            await soon(lambda: self._is_known, START_S)
+
+    @property
+    def _is_known(self) -> bool:
+        proxy, inventory = self.proxy, self.proxy.inventory
+        looking = [gate for gate in proxy.gates.values() if gate._first_look is not None]
+        return not looking and {*inventory.answering, *inventory.down} >= proxy.backends.keys()
+
     @property
     def leftovers(self) -> int:
         """Count leases, waiters and bodies that the proxy still holds."""
@@ -119,6 +131,7 @@ async def start() -> AsyncGenerator[Callable[[str], "asyncio.Future[Proxy]"]]:
             stack.push_async_callback(proxy.close)
             if (shared := proxy.proxy.shared) is not None:
                 await soon(lambda: shared.is_up, HERE_S)
+            await proxy.known()
             return proxy
 
         yield run  # type: ignore[misc]

@@ -17,7 +17,7 @@ from tests.trees import parsed
 
 LAYERS = (
     "errors extras logfmt arbiter placement",  # 0, pure
-    "tasks reads hosts",  # 0 too: asyncio and nothing else
+    "tasks reads hosts standstill",  # 0 too: asyncio and nothing else
     "wire",  # 0 too, pure: its refusals are errors
     "models record notify events lines aiohttp_insides",  # 1
     "process",  # 1 too: the life of a child process, whatever it runs

@@ -14,6 +14,7 @@ from dmap.relay.exchange import HOLD_BYTES, Bounds, Stale
 from dmap.relay.pool import MAX_IDLE, MAX_IDLE_S
 from tests.fakes import DONE, END, HERE_S, SSE, answer, chunk, delta, soon
 from tests.ports import deaf
+from tests.test_standstill import stand_still
 
 BOUNDS = Bounds(first_byte_s=30, idle_s=30, lease_s=120)
 
@@ -55,6 +56,19 @@ async def test_a_node_that_takes_no_connection(pool, backend):
 
     with deaf(backend.port), pytest.raises(BackendDown, match=r"no connection within 1\.5 s"):
         await pool.send(target(backend), [], b"{}", BOUNDS, node=node)
+
+
+async def test_who_stood_still_blames_nobody(backend):
+    """A connection that was there all the while counts, though the time for it went by."""
+    pool = Pool(connect_s=0.2)
+    sending = asyncio.create_task(pool.send(target(backend), [], b"{}", BOUNDS))
+    await asyncio.sleep(0)
+
+    stand_still(0.5)
+
+    with await sending:
+        await soon(lambda: backend.requests, HERE_S)
+    await pool.close()
 
 
 class TestKept:

@@ -13,6 +13,7 @@ from dmap.relay.exchange import Bounds, Exchange
 from dmap.relay.states import State
 from dmap.relay.sweep import Sweep
 from dmap.sockets import watch_node
+from dmap.standstill import patient
 
 MAX_IDLE_S = 3.5
 """LM Studio and llama-server close an idle connection after 5 s (`Keep-Alive: timeout=5`)."""
@@ -126,7 +127,7 @@ class Pool:
             return (await self.loop.create_connection(make, *there, ssl=context, server_hostname=name))[1]
 
         try:
-            async with asyncio.timeout(within_s):
+            async with patient(within_s):
                 return await HOSTS.connect(target.host, attempt)
         except OSError as exc:
             if exc.errno in (errno.EMFILE, errno.ENFILE):
