@@ -87,10 +87,19 @@ import xllamacpp
 
 
 @pytest.fixture
-def stopping(models, tmp_path):
-    """A section whose engines stop themselves before they load, so that nothing but a SIGKILL ends them."""
+async def stopping(models, tmp_path):
+    """Make backends whose engines stop themselves before they load: nothing but a SIGKILL ends them."""
     (tmp_path / "xllamacpp.py").write_text(STOPS_ITSELF)
-    return functools.partial(section, models, threads=1, env={"PYTHONPATH": str(tmp_path)})
+    given = functools.partial(section, models, threads=1, env={"PYTHONPATH": str(tmp_path)})
+    async with contextlib.AsyncExitStack() as stack:
+
+        def make(**more):
+            backend = GGUFBackend("engine", given(**more))
+            stack.push_async_callback(backend.close)
+            return backend
+
+        yield make
+    assert engines() == []
 
 
 async def stopped_engine() -> psutil.Process:
@@ -611,17 +620,16 @@ async def test_a_load_can_be_cancelled_at_any_moment(engine, moment_s):
 
 async def test_a_load_that_hangs_is_bounded(stopping):
     """A child that says nothing for load_s is killed, and the message names the bound."""
-    backend = GGUFBackend("engine", stopping(load_s=2))
+    backend = stopping(load_s=2)
 
     with pytest.raises(LoadFailed, match="load_s is 2"):
         await backend.load("slow", {})
     assert engines() == []
-    await backend.close()
 
 
 async def test_an_unload_ends_a_load(stopping):
     """Unloading a loading model fails its load at once, even when SIGTERM does not reach the child."""
-    backend = GGUFBackend("engine", stopping())
+    backend = stopping()
     load = asyncio.create_task(backend.load("slow", {}))
     await stopped_engine()
 
@@ -630,7 +638,6 @@ async def test_an_unload_ends_a_load(stopping):
     assert engines() == []
     with pytest.raises(LoadFailed, match="unloaded meanwhile"):
         await load
-    await backend.close()
 
 
 async def test_close_ends_loads_and_residents(engine):
@@ -687,7 +694,7 @@ async def test_a_doubted_child_is_asked(engine):
 
 async def test_a_child_that_loads_is_not_doubted(stopping):
     """A request that was meant for the copy before it says nothing of it."""
-    backend = GGUFBackend("engine", stopping())
+    backend = stopping()
     load = asyncio.create_task(backend.load("slow", {}))
     process = await stopped_engine()
 
@@ -696,7 +703,6 @@ async def test_a_child_that_loads_is_not_doubted(stopping):
 
     process.resume()
     assert (await load).context_length == 2048
-    await backend.close()
 
 
 async def test_an_unload_is_no_death(engine, caplog):
