@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from tests.fakes import HERE_S
+
 
 @dataclass
 class Line:
@@ -16,6 +18,7 @@ class Line:
     is_cut: bool = False
     connections: int = 0
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    _under_way: set["asyncio.Task[None]"] = field(default_factory=set)
 
     def cut(self) -> None:
         """End all connections, and those that will come."""
@@ -23,8 +26,15 @@ class Line:
         for writer in self._writers:
             writer.transport.abort()
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection."""
+    async def ended(self) -> None:
+        """Wait until nobody is served any more."""
+        await asyncio.wait_for(asyncio.gather(*self._under_way, return_exceptions=True), HERE_S)
+
+    def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection, and remember it."""
+        self._under_way.add(asyncio.create_task(self._serve(reader, writer)))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         if self.is_cut:
             return writer.transport.abort()
@@ -34,6 +44,8 @@ class Line:
             return writer.transport.abort()
         both = (writer, far_writer)
         self._writers.update(both)
+        if self.is_cut:  # meanwhile
+            self.cut()
         try:
             await asyncio.gather(self._pass(reader, far_writer), self._pass(far_reader, writer))
         finally:
@@ -53,10 +65,11 @@ class Line:
 async def slow_line(to: int) -> AsyncGenerator[Line]:
     """Run a line to the port *to* of loopback."""
     line = Line(to)
-    server = await asyncio.start_server(line.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(line.take, "127.0.0.1", 0)
     line.port = server.sockets[0].getsockname()[1]
     try:
         yield line
     finally:
-        line.cut()
         server.close()
+        line.cut()
+        await line.ended()

@@ -128,7 +128,7 @@ class Resident:
             raise self._failure(f"it does not answer: {exc}") from exc
         except (LookupError, TypeError, ValueError) as exc:
             raise self._failure(f"its answers make no sense: {exc!r}") from exc
-        if answer is None:
+        if answer is None or self.child.status is not None:
             raise self._failure("it ended")
         return answer
 

@@ -110,10 +110,11 @@ class Residents:
                 return resident.loaded
             await self.unload(model)
             await self.cleared()
-            if self._closed:
-                raise BackendDown(f"cannot load model {model!r}: backend {self._name!r} is closed")
             self.start()
             how, log = await recipe(), self._log_of(model)
+            if self._closed:
+                how.freed()
+                raise BackendDown(f"cannot load model {model!r}: backend {self._name!r} is closed")
             log.hide(how.secrets)
             self._residents[model] = made = Resident(how, options, log, self._forget)
             return await made.come_up(self._load_s)
