@@ -9,7 +9,7 @@ import pytest
 from dmap.backends import Loaded
 from dmap.config import Device
 from dmap.errors import SAID, DmapError, LoadFailed
-from dmap.gate import Gate
+from dmap.gate import Gate, Lease
 from dmap.memory import Meter, Usage
 from tests.fake_switcher import A, B, C, FakeSwitcher, cancelled
 from tests.fakes import HERE_S
@@ -83,6 +83,15 @@ async def switched(gate: Gate) -> None:
         pass
 
 
+async def switching(gate: Gate, gpus: GPUs) -> "asyncio.Task[Lease]":
+    """Have one wait for another model; return when the memory of the first one is looked for."""
+    async with gate.lease(A, "me"):
+        pass
+    task = asyncio.create_task(gate.lease(B, "me").__aenter__())
+    await until_looked(gpus, 3)
+    return task
+
+
 async def test_memory_that_is_back_is_not_waited_for(studio: Studio) -> None:
     """The next load begins once as much is free as the model took, however long the cool-down may be."""
     async with running(studio) as gate:
@@ -95,10 +104,7 @@ async def test_memory_that_comes_back_late_is_waited_for(studio: Studio, gpus: G
     """As long as the memory is not back nothing is loaded; when it is, the load begins."""
     studio.frees = 0
     async with running(studio) as gate:
-        async with gate.lease(A, "me"):
-            pass
-        task = asyncio.create_task(gate.lease(B, "me").__aenter__())
-        await until_looked(gpus, 3)
+        task = await switching(gate, gpus)
 
         assert studio.residents == set()
         gpus.used -= 8 * GIB
@@ -110,10 +116,7 @@ async def test_who_leaves_during_the_cool_down(studio: Studio, gpus: GPUs) -> No
     """A switch whose only waiter leaves while memory is waited for does not load."""
     studio.frees = 0
     async with running(studio) as gate:
-        async with gate.lease(A, "me"):
-            pass
-        task = asyncio.create_task(gate.lease(B, "me").__aenter__())
-        await until_looked(gpus, 3)
+        task = await switching(gate, gpus)
 
         await cancelled(task)
         gpus.used -= 8 * GIB
